@@ -1,0 +1,163 @@
+"""What passes between packing, the kernel and the objectives.
+
+Shapes: T trained tokens, N completions, G groups, M pairs, K units of a loss, S tokens of a pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from tandem.ragged import Ragged
+
+_D = TypeVar("_D")
+
+
+class Terms(NamedTuple):
+    """What an objective returns, never reduced: the loop alone divides.
+
+    Attributes:
+        loss: [K] one number a unit (token, completion or pair).
+        weight: [K] its share; the loop divides the sum by the sum of weights of the whole step.
+        metrics: name -> [K] numbers to be averaged over units, without gradient.
+    """
+
+    loss: Tensor
+    weight: Tensor
+    metrics: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """Comparisons between completions of a batch.
+
+    Attributes:
+        w: [M] index of the first completion of a pair, the preferred one where p is 1.
+        l: [M] index of the second.
+        p: [M] probability that w is better than l.
+        margin: [M] how much better, or None.
+    """
+
+    w: Tensor
+    l: Tensor  # noqa: E741  the papers' letter
+    p: Tensor
+    margin: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.w)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """Tokens laid out for one forward pass.
+
+    In layout `shared` there is one row: each prompt once, then its completions, and a token sees
+    what precedes it in its own segment and its prompt. In layout `rows` each completion has a
+    row of its own behind a copy of its prompt, padded at the right.
+
+    Attributes:
+        ids: [R, L] token ids.
+        positions: [R, L] position of each token in its own prompt + completion.
+        real: [R, L] False on padding.
+        lengths: shared only: token counts of the segments of the one row, in order.
+        parent: shared only: for each segment the index of its prompt's segment, or -1 for a prompt.
+        source: [T] flat index (row * L + column) of the state that predicts each trained token.
+        target: [T] the trained tokens.
+        owner: [T] completion of each trained token, non-decreasing.
+        last: [N] flat index of each completion's last token.
+        n: number of completions N.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    real: Tensor
+    lengths: tuple[int, ...]
+    parent: tuple[int, ...]
+    source: Tensor
+    target: Tensor
+    owner: Tensor
+    last: Tensor
+    n: int
+
+    @property
+    def shared(self) -> bool:
+        """True for the layout in which a prompt is encoded once."""
+        return bool(self.lengths)
+
+    @property
+    def useful(self) -> int:
+        """Number of tokens that are not padding."""
+        return int(self.real.sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """One micro-batch: tokens and every frozen column that the loss reads.
+
+    Attributes:
+        tokens: the packed completions.
+        group: [N] which group each completion belongs to; numbers are unique in the step.
+        weight: [N] the completions' own weights.
+        pairs: comparisons, or None.
+        scores: [N] a judge's numbers, or None.
+        ref: log-probabilities under the reference, or None.
+        old: log-probabilities under the policy that sampled, or None.
+        adv: advantages, or None.
+        ret: returns, or None.
+        value: value estimates at sampling time, or None.
+        shared: numbers that belong to the whole step, computed before it was split (KTO's z0).
+    """
+
+    tokens: Packed
+    group: Tensor
+    weight: Tensor
+    pairs: Pairs | None = None
+    scores: Tensor | None = None
+    ref: Ragged | None = None
+    old: Ragged | None = None
+    adv: Ragged | None = None
+    ret: Ragged | None = None
+    value: Ragged | None = None
+    shared: dict[str, Tensor] | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Move every tensor."""
+        return _moved(self, torch.device(device))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outputs:
+    """What the kernel computed.
+
+    Attributes:
+        logp: [T] log-probabilities of the trained tokens, fp32.
+        entropy: entropy of each predicting distribution, when asked for.
+        value: the value head at the state before each token, when there is one.
+        score: [N] the scalar head at each completion's last token, when there is one.
+        features: [N, d] last hidden state at each completion's last token, when asked for.
+    """
+
+    logp: Ragged
+    entropy: Ragged | None = None
+    value: Ragged | None = None
+    score: Tensor | None = None
+    features: Tensor | None = None
+
+
+def _moved(x: _D, device: torch.device) -> _D:
+    if isinstance(x, Tensor):
+        return x.to(device, non_blocking=True)  # type: ignore[return-value]
+    if isinstance(x, dict):
+        return {k: _moved(v, device) for k, v in x.items()}  # type: ignore[return-value]
+    if is_dataclass(x) and not isinstance(x, type):
+        return replace(x, **{k: _moved(v, device) for k, v in _columns(x)})
+    return x
+
+
+def _columns(x: Any) -> Iterator[tuple[str, Any]]:
+    for f in fields(x):
+        yield f.name, getattr(x, f.name)

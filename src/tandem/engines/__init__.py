@@ -1,0 +1,62 @@
+"""Engines draw completions from a policy. One protocol, several homes for the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tandem.errors import ConfigError
+from tandem.groups import Group
+from tandem.rng import Seed
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw. Part of a method's definition: anything but the defaults changes the policy.
+
+    Attributes:
+        temperature: logits are divided by it; 0 is greedy.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens with at least this mass.
+        min_p: keep tokens with at least this share of the likeliest token's probability.
+        max_tokens: longest completion, end-of-sequence token included.
+        stop: a completion ends when its text ends with one of these strings.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        rules = {
+            "temperature": self.temperature >= 0,
+            "top_k": self.top_k >= 0,
+            "top_p": 0 < self.top_p <= 1,
+            "min_p": 0 <= self.min_p <= 1,
+            "max_tokens": self.max_tokens >= 1,
+        }
+        for name, holds in rules.items():
+            if not holds:
+                raise ConfigError(
+                    f"sampling.{name} = {getattr(self, name)}",
+                    "temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1, max_tokens >= 1",
+                    f"give a value of {name} in its range",
+                )
+
+
+class Engine(Protocol):
+    """Draws completions; draws depend only on (seed, prompt id, i)."""
+
+    def load(self, weights: Any) -> None:
+        """Take these weights (a checkpoint or a live module) as the policy to sample from."""
+        ...
+
+    def sample(
+        self, prompts: Iterable[Group], n: int, how: Sampling, seed: Seed
+    ) -> Iterator[Group]:
+        """Yield each prompt's group with n new completions, in the order of the prompts."""
+        ...

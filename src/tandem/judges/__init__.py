@@ -1,0 +1,27 @@
+"""Judges look at groups and write down what they think. Evaluation needs nothing else.
+
+A judge returns the same groups with `scores`, `preferences` or `clusters` filled in. It is a
+frozen value: it opens models lazily inside the call, and its answer about a group depends on
+that group alone (and its own seed), never on the order in which groups arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, runtime_checkable
+
+from tandem.groups import Group
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Writes scores, preferences or clusters; may raise `Pending` at a stage boundary only."""
+
+    @property
+    def name(self) -> str:
+        """The judge's name in tables and in `Preference.by`."""
+        ...
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the same groups, in order, with this judge's columns written."""
+        ...
