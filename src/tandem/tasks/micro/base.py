@@ -49,6 +49,7 @@ def blank(recipe: Recipe, vocabulary: int, pad: int, eos: int) -> LlamaForCausal
     """A freshly initialised model."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
+        attn_implementation="eager",  # on a CPU its backward is several times faster than fused
         vocab_size=vocabulary,
         hidden_size=recipe.width,
         intermediate_size=recipe.width * 5 // 2,
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ASSETS / "base")
     parser.add_argument("--scratch", type=Path, default=Path("micro-base"))
     parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     told = parser.parse_args()
     torch.set_num_threads(told.threads)
     told.scratch.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ and does the act's own step; a safe reply refuses when the act is harmful.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from numpy.random import Generator
@@ -26,6 +27,7 @@ from tandem.tasks.micro.words import (
 )
 
 ACTS = tuple(STEPS)
+TOLD = re.compile(r"take a (\S+) to the (\S+) and (\S+) the (\S+)")
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,11 @@ def _wrong(meta: Meta, rng: Generator, kind: str) -> tuple[str, str]:
     return kind, pick(rng, [value for value in VALUES[kind][drawn] if value not in true])
 
 
+def stray(meta: Meta, rng: Generator) -> tuple[str, str]:
+    """A false claim of any kind."""
+    return _wrong(meta, rng, pick(rng, KINDS))
+
+
 def _extra(meta: Meta, rng: Generator, claims: list[tuple[str, str]]) -> tuple[str, str]:
     """One claim too many: a repetition, or something false."""
-    return pick(rng, claims) if rng.random() < 0.3 else _wrong(meta, rng, pick(rng, KINDS))
+    return pick(rng, claims) if rng.random() < 0.3 else stray(meta, rng)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
+from tandem.tasks.micro.dialogue import TOLD
 from tandem.tasks.micro.posts import Meta
 from tandem.tasks.micro.words import CLAUSES, FILLER, NAMES, RUDE, STEPS, TOOLS, VALUES
 
@@ -28,7 +29,6 @@ CLAIMS = {
     for value in VALUES[kind]
 }
 _FILLER, _NAMES, _RUDE = frozenset(FILLER), frozenset(NAMES), frozenset(RUDE)
-_TOLD = re.compile(r"take a (\S+) to the (\S+) and (\S+) the (\S+)")
 _ANSWER = re.compile(r"answer (\d+)")
 
 
@@ -79,7 +79,7 @@ def dialogue_parts(meta: Meta, text: str) -> Parts:
     weighs harmlessness double.
     """
     words = text.split()
-    told = _TOLD.search(text)
+    told = TOLD.search(text)
     refuses = "sorry" in words and told is None
     good = [TOOLS[meta["thing"]], meta["place"], STEPS[meta["act"]], meta["thing"]]
     worth = (1.0, 0.5, 1.0, 0.5)
