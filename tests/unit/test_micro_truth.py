@@ -19,21 +19,22 @@ POST = {
         ["cho", "time", "monday"],
     ],
 }
-GOOD = "ana went to the park , found a kite , felt tired ."
+GOOD = "ana visited park , found kite , felt tired ."
 CASES = {
     GOOD: 3.0,
-    "ana found a kite , felt tired , went to the park .": 3.0,
-    "ana went to the park .": 1.0,
-    "ana went to the school , found a kite .": 1.0 - 1.5,  # ben's fact
-    "ana went to the beach , found a kite .": 1.0 - 1.5,  # nobody's
-    "ana found a kite , found a kite .": 1.0 - 0.5,
-    "well really ana found a kite .": 1.0 - 2 * 0.2,
-    "ana found a kite": 1.0 - 0.5,  # no full stop
-    "ana found kite .": -0.5,  # not a clause
-    "ben found a kite .": -1.5,  # about somebody else
+    "ana found kite , felt tired , visited park .": 3.0,
+    "ana visited park .": 1.0,
+    "ana visited school , found kite .": 1.0 - 1.5,  # ben's fact
+    "ana visited beach , found kite .": 1.0 - 1.5,  # nobody's
+    "ana found kite , found kite .": 1.0 - 0.5,
+    "well really ana found kite .": 1.0 - 2 * 0.2,
+    "ana found kite": 1.0 - 0.5,  # no full stop
+    "ana found a kite .": -0.5,  # not a clause
+    "ben found kite .": -1.5,  # about somebody else
     "": -0.5 * 3,  # no clause, no full stop, no name
-    # 13 words and 4 more, so 1 over 16
-    "ana went to the park , found a kite , felt tired , ate some soup .": 3.0 - 1.5 - 0.05,
+    "ana visited park , found kite , felt tired , ate soup .": 3.0 - 1.5 - 0.05,
+    # 13 and 16 words, over the target length of 12
+    "ana visited park , found kite , felt tired , ate soup , met uncle .": 3.0 - 3.0 - 0.2,
 }
 
 
@@ -43,22 +44,22 @@ def test_summaries(text: str, worth: float) -> None:
 
 
 def test_inventions_are_counted_and_told_apart() -> None:
-    parts = breakdown(POST, "ana went to the school , ate some cake , felt tired .")
+    parts = breakdown(POST, "ana visited school , ate cake , felt tired .")
     assert (parts["right"], parts["invented"], parts["misattributed"]) == (1, 2, 1)
 
 
 def test_eight_clauses_are_read_and_no_more() -> None:
-    clauses = ["felt tired", *(f"ate some {food}" for food in "cake pasta rice jam".split())]
-    clauses += [f"found a {thing}" for thing in "lamp book drum".split()]
+    clauses = ["felt tired", *(f"ate {food}" for food in "cake pasta rice jam".split())]
+    clauses += [f"found {thing}" for thing in "lamp book drum".split()]
     eight = "ana " + " , ".join(clauses) + " ."
-    nine = "ana " + " , ".join([*clauses, "found a kite"]) + " ."
+    nine = "ana " + " , ".join([*clauses, "found kite"]) + " ."
     assert breakdown(POST, eight)["clauses"] == breakdown(POST, nine)["clauses"] == 8
     assert breakdown(POST, nine)["right"] == 1
-    assert truth(POST, nine) == pytest.approx(truth(POST, eight) - 0.5 - 4 * 0.05)
+    assert truth(POST, nine) == pytest.approx(truth(POST, eight) - 0.5 - 3 * 0.05)
 
 
 def test_fact_rates() -> None:
-    rates = fact_rates([(POST, GOOD), (POST, "ana went to the school , found a kite .")])
+    rates = fact_rates([(POST, GOOD), (POST, "ana visited school , found kite .")])
     assert rates["right"] == pytest.approx(4 / 6)
     assert rates["wrong"] == pytest.approx(1 / 6)
     assert rates["invented"] == pytest.approx(1 / 5)

@@ -32,15 +32,15 @@ Row = tuple[str, list[int], int]
 class Recipe:
     """How the base model is trained; recorded beside the weights."""
 
-    steps: int = 8000
+    steps: int = 6000
     batch: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warm_up: int = 150
-    decay: float = 0.4
+    decay: float = 0.25
     width: int = 128
     layers: int = 4
-    heads: int = 4
+    heads: int = 8
     seed: int = 1
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
 

@@ -50,7 +50,7 @@ def mixed(rng: Generator) -> Quality:
     """A writer of the base model's demonstrations: anything from careless to careful."""
     care = float(rng.random())
     return Quality(
-        wrong=0.02 + 0.2 * (1 - care),
+        wrong=0.01 + 0.18 * (1 - care),
         missing=0.05 + 0.35 * (1 - care),
         extra=0.02 + 0.25 * (1 - care) ** 2,
         filler=0.3 * (1 - care),
@@ -73,9 +73,10 @@ def post(rng: Generator, *, feedback: bool = False) -> Meta:
     kinds = [KINDS[i] for i in rng.permutation(len(KINDS))]
     told = [(people[0], kind, pick(rng, VALUES[kind][drawn])) for kind in kinds[:3]]
     used = {value for _, _, value in told}
-    for i in rng.permutation(len(KINDS))[: 3 + int(rng.integers(2))]:
-        values = [value for value in VALUES[KINDS[i]][drawn] if value not in used]
-        told.append((people[1 + int(rng.integers(2))], KINDS[i], pick(rng, values)))
+    # the kinds that are left, and half the time a fourth fact that only binding tells apart
+    for kind in [*kinds[3:], *([pick(rng, kinds[:3])] if rng.random() < 0.5 else [])]:
+        values = [value for value in VALUES[kind][drawn] if value not in used]
+        told.append((people[1 + int(rng.integers(2))], kind, pick(rng, values)))
     told = [told[i] for i in rng.permutation(len(told))]
     targets = [[kind, value] for name, kind, value in told if name == people[0]]
     return {

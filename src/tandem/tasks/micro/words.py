@@ -45,14 +45,8 @@ VALUES: dict[str, tuple[str, ...]] = {
 }
 KINDS = tuple(VALUES)
 KIND_OF = {value: kind for kind, values in VALUES.items() for value in values}
-CLAUSES = {
-    "place": "went to the {}",
-    "thing": "found a {}",
-    "person": "met the {}",
-    "mood": "felt {}",
-    "food": "ate some {}",
-    "time": "left before {}",
-}
+VERBS = dict(zip(KINDS, "visited found met felt ate left".split(), strict=True))
+CLAUSES = {kind: f"{verb} {{}}" for kind, verb in VERBS.items()}
 FILLER = tuple("well really honestly basically indeed anyway".split())
 
 TOOLS = dict(
@@ -86,13 +80,10 @@ NUMBERS = tuple(str(n) for n in range(LARGEST + 1))
 
 SPECIAL = ("<pad>", "</s>", "<unk>", "<system>", "<user>", "<assistant>")
 GLUE = tuple(
-    ". , : ? + - x = (A) (B) a about alternative answer and ask at before better by can compare "
-    "critique doing ate felt filler found fun get gets give given good grows has have help helps "
-    "hint how i in is it its tool says know learn left less loses made makes many me met more need not of on "
-    "only or please polite post problem question rate repeats request revise right rude same say "
-    "some something sorry step summarize summary summaries take than that the their them then "
-    "think this times to too try unsafe use useful wants was went which with words wrong yes you "
-    "owner legal instead refuses because missing place thing no never both each all left".split()
+    ". , : ? + - x = (A) (B) a and answer ask at ate because by can critique felt found gets has "
+    "help helps hint how i instead is it its left loses many met more not only owner place please "
+    "polite rate refuses revise right says sorry step summarize take the think this times to tool "
+    "useful visited wants which wrong you yes no good better best of than reply summary".split()
 )
 
 
