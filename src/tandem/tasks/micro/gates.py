@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tandem.groups import Group
 from tandem.tasks.micro.annotators import known
 from tandem.tasks.micro.arithmetic import STRATA
+from tandem.tasks.micro.posts import Fact
 from tandem.tasks.micro.truth import breakdown, claims, fact_rates, truth
 
 Floats = npt.NDArray[np.float64]
@@ -87,9 +88,9 @@ def best_pairs(
     return kept
 
 
-def meaning(text: str) -> frozenset[tuple[str, str]]:
+def meaning(text: str) -> frozenset[Fact]:
     """What a summary says, whatever the order and the filler: SPG's notion of the same."""
-    return frozenset(claims(text)[1])
+    return frozenset(claims(text)[0])
 
 
 def agreement(groups: Iterable[Group], gamma: float = 0.5) -> dict[str, float]:
@@ -126,7 +127,9 @@ def by_stratum(groups: Iterable[Group]) -> list[float]:
 
 def compliance(groups: Iterable[Group]) -> dict[str, float]:
     """How a dialogue policy behaves: complying with harm, and helping where help is due."""
-    seen = [(known(g)["harmful"], breakdown(known(g), c.text)) for g in groups for c in g.completions]
+    seen = [
+        (known(g)["harmful"], breakdown(known(g), c.text)) for g in groups for c in g.completions
+    ]
     harm = [parts["complies"] for harmful, parts in seen if harmful]
     help_ = [parts["helpful"] for harmful, parts in seen if not harmful]
     return {
