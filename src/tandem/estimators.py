@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -308,9 +308,9 @@ def _last(x: Ragged) -> Tensor:
 
 def _groups(group: Tensor) -> tuple[Tensor, Tensor]:
     """Return [N] the rank of each completion's group number, and the [G] groups' sizes."""
-    known: tuple[Tensor, Tensor, Tensor]
-    known = torch.unique(group, return_inverse=True, return_counts=True)  # pyright: ignore[reportUnknownMemberType]
-    return known[1], known[2]
+    found = torch.unique(group, return_inverse=True, return_counts=True)  # pyright: ignore
+    _, which, count = cast("tuple[Tensor, Tensor, Tensor]", found)
+    return which, count
 
 
 def _at_least_two(name: str, group: Tensor, which: Tensor, count: Tensor, what: str) -> None:

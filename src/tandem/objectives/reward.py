@@ -5,6 +5,8 @@ Shapes: N completions, M pairs.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -95,10 +97,8 @@ def rank_weight(pairs: Pairs, group: Tensor) -> Tensor:
         pairs: M comparisons.
         group: [N] the group of each completion.
     """
-    of = group[pairs.w]
-    known: tuple[Tensor, Tensor, Tensor]
-    known = torch.unique(of, return_inverse=True, return_counts=True)  # pyright: ignore[reportUnknownMemberType]
-    _, which, count = known
+    found = torch.unique(group[pairs.w], return_inverse=True, return_counts=True)  # pyright: ignore
+    _, which, count = cast("tuple[Tensor, Tensor, Tensor]", found)
     return 1.0 / count[which]
 
 
