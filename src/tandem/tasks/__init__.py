@@ -1,24 +1,55 @@
 """The tasks: where prompts, demonstrations and judgements come from.
 
-A task's module has `world(...) -> World`. Everything in a world is a value or a handle; no model
-is opened and nothing is computed before a stage asks for it.
+Everything in a `World` is a value or a handle; no model is opened and nothing is fitted before a
+stage asks for it.
 """
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from tandem.errors import ConfigError, nearest
+from tandem.errors import ConfigError
 from tandem.groups import Groups, Prompts
 from tandem.judges import Judge
-from tandem.rng import Seed
 from tandem.runs import Checkpoint
 
 TASKS: dict[str, str] = {
-    "micro": "a small language made by this project: truth is known, a laptop is enough",
+    "micro": "summaries in a small language: truth is known, a laptop is enough",
+    "micro-dialogue": "helpful and harmful requests in the same language",
+    "micro-arithmetic": "word problems with a chain of thought and one checkable answer",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of a task is used. Files are used whole, but for what is held out.
+
+    Attributes:
+        demonstrations: prompts with one answer each, for SFT.
+        pairs: comparisons asked of the annotator, for training.
+        held_out: comparisons of other prompts, to evaluate rewards on.
+        prompts: unlabelled prompts to sample from.
+        evaluation: prompts on which policies are compared.
+        flips: share of the annotator's answers that are wrong.
+        held_out_share: files: share of the prompts kept out of training.
+    """
+
+    demonstrations: int = 3000
+    pairs: int = 1000
+    held_out: int = 500
+    prompts: int = 4000
+    evaluation: int = 1000
+    flips: float = 0.25
+    held_out_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        counts = (self.demonstrations, self.pairs, self.held_out, self.prompts, self.evaluation)
+        if min(counts) < 1 or not 0 <= self.flips < 0.5 or not 0 < self.held_out_share < 1:
+            raise ConfigError(
+                f"sizes: {self}",
+                "counts are at least 1, 0 <= flips < 0.5, 0 < held_out_share < 1",
+                "change the value that is out of range",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +60,16 @@ class World:
         name: the task's or the data file's name.
         base: the model before any training.
         demonstrations: prompts with one good completion each.
-        preferences: judged groups for training, or None when an annotator must be asked.
-        held_out: judged groups of other prompts; rewards are evaluated on them.
+        preferences: judged groups for training, or None when the annotator is asked.
+        held_out: judged groups of other prompts, or None when the annotator is asked.
+        asked: prompts on which the annotator compares samples, or None.
+        asked_held_out: the same for the held-out comparisons.
         prompts: unlabelled prompts to sample from while training.
-        evaluation: prompts on which policies are compared; none of them is in another split.
+        evaluation: prompts on which policies are compared; they are in no other split.
+        references: one reference answer for each evaluation prompt, or None.
         annotator: who gives preferences, or None when they come with the data.
         truth: the programmatic judge, or None.
-        notes: what was kept and dropped on the way, as name -> number, for the report.
+        notes: what was read, kept and dropped on the way, as lines.
     """
 
     name: str
@@ -43,23 +77,11 @@ class World:
     demonstrations: Groups
     preferences: Groups | None
     held_out: Groups | None
+    asked: Prompts | None
+    asked_held_out: Prompts | None
     prompts: Prompts
     evaluation: Prompts
+    references: Groups | None = None
     annotator: Judge | None = None
     truth: Judge | None = None
-    notes: dict[str, Any] = field(default_factory=dict, compare=False)
-
-
-def world(name: str, seed: Seed) -> World:
-    """Open a task.
-
-    Raises:
-        ConfigError: there is no such task.
-    """
-    if name not in TASKS:
-        raise ConfigError(
-            f"there is no task {name!r}.{nearest(name, TASKS)}",
-            "a task is a module in tandem/tasks",
-            f"name one of: {', '.join(TASKS)}; or give --model and --data",
-        )
-    return importlib.import_module(f"{__name__}.{name}").world(seed)
+    notes: tuple[str, ...] = ()
