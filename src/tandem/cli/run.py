@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ALWAYS = ("sft", "reward")
 """What comes before most methods: their settings can always be given."""
 
+START = ("task", "model", "data")
+
 USAGE = """usage: tandem run METHOD --task NAME | --model PATH --data FILE [options]
 
 `tandem run METHOD --help` lists the method's settings.
@@ -39,9 +41,7 @@ def run(words: Sequence[str]) -> int:
     method = load(words[0])
     configs = defaults(method)
     parser = make_run_parser(method.name, configs)
-    early = parser.get_defaults().clone()
-    early.config = _config_file(words[1:])
-    options = parse(parser, words[1:], early.config)
+    options = parse(parser, words[1:], _config_file(words[1:]))
     configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
     world = open_world(options, configs["sizes"])
     resolved = resolve(method.name, options, configs)
@@ -115,18 +115,17 @@ def open_world(options: Namespace, sizes: Any) -> World:
     from tandem.rng import Seed
     from tandem.tasks import worlds
 
-    files = options.model is not None or options.data is not None
-    whole = options.model is not None and options.data is not None
-    if (options.task is not None) == files or (files and not whole):
-        given = [f"--{n} {options[n]}" for n in ("task", "model", "data") if options[n] is not None]
+    start: dict[str, str] = {n: options[n] for n in START if options[n] is not None}
+    if set(start) not in ({"task"}, {"model", "data"}):
+        given = [f"--{name} {value}" for name, value in start.items()]
         raise ConfigError(
             f"given: {' '.join(given) or 'neither --task nor --model and --data'}",
             "a run starts from a task, or from a model and data",
             "give `--task micro`, or `--model PATH --data FILE`",
         )
-    if options.task is not None:
-        return worlds.from_task(options.task, sizes, Seed(options.seed))
-    return worlds.from_files(Path(options.model), options.data, sizes)
+    if "task" in start:
+        return worlds.from_task(start["task"], sizes, Seed(options.seed))
+    return worlds.from_files(Path(start["model"]), start["data"], sizes)
 
 
 def resolve(name: str, options: Namespace, configs: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +140,7 @@ def resolve(name: str, options: Namespace, configs: Mapping[str, Any]) -> dict[s
             "settings of one method mean nothing to another",
             f"`tandem run {options.method} --config {options.config}`",
         )
-    start = {n: options[n] for n in ("task", "model", "data") if options[n] is not None}
+    start = {n: options[n] for n in START if options[n] is not None}
     tables = {prefix: nested(config) for prefix, config in configs.items()}
     return {"method": name, **start, "seed": options.seed, **tables}
 

@@ -59,10 +59,10 @@ def field_docs(kind: type) -> dict[str, str]:
 def add(parser: ArgumentParser, configs: Mapping[str, object]) -> None:
     """Add a flag for every setting of some configs."""
     for prefix, config in configs.items():
-        group = parser.add_argument_group(prefix)
+        title = (type(config).__doc__ or "").strip().partition("\n")[0]
+        group = parser.add_argument_group(prefix, title)
         for s in settings(config, prefix):
-            text = s.help.replace("%", "%%") or None
-            group.add_argument(f"--{s.name}", type=s.hint, default=s.default, help=text)
+            group.add_argument(f"--{s.name}", type=s.hint, default=s.default, help=s.help or None)
 
 
 def make_parser(command: str, description: str) -> ArgumentParser:
