@@ -69,7 +69,7 @@ class DPO:
             if given not in PAIRWISE[self.loss].settings:
                 raise ConfigError(
                     f"dpo.{given} = {self.settings[given]} with dpo.loss = {self.loss!r}",
-                    f"this loss takes {', '.join(PAIRWISE[self.loss].settings)}, and would ignore it",
+                    f"it takes {', '.join(PAIRWISE[self.loss].settings)}, and would ignore it",
                     "remove the setting, or choose a loss that has it",
                 )
 
@@ -83,7 +83,7 @@ class DPO:
 def fit(
     init: Checkpoint,
     data: Groups,
-    cfg: DPO = DPO(),  # noqa: B008  frozen
+    cfg: DPO = DPO(),
     *,
     ref: Checkpoint | None = None,
     name: str = "DPO",
@@ -105,7 +105,8 @@ def fit(
     policy = open_policy(init.path, machine, train=True)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        assert out.logp is not None and batch.pairs is not None
+        assert out.logp is not None
+        assert batch.pairs is not None
         return {cfg.loss: row(out.logp, batch.ref, batch.pairs, **cfg.settings)}
 
     source = Offline(

@@ -58,7 +58,7 @@ class Reward:
 def fit(
     init: Checkpoint,
     data: Groups,
-    cfg: Reward = Reward(),  # noqa: B008  frozen
+    cfg: Reward = Reward(),
     *,
     zero_on: Groups | None = None,
     name: str = "reward",
@@ -80,7 +80,8 @@ def fit(
     model = open_scalar(init.path, machine, fresh=seed.at("head"), train=True)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        assert out.score is not None and batch.pairs is not None
+        assert out.score is not None
+        assert batch.pairs is not None
         share = rank_weight(batch.pairs, batch.group) if cfg.per == "prompt" else None
         terms = bradley_terry(
             out.score,

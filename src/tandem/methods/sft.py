@@ -46,7 +46,7 @@ class SFT:
 def fit(
     init: Checkpoint,
     data: Groups,
-    cfg: SFT = SFT(),  # noqa: B008  frozen
+    cfg: SFT = SFT(),
     *,
     name: str = "SFT",
     out: Path,
@@ -76,7 +76,7 @@ def fit(
     return Checkpoint(out, name)
 
 
-def recipe(run: Run, base: Checkpoint, demonstrations: Groups, cfg: SFT = SFT()) -> Checkpoint:  # noqa: B008
+def recipe(run: Run, base: Checkpoint, demonstrations: Groups, cfg: SFT = SFT()) -> Checkpoint:
     """Demonstrations in, a policy out."""
     D = run("demonstrations", encode, demonstrations, base)
     return run("sft", fit, base, D, cfg)
