@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from tabular import f64
 
+from tabular import f64
 from tandem.errors import ConfigError
 from tandem.objectives import kto, kto_z0
 

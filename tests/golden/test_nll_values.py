@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from tabular import f64, minimise, total, tv
 
+from tabular import f64, minimise, total, tv
 from tandem.errors import ConfigError
 from tandem.objectives import nll, shares
 from tandem.ragged import Ragged

@@ -10,8 +10,8 @@ import math
 
 import pytest
 import torch
-from tabular import clicks, f64, tilt
 
+from tabular import clicks, f64, tilt
 from tandem.batch import Pairs
 from tandem.errors import ConfigError, DataError
 from tandem.objectives import PAIRWISE, hinge, ipo, robust, sigmoid, simpo, sppo
