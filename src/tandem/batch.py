@@ -22,8 +22,9 @@ class Terms(NamedTuple):
     """What an objective returns, never reduced: the loop alone divides.
 
     Attributes:
-        loss: [K] one number a unit (token, completion or pair).
-        weight: [K] its share; the loop divides the sum by the sum of weights of the whole step.
+        loss: [K] one number a unit (token, completion or pair), its share already in it.
+        weight: [K] its share: the loop divides the sum of losses by the sum of weights over the
+            whole step. It depends on the batch alone, never on outputs.
         metrics: name -> [K] numbers to be averaged over units, without gradient.
     """
 
