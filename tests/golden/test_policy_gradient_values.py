@@ -157,9 +157,22 @@ def test_kl_losses():
     )
 
 
+def test_weighted_kl_losses():
+    """One token, l = .2, rho = e^.3: the value is rho k, the slope rho (k + dk/dl)."""
+    x, ref, old = (Ragged.of([f64(v)]) for v in (-1.0, -1.2, -1.3))
+    rho, k3 = math.exp(0.3), math.exp(-0.2) - 0.8
+    for estimator, value, rate in (("k1", 0.2, 1.0), ("k3", k3, 1 - math.exp(-0.2))):
+        how = {"estimator": estimator, "ratio": "token", "old": old}
+        assert total(kl(x, ref, **how)).item() == pytest.approx(rho * value)
+        g = slope(x, lambda p, how=how: kl(p, ref, **how))
+        assert g.item() == pytest.approx(rho * (value + rate))
+
+
 def test_invalid_kl_losses_are_refused_with_the_reason():
     with pytest.raises(ConfigError, match="expected gradient"):
         kl(OLD, OLD, estimator="k1")
+    with pytest.raises(ConfigError, match="not the KL"):
+        kl(OLD, OLD, estimator="k2", old=OLD)
     with pytest.raises(ConfigError, match="overflows"):
         kl(OLD, OLD, estimator="k3", ratio="sequence")
     with pytest.raises(ConfigError, match="k9"):

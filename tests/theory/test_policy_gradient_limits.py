@@ -156,6 +156,21 @@ def test_k2_is_the_reverse_and_k3_the_forward_divergence():
         torch.testing.assert_close(g, want, rtol=0, atol=1e-12)
 
 
+def test_weighted_k1_and_k3_are_the_reverse_divergence_off_policy_too():
+    """E_old rho k = E_pi k = KL for k1 and k3, whatever policy sampled (DeepSeek-V3.2)."""
+    logits = f64(0.3, -0.2, 0.9, -1.0).requires_grad_(True)
+    policy = logits.softmax(-1)
+    reverse = (policy * (policy / PI_REF).log()).sum()
+    (want,) = torch.autograd.grad(reverse, logits, retain_graph=True)
+    sampler = f64(0.1, 0.2, 0.3, 0.4)
+    logp, old = one_token(logits.log_softmax(-1)), one_token(sampler.log())
+    for estimator in ("k1", "k3"):
+        loss = exact(kl(logp, REF, estimator=estimator, ratio="token", old=old), sampler)
+        assert loss.item() == pytest.approx(reverse.item())
+        (g,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        torch.testing.assert_close(g, want, rtol=0, atol=1e-12)
+
+
 def test_k2_of_sequences_is_exact_and_token_by_token_is_not():
     """Two tokens of a binary alphabet, all four sequences enumerated."""
     first = f64(0.4, -0.3).requires_grad_(True)
@@ -196,6 +211,19 @@ def test_grpo_with_k3_has_a_rational_limit():
     law = PI_REF * BETA / (BETA + (pi * R_STAR).sum() - R_STAR)
     assert tv(pi, law) < 1e-9
     assert tv(pi, PI_STAR) > 0.04
+
+
+def test_grpo_with_weighted_k3_goes_to_pi_star():
+    """What TRL 1.16 does by default is therefore another method than GRPO as published."""
+
+    def weighted(logits: Tensor) -> Tensor:
+        logp, old, pi = table(logits)
+        adv = one_token(R_STAR - (pi * R_STAR).sum())
+        penalty = kl(logp, REF, estimator="k3", ratio="token", old=old)
+        return exact(ppo_clip(logp, old, adv), pi) + BETA * exact(penalty, pi)
+
+    pi = descend(weighted, PI_REF.log(), steps=4000, lr=0.5).softmax(-1)
+    assert tv(pi, tilt(PI_REF, R_STAR, BETA)) < 1e-9
 
 
 def test_alpacafarm_clamp_goes_elsewhere():
