@@ -1,4 +1,4 @@
-"""What every engine promises: order, ids, seeds, prefixes, lengths, and honest log-probabilities."""
+"""What every engine promises: order, ids, seeds, prefixes, lengths, honest log-probabilities."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+import worlds
 from tandem.engines import Engine, Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.groups import Group, Prompt
 from tandem.rng import Seed
-from tests import worlds
 
 
 def _torch(folder: Path) -> Engine:

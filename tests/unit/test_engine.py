@@ -33,6 +33,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+import worlds
 from tandem.engines import Sampling
 from tandem.engines.decoding import law
 from tandem.engines.forking import ForkingDecoder
@@ -41,7 +42,6 @@ from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.groups import Group, Prompt
 from tandem.rng import Seed
-from tests import worlds
 
 V = 61
 SIZES = {
@@ -125,7 +125,7 @@ def _tokens(groups: list[Group]) -> list[list[list[int]]]:
 
 
 def _law_along(lm: PreTrainedModel, prompt: Prompt, tokens: np.ndarray, how: Sampling) -> list:
-    """[T] log-probabilities by one plain forward of the whole sequence, then truncation in numpy."""
+    """[T] log-probabilities: a plain forward of the whole sequence, then truncation in numpy."""
     ids = torch.from_numpy(np.concatenate([prompt.tokens, tokens]).astype(np.int64))[None]
     with torch.no_grad():
         logits = lm(input_ids=ids).logits[0, len(prompt.tokens) - 1 : -1].double().numpy()
@@ -430,11 +430,11 @@ def test_what_cannot_be_sampled_is_refused(f2: Path) -> None:
         list(_engine(lm).sample(_prompts((60,)), 1, Sampling(max_tokens=5), Seed(0)))
     with pytest.raises(ModelError, match="61 and 5 tokens"):
         _engine(lm, mixture=(f2, 0.5))
-    with pytest.raises(ConfigError, match="b = 1.5"):
+    with pytest.raises(ConfigError, match=r"b = 1\.5"):
         _engine(lm, mixture=(lm, 1.5))
-    with pytest.raises(ModelError, match="cannot open"):
+    with pytest.raises(ModelError, match="is not a model folder"):
         _engine(Path("/nowhere"))  # type: ignore[arg-type]
     with torch.no_grad():
         lm.lm_head.weight[7] = float("nan")
     with pytest.raises(EngineError, match="not numbers: completion 0 of `p2`"):
-        list(_engine(lm).sample(_prompts(), 1, Sampling(), Seed(0)))
+        list(_engine(lm).sample(_prompts(), 1, Sampling(max_tokens=4), Seed(0)))

@@ -38,10 +38,12 @@ def choose(logits: Tensor, how: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         tokens [R] int64 and log-probabilities [R] fp32, after temperature and truncation, of
         what was drawn. Greedy decoding is a law with one outcome: its log-probability is 0.
+        Logits that are not numbers give log-probabilities that are not.
     """
     logits = logits.float()
     if how.temperature == 0:
-        return logits.argmax(-1), logits.new_zeros(len(logits))
+        top, token = logits.max(-1)
+        return token, top - top
     p, ids = law(logits, how)
     column, total = invert(p, u)
     drawn = p.gather(-1, column[:, None])[:, 0].double()
@@ -97,12 +99,14 @@ def invert(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     inside = p.gather(-1, columns.clamp(max=p.shape[-1] - 1)).double()
     inner = inside.where(columns < p.shape[-1], 0.0).cumsum(-1)
     share = (target - lower) / (upper - lower)
-    return block[:, 0] * BLOCK + _first_above(inner, share * inner[:, -1]), cdf[:, -1]
+    column = block[:, 0] * BLOCK + _first_above(inner, share * inner[:, -1])
+    return column.clamp_(max=p.shape[-1] - 1), cdf[:, -1]
 
 
 def _first_above(cdf: Tensor, target: Tensor) -> Tensor:
-    below_total = torch.minimum(target.clamp(min=0), cdf[:, -1] * BELOW_ONE)
-    return torch.searchsorted(cdf, below_total[:, None], right=True)[:, 0]
+    below_total = torch.minimum(target, cdf[:, -1] * BELOW_ONE)
+    found = torch.searchsorted(cdf, below_total[:, None], right=True)[:, 0]
+    return found.clamp_(max=cdf.shape[-1] - 1)  # matters to NaN alone, which the caller refuses
 
 
 def _block_sums(p: Tensor) -> Tensor:

@@ -90,14 +90,14 @@ class Store:
     @staticmethod
     def fit(old: Store | None, slots: int, columns: int, like: Tensor) -> Store:
         """Return a store with room for this; `like` is [Hk, N, D]. What was held stays."""
-        if old is not None:
-            have, _, wide, _ = old.keys.shape
-            if have >= slots and wide >= columns and old.keys.dtype == like.dtype:
-                return old
-            slots, columns = max(have, slots), max(wide, columns)
-        shape = (slots, like.shape[0], columns, like.shape[2])
-        new = Store(like.new_zeros(shape), like.new_zeros(shape))
+        have = wide = 0
         if old is not None and old.keys.dtype == like.dtype:
+            have, _, wide, _ = old.keys.shape
+            if have >= slots and wide >= columns:
+                return old
+        shape = (max(have, slots), like.shape[0], max(wide, columns), like.shape[2])
+        new = Store(like.new_zeros(shape), like.new_zeros(shape))
+        if old is not None and have:
             new.keys[:have, :, :wide] = old.keys
             new.values[:have, :, :wide] = old.values
         return new

@@ -18,14 +18,12 @@ import copy
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from os import PathLike
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from tandem.engines import Sampling
 from tandem.engines.flight import Ends, Flight, Landed
@@ -33,9 +31,11 @@ from tandem.engines.forking import ForkingDecoder, attention
 from tandem.engines.rows import RowsDecoder, forks_exactly
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.groups import Completion, Group, IntArray
+from tandem.machine import Machine
+from tandem.models import Source, load_policy
 from tandem.rng import Seed
 
-Weights = nn.Module | str | PathLike[str]
+Weights = nn.Module | Source
 
 
 class Decoder(Protocol):
@@ -44,7 +44,6 @@ class Decoder(Protocol):
     P prompts and n completions each join; R completions step; those that are not alive leave.
     """
 
-    lm: nn.Module
     can_join: bool
 
     def reset(self, max_tokens: int) -> None:
@@ -70,8 +69,8 @@ class TorchEngine:
     Args:
         lm: a live model (also one with PEFT adapters, sampled as they are switched) or a folder.
         tokenizer: its tokenizer; prompts bring their tokens, this one writes the text.
-        dtype: sample from a copy in this dtype; None samples from the model itself, so that a
-            policy in training is always current.
+        dtype: sample from a copy in this dtype. None samples from the model itself, so that a
+            policy in training is always current; a folder is then read in fp32.
         mixture: (other, b): sample from log p = (1 - b) log p_lm + b log p_other, renormalised
             at every token (Nash-MD's geometric mixture, arXiv:2312.00886, section 4). Temperature
             and truncation apply to the mixture.
@@ -80,7 +79,8 @@ class TorchEngine:
         max_rows: completions in the batch at once, at least one prompt's.
 
     Raises:
-        ModelError: the two models of a mixture have different vocabularies.
+        ModelError: a folder holds no model, or a mixture's models differ in vocabulary.
+        ConfigError: b is not between 0 and 1.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class TorchEngine:
             return
         self.lm = _opened(weights, self.dtype)
         self._copy = self.lm if self.lm is not weights else None
-        self._decoders = [_decoder(self.lm)]
+        self._decoders: list[ForkingDecoder | RowsDecoder] = [_decoder(self.lm)]
         self._decoder: Decoder = self._decoders[0]
         if self._other is not None:
             _same_vocabulary(self.lm, self._other)
@@ -264,18 +264,11 @@ class Mixture:
 def _opened(weights: Weights, dtype: torch.dtype | None) -> nn.Module:
     """Return the live module, a copy of it in another dtype, or the model in a folder."""
     if not isinstance(weights, nn.Module):
-        try:
-            return AutoModelForCausalLM.from_pretrained(weights, dtype=dtype or "auto").eval()
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"cannot open {weights} as a causal language model: {error}",
-                "an engine samples from a folder in the format of transformers",
-                "give the folder that a fit wrote, or a live model",
-            ) from error
+        return load_policy(weights, Machine()).to(dtype or torch.float32).eval()  # type: ignore[arg-type]
     return weights if dtype is None else copy.deepcopy(weights).to(dtype).eval()
 
 
-def _decoder(lm: nn.Module) -> Decoder:
+def _decoder(lm: nn.Module) -> ForkingDecoder | RowsDecoder:
     with torch.inference_mode(), _evaluating(lm):
         return ForkingDecoder(lm) if forks_exactly(lm) else RowsDecoder(lm)
 
