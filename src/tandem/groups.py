@@ -52,7 +52,7 @@ class Prompt:
     text: str
     messages: tuple[Message, ...] | None = None
     tokens: IntArray = field(default_factory=lambda: NO_TOKENS)
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
