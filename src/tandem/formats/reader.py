@@ -222,7 +222,11 @@ class _Ids:
                 "make the ids unique, or remove the column and let the prompts name themselves",
             )
         self.seen[name] = (times + 1, key)
-        return name if times == 0 else f"{name}#{times + 1}"
+        if times == 0:
+            return name
+        again = next(n for k in itertools.count(times + 1) if (n := f"{name}#{k}") not in self.seen)
+        self.seen[again] = (1, key)
+        return again
 
 
 def _plain(meta: dict[str, Any], row: Row) -> dict[str, Any]:
