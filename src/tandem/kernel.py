@@ -213,7 +213,8 @@ def _same_as_own_logits(trunk: Trunk, rows: Packed, wanted: Tensor) -> None:
     gap = (logp.gather(1, rows.target[:, None])[:, 0] - wanted).abs().max().item()
     if not gap < 1e-3:
         raise ModelError(
-            f"log-probabilities of {type(trunk.inner).__name__} differ from its own by {gap:.3g} nats",
+            f"log-probabilities of {type(trunk.inner).__name__} differ from its own "
+            f"by {gap:.3g} nats",
             "it changes its logits in a way that the kernel does not know; training on them "
             "would optimise another model than the one that is saved",
             "use an architecture with a plain, scaled or soft-capped language head",

@@ -40,13 +40,14 @@ from tandem.environment import Meter, commit, environment
 from tandem.errors import Pending, RunError, nearest
 from tandem.events import Events, StageEvents
 from tandem.groups import Group, Groups
+from tandem.machine import Machine
 from tandem.rng import Seed
 
 __all__ = ["Checkpoint", "Events", "Record", "Run", "records"]
 
 A = TypeVar("A")
 
-INJECTED = ("out", "scratch", "seed", "events")
+INJECTED = ("out", "scratch", "seed", "events", "machine")
 STAGE = re.compile(r"(\d{2,})-([A-Za-z0-9_-]+)(\.part)?")
 POLL_SECONDS = 0.2
 
@@ -99,6 +100,8 @@ class Run:
         scratch: Path     survives a kill, deleted when the stage is done: step checkpoints
         seed: Seed        the stage's own seed
         events: Events    progress and numbers
+        machine: Machine  device, precision, layout, adapters; a stage that asks for them is
+                          done again when they change
 
     A stage function with the attribute `every_rank = True` is called on every rank of a
     distributed launch; others run on rank 0, and the other ranks wait for the artifact.
@@ -109,6 +112,7 @@ class Run:
         redo: stages to do again, `03-reward` (in a scope: `seed-3/03-reward`). Later stages are
             done again where this changes their arguments.
         display: who shows progress; by default bars on a terminal and lines elsewhere.
+        machine: settings that stages which compute may ask for.
 
     Raises:
         RunError: another process works in the folder, it has another seed, or a stage to redo
@@ -122,7 +126,9 @@ class Run:
         *,
         redo: Iterable[str] = (),
         display: talk.Display | None = None,
+        machine: Machine = Machine(),  # noqa: B008  frozen
     ) -> None:
+        self.machine = machine
         self.path = Path(path)
         self.seed = seed if isinstance(seed, Seed) else Seed(seed)
         self._called: dict[str, str] = {}
@@ -148,6 +154,8 @@ class Run:
             "arguments": _described(stage, args, kw),
             "seed": int(self._stage_seed(name)),
         }
+        if "machine" in _injected(stage, kw):
+            identity["arguments"]["machine"] = describe(self.machine)
         self._claim(name, identity)
         _promote(folder)
         self._reconcile(folder, identity)
@@ -174,7 +182,7 @@ class Run:
         child.path.mkdir(parents=True, exist_ok=True)
         own = self.seed.at("scope", name) if seed is None else seed
         child.seed = own if isinstance(own, Seed) else Seed(own)
-        child._called, child._session = {}, self._session
+        child._called, child._session, child.machine = {}, self._session, self.machine
         return child
 
     @property
@@ -306,11 +314,11 @@ class Run:
                     return place
             time.sleep(POLL_SECONDS)
 
-    @staticmethod
-    def _given(part: Path, seed: Seed, events: Events) -> dict[str, Any]:
+    def _given(self, part: Path, seed: Seed, events: Events) -> dict[str, Any]:
         """What a stage function may ask for; the keys are `INJECTED`."""
         out, scratch = part / "artifact", part / "scratch"
-        return {"out": out, "scratch": scratch, "seed": seed, "events": events}
+        places = {"out": out, "scratch": scratch}
+        return {**places, "seed": seed, "events": events, "machine": self.machine}
 
 
 class _Session:
