@@ -1,0 +1,247 @@
+"""Loading and saving models: Hugging Face folders in, Hugging Face folders out.
+
+Weights are safetensors, remote code stays off, dropout is off everywhere (a policy that is
+sampled and a policy that is trained must be the same function), and master weights are fp32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from tandem.errors import ModelError
+from tandem.machine import Lora, Machine
+from tandem.rng import Seed
+
+Source = Path | str
+"""A model folder, or the id of a model on the hub."""
+
+
+def device(machine: Machine) -> torch.device:
+    """Return the device that a machine's settings mean here."""
+    if machine.device != "auto":
+        return torch.device(machine.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision(machine: Machine) -> torch.dtype:
+    """Return the compute dtype: bf16 where the processor multiplies it natively, else fp32."""
+    if machine.precision != "auto":
+        return torch.bfloat16 if machine.precision == "bf16" else torch.float32
+    if device(machine).type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """Load a tokenizer.
+
+    Raises:
+        ModelError: there is none, or it has no end-of-sequence token.
+    """
+    _exists(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"no tokenizer can be loaded from {source}: {_first_line(error)}",
+            "prompts and completions are tokenised with the model's own tokenizer",
+            "put tokenizer.json and tokenizer_config.json into the model's folder",
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer of {source} has no end-of-sequence token",
+            "without one no completion can end, and the model never learns to stop",
+            "set eos_token in tokenizer_config.json",
+        )
+    return tokenizer
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of what a tokenizer does: vocabulary, rules, special tokens, template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts = [
+        backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab()),
+        json.dumps({k: str(v) for k, v in tokenizer.special_tokens_map.items()}),
+        str(tokenizer.chat_template),
+    ]
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def load_policy(source: Source, machine: Machine) -> PreTrainedModel:
+    """Load a causal language model in fp32 onto the machine's device.
+
+    Raises:
+        ModelError: the folder is missing, is not a causal language model, or has no safetensors.
+    """
+    return _ready(_load(AutoModelForCausalLM, source), machine)
+
+
+def load_scalar(
+    source: Source, machine: Machine, *, fresh: Seed | None = None, zero: bool = False
+) -> PreTrainedModel:
+    """Load a model with a scalar head on the last token (one label, no bias).
+
+    Args:
+        source: a folder of such a model, or of a causal language model when `fresh` is given.
+        machine: device settings.
+        fresh: draw a new head from N(0, 1/(d + 1)) with this seed.
+        zero: with `fresh`, start the head at zero instead.
+    """
+    pad = load_tokenizer(source).pad_token_id
+    with _quiet():
+        model = _load(AutoModelForSequenceClassification, source, num_labels=1)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = 0 if pad is None else pad
+    if fresh is not None:
+        head: Any = model.score
+        std = 0.0 if zero else 1 / math.sqrt(head.weight.shape[1] + 1)
+        draw = torch.Generator().manual_seed(int(fresh))
+        weight = torch.randn(head.weight.shape, generator=draw) * std
+        head.weight.data.copy_(weight)
+    return _ready(model, machine)
+
+
+def value_head(width: int) -> nn.Linear:
+    """Return a scalar head that starts at zero."""
+    head = nn.Linear(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def scale(model: PreTrainedModel) -> tuple[float, float]:
+    """Return the (gain, bias) that a reward model was stored with: score = gain * raw + bias."""
+    stored = getattr(model.config, "tandem", None) or {}
+    return float(stored.get("gain", 1.0)), float(stored.get("bias", 0.0))
+
+
+def adapt(model: PreTrainedModel, lora: Lora | None) -> Any:
+    """Put trainable adapters on a frozen model, or return it as it is."""
+    if lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    heads = ["score"] if hasattr(model, "score") else None
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=int(lora.alpha),
+        target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+        modules_to_save=heads,
+        lora_dropout=0.0,
+    )
+    return get_peft_model(model, config)  # type: ignore[arg-type]
+
+
+def save(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, card: str = "") -> None:
+    """Write a plain Hugging Face folder; adapters are merged, and kept beside it in `adapter/`."""
+    out.mkdir(parents=True, exist_ok=True)
+    if hasattr(model, "merge_and_unload"):
+        model.save_pretrained(out / "adapter")
+        model = model.merge_and_unload()
+    with _quiet():
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    if card:
+        (out / "README.md").write_text(card, encoding="utf-8")
+
+
+def _load(auto: Any, source: Source, **extra: Any) -> PreTrainedModel:
+    _exists(source)
+    _no_pickles(source)
+    try:
+        with _quiet():
+            return auto.from_pretrained(
+                source,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **extra,
+            )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(
+            f"no model can be loaded from {source}: {_first_line(error)}",
+            f"it is opened with {auto.__name__}, safetensors only, without remote code",
+            "give a Hugging Face folder with config.json and model.safetensors",
+        ) from error
+
+
+def _exists(source: Source) -> None:
+    looks_local = isinstance(source, Path) or str(source).startswith((".", "/", "~"))
+    if looks_local and not (Path(source) / "config.json").exists():
+        raise ModelError(
+            f"{source} is not a model folder: it has no config.json",
+            "models are Hugging Face folders",
+            "give the folder that `save_pretrained` made, or the id of a model on the hub",
+        )
+
+
+def _no_pickles(source: Source) -> None:
+    folder = Path(source)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        found = [p.name for p in folder.glob("*.bin")] or ["no weights at all"]
+        raise ModelError(
+            f"{source} holds {', '.join(found)} and no safetensors",
+            "pickled weights can run code when they are opened",
+            "convert them: model.save_pretrained(folder) with a current transformers",
+        )
+
+
+def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
+    if machine.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.to(device(machine))  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' notes (a new head is random, ...) off the screen; errors still raise."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "accelerate")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def width(source: Source) -> int:
+    """Return the width d of a model's hidden states."""
+    return int(AutoConfig.from_pretrained(source).hidden_size)
+
+
+def context(source: Source) -> int:
+    """Return how many tokens a model can read."""
+    config = AutoConfig.from_pretrained(source)
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return int(limit or 2**31)
