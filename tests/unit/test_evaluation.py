@@ -64,6 +64,7 @@ def test_a_model_that_is_the_truth() -> None:
     assert found.ece is not None
     assert found.ece_half is not None
     assert found.ece.mean < 0.03
+    assert 0 <= found.ece.low < found.ece.mean < found.ece.high < 0.05
     assert found.temperature == pytest.approx(1, abs=0.12)
     assert 0.72 < found.accuracy.mean < 0.82
     assert found.log_loss.high < math.log(2)

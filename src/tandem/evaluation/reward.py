@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -128,7 +128,7 @@ def reward_evaluation(
     members: Sequence[Iterable[Group]] = (),
     other_prompts: Iterable[Group] = (),
     seed: Seed | None = None,
-    draws: int = 1000,
+    draws: int = 500,
 ) -> RewardEvaluation:
     """Evaluate a reward model on held-out judgments.
 
@@ -191,7 +191,8 @@ def _ece(table: Comparisons, temperature: float, seed: Seed, draws: int) -> Esti
     def statistic(rows: Ints) -> float:
         return ece(p[rows], table.y[rows], BINS) if len(rows) >= BINS else float("nan")
 
-    return bootstrap(statistic, table.prompt, draws=draws, seed=seed.at("ece"))
+    found = bootstrap(statistic, table.prompt, draws=draws, seed=seed.at("ece"))
+    return replace(found, low=max(0.0, found.low))
 
 
 def _scaled(table: Comparisons, seed: Seed, draws: int) -> dict[str, Any]:
