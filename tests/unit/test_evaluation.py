@@ -168,7 +168,7 @@ def test_disagreement_ignores_a_members_constant_per_prompt() -> None:
 def test_a_good_model_prefers_a_prompts_own_answers() -> None:
     """Scored 1 on their own prompt and 0 elsewhere: win rate 1; scored blindly: one half."""
     groups = [replace(g, scores=np.ones(2)) for g in world(60)]
-    strangers = list(shuffled(groups))
+    strangers = list(shuffled(replace(g, scores=None) for g in groups))
     assert [g.id for g in strangers] == [g.id for g in groups]
     for own, other, before in zip(groups, strangers, [groups[-1], *groups], strict=False):
         assert [c.tokens.tolist() for c in other.completions] == [

@@ -170,9 +170,11 @@ def reward_evaluation(
 
 
 def shuffled(groups: Iterable[Group]) -> Iterator[Group]:
-    """Yield each prompt with the answers to another: what `other_prompts` wants, once scored."""
-    for group in mismatch()(groups, Seed()):
-        yield group.keep(np.flatnonzero(mismatched(group)).tolist())
+    """Yield each prompt with the answers to another, unscored: `other_prompts`, once judged."""
+    unscored = (replace(g, scores=np.zeros(len(g)), preferences=()) for g in groups)
+    for group in mismatch()(unscored, Seed()):
+        strange = group.keep(np.flatnonzero(mismatched(group)).tolist())
+        yield replace(strange, scores=None)
 
 
 def _longer_credit(table: Comparisons) -> Floats:
