@@ -74,12 +74,13 @@ def _go(
 
 def defaults(method: Method) -> dict[str, Any]:
     """Return every config that the command line can change, at its defaults."""
+    from tandem.engines import Sampling
     from tandem.machine import Machine
     from tandem.tasks import Sizes
 
     before = [load(name) for name in ALWAYS if name in METHODS and name != method.name]
     configs = {m.name: m.config() for m in (*before, method)}
-    return {**configs, "sizes": Sizes(), "machine": Machine()}
+    return {**configs, "sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
 
 
 def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
