@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vocabularies import CHATML, ENDLESS, FORGETFUL, STRICT, byte_bpe, words
 
 from tandem.chat import decode, encode, render
 from tandem.chat.transcripts import answer_of, prompt_of
 from tandem.errors import ConfigError, DataError, ModelError
 from tandem.groups import Completion, Group, Groups, Preference, Prompt
+from vocabularies import CHATML, ENDLESS, FORGETFUL, STRICT, byte_bpe, words
 
 ASK = {"role": "user", "content": "how are you?"}
 TALK = (
