@@ -282,7 +282,11 @@ def test_cache_is_keyed_by_data_tokenizer_and_settings(tmp_path: Path):
 
     first = encode(many(5), byte_bpe(CHATML), max_length=64, cache=tmp_path)
     again = encode(
-        many(5), byte_bpe(CHATML), max_length=64, cache=tmp_path, progress=lambda *_: pytest.fail()
+        many(5),
+        byte_bpe(CHATML),
+        max_length=64,
+        cache=tmp_path,
+        progress=lambda *_: pytest.fail("encoded again"),
     )
     assert files() == 1
     assert again.groups.hash == first.groups.hash
