@@ -131,6 +131,8 @@ def policies(course: Course, trained: Mapping[str, Checkpoint]) -> str:
         judges["truth"] = world.truth
     if course.labelled:
         judges["proxy"] = RewardModel(course.r_phi)
+    if not judges:
+        return f"nobody judges: no preferences, no truth\n\n{costs(run)}"
     exam = run(
         "policy-exam",
         examine_policies,
