@@ -194,10 +194,13 @@ class Groups:
         """Write groups to a Parquet file as they come, then open it; memory stays bounded."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(path.suffix + ".part")
-        with pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
-            for batch in _record_batches(groups):
-                writer.write_batch(batch)
-        part.replace(path)
+        try:
+            with pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
+                for batch in _record_batches(groups):
+                    writer.write_batch(batch)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
         return cls.read(path)
 
     @classmethod

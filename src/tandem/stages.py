@@ -65,7 +65,7 @@ def sample(
     prompts: Groups,
     *,
     n: int,
-    how: Sampling = Sampling(),  # noqa: B008  frozen
+    how: Sampling = Sampling(),
     seed: Seed,
     machine: Machine,
     events: Events,
