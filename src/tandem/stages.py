@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass, replace
-from typing import Any
 
 from tandem import chat, models
 from tandem.artifacts import Checkpoint
 from tandem.chat import Truncation
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.errors import DataError, JudgeError
+from tandem.errors import DataError
 from tandem.groups import Group, Groups
 from tandem.judges import Judge
 from tandem.kernel import open_policy
 from tandem.machine import Machine
 from tandem.operators import Operator
+from tandem.reading import log_probs
 from tandem.rng import Seed
 from tandem.runs import Events
 from tandem.tokens import marked, tokenised
@@ -49,7 +49,7 @@ def encode(
     tokenizer = models.load_tokenizer(policy.path)
     limit = max_length or models.context(policy.path)
     encoded = chat.encode(groups, tokenizer, max_length=limit, truncation=truncation)
-    events.log("encoded", **encoded.counts.numbers())
+    events.log("encoded", text="; ".join(encoded.counts.lines()))
     if not len(encoded.groups):
         raise DataError(
             f"none of {len(groups)} groups fits into {limit} tokens",
@@ -118,24 +118,11 @@ def merge(first: Groups, second: Groups) -> Iterator[Group]:
         yield Group(a.prompt, a.completions + b.completions)
 
 
-def scores(groups: Groups, judge_: Judge, machine: Machine) -> Any:
-    """Return [G, n] scores of a judge on groups of equal size.
-
-    Raises:
-        JudgeError: the judge writes no scores.
-    """
-    import numpy as np
-
-    rows = []
-    for group in _here(judge_, machine)(groups):
-        if group.scores is None:
-            raise JudgeError(
-                f"judge `{judge_.name}` wrote no scores for group `{group.id}`",
-                "this comparison needs a number for each completion",
-                "use a scoring judge, or turn its preferences into scores first",
-            )
-        rows.append(group.scores)
-    return np.array(rows)
+def reference(policy: Checkpoint, groups: Groups, *, machine: Machine) -> Iterator[Group]:
+    """Write the completions' log-probabilities under a policy, in that policy's tokens."""
+    trunk = open_policy(policy.path, replace(machine, lora=None))
+    own = tokenised(groups, models.load_tokenizer(policy.path))
+    yield from log_probs(trunk, own, machine.tokens)
 
 
 def _here(judge_: Judge, machine: Machine) -> Judge:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.cli.settings import add, make_parser, nested, parse, rebuild, to_toml
+from tandem.cli.settings import add, make_parser, nested, overridden, parse, rebuild, to_toml
 from tandem.errors import ConfigError
 from tandem.methods import METHODS, Method, find, load
 
@@ -39,7 +39,7 @@ def run(words: Sequence[str]) -> int:
         return 0
     find(words[0])
     method = load(words[0])
-    configs = defaults(method)
+    configs = defaults(method, _asked_for(words[1:], "--task"))
     parser = make_run_parser(method.name, configs)
     options = parse(parser, words[1:], _config_file(words[1:]))
     configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
@@ -72,14 +72,18 @@ def _go(
     return 0
 
 
-def defaults(method: Method) -> dict[str, Any]:
-    """Return every config that the command line can change, at its defaults."""
+def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
+    """Return every config that the command line can change, at its defaults for a task."""
+    from tandem.engines import Sampling
     from tandem.machine import Machine
     from tandem.tasks import Sizes
+    from tandem.tasks.worlds import settings
 
     before = [load(name) for name in ALWAYS if name in METHODS and name != method.name]
     configs = {m.name: m.config() for m in (*before, method)}
-    return {**configs, "sizes": Sizes(), "machine": Machine()}
+    configs |= {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
+    own = settings(task)
+    return {name: overridden(config, own.get(name, {})) for name, config in configs.items()}
 
 
 def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
@@ -167,9 +171,15 @@ def plan(options: Namespace, resolved: Mapping[str, Any], world: World) -> str:
 
 
 def _config_file(words: Sequence[str]) -> Path | None:
+    given = _asked_for(words, "--config")
+    return None if given is None else Path(given)
+
+
+def _asked_for(words: Sequence[str], option: str) -> str | None:
+    """Return an option's value before the parser exists."""
     for word, after in zip(words, [*words[1:], ""], strict=True):
-        if word == "--config":
-            return Path(after)
-        if word.startswith("--config="):
-            return Path(word.partition("=")[2])
+        if word == option:
+            return after
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
     return None

@@ -111,6 +111,15 @@ def rebuild(config: Any, values: Namespace) -> Any:
     return replace(config, **changes)
 
 
+def overridden(config: Any, table: Mapping[str, Any]) -> Any:
+    """Return the dataclass with a table's values in its leaves; the rest stays."""
+    changes = {
+        name: overridden(getattr(config, name), value) if isinstance(value, Mapping) else value
+        for name, value in table.items()
+    }
+    return replace(config, **changes)
+
+
 def flattened(table: Mapping[str, Any], known: set[str], prefix: str = "") -> Iterator[tuple]:
     """Yield (dotted name, value) down to the names that are flags."""
     for key, value in table.items():

@@ -29,7 +29,7 @@ from tandem.objectives.pairwise import PAIRWISE
 from tandem.offline import Offline
 from tandem.reading import reference
 from tandem.rng import Seed
-from tandem.runs import Events
+from tandem.runs import Events, Run
 
 
 @dataclass(frozen=True)
@@ -121,3 +121,8 @@ def fit(
     train(policy, source, loss, cfg.optim, machine=machine, scratch=scratch, events=events)
     models.save(policy.lm, models.load_tokenizer(init.path), out)
     return Checkpoint(out, name)
+
+
+def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: DPO = DPO()) -> Checkpoint:
+    """Comparisons in, a policy out."""
+    return run("dpo", fit, pi_sft, D, cfg)

@@ -27,7 +27,7 @@ from tandem.objectives.reward import bradley_terry, rank_weight
 from tandem.offline import Offline
 from tandem.reading import read
 from tandem.rng import Seed
-from tandem.runs import Events
+from tandem.runs import Events, Run
 
 
 @dataclass(frozen=True)
@@ -129,3 +129,8 @@ def compared(data: Groups) -> Groups:
             "let a judge compare them first, or import data with chosen and rejected answers",
         )
     return kept
+
+
+def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: Reward = Reward()) -> Checkpoint:
+    """Comparisons in, a reward model out."""
+    return run("reward", fit, pi_sft, D, cfg)

@@ -2,11 +2,13 @@
 
 The prompt is the unit; methods are compared on the same prompts and seeds. No torch.
 
-    intervals     mean_of, paired, win_rate, wilson, by_prompt, bootstrap
+    intervals     mean_of, paired, win_rate, wilson, by_prompt, rate_by_prompt,
+                  bootstrap
     power         minimum_detectable, comparisons_needed, verdict, holm
     ranking       bradley_terry, elo_gap, win_probability, length_controlled
     calibration   accuracy, log_loss, brier, ece, temperature_scale, auroc
     curves        learning_curve, over_optimisation, ensemble
+    design        d_optimal, information
 """
 
 from tandem.statistics.calibration import (
@@ -30,6 +32,7 @@ from tandem.statistics.curves import (
     learning_curve,
     over_optimisation,
 )
+from tandem.statistics.design import d_optimal, information
 from tandem.statistics.intervals import (
     Estimate,
     bootstrap,
@@ -37,6 +40,7 @@ from tandem.statistics.intervals import (
     mean_of,
     outcomes_of,
     paired,
+    rate_by_prompt,
     wilson,
     win_rate,
 )
@@ -58,6 +62,7 @@ __all__ = [
     "outcomes_of",
     "wilson",
     "by_prompt",
+    "rate_by_prompt",
     "bootstrap",
     "holm",
     "minimum_detectable",
@@ -86,4 +91,6 @@ __all__ = [
     "centre",
     "ensemble",
     "disagreement",
+    "d_optimal",
+    "information",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from tandem.errors import DataError
 from tandem.rng import Seed
-from tandem.statistics.crossed import spread_of
+from tandem.statistics.crossed import ALPHA, crossed
 from tandem.statistics.numerics import (
     Floats,
     Ints,
     normal_quantile,
     normal_tail,
     t_quantile,
+    t_tail,
 )
 
 
@@ -60,15 +61,12 @@ class Estimate:
 
     def scaled(self, factor: float) -> Estimate:
         """Return the same estimate in another unit: everything times a positive factor."""
-        return Estimate(
+        return replace(
+            self,
             mean=self.mean * factor,
             low=self.low * factor,
             high=self.high * factor,
-            n=self.n,
-            p_value=self.p_value,
-            method=self.method,
             se=self.se * factor,
-            seeds=self.seeds,
             null=self.null * factor,
         )
 
@@ -118,28 +116,27 @@ def _method(s: int, p: int) -> str:
     return "crossed seeds x prompts, Satterthwaite t"
 
 
-def mean_of(x: npt.ArrayLike, *, null: float = 0.0, level: float = 0.95) -> Estimate:
+def mean_of(x: npt.ArrayLike, *, null: float = 0.0) -> Estimate:
     """Estimate a mean over prompts, and over training seeds where there are several.
 
     Args:
         x: [P] or [S, P]; every seed meets the same prompts.
         null: the value tested by the p-value.
-        level: coverage of the interval.
 
     Raises:
         DataError: fewer than two units, or numbers that are not finite.
     """
     values = _design(x, "x")
     s, p = values.shape
-    spread, mean = spread_of(values), float(values.mean())
+    spread, mean = crossed(values), float(values.mean())
     se = math.sqrt(spread.variance)
-    half = se * spread.quantile(1 - level) if se else 0.0
+    half = se * spread.quantile() if se else 0.0
     return Estimate(
         mean, mean - half, mean + half, p, spread.p_value(mean - null), _method(s, p), se, s, null
     )
 
 
-def paired(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95) -> Estimate:
+def paired(a: npt.ArrayLike, b: npt.ArrayLike) -> Estimate:
     """Estimate how much higher a is than b, on the same prompts and seeds.
 
     The variance of the mean of d = a - b is, from the mean squares of the crossed design,
@@ -151,7 +148,6 @@ def paired(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95) -> Estima
     Args:
         a: [P] or [S, P] one number a prompt, or one row a seed.
         b: the same shape; [p] and [s, p] of both are the same prompt and the same seed.
-        level: coverage of the interval.
 
     Raises:
         DataError: shapes differ, fewer than two units, or numbers that are not finite.
@@ -163,19 +159,18 @@ def paired(a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95) -> Estima
             "a paired comparison needs the same prompts and the same seeds on both sides",
             "judge both methods on the same prompts, in the same order",
         )
-    return mean_of(first - second, level=level)
+    return mean_of(first - second)
 
 
-def wilson(wins: float, n: float, *, null: float = 0.5, level: float = 0.95) -> Estimate:
+def wilson(wins: float, n: float, *, null: float = 0.5) -> Estimate:
     """Return Wilson's score interval of one rate.
 
     Args:
         wins: number of wins, ties counted half.
         n: number of comparisons, or an effective number of them.
         null: the rate tested by the p-value.
-        level: coverage of the interval.
     """
-    return _wilson(wins / n, n, normal_quantile((1 - level) / 2), null, round(n), 1, "Wilson")
+    return _wilson(wins / n, n, normal_quantile(ALPHA / 2), null, round(n), 1, "Wilson")
 
 
 def _wilson(
@@ -187,8 +182,8 @@ def _wilson(
     score = abs(rate - null) / math.sqrt(null * (1 - null) / n)
     return Estimate(
         mean=rate,
-        low=max(0.0, centre - half),
-        high=min(1.0, centre + half),
+        low=max(0.0, centre - half) if rate > 0 else 0.0,
+        high=min(1.0, centre + half) if rate < 1 else 1.0,
         n=units,
         p_value=2 * normal_tail(score),
         method=method,
@@ -198,7 +193,7 @@ def _wilson(
     )
 
 
-def win_rate(outcomes: npt.ArrayLike, *, level: float = 0.95) -> Estimate:
+def win_rate(outcomes: npt.ArrayLike) -> Estimate:
     """Estimate a win rate from outcomes in [0, 1]: 1 won, 0 lost, .5 tied or inconsistent.
 
     Wilson's interval with the effective number of comparisons w (1 - w) / V, where V is the
@@ -207,7 +202,6 @@ def win_rate(outcomes: npt.ArrayLike, *, level: float = 0.95) -> Estimate:
 
     Args:
         outcomes: [P] or [S, P].
-        level: coverage of the interval.
 
     Raises:
         DataError: outcomes outside [0, 1], or fewer than two units.
@@ -220,24 +214,14 @@ def win_rate(outcomes: npt.ArrayLike, *, level: float = 0.95) -> Estimate:
             "turn scores into outcomes first: (a > b) + .5 * (a == b)",
         )
     s, p = values.shape
-    rate, spread = float(values.mean()), spread_of(values)
+    rate, spread = float(values.mean()), crossed(values)
     if spread.variance == 0:
-        return _wilson(rate, p, t_quantile((1 - level) / 2, p - 1 or 1), 0.5, p, s, "Wilson")
-    effective = max(rate * (1 - rate) / spread.variance, 1e-9)
-    known = _wilson(
-        rate, effective, spread.quantile(1 - level), 0.5, p, s, f"Wilson, {_method(s, p)}"
-    )
-    return Estimate(
-        mean=known.mean,
-        low=known.low,
-        high=known.high,
-        n=p,
-        p_value=spread.p_value(rate - 0.5),
-        method=known.method,
-        se=math.sqrt(spread.variance),
-        seeds=s,
-        null=0.5,
-    )
+        return _wilson(rate, p, normal_quantile(ALPHA / 2), 0.5, p, s, "Wilson")
+    effective = rate * (1 - rate) / spread.variance
+    score = 2 * abs(rate - 0.5) * math.sqrt(effective)
+    method = f"Wilson, {_method(s, p)}"
+    found = _wilson(rate, effective, spread.quantile(), 0.5, p, s, method)
+    return replace(found, p_value=spread.p_value(score * math.sqrt(spread.variance)))
 
 
 def outcomes_of(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
@@ -251,7 +235,6 @@ def bootstrap(
     prompt: Sequence[Any] | npt.NDArray[Any],
     *,
     draws: int = 1000,
-    level: float = 0.95,
     seed: Seed | None = None,
 ) -> Estimate:
     """Estimate any statistic of rows by resampling whole prompts (percentile bootstrap).
@@ -262,7 +245,6 @@ def bootstrap(
         statistic: rows' indices -> number; nan (a resample without errors, say) is left out.
         prompt: [N] which prompt each row belongs to.
         draws: number of resamples.
-        level: coverage of the interval.
         seed: where the resampling starts.
     """
     units, owner = np.unique(np.asarray(prompt), return_inverse=True)
@@ -282,7 +264,7 @@ def bootstrap(
     if len(values) < 2:
         nan = float("nan")
         return Estimate(mean, nan, nan, len(units), nan, "no interval: undefined", nan)
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [ALPHA / 2, 1 - ALPHA / 2])
     return Estimate(
         mean=mean,
         low=float(low),
@@ -312,6 +294,28 @@ def by_prompt(values: npt.ArrayLike, prompt: Sequence[Any] | npt.NDArray[Any]) -
         nan = float("nan")
         return Estimate(mean, nan, nan, n, nan, "no interval: one prompt", nan)
     se = math.sqrt(n / (n - 1) * float((residual**2).sum())) / len(rows)
-    half = t_quantile(0.025, n - 1) * se
+    half = t_quantile(ALPHA / 2, n - 1) * se
     nan = float("nan")
     return Estimate(mean, mean - half, mean + half, n, nan, "t over prompts, clustered", se)
+
+
+def rate_by_prompt(values: npt.ArrayLike, prompt: Sequence[Any] | npt.NDArray[Any]) -> Estimate:
+    """Estimate a rate from rows in [0, 1] that come in prompts, tested against one half.
+
+    `by_prompt`'s variance, with Wilson's interval at the effective number of rows, which stays
+    inside [0, 1].
+
+    Args:
+        values: [N] 1, 0, or .5 for a tie.
+        prompt: [N] which prompt each row belongs to.
+    """
+    found = by_prompt(values, prompt)
+    if not found.se > 0:
+        z = normal_quantile(ALPHA / 2)
+        return _wilson(found.mean, found.n, z, 0.5, found.n, 1, "Wilson over prompts")
+    df = found.n - 1
+    effective = found.mean * (1 - found.mean) / found.se**2
+    t = 2 * abs(found.mean - 0.5) * math.sqrt(effective)
+    method = "Wilson over prompts, clustered"
+    rate = _wilson(found.mean, effective, t_quantile(ALPHA / 2, df), 0.5, found.n, 1, method)
+    return replace(rate, p_value=2 * t_tail(t, df))

@@ -25,6 +25,16 @@ def t_tail(t: float, df: float) -> float:
     return float(special.stdtr(df, -t))
 
 
+def t_tails(t: Floats, df: float) -> Floats:
+    """Return P(T > t) for each t."""
+    return np.asarray(special.stdtr(df, -t), np.float64)
+
+
+def chi_squared_quantile(p: Floats, df: float) -> Floats:
+    """Return what a chi-squared variable of df degrees of freedom stays below with P = p."""
+    return 2 * np.asarray(special.gammaincinv(df / 2, p), np.float64)
+
+
 def normal_quantile(tail: float) -> float:
     """Return the z that a standard normal variable exceeds with P = tail."""
     return -float(special.ndtri(tail))

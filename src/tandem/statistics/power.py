@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.errors import ConfigError, DataError
-from tandem.statistics.crossed import Spread
+from tandem.statistics.crossed import ALPHA, Crossed
 from tandem.statistics.intervals import Estimate
-from tandem.statistics.numerics import Floats, normal_quantile, t_quantile
+from tandem.statistics.numerics import Floats, normal_quantile
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
@@ -35,7 +35,6 @@ def minimum_detectable(
     sd_seed: float = 0.0,
     sd_noise: float = 0.0,
     power: float = 0.8,
-    level: float = 0.95,
 ) -> float:
     """Return the smallest true difference that a run of this size would resolve.
 
@@ -46,7 +45,6 @@ def minimum_detectable(
         sd_seed: standard deviation over training seeds of a method's mean difference.
         sd_noise: standard deviation of what is left (sampling of one answer).
         power: chance of an interval clear of zero when the difference is real.
-        level: coverage of the interval.
     """
     if prompts < 2 or seeds < 1:
         raise ConfigError(
@@ -54,17 +52,18 @@ def minimum_detectable(
             "an interval needs at least two prompts and one seed",
             "plan a larger run",
         )
-    by_seed = sd_seed**2 / seeds if seeds > 1 else 0.0
-    by_prompt = sd_prompt**2 / prompts
-    total = by_seed + by_prompt + sd_noise**2 / (seeds * prompts)
-    rest = total - by_seed
-    df = total**2 / (rest**2 / (prompts - 1) + by_seed**2 / max(1, seeds - 1)) if total else 1.0
-    share = by_seed / total if total else 0.0
-    spread = Spread(total, df, share, max(1, seeds - 1), prompts - 1)
-    return math.sqrt(total) * (spread.quantile(1 - level) + t_quantile(1 - power, df))
+    noise = sd_noise**2
+    plan = Crossed(
+        seeds=seeds,
+        prompts=prompts,
+        seed_square=noise + (prompts * sd_seed**2 if seeds > 1 else 0.0),
+        prompt_square=noise + seeds * sd_prompt**2,
+        noise_square=noise,
+    )
+    return math.sqrt(plan.variance) * (plan.quantile() + normal_quantile(1 - power))
 
 
-def comparisons_needed(estimate: Estimate, *, power: float = 0.8, level: float = 0.95) -> int:
+def comparisons_needed(estimate: Estimate, *, power: float = 0.8) -> int:
     """Return about how many more comparisons would resolve a difference of this size.
 
     The standard error shrinks with the square root of the number of comparisons (prompts times
@@ -83,7 +82,7 @@ def comparisons_needed(estimate: Estimate, *, power: float = 0.8, level: float =
             "say which difference would matter and ask `minimum_detectable` for the size",
         )
     have = estimate.n * estimate.seeds
-    z = normal_quantile((1 - level) / 2) + normal_quantile(1 - power)
+    z = normal_quantile(ALPHA / 2) + normal_quantile(1 - power)
     needed = have * (z * estimate.se / distance) ** 2
     return max(1, math.ceil(needed - have))
 

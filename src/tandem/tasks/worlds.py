@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +15,23 @@ from tandem.groups import Group, Groups
 from tandem.rng import Seed
 from tandem.runs import Checkpoint
 from tandem.tasks import TASKS, Sizes, World
-from tandem.tasks.micro import Micro
+from tandem.tasks.micro import ASSETS, Micro
 
 SKILLS = {
     "micro": "summaries",
     "micro-dialogue": "dialogue",
     "micro-arithmetic": "arithmetic",
 }
+
+
+def settings(task: str | None) -> dict[str, Any]:
+    """Return what a task changes in the methods' defaults, which are the papers'.
+
+    A model of a million parameters learns with other rates than one of seven billion.
+    """
+    if task not in SKILLS:
+        return {}
+    return tomllib.loads((ASSETS.parent / "settings.toml").read_text(encoding="utf-8"))
 
 
 def from_task(name: str, sizes: Sizes, seed: Seed) -> World:

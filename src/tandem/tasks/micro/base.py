@@ -70,7 +70,9 @@ def batches(recipe: Recipe, ids: dict[str, int], first: int) -> Iterator[list[Ro
     pool = first // POOL
     while True:
         rng = np.random.default_rng([recipe.seed, pool])
-        rows = [(skill, *encode(ids, taught)) for skill, taught in lessons(rng, POOL * recipe.batch)]
+        rows = [
+            (skill, *encode(ids, taught)) for skill, taught in lessons(rng, POOL * recipe.batch)
+        ]
         rows.sort(key=lambda row: len(row[1]))
         order = rng.permutation(POOL)
         for k in order[first - pool * POOL :] if pool == first // POOL else order:

@@ -167,7 +167,9 @@ def logits(
     model: BertForSequenceClassification, words: PreTrainedTokenizerFast, rows: list[Example]
 ) -> torch.Tensor:
     """Logits of a batch."""
-    inputs = words([a for a, _, _ in rows], [b for _, b, _ in rows], return_tensors="pt", padding=True)
+    inputs = words(
+        [a for a, _, _ in rows], [b for _, b, _ in rows], return_tensors="pt", padding=True
+    )
     with torch.autocast("cpu", torch.bfloat16):
         return model(**inputs).logits.float()
 
@@ -209,7 +211,9 @@ def train(recipe: Recipe) -> tuple[BertForSequenceClassification, PreTrainedToke
             told = accuracy(model, words, 192, 2)["accuracy"]
             model.train()
             passed = time.monotonic() - started
-            print(f"{step + 1:6d}  loss {loss:.3f}  accuracy {told:.3f}  {passed:.0f} s", flush=True)
+            print(
+                f"{step + 1:6d}  loss {loss:.3f}  accuracy {told:.3f}  {passed:.0f} s", flush=True
+            )
     return model.eval(), words
 
 

@@ -126,7 +126,9 @@ def by_stratum(groups: Iterable[Group]) -> list[float]:
 
 def compliance(groups: Iterable[Group]) -> dict[str, float]:
     """How a dialogue policy behaves: complying with harm, and helping where help is due."""
-    seen = [(known(g)["harmful"], breakdown(known(g), c.text)) for g in groups for c in g.completions]
+    seen = [
+        (known(g)["harmful"], breakdown(known(g), c.text)) for g in groups for c in g.completions
+    ]
     harm = [parts["complies"] for harmful, parts in seen if harmful]
     help_ = [parts["helpful"] for harmful, parts in seen if not harmful]
     return {

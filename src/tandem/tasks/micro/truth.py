@@ -113,7 +113,10 @@ def answer(text: str) -> str:
 
 def arithmetic_parts(meta: Meta, text: str) -> Parts:
     """Whether the stated answer is right: `total` is 1 or 0."""
-    return {"total": float(answer(text) == str(meta["answer"])), "stated": float(answer(text) != "")}
+    return {
+        "total": float(answer(text) == str(meta["answer"])),
+        "stated": float(answer(text) != ""),
+    }
 
 
 PARTS: dict[str, Callable[[Meta, str], Parts]] = {
