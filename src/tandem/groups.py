@@ -10,6 +10,7 @@ when large, and its rows open as ordinary Parquet (`datasets.load_dataset("parqu
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
 import itertools
 import json
@@ -67,6 +68,8 @@ class Completion:
         stopped: True if it ended itself, False if it was cut at a length limit.
         mask: [T] True where a loss counts the token, or None for all of them.
         weight: its share in a weighted loss.
+        turns: the messages it is made of where it is more than one plain answer (several turns
+            of a conversation, tool calls), the first and the last by the assistant; else None.
     """
 
     text: str
@@ -76,6 +79,7 @@ class Completion:
     stopped: bool = True
     mask: BoolArray | None = None
     weight: float = 1.0
+    turns: tuple[Message, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,7 @@ SCHEMA = pa.schema(
         "stopped": pa.list_(pa.bool_()),
         "mask": pa.list_(pa.list_(pa.bool_())),
         "weight": pa.list_(pa.float64()),
+        "turns": pa.list_(pa.string()),
         "scores": pa.list_(pa.float64()),
         "better": _INTS,
         "worse": _INTS,
@@ -283,7 +288,7 @@ class Groups:
         """Return the prompts alone."""
         return self.map(lambda g: Group(g.prompt))
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """Hash of the content: the same whatever the chunking or the file it came from."""
         digest = hashlib.blake2b(digest_size=16)
@@ -334,9 +339,9 @@ class _Lists:
         a, b = self.span(i)
         return self.values[a:b]
 
-    def strings(self, i: int) -> list[str]:
+    def strings(self, i: int) -> list[Any]:
         a, b = self.span(i)
-        return cast("list[str]", self.inner.slice(a, b - a).to_pylist())
+        return cast("list[Any]", self.inner.slice(a, b - a).to_pylist())
 
 
 class _Chunk:
@@ -350,6 +355,7 @@ class _Chunk:
         self.completions = _Lists(column["completions"], strings=True)
         self.author = _Lists(column["author"], strings=True)
         self.by = _Lists(column["by"], strings=True)
+        self.turns = _Lists(column["turns"], strings=True)
         self.numbers = {
             name: _Lists(column[name])
             for name in ("stopped", "weight", "scores", "better", "worse", "p", "margin")
@@ -390,6 +396,7 @@ class _Chunk:
 
     def _completions(self, row: int) -> Iterator[Completion]:
         texts, authors = self.completions.strings(row), self.author.strings(row)
+        turns = self.turns.strings(row)
         stopped, weight = self.numbers["stopped"].row(row), self.numbers["weight"].row(row)
         spans = {name: outer.span(row)[0] for name, (outer, _) in self.nested.items()}
         for k, text in enumerate(texts):
@@ -402,6 +409,7 @@ class _Chunk:
                 stopped=bool(stopped[k]),
                 mask=None if inner["mask"] is None else inner["mask"].astype(np.bool_),
                 weight=float(weight[k]),
+                turns=None if turns[k] is None else tuple(json.loads(turns[k])),
             )
 
 
@@ -455,6 +463,9 @@ def _record_batch(rows: list[Group]) -> pa.RecordBatch:
         "stopped": column([c.stopped for c in flat], pa.bool_()),
         "mask": nested([c.mask for c in flat], pa.bool_()),
         "weight": column([c.weight for c in flat], pa.float64()),
+        "turns": column(
+            [None if c.turns is None else json.dumps(c.turns) for c in flat], pa.string()
+        ),
         "scores": _lists([g.scores for g in rows], pa.float64()),
         "better": vote([v.i for v in votes], pa.int32()),
         "worse": vote([v.j for v in votes], pa.int32()),

@@ -148,7 +148,7 @@ def _pieces(rows: int, vocabulary: int) -> list[slice]:
 
 
 def _d_raw(z: Tensor, logits: Logits, lse: Tensor, target: Tensor, grad: Tensor) -> Tensor:
-    """d(sum grad * logp) / d(h W^T) for one piece: grad * (1[target] - softmax), times inner slopes."""
+    """Slope of sum grad * logp by h W^T: grad * (1[target] - softmax), times inner slopes."""
     raw = z.float()
     slope: Tensor | float = logits.scale
     if logits.cap is not None:
@@ -158,5 +158,5 @@ def _d_raw(z: Tensor, logits: Logits, lse: Tensor, target: Tensor, grad: Tensor)
     else:
         full = raw.mul_(logits.scale) if logits.scale != 1.0 else raw
     d = full.sub_(lse[:, None]).exp_().mul_(-grad[:, None])
-    d.scatter_add_(1, target[:, None], grad[:, None])
+    d[torch.arange(len(d), device=d.device), target] += grad
     return d.mul_(slope) if isinstance(slope, Tensor) or slope != 1.0 else d

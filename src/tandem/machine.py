@@ -6,7 +6,7 @@ because precision changes numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -47,5 +47,5 @@ class Machine:
     tokens: int = 16384
     checkpointing: bool = False
     lora: Lora | None = None
-    save_seconds: float = 30.0
-    log_every: int = 10
+    save_seconds: float = field(default=30.0, compare=False)
+    log_every: int = field(default=10, compare=False)
