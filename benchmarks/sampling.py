@@ -131,7 +131,9 @@ def measure(name: str, rounds: int) -> dict:
             start = time.perf_counter()
             speeds[side].append(run() / (time.perf_counter() - start))
     medians = {side: statistics.median(s[1:]) for side, s in speeds.items()}
-    best = {k: max(v for s, v in medians.items() if s.startswith(k)) for k in ("tandem", "generate")}
+    best = {
+        k: max(v for s, v in medians.items() if s.startswith(k)) for k in ("tandem", "generate")
+    }
     return {
         "tokens_per_second": {side: round(v) for side, v in medians.items()},
         "runs": {side: [round(v) for v in s[1:]] for side, s in speeds.items()},
