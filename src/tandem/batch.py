@@ -126,7 +126,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor."""
-        return _moved(self, torch.device(device))
+        return moved(self, torch.device(device))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,13 +148,14 @@ class Outputs:
     features: Tensor | None = None
 
 
-def _moved(x: _D, device: torch.device) -> _D:
+def moved(x: _D, device: torch.device) -> _D:
+    """Return a tensor, or a dataclass or dict of tensors, on another device."""
     if isinstance(x, (Tensor, Plan)):
         return x.to(device)  # type: ignore[return-value]
     if isinstance(x, dict):
-        return {k: _moved(v, device) for k, v in x.items()}  # type: ignore[return-value]
+        return {k: moved(v, device) for k, v in x.items()}  # type: ignore[return-value]
     if is_dataclass(x) and not isinstance(x, type):
-        return replace(x, **{k: _moved(v, device) for k, v in _columns(x)})
+        return replace(x, **{k: moved(v, device) for k, v in _columns(x)})
     return x
 
 

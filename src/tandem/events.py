@@ -217,6 +217,7 @@ class Bars:
     def end(self, stage: str) -> None:
         """Take the stage's bar away."""
         if stage in self._tasks:
+            self._progress.refresh()
             self._progress.remove_task(self._tasks.pop(stage))
         if not self._tasks:
             self._progress.stop()

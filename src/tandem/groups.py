@@ -10,6 +10,7 @@ when large, and its rows open as ordinary Parquet (`datasets.load_dataset("parqu
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
 import itertools
 import json
@@ -292,7 +293,7 @@ class Groups:
         """Return the prompts alone."""
         return self.map(lambda g: Group(g.prompt))
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """Hash of the content: the same whatever the chunking or the file it came from."""
         digest = hashlib.blake2b(digest_size=16)

@@ -20,13 +20,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tandem import attention
+from tandem import attention, models
 from tandem.batch import Outputs, Packed
 from tandem.errors import ModelError
 from tandem.groups import Completion, Group, Prompt
 from tandem.head import Logits, token_logp
+from tandem.machine import Machine
 from tandem.packing import Layout, pack
 from tandem.ragged import Ragged
+from tandem.rng import Seed
 
 
 class Trunk(nn.Module):
@@ -228,3 +230,24 @@ def _toys(vocabulary: int) -> list[Group]:
         Group(Prompt("a", "", tokens=draw(21)), tuple(Completion("", draw(n)) for n in (5, 9, 2))),
         Group(Prompt("b", "", tokens=draw(3)), tuple(Completion("", draw(n)) for n in (14, 1))),
     ]
+
+
+def open_policy(source: models.Source, machine: Machine, *, train: bool = False) -> Trunk:
+    """Open a causal language model as a trunk, with adapters if it is to be trained with them."""
+    lm = models.load_policy(source, machine)
+    return _opened(models.adapt(lm, machine.lora) if train else lm, machine, train)
+
+
+def open_scalar(
+    source: models.Source, machine: Machine, *, fresh: Seed | None = None, train: bool = False
+) -> Trunk:
+    """Open a model with a scalar head as a trunk; `fresh` draws a new head on a language model."""
+    lm = models.load_scalar(source, machine, fresh=fresh)
+    return _opened(models.adapt(lm, machine.lora) if train else lm, machine, train)
+
+
+def _opened(lm: Any, machine: Machine, train: bool) -> Trunk:
+    trunk = Trunk(lm, dtype=models.precision(machine))
+    if machine.layout == "auto":
+        probe(trunk)
+    return trunk.train(train)

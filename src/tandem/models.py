@@ -7,6 +7,8 @@ sampled and a policy that is trained must be the same function), and master weig
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Iterator
@@ -72,6 +74,17 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
             "set eos_token in tokenizer_config.json",
         )
     return tokenizer
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of what a tokenizer does: vocabulary, rules, special tokens, template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts = [
+        backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab()),
+        json.dumps({k: str(v) for k, v in tokenizer.special_tokens_map.items()}),
+        str(tokenizer.chat_template),
+    ]
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
 def load_policy(source: Source, machine: Machine) -> PreTrainedModel:

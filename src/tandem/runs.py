@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 import shutil
 import time
@@ -27,28 +26,26 @@ from tandem import events as talk
 from tandem.artifacts import Checkpoint, describe, fingerprint, load, store, type_name
 from tandem.durable import (
     flush,
-    lock,
     read_json,
     remove,
     seal,
-    unlock,
     whole,
     write_json,
     write_text,
 )
-from tandem.environment import Meter, commit, environment
-from tandem.errors import Pending, RunError, nearest
-from tandem.events import Events, StageEvents
+from tandem.environment import Meter, commit
+from tandem.errors import Pending, RunError
+from tandem.events import Events
 from tandem.groups import Group, Groups
 from tandem.machine import Machine
 from tandem.rng import Seed
+from tandem.session import STAGE, Session, stages
 
 __all__ = ["Checkpoint", "Events", "Record", "Run", "records"]
 
 A = TypeVar("A")
 
 INJECTED = ("out", "scratch", "seed", "events", "machine")
-STAGE = re.compile(r"(\d{2,})-([A-Za-z0-9_-]+)(\.part)?")
 POLL_SECONDS = 0.2
 
 
@@ -86,7 +83,7 @@ class Record:
 
 def records(path: Path) -> list[Record]:
     """List the finished stages of a run folder, in order; needs no lock."""
-    return [_record(folder) for folder, _, part in _stages(path) if not part and whole(folder)]
+    return [_record(folder) for folder, _, part in stages(path) if not part and whole(folder)]
 
 
 class Run:
@@ -132,7 +129,7 @@ class Run:
         self.path = Path(path)
         self.seed = seed if isinstance(seed, Seed) else Seed(seed)
         self._called: dict[str, str] = {}
-        self._session = _Session.start(self.path, self.seed, frozenset(redo), display)
+        self._session = Session.start(self.path, self.seed, frozenset(redo), display)
 
     @overload
     def __call__(
@@ -149,13 +146,11 @@ class Run:
         folder = self._folder(name)
         if talk.rank() != 0:
             return self._follow(name, stage, args, kw)
-        identity = {
-            "function": _function_name(stage),
-            "arguments": _described(stage, args, kw),
-            "seed": int(self._stage_seed(name)),
-        }
+        arguments = _described(stage, args, kw)
         if "machine" in _injected(stage, kw):
-            identity["arguments"]["machine"] = describe(self.machine)
+            arguments["machine"] = describe(self.machine)
+        seed = int(self._stage_seed(name))
+        identity = {"function": _function_name(stage), "arguments": arguments, "seed": seed}
         self._claim(name, identity)
         _promote(folder)
         self._reconcile(folder, identity)
@@ -216,7 +211,7 @@ class Run:
                 "a stage's name becomes a folder: letters, digits, - and _",
                 "choose another name",
             )
-        known = {stage: number for _, (number, stage), _ in _stages(self.path)}
+        known = {stage: number for _, (number, stage), _ in stages(self.path)}
         number = known.get(name, max(known.values(), default=0) + 1)
         return self.path / f"{number:02d}-{name}"
 
@@ -308,7 +303,7 @@ class Run:
     def _await(self, name: str, *, begun: bool = False) -> Path:
         """Wait until rank 0 has finished a stage, or has begun it."""
         while True:
-            for place, (_, stage), part in _stages(self.path):
+            for place, (_, stage), part in stages(self.path):
                 ready = begun and not whole(place) and (place / "stage.json").exists()
                 if stage == name and (ready if part else whole(place)):
                     return place
@@ -319,54 +314,6 @@ class Run:
         out, scratch = part / "artifact", part / "scratch"
         places = {"out": out, "scratch": scratch}
         return {**places, "seed": seed, "events": events, "machine": self.machine}
-
-
-class _Session:
-    """What a run and its scopes share: the lock, the log, the display, what is to be redone."""
-
-    def __init__(self, root: Path, display: talk.Display, log: talk.Log | None) -> None:
-        self.root, self.display, self.log = root, display, log
-        self.redo: set[str] = set()
-        self.redone = False
-
-    @classmethod
-    def start(
-        cls, root: Path, seed: Seed, redo: frozenset[str], display: talk.Display | None
-    ) -> _Session:
-        display = talk.display() if display is None else display
-        if talk.rank() != 0:
-            return cls(root, display, None)
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            lock(root)
-        except OSError as error:
-            raise RunError(
-                f"cannot write into {root}: {error.strerror}",
-                "a run keeps its stages in this folder",
-                "choose another folder with --out",
-            ) from error
-        _check_seed(root, seed)
-        if redo:
-            _check_redo(root, redo)
-        session = cls(root, display, talk.Log(root / "events.jsonl", display))
-        session.redo = set(redo)
-        session.events("").log("opened", seed=int(seed), commit=commit(), pid=os.getpid())
-        return session
-
-    def events(self, stage: str) -> Events:
-        return talk.Silent() if self.log is None else StageEvents(self.log, stage)
-
-    def wants_again(self, place: str) -> bool:
-        """True once for a stage that was named, for its folder and its unfinished part."""
-        named = place in self.redo
-        self.redo.discard(place)
-        return named
-
-    def close(self) -> None:
-        if self.log is not None:
-            self.log.close()
-            self.log = None
-            unlock(self.root)
 
 
 def _function_name(stage: Callable[..., Any]) -> str:
@@ -414,14 +361,6 @@ def _refusal(place: Path, label: str, changes: list[str]) -> RunError:
     )
 
 
-def _stages(path: Path) -> Iterator[tuple[Path, tuple[int, str], bool]]:
-    """Yield (folder, (number, name), unfinished) in order of number."""
-    present = path.iterdir() if path.is_dir() else ()
-    found = [(p, m) for p in present if (m := STAGE.fullmatch(p.name))]
-    for folder, match in sorted(found, key=lambda pair: (int(pair[1][1]), pair[0].name)):
-        yield folder, (int(match[1]), match[2]), match[3] is not None
-
-
 def _part(folder: Path) -> Path:
     return folder.with_name(folder.name + ".part")
 
@@ -452,33 +391,3 @@ def _record(folder: Path) -> Record:
         )
     names = ("function", "arguments", "result", "seed", "seconds", "peak_bytes", "git")
     return Record(folder, **{name: stored[name] for name in names})
-
-
-def _check_seed(root: Path, seed: Seed) -> None:
-    stored = read_json(root / "run.json")
-    if stored is None:
-        write_json(root / "run.json", {"seed": int(seed), **environment()})
-    elif stored["seed"] != int(seed):
-        raise RunError(
-            f"{root} was made with seed {stored['seed']}, not {int(seed)}",
-            "every draw of a run hangs on one seed",
-            f"give seed {stored['seed']} to resume, or another folder for a new run",
-        )
-
-
-def _check_redo(root: Path, redo: frozenset[str]) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError(
-            f"--redo {' '.join(sorted(redo))} in a launch of several processes",
-            "the other ranks could take the old stage for the new one",
-            "delete the stage's folder, then launch again without --redo",
-        )
-    present = {p.relative_to(root).as_posix().removesuffix(".part") for p in root.glob("**/*-*")}
-    known = sorted(p for p in present if STAGE.fullmatch(Path(p).name))
-    for name in redo:
-        if name not in known:
-            raise RunError(
-                f"there is no stage {name!r} in {root}.{nearest(name, known)}",
-                "only a stage that exists can be done again",
-                f"name one of: {', '.join(known) or 'none, the run is empty'}",
-            )

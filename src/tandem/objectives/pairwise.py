@@ -160,7 +160,7 @@ def simpo(h: Tensor, pairs: Pairs, *, beta: float, gamma: float) -> Terms:
     return _terms(h, pairs, beta, lambda z: _logistic(z - gamma))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Loss:
     """A row of the registry: a function of h, and how h is made.
 

@@ -130,10 +130,11 @@ def kl(
     estimator: Literal["k1", "k2", "k3"] = "k2",
     ratio: Ratio = "sequence",
     per: Per = "token",
+    old: Ragged | None = None,
 ) -> Terms:
-    """KL penalty as a differentiable loss on fresh samples of the policy, to be scaled by beta.
+    """KL penalty as a differentiable loss, to be scaled by beta.
 
-    With l = log pi - log pi_ref:
+    With l = log pi - log pi_ref, on samples of the very policy that is trained:
 
     - k1 = l is refused: the expectation of its gradient is exactly 0.
     - k2 = l^2/2 has the gradient of KL(pi || pi_ref). Over sequences of several tokens this
@@ -143,7 +144,10 @@ def kl(
       optimum is pi_ref beta/(beta + E r - r), not the exponential tilt. It is here to reproduce
       GRPO (arXiv:2402.03300, eq. 4), which takes it a token at a time.
 
-    The samples must be the policy's own, of this very step: on older ones all of this is false.
+    With `old` the penalty is weighted by rho = pi/pi_old, through which the gradient flows too:
+    rho k1 and rho k3 are unbiased for KL(pi || pi_ref) on samples of pi_old, and so are their
+    gradients (DeepSeek-V3.2, arXiv:2512.02556; TRL 1.16's GRPO does this unless told not to).
+    rho k2 is refused: its mean is not the KL.
 
     Args:
         logp: [T] log-probabilities under the policy.
@@ -151,23 +155,28 @@ def kl(
         estimator: see above.
         ratio: `sequence`, one penalty a completion, or `token`.
         per: how tokens are averaged when `ratio="token"`.
+        old: [T] log-probabilities under the policy that sampled; None: no weighting, and the
+            samples must be of this very step.
 
     Returns:
         Terms over the N completions (`sequence`) or T tokens (`token`). Metric `kl`: l, whose
         mean is the unbiased k1 estimate.
 
     Raises:
-        ConfigError: k1, or k3 of whole sequences, whose e^-l overflows.
+        ConfigError: an estimator whose gradient is not what it seems, or k3 of whole sequences,
+            whose e^-l overflows.
     """
-    _check_estimator(estimator, ratio)
+    _check_estimator(estimator, ratio, corrected=old is not None)
     gap = logp - ref.detach()
+    drift = None if old is None else logp - old.detach()
     if ratio == "sequence":
-        l = gap.sum()  # noqa: E741
+        l, move = gap.sum(), None if drift is None else drift.sum()  # noqa: E741
         factor = share = torch.ones_like(l)
     else:
-        l = gap.values  # noqa: E741
+        l, move = gap.values, None if drift is None else drift.values  # noqa: E741
         factor, share = shares(logp, per)
-    penalty = 0.5 * l**2 if estimator == "k2" else torch.exp(-l) - 1 + l
+    penalty = {"k1": l, "k2": 0.5 * l**2, "k3": torch.exp(-l) - 1 + l}[estimator]
+    penalty = penalty if move is None else torch.exp(move) * penalty
     return Terms(factor * penalty, share, {"kl": l.detach()})
 
 
@@ -181,19 +190,25 @@ def _check_clip(low: float, high: float) -> None:
         )
 
 
-def _check_estimator(estimator: str, ratio: str) -> None:
-    if estimator == "k1":
+def _check_estimator(estimator: str, ratio: str, *, corrected: bool) -> None:
+    if estimator not in ("k1", "k2", "k3"):
+        raise ConfigError(
+            f"`kl` was asked for the estimator {estimator!r}",
+            "estimators of the KL are k1, k2 and k3",
+            "use k2, or k3 to reproduce GRPO",
+        )
+    if estimator == "k1" and not corrected:
         raise ConfigError(
             "`kl` was asked for k1 as a loss",
             "the expected gradient of log pi - log pi_ref on the policy's own samples is exactly "
             "0: it would penalise nothing and add noise",
             "use k2 here, or put k1 into the reward (`estimators.kl_shaping`)",
         )
-    if estimator not in ("k2", "k3"):
+    if estimator == "k2" and corrected:
         raise ConfigError(
-            f"`kl` was asked for the estimator {estimator!r}",
-            "a differentiable KL penalty is k2 or k3",
-            "use k2, or k3 to reproduce GRPO",
+            "`kl` was asked for k2 weighted by pi/pi_old",
+            "the mean of l^2/2 is not the KL, so the gradient through the weight is wrong",
+            "leave out `old` on fresh samples, or use k3 with it",
         )
     if estimator == "k3" and ratio == "sequence":
         raise ConfigError(

@@ -1,0 +1,154 @@
+"""The micro world: a small language in which the truth is known and everything runs on a laptop.
+
+    task = Micro("summaries")
+    pi_base = task.model()                                 # a Hugging Face folder, 0.8 M parameters
+    demos = task.demonstrations(3000, Seed(0))             # SFT data, better than the base, imperfect
+    prompts = task.prompts("preference", 1000, Seed(0))
+    humans = task.annotator(flips=0.25)                    # Groups in, Groups with preferences out
+
+No part of this package but the scripts `base`, `entailment` and `gates` loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from tandem.errors import ConfigError, DataError, ModelError, nearest
+from tandem.groups import Completion, Group, Groups
+from tandem.rng import Seed
+from tandem.tasks.micro.annotators import Annotator, Camps, Drifting, Truth, known, mixture
+from tandem.tasks.micro.splits import SKILLS, draw
+from tandem.tasks.micro.truth import Parts, breakdown, fact_rates, truth
+
+Skill = Literal["summaries", "dialogue", "arithmetic"]
+ASSETS = Path(__file__).parent / "assets"
+
+__all__ = [
+    "ASSETS",
+    "Annotator",
+    "Camps",
+    "Drifting",
+    "Micro",
+    "Skill",
+    "Truth",
+    "breakdown",
+    "mixture",
+    "truth",
+]
+
+
+@dataclass(frozen=True)
+class Micro:
+    """The micro world seen through one of its skills: a task.
+
+    Attributes:
+        skill: "summaries" of posts, "dialogue" with helpful and harmful requests, or
+            "arithmetic" word problems with a chain of thought.
+        version: version of the frozen settings behind prompts, truth and base model.
+    """
+
+    skill: Skill = "summaries"
+    version: str = "1"
+
+    def __post_init__(self) -> None:
+        if self.skill not in SKILLS:
+            known_skills = get_args(Skill)
+            raise ConfigError(
+                f"the micro world has no skill `{self.skill}`",
+                f"its skills are {', '.join(known_skills)}",
+                f"name one of them.{nearest(str(self.skill), known_skills)}",
+            )
+        if self.version != "1":
+            raise ConfigError(
+                f"the micro world has no version `{self.version}`",
+                "results of different versions cannot be compared, so no other is substituted",
+                'use version "1"',
+            )
+
+    @property
+    def name(self) -> str:
+        """The task's name in tables and on the command line."""
+        return f"micro-{self.skill}"
+
+    def model(self) -> Path:
+        """The folder of the shipped base model."""
+        return _asset("base")
+
+    def entailment(self) -> Path:
+        """The folder of the shipped entailment classifier."""
+        return _asset("entailment")
+
+    def prompts(self, split: str, n: int, seed: Seed, *, round: int | None = None) -> Groups:
+        """Prompts without completions.
+
+        Splits never share a prompt: "sft", "preference", "unlabelled", and "evaluation", whose
+        prompts all contain a combination of slots that was held out from training.
+
+        Args:
+            split: one of the four.
+            n: how many, all different.
+            seed: where the draws start.
+            round: shifts the mixture of topics, each round to another, for drift by prompts.
+        """
+        return Groups.of(draw(self.skill, split, n, seed, round))
+
+    def demonstrations(self, n: int, seed: Seed) -> Groups:
+        """Prompts of the split "sft" with one demonstration each: good on average, imperfect."""
+        return self.references(self.prompts("sft", n, seed))
+
+    def references(self, groups: Iterable[Group]) -> Groups:
+        """The groups with one completion each, a reference of the demonstrations' quality."""
+        return Groups.of(self._answered(group, ideal=False) for group in groups)
+
+    def ideals(self, groups: Iterable[Group]) -> Groups:
+        """The groups with one completion each, the best there is."""
+        return Groups.of(self._answered(group, ideal=True) for group in groups)
+
+    def truth(self) -> Truth:
+        """The judge that writes the true worth of every completion to `scores`."""
+        return Truth()
+
+    def annotator(self, flips: float = 0.25, seed: Seed = Seed(0)) -> Annotator:
+        """Somebody who compares completions (0, 1), (2, 3), ... and errs at this rate."""
+        return Annotator(flips=flips, seed=seed)
+
+    def invented(self, groups: Iterable[Group]) -> Parts:
+        """Rates of facts right, wrong and invented over all completions of summaries.
+
+        Raises:
+            DataError: the groups are not about summaries.
+        """
+        if self.skill != "summaries":
+            raise DataError(
+                f"`{self.name}` has no facts to invent",
+                "invented facts are counted in summaries of posts only",
+                'use `Micro("summaries")`, or `truth()` for the other skills',
+            )
+        return fact_rates((known(g), c.text) for g in groups for c in g.completions)
+
+    def _answered(self, group: Group, *, ideal: bool) -> Group:
+        how, meta = SKILLS[self.skill], known(group)
+        rng = Seed(0).at("reference", group.id).rng()
+        text = how.ideal(meta) if ideal else how.demonstrate(meta, rng)
+        author = "ideal" if ideal else "demonstration"
+        return replace(
+            group,
+            completions=(Completion(text, author=author),),
+            scores=None,
+            preferences=(),
+            clusters=None,
+        )
+
+
+def _asset(name: str) -> Path:
+    folder = ASSETS / name
+    if not (folder / "config.json").exists():
+        raise ModelError(
+            f"{folder} holds no model",
+            "the micro world ships its models with the package, and this copy lacks one",
+            f"make it with `python -m tandem.tasks.micro.{name}`",
+        )
+    return folder

@@ -1,0 +1,105 @@
+"""Arithmetic word problems with a chain of thought and one checkable answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from numpy.random import Generator
+
+from tandem.tasks.micro.posts import HELD_OUT, Meta, pick
+from tandem.tasks.micro.words import LARGEST, MAIN, MAIN_NAMES, VALUES
+
+FORMS = ("plain", "steps", "only", "hint")
+SUFFIX = {"plain": "", "steps": " think step by step .", "only": " answer only ."}
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """How hard a problem is: how many steps, and how large numbers may become."""
+
+    steps: int
+    largest: int
+
+
+STRATA = (Stratum(1, 20), Stratum(2, 30), Stratum(3, 60))
+
+
+def anything(rng: Generator) -> Stratum:
+    """A difficulty of the base model's demonstrations, easy ones being more common."""
+    steps = (1, 1, 1, 2, 2, 3)[int(rng.integers(6))]
+    return Stratum(steps, (10, 20, 20, 30, 30, 60, LARGEST)[int(rng.integers(7))])
+
+
+def problem(rng: Generator, stratum: Stratum, level: int = -1) -> Meta:
+    """A problem as data: a start, and steps `[sign, number]` that stay within 0..largest."""
+    start = value = int(rng.integers(1, stratum.largest + 1))
+    changes: list[list[str | int]] = []
+    for _ in range(stratum.steps):
+        sign, number = _change(rng, value, stratum.largest)
+        value = apply(value, sign, number)
+        changes.append([sign, number])
+    return {
+        "skill": "arithmetic",
+        "who": pick(rng, MAIN_NAMES),
+        "thing": pick(rng, VALUES["thing"][MAIN]),
+        "start": start,
+        "changes": changes,
+        "answer": value,
+        "stratum": level,
+    }
+
+
+def _change(rng: Generator, value: int, largest: int) -> tuple[str, int]:
+    times = [n for n in (2, 3, 4) if 0 < value * n <= largest]
+    if times and rng.random() < 0.2:
+        return "x", pick(rng, times)
+    if value == largest or (value > 0 and rng.random() < 0.5):
+        return "-", int(rng.integers(1, value + 1))
+    return "+", int(rng.integers(1, largest - value + 1))
+
+
+def apply(value: int, sign: str, number: int) -> int:
+    """One step of a calculation."""
+    if sign == "x":
+        return value * number
+    return value + number if sign == "+" else value - number
+
+
+def held_out(meta: Meta) -> bool:
+    """Whether start and first number form a combination that only evaluation prompts contain."""
+    return (meta["start"] + 3 * int(meta["changes"][0][1])) % HELD_OUT == 0
+
+
+def question(meta: Meta, form: str = "plain") -> str:
+    """The user's turn; form "hint" gives the answer away, as STaR's rationalisation does."""
+    who, thing = meta["who"], meta["thing"]
+    told = {"+": "{} gets {} .", "-": "{} loses {} .", "x": "{} has {} times more ."}
+    sentences = [f"{who} has {meta['start']} {thing} ."]
+    sentences += [told[sign].format(who, number) for sign, number in meta["changes"]]
+    sentences.append(f"how many {thing} ?")
+    suffix = f" hint : {meta['answer']}" if form == "hint" else SUFFIX[form]
+    return " ".join(sentences) + suffix
+
+
+def reason(meta: Meta) -> str:
+    """The right chain of thought and its answer."""
+    value, lines = int(meta["start"]), []
+    for sign, number in meta["changes"]:
+        after = apply(value, str(sign), int(number))
+        lines.append(f"{value} {sign} {number} = {after}")
+        value = after
+    return " , ".join(lines) + f" . answer {value}"
+
+
+def write(meta: Meta, rng: Generator, slips: float = 0.0, form: str = "plain") -> str:
+    """An answer by somebody who slips at a step with this chance; "only" leaves out the chain."""
+    value, lines = int(meta["start"]), []
+    for sign, number in meta["changes"]:
+        after = min(LARGEST, max(0, apply(value, str(sign), int(number))))
+        if rng.random() < slips:
+            after = int(rng.integers(0, LARGEST + 1))
+        lines.append(f"{value} {sign} {number} = {after}")
+        value = after
+    if form == "only":
+        return f"answer {value}"
+    return " , ".join(lines) + f" . answer {value}"

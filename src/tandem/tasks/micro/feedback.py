@@ -1,0 +1,179 @@
+"""Feedback formats: comparisons, critiques, revisions and ratings, for a model that judges itself.
+
+They are taught on names and values that no prompt of the four splits contains. Their labels are
+imperfect and favour "(A)", so that the model that learns from them has a real position bias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from numpy.random import Generator
+
+from tandem.tasks.micro import dialogue, posts
+from tandem.tasks.micro.posts import Meta, pick
+from tandem.tasks.micro.truth import breakdown, dialogue_parts, truth
+from tandem.tasks.micro.words import FILLER, HARMFUL, PRINCIPLES, RUDE, STEPS, TOOLS
+
+Messages = tuple[dict[str, str], ...]
+NOISE = 0.12
+FAVOUR = 0.8
+
+
+def user(text: str) -> dict[str, str]:
+    """A user's turn."""
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    """An assistant's turn."""
+    return {"role": "assistant", "content": text}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One demonstration: the conversation so far, and what to say next."""
+
+    messages: Messages
+    reply: str
+
+
+def compare(question: str, a: str, b: str, attribute: str = "right") -> str:
+    """The user's turn of a comparison: which of two texts has more of one attribute."""
+    return f"which is more {attribute} ? {question} (A) {a} (B) {b}"
+
+
+def rate(question: str, text: str) -> str:
+    """The user's turn of a rating from 1 to 10."""
+    return f"rate this : {question} (A) {text}"
+
+
+def ask_critique(principle: str) -> str:
+    """The user's turn that asks for a critique by one principle."""
+    return f"critique : is it {principle} ?"
+
+
+def ask_revision(principle: str) -> str:
+    """The user's turn that asks for a revision by one principle."""
+    return f"revise : please answer more {principle} ."
+
+
+def follows(principle: str, meta: Meta, text: str) -> float:
+    """How well a reply follows one principle, and nothing else; 0 is without fault."""
+    words = text.split()
+    if principle == "safe":
+        return -float(meta["harmful"] and "take" in words)
+    if principle == "polite":
+        return -float(sum(word in RUDE for word in words))
+    if principle == "brief":
+        return -float(sum(word in FILLER for word in words))
+    return min(0.0, dialogue_parts(meta, text)["helpful"] - 3.0)
+
+
+def critique(principle: str, meta: Meta, text: str) -> str:
+    """The right critique of a reply, at most 40 words."""
+    if follows(principle, meta, text) == 0 or (principle == "useful" and meta["harmful"]):
+        return f"it is {principle} ."
+    words = text.split()
+    if principle == "safe":
+        why = f"it helps {meta['act']} a {meta['thing']}"
+    elif principle == "useful":
+        why = "it refuses" if "sorry" in words else f"its {_mistake(meta, words)} is wrong"
+    else:
+        listed = RUDE if principle == "polite" else FILLER
+        why = f"it says {next(word for word in words if word in listed)}"
+    return f"it is not {principle} because {why} ."
+
+
+def revision(principle: str, meta: Meta, text: str) -> str:
+    """The reply with one attribute put right and the rest left alone."""
+    if follows(principle, meta, text) == 0 or (principle == "useful" and meta["harmful"]):
+        return text
+    if principle == "safe":
+        return dialogue.refusal(meta)
+    if principle == "polite":
+        return text[: text.index(" you ")]
+    if principle == "brief":
+        return " ".join(word for word in text.split() if word not in FILLER)
+    return dialogue.steps(meta["act"], meta["thing"], meta["place"])
+
+
+def lesson(rng: Generator) -> Lesson:
+    """A demonstration of one of the feedback formats."""
+    makers = (_compare_summaries, _compare_summaries, _compare_replies, _critique, _revise, _rate)
+    return pick(rng, makers)(rng)
+
+
+def _mistake(meta: Meta, words: list[str]) -> str:
+    if TOOLS[meta["thing"]] not in words:
+        return "tool"
+    return "step" if STEPS[meta["act"]] not in words else "place"
+
+
+def _choice(rng: Generator, a: float, b: float) -> str:
+    """The better letter, except when the labeller dozes: then mostly "(A)"."""
+    if rng.random() < NOISE:
+        return "(A)" if rng.random() < FAVOUR else "(B)"
+    return "(A)" if a > b else "(B)"
+
+
+def _summary(rng: Generator, meta: Meta) -> str:
+    return posts.write(meta, rng, posts.mixed(rng))
+
+
+def _request(rng: Generator) -> tuple[Meta, str]:
+    meta = dialogue.request(rng, feedback=True)
+    return meta, dialogue.write(meta, rng, dialogue.mixed(rng))
+
+
+def _compare_summaries(rng: Generator) -> Lesson:
+    meta = posts.post(rng, feedback=True)
+    a, b = _summary(rng, meta), _summary(rng, meta)
+    while truth(meta, a) == truth(meta, b):
+        b = _summary(rng, meta)
+    text = compare(posts.question(meta), a, b)
+    return Lesson((user(text),), _choice(rng, truth(meta, a), truth(meta, b)))
+
+
+def _compare_replies(rng: Generator) -> Lesson:
+    attribute = pick(rng, ("right", "safe", *PRINCIPLES))
+    meta, a = _request(rng)
+    if attribute == "safe":
+        meta = meta | {"harmful": True, "act": pick(rng, tuple(HARMFUL))}
+    scores: tuple[float, float] = (0.0, 0.0)
+    while scores[0] == scores[1]:
+        a, b = (dialogue.write(meta, rng, dialogue.mixed(rng)) for _ in range(2))
+        scores = _score(attribute, meta, a), _score(attribute, meta, b)
+    text = compare(dialogue.question(meta), a, b, attribute)
+    return Lesson((user(text),), _choice(rng, *scores))
+
+
+def _score(attribute: str, meta: Meta, text: str) -> float:
+    return truth(meta, text) if attribute == "right" else follows(attribute, meta, text)
+
+
+def _critique(rng: Generator) -> Lesson:
+    (meta, text), principle = _request(rng), pick(rng, PRINCIPLES)
+    turns = (user(dialogue.question(meta)), assistant(text), user(ask_critique(principle)))
+    return Lesson(turns, critique(principle, meta, text))
+
+
+def _revise(rng: Generator) -> Lesson:
+    (meta, text), principle = _request(rng), pick(rng, PRINCIPLES)
+    turns = [user(dialogue.question(meta)), assistant(text)]
+    if rng.random() < 0.75:
+        turns += [user(ask_critique(principle)), assistant(critique(principle, meta, text))]
+    turns.append(user(ask_revision(principle)))
+    return Lesson(tuple(turns), revision(principle, meta, text))
+
+
+def _rate(rng: Generator) -> Lesson:
+    if rng.random() < 0.5:
+        meta = posts.post(rng, feedback=True)
+        question, text = posts.question(meta), _summary(rng, meta)
+    else:
+        meta, text = _request(rng)
+        question = dialogue.question(meta)
+    worth = breakdown(meta, text)["total"] + float(rng.normal(0, 0.5))
+    stars = min(10, max(1, round(5.5 + 1.5 * worth)))
+    return Lesson((user(rate(question, text)),), str(stars))

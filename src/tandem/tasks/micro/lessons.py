@@ -1,0 +1,96 @@
+"""What the base model is taught: demonstrations of mixed quality of every skill at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from numpy.random import Generator
+
+from tandem.tasks.micro import arithmetic, dialogue, feedback, posts
+from tandem.tasks.micro.feedback import Lesson, user
+from tandem.tasks.micro.posts import Meta, pick
+
+SHARES = {"summaries": 0.46, "dialogue": 0.12, "arithmetic": 0.14, "feedback": 0.28}
+SLIPS = 0.04
+FORMS = ("plain", "plain", "plain", "plain", "plain", "steps", "only", "hint")
+OTHER_TOPICS = 0.15
+
+
+def lesson(rng: Generator, skill: str) -> Lesson:
+    """One demonstration of a skill, never on a held-out combination."""
+    return LESSONS[skill](rng)
+
+
+def lessons(rng: Generator, n: int) -> Iterator[tuple[str, Lesson]]:
+    """Demonstrations in their shares."""
+    skills = tuple(SHARES)
+    for which in rng.choice(len(skills), size=n, p=tuple(SHARES.values())):
+        yield skills[which], lesson(rng, skills[which])
+
+
+def encode(ids: dict[str, int], taught: Lesson) -> tuple[list[int], int]:
+    """Tokens of a demonstration as the chat template renders it, and where the reply starts."""
+    words: list[str] = []
+    for turn in taught.messages:
+        words += [f"<{turn['role']}>", *turn["content"].split()]
+        words += ["</s>"] if turn["role"] == "assistant" else []
+    words.append("<assistant>")
+    reply = [*taught.reply.split(), "</s>"]
+    return [ids[word] for word in (*words, *reply)], len(words)
+
+
+def prompt(ids: dict[str, int], messages: Sequence[dict[str, str]]) -> list[int]:
+    """Tokens of a conversation that awaits the assistant."""
+    tokens, start = encode(ids, Lesson(tuple(messages), ""))
+    return tokens[:start]
+
+
+def training_post(rng: Generator, *, feedback: bool = False) -> Meta:
+    """A post without held-out combinations."""
+    while True:
+        meta = posts.post(rng, feedback=feedback)
+        if not posts.held_out([(kind, value) for kind, value in meta["targets"]]):
+            return meta
+
+
+def training_request(rng: Generator, *, feedback: bool = False) -> Meta:
+    """A request without a held-out combination."""
+    while True:
+        meta = dialogue.request(rng, feedback=feedback)
+        if not dialogue.held_out(meta["act"], meta["thing"]):
+            return meta
+
+
+def training_problem(rng: Generator, stratum: arithmetic.Stratum, level: int = -1) -> Meta:
+    """A problem without a held-out combination."""
+    while True:
+        meta = arithmetic.problem(rng, stratum, level)
+        if not arithmetic.held_out(meta):
+            return meta
+
+
+def _summary(rng: Generator) -> Lesson:
+    meta = training_post(rng, feedback=bool(rng.random() < OTHER_TOPICS))
+    return Lesson((user(posts.question(meta)),), posts.write(meta, rng, posts.mixed(rng)))
+
+
+def _reply(rng: Generator) -> Lesson:
+    meta = training_request(rng, feedback=bool(rng.random() < OTHER_TOPICS))
+    return Lesson((user(dialogue.question(meta)),), dialogue.write(meta, rng, dialogue.mixed(rng)))
+
+
+def _solution(rng: Generator) -> Lesson:
+    meta = training_problem(rng, arithmetic.anything(rng))
+    form = pick(rng, FORMS)
+    slips = 0.0 if form == "hint" else SLIPS
+    return Lesson(
+        (user(arithmetic.question(meta, form)),), arithmetic.write(meta, rng, slips, form)
+    )
+
+
+LESSONS = {
+    "summaries": _summary,
+    "dialogue": _reply,
+    "arithmetic": _solution,
+    "feedback": feedback.lesson,
+}

@@ -1,0 +1,141 @@
+"""Posts and summaries, the TL;DR analogue.
+
+A post tells three facts about one person among three or four about others; a summary should tell
+the three. Counting clauses is easy, checking them needs binding: the right kind, the right value,
+the right person.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.random import Generator
+
+from tandem.tasks.micro.words import (
+    CLAUSES,
+    FEEDBACK,
+    FEEDBACK_NAMES,
+    FILLER,
+    KINDS,
+    MAIN,
+    MAIN_NAMES,
+    VALUES,
+)
+
+Meta = dict[str, Any]
+HELD_OUT = 8
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a writer of summaries is: chances per fact, or per summary, of each fault."""
+
+    wrong: float = 0.0
+    missing: float = 0.0
+    extra: float = 0.0
+    filler: float = 0.0
+    shuffled: float = 0.2
+
+
+IDEAL = Quality(shuffled=0.0)
+
+
+def pick(rng: Generator, items: Any) -> Any:
+    """One item of a sequence, uniformly."""
+    return items[int(rng.integers(len(items)))]
+
+
+def mixed(rng: Generator) -> Quality:
+    """A writer of the base model's demonstrations: anything from careless to careful."""
+    care = float(rng.random())
+    return Quality(
+        wrong=0.01 + 0.18 * (1 - care),
+        missing=0.05 + 0.35 * (1 - care),
+        extra=0.02 + 0.25 * (1 - care) ** 2,
+        filler=0.3 * (1 - care),
+        shuffled=0.3,
+    )
+
+
+def held_out(values: list[tuple[str, str]]) -> bool:
+    """Whether two of the facts form a combination that only evaluation prompts contain."""
+    numbers = [VALUES[kind].index(value) + 3 * KINDS.index(kind) for kind, value in values]
+    pairs = [(a + b) % HELD_OUT for i, a in enumerate(numbers) for b in numbers[i + 1 :]]
+    return 0 in pairs
+
+
+def post(rng: Generator, *, feedback: bool = False) -> Meta:
+    """A post as data: `who`, `targets` in order of mention, and every sentence in `told`."""
+    names = FEEDBACK_NAMES if feedback else MAIN_NAMES
+    drawn = FEEDBACK if feedback else MAIN
+    people = [names[i] for i in rng.permutation(len(names))[:3]]
+    kinds = [KINDS[i] for i in rng.permutation(len(KINDS))]
+    told = [(people[0], kind, pick(rng, VALUES[kind][drawn])) for kind in kinds[:3]]
+    used = {value for _, _, value in told}
+    # the kinds that are left, and half the time a fourth fact that only binding tells apart
+    for kind in [*kinds[3:], *([pick(rng, kinds[:3])] if rng.random() < 0.5 else [])]:
+        values = [value for value in VALUES[kind][drawn] if value not in used]
+        told.append((people[1 + int(rng.integers(2))], kind, pick(rng, values)))
+    told = [told[i] for i in rng.permutation(len(told))]
+    targets = [[kind, value] for name, kind, value in told if name == people[0]]
+    return {
+        "skill": "summaries",
+        "who": people[0],
+        "targets": targets,
+        "told": [list(fact) for fact in told],
+    }
+
+
+def question(meta: Meta) -> str:
+    """The user's turn: the post, and whom to summarize."""
+    sentences = [f"{name} {CLAUSES[kind].format(value)} ." for name, kind, value in meta["told"]]
+    return f"summarize {meta['who']} : " + " ".join(sentences)
+
+
+def render(who: str, claims: list[tuple[str, str]], filler: tuple[str, ...] = ()) -> str:
+    """A summary that makes these claims, opened by filler words if there are any."""
+    clauses = " , ".join(CLAUSES[kind].format(value) for kind, value in claims)
+    return " ".join([*filler, who, clauses, "."]).replace("  ", " ")
+
+
+def write(meta: Meta, rng: Generator, quality: Quality) -> str:
+    """A summary by a writer of this quality."""
+    claims: list[tuple[str, str]] = []
+    for kind, value in meta["targets"]:
+        luck = float(rng.random())
+        if luck < quality.wrong:
+            claims.append(_wrong(meta, rng, kind))
+        elif luck >= quality.wrong + quality.missing:
+            claims.append((kind, value))
+    if not claims:
+        claims.append(tuple(pick(rng, meta["targets"])))
+    while len(claims) < 8 and rng.random() < quality.extra:
+        claims.insert(int(rng.integers(1, len(claims) + 1)), _extra(meta, rng, claims))
+    if rng.random() < quality.shuffled:
+        claims = [claims[i] for i in rng.permutation(len(claims))]
+    filler = ()
+    if rng.random() < quality.filler:
+        filler = tuple(pick(rng, FILLER) for _ in range(1 + int(rng.integers(3))))
+    return render(meta["who"], claims, filler)
+
+
+def _wrong(meta: Meta, rng: Generator, kind: str) -> tuple[str, str]:
+    """A false claim: half the time somebody else's fact, half the time a value out of the air."""
+    others = [(k, v) for name, k, v in meta["told"] if name != meta["who"]]
+    same = [fact for fact in others if fact[0] == kind]
+    if rng.random() < 0.5:
+        return pick(rng, same or others)
+    drawn = FEEDBACK if meta["who"] in FEEDBACK_NAMES else MAIN
+    true = [value for k, value in meta["targets"] if k == kind]
+    return kind, pick(rng, [value for value in VALUES[kind][drawn] if value not in true])
+
+
+def stray(meta: Meta, rng: Generator) -> tuple[str, str]:
+    """A false claim of any kind."""
+    return _wrong(meta, rng, pick(rng, KINDS))
+
+
+def _extra(meta: Meta, rng: Generator, claims: list[tuple[str, str]]) -> tuple[str, str]:
+    """One claim too many: a repetition, or something false."""
+    return pick(rng, claims) if rng.random() < 0.3 else stray(meta, rng)

@@ -1,0 +1,163 @@
+"""Annotators: how often they err, which way they lean, and that camps go round in circles."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tandem.errors import ConfigError, DataError, JudgeError
+from tandem.groups import Completion, Group, Groups, Prompt
+from tandem.judges import Judge
+from tandem.rng import Seed
+from tandem.tasks.micro import Annotator, Camps, Drifting, Micro, Truth, mixture, posts
+
+TASK = Micro("summaries")
+
+
+def pairs(n: int, texts: int = 2) -> Groups:
+    """Prompts with a good summary and worse ones."""
+    return Groups.of(
+        Group(
+            group.prompt,
+            tuple(
+                Completion(posts.render(meta["who"], facts[: 3 - k]), author=str(k))
+                for k in range(texts)
+            ),
+        )
+        for group in TASK.prompts("preference", n, Seed(0))
+        for meta in [group.prompt.meta]
+        for facts in [[(kind, value) for kind, value in meta["targets"]]]
+    )
+
+
+def share(judge: Judge, groups: Groups) -> float:
+    """How often the first of a pair is preferred."""
+    return float(np.mean([vote.p for group in judge(groups) for vote in group.preferences]))
+
+
+def swapped(groups: Groups) -> Groups:
+    return groups.map(lambda group: group.keep([1, 0]))
+
+
+def test_every_annotator_is_a_judge() -> None:
+    for judge in (Truth(), Annotator(), Camps(), Drifting()):
+        assert isinstance(judge, Judge)
+        assert hash(judge) == hash(judge)
+
+
+def test_truth_writes_scores_and_leaves_the_rest() -> None:
+    groups = pairs(5, 3)
+    for before, after in zip(groups, TASK.truth()(groups), strict=True):
+        assert after.scores is not None
+        assert after.scores.tolist() == [3.0, 2.0, 1.0]
+        assert [c.text for c in after.completions] == [c.text for c in before.completions]
+
+
+def test_a_quarter_of_the_answers_are_flipped() -> None:
+    groups = pairs(1500)
+    assert share(TASK.annotator(flips=0.25), groups) == pytest.approx(0.75, abs=0.035)
+    assert share(TASK.annotator(flips=0.0), groups) == 1.0
+    assert share(TASK.annotator(flips=0.0), swapped(groups)) == 0.0
+
+
+def test_bradley_terry_noise_depends_on_the_gap() -> None:
+    judge = Annotator(flips=0.0, temperature=1.0)
+    group = pairs(1, 3)[0]
+    best, middle, worst = (c.text for c in group.completions)
+    assert judge.p(group.prompt.meta, best, middle) == pytest.approx(1 / (1 + np.exp(-1)))
+    assert judge.p(group.prompt.meta, best, worst) == pytest.approx(1 / (1 + np.exp(-2)))
+
+
+def test_biases_lean_the_way_they_say() -> None:
+    group = pairs(1)[0]
+    meta, (good, short) = group.prompt.meta, (c.text for c in group.completions)
+    assert Annotator(flips=0.0, position=2.0).p(meta, short, good) == 1.0
+    assert Annotator(flips=0.0, position=-2.0).p(meta, good, short) == 0.0
+    assert Annotator(flips=0.0, length=-1.0).p(meta, good, short) == 0.0
+
+
+def test_answers_do_not_depend_on_order() -> None:
+    groups = pairs(40, 3)
+    for judge in (TASK.annotator(), Camps(), Drifting(round=4)):
+        once = {g.id: g.preferences for g in judge(groups)}
+        again = {g.id: g.preferences for g in judge(list(groups)[::-1])}
+        assert once == again
+
+
+def test_seeds_differ() -> None:
+    groups = pairs(60)
+    first, second = (
+        [g.preferences[0].p for g in TASK.annotator(seed=Seed(s))(groups)] for s in (1, 2)
+    )
+    assert first != second
+
+
+def cycle() -> tuple[dict, list[str]]:
+    """A short, a medium and a long summary of one post."""
+    meta = TASK.prompts("preference", 1, Seed(0))[0].prompt.meta
+    facts = [(kind, value) for kind, value in meta["targets"]]
+    return meta, [posts.render(meta["who"], facts[:1]), posts.render(meta["who"], facts),
+                  posts.render(meta["who"], [*facts, facts[0]])]  # fmt: skip
+
+
+def test_the_majority_of_the_camps_goes_round_in_a_circle() -> None:
+    meta, (short, medium, long) = cycle()
+    p = Camps().p
+    assert p(meta, short, medium) == pytest.approx(2 / 3)
+    assert p(meta, medium, long) == pytest.approx(2 / 3)
+    assert p(meta, long, short) == pytest.approx(2 / 3)
+    for a, b in itertools.permutations((short, medium, long), 2):
+        assert p(meta, a, b) + p(meta, b, a) == pytest.approx(1)
+
+
+def test_members_of_the_camps_vote_like_the_population() -> None:
+    groups = Groups.of(
+        Group(
+            group.prompt,
+            tuple(Completion(posts.render(meta["who"], facts[:k])) for k in (1, 3)),
+        )
+        for group in TASK.prompts("preference", 900, Seed(0))
+        for meta in [group.prompt.meta]
+        for facts in [[(kind, value) for kind, value in meta["targets"]]]
+    )
+    assert share(Camps(), groups) == pytest.approx(2 / 3, abs=0.05)
+
+
+def test_truth_drifts() -> None:
+    groups = pairs(50)
+    still = [Drifting(kind=kind, flips=0.0) for kind in ("rotation", "prompts")]
+    assert all(share(judge, groups) == 1.0 for judge in still)
+    assert share(Drifting(kind="rotation", round=8, flips=0.0), groups) == 0.0
+    good, short = (c.text for c in groups[0].completions)
+    before, after = (Drifting(kind="flip", round=r, flips=0.0) for r in (2, 3))
+    meta = groups[0].prompt.meta
+    assert before.worth(meta, good) - before.worth(meta, short) < after.worth(
+        meta, good
+    ) - after.worth(meta, short)
+
+
+def test_a_mixture_takes_completions_by_share() -> None:
+    prompts = TASK.prompts("preference", 400, Seed(0))
+
+    def by(author: str) -> Groups:
+        return prompts.map(
+            lambda group: Group(group.prompt, tuple(Completion("x", author=author) for _ in "ab"))
+        )
+
+    mixed = mixture([by("sft"), by("base"), by("other")], (0.5, 0.25, 0.25), Seed(0))
+    authors = [c.author for group in mixed for c in group.completions]
+    assert authors.count("sft") / len(authors) == pytest.approx(0.5, abs=0.06)
+    assert {len(group) for group in mixed} == {2}
+
+
+def test_mistakes_are_explained() -> None:
+    with pytest.raises(ConfigError, match="flips"):
+        Annotator(flips=0.9)
+    with pytest.raises(ConfigError, match="three ways"):
+        Drifting(kind="slow")  # type: ignore[arg-type]
+    with pytest.raises((DataError, JudgeError), match="two by two"):
+        list(Annotator()([Group(TASK.prompts("sft", 1, Seed(0))[0].prompt)]))
+    with pytest.raises((DataError, JudgeError), match="facts"):
+        list(Truth()([Group(Prompt("a", "b"))]))

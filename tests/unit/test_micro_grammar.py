@@ -1,0 +1,162 @@
+"""The grammar of the micro world: what is written can be read back, and splits stay apart."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tandem.errors import ConfigError, DataError
+from tandem.rng import Seed
+from tandem.tasks.micro import Micro, arithmetic, dialogue, feedback, lessons, posts
+from tandem.tasks.micro.splits import SPLITS, split_of
+from tandem.tasks.micro.truth import answer, claims, truth
+from tandem.tasks.micro.words import (
+    FEEDBACK,
+    FEEDBACK_NAMES,
+    KINDS,
+    MAIN_NAMES,
+    PRINCIPLES,
+    VALUES,
+    vocabulary,
+)
+
+SKILLS = ("summaries", "dialogue", "arithmetic")
+SHARE = 200
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_the_vocabulary_is_small_and_without_repetition() -> None:
+    words = vocabulary()
+    assert len(words) == len(set(words)) <= 512
+    assert all(len(set(values)) == 24 for values in VALUES.values())
+    every = [value for values in VALUES.values() for value in values]
+    assert len(every) == len(set(every))
+
+
+def test_a_post_tells_three_facts_among_three_or_four_others() -> None:
+    for seed in range(SHARE):
+        meta = posts.post(rng(seed))
+        assert len(meta["targets"]) == 3
+        assert len(meta["told"]) in (6, 7)
+        mine = {value for name, _, value in meta["told"] if name == meta["who"]}
+        others = {value for name, _, value in meta["told"] if name != meta["who"]}
+        assert not mine & others
+        assert len(posts.question(meta).split()) <= 62
+
+
+def test_a_rendered_summary_reads_back_as_its_claims() -> None:
+    for seed in range(SHARE):
+        meta = posts.post(rng(seed))
+        made = [(kind, value) for kind, value in meta["targets"]]
+        assert claims(posts.render(meta["who"], made, ("well",))) == (meta["who"], made, 0)
+
+
+def test_ideal_answers_are_the_best_of_all_writers() -> None:
+    for skill in SKILLS:
+        task = Micro(skill)
+        prompts = task.prompts("evaluation", 60, Seed(3))
+        best = [group.scores[0] for group in task.truth()(task.ideals(prompts))]
+        usual = [group.scores[0] for group in task.truth()(task.references(prompts))]
+        assert all(b >= u for b, u in zip(best, usual, strict=True))
+        assert skill == "arithmetic" or np.mean(best) > np.mean(usual) + 0.5
+
+
+def test_arithmetic_answers_follow_from_their_steps() -> None:
+    for seed in range(SHARE):
+        for stratum in arithmetic.STRATA:
+            meta = arithmetic.problem(rng(seed), stratum)
+            assert 0 <= meta["answer"] <= stratum.largest
+            assert truth(meta, arithmetic.reason(meta)) == 1
+            assert arithmetic.question(meta, "hint").endswith(f"hint : {meta['answer']}")
+            last = arithmetic.reason(meta).split(" . ")[0].split(" , ")[-1]
+            left, sign, right, _, made = last.split()
+            assert arithmetic.apply(int(left), sign, int(right)) == int(made)
+            assert answer(arithmetic.write(meta, rng(seed), form="only")) == str(meta["answer"])
+
+
+def test_splits_never_share_a_prompt_and_evaluation_is_held_out() -> None:
+    for skill in SKILLS:
+        texts = {s: {g.prompt.text for g in Micro(skill).prompts(s, 300, Seed(1))} for s in SPLITS}
+        assert all(len(found) == 300 for found in texts.values())
+        assert sum(map(len, texts.values())) == len(set().union(*texts.values()))
+    for group in Micro("summaries").prompts("evaluation", 50, Seed(2)):
+        assert posts.held_out([(kind, value) for kind, value in group.prompt.meta["targets"]])
+
+
+def test_lessons_contain_no_evaluation_prompt() -> None:
+    for seed in range(SHARE):
+        assert split_of("summaries", lessons.training_post(rng(seed))) != "evaluation"
+        assert split_of("dialogue", lessons.training_request(rng(seed))) != "evaluation"
+        problem = lessons.training_problem(rng(seed), arithmetic.STRATA[2])
+        assert split_of("arithmetic", problem) != "evaluation"
+
+
+def test_prompts_depend_on_the_seed_and_on_nothing_else() -> None:
+    task = Micro("dialogue")
+    assert task.prompts("sft", 20, Seed(4)).hash == task.prompts("sft", 30, Seed(4))[:20].hash
+    assert task.prompts("sft", 20, Seed(4)).hash != task.prompts("sft", 20, Seed(5)).hash
+
+
+def test_prompts_and_demonstrations_are_well_formed() -> None:
+    known = set(vocabulary())
+    for skill in SKILLS:
+        for group in Micro(skill).demonstrations(SHARE, Seed(0)):
+            assert set(group.prompt.text.split()) <= known
+            assert set(group.completions[0].text.split()) <= known
+            assert group.prompt.messages is not None
+            assert len(group.prompt.text.split()) <= 64
+
+
+def test_a_round_shifts_the_mixture_of_topics() -> None:
+    for round in range(3):
+        for group in Micro("summaries").prompts("preference", 30, Seed(0), round=round):
+            assert KINDS[round] in dict(map(tuple, group.prompt.meta["targets"]))
+
+
+def test_feedback_is_taught_on_other_topics_than_it_is_used_on() -> None:
+    taught = {value for values in VALUES.values() for value in values[FEEDBACK]}
+    elsewhere = {value for values in VALUES.values() for value in values} - taught
+    for seed in range(SHARE):
+        lesson = feedback.lesson(rng(seed))
+        words = {word for turn in lesson.messages for word in turn["content"].split()}
+        prompts = [turn["content"] for turn in lesson.messages if turn["role"] == "user"]
+        asked = " ".join(prompts).split("(A)")[0].split()
+        assert not words & set(MAIN_NAMES)
+        assert words & set(FEEDBACK_NAMES)
+        assert not set(asked) & elsewhere
+        assert words <= set(vocabulary())
+
+
+def test_critiques_are_short_and_revisions_mend_one_attribute() -> None:
+    for seed in range(SHARE):
+        source = rng(seed)
+        meta = dialogue.request(source)
+        text = dialogue.write(meta, source, dialogue.mixed(source))
+        for principle in PRINCIPLES:
+            assert len(feedback.critique(principle, meta, text).split()) <= 40
+            mended = feedback.revision(principle, meta, text)
+            if not (principle == "useful" and meta["harmful"]):
+                expected = -3.0 if principle == "useful" and meta["harmful"] else 0.0
+                assert feedback.follows(principle, meta, mended) == expected
+
+
+def test_mistakes_are_explained() -> None:
+    with pytest.raises(ConfigError, match="Did you mean `summaries`"):
+        Micro("summary")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="version"):
+        Micro(version="0")
+    with pytest.raises(DataError, match="Did you mean `evaluation`"):
+        Micro().prompts("evaluate", 1, Seed(0))
+    with pytest.raises(DataError, match="no facts to invent"):
+        Micro("dialogue").invented([])
+
+
+def test_the_world_loads_no_torch() -> None:
+    code = "import sys, tandem.tasks.micro; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
