@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from tandem import models
 from tandem.engines import Sampling
+from tandem.errors import ConfigError
 from tandem.exams import examine_policies, examine_reward
 from tandem.groups import Groups
 from tandem.judges import Judge
@@ -58,10 +60,23 @@ class Course:
         """Preferences about other prompts, to evaluate on."""
         return self._judged("held-out", self.world.held_out, self.world.asked_held_out)
 
-    @property
+    @cached_property
     def x(self) -> Groups:
         """Prompts without labels."""
-        return self.world.prompts
+        return self._with_room("prompts", self.world.prompts)
+
+    @cached_property
+    def references(self) -> Groups | None:
+        """Reference answers to evaluation prompts, or None."""
+        if self.world.references is None:
+            return None
+        return self.run("references", encode, self.world.references, self.base)
+
+    @cached_property
+    def evaluation(self) -> Groups:
+        """Prompts on which policies are compared; where there are references, those with one."""
+        prompts = self._with_room("evaluation", self.world.evaluation)
+        return prompts if self.references is None else alike(prompts, self.references)
 
     @property
     def humans(self) -> Judge | None:
@@ -87,6 +102,16 @@ class Course:
     def how(self) -> Sampling:
         """How every policy is sampled."""
         return self.configs["sampling"]
+
+    def _with_room(self, name: str, prompts: Groups) -> Groups:
+        room = models.context(self.base.path) - self.how.max_tokens
+        if room < 1:
+            raise ConfigError(
+                f"sampling.max_tokens = {self.how.max_tokens}",
+                f"{self.base} reads {room + self.how.max_tokens} tokens, prompt and answer together",
+                "lower sampling.max_tokens, so that prompts have room",
+            )
+        return self.run(name, encode, prompts, self.base, max_length=room)
 
     def _judged(self, name: str, given: Groups | None, asked: Groups | None) -> Groups:
         if given is not None:
@@ -121,10 +146,10 @@ def policies(course: Course, trained: Mapping[str, Checkpoint]) -> str:
     answers: dict[str, Groups] = {}
     for name, policy in {"base": course.base, **trained}.items():
         stage = f"answers-{name.lower()}"
-        answers[name] = run(stage, sample, policy, world.evaluation, n=1, how=course.how)
+        answers[name] = run(stage, sample, policy, course.evaluation, n=1, how=course.how)
     opponents = ["SFT"]
-    if world.references is not None:
-        answers["reference"] = run("references", encode, world.references, course.base)
+    if course.references is not None:
+        answers["reference"] = alike(course.references, course.evaluation)
         opponents.append("reference")
     judges: dict[str, Judge] = {}
     if world.truth is not None:
@@ -142,7 +167,15 @@ def policies(course: Course, trained: Mapping[str, Checkpoint]) -> str:
         opponents=tuple(opponents),
         annotator=world.annotator,
     )
-    return f"policies on {len(world.evaluation)} evaluation prompts\n{exam['text']}\n\n{costs(run)}"
+    return (
+        f"policies on {len(course.evaluation)} evaluation prompts\n{exam['text']}\n\n{costs(run)}"
+    )
+
+
+def alike(groups: Groups, others: Groups) -> Groups:
+    """Return the groups whose prompts are also among the others, in their own order."""
+    ids = {group.id for group in others}
+    return groups.take(i for i, group in enumerate(groups) if group.id in ids)
 
 
 def costs(run: Run) -> str:

@@ -66,7 +66,6 @@ def _go(
         work.save_config(to_toml(resolved))
         for line in world.notes:
             work.events.log("note", text=line)
-            print(line)
         print(bench.one(work, method, configs, world))
     print(f"\nthe run is in {path}")
     return 0
