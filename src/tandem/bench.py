@@ -108,7 +108,7 @@ class Course:
         if room < 1:
             raise ConfigError(
                 f"sampling.max_tokens = {self.how.max_tokens}",
-                f"{self.base} reads {room + self.how.max_tokens} tokens, prompt and answer together",
+                f"{self.base} reads {room + self.how.max_tokens} tokens in all",
                 "lower sampling.max_tokens, so that prompts have room",
             )
         return self.run(name, encode, prompts, self.base, max_length=room)
