@@ -207,7 +207,8 @@ class Groups:
     def read(cls, path: Path) -> Groups:
         """Open a file that `write` or `stream` made.
 
-        Files above 64 MiB are decoded once into an Arrow file beside them and memory-mapped.
+        Files above 64 MiB (uncompressed) are decoded once into an Arrow file beside them and
+        memory-mapped.
 
         Raises:
             DataError: the file is missing or does not hold groups.
@@ -226,7 +227,8 @@ class Groups:
                 "it is Parquet, but not a collection of groups",
                 "import it with `tandem.formats.read`",
             )
-        if path.stat().st_size <= MAP_ABOVE_BYTES:
+        parts = range(source.num_row_groups)
+        if sum(source.metadata.row_group(k).total_byte_size for k in parts) <= MAP_ABOVE_BYTES:
             return cls(source.read().cast(SCHEMA))
         mapped = path.with_suffix(".arrow")
         if not mapped.exists() or mapped.stat().st_mtime < path.stat().st_mtime:

@@ -28,7 +28,7 @@ STREAM_ABOVE_BYTES = 16 << 20
 VERSION = "1"
 """Part of the cache's key: raised when a parser changes what it makes of the same rows."""
 
-_ID_COLUMNS = ("id", "prompt_id", "question_id")
+_ID_COLUMNS = ("id", "prompt_id")
 
 
 @dataclass
@@ -196,8 +196,8 @@ def _groups(rows: Iterable[Row], form: Format, notes: Notes, name: str) -> Itera
         if "completions" in form.needs:
             notes.empty_completions += len(row.items("completions")) - len(group)
         notes.kept += 1
-        read_columns = {*form.needs, *form.uses, *_ID_COLUMNS}
-        meta = {k: v for k, v in row.values.items() if k not in read_columns and v is not None}
+        used = {*form.needs, *form.uses, next((c for c in _ID_COLUMNS if row.has(c)), "")}
+        meta = {k: v for k, v in row.values.items() if k not in used and v is not None}
         prompt = replace(group.prompt, id=ids.of(row, group), meta=_plain(meta, row))
         yield replace(group, prompt=prompt)
     if not notes.kept:
