@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -33,6 +34,9 @@ from tandem.rng import Seed
 
 Source = Path | str
 """A model folder, or the id of a model on the hub."""
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+"""What transformers raises for a folder that is broken in one way or another."""
 
 
 def device(machine: Machine) -> torch.device:
@@ -183,7 +187,7 @@ def _load(auto: Any, source: Source, **extra: Any) -> PreTrainedModel:
                 trust_remote_code=False,
                 **extra,
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise ModelError(
             f"no model can be loaded from {source}: {_first_line(error)}",
             f"it is opened with {auto.__name__}, safetensors only, without remote code",
@@ -247,6 +251,19 @@ def _first_line(error: Exception) -> str:
 
 def context(source: Source) -> int:
     """Return how many tokens a model can read."""
-    config = AutoConfig.from_pretrained(source)
+    config = _config(source)
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     return int(limit or 2**31)
+
+
+def _config(source: Source) -> Any:
+    _exists(source)
+    try:
+        with _quiet():
+            return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise ModelError(
+            f"{source} has no configuration that can be read: {_first_line(error)}",
+            "config.json names an architecture that transformers knows",
+            "give a Hugging Face folder of a causal language model, or a newer transformers",
+        ) from error

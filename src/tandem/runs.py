@@ -219,7 +219,8 @@ class Run:
         return self.seed.at("stage", name)
 
     def _place(self, folder: Path) -> str:
-        return folder.relative_to(self._session.root).as_posix()
+        inside = folder.relative_to(self._session.root)
+        return "" if inside == Path() else inside.as_posix()
 
     def _say(self, folder: Path, what: str) -> None:
         self._session.display.say(f"{self._place(folder)}  {what}")
