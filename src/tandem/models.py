@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as hub
 
 from tandem.errors import ModelError
 from tandem.machine import Lora, Machine
@@ -87,6 +88,11 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
+def same_tokens(a: Source, b: Source) -> bool:
+    """Return True if two models read the same tokens."""
+    return tokenizer_hash(load_tokenizer(a)) == tokenizer_hash(load_tokenizer(b))
+
+
 def load_policy(source: Source, machine: Machine) -> PreTrainedModel:
     """Load a causal language model in fp32 onto the machine's device.
 
@@ -121,9 +127,9 @@ def load_scalar(
     return _ready(model, machine)
 
 
-def value_head(width: int) -> nn.Linear:
-    """Return a scalar head that starts at zero."""
-    head = nn.Linear(width, 1)
+def value_head(model: PreTrainedModel) -> nn.Linear:
+    """Return a scalar head for a model's hidden states; it starts at zero."""
+    head = nn.Linear(int(model.config.hidden_size), 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
@@ -219,7 +225,9 @@ def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' notes (a new head is random, ...) off the screen; errors still raise."""
+    """Keep transformers' notes and bars off the screen; errors still raise."""
+    bars = hub.is_progress_bar_enabled()
+    hub.disable_progress_bar()
     loggers = [logging.getLogger(name) for name in ("transformers", "accelerate")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -229,15 +237,12 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+        if bars:
+            hub.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def width(source: Source) -> int:
-    """Return the width d of a model's hidden states."""
-    return int(AutoConfig.from_pretrained(source).hidden_size)
 
 
 def context(source: Source) -> int:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vocabularies import CHATML, ENDLESS, FORGETFUL, STRICT, byte_bpe, words
 
 from tandem.chat import decode, encode, render
 from tandem.chat.transcripts import answer_of, prompt_of
 from tandem.errors import ConfigError, DataError, ModelError
 from tandem.groups import Completion, Group, Groups, Preference, Prompt
+from vocabularies import CHATML, ENDLESS, FORGETFUL, STRICT, byte_bpe, words
 
 ASK = {"role": "user", "content": "how are you?"}
 TALK = (
@@ -282,7 +282,11 @@ def test_cache_is_keyed_by_data_tokenizer_and_settings(tmp_path: Path):
 
     first = encode(many(5), byte_bpe(CHATML), max_length=64, cache=tmp_path)
     again = encode(
-        many(5), byte_bpe(CHATML), max_length=64, cache=tmp_path, progress=lambda *_: pytest.fail()
+        many(5),
+        byte_bpe(CHATML),
+        max_length=64,
+        cache=tmp_path,
+        progress=lambda *_: pytest.fail("encoded again"),
     )
     assert files() == 1
     assert again.groups.hash == first.groups.hash

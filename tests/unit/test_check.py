@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vocabularies import CHATML, byte_bpe
 
 from tandem.formats.check import Check, check
+from vocabularies import CHATML, byte_bpe
 
 
 def lines(path: Path, *rows: Any) -> Path:
