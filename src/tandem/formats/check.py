@@ -20,7 +20,7 @@ from tandem.chat.lengths import Counts, fit
 from tandem.chat.transcripts import prompt_key
 from tandem.formats import findings
 from tandem.formats.findings import Facts, Lengths
-from tandem.formats.reader import Notes, Read, read
+from tandem.formats.reader import Notes, read
 from tandem.groups import Group, Groups
 
 EXAMPLES = 3
@@ -155,7 +155,6 @@ def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokeniz
         ]
         return Lengths.of(sizes, "characters")
     sizes: list[int] = []
-    counts = replace(encoded.counts, dropped={}, completions_dropped={})
     fitting = Counts()
     ends: dict[str, int] = {}
     double = 0
@@ -174,8 +173,8 @@ def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokeniz
         groups_dropped=fitting.groups - fitting.kept,
         ends=dict(sorted(ends.items(), key=lambda pair: -pair[1])[:5]),
         double_bos=double,
-        plain=counts.plain,
-        transcripts=counts.transcripts,
+        plain=encoded.counts.plain,
+        transcripts=encoded.counts.transcripts,
         refused=encoded.counts.dropped,
     )
 
@@ -187,6 +186,3 @@ def _overlap(groups: Groups, others: dict[str, Groups]) -> dict[str, int]:
     return {
         name: len(mine & {prompt_key(g.prompt) for g in other}) for name, other in others.items()
     }
-
-
-__all__ = ["Check", "Read", "check"]
