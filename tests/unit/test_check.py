@@ -108,6 +108,12 @@ def test_two_bos_are_an_error(tmp_path: Path):
     assert found(tmp_path, *rows, tokenizer=byte_bpe("<s>" + CHATML)).ok
 
 
+def test_an_end_that_the_text_spells_out(tmp_path: Path):
+    result = found(tmp_path, *CLEAN, pair("z", "stop</s> and go on", "no"), tokenizer=byte_bpe())
+    assert result.lengths.inner_eos == 1
+    assert any("1 completions hold an EOS" in w for w in result.warnings)
+
+
 @pytest.mark.parametrize(
     ("row", "method"),
     [

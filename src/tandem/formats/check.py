@@ -157,7 +157,7 @@ def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokeniz
     sizes: list[int] = []
     fitting = Counts()
     ends: dict[str, int] = {}
-    double = 0
+    double = inner = 0
     for group in groups:
         sizes += [
             len(group.prompt.tokens) + s for s in [len(c.tokens) for c in group.completions] or [0]
@@ -168,11 +168,13 @@ def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokeniz
         for completion in group.completions:
             last = str(tokenizer.convert_ids_to_tokens(int(completion.tokens[-1])))
             ends[last] = ends.get(last, 0) + 1
+            inner += tokenizer.eos_token_id in completion.tokens[:-1] and completion.turns is None
     return replace(
         Lengths.of(sizes, "tokens", limit),
         groups_dropped=fitting.groups - fitting.kept,
         ends=dict(sorted(ends.items(), key=lambda pair: -pair[1])[:5]),
         double_bos=double,
+        inner_eos=inner,
         plain=encoded.counts.plain,
         transcripts=encoded.counts.transcripts,
         refused=encoded.counts.dropped,

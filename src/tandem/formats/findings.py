@@ -68,6 +68,7 @@ class Lengths:
         groups_dropped: groups that truncation `drop` would leave out.
         ends: last token -> completions that end in it, the five most frequent.
         double_bos: prompts that begin with two BOS tokens.
+        inner_eos: completions that hold an EOS before their end, because the text spells it.
         plain: groups of plain text although the tokenizer has a chat template.
         transcripts: groups of messages read as transcripts, for want of a template.
         refused: reason -> groups that could not be rendered.
@@ -82,6 +83,7 @@ class Lengths:
     groups_dropped: int = 0
     ends: dict[str, int] = field(default_factory=dict[str, int])
     double_bos: int = 0
+    inner_eos: int = 0
     plain: int = 0
     transcripts: int = 0
     refused: dict[str, int] = field(default_factory=dict[str, int])
@@ -221,6 +223,8 @@ def warnings(notes: Notes, facts: Facts, lengths: Lengths) -> list[str]:
         f"{lengths.groups_dropped} groups would be dropped": lengths.truncated > LOST_SHARE,
         f"'the longest answer wins' is right in {longest:.1%} of the pairs: a reward model can "
         "score that by counting": longest > LONG_SHARE,
+        f"{lengths.inner_eos} completions hold an EOS before their end: their text spells it, and "
+        "a policy would learn to go on after stopping": lengths.inner_eos,
         f"{lengths.plain} groups are plain text, to which the chat template is not applied; "
         "give messages, or use `tandem.formats.as_chat`": lengths.plain,
         f"{lengths.transcripts} groups of messages are read as Human/Assistant text, because "
