@@ -49,7 +49,7 @@ class Course:
         return sft.recipe(self.run, self.base, self.demonstrations, self.configs["sft"])
 
     @cached_property
-    def D(self) -> Groups:  # noqa: N802  the papers' letter
+    def D(self) -> Groups:
         """Preferences to train on."""
         return self._judged("preferences", self.world.preferences, self.world.asked)
 
@@ -107,10 +107,10 @@ def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> s
     result = course.do(method)
     parts: list[str] = []
     if course.labelled:
-        r_phi = result if method.name == "reward" else course.r_phi
+        r_phi = result if method.row.fits == "reward" else course.r_phi
         exam = run("reward-exam", examine_reward, RewardModel(r_phi), course.held_out)
         parts.append(f"reward model on {len(course.held_out)} held-out comparisons\n{exam['text']}")
-    if method.name != "reward":
+    if method.row.fits == "policy":
         parts.append(policies(course, {"SFT": course.pi_sft, str(result): result}))
     return "\n\n".join(parts)
 
@@ -131,6 +131,8 @@ def policies(course: Course, trained: Mapping[str, Checkpoint]) -> str:
         judges["truth"] = world.truth
     if course.labelled:
         judges["proxy"] = RewardModel(course.r_phi)
+    if not judges:
+        return f"nobody judges: no preferences, no truth\n\n{costs(run)}"
     exam = run(
         "policy-exam",
         examine_policies,

@@ -246,6 +246,18 @@ class Groups:
         pq.write_table(self.table, part, compression="zstd", row_group_size=ROWS_PER_CHUNK)
         part.replace(path)
 
+    def to_bytes(self) -> npt.NDArray[np.uint8]:
+        """Return the collection as bytes, for a checkpoint's state."""
+        sink = pa.BufferOutputStream()
+        with ipc.new_stream(sink, SCHEMA) as writer:
+            writer.write_table(self.table)
+        return np.frombuffer(sink.getvalue(), np.uint8)
+
+    @classmethod
+    def from_bytes(cls, data: npt.NDArray[np.uint8]) -> Groups:
+        """Undo `to_bytes`."""
+        return cls(ipc.open_stream(pa.py_buffer(data.tobytes())).read_all())
+
     def __len__(self) -> int:
         return self._starts[-1]
 

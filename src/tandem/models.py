@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as hub
 
 from tandem.errors import ModelError
 from tandem.machine import Lora, Machine
@@ -219,7 +220,9 @@ def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' notes (a new head is random, ...) off the screen; errors still raise."""
+    """Keep transformers' notes and bars off the screen; errors still raise."""
+    bars = hub.is_progress_bar_enabled()
+    hub.disable_progress_bar()
     loggers = [logging.getLogger(name) for name in ("transformers", "accelerate")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -229,6 +232,8 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+        if bars:
+            hub.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

@@ -123,7 +123,7 @@ class Run:
         *,
         redo: Iterable[str] = (),
         display: talk.Display | None = None,
-        machine: Machine = Machine(),  # noqa: B008  frozen
+        machine: Machine = Machine(),
     ) -> None:
         self.machine = machine
         self.path = Path(path)

@@ -8,7 +8,7 @@ merge     two collections of the same prompts as one
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 
 from tandem import chat, models
 from tandem.artifacts import Checkpoint
@@ -17,7 +17,7 @@ from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import DataError
 from tandem.groups import Group, Groups
-from tandem.judges import Judge
+from tandem.judges import Judge, opened
 from tandem.kernel import open_policy
 from tandem.machine import Machine
 from tandem.operators import Operator
@@ -65,7 +65,7 @@ def sample(
     prompts: Groups,
     *,
     n: int,
-    how: Sampling = Sampling(),  # noqa: B008  frozen
+    how: Sampling = Sampling(),
     seed: Seed,
     machine: Machine,
     events: Events,
@@ -93,7 +93,7 @@ def judge(groups: Groups, *judges: Judge, machine: Machine) -> Iterator[Group]:
     """Let judges write their columns, one after the other."""
     stream: Iterable[Group] = groups
     for each in judges:
-        stream = _here(each, machine)(stream)
+        stream = opened(each, machine)(stream)
     yield from stream
 
 
@@ -123,10 +123,3 @@ def reference(policy: Checkpoint, groups: Groups, *, machine: Machine) -> Iterat
     trunk = open_policy(policy.path, replace(machine, lora=None))
     own = tokenised(groups, models.load_tokenizer(policy.path))
     yield from log_probs(trunk, own, machine.tokens)
-
-
-def _here(judge_: Judge, machine: Machine) -> Judge:
-    """Put a judge that computes on this run's machine."""
-    if is_dataclass(judge_) and hasattr(judge_, "machine"):
-        return replace(judge_, machine=replace(machine, lora=None))  # type: ignore[type-var,return-value]
-    return judge_
