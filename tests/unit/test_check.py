@@ -21,7 +21,7 @@ def pair(prompt: str, chosen: str, rejected: str) -> dict[str, str]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
-CLEAN = [pair(f"ask {k}", "yes " * (1 + k % 3), "no " * (1 + (k + 1) % 3)) for k in range(30)]
+CLEAN = [pair(f"ask {k}", "yes " * (1 + k % 2), "no " * (2 - k % 2)) for k in range(30)]
 
 
 def found(tmp_path: Path, *rows: Any, **how: Any) -> Check:
