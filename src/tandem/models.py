@@ -88,6 +88,11 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
+def same_tokens(a: Source, b: Source) -> bool:
+    """Return True if two models read the same tokens."""
+    return tokenizer_hash(load_tokenizer(a)) == tokenizer_hash(load_tokenizer(b))
+
+
 def load_policy(source: Source, machine: Machine) -> PreTrainedModel:
     """Load a causal language model in fp32 onto the machine's device.
 
@@ -122,9 +127,9 @@ def load_scalar(
     return _ready(model, machine)
 
 
-def value_head(width: int) -> nn.Linear:
-    """Return a scalar head that starts at zero."""
-    head = nn.Linear(width, 1)
+def value_head(model: PreTrainedModel) -> nn.Linear:
+    """Return a scalar head for a model's hidden states; it starts at zero."""
+    head = nn.Linear(int(model.config.hidden_size), 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
@@ -238,11 +243,6 @@ def _quiet() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def width(source: Source) -> int:
-    """Return the width d of a model's hidden states."""
-    return int(AutoConfig.from_pretrained(source).hidden_size)
 
 
 def context(source: Source) -> int:
