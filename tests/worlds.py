@@ -66,3 +66,15 @@ def f2_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
     )
+
+
+def letters(size: int) -> PreTrainedTokenizerFast:
+    """One token a character: pad 0, bos 1, eos 2, then signs and letters up to `size` tokens."""
+    characters = [chr(ord("a") + k) if k < 26 else chr(ord("A") + k - 26) for k in range(size - 3)]
+    vocab = {t: i for i, t in enumerate(["<pad>", "<bos>", "<eos>", *characters])}
+    raw = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    raw.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
