@@ -17,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from tandem.layout import Plan
 
 IMPLEMENTATION = "tandem"
+LONGEST_BY_HAND = 1024
 
 
 def attention(
@@ -55,21 +56,22 @@ def attention(
             kwargs,
         )
     heads, width = query.shape[1], query.shape[3]
-    q, k, v = (x[0].transpose(0, 1).reshape(x.shape[2], -1) for x in (query, key, value))
+    low = _compute_dtype(query)
+    q, k, v = (x[0].transpose(0, 1).reshape(x.shape[2], -1).to(low) for x in (query, key, value))
     outputs: list[Tensor] = []
     for b, block in enumerate(segments.blocks):
         q_b = _gather(q, block.queries, width)
         k_b, v_b = _gather(k, block.keys, width), _gather(v, block.keys, width)
         if k_b.shape[1] != heads:
             k_b, v_b = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k_b, v_b))
-        mask = segments.mask(b, sliding_window, q_b.dtype)
-        causal = block.causal and mask is None
-        if softcap is None:
-            y = F.scaled_dot_product_attention(
-                q_b, k_b, v_b, mask, dropout, is_causal=causal, scale=scaling
-            )
+        if softcap is not None or _by_hand(q_b, k_b):
+            mask = segments.mask(b, sliding_window, q_b.dtype, always=True)
+            y = _explicit(q_b, k_b, v_b, mask, dropout, scaling, softcap)
         else:
-            y = _soft_capped(q_b, k_b, v_b, mask, causal, dropout, scaling, softcap)
+            mask = segments.mask(b, sliding_window, q_b.dtype)
+            y = F.scaled_dot_product_attention(
+                q_b, k_b, v_b, mask, dropout, is_causal=mask is None, scale=scaling
+            )
         outputs.append(y.transpose(1, 2).reshape(-1, y.shape[1] * y.shape[3]))
     stacked = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
     out = stacked.index_select(0, segments.back)
@@ -81,24 +83,35 @@ def _gather(x: Tensor, index: Tensor, width: int) -> Tensor:
     return rows.view(*index.shape, -1, width).transpose(1, 2)
 
 
-def _soft_capped(
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which autocast would attend; rotary embeddings leave queries in fp32."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _by_hand(q: Tensor, k: Tensor) -> bool:
+    """True where plain products beat the fused kernel: short rows in bf16 on a CPU, 2 to 8 times.
+
+    benchmarks/attention.py measures it.
+    """
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= LONGEST_BY_HAND
+
+
+def _explicit(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
-    causal: bool,
     dropout: float,
     scaling: float | None,
-    softcap: float,
+    softcap: float | None,
 ) -> Tensor:
-    scores = (q @ k.transpose(2, 3)) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = softcap * torch.tanh(scores / softcap)
-    if causal:
-        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-        scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+    scores = (q * (q.shape[-1] ** -0.5 if scaling is None else scaling)) @ k.transpose(2, 3)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
         scores = scores + mask
-    return F.dropout(scores.softmax(-1, dtype=torch.float32).to(q.dtype), dropout) @ v
+    return F.dropout(scores.softmax(-1), dropout) @ v
 
 
 def _stock(
@@ -129,11 +142,16 @@ def _stock(
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     if mask is not None and mask.dtype == torch.bool:
-        lowest = torch.finfo(query.dtype).min
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)
-    causal = mask is None and query.shape[2] > 1
-    out = _soft_capped(query, key, value, mask, causal, dropout, scaling, softcap)
+        mask = _additive(mask, query.dtype)
+    if mask is None and query.shape[2] > 1:
+        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+        mask = _additive(seen.tril(key.shape[2] - query.shape[2]), query.dtype)
+    out = _explicit(query, key, value, mask, dropout, scaling, softcap)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, attention)

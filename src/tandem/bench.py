@@ -49,7 +49,7 @@ class Course:
         return sft.recipe(self.run, self.base, self.demonstrations, self.configs["sft"])
 
     @cached_property
-    def D(self) -> Groups:  # noqa: N802  the papers' letter
+    def D(self) -> Groups:
         """Preferences to train on."""
         return self._judged("preferences", self.world.preferences, self.world.asked)
 

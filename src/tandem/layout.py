@@ -42,9 +42,10 @@ class Block:
     allowed: Tensor | None
     distance: Tensor
 
-    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """[B, 1, Q, K] additive mask, or None when causality is enough."""
-        if self.causal and (window is None or int(self.distance.max()) < window):
+    def mask(self, window: int | None, dtype: torch.dtype, always: bool) -> Tensor | None:
+        """[B, 1, Q, K] additive mask; None when causality is enough, unless `always`."""
+        enough = self.causal and (window is None or int(self.distance.max()) < window)
+        if enough and not always:
             return None
         seen = self.distance >= 0 if self.allowed is None else self.allowed
         if window is not None:
@@ -65,13 +66,15 @@ class Plan:
 
     blocks: tuple[Block, ...]
     back: Tensor
-    masks: dict[tuple[int, int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
+    masks: dict[tuple[object, ...], Tensor | None] = field(default_factory=dict)
 
-    def mask(self, block: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+    def mask(
+        self, block: int, window: int | None, dtype: torch.dtype, *, always: bool = False
+    ) -> Tensor | None:
         """Return the block's additive mask, made once for all layers."""
-        key = (block, window, dtype)
+        key = (block, window, dtype, always)
         if key not in self.masks:
-            self.masks[key] = self.blocks[block].mask(window, dtype)
+            self.masks[key] = self.blocks[block].mask(window, dtype, always)
         return self.masks[key]
 
     def to(self, device: torch.device) -> Plan:

@@ -64,6 +64,7 @@ def test_a_model_that_is_the_truth() -> None:
     assert found.ece is not None
     assert found.ece_half is not None
     assert found.ece.mean < 0.03
+    assert 0 <= found.ece.low < found.ece.mean < found.ece.high < 0.05
     assert found.temperature == pytest.approx(1, abs=0.12)
     assert 0.72 < found.accuracy.mean < 0.82
     assert found.log_loss.high < math.log(2)
@@ -167,7 +168,7 @@ def test_disagreement_ignores_a_members_constant_per_prompt() -> None:
 def test_a_good_model_prefers_a_prompts_own_answers() -> None:
     """Scored 1 on their own prompt and 0 elsewhere: win rate 1; scored blindly: one half."""
     groups = [replace(g, scores=np.ones(2)) for g in world(60)]
-    strangers = list(shuffled(groups))
+    strangers = list(shuffled(replace(g, scores=None) for g in groups))
     assert [g.id for g in strangers] == [g.id for g in groups]
     for own, other, before in zip(groups, strangers, [groups[-1], *groups], strict=False):
         assert [c.tokens.tolist() for c in other.completions] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -259,10 +260,13 @@ def test_mismatch_pairs_each_prompt_with_the_answer_before() -> None:
 
 def test_mismatched_answers_carry_no_weight_and_no_score() -> None:
     first, second = group([1.0, 0.0], name="0", texts="ab"), group([1.0], name="1", texts="c")
+    judged = tuple(replace(c, logp=np.array([-1.0])) for c in second.completions)
+    second = replace(second, completions=judged)
     a, b = Groups.of(run(mismatch(), first, second))
     assert (texts(a), texts(b)) == ("abcc", "ca")
     assert mismatched(a).tolist() == [False, False, True, True]
     assert [c.weight for c in a.completions] == [1, 1, 0, 0]
+    assert all(c.logp is None for c in a.completions)
     assert np.isnan(np.asarray(a.scores)[2:]).all()
     assert b.completions[1].tokens.tolist() == [ord("a")]
     assert not mismatched(first).any()

@@ -24,6 +24,7 @@ from tandem.statistics import (
     accuracy,
     auroc,
     bootstrap,
+    both_orders,
     bradley_terry,
     brier,
     by_prompt,
@@ -126,6 +127,14 @@ def test_win_rate_counts_ties_half_and_makes_them_narrower() -> None:
     assert win_rate(tied).mean == win_rate(decided).mean == 0.5
     assert win_rate(tied).se < win_rate(decided).se
     assert outcomes_of([1, 2, 2], [0, 2, 3]).tolist() == [1, 0.5, 0]
+
+
+def test_a_judge_of_positions_gives_ties() -> None:
+    """Always the first shown: mean outcome one half, and every winner changes with the order."""
+    outcomes, flips = both_orders([1, 1, 1.0], [0, 0, 0.0])
+    assert (outcomes.tolist(), flips) == ([0.5, 0.5, 0.5], 1)
+    outcomes, flips = both_orders([1, 0, 1, 0.5], [1, 0, 0.5, 0.5])
+    assert (outcomes.tolist(), flips) == ([1, 0, 0.75, 0.5], 0)
 
 
 def test_a_perfect_win_rate_still_has_an_interval() -> None:

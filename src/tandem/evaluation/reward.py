@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -128,7 +128,7 @@ def reward_evaluation(
     members: Sequence[Iterable[Group]] = (),
     other_prompts: Iterable[Group] = (),
     seed: Seed | None = None,
-    draws: int = 1000,
+    draws: int = 500,
 ) -> RewardEvaluation:
     """Evaluate a reward model on held-out judgments.
 
@@ -170,9 +170,11 @@ def reward_evaluation(
 
 
 def shuffled(groups: Iterable[Group]) -> Iterator[Group]:
-    """Yield each prompt with the answers to another: what `other_prompts` wants, once scored."""
-    for group in mismatch()(groups, Seed()):
-        yield group.keep(np.flatnonzero(mismatched(group)).tolist())
+    """Yield each prompt with the answers to another, unscored: `other_prompts`, once judged."""
+    unscored = (replace(g, scores=np.zeros(len(g)), preferences=()) for g in groups)
+    for group in mismatch()(unscored, Seed()):
+        strange = group.keep(np.flatnonzero(mismatched(group)).tolist())
+        yield replace(strange, scores=None)
 
 
 def _longer_credit(table: Comparisons) -> Floats:
@@ -191,7 +193,8 @@ def _ece(table: Comparisons, temperature: float, seed: Seed, draws: int) -> Esti
     def statistic(rows: Ints) -> float:
         return ece(p[rows], table.y[rows], BINS) if len(rows) >= BINS else float("nan")
 
-    return bootstrap(statistic, table.prompt, draws=draws, seed=seed.at("ece"))
+    found = bootstrap(statistic, table.prompt, draws=draws, seed=seed.at("ece"))
+    return replace(found, low=max(0.0, found.low))
 
 
 def _scaled(table: Comparisons, seed: Seed, draws: int) -> dict[str, Any]:

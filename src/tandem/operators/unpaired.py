@@ -46,10 +46,10 @@ class mismatch:
 
     z0 is the mean log-ratio of answers to prompts that they do not answer. Group i of n
     completions comes out with 2 n: its own, then as many of the group before it (the first one
-    takes the last one's; repeated as needed). A mismatched completion has weight 0 (no loss) and
-    score nan (nobody judged it there); its tokens are the neighbour's. This is TRL 1.16's
-    pairing, x_i with y_{i-1}; a neighbour with the same prompt is passed over for the one
-    before it.
+    takes the last one's; repeated as needed). A mismatched completion keeps the neighbour's
+    tokens and has weight 0 (no loss), score nan (nobody judged it there) and no log-probabilities
+    (they belong to the other prompt). This is TRL 1.16's pairing, x_i with y_{i-1}; a neighbour
+    with the same prompt is passed over for the one before it.
 
     Attributes:
         block: neighbours are taken, cyclically, within consecutive blocks of this many groups
@@ -84,7 +84,7 @@ def mismatched(group: Group) -> BoolArray:
 def _beside(group: Group, other: Group) -> Group:
     scores = scores_of(group, "mismatch")
     added = tuple(
-        replace(c, weight=0.0)
+        replace(c, weight=0.0, logp=None)
         for c in itertools.islice(itertools.cycle(other.completions), len(group))
     )
     return replace(

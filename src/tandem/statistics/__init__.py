@@ -3,7 +3,7 @@
 The prompt is the unit; methods are compared on the same prompts and seeds. No torch.
 
     intervals     mean_of, paired, win_rate, wilson, by_prompt, rate_by_prompt,
-                  bootstrap
+                  both_orders, bootstrap
     power         minimum_detectable, comparisons_needed, verdict, holm
     ranking       bradley_terry, elo_gap, win_probability, length_controlled
     calibration   accuracy, log_loss, brier, ece, temperature_scale, auroc
@@ -36,6 +36,7 @@ from tandem.statistics.design import d_optimal, information
 from tandem.statistics.intervals import (
     Estimate,
     bootstrap,
+    both_orders,
     by_prompt,
     mean_of,
     outcomes_of,
@@ -60,6 +61,7 @@ __all__ = [
     "paired",
     "win_rate",
     "outcomes_of",
+    "both_orders",
     "wilson",
     "by_prompt",
     "rate_by_prompt",
