@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from tandem.layout import Plan
 from tandem.ragged import Ragged
 
 _D = TypeVar("_D")
@@ -21,8 +22,9 @@ class Terms(NamedTuple):
     """What an objective returns, never reduced: the loop alone divides.
 
     Attributes:
-        loss: [K] one number a unit (token, completion or pair).
-        weight: [K] its share; the loop divides the sum by the sum of weights of the whole step.
+        loss: [K] one number a unit (token, completion or pair), its share already in it.
+        weight: [K] its share: the loop divides the sum of losses by the sum of weights over the
+            whole step. It depends on the batch alone, never on outputs.
         metrics: name -> [K] numbers to be averaged over units, without gradient.
     """
 
@@ -63,8 +65,7 @@ class Packed:
         ids: [R, L] token ids.
         positions: [R, L] position of each token in its own prompt + completion.
         real: [R, L] False on padding.
-        lengths: shared only: token counts of the segments of the one row, in order.
-        parent: shared only: for each segment the index of its prompt's segment, or -1 for a prompt.
+        plan: how the row is attended within groups; None in layout `rows`.
         source: [T] flat index (row * L + column) of the state that predicts each trained token.
         target: [T] the trained tokens.
         owner: [T] completion of each trained token, non-decreasing.
@@ -75,8 +76,7 @@ class Packed:
     ids: Tensor
     positions: Tensor
     real: Tensor
-    lengths: tuple[int, ...]
-    parent: tuple[int, ...]
+    plan: Plan | None
     source: Tensor
     target: Tensor
     owner: Tensor
@@ -86,7 +86,7 @@ class Packed:
     @property
     def shared(self) -> bool:
         """True for the layout in which a prompt is encoded once."""
-        return bool(self.lengths)
+        return self.plan is not None
 
     @property
     def useful(self) -> int:
@@ -126,7 +126,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor."""
-        return _moved(self, torch.device(device))
+        return moved(self, torch.device(device))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,27 +134,28 @@ class Outputs:
     """What the kernel computed.
 
     Attributes:
-        logp: [T] log-probabilities of the trained tokens, fp32.
+        logp: [T] log-probabilities of the trained tokens, fp32; None if there is no language head.
         entropy: entropy of each predicting distribution, when asked for.
         value: the value head at the state before each token, when there is one.
         score: [N] the scalar head at each completion's last token, when there is one.
         features: [N, d] last hidden state at each completion's last token, when asked for.
     """
 
-    logp: Ragged
+    logp: Ragged | None = None
     entropy: Ragged | None = None
     value: Ragged | None = None
     score: Tensor | None = None
     features: Tensor | None = None
 
 
-def _moved(x: _D, device: torch.device) -> _D:
-    if isinstance(x, Tensor):
-        return x.to(device, non_blocking=True)  # type: ignore[return-value]
+def moved(x: _D, device: torch.device) -> _D:
+    """Return a tensor, or a dataclass or dict of tensors, on another device."""
+    if isinstance(x, (Tensor, Plan)):
+        return x.to(device)  # type: ignore[return-value]
     if isinstance(x, dict):
-        return {k: _moved(v, device) for k, v in x.items()}  # type: ignore[return-value]
+        return {k: moved(v, device) for k, v in x.items()}  # type: ignore[return-value]
     if is_dataclass(x) and not isinstance(x, type):
-        return replace(x, **{k: _moved(v, device) for k, v in _columns(x)})
+        return replace(x, **{k: moved(v, device) for k, v in _columns(x)})
     return x
 
 

@@ -10,9 +10,11 @@ when large, and its rows open as ordinary Parquet (`datasets.load_dataset("parqu
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,7 +54,7 @@ class Prompt:
     text: str
     messages: tuple[Message, ...] | None = None
     tokens: IntArray = field(default_factory=lambda: NO_TOKENS)
-    meta: dict[str, Any] = field(default_factory=lambda: {})
+    meta: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +69,8 @@ class Completion:
         stopped: True if it ended itself, False if it was cut at a length limit.
         mask: [T] True where a loss counts the token, or None for all of them.
         weight: its share in a weighted loss.
+        turns: the messages it is made of where it is more than one plain answer (several turns
+            of a conversation, tool calls), the first and the last by the assistant; else None.
     """
 
     text: str
@@ -76,6 +80,7 @@ class Completion:
     stopped: bool = True
     mask: BoolArray | None = None
     weight: float = 1.0
+    turns: tuple[Message, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,7 @@ SCHEMA = pa.schema(
         "stopped": pa.list_(pa.bool_()),
         "mask": pa.list_(pa.list_(pa.bool_())),
         "weight": pa.list_(pa.float64()),
+        "turns": pa.list_(pa.string()),
         "scores": pa.list_(pa.float64()),
         "better": _INTS,
         "worse": _INTS,
@@ -189,17 +195,21 @@ class Groups:
         """Write groups to a Parquet file as they come, then open it; memory stays bounded."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(path.suffix + ".part")
-        with pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
-            for batch in _record_batches(groups):
-                writer.write_batch(batch)
-        part.replace(path)
+        try:
+            with pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
+                for batch in _record_batches(groups):
+                    writer.write_batch(batch)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
         return cls.read(path)
 
     @classmethod
     def read(cls, path: Path) -> Groups:
         """Open a file that `write` or `stream` made.
 
-        Files above 64 MiB are decoded once into an Arrow file beside them and memory-mapped.
+        Files above 64 MiB (uncompressed) are decoded once into an Arrow file beside them and
+        memory-mapped.
 
         Raises:
             DataError: the file is missing or does not hold groups.
@@ -218,11 +228,13 @@ class Groups:
                 "it is Parquet, but not a collection of groups",
                 "import it with `tandem.formats.read`",
             )
-        if path.stat().st_size <= MAP_ABOVE_BYTES:
+        parts = range(source.num_row_groups)
+        if sum(source.metadata.row_group(k).total_byte_size for k in parts) <= MAP_ABOVE_BYTES:
             return cls(source.read().cast(SCHEMA))
         mapped = path.with_suffix(".arrow")
         if not mapped.exists() or mapped.stat().st_mtime < path.stat().st_mtime:
-            part = mapped.with_suffix(".arrow.part")
+            # ranks of one launch may open the same file at once
+            part = mapped.with_suffix(f".arrow.{os.getpid()}.part")
             with ipc.new_file(part, SCHEMA) as sink:
                 for batch in source.iter_batches(ROWS_PER_CHUNK):
                     sink.write_batch(batch.cast(SCHEMA))
@@ -235,6 +247,18 @@ class Groups:
         part = path.with_suffix(path.suffix + ".part")
         pq.write_table(self.table, part, compression="zstd", row_group_size=ROWS_PER_CHUNK)
         part.replace(path)
+
+    def to_bytes(self) -> npt.NDArray[np.uint8]:
+        """Return the collection as bytes, for a checkpoint's state."""
+        sink = pa.BufferOutputStream()
+        with ipc.new_stream(sink, SCHEMA) as writer:
+            writer.write_table(self.table)
+        return np.frombuffer(sink.getvalue(), np.uint8)
+
+    @classmethod
+    def from_bytes(cls, data: npt.NDArray[np.uint8]) -> Groups:
+        """Undo `to_bytes`."""
+        return cls(ipc.open_stream(pa.py_buffer(data.tobytes())).read_all())
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -283,7 +307,7 @@ class Groups:
         """Return the prompts alone."""
         return self.map(lambda g: Group(g.prompt))
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """Hash of the content: the same whatever the chunking or the file it came from."""
         digest = hashlib.blake2b(digest_size=16)
@@ -334,9 +358,9 @@ class _Lists:
         a, b = self.span(i)
         return self.values[a:b]
 
-    def strings(self, i: int) -> list[str]:
+    def strings(self, i: int) -> list[Any]:
         a, b = self.span(i)
-        return cast("list[str]", self.inner.slice(a, b - a).to_pylist())
+        return cast("list[Any]", self.inner.slice(a, b - a).to_pylist())
 
 
 class _Chunk:
@@ -350,6 +374,7 @@ class _Chunk:
         self.completions = _Lists(column["completions"], strings=True)
         self.author = _Lists(column["author"], strings=True)
         self.by = _Lists(column["by"], strings=True)
+        self.turns = _Lists(column["turns"], strings=True)
         self.numbers = {
             name: _Lists(column[name])
             for name in ("stopped", "weight", "scores", "better", "worse", "p", "margin")
@@ -390,6 +415,7 @@ class _Chunk:
 
     def _completions(self, row: int) -> Iterator[Completion]:
         texts, authors = self.completions.strings(row), self.author.strings(row)
+        turns = self.turns.strings(row)
         stopped, weight = self.numbers["stopped"].row(row), self.numbers["weight"].row(row)
         spans = {name: outer.span(row)[0] for name, (outer, _) in self.nested.items()}
         for k, text in enumerate(texts):
@@ -402,6 +428,7 @@ class _Chunk:
                 stopped=bool(stopped[k]),
                 mask=None if inner["mask"] is None else inner["mask"].astype(np.bool_),
                 weight=float(weight[k]),
+                turns=None if turns[k] is None else tuple(json.loads(turns[k])),
             )
 
 
@@ -455,6 +482,9 @@ def _record_batch(rows: list[Group]) -> pa.RecordBatch:
         "stopped": column([c.stopped for c in flat], pa.bool_()),
         "mask": nested([c.mask for c in flat], pa.bool_()),
         "weight": column([c.weight for c in flat], pa.float64()),
+        "turns": column(
+            [None if c.turns is None else json.dumps(c.turns) for c in flat], pa.string()
+        ),
         "scores": _lists([g.scores for g in rows], pa.float64()),
         "better": vote([v.i for v in votes], pa.int32()),
         "worse": vote([v.j for v in votes], pa.int32()),

@@ -43,7 +43,8 @@ class Sampling:
             if not holds:
                 raise ConfigError(
                     f"sampling.{name} = {getattr(self, name)}",
-                    "temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1, max_tokens >= 1",
+                    "temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1, "
+                    "max_tokens >= 1",
                     f"give a value of {name} in its range",
                 )
 

@@ -1,0 +1,158 @@
+"""Attention within groups only, for any transformers model that takes an attention function.
+
+Every prompt is attended once and every completion behind its prompt (see `layout`). A window or
+a soft cap is applied as the model's own layers ask for it. Registered with transformers as the
+attention implementation `tandem`; without a plan it is the stock implementation.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tandem.layout import Plan
+
+IMPLEMENTATION = "tandem"
+LONGEST_BY_HAND = 1024
+
+
+def attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    segments: Plan | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend within groups when a plan is given, else as the stock implementation does.
+
+    Args:
+        query: [1, H, S, D]; key and value: [1, H', S, D] with H' dividing H.
+        segments: the plan that `packing` made for this row.
+
+    Returns:
+        [1, S, H, D], None.
+    """
+    if segments is None:
+        return _stock(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout,
+            scaling,
+            softcap,
+            sliding_window,
+            kwargs,
+        )
+    heads, width = query.shape[1], query.shape[3]
+    low = _compute_dtype(query)
+    q, k, v = (x[0].transpose(0, 1).reshape(x.shape[2], -1).to(low) for x in (query, key, value))
+    outputs: list[Tensor] = []
+    for b, block in enumerate(segments.blocks):
+        q_b = _gather(q, block.queries, width)
+        k_b, v_b = _gather(k, block.keys, width), _gather(v, block.keys, width)
+        if k_b.shape[1] != heads:
+            k_b, v_b = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k_b, v_b))
+        if softcap is not None or _by_hand(q_b, k_b):
+            mask = segments.mask(b, sliding_window, q_b.dtype, always=True)
+            y = _explicit(q_b, k_b, v_b, mask, dropout, scaling, softcap)
+        else:
+            mask = segments.mask(b, sliding_window, q_b.dtype)
+            y = F.scaled_dot_product_attention(
+                q_b, k_b, v_b, mask, dropout, is_causal=mask is None, scale=scaling
+            )
+        outputs.append(y.transpose(1, 2).reshape(-1, y.shape[1] * y.shape[3]))
+    stacked = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+    out = stacked.index_select(0, segments.back)
+    return out.view(1, out.shape[0], heads, -1), None
+
+
+def _gather(x: Tensor, index: Tensor, width: int) -> Tensor:
+    rows = x.index_select(0, index.reshape(-1))
+    return rows.view(*index.shape, -1, width).transpose(1, 2)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which autocast would attend; rotary embeddings leave queries in fp32."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _by_hand(q: Tensor, k: Tensor) -> bool:
+    """True where plain products beat the fused kernel: short rows in bf16 on a CPU, 2 to 8 times.
+
+    benchmarks/attention.py measures it.
+    """
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= LONGEST_BY_HAND
+
+
+def _explicit(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    softcap: float | None,
+) -> Tensor:
+    scores = (q * (q.shape[-1] ** -0.5 if scaling is None else scaling)) @ k.transpose(2, 3)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None:
+        scores = scores + mask
+    return F.dropout(scores.softmax(-1), dropout) @ v
+
+
+def _stock(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    softcap: float | None,
+    window: int | None,
+    rest: dict[str, object],
+) -> tuple[Tensor, Tensor | None]:
+    """The stock implementation; a soft cap, which it lacks, is computed by hand."""
+    if softcap is None:
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            mask,
+            dropout=dropout,
+            scaling=scaling,
+            sliding_window=window,
+            **rest,  # type: ignore[arg-type]
+        )
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    if mask is not None and mask.dtype == torch.bool:
+        mask = _additive(mask, query.dtype)
+    if mask is None and query.shape[2] > 1:
+        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+        mask = _additive(seen.tril(key.shape[2] - query.shape[2]), query.dtype)
+    out = _explicit(query, key, value, mask, dropout, scaling, softcap)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

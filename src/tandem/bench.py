@@ -1,0 +1,182 @@
+"""Methods on a world: what comes before them, the methods, and one table at the end."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from tandem.climb import Watching
+from tandem.engines import Sampling
+from tandem.exams import examine_policies, examine_reward
+from tandem.groups import Groups
+from tandem.judges import Judge
+from tandem.judges.models import RewardModel
+from tandem.methods import Method, reward, sft
+from tandem.runs import Checkpoint, Run
+from tandem.stages import encode, judge, sample
+from tandem.tasks import World
+
+WATCHED = 200
+"""Prompts of the evaluations during training."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What comes before a method, each stage done when something first asks for it.
+
+    Attributes:
+        run: where stages are remembered.
+        world: the task, or your model and data.
+        configs: settings by name: `sft`, `reward`, `sampling`, the method's own.
+    """
+
+    run: Run
+    world: World
+    configs: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def base(self) -> Checkpoint:
+        """The model before any training."""
+        return self.world.base
+
+    @property
+    def demonstrations(self) -> Groups:
+        """Prompts with one good answer each."""
+        return self.world.demonstrations
+
+    @cached_property
+    def pi_sft(self) -> Checkpoint:
+        """The base after SFT on the demonstrations."""
+        return sft.recipe(self.run, self.base, self.demonstrations, self.configs["sft"])
+
+    @cached_property
+    def D(self) -> Groups:
+        """Preferences to train on."""
+        return self._judged("preferences", self.world.preferences, self.world.asked)
+
+    @cached_property
+    def held_out(self) -> Groups:
+        """Preferences about other prompts, to evaluate on."""
+        return self._judged("held-out", self.world.held_out, self.world.asked_held_out)
+
+    @cached_property
+    def x(self) -> Groups:
+        """Prompts without labels, in tokens, with room for an answer."""
+        room = self.how.max_tokens
+        return self.run("unlabelled", encode, self.world.prompts, self.base, room=room)
+
+    @cached_property
+    def exam(self) -> Groups:
+        """The evaluation prompts, with their reference answers where there are any."""
+        given = self.world.evaluation if self.world.references is None else self.world.references
+        return self.run("evaluation", encode, given, self.base, room=self.how.max_tokens)
+
+    @property
+    def humans(self) -> Judge | None:
+        """Who gives preferences."""
+        return self.world.annotator
+
+    @property
+    def truth(self) -> Judge | None:
+        """The programmatic truth."""
+        return self.world.truth
+
+    @cached_property
+    def r_phi(self) -> Checkpoint:
+        """The reward model fitted to D."""
+        return reward.recipe(self.run, self.pi_sft, self.D, self.configs["reward"])
+
+    @cached_property
+    def r_held(self) -> Checkpoint:
+        """A reward model fitted to the held-out preferences: a second opinion on the first."""
+        cfg = self.configs["reward"]
+        return self.run("reward-held", reward.fit, self.pi_sft, self.held_out, cfg, name="held-out")
+
+    @cached_property
+    def watching(self) -> Watching:
+        """What is followed while a policy climbs: never the prompts of the final exam."""
+        world = self.world
+        asked = self.held_out.prompts() if world.asked_held_out is None else world.asked_held_out
+        prompts = self.run("watched", encode, asked, self.base, room=self.how.max_tokens)
+        judges: list[tuple[str, Judge]] = [("held_out", RewardModel(self.r_held))]
+        if world.truth is not None:
+            judges.append(("truth", world.truth))
+        return Watching(prompts[:WATCHED], tuple(judges), choose="held_out")
+
+    @property
+    def labelled(self) -> bool:
+        """True where preferences exist or can be asked for."""
+        return self.world.preferences is not None or self.world.annotator is not None
+
+    @property
+    def how(self) -> Sampling:
+        """How every policy is sampled."""
+        return self.configs["sampling"]
+
+    def _judged(self, name: str, given: Groups | None, asked: Groups | None) -> Groups:
+        if given is not None:
+            return self.run(name, encode, given, self.base)
+        pairs = self.run(f"{name}-pairs", sample, self.pi_sft, asked, n=2, how=self.how)
+        return self.run(name, judge, pairs, self.humans)
+
+    def do(self, method: Method) -> Checkpoint:
+        """Run a method's recipe on what it names."""
+        wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
+        given = {name: getattr(self, name) for name in wanted}
+        return method.recipe(self.run, **given, cfg=self.configs[method.name])
+
+
+def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> str:
+    """Do one method and everything before it, and return the tables that say how good it is."""
+    course = Course(run, world, configs)
+    result = course.do(method)
+    parts: list[str] = []
+    if course.labelled:
+        r_phi = result if method.row.fits == "reward" else course.r_phi
+        exam = run("reward-exam", examine_reward, RewardModel(r_phi), course.held_out)
+        parts.append(f"reward model on {len(course.held_out)} held-out comparisons\n{exam['text']}")
+    if method.row.fits == "policy":
+        parts.append(policies(course, {"SFT": course.pi_sft, str(result): result}))
+    return "\n\n".join(parts)
+
+
+def policies(course: Course, trained: Mapping[str, Checkpoint]) -> str:
+    """Sample every policy on the evaluation prompts and compare them with SFT."""
+    run, world = course.run, course.world
+    answers: dict[str, Groups] = {}
+    for name, policy in {"base": course.base, **trained}.items():
+        stage = f"answers-{name.lower()}"
+        answers[name] = run(stage, sample, policy, course.exam, n=1, how=course.how)
+    opponents = ["SFT"]
+    if world.references is not None:
+        answers["reference"] = course.exam
+        opponents.append("reference")
+    judges: dict[str, Judge] = {}
+    if world.truth is not None:
+        judges["truth"] = world.truth
+    if course.labelled:
+        judges["proxy"] = RewardModel(course.r_phi)
+    if not judges:
+        return f"nobody judges: no preferences, no truth\n\n{costs(run)}"
+    exam = run(
+        "policy-exam",
+        examine_policies,
+        answers,
+        course.pi_sft,
+        judges=judges,
+        opponents=tuple(opponents),
+        annotator=world.annotator,
+    )
+    return f"policies on {len(course.exam)} evaluation prompts\n{exam['text']}\n\n{costs(run)}"
+
+
+def costs(run: Run) -> str:
+    """Say what every stage cost."""
+    rows = run.records()
+    lines = [
+        f"  {r.folder.name:<24} {r.seconds:8.1f} s  {r.peak_bytes / 2**30:6.2f} GiB" for r in rows
+    ]
+    return "\n".join(["stages", *lines, f"  {'all':<24} {sum(r.seconds for r in rows):8.1f} s"])

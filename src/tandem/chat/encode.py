@@ -1,0 +1,308 @@
+"""`encode`: groups of text -> groups with tokens, loss masks, and counts of what was lost."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tandem.chat.layout import Answer, Refused, answer_text, prompt_text
+from tandem.chat.lengths import TRUNCATIONS, Counts, Truncation, fit
+from tandem.chat.tokens import Ids, Tokens
+from tandem.errors import ConfigError, DataError, ModelError
+from tandem.groups import BoolArray, Completion, Group, Groups
+
+CHUNK = 256
+"""Groups that are encoded by one call of the tokenizer, and by one worker at a time."""
+
+VERSION = "1"
+"""Part of the cache's key: raised when the same text becomes other tokens."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Groups with tokens, and what became of the others."""
+
+    groups: Groups
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How to encode; a value that worker processes receive."""
+
+    tokens: Tokens
+    max_length: int | None
+    truncation: Truncation
+
+    def __call__(self, groups: Sequence[Group]) -> tuple[list[Group], Counts]:
+        """Encode a chunk of groups."""
+        counts = Counts()
+        laid = [_lay_out(group, self.tokens, counts) for group in groups]
+        ids = _Ids.of([each for each in laid if each is not None], self.tokens)
+        full = [_with_tokens(each, ids, self.tokens, counts) for each in laid if each is not None]
+        bos = len(self.tokens.bos)
+        fitted = [
+            fit(group, _bos(group, bos, self.tokens), self.max_length, self.truncation, counts)
+            for group in full
+        ]
+        return [group for group in fitted if group is not None], counts
+
+
+def encode(
+    groups: Groups,
+    tokenizer: Any,
+    *,
+    max_length: int | None,
+    truncation: Truncation = "drop",
+    workers: int = 0,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Encoded:
+    """Tokenise prompts and completions.
+
+    A conversation is rendered and tokenised as a whole, and its completion is what stands behind
+    the verified prefix that is its prompt; every assistant turn in it is trained on
+    (`Completion.mask`), its end of turn included. Plain text is tokenised as prompt and
+    completion apart, with one BOS if the tokenizer adds one. A completion that stopped ends in
+    its end-of-turn or EOS token, once.
+
+    Args:
+        groups: texts and messages; tokens that are there are made anew.
+        tokenizer: a Hugging Face tokenizer.
+        max_length: longest prompt + completion in tokens; None for no limit.
+        truncation: `drop` and count what is longer (a group keeps the completions that fit, if
+            at least two do where there were several); `keep-start` cuts completions at their
+            end, all of a compared group alike; `keep-end` cuts the prompt at its start. Tokens
+            are cut, texts stay whole.
+        workers: worker processes; 0 encodes in this one.
+        cache: a folder; the result is kept there under a hash of tokenizer, data and settings.
+        progress: called with (groups done, groups in all).
+
+    Raises:
+        ConfigError: a setting is out of range.
+        ModelError: the tokenizer is none, has no EOS, or its template is not prefix-preserving.
+        DataError: nothing is left.
+    """
+    encoder = _encoder(tokenizer, max_length, truncation)
+    if cache is None:
+        counts = Counts()
+        encoded = Groups.of(_encoded(groups, encoder, workers, counts, progress))
+        return Encoded(encoded, counts)
+    key = [VERSION, encoder.tokens.hash, groups.hash, max_length, truncation]
+    name = hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
+    path = cache / f"encoded-{name}.parquet"
+    record = path.with_suffix(".json")
+    if path.exists() and record.exists():
+        return Encoded(Groups.read(path), Counts(**json.loads(record.read_text())))
+    counts = Counts()
+    encoded = Groups.stream(path, _encoded(groups, encoder, workers, counts, progress))
+    record.write_text(json.dumps(asdict(counts)))
+    return Encoded(encoded, counts)
+
+
+def _encoder(tokenizer: Any, max_length: int | None, truncation: Truncation) -> Encoder:
+    if not callable(tokenizer) or not hasattr(tokenizer, "apply_chat_template"):
+        raise ModelError(
+            f"the tokenizer is {tokenizer!r:.80} ({type(tokenizer).__name__})",
+            "text becomes tokens by the model's own tokenizer, and there is none",
+            "save one beside the model (tokenizer.save_pretrained), or name another",
+        )
+    if truncation not in TRUNCATIONS:
+        raise ConfigError(
+            f"truncation = {truncation!r}",
+            f"what does not fit is treated in one of the ways {', '.join(TRUNCATIONS)}",
+            "give one of them",
+        )
+    if max_length is not None and max_length < 2:
+        raise ConfigError(
+            f"max_length = {max_length}",
+            "a prompt and a completion need at least one token each",
+            "give the model's context length, or less",
+        )
+    tokens = Tokens(tokenizer)
+    _ = tokens.eos
+    return Encoder(tokens, max_length, truncation)
+
+
+def _encoded(
+    groups: Groups,
+    encoder: Encoder,
+    workers: int,
+    counts: Counts,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Group]:
+    chunks = _chunks(groups)
+    parts = _in_processes(chunks, encoder, workers) if workers else map(encoder, chunks)
+    for kept, part in parts:
+        counts.add(part)
+        if progress is not None:
+            progress(counts.groups, len(groups))
+        yield from kept
+    if not counts.kept:
+        raise _nothing(counts, encoder.max_length)
+
+
+def _chunks(groups: Iterable[Group]) -> Iterator[list[Group]]:
+    stream = iter(groups)
+    while chunk := list(itertools.islice(stream, CHUNK)):
+        yield chunk
+
+
+_worker: Encoder | None = None
+
+
+def _start(encoder: Encoder) -> None:
+    global _worker  # a worker process has one encoder for its life
+    _worker = encoder
+
+
+def _work(chunk: list[Group]) -> tuple[list[Group], Counts]:
+    assert _worker is not None
+    return _worker(chunk)
+
+
+def _in_processes(
+    chunks: Iterable[list[Group]], encoder: Encoder, workers: int
+) -> Iterator[tuple[list[Group], Counts]]:
+    """Encode chunks in worker processes: in order, and never more than two a worker in flight."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start, (encoder,)) as pool:
+        waiting: deque[Future[tuple[list[Group], Counts]]] = deque()
+        for chunk in chunks:
+            waiting.append(pool.submit(_work, chunk))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    group: Group
+    prompt: str
+    answers: tuple[Answer, ...]
+    templated: bool
+
+
+def _lay_out(group: Group, tokens: Tokens, counts: Counts) -> _Laid | None:
+    messages = group.prompt.messages
+    try:
+        prompt = prompt_text(group, tokens)
+        answers = tuple(answer_text(group, c, prompt, tokens) for c in group.completions)
+    except Refused as reason:
+        counts.groups += 1
+        counts.completions += len(group)
+        counts.preferences += len(group.preferences)
+        counts.dropped[str(reason)] = counts.dropped.get(str(reason), 0) + 1
+        return None
+    counts.transcripts += messages is not None and not tokens.templated
+    counts.plain += messages is None and tokens.templated
+    return _Laid(group, prompt, answers, messages is not None and tokens.templated)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ids:
+    """Texts of a chunk with their ids: as they stand, and as continuations."""
+
+    standing: dict[str, Ids]
+    continuing: dict[str, Ids]
+
+    @classmethod
+    def of(cls, laid: Sequence[_Laid], tokens: Tokens) -> _Ids:
+        whole = [x.prompt + a.text for x in laid if x.templated for a in x.answers]
+        standing = list(dict.fromkeys([x.prompt for x in laid] + whole))
+        pieces = [
+            text
+            for x in laid
+            for a in x.answers
+            if not x.templated or len(a.pieces) > 1
+            for text, _ in a.pieces
+        ]
+        pieces = list(dict.fromkeys(pieces))
+        return cls(
+            dict(zip(standing, tokens.plain(standing), strict=True)),
+            dict(zip(pieces, tokens.continuing(pieces), strict=True)),
+        )
+
+
+def _with_tokens(laid: _Laid, ids: _Ids, tokens: Tokens, counts: Counts) -> Group:
+    start = ids.standing[laid.prompt]
+    if not laid.templated and start[: len(tokens.bos)] != tokens.bos:
+        start = [*tokens.bos, *start]
+    if not start:
+        raise DataError(
+            f"group {laid.group.id}: the prompt {laid.prompt[:40]!r} has no tokens",
+            "the first token of a completion is predicted from the last one of its prompt",
+            "give a prompt, or a tokenizer that adds a BOS token",
+        )
+    completions: list[Completion] = []
+    for completion, answer in zip(laid.group.completions, laid.answers, strict=True):
+        whole = _behind(laid, answer, ids)
+        out, mask = _joined(answer, whole, ids, tokens)
+        counts.merged += laid.templated and out != whole
+        completions.append(_ended(completion, answer, out, mask, tokens))
+    prompt = replace(laid.group.prompt, text=laid.prompt, tokens=np.array(start, np.int32))
+    return replace(laid.group, prompt=prompt, completions=tuple(completions))
+
+
+def _behind(laid: _Laid, answer: Answer, ids: _Ids) -> Ids | None:
+    """Return what stands behind the prompt in the whole conversation's tokens.
+
+    None if the conversation was not encoded as a whole, or if one token spans both.
+    """
+    if not laid.templated:
+        return None
+    start, whole = ids.standing[laid.prompt], ids.standing[laid.prompt + answer.text]
+    return whole[len(start) :] if whole[: len(start)] == start else None
+
+
+def _joined(
+    answer: Answer, whole: Ids | None, ids: _Ids, tokens: Tokens
+) -> tuple[Ids, BoolArray | None]:
+    if whole is not None and len(answer.pieces) == 1:
+        return whole, None
+    parts = [_piece(text, ids, tokens) for text, _ in answer.pieces]
+    flags = np.array([trained for _, trained in answer.pieces], np.bool_)
+    return list(itertools.chain.from_iterable(parts)), np.repeat(flags, [len(p) for p in parts])
+
+
+def _ended(
+    completion: Completion, answer: Answer, out: Ids, mask: BoolArray | None, tokens: Tokens
+) -> Completion:
+    """Return the completion with its tokens; the EOS is added once, and trained on."""
+    if completion.stopped and not answer.closed and out[-1:] != [tokens.eos]:
+        out = [*out, tokens.eos]
+        mask = None if mask is None else np.append(mask, True)
+    mask = None if mask is None or mask.all() else mask
+    return replace(completion, tokens=np.array(out, np.int32), mask=mask, logp=None)
+
+
+def _piece(text: str, ids: _Ids, tokens: Tokens) -> Ids:
+    found = ids.continuing.get(text)
+    return tokens.continuing([text])[0] if found is None else found
+
+
+def _bos(group: Group, length: int, tokens: Tokens) -> int:
+    """Number of BOS ids at the head of this prompt, which no cut may take away."""
+    if list(group.prompt.tokens[:length]) == tokens.bos:
+        return length
+    return int(group.prompt.tokens[0] == tokens.tokenizer.bos_token_id)
+
+
+def _nothing(counts: Counts, max_length: int | None) -> DataError:
+    reasons = "; ".join(f"{n} x {why}" for why, n in counts.dropped.items())
+    return DataError(
+        f"none of {counts.groups} groups is left: {reasons or 'there were none'}",
+        "what does not fit into the model's context is dropped, never cut in silence",
+        f"raise max_length (now {max_length}), or ask for truncation keep-start or keep-end",
+    )

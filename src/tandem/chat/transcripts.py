@@ -1,0 +1,119 @@
+"""Conversations as plain text: the transcripts of Anthropic's HH data (arXiv:2204.05862).
+
+    \\n\\nHuman: a question\\n\\nAssistant: an answer
+
+This is how a tokenizer without a chat template reads messages, and how HH files are written.
+The one space behind the colon separates; it belongs to neither prompt nor answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tandem.groups import Completion, Group, Groups, Message, Prompt
+
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+NAMES = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+def is_transcript(text: str) -> bool:
+    """True for text that opens with a human turn and holds an assistant turn."""
+    return text.startswith(HUMAN) and ASSISTANT in text
+
+
+def parse(text: str) -> tuple[Message, ...]:
+    """Split a transcript into messages; an open `Assistant:` at the end is no message."""
+    pieces = _TURN.split(text)[1:]
+    turns = [
+        {"role": _ROLES[name], "content": content.removeprefix(" ")}
+        for name, content in zip(pieces[::2], pieces[1::2], strict=True)
+    ]
+    if turns and turns[-1] == {"role": "assistant", "content": ""}:
+        turns.pop()
+    return tuple(turns)
+
+
+def render(messages: Sequence[Message], *, open_end: bool = False) -> str:
+    """Write messages as a transcript; `open_end` adds the `Assistant:` that asks for an answer."""
+    said = "".join(
+        f"\n\n{NAMES.get(m['role'], m['role'].title())}: {m.get('content') or ''}" for m in messages
+    )
+    return said + (ASSISTANT if open_end else "")
+
+
+def segments(turns: Sequence[Message]) -> list[tuple[str, bool]]:
+    """Cut the answer turns of a conversation into (text, written by the assistant).
+
+    The pieces follow a prompt that ends in `Assistant:`, so the first is the first answer.
+    """
+    pieces: list[tuple[str, bool]] = []
+    for k, turn in enumerate(turns):
+        name = NAMES.get(turn["role"], turn["role"].title())
+        answer = turn["role"] == "assistant"
+        if k:
+            pieces.append((f"\n\n{name}:", False))
+        pieces.append((f" {turn.get('content') or ''}", answer))
+    return pieces
+
+
+def split_point(chosen: str, rejected: str) -> int | None:
+    """Length of the prompt of an HH pair: the common prefix cut back to the last assistant turn."""
+    shared = common(chosen, rejected)
+    turn = chosen.rfind(ASSISTANT, 0, shared)
+    return None if turn < 0 else turn + len(ASSISTANT)
+
+
+def common(a: str, b: str) -> int:
+    """Length of the common prefix of two strings."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[:middle] == b[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def prompt_of(messages: Sequence[Message]) -> tuple[str, tuple[Message, ...]]:
+    """Return (plain text, messages) of a prompt given as messages."""
+    return render(messages, open_end=True), tuple(messages)
+
+
+def answer_of(turns: Sequence[Message]) -> Completion:
+    """Make a completion of the turns that answer a prompt.
+
+    One plain answer is its text alone; one that begins with a space keeps its turn too, because
+    a text's first space is taken for a transcript's separator.
+    """
+    content = turns[0].get("content")
+    plain = len(turns) == 1 and set(turns[0]) == {"role", "content"}
+    if plain and isinstance(content, str) and not content.startswith(" "):
+        return Completion(content)
+    text = "".join(piece for piece, _ in segments(turns)).removeprefix(" ")
+    return Completion(text, turns=tuple(turns))
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """Return the text by which two prompts are the same, however each was written down."""
+    if prompt.messages is None:
+        return prompt.text
+    if len(prompt.messages) == 1 and prompt.messages[0]["role"] == "user":
+        return str(prompt.messages[0].get("content"))
+    return render(prompt.messages)
+
+
+def as_chat(groups: Groups) -> Groups:
+    """Read every plain prompt as one user message, so that a chat template applies to it."""
+
+    def change(group: Group) -> Group:
+        if group.prompt.messages is not None:
+            return group
+        text, messages = prompt_of([{"role": "user", "content": group.prompt.text}])
+        return replace(group, prompt=replace(group.prompt, text=text, messages=messages))
+
+    return groups.map(change)

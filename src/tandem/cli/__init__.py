@@ -1,0 +1,90 @@
+"""The command line: verbs, one table of them, and how an ending is told to the shell.
+
+    exit 0    done
+    exit 1    a check found something (`data check`, `tasks check`, `doctor`)
+    exit 2    a mistake that the user can mend: what, why, do this
+    exit 3    a judge will answer later: the same command goes on then
+    exit 130  interrupted: the same command goes on from there
+
+Nothing here imports torch before a command needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from tandem import __version__
+from tandem.errors import ConfigError, Pending, TandemError, nearest
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("tandem.cli.run:run", "run a method on a task, or on your model and your data"),
+    "methods": ("tandem.cli.tables:methods", "list the methods, in the five verbs"),
+    "data check": ("tandem.cli.data:check", "examine preference data before training on it"),
+    "eval reward": ("tandem.cli.evaluate:reward", "compare a reward model with human judgements"),
+    "eval policy": ("tandem.cli.evaluate:policy", "compare a policy with a reference policy"),
+    "tasks check": ("tandem.cli.tables:check_task", "check that a task has its phenomena"),
+    "doctor": ("tandem.cli.doctor:doctor", "check this machine, line by line, with the fix"),
+}
+USAGE = "usage: tandem COMMAND [options]"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return dispatch(words)
+    except TandemError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Pending as pending:
+        print(f"waiting: {pending}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def dispatch(words: list[str]) -> int:
+    """Find the command and call it with the words that follow its name.
+
+    Raises:
+        ConfigError: there is no such command.
+    """
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(f"tandem {__version__}")
+        return 0
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            module, _, function = COMMANDS[name][0].partition(":")
+            return getattr(importlib.import_module(module), function)(words[length:])
+    family = [name for name in COMMANDS if name.split()[0] == words[0]]
+    if family and (len(words) == 1 or words[1] in ("-h", "--help")):
+        print(overview(family))
+        return 0
+    raise ConfigError(
+        f"there is no command `{' '.join(words[:2] if family else words[:1])}`."
+        + nearest(" ".join(words[:2]) if family else words[0], COMMANDS),
+        "a command is one of those that `tandem --help` lists",
+        f"type one of: {', '.join(COMMANDS)}",
+    )
+
+
+def overview(names: Sequence[str] = tuple(COMMANDS)) -> str:
+    """Return the list of commands."""
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:<{width}}  {COMMANDS[name][1]}" for name in names]
+    more = (
+        "",
+        "`tandem COMMAND --help` explains a command; `tandem --version` prints the version.",
+    )
+    return "\n".join([USAGE, "", *lines, *more])

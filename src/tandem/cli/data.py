@@ -1,0 +1,44 @@
+"""`tandem data check FILE`: look at data before anything is trained on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from tandem.cli.settings import make_parser, parse
+
+
+def check(words: Sequence[str]) -> int:
+    """Print what was found; exit code 1 if something must be mended before training."""
+    parser = make_parser("data check", "Examine preference data before training on it.")
+    parser.add_argument("data", type=str, help="JSONL, JSON, CSV, Parquet, a folder, a hub id")
+    parser.add_argument("--model", type=str, default="", help="count its tokens, show its template")
+    parser.add_argument(
+        "--against", action="append", default=[], help="may share no prompt with it"
+    )
+    parser.add_argument(
+        "--split", type=str, default="", help="which split, where there are several"
+    )
+    parser.add_argument("--limit", type=int, default=0, help="read only this many rows")
+    parser.add_argument("--format", type=str, default="", help="instead of detecting it")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    options = parse(parser, words)
+
+    from tandem.formats.check import check as examine
+
+    tokenizer, context = None, None
+    if options.model:
+        from tandem import models
+
+        tokenizer, context = models.load_tokenizer(options.model), models.context(options.model)
+    found = examine(
+        options.data,
+        tokenizer,
+        context,
+        split=options.split or None,
+        limit=options.limit or None,
+        format=options.format or None,
+        against=options.against,
+    )
+    print(found.json() if options.json else found.text(colour=sys.stdout.isatty()))
+    return int(not found.ok)

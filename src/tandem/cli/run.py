@@ -1,0 +1,185 @@
+"""`tandem run METHOD`: settings, then the world, then the recipe, then the table.
+
+Settings are checked and data is read before the run's folder is made, so that a mistake leaves
+nothing behind. The same command, given again, goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tandem.cli.settings import add, make_parser, nested, overridden, parse, rebuild, to_toml
+from tandem.errors import ConfigError
+from tandem.methods import METHODS, Method, find, load
+
+if TYPE_CHECKING:
+    from tandem.tasks import World
+
+ALWAYS = ("sft", "reward")
+"""What comes before most methods: their settings can always be given."""
+
+START = ("task", "model", "data")
+
+USAGE = """usage: tandem run METHOD --task NAME | --model PATH --data FILE [options]
+
+`tandem run METHOD --help` lists the method's settings.
+
+methods:
+"""
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one method from its start to its table."""
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE + "\n".join(f"  {name:<10}  {row.title}" for name, row in METHODS.items()))
+        return 0
+    find(words[0])
+    method = load(words[0])
+    configs = defaults(method, _asked_for(words[1:], "--task"))
+    parser = make_run_parser(method.name, configs)
+    options = parse(parser, words[1:], _config_file(words[1:]))
+    configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
+    world = open_world(options, configs["sizes"])
+    resolved = resolve(method.name, options, configs)
+    if options.dry_run:
+        print(plan(options, resolved, world))
+        return 0
+    return _go(method, options, configs, world, resolved)
+
+
+def _go(
+    method: Method,
+    options: Namespace,
+    configs: Mapping[str, Any],
+    world: World,
+    resolved: Mapping[str, Any],
+) -> int:
+    from tandem import bench
+    from tandem.runs import Run
+
+    path = folder(method.name, options, world)
+    with Run(path, options.seed, redo=options.redo, machine=configs["machine"]) as work:
+        work.save_config(to_toml(resolved))
+        for line in world.notes:
+            work.events.log("note", text=line)
+        print(bench.one(work, method, configs, world))
+    print(f"\nthe run is in {path}")
+    return 0
+
+
+def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
+    """Return every config that the command line can change, at its defaults for a task."""
+    from tandem.engines import Sampling
+    from tandem.machine import Machine
+    from tandem.tasks import Sizes
+    from tandem.tasks.worlds import settings
+
+    before = [load(name) for name in ALWAYS if name in METHODS and name != method.name]
+    configs = {m.name: m.config() for m in (*before, method)}
+    configs |= {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
+    own = settings(task)
+    return {name: overridden(config, own.get(name, {})) for name, config in configs.items()}
+
+
+def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
+    """Return the parser of `tandem run NAME`."""
+    parser = make_parser(f"run {name}", f"{METHODS[name].title}: {METHODS[name].objective}.")
+    for option, text in {
+        "--task": "a task by name, for example micro",
+        "--model": "folder or hub id of a causal language model",
+        "--data": "preferences or demonstrations: JSONL, JSON, CSV, Parquet, a folder, a hub id",
+        "--out": "the run's folder; runs/METHOD-NAME-SEED if not given",
+        "--config": "TOML or YAML with any of these settings; flags win",
+        "--method": "for run.toml alone: must be the method that is run",
+    }.items():
+        parser.add_argument(option, type=str | None, default=None, help=text)  # type: ignore[arg-type]
+    parser.add_argument("--seed", type=int, default=0, help="root of every draw")
+    parser.add_argument(
+        "--dry_run", "--dry-run", action="store_true", help="check and explain only"
+    )
+    parser.add_argument("--redo", action="append", default=[], help="stage to do again: 03-reward")
+    parser.add_argument(
+        "--resume", action="store_true", help="the default: finished stages are kept"
+    )
+    add(parser, configs)
+    return parser
+
+
+def open_world(options: Namespace, sizes: Any) -> World:
+    """Open the task, or the model and the data.
+
+    Raises:
+        ConfigError: neither or both were given.
+    """
+    from tandem.rng import Seed
+    from tandem.tasks import worlds
+
+    start: dict[str, str] = {n: options[n] for n in START if options[n] is not None}
+    if set(start) not in ({"task"}, {"model", "data"}):
+        given = [f"--{name} {value}" for name, value in start.items()]
+        raise ConfigError(
+            f"given: {' '.join(given) or 'neither --task nor --model and --data'}",
+            "a run starts from a task, or from a model and data",
+            "give `--task micro`, or `--model PATH --data FILE`",
+        )
+    if "task" in start:
+        return worlds.from_task(start["task"], sizes, Seed(options.seed))
+    return worlds.from_files(Path(start["model"]), start["data"], sizes)
+
+
+def resolve(name: str, options: Namespace, configs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that was decided, as tables; `run.toml` can be given to --config.
+
+    Raises:
+        ConfigError: the file was made for another method.
+    """
+    if options.method not in (None, name):
+        raise ConfigError(
+            f"--config {options.config} is for the method {options.method}, not {name}",
+            "settings of one method mean nothing to another",
+            f"`tandem run {options.method} --config {options.config}`",
+        )
+    start = {n: options[n] for n in START if options[n] is not None}
+    tables = {prefix: nested(config) for prefix, config in configs.items()}
+    return {"method": name, **start, "seed": options.seed, **tables}
+
+
+def folder(name: str, options: Namespace, world: World) -> Path:
+    """Return the run's folder."""
+    return Path(options.out or f"runs/{name}-{world.name}-{options.seed}")
+
+
+def plan(options: Namespace, resolved: Mapping[str, Any], world: World) -> str:
+    """Say what would be done, from what, and where."""
+    path = folder(resolved["method"], options, world)
+    sizes = {
+        "demonstrations": world.demonstrations,
+        "preferences": world.preferences if world.asked is None else world.asked,
+        "held out": world.held_out if world.asked is None else world.asked_held_out,
+        "prompts": world.prompts,
+        "evaluation": world.evaluation,
+    }
+    counts = [f"# {what}: {0 if groups is None else len(groups)}" for what, groups in sizes.items()]
+    there = "exists: finished stages are kept" if path.exists() else "would be made"
+    head = [f"# {path} {there}", *(f"# {line}" for line in world.notes), *counts]
+    return "\n".join([*head, "", to_toml(resolved)])
+
+
+def _config_file(words: Sequence[str]) -> Path | None:
+    given = _asked_for(words, "--config")
+    return None if given is None else Path(given)
+
+
+def _asked_for(words: Sequence[str], option: str) -> str | None:
+    """Return an option's value before the parser exists."""
+    for word, after in itertools.pairwise([*words, ""]):
+        if word == option:
+            return after
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None

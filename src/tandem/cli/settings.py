@@ -1,0 +1,219 @@
+"""Frozen config dataclasses as flags and files: one dataclass, read by everybody.
+
+Every field becomes a dotted flag (`--dpo.beta 0.2`). A TOML or YAML file has the same names, and
+is read before the flags, so flags win. An unknown name is an error with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from tandem.errors import ConfigError, nearest
+
+Plain = bool | int | float | str | tuple | list | dict | Enum | None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One leaf of a configuration: a dotted name, its type, its default and its meaning."""
+
+    name: str
+    hint: Any
+    default: Any
+    help: str
+
+
+def settings(config: object, prefix: str) -> Iterator[Setting]:
+    """Yield the leaves of a dataclass, nested dataclasses included."""
+    kind = type(config)
+    hints, docs = get_type_hints(kind), field_docs(kind)
+    for f in fields(cast("Any", config)):
+        value, name = getattr(config, f.name), f"{prefix}.{f.name}"
+        if is_dataclass(value):
+            yield from settings(value, name)
+        elif isinstance(value, Plain):
+            yield Setting(name, hints[f.name], value, docs.get(f.name, ""))
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """Read the `Attributes:` section of a class docstring: field -> one line."""
+    section = re.split(r"^\s*Attributes:\s*$", kind.__doc__ or "", maxsplit=1, flags=re.M)
+    if len(section) < 2:
+        return {}
+    body = re.split(r"\n\s*\n", section[1])[0]
+    entries = re.findall(r"^\s+(\w+): (.*?)(?=^\s+\w+: |\Z)", body, flags=re.M | re.S)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def add(parser: ArgumentParser, configs: Mapping[str, object]) -> None:
+    """Add a flag for every setting of some configs."""
+    for prefix, config in configs.items():
+        title = (type(config).__doc__ or "").strip().partition("\n")[0]
+        group = parser.add_argument_group(prefix, title)
+        for s in settings(config, prefix):
+            group.add_argument(f"--{s.name}", type=s.hint, default=s.default, help=s.help or None)
+
+
+def make_parser(command: str, description: str) -> ArgumentParser:
+    """Return an empty parser that raises instead of exiting."""
+    return ArgumentParser(
+        prog=f"tandem {command}",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+
+
+def parse(parser: ArgumentParser, words: Sequence[str], file: Path | None = None) -> Namespace:
+    """Parse a file's settings, then flags.
+
+    Raises:
+        ConfigError: an unknown name (with the nearest), or a value of the wrong type.
+    """
+    known = {o for a in parser._actions for o in a.option_strings if o.startswith("--")}
+    for word in words:
+        if word.startswith("--"):
+            _check_known(word.removeprefix("--").partition("=")[0], known, "the command line")
+    early: list[str] = []
+    if file is not None:
+        known = {o for a in parser._actions if a.nargs != 0 for o in a.option_strings}
+        for name, value in flattened(read_file(file), known):
+            _check_known(name, known, str(file))
+            early.append(f"--{name}={_spelled(value)}")
+    try:
+        return parser.instantiate(parser.parse_args([*early, *words]))
+    except ArgumentError as error:
+        raise ConfigError(
+            " ".join(str(error).split()),
+            "a setting has a type, and often a range",
+            f"see `{parser.prog} --help`",
+        ) from error
+
+
+def rebuild(config: Any, values: Namespace) -> Any:
+    """Return the dataclass with the parsed values in its leaves."""
+    changes: dict[str, Any] = {}
+    for f in fields(config):
+        if f.name in values:
+            old, new = getattr(config, f.name), values[f.name]
+            changes[f.name] = rebuild(old, new) if is_dataclass(old) else new
+    return replace(config, **changes)
+
+
+def overridden(config: Any, table: Mapping[str, Any]) -> Any:
+    """Return the dataclass with a table's values in its leaves; the rest stays."""
+    changes = {
+        name: overridden(getattr(config, name), value) if isinstance(value, Mapping) else value
+        for name, value in table.items()
+    }
+    return replace(config, **changes)
+
+
+def flattened(table: Mapping[str, Any], known: set[str], prefix: str = "") -> Iterator[tuple]:
+    """Yield (dotted name, value) down to the names that are flags."""
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and f"--{name}" not in known:
+            yield from flattened(value, known, f"{name}.")
+        else:
+            yield name, value
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Read a TOML or YAML file.
+
+    Raises:
+        ConfigError: it is missing, broken, or neither.
+    """
+    readers = {".toml": tomllib.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
+    if path.suffix not in readers:
+        raise ConfigError(
+            f"--config {path}",
+            f"a configuration is TOML or YAML, and {path.suffix or 'no suffix'} is neither",
+            "name the file *.toml or *.yaml",
+        )
+    try:
+        table = readers[path.suffix](path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"--config {path}: {' '.join(str(error).split())}",
+            "the file must exist and follow its format",
+            "correct the file; every run keeps a valid example in its run.toml",
+        ) from error
+    if not isinstance(table, dict):
+        raise ConfigError(
+            f"--config {path} holds {type(table).__name__}, not a table",
+            "settings have names",
+            "write `seed = 1` or `[dpo]` and `beta = 0.1` below it",
+        )
+    return table
+
+
+def to_toml(table: Mapping[str, Any], prefix: str = "") -> str:
+    """Spell nested settings as TOML that `read_file` reads back; None is spelled "null"."""
+    plain = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
+    lines = [f"{key} = {_toml(value)}" for key, value in plain.items()]
+    text = "".join(f"{line}\n" for line in lines)
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            inner = to_toml(value, f"{prefix}{key}.")
+            head = (
+                f"[{prefix}{key}]\n"
+                if any(not isinstance(v, Mapping) for v in value.values())
+                else ""
+            )
+            text += f"\n{head}{inner}" if head else inner
+    return text
+
+
+def nested(config: object) -> dict[str, Any]:
+    """Return a dataclass as nested tables of its settings."""
+    table: dict[str, Any] = {}
+    for s in settings(config, ""):
+        *path, last = s.name.removeprefix(".").split(".")
+        place = table
+        for key in path:
+            place = place.setdefault(key, {})
+        place[last] = s.default
+    return table
+
+
+def _check_known(name: str, known: set[str], where: str) -> None:
+    options = {option.removeprefix("--") for option in known}
+    if name in options or any(name.startswith(f"{option}.") for option in options):
+        return
+    raise ConfigError(
+        f"unknown setting `{name}` in {where}.{nearest(name, options)}",
+        "a setting that nobody reads would be lost without a word",
+        "correct its name or leave it out; --help lists all of them",
+    )
+
+
+def _spelled(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return '"null"'
+    if isinstance(value, Enum):
+        return json.dumps(value.name)
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(_toml(v) for v in value)}]"
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = ", ".join(f"{f.name} = {_toml(getattr(value, f.name))}" for f in fields(value))
+        return f"{{{inner}}}"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False)

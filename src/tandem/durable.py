@@ -1,0 +1,112 @@
+"""Files that survive a kill: whole or absent, and owned by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+from tandem.errors import RunError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is either the old one or the new one, whenever the process dies."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    flush(part)
+    part.replace(path)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read JSON, or None when the file is missing or broken."""
+    with suppress(OSError, ValueError):
+        return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+    return None
+
+
+def flush(place: Path) -> None:
+    """Make the kernel put a file or a folder's list of names on the disk."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def seal(folder: Path, besides: Path) -> None:
+    """Flush everything in a folder except one subfolder, then mark the folder DONE."""
+    for place in sorted(folder.rglob("*"), reverse=True):
+        if not place.is_relative_to(besides):
+            flush(place)
+    (folder / "DONE").touch()
+    flush(folder / "DONE")
+    flush(folder)
+
+
+def whole(folder: Path) -> bool:
+    """True if the folder was sealed."""
+    return (folder / "DONE").exists()
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder; a kill half-way leaves one that is not whole."""
+    (folder / "DONE").unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Wait until no other process of this machine works on a file, and keep them out meanwhile."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(place.with_name(place.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+_LOCKS: dict[Path, int] = {}
+
+
+def lock(folder: Path) -> None:
+    """Hold a folder until `unlock` or the end of the process; the kernel lets go when it dies.
+
+    The same process may open the folder again, as a notebook does when a cell is run twice.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    if folder.resolve() in _LOCKS:
+        return
+    descriptor = os.open(folder / "run.lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        owner = os.read(descriptor, 64).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise RunError(
+            f"process {owner} is working in {folder}",
+            "two processes in one run folder would overwrite each other's stages",
+            f"wait for it, stop it (`kill {owner}`), or choose another folder with --out",
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    _LOCKS[folder.resolve()] = descriptor
+
+
+def unlock(folder: Path) -> None:
+    """Let another process have the folder."""
+    descriptor = _LOCKS.pop(folder.resolve(), None)
+    if descriptor is not None:
+        os.close(descriptor)

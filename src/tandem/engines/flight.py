@@ -1,0 +1,140 @@
+"""Completions being written: their tokens so far, their own random numbers, and when they end.
+
+Shapes: R completions in flight, T = `max_tokens`, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tandem.engines import Sampling
+from tandem.engines.decoding import choose, uniforms
+from tandem.engines.forking import holes
+from tandem.errors import EngineError
+from tandem.groups import FloatArray, IntArray
+from tandem.rng import Seed
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A finished completion: tokens and log-probabilities [t], and whether it ended itself."""
+
+    tokens: IntArray
+    logp: FloatArray
+    stopped: bool
+
+
+class Ends:
+    """Says which completions end themselves: an end-of-sequence token, or a stop string.
+
+    A stop string counts when the text holds it for the first time, also when the token that
+    completes it goes on beyond it.
+    """
+
+    def __init__(self, tokenizer: Any, eos: Sequence[int], stop: Sequence[str]) -> None:
+        self.tokenizer, self.stop = tokenizer, tuple(stop)
+        self.eos = np.array(sorted(eos), np.int64)
+
+    def __call__(self, rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Bools:
+        """[R] True where a row of tokens [R, T], of which the first `lengths` count, has ended."""
+        last = rows[np.arange(len(rows)), lengths - 1]
+        ended = np.isin(last, self.eos)
+        if self.stop:
+            for r in np.flatnonzero(~ended):
+                text = self.text(rows[r, : lengths[r]])
+                ended[r] = any(s in text for s in self.stop)
+        return ended
+
+    def text(self, tokens: npt.NDArray[Any]) -> str:
+        """Decode without the token that ended it and without special tokens."""
+        said = tokens[:-1] if np.isin(tokens[-1:], self.eos).any() else tokens
+        return self.tokenizer.decode(
+            said.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+
+class Flight:
+    """The rows of a batch, in the decoder's order.
+
+    Attributes:
+        landed: (prompt's place in the unit, i) -> what it became.
+    """
+
+    def __init__(self, how: Sampling, ends: Ends) -> None:
+        self.how, self.ends = how, ends
+        self.landed: dict[tuple[int, int], Landed] = {}
+        self.names: list[tuple[int, int, str]] = []
+        self.count = np.empty(0, np.int64)
+        self.tokens = np.empty((0, how.max_tokens), np.int64)
+        self.logp = np.empty((0, how.max_tokens), np.float32)
+        self.u = np.empty((0, how.max_tokens))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def join(self, names: Sequence[tuple[int, int, str]], seed: Seed) -> None:
+        """Add rows: (prompt's place in the unit, i, prompt id)."""
+        length = self.how.max_tokens
+        self.names += names
+        u = np.stack([uniforms(seed, id, i, length) for _, i, id in names])
+        self.u = np.concatenate([self.u, u])
+        self.count = np.append(self.count, np.zeros(len(names), np.int64))
+        self.tokens = np.concatenate([self.tokens, np.zeros(u.shape, np.int64)])
+        self.logp = np.concatenate([self.logp, np.zeros(u.shape, np.float32)])
+
+    def last(self) -> npt.NDArray[np.int64]:
+        """[R] last tokens."""
+        return self.tokens[np.arange(len(self)), self.count - 1]
+
+    def draw(self, start: int, logits: Tensor) -> Bools:
+        """Draw a token for every row from `start` on; return [R] which rows fly on."""
+        rows = np.arange(start, len(self))
+        at = self.count[start:]
+        u = torch.from_numpy(self.u[rows, at]).to(logits.device)
+        token, logp = choose(logits, self.how, u)
+        self.tokens[rows, at] = token.cpu().numpy()
+        self.logp[rows, at] = drawn = logp.cpu().numpy()
+        if not np.isfinite(drawn).all():
+            self._refuse(start + int(np.flatnonzero(~np.isfinite(drawn))[0]))
+        self.count[start:] += 1
+        alive = np.ones(len(self), np.bool_)
+        ended = self.ends(self.tokens[start:], self.count[start:])
+        alive[start:] = ~ended & (self.count[start:] < self.how.max_tokens)
+        for r in np.flatnonzero(~alive):
+            self._land(int(r), bool(ended[r - start]))
+        return alive
+
+    def keep(self, alive: Bools) -> None:
+        """Close the holes of landed rows, as the decoder does."""
+        source, target, count = holes(alive)
+        for column in (self.count, self.tokens, self.logp, self.u):
+            column[target] = column[source]
+        for s, t in zip(source, target, strict=True):
+            self.names[t] = self.names[s]
+        self.names = self.names[:count]
+        self.count, self.tokens = self.count[:count], self.tokens[:count]
+        self.logp, self.u = self.logp[:count], self.u[:count]
+
+    def _land(self, row: int, stopped: bool) -> None:
+        place, i, _ = self.names[row]
+        length = self.count[row]
+        tokens = self.tokens[row, :length].astype(np.int32)
+        self.landed[place, i] = Landed(tokens, self.logp[row, :length].copy(), stopped)
+
+    def _refuse(self, row: int) -> None:
+        _, i, prompt = self.names[row]
+        raise EngineError(
+            f"the model's logits are not numbers: completion {i} of `{prompt}`, "
+            f"token {int(self.count[row])}",
+            "a law with NaN or infinite logits cannot be sampled; training has probably diverged",
+            "look at the loss and the gradient norm, and resume from an earlier checkpoint",
+        )

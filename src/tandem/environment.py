@@ -1,0 +1,93 @@
+"""The machine a run was made on, and what a stage cost: versions, commit, time, memory."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "tandem-rlhf", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers",
+    "safetensors", "numpy", "pyarrow", "scipy", "statsmodels", "scikit-learn",
+)  # fmt: skip
+
+
+def environment() -> dict[str, Any]:
+    """Return a snapshot: what one must know to explain a difference between two machines."""
+    return {
+        "command": sys.argv,
+        "git": commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu(),
+        "cpus": os.cpu_count(),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Return installed versions, without importing anything."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str | None:
+    with suppress(PackageNotFoundError):
+        return version(name)
+    return None
+
+
+def cpu() -> str:
+    """Return the processor's name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def commit() -> str | None:
+    """Return the commit of the code, with "-dirty" when files were changed, or None."""
+    here = str(Path(__file__).parent)
+    asked = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.check_output(asked, text=True, stderr=subprocess.DEVNULL).strip() or None
+    return None
+
+
+class Meter:
+    """Measures wall time and the largest resident memory between entering and leaving.
+
+    On Linux the kernel's high-water mark is reset first; elsewhere the number is the largest
+    since the process began.
+    """
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+    def __enter__(self) -> Meter:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._start
+        self.peak_bytes = _peak_bytes()
+
+
+def _peak_bytes() -> int:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

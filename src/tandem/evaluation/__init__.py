@@ -1,0 +1,40 @@
+"""Evaluation on paper: judged groups in, tables with intervals out. No torch.
+
+reward_evaluation   a reward model's scores against held-out judgments
+policy_evaluation   policies against each other on the same prompts
+"""
+
+from tandem.evaluation.comparisons import Comparisons, comparisons
+from tandem.evaluation.policy import (
+    PolicyEvaluation,
+    PolicyRow,
+    kl_column,
+    length_column,
+    policy_evaluation,
+    score_column,
+)
+from tandem.evaluation.reward import (
+    RewardEvaluation,
+    Slice,
+    learning_table,
+    reward_evaluation,
+    shuffled,
+)
+from tandem.evaluation.tables import Table
+
+__all__ = [
+    "reward_evaluation",
+    "RewardEvaluation",
+    "Slice",
+    "shuffled",
+    "learning_table",
+    "comparisons",
+    "Comparisons",
+    "policy_evaluation",
+    "PolicyEvaluation",
+    "PolicyRow",
+    "score_column",
+    "length_column",
+    "kl_column",
+    "Table",
+]

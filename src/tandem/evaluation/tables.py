@@ -1,0 +1,52 @@
+"""Tables of numbers with intervals, as plain text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tandem.statistics import Estimate
+
+Cell = str | int | float | Estimate | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns; `str` aligns them, None shows as a dash."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    title: str = ""
+
+    def __str__(self) -> str:
+        cells = [self.columns, *([_text(c) for c in row] for row in self.rows)]
+        widths = [max(len(row[k]) for row in cells) for k in range(len(self.columns))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        ]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        return "\n".join([self.title, *lines] if self.title else lines)
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """Return one dict a row, for JSON; an estimate becomes a dict of its fields."""
+        return [dict(zip(self.columns, map(plain, row), strict=True)) for row in self.rows]
+
+
+def plain(cell: Cell) -> Any:
+    """Return a cell as JSON holds it."""
+    return cell.as_dict() if isinstance(cell, Estimate) else cell
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, float):
+        return f"{cell:.3f}"
+    return str(cell)
+
+
+def join(parts: Sequence[object]) -> str:
+    """Return the parts as text, an empty line between them."""
+    return "\n\n".join(str(part) for part in parts)

@@ -1,0 +1,289 @@
+"""What a run tells while it works: `events.jsonl` for machines, a few lines for people.
+
+One JSON object a line, appended in one write, so that a killed process leaves at most one broken
+last line, which readers skip. Every line has `time` (seconds since 1970) and `kind`; lines of a
+stage have `stage`. Only rank 0 writes and shows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, SupportsFloat, TextIO, cast
+
+Number = SupportsFloat | str | None
+
+PROGRESS_SECONDS = 1.0
+PLAIN_SECONDS = 10.0
+WINDOW_SECONDS = 30.0
+
+
+class Events(Protocol):
+    """Where a stage says what happens. Numbers are floats, ints, strings or 0-d tensors."""
+
+    def log(self, kind: str, **numbers: Number) -> None:
+        """Record one event: a training step, an evaluation; `text` is also shown to people."""
+        ...
+
+    def progress(self, done: int, total: int | None, unit: str, **numbers: Number) -> None:
+        """Say how far the stage is; cheap, call it every step.
+
+        Args:
+            done: units finished.
+            total: units in all, or None when unknown.
+            unit: "steps", "prompts", "episodes"...
+            numbers: what is shown beside the bar (loss, gold, proxy); `tokens` is the count of
+                tokens processed so far, shown as tokens/s.
+        """
+        ...
+
+
+class Silent:
+    """Events that nobody hears: for functions called outside a run."""
+
+    def log(self, kind: str, **numbers: Number) -> None:
+        """Do nothing."""
+
+    def progress(self, done: int, total: int | None, unit: str, **numbers: Number) -> None:
+        """Do nothing."""
+
+
+class Log:
+    """An append-only file of events, and the display that follows it.
+
+    Args:
+        path: the file.
+        display: who shows it.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self, path: Path, display: Display, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.path, self.display, self.clock = path, display, clock
+        self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o644)
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")
+
+    def write(self, kind: str, numbers: Mapping[str, object]) -> None:
+        """Append one line in one system call."""
+        event = {"time": round(self.clock(), 3), "kind": kind}
+        event |= {name: _plain(value) for name, value in numbers.items()}
+        os.write(self._file, (json.dumps(event, ensure_ascii=False) + "\n").encode())
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+class StageEvents:
+    """The events of one stage."""
+
+    def __init__(self, log: Log, stage: str) -> None:
+        self._log, self._stage, self._window = log, stage, Window()
+        self._written = -math.inf
+
+    def log(self, kind: str, **numbers: Number) -> None:
+        """Record one event, and show its text."""
+        self._log.write(kind, {"stage": self._stage, **numbers})
+        if isinstance(text := numbers.get("text"), str):
+            self._log.display.say(f"{self._stage}  {text}".strip())
+
+    def progress(self, done: int, total: int | None, unit: str, **numbers: Number) -> None:
+        """Show, and record at most once a second."""
+        now = self._log.clock()
+        shown = {name: _plain(value) for name, value in numbers.items()}
+        rates = self._window.add(now, done, total, shown.pop("tokens", None))
+        self._log.display.progress(self._stage, done, total, unit, shown | rates)
+        if now - self._written >= PROGRESS_SECONDS or done == total:
+            self._written = now
+            place = {"stage": self._stage, "done": done, "total": total, "unit": unit}
+            self._log.write("progress", {**place, **shown, **rates})
+
+
+class Window:
+    """Speed over the last half minute, so that a slow start does not spoil the estimate."""
+
+    def __init__(self, seconds: float = WINDOW_SECONDS) -> None:
+        self._seconds = seconds
+        self._points: deque[tuple[float, int, float]] = deque()
+
+    def add(self, now: float, done: int, total: int | None, tokens: object) -> dict[str, float]:
+        """Return `eta` in seconds and `tokens_per_s`, as far as they can be known."""
+        count = float(tokens) if isinstance(tokens, int | float) else math.nan
+        self._points.append((now, done, count))
+        while len(self._points) > 2 and now - self._points[0][0] > self._seconds:
+            self._points.popleft()
+        then, before, counted = self._points[0]
+        rates: dict[str, float] = {}
+        if now > then and done > before and total is not None:
+            rates["eta"] = (total - done) * (now - then) / (done - before)
+        if now > then and count > counted:
+            rates["tokens_per_s"] = (count - counted) / (now - then)
+        return rates
+
+
+class Display(Protocol):
+    """Shows a run to a person."""
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        ...
+
+    def progress(
+        self, stage: str, done: int, total: int | None, unit: str, numbers: Mapping[str, Any]
+    ) -> None:
+        """Show how far a stage is."""
+        ...
+
+    def end(self, stage: str) -> None:
+        """Take the stage's bar away."""
+        ...
+
+
+class Hidden:
+    """Shows nothing: other ranks, and tests."""
+
+    def say(self, text: str) -> None:
+        """Do nothing."""
+
+    def progress(
+        self, stage: str, done: int, total: int | None, unit: str, numbers: Mapping[str, Any]
+    ) -> None:
+        """Do nothing."""
+
+    def end(self, stage: str) -> None:
+        """Do nothing."""
+
+
+class Lines:
+    """Plain lines, at most one every ten seconds a stage: for files and pipes."""
+
+    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out, self._clock = out, clock
+        self._last: dict[str, float] = {}
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        print(text, file=self._out, flush=True)
+
+    def progress(
+        self, stage: str, done: int, total: int | None, unit: str, numbers: Mapping[str, Any]
+    ) -> None:
+        """Print a line now and then, and at the end."""
+        now = self._clock()
+        if done == total or now - self._last.setdefault(stage, now) >= PLAIN_SECONDS:
+            self._last[stage] = now
+            self.say(f"{stage}  {counted(done, total, unit)}  {spelled(numbers)}".rstrip())
+
+    def end(self, stage: str) -> None:
+        """Forget the stage."""
+        self._last.pop(stage, None)
+
+
+class Bars:
+    """A rich progress bar: for terminals."""
+
+    def __init__(self, out: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        text = (TextColumn("{task.fields[stage]}"), BarColumn(bar_width=24))
+        more = (TextColumn("{task.description}"), TimeElapsedColumn())
+        self._progress = Progress(
+            SpinnerColumn(), *text, *more, console=Console(file=out), transient=True
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def say(self, text: str) -> None:
+        """Print one line above the bars."""
+        self._progress.console.print(text, markup=False, highlight=False)
+
+    def progress(
+        self, stage: str, done: int, total: int | None, unit: str, numbers: Mapping[str, Any]
+    ) -> None:
+        """Move the stage's bar."""
+        if stage not in self._tasks:
+            self._progress.start()
+            self._tasks[stage] = self._progress.add_task("", total=total, stage=stage)
+        line = f"{counted(done, total, unit)}  {spelled(numbers)}".rstrip()
+        self._progress.update(self._tasks[stage], completed=done, total=total, description=line)
+
+    def end(self, stage: str) -> None:
+        """Take the stage's bar away."""
+        if stage in self._tasks:
+            self._progress.refresh()
+            self._progress.remove_task(self._tasks.pop(stage))
+        if not self._tasks:
+            self._progress.stop()
+
+
+def display(out: TextIO | None = None) -> Display:
+    """Return bars on a terminal, lines elsewhere, nothing on ranks above 0."""
+    stream: TextIO = out or sys.stderr
+    if rank() != 0:
+        return Hidden()
+    return Bars(stream) if stream.isatty() else Lines(stream)
+
+
+def rank() -> int:
+    """Return this process's rank as its launcher set it; 0 outside a launcher."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def counted(done: int, total: int | None, unit: str) -> str:
+    """Spell `120/400 steps`."""
+    return f"{done} {unit}" if total is None else f"{done}/{total} {unit}"
+
+
+def spelled(numbers: Mapping[str, Any]) -> str:
+    """Spell numbers for a line: `loss 0.532  12,345 tokens/s  ETA 1:05`."""
+    parts: list[str] = []
+    for name, value in numbers.items():
+        if name == "eta":
+            parts.append(f"ETA {duration(value)}")
+        elif name == "tokens_per_s":
+            parts.append(f"{value:,.0f} tokens/s")
+        elif isinstance(value, float):
+            parts.append(f"{name} {value:.4g}")
+        else:
+            parts.append(f"{name} {value}")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Spell seconds as `0.4 s`, `1:05` or `2:03:04`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the events of a file, without the lines that a killed process broke."""
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                yield cast("dict[str, Any]", event)
+
+
+def _plain(value: object) -> Any:
+    """JSON has no NaN: a number that is not finite becomes its name."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in cast("list[object]", value)]
+    number = float(cast("SupportsFloat", value))
+    return number if math.isfinite(number) else str(number)

@@ -1,0 +1,108 @@
+"""Exams: the stages that measure a reward model or some policies on prompts nobody trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tandem.artifacts import Checkpoint
+from tandem.evaluation import (
+    kl_column,
+    length_column,
+    policy_evaluation,
+    reward_evaluation,
+    score_column,
+    shuffled,
+)
+from tandem.groups import Group, Groups
+from tandem.judges import Judge
+from tandem.machine import Machine
+from tandem.rng import Seed
+from tandem.stages import judge, merge, reference
+
+Answers = Mapping[str, Groups]
+
+
+def examine_reward(
+    model: Judge,
+    held_out: Groups,
+    *,
+    members: tuple[Judge, ...] = (),
+    seed: Seed,
+    machine: Machine,
+) -> dict[str, Any]:
+    """Evaluate a reward on held-out judgments (METHODS section 2).
+
+    Args:
+        model: a scoring judge.
+        held_out: groups with human preferences, of prompts that are not in its training data.
+        members: the judges of an ensemble, to measure their disagreement.
+        seed: presentation orders and resamples.
+
+    Returns:
+        `text`, the tables, and `numbers`, the same for JSON.
+    """
+    scored = Groups.of(judge(held_out, model, machine=machine))
+    found = reward_evaluation(
+        scored,
+        members=[list(judge(held_out, m, machine=machine)) for m in members],
+        other_prompts=judge(Groups.of(shuffled(scored)), model, machine=machine),
+        seed=seed,
+    )
+    return {"text": str(found), "numbers": found.as_dict()}
+
+
+def examine_policies(
+    answers: Answers,
+    pi_sft: Checkpoint,
+    *,
+    judges: Mapping[str, Judge],
+    opponents: tuple[str, ...],
+    annotator: Judge | None = None,
+    machine: Machine,
+) -> dict[str, Any]:
+    """Compare policies by their answers to the same prompts, paired by prompt.
+
+    Args:
+        answers: policy -> one or more answers to each evaluation prompt.
+        pi_sft: KL is measured to this policy.
+        judges: column -> scoring judge: `truth`, `gold_rm`, `proxy`; the first decides who wins.
+        opponents: policies that the others are compared with, the main one first.
+        annotator: who compares each policy's first answer with the main opponent's, or None.
+
+    Returns:
+        `text`, the table and verdicts, and `numbers`, the same for JSON.
+    """
+    columns: dict[str, dict[str, Any]] = {}
+    for name, groups in answers.items():
+        columns[name] = {
+            column: score_column(judge(groups, who, machine=machine))
+            for column, who in judges.items()
+        }
+        columns[name]["length"] = length_column(groups)
+        if all(c.logp is not None for c in groups[0].completions):
+            columns[name]["kl"] = kl_column(groups, reference(pi_sft, groups, machine=machine))
+        if annotator is not None and name != opponents[0]:
+            columns[name]["annotator_win"] = wins(groups, answers[opponents[0]], annotator, machine)
+    found = policy_evaluation(columns, opponents=opponents, judge=next(iter(judges)))
+    return {"text": str(found), "numbers": found.as_dict()}
+
+
+def wins(mine: Groups, theirs: Groups, who: Judge, machine: Machine) -> np.ndarray:
+    """Return [P] how much of each prompt's first comparison goes to `mine`: 1, .5 or 0."""
+    first = (Groups.of(_first(g) for g in groups) for groups in (mine, theirs))
+    both = Groups.of(merge(*first))
+    return np.array([_share(g) for g in judge(both, who, machine=machine)])
+
+
+def _first(group: Group) -> Group:
+    return group.keep([0])
+
+
+def _share(group: Group) -> float:
+    if not group.preferences:
+        return 0.5
+    vote = group.preferences[0]
+    return vote.p if vote.i == 0 else 1 - vote.p

@@ -1,0 +1,190 @@
+"""`check`: look at data before anything is trained on it.
+
+What the format is and why, three examples token by token, lengths and what will not fit,
+duplicates, contradictions, prompts shared between splits, how far "the longest answer wins"
+gets, and which methods fit data of this shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tandem.chat import encode, render
+from tandem.chat.encode import Encoded
+from tandem.chat.lengths import Counts, fit
+from tandem.chat.transcripts import prompt_key
+from tandem.formats import findings
+from tandem.formats.findings import Facts, Lengths
+from tandem.formats.reader import Notes, read
+from tandem.groups import Group, Groups
+
+EXAMPLES = 3
+SHOWN_CHARACTERS = 400
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a look at the data found.
+
+    Attributes:
+        source: what was looked at.
+        format: the detected format.
+        why: the reason.
+        notes: rows read, kept and dropped.
+        facts: duplicates, contradictions and the length baseline.
+        lengths: of prompt + completion, in tokens (or characters without a tokenizer).
+        overlap: other split or file -> prompts that are in both.
+        examples: three groups, without colours: token by token where there is a tokenizer.
+        coloured: the same with ANSI colours.
+        methods: methods that fit this shape of data, each with the reason.
+        errors: what must be mended before training.
+        warnings: what should be looked at.
+    """
+
+    source: str
+    format: str
+    why: str
+    notes: Notes
+    facts: Facts
+    lengths: Lengths
+    overlap: dict[str, int]
+    examples: tuple[str, ...]
+    coloured: tuple[str, ...]
+    methods: tuple[str, ...]
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True if there is no error; the command line's exit status hangs on it."""
+        return not self.errors
+
+    def text(self, *, colour: bool = False) -> str:
+        """Return the findings for a terminal."""
+        return findings.as_text(self, colour=colour)
+
+    def json(self) -> str:
+        """Return the findings as JSON."""
+        return findings.as_json(self)
+
+
+def check(
+    source: str | Path,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+    *,
+    columns: dict[str, str] | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    format: str | None = None,
+    against: Sequence[str | Path] = (),
+) -> Check:
+    """Examine a data source.
+
+    Args:
+        source: as for `read`.
+        tokenizer: a Hugging Face tokenizer; without one, lengths are in characters.
+        max_length: the model's context in tokens, to say what will not fit.
+        columns: as for `read`.
+        split: as for `read`.
+        limit: as for `read`.
+        format: as for `read`.
+        against: other files (an evaluation set, a second split) that may share no prompt.
+
+    Raises:
+        DataError: the source cannot be read, or no row of it can be used.
+        ModelError: the tokenizer's template cannot be trained on.
+    """
+    data = read(source, columns=columns, split=split, limit=limit, format=format)
+    others = {str(other): read(other, columns=columns).groups for other in against}
+    for name in data.splits:
+        others[name] = read(source, columns=columns, split=name).groups
+    facts = findings.count(data.groups)
+    encoded = None if tokenizer is None else encode(data.groups, tokenizer, max_length=None)
+    shown = data.groups if encoded is None else encoded.groups
+    lengths = _lengths(shown, max_length, encoded, tokenizer)
+    overlap = _overlap(data.groups, others)
+    errors = findings.errors(overlap, lengths)
+    return Check(
+        source=str(source),
+        format=data.format,
+        why=data.why,
+        notes=data.notes,
+        facts=facts,
+        lengths=lengths,
+        overlap=overlap,
+        examples=tuple(_example(g, tokenizer, colour=False) for g in _some(shown)),
+        coloured=tuple(_example(g, tokenizer, colour=True) for g in _some(shown)),
+        methods=findings.methods(facts),
+        errors=tuple(errors),
+        warnings=tuple(findings.warnings(data.notes, facts, lengths)),
+    )
+
+
+def _some(groups: Groups) -> list[Group]:
+    last = len(groups) - 1
+    return [groups[k] for k in sorted({round(last * x) for x in np.linspace(0, 1, EXAMPLES)})]
+
+
+def _example(group: Group, tokenizer: Any, *, colour: bool) -> str:
+    group = group.keep(range(min(2, len(group))))
+    if tokenizer is not None:
+        return render(group, tokenizer, colour=colour)
+    lines = [f"-- prompt {group.id}", _short(group.prompt.text)]
+    for k, completion in enumerate(group.completions):
+        lines += [f"-- completion {k}", _short(completion.text)]
+    return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    half = SHOWN_CHARACTERS // 2
+    return text if len(text) <= 2 * half else f"{text[:half]} ... {text[-half:]}"
+
+
+def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokenizer: Any) -> Lengths:
+    if encoded is None:
+        sizes = [
+            len(g.prompt.text) + s
+            for g in groups
+            for s in [len(c.text) for c in g.completions] or [0]
+        ]
+        return Lengths.of(sizes, "characters")
+    sizes: list[int] = []
+    fitting = Counts()
+    ends: dict[str, int] = {}
+    double = inner = 0
+    for group in groups:
+        sizes += [
+            len(group.prompt.tokens) + s for s in [len(c.tokens) for c in group.completions] or [0]
+        ]
+        fit(group, 0, limit, "drop", fitting)
+        head = group.prompt.tokens[:2].tolist()
+        double += len(head) == 2 and head[0] == head[1] == tokenizer.bos_token_id
+        for completion in group.completions:
+            last = str(tokenizer.convert_ids_to_tokens(int(completion.tokens[-1])))
+            ends[last] = ends.get(last, 0) + 1
+            inner += tokenizer.eos_token_id in completion.tokens[:-1] and completion.turns is None
+    return replace(
+        Lengths.of(sizes, "tokens", limit),
+        groups_dropped=fitting.groups - fitting.kept,
+        ends=dict(sorted(ends.items(), key=lambda pair: -pair[1])[:5]),
+        double_bos=double,
+        inner_eos=inner,
+        plain=encoded.counts.plain,
+        transcripts=encoded.counts.transcripts,
+        refused=encoded.counts.dropped,
+    )
+
+
+def _overlap(groups: Groups, others: dict[str, Groups]) -> dict[str, int]:
+    if not others:
+        return {}
+    mine = {prompt_key(g.prompt) for g in groups}
+    return {
+        name: len(mine & {prompt_key(g.prompt) for g in other}) for name, other in others.items()
+    }

@@ -1,0 +1,257 @@
+"""`read`: rows of a source -> groups, with the format, the reason, and what was dropped.
+
+A row that carries nothing (an empty answer, two identical answers) is dropped and counted; a row
+that is wrong (a missing column, a score that is no number) stops the reading with its place.
+Large sources stream into a Parquet file in the cache folder, named by a hash of their content,
+and are memory-mapped from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tandem.chat.transcripts import prompt_key
+from tandem.errors import ConfigError, DataError
+from tandem.formats import sources
+from tandem.formats.detect import FORMATS, PEEK, Format, detect
+from tandem.formats.fields import Row, Skip
+from tandem.groups import Group, Groups
+
+STREAM_ABOVE_BYTES = 16 << 20
+VERSION = "1"
+"""Part of the cache's key: raised when a parser changes what it makes of the same rows."""
+
+_ID_COLUMNS = ("id", "prompt_id")
+
+
+@dataclass
+class Notes:
+    """What became of the rows.
+
+    Attributes:
+        rows: rows seen.
+        kept: groups made.
+        dropped: reason -> number of rows that carried nothing.
+        first: reason -> place of the first such row.
+        empty_completions: empty answers left out of groups that have others.
+        repeated_prompts: rows whose prompt an earlier row has; their ids end in #2, #3, ...
+        remarks: what was decided on the way, one sentence each.
+    """
+
+    rows: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = field(default_factory=dict[str, int])
+    first: dict[str, str] = field(default_factory=dict[str, str])
+    empty_completions: int = 0
+    repeated_prompts: int = 0
+    remarks: tuple[str, ...] = ()
+
+    def drop(self, reason: str, place: str) -> None:
+        """Count one dropped row."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        self.first.setdefault(reason, place)
+
+    def lines(self) -> list[str]:
+        """Return the counts as plain lines."""
+        out = [f"{self.rows} rows read, {self.kept} kept, {sum(self.dropped.values())} dropped"]
+        out += [f"dropped {n}: {why} (first: {self.first[why]})" for why, n in self.dropped.items()]
+        if self.empty_completions:
+            out.append(f"left out {self.empty_completions} empty completions of groups with others")
+        if self.repeated_prompts:
+            out.append(f"{self.repeated_prompts} rows repeat the prompt of an earlier row")
+        return [*out, *self.remarks]
+
+
+@dataclass(frozen=True)
+class Read:
+    """What `read` made of a source.
+
+    Attributes:
+        groups: texts and messages, no tokens yet.
+        format: name of the detected format.
+        why: the reason it was detected, one sentence.
+        notes: counts of rows kept and dropped.
+        splits: names of the other splits of the same source.
+    """
+
+    groups: Groups
+    format: str
+    why: str
+    notes: Notes
+    splits: tuple[str, ...] = ()
+
+
+def read(
+    source: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    format: str | None = None,
+    cache: Path | None = None,
+) -> Read:
+    """Read a data file, a folder or a hub id into groups.
+
+    Args:
+        source: path of JSONL, JSON, CSV (each plain or .gz) or Parquet, of a `datasets` folder,
+            or a hub id `owner/name`.
+        columns: what a format calls a column -> what the file calls it, as in
+            `{"prompt": "question", "completion": "answer"}`.
+        split: which split, where there are several; `train` if there is one.
+        limit: read only this many rows.
+        format: take this format instead of detecting it.
+        cache: folder for large sources; `$TANDEM_CACHE` or `~/.cache/tandem` if not given.
+
+    Raises:
+        DataError: the source is missing or broken, its columns fit no format, a row is wrong,
+            or no row can be used.
+        ConfigError: the format, or the limit, is none.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit = {limit}", "at least one row is needed", "give 1 or more")
+    found = sources.find(source, split)
+    if found.groups is not None:
+        return _own(found, limit)
+    head = list(itertools.islice(_renamed(found.rows(), columns), PEEK))
+    if not head:
+        raise DataError(
+            f"{found.name} holds no rows",
+            "there is nothing to detect a format from",
+            "look at what wrote it",
+        )
+    name, why = detect(head, found.name, format)
+    rows = itertools.islice(_renamed(found.rows(), columns), limit)
+    notes = Notes(remarks=found.notes)
+    parsed = _groups(rows, FORMATS[name], notes, found.name)
+    if found.bytes <= STREAM_ABOVE_BYTES:
+        groups = Groups.of(parsed)
+    else:
+        key = [found.fingerprint, VERSION, name, limit, sorted((columns or {}).items())]
+        groups, notes = _streamed(parsed, notes, cache or cache_folder(), key)
+    return Read(groups, name, why, notes, found.splits)
+
+
+def cache_folder() -> Path:
+    """Return the folder for large sources: `$TANDEM_CACHE`, or `~/.cache/tandem`."""
+    return Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem")
+
+
+def _own(found: sources.Source, limit: int | None) -> Read:
+    assert found.groups is not None
+    groups = Groups.read(found.groups)[:limit] if limit else Groups.read(found.groups)
+    notes = Notes(rows=len(groups), kept=len(groups))
+    if not len(groups):
+        raise _nothing(notes, found.name)
+    return Read(groups, "groups", "its columns are those of Tandem's own groups", notes)
+
+
+def _renamed(rows: Iterable[Row], columns: Mapping[str, str] | None) -> Iterator[Row]:
+    if not columns:
+        yield from rows
+        return
+    back = {theirs: ours for ours, theirs in columns.items()}
+    for row in rows:
+        missing = [theirs for theirs in back if theirs not in row.values]
+        if missing:
+            raise DataError(
+                f"{row.place}: no column `{missing[0]}`; there are "
+                f"{', '.join(f'`{c}`' for c in row.values)}",
+                f"columns={dict(columns)!r} maps it to `{back[missing[0]]}`",
+                "give a column that every row has",
+            )
+        kept = {k: v for k, v in row.values.items() if k in back or k not in columns}
+        yield replace(row, values={back.get(k, k): v for k, v in kept.items()})
+
+
+def _streamed(
+    parsed: Iterator[Group], notes: Notes, folder: Path, key: list[Any]
+) -> tuple[Groups, Notes]:
+    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
+    path = folder / f"read-{digest}.parquet"
+    counts = path.with_suffix(".json")
+    if path.exists() and counts.exists():
+        kept: dict[str, Any] = json.loads(counts.read_text())
+        kept["remarks"] = tuple(kept["remarks"])
+        return Groups.read(path), Notes(**kept)
+    groups = Groups.stream(path, parsed)
+    counts.write_text(json.dumps(asdict(notes)))
+    return groups, notes
+
+
+def _groups(rows: Iterable[Row], form: Format, notes: Notes, name: str) -> Iterator[Group]:
+    ids = _Ids(notes)
+    for row in rows:
+        notes.rows += 1
+        try:
+            group = form.parse(row)
+        except Skip as reason:
+            notes.drop(str(reason), row.place)
+            continue
+        if "completions" in form.needs:
+            notes.empty_completions += len(row.items("completions")) - len(group)
+        notes.kept += 1
+        used = {*form.needs, *form.uses, next((c for c in _ID_COLUMNS if row.has(c)), "")}
+        meta = {k: v for k, v in row.values.items() if k not in used and v is not None}
+        prompt = replace(group.prompt, id=ids.of(row, group), meta=_plain(meta, row))
+        yield replace(group, prompt=prompt)
+    if not notes.kept:
+        raise _nothing(notes, name)
+
+
+class _Ids:
+    """Names prompts: the file's id, or a hash of the prompt; repeats get #2, #3, ..."""
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+        self.seen: dict[str, tuple[int, bytes]] = {}
+        self.prompts: set[bytes] = set()
+
+    def of(self, row: Row, group: Group) -> str:
+        key = hashlib.blake2b(prompt_key(group.prompt).encode(), digest_size=8).digest()
+        self.notes.repeated_prompts += key in self.prompts
+        self.prompts.add(key)
+        given = next((row.values[c] for c in _ID_COLUMNS if row.has(c)), None)
+        name = key.hex() if given is None else str(given)
+        times, before = self.seen.get(name, (0, key))
+        if before != key:
+            raise DataError(
+                f"{row.place}: the id `{name}` names another prompt in an earlier row",
+                "seeds, splits and resumes hang on ids, so an id may name one prompt only",
+                "make the ids unique, or remove the column and let the prompts name themselves",
+            )
+        self.seen[name] = (times + 1, key)
+        if times == 0:
+            return name
+        again = next(n for k in itertools.count(times + 1) if (n := f"{name}#{k}") not in self.seen)
+        self.seen[again] = (1, key)
+        return again
+
+
+def _plain(meta: dict[str, Any], row: Row) -> dict[str, Any]:
+    """Return what is left over as JSON can hold it (dates become text)."""
+    try:
+        return json.loads(json.dumps(meta, default=str))
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{row.place}: the extra columns {', '.join(meta)} cannot be kept: {error}",
+            "extra columns are kept beside the prompt as JSON",
+            "remove the column that holds binary or nested data",
+        ) from error
+
+
+def _nothing(notes: Notes, name: str) -> DataError:
+    reasons = "; ".join(
+        f"{n} x {why} (first: {notes.first[why]})" for why, n in notes.dropped.items()
+    )
+    return DataError(
+        f"{name}: none of {notes.rows} rows can be used: {reasons or 'there are no rows'}",
+        "rows without a prompt, an answer or a difference between answers teach nothing",
+        "mend the rows, or say which columns hold what: columns={...}",
+    )

@@ -1,0 +1,301 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+"""Files, folders and hub ids as streams of rows, each with the place where it stands.
+
+JSON Lines, JSON, CSV (each plain or gzipped), Parquet, folders that `datasets.save_to_disk`
+wrote, folders of data files, and ids of the Hugging Face hub. Rows stream, so a file may be
+larger than memory; only a `.json` file that holds one list is parsed whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tandem.errors import DataError, nearest
+from tandem.formats.fields import Row, short
+from tandem.groups import SCHEMA
+
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_CELL_CHARACTERS = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where rows come from.
+
+    Attributes:
+        name: short name for messages.
+        rows: opens a fresh stream of rows.
+        fingerprint: hash of the content.
+        bytes: size on disk, to choose between memory and a file.
+        notes: what was decided on the way in, for example which split.
+        splits: names of the other splits of the same source.
+        groups: the path, where the file already holds Tandem's own groups.
+    """
+
+    name: str
+    rows: Callable[[], Iterator[Row]]
+    fingerprint: str
+    bytes: int
+    notes: tuple[str, ...] = ()
+    splits: tuple[str, ...] = field(default=())
+    groups: Path | None = None
+
+
+def find(source: str | Path, split: str | None = None) -> Source:
+    """Open a file, a folder or a hub id.
+
+    Raises:
+        DataError: nothing is there, the kind is unknown, or the content is broken.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder(path, split)
+    if path.is_file():
+        return _file(path)
+    if isinstance(source, str) and _HUB_ID.fullmatch(source) and _kind(path) is None:
+        return _hub(source, split)
+    there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise DataError(
+        f"no such file or folder: {source}",
+        f"there is nothing to read.{nearest(path.name, there)}",
+        "give the path of a data file or folder, or a hub id such as `owner/name`",
+    )
+
+
+def _kind(path: Path) -> str | None:
+    name = path.name.lower().removesuffix(".gz")
+    return next((kind for kind in KINDS if name.endswith(kind)), None)
+
+
+def _file(path: Path) -> Source:
+    kind = _kind(path)
+    if kind is None:
+        raise DataError(
+            f"{path}: unknown kind of file `{''.join(path.suffixes) or path.name}`",
+            f"the kind is read from the name's ending: {', '.join(KINDS)}, and .gz after it",
+            "rename the file to what it holds, or convert it",
+        )
+    if path.stat().st_size == 0:
+        raise DataError(
+            f"{path} is empty (0 bytes)",
+            "there is no row in it to detect a format from",
+            "look at what wrote it; an interrupted download leaves such a file",
+        )
+    open_rows = {".json": _json, ".csv": _csv, ".parquet": _parquet}.get(kind, _lines)
+    return Source(
+        path.name,
+        lambda: open_rows(path),
+        _hash(path),
+        path.stat().st_size * (4 if path.name.endswith(".gz") else 1),
+        groups=path if kind == ".parquet" and _holds_groups(path) else None,
+    )
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+@contextmanager
+def _sound(path: Path) -> Generator[None]:
+    """Turn what a broken file raises into a DataError that names the file."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        gzipped = _starts(path, b"\x1f\x8b") and not path.name.endswith(".gz")
+        raise DataError(
+            f"{path}: byte {short(error.object[error.start : error.start + 1])} at offset "
+            f"{error.start} of a block is not UTF-8",
+            "the file is gzipped but not named .gz" if gzipped else "text files are read as UTF-8",
+            "add .gz to its name"
+            if gzipped
+            else f"convert it: iconv -f latin1 -t utf-8 {path.name}",
+        ) from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path}: broken gzip: {error}",
+            "the end of the data is missing or damaged; a part of it would be trained on silently",
+            "fetch the file again, or test it with `gzip -t`",
+        ) from error
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise DataError(
+            f"{path}: cannot be read: {error}",
+            "the file is damaged, cut short, or not what its name says",
+            "write or fetch it again",
+        ) from error
+
+
+def _starts(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(magic)) == magic
+
+
+def _text(path: Path, newline: str | None = None) -> IO[str]:
+    if path.name.endswith(".gz"):
+        return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig", newline=newline)
+    return path.open(encoding="utf-8-sig", newline=newline)
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    with _sound(path), _text(path, newline="\n") as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                place = f"{path.name}:{number}"
+                yield _row(place, _parsed(place, line))
+
+
+def _parsed(place: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(
+            f"{place}: not JSON: {error}; it begins {short(text[:60])}",
+            "each line of a JSON Lines file is one whole object",
+            "mend that line, or rename the file to what it holds",
+        ) from error
+
+
+def _row(place: str, value: Any) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(
+            f"{place}: the row is {short(value)} ({type(value).__name__})",
+            "a row is an object: column names with values",
+            'write each row as {"column": value, ...}',
+        )
+    return Row(place, value)
+
+
+def _json(path: Path) -> Iterator[Row]:
+    with _sound(path), _text(path) as stream:
+        first = stream.readline()
+        if first.lstrip().startswith("{") and _is_json(first):
+            yield from _lines(path)
+            return
+        rows = _parsed(path.name, first + stream.read())
+    if not isinstance(rows, list):
+        raise DataError(
+            f"{path}: the top level is {short(rows)} ({type(rows).__name__})",
+            "a .json file holds one list of objects, or one object a line",
+            "put the rows into a list",
+        )
+    for index, value in enumerate(rows):
+        yield _row(f"{path.name}[{index}]", value)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(_CELL_CHARACTERS)
+    with _sound(path), _text(path, newline="") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        try:
+            for values in reader:
+                yield _csv_row(f"{path.name}:{reader.line_num}", values)
+        except csv.Error as error:
+            raise DataError(
+                f"{path.name}, after line {reader.line_num}: not CSV: {error}",
+                "a quote is not closed as CSV (RFC 4180) asks, so rows would run together",
+                'double the quotes inside a cell ("") or use JSON Lines',
+            ) from error
+
+
+def _csv_row(place: str, values: dict[Any, Any]) -> Row:
+    if None in values or None in values.values():
+        raise DataError(
+            f"{place}: the row has {'more' if None in values else 'fewer'} cells than the header",
+            "its values would land in the wrong columns",
+            "quote cells that hold commas or line ends, or use JSON Lines",
+        )
+    return Row(place, values, strings=True)
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    index = itertools.count()
+    with _sound(path), pq.ParquetFile(path) as table:
+        for batch in table.iter_batches(1024):
+            for values in batch.to_pylist():
+                yield Row(f"{path.name}[{next(index)}]", values)
+
+
+def _holds_groups(path: Path) -> bool:
+    with _sound(path):
+        return pq.read_schema(path).names == SCHEMA.names
+
+
+def _folder(path: Path, split: str | None) -> Source:
+    import datasets
+
+    saved = (path / "state.json").exists() or (path / "dataset_dict.json").exists()
+    if saved:
+        return _dataset(str(path), split, lambda: datasets.load_from_disk(str(path)))
+    names = [p.name for p in path.rglob("*") if p.is_file()]
+    if not any(_kind(Path(name)) for name in names):
+        raise DataError(
+            f"{path} is a folder without data ({', '.join(sorted(names)[:5]) or 'no files'})",
+            f"a data folder was saved by `datasets`, or holds files that end in {', '.join(KINDS)}",
+            "give the path of the data itself",
+        )
+    return _dataset(str(path), split, lambda: datasets.load_dataset(str(path)))
+
+
+def _hub(name: str, split: str | None) -> Source:
+    import datasets
+
+    return _dataset(name, split, lambda: datasets.load_dataset(name))
+
+
+def _dataset(name: str, split: str | None, load: Callable[[], Any]) -> Source:
+    try:
+        data = load()
+    except Exception as error:  # `datasets` raises what its many back ends raise
+        raise DataError(
+            f"`datasets` cannot open {name}: {type(error).__name__}: {short(str(error), 300)}",
+            "it is no local path, so it was looked for on the hub"
+            if not Path(name).exists()
+            else "the folder is not what `datasets` wrote, or its files do not fit together",
+            "check the name and the network, log in with `hf auth login`, or give a local file",
+        ) from error
+    notes: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    if isinstance(data, dict):
+        names = [str(key) for key in data]
+        wanted = split or ("train" if "train" in names else names[0])
+        if wanted not in names:
+            raise DataError(
+                f"{name} has no split `{wanted}`",
+                f"it has {', '.join(names)}.{nearest(wanted, names)}",
+                "give one of them as split",
+            )
+        others = tuple(n for n in names if n != wanted)
+        notes = (f"split `{wanted}` of {', '.join(names)}",) if others else ()
+        data = data[wanted]
+    label = Path(name).name
+
+    def rows() -> Iterator[Row]:
+        for index, values in enumerate(data):
+            yield Row(f"{label}[{index}]", values)
+
+    return Source(label, rows, data._fingerprint, int(data.data.nbytes), notes, others)

@@ -1,0 +1,229 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+"""`write`: groups back to the columns that TRL, HH and the Hugging Face hub know.
+
+Extra columns (`prompt.meta`) are written beside them, and reading the file gives the groups back.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tandem.chat import transcripts
+from tandem.errors import ConfigError, DataError, nearest
+from tandem.groups import Completion, Group, Groups, Preference
+
+Values = dict[str, Any]
+
+
+@dataclass
+class Written:
+    """What `write` wrote: rows, and groups or pairs left out by reason."""
+
+    rows: int = 0
+    left_out: dict[str, int] = field(default_factory=dict[str, int])
+
+
+class _LeftOut(Exception):
+    """A group that the format cannot say."""
+
+
+def write(groups: Groups, path: str | Path, format: str) -> Written:
+    """Write groups as JSON Lines (.jsonl, .jsonl.gz) or Parquet.
+
+    Args:
+        groups: the collection.
+        path: where to; the ending chooses the kind.
+        format: `preference` (one row a pair; soft labels as a column `p_chosen`), `hh`,
+            `unpaired`, `prompt-completion`, `messages`, `ranked`, `scored` or `prompt`.
+
+    Returns:
+        counts; a tie has no winner, so `preference` leaves it out and counts it.
+
+    Raises:
+        ConfigError: the format or the ending is unknown.
+        DataError: no group can be written in this format.
+    """
+    path = Path(path)
+    if format not in ROWS:
+        raise ConfigError(
+            f"format = {format!r}",
+            f"what can be written: {', '.join(ROWS)}.{nearest(format, ROWS)}",
+            "give one of them",
+        )
+    counts = Written()
+    rows = _rows(groups, ROWS[format], counts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    _sink(path)(part, rows)
+    if not counts.rows:
+        part.unlink()
+        raise DataError(
+            f"no group can be written as `{format}`: {counts.left_out or 'there are no groups'}",
+            "the format has no columns for what these groups hold",
+            f"write them as another of {', '.join(ROWS)}",
+        )
+    part.replace(path)
+    return counts
+
+
+def _sink(path: Path) -> Callable[[Path, Iterator[Values]], None]:
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        return _write_gzip if path.name.endswith(".gz") else _write_lines
+    if path.suffix == ".parquet":
+        return _write_parquet
+    raise ConfigError(
+        f"cannot write {path}: unknown ending `{path.suffix}`",
+        "groups are written as .jsonl, .jsonl.gz or .parquet",
+        "choose one of these endings",
+    )
+
+
+def _rows(
+    groups: Groups, make: Callable[[Group], Iterator[Values]], counts: Written
+) -> Iterator[Values]:
+    for group in groups:
+        try:
+            for values in make(group):
+                counts.rows += 1
+                extra = {k: v for k, v in group.prompt.meta.items() if k not in values}
+                yield {"id": group.id.partition("#")[0], **values, **extra}
+        except _LeftOut as reason:
+            counts.left_out[str(reason)] = counts.left_out.get(str(reason), 0) + 1
+
+
+def _prompt(group: Group) -> Any:
+    return group.prompt.text if group.prompt.messages is None else list(group.prompt.messages)
+
+
+def _answer(group: Group, completion: Completion) -> Any:
+    if group.prompt.messages is None:
+        return completion.text
+    return list(turns_of(completion))
+
+
+def turns_of(completion: Completion) -> tuple[dict[str, Any], ...]:
+    """Return a completion as messages."""
+    return completion.turns or ({"role": "assistant", "content": completion.text},)
+
+
+def _pairs(group: Group) -> Iterator[tuple[Completion, Completion, Values]]:
+    decided = [v for v in group.preferences if v.p != 0.5]
+    if not decided:
+        raise _LeftOut("no preference, or a tie")
+    for vote in decided:
+        yield group.completions[vote.winner], group.completions[vote.loser], _strength(vote)
+
+
+def _strength(vote: Preference) -> Values:
+    p = max(vote.p, 1 - vote.p)
+    soft = {} if p == 1 else {"p_chosen": p}
+    return soft if vote.margin is None else {**soft, "margin": vote.margin}
+
+
+def _preference(group: Group) -> Iterator[Values]:
+    for better, worse, strength in _pairs(group):
+        answers = {"chosen": _answer(group, better), "rejected": _answer(group, worse)}
+        yield {"prompt": _prompt(group), **answers, **strength}
+
+
+def _hh(group: Group) -> Iterator[Values]:
+    if group.prompt.messages is None:
+        raise _LeftOut("a plain prompt is no transcript (see `as_chat`)")
+    start = transcripts.render(group.prompt.messages)
+    for better, worse, strength in _pairs(group):
+        chosen, rejected = (start + transcripts.render(turns_of(c)) for c in (better, worse))
+        yield {"chosen": chosen, "rejected": rejected, **strength}
+
+
+def _unpaired(group: Group) -> Iterator[Values]:
+    if group.scores is None or not all(s in (0, 1) for s in group.scores):
+        raise _LeftOut("scores are not 0 and 1")
+    for completion, score in zip(group.completions, group.scores, strict=True):
+        answer = _answer(group, completion)
+        yield {"prompt": _prompt(group), "completion": answer, "label": bool(score)}
+
+
+def _demonstration(group: Group) -> Iterator[Values]:
+    if not group.completions:
+        raise _LeftOut("no completion")
+    for completion in group.completions:
+        yield {"prompt": _prompt(group), "completion": _answer(group, completion)}
+
+
+def _messages(group: Group) -> Iterator[Values]:
+    if group.prompt.messages is None or not group.completions:
+        raise _LeftOut("a plain prompt, or no completion")
+    for completion in group.completions:
+        yield {"messages": [*group.prompt.messages, *turns_of(completion)]}
+
+
+def _ranked(group: Group) -> Iterator[Values]:
+    if not group.preferences:
+        raise _LeftOut("no preferences")
+    beaten = [0] * len(group)
+    for vote in group.preferences:
+        beaten[vote.loser] += vote.p != 0.5
+    yield {**_completions(group), "ranks": [1 + n for n in beaten]}
+
+
+def _scored(group: Group) -> Iterator[Values]:
+    if group.scores is None:
+        raise _LeftOut("no scores")
+    yield {**_completions(group), "scores": [float(s) for s in group.scores]}
+
+
+def _completions(group: Group) -> Values:
+    answers = [_answer(group, c) for c in group.completions]
+    return {"prompt": _prompt(group), "completions": answers}
+
+
+def _prompt_only(group: Group) -> Iterator[Values]:
+    yield {"prompt": _prompt(group)}
+
+
+ROWS: dict[str, Callable[[Group], Iterator[Values]]] = {
+    "preference": _preference,
+    "hh": _hh,
+    "unpaired": _unpaired,
+    "prompt-completion": _demonstration,
+    "messages": _messages,
+    "ranked": _ranked,
+    "scored": _scored,
+    "prompt": _prompt_only,
+}
+
+
+def _write_lines(path: Path, rows: Iterator[Values]) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        _dump(stream, rows)
+
+
+def _write_gzip(path: Path, rows: Iterator[Values]) -> None:
+    with gzip.open(path, "wt", encoding="utf-8") as stream:
+        _dump(stream, rows)
+
+
+def _dump(stream: IO[str], rows: Iterator[Values]) -> None:
+    for values in rows:
+        stream.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def _write_parquet(path: Path, rows: Iterator[Values]) -> None:
+    try:
+        pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        path.unlink(missing_ok=True)
+        raise DataError(
+            f"cannot write {path}: {error}",
+            "a Parquet column has one type, and an extra column holds several",
+            "write .jsonl instead",
+        ) from error

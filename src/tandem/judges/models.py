@@ -1,0 +1,112 @@
+"""Judges that are models: a reward model, and a policy's own implicit reward.
+
+They are values; weights are opened inside the call. Groups tokenised for another tokenizer are
+tokenised again from their text with the judge's own, and never read through foreign ids.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from tandem import models
+from tandem.artifacts import Checkpoint
+from tandem.errors import JudgeError
+from tandem.groups import FloatArray, Group
+from tandem.kernel import Trunk, open_policy, open_scalar
+from tandem.machine import Machine
+from tandem.reading import Reading, read
+from tandem.tokens import tokenised
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """Scores each completion with a scalar model: gain * head(last token) + bias.
+
+    Attributes:
+        checkpoint: what `methods.reward.fit` returned.
+        name: the judge's name; the checkpoint's by default.
+        machine: where it runs; the `judge` stage puts its own in.
+    """
+
+    checkpoint: Checkpoint
+    name: str = ""
+    machine: Machine = field(default=Machine(), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or str(self.checkpoint))
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the groups with `scores`."""
+        return self.open()(groups)
+
+    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+        """Load the weights once and return the judge that keeps them."""
+        trunk = open_scalar(self.checkpoint.path, self.machine)
+        tokenizer = models.load_tokenizer(self.checkpoint.path)
+        gain, bias = models.scale(trunk.inner)
+
+        def score(groups: Iterable[Group]) -> Iterator[Group]:
+            for group, reading in _readings(trunk, tokenizer, groups, self.machine):
+                raw = np.empty(0) if reading.score is None else reading.score.astype(np.float64)
+                yield replace(group, scores=gain * raw + bias)
+
+        return score
+
+
+@dataclass(frozen=True)
+class ImplicitReward:
+    """Scores with a policy's own reward: beta (log pi(y|x) - log pi_ref(y|x)), up to f(x).
+
+    Rafailov et al. 2023, arXiv:2305.18290, section 4.
+
+    Attributes:
+        policy: the trained policy.
+        reference: the policy it was trained against.
+        beta: the loss's beta.
+    """
+
+    policy: Checkpoint
+    reference: Checkpoint
+    beta: float = 0.1
+    name: str = "implicit"
+    machine: Machine = field(default=Machine(), compare=False)
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the groups with `scores`.
+
+        Raises:
+            JudgeError: policy and reference have different tokenizers.
+        """
+        paths = (self.policy.path, self.reference.path)
+        tokenizers = [models.load_tokenizer(p) for p in paths]
+        if len({models.tokenizer_hash(t) for t in tokenizers}) > 1:
+            raise JudgeError(
+                f"{self.policy} and {self.reference} have different tokenizers",
+                "the implicit reward is a ratio of probabilities of the same tokens",
+                "give the reference that the policy was trained against",
+            )
+        mine, theirs = itertools.tee(groups)
+        pi, ref = (open_policy(p, self.machine) for p in paths)
+        above = _readings(pi, tokenizers[0], mine, self.machine)
+        below = _readings(ref, tokenizers[1], theirs, self.machine)
+        for (group, a), (_, b) in zip(above, below, strict=True):
+            yield replace(group, scores=self.beta * (_sums(a) - _sums(b)))
+
+
+def _readings(
+    trunk: Trunk, tokenizer: Any, groups: Iterable[Group], machine: Machine
+) -> Iterator[tuple[Group, Reading]]:
+    """Read the groups in the judge's own tokens, and hand back the groups as they came."""
+    given, seen = itertools.tee(groups)
+    own = tokenised(seen, tokenizer)
+    for group, (_, reading) in zip(given, read(trunk, own, machine.tokens), strict=True):
+        yield group, reading
+
+
+def _sums(reading: Reading) -> FloatArray:
+    return np.array([x.sum(dtype=np.float64) for x in reading.logp or ()])

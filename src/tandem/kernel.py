@@ -1,0 +1,283 @@
+"""The forward pass of every trained module: packed tokens in, `Outputs` out.
+
+The only place that shifts by one, and the only one that uses the language head: completion
+positions alone reach it. The kernel is the `forward` of the trained module, so that DDP and FSDP
+see their hooks; auxiliary heads are named parts of that module.
+
+`probe` compares the shared layout with one sequence a row on two toy groups when a model is
+loaded, and picks. Nothing trusts a list of architectures.
+
+Shapes: R rows, L columns, T trained tokens, N completions, d width.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tandem import attention, models
+from tandem.batch import Outputs, Packed
+from tandem.errors import ModelError
+from tandem.groups import Completion, Group, Prompt
+from tandem.head import Logits, token_logp
+from tandem.layout import Plan
+from tandem.machine import Machine
+from tandem.packing import Layout, pack
+from tandem.ragged import Ragged
+from tandem.rng import Seed
+
+NO_SEED = Seed()
+
+
+class Trunk(nn.Module):
+    """A Hugging Face model with its heads, read one packed batch at a time.
+
+    Args:
+        lm: a causal language model, or a sequence classifier with one label (a scalar head).
+        heads: further heads on the body's last hidden state by name; `value` is read before each
+            trained token, others are for objectives that read `features`.
+        dtype: compute dtype; parameters stay as they are (fp32 master weights under bf16).
+        temperature: logits are divided by it, the same number in sampling and here.
+    """
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        heads: dict[str, nn.Module] | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.lm = lm
+        self.heads = nn.ModuleDict(heads or {})
+        self.dtype = dtype
+        self.temperature = temperature
+        self.layout: Layout = "rows"
+
+    @property
+    def inner(self) -> PreTrainedModel:
+        """The model without a PEFT wrapper; its layers still carry the adapters."""
+        lm: Any = self.lm
+        return lm.get_base_model() if hasattr(lm, "get_base_model") else lm
+
+    @property
+    def body(self) -> nn.Module:
+        """The transformer below the head."""
+        return getattr(self.inner, self.inner.base_model_prefix)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The autocast context of this module's compute dtype."""
+        low = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype if low else torch.bfloat16, enabled=low)
+
+    def forward(
+        self,
+        tokens: Packed,
+        *,
+        logp: bool = True,
+        entropy: bool = False,
+        features: bool = False,
+    ) -> Outputs:
+        """Read one pack.
+
+        Args:
+            tokens: the packed completions.
+            logp: compute token log-probabilities, if there is a language head.
+            entropy: also compute each predicting distribution's entropy.
+            features: also return the last hidden state at each completion's last token.
+        """
+        with self.precision():
+            states = self.states(tokens)
+        out = Outputs()
+        fields: dict[str, Any] = {}
+        if logp and self.inner.get_output_embeddings() is not None:
+            values, ent = self._logp(states[tokens.source], tokens.target, entropy)
+            fields["logp"] = Ragged(values, tokens.owner, tokens.n)
+            fields["entropy"] = None if ent is None else Ragged(ent, tokens.owner, tokens.n)
+        last = states[tokens.last].float()
+        if (scalar := getattr(self.inner, "score", None)) is not None:
+            fields["score"] = scalar(last)[:, 0]
+        if "value" in self.heads:
+            before = states[tokens.source].float()
+            fields["value"] = Ragged(self.heads["value"](before)[:, 0], tokens.owner, tokens.n)
+        if features:
+            fields["features"] = last
+        return Outputs(**fields) if fields else out
+
+    def states(self, tokens: Packed) -> Tensor:
+        """[R * L, d] last hidden states of the body."""
+        extra: dict[str, Any] = {}
+        if tokens.plan is not None:
+            # a mask of four dimensions is passed through untouched; the plan replaces it
+            extra["attention_mask"] = torch.empty(1, 1, 1, 1, device=tokens.ids.device)
+            extra["segments"] = tokens.plan
+            extra["position_ids"] = tokens.positions
+        else:
+            extra["attention_mask"] = tokens.real.long()
+            extra["position_ids"] = tokens.positions
+        out = self.body(input_ids=tokens.ids, use_cache=False, **extra)
+        return out.last_hidden_state.flatten(0, 1)
+
+    def _logp(self, h: Tensor, target: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        head: Any = self.inner.get_output_embeddings()
+        form = self.logits()
+        form = Logits(form.scale / self.temperature, form.cap)
+        return token_logp(h.to(self.dtype), head.weight, head.bias, target, form, entropy)
+
+    def logits(self) -> Logits:
+        """What this architecture does to its logits, from its configuration."""
+        config = self.inner.config
+        scale = float(getattr(config, "logit_scale", None) or 1.0)
+        scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+        return Logits(scale, getattr(config, "final_logit_softcapping", None))
+
+
+class ActorCritic(nn.Module):
+    """A policy and its value function as one trained module; the actor is what is exported.
+
+    Args:
+        actor: the policy's trunk; with a `value` head of its own when `critic` is None.
+        critic: a trunk of its own with a `value` head, or None for one trunk with two heads.
+    """
+
+    def __init__(self, actor: Trunk, critic: Trunk | None = None) -> None:
+        super().__init__()
+        self.actor, self.critic = actor, critic
+
+    @property
+    def layout(self) -> Layout:
+        """`shared` when every trunk can read it."""
+        trunks = [t for t in (self.actor, self.critic) if t is not None]
+        return "shared" if all(t.layout == "shared" for t in trunks) else "rows"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.actor.device
+
+    def forward(self, tokens: Packed, **want: bool) -> Outputs:
+        """Read one pack with both trunks."""
+        out: Outputs = self.actor(tokens, **want)
+        if self.critic is None:
+            return out
+        value = self.critic(tokens, logp=False).value
+        return Outputs(out.logp, out.entropy, value, out.score, out.features)
+
+
+def probe(trunk: Trunk) -> Layout:
+    """Choose the layout in which this model reads packs, by trying both.
+
+    The model first keeps its stock attention and reads two toy groups one sequence a row; then
+    it takes the within-group attention and reads them in one row. If log-probabilities (or
+    states, without a language head) agree to 1e-3 nats, the layout is `shared`.
+
+    Raises:
+        ModelError: the log-probabilities differ from the model's own logits: the kernel does not
+            know what this architecture does to them.
+    """
+    groups = _toys(int(trunk.inner.config.vocab_size))
+    dtype, trunk.dtype = trunk.dtype, torch.float32
+    training = trunk.training
+    trunk.eval()
+    stock = trunk.inner.config._attn_implementation
+    try:
+        with torch.no_grad():
+            rows = pack(groups, "rows").to(trunk.device).tokens
+            wanted = _reading(trunk, rows)
+            _same_as_own_logits(trunk, rows, wanted)
+            trunk.layout = "rows"
+            if _shares(trunk, groups, wanted):
+                trunk.layout = "shared"
+            else:
+                trunk.inner.set_attn_implementation(stock)
+    finally:
+        trunk.dtype = dtype
+        trunk.train(training)
+    return trunk.layout
+
+
+def _shares(trunk: Trunk, groups: list[Group], wanted: Tensor) -> bool:
+    try:
+        trunk.inner.set_attn_implementation(attention.IMPLEMENTATION)
+        tokens = pack(groups, "shared").to(trunk.device).tokens
+        got = _reading(trunk, tokens)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        return False
+    same = got.shape == wanted.shape and bool((got - wanted).abs().max() < 1e-3)
+    return same and _asks_for_windows(trunk.inner.config, tokens.plan)
+
+
+def _asks_for_windows(config: Any, plan: Plan | None) -> bool:
+    """False if layers leave their windows to a mask, which the plan replaces.
+
+    The toys are shorter than most windows, so that their agreement cannot show it.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    has = "sliding_attention" in kinds or bool(not kinds and getattr(config, "sliding_window", 0))
+    asked = plan is not None and plan.windows != {None}
+    return "chunked_attention" not in kinds and (asked or not has)
+
+
+def _reading(trunk: Trunk, tokens: Packed) -> Tensor:
+    out = trunk(tokens, features=True)
+    return out.features if out.logp is None else out.logp.values
+
+
+def _same_as_own_logits(trunk: Trunk, rows: Packed, wanted: Tensor) -> None:
+    if trunk.inner.get_output_embeddings() is None:
+        return
+    own = trunk.inner(input_ids=rows.ids, attention_mask=rows.real.long()).logits.float()
+    logp = (own / trunk.temperature).log_softmax(-1).flatten(0, 1)[rows.source]
+    gap = (logp.gather(1, rows.target[:, None])[:, 0] - wanted).abs().max().item()
+    if not gap < 1e-3:
+        raise ModelError(
+            f"log-probabilities of {type(trunk.inner).__name__} differ from its own "
+            f"by {gap:.3g} nats",
+            "it changes its logits in a way that the kernel does not know; training on them "
+            "would optimise another model than the one that is saved",
+            "use an architecture with a plain, scaled or soft-capped language head",
+        )
+
+
+def _toys(vocabulary: int) -> list[Group]:
+    rng = np.random.default_rng(0)
+    draw = lambda n: rng.integers(0, vocabulary, n).astype(np.int32)  # noqa: E731
+    return [
+        Group(Prompt("a", "", tokens=draw(21)), tuple(Completion("", draw(n)) for n in (5, 9, 2))),
+        Group(Prompt("b", "", tokens=draw(3)), tuple(Completion("", draw(n)) for n in (14, 1))),
+    ]
+
+
+def open_policy(
+    source: models.Source, machine: Machine, *, train: bool = False, seed: Seed = NO_SEED
+) -> Trunk:
+    """Open a causal language model as a trunk, with adapters if it is to be trained with them."""
+    lm = models.load_policy(source, machine)
+    return _opened(models.adapt(lm, machine.lora, seed) if train else lm, machine, train)
+
+
+def open_scalar(
+    source: models.Source, machine: Machine, *, fresh: Seed | None = None, train: bool = False
+) -> Trunk:
+    """Open a model with a scalar head as a trunk; `fresh` draws a new head on a language model."""
+    lm = models.load_scalar(source, machine, fresh=fresh)
+    seed = NO_SEED if fresh is None else fresh
+    return _opened(models.adapt(lm, machine.lora, seed) if train else lm, machine, train)
+
+
+def _opened(lm: Any, machine: Machine, train: bool) -> Trunk:
+    trunk = Trunk(lm, dtype=models.precision(machine))
+    if machine.layout == "auto":
+        probe(trunk)
+    return trunk.train(train)

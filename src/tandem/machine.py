@@ -1,0 +1,51 @@
+"""Where and how numbers are computed: the one home of device, precision, layout and adapters.
+
+A method never mentions any of these. A run keeps them beside the arguments of every stage,
+because precision changes numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Low-rank adapters instead of full fine-tuning (PEFT).
+
+    Attributes:
+        rank: inner dimension r.
+        alpha: the update is scaled by alpha / r.
+        targets: names of the linear layers, or `all-linear`.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: str | tuple[str, ...] = "all-linear"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Settings of the machine, the same for every method.
+
+    Attributes:
+        device: `auto` takes a GPU when there is one.
+        precision: compute dtype; `auto` is bf16 where the processor multiplies it natively.
+            Master weights and sums are fp32 either way.
+        layout: `auto` lets the probe choose; `rows` is one sequence a row.
+        tokens: unique tokens of one micro-batch; the step is cut into as many as it needs.
+        checkpointing: recompute activations in the backward pass.
+        lora: train adapters instead of all weights.
+        save_seconds: how often a long stage writes what it can resume from.
+        log_every: optimiser steps between two log lines.
+    """
+
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    layout: Literal["auto", "rows"] = "auto"
+    tokens: int = 16384
+    checkpointing: bool = False
+    lora: Lora | None = None
+    save_seconds: float = field(default=30.0, compare=False)
+    log_every: int = field(default=10, compare=False)

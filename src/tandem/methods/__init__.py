@@ -1,0 +1,132 @@
+"""The methods. This file is the table of contents: one row a method, in the five verbs.
+
+A method is one file, `tandem/methods/<name>.py`, with
+
+    the config   a frozen dataclass; every field has a default and says where it comes from
+    fit          where the method fits something: a stage that returns a Checkpoint
+    recipe       composes stages: `recipe(run, <inputs>, cfg) -> Checkpoint`
+
+A recipe names its inputs, and is given what it names (see `INPUTS`). The rows are here and not
+in those files because the table and `tandem --help` must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tandem.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A method in the five verbs.
+
+    Attributes:
+        config: name of the config dataclass in the method's file.
+        title: the method as its papers call it, with its variants.
+        sample: what is sampled from, and how many completions a prompt.
+        judge: who judges.
+        select: the operator between judging and fitting.
+        objective: what is minimised.
+        init: where training starts.
+        repeats: how often the whole is done.
+        fits: what its result is; not a column.
+    """
+
+    config: str
+    title: str
+    sample: str
+    judge: str
+    select: str
+    objective: str
+    init: str
+    repeats: str
+    fits: Literal["policy", "reward"] = "policy"
+
+
+METHODS: dict[str, Row] = {
+    "sft": Row("SFT", "SFT", "demonstrations, 1", "-", "-", "`nll`", "base", "1"),
+    "reward": Row(
+        "Reward", "reward model", "D, 2..K", "humans", "-", "`bradley_terry`", "SFT", "1",
+        fits="reward",
+    ),
+    "dpo": Row(
+        "DPO", "DPO, IPO, cDPO, rDPO, hinge, hinge-norm, SimPO...", "D, 2", "humans", "-",
+        "one per loss", "SFT", "1",
+    ),
+    "kto": Row("KTO", "KTO", "D, 1", "humans", "`mismatch`", "`kto`", "SFT", "1"),
+    "ppo": Row(
+        "PPO", "PPO", "pi_theta, 1", "r_phi minus KL", "-", "`ppo_clip` + value", "SFT", "online"
+    ),
+    "grpo": Row(
+        "GRPO", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
+        "`ppo_clip`, group baseline", "SFT", "online",
+    ),
+}  # fmt: skip
+
+COLUMNS = ("title", "sample", "judge", "select", "objective", "init", "repeats")
+HEADINGS = ("method", "sample from, n", "judge", "select", "objective", "init", "repeats")
+
+INPUTS: dict[str, str] = {
+    "base": "Checkpoint: the model before any training",
+    "demonstrations": "Groups, one completion a prompt",
+    "pi_sft": "Checkpoint: `base` after SFT on the demonstrations",
+    "D": "Groups with preferences, for training",
+    "r_phi": "Checkpoint: a reward model fitted to D",
+    "held_out": "Groups with preferences, of prompts that are not in D",
+    "x": "Prompts without labels, tokenised, to sample from",
+    "how": "Sampling: temperature, truncation, longest answer",
+    "watching": "Watching: held-out prompts and judges that follow a policy while it trains",
+    "humans": "Judge: who gives preferences, now or tomorrow",
+    "truth": "Judge: the programmatic truth, where there is one",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method's file, opened."""
+
+    name: str
+    row: Row
+    config: type[Any]
+    recipe: Callable[..., Any]
+
+
+def find(name: str) -> Row:
+    """Return a method's row.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    if name not in METHODS:
+        raise ConfigError(
+            f"there is no method {name!r}.{nearest(name, METHODS)}",
+            "a method is a file in tandem/methods with a row in its table",
+            f"name one of: {', '.join(METHODS)}",
+        )
+    return METHODS[name]
+
+
+def load(name: str) -> Method:
+    """Open a method's file; this imports torch.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    row = find(name)
+    module = importlib.import_module(f"{__name__}.{name}")
+    return Method(name, row, getattr(module, row.config), module.recipe)
+
+
+def table() -> list[tuple[str, ...]]:
+    """Return the table's cells, without its heading."""
+    return [tuple(str(getattr(row, column)) for column in COLUMNS) for row in METHODS.values()]
+
+
+def markdown() -> str:
+    """Return the table as Markdown: for the README and the docs."""
+    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *table()]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -1,0 +1,129 @@
+"""DPO and its relatives: the policy fitted to comparisons directly.
+
+With h the log-ratio of policy to reference, summed over a completion's tokens (Rafailov et al.
+2023, arXiv:2305.18290, algorithm in METHODS section 5):
+
+    1. pairs (x, y_w, y_l), labelled
+    2. log pi_ref of both answers, once, frozen
+    3. minimise  - log sigma(beta (h_w - h_l)),  or another row of `objectives.pairwise.PAIRWISE`
+
+Where we depart from TRL's names and numbers, `objectives.pairwise` says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tandem import models
+from tandem.artifacts import Checkpoint
+from tandem.batch import Batch, Outputs, Terms
+from tandem.errors import ConfigError, nearest
+from tandem.groups import Groups
+from tandem.kernel import open_policy
+from tandem.loop import Optim
+from tandem.loop import fit as train
+from tandem.machine import Machine
+from tandem.methods.reward import compared
+from tandem.objectives.pairwise import PAIRWISE
+from tandem.offline import Offline
+from tandem.reading import reference
+from tandem.rng import Seed
+from tandem.runs import Events, Run, every_rank
+
+
+@dataclass(frozen=True)
+class DPO:
+    """Settings of DPO; defaults are AlpacaFarm's.
+
+    Attributes:
+        loss: a row of `PAIRWISE`: sigmoid, cdpo, robust, ipo, ipo_sum, hinge_norm, hinge, ...
+        beta: pull to the reference; None takes the loss's default.
+        tau: IPO's regularisation, in beta's place.
+        smoothing: cdpo's share of wrong labels.
+        noise: robust's flip rate.
+        gamma: SimPO's target margin.
+        epochs: passes over the comparisons.
+        batch: prompts per optimiser step.
+        optim: optimiser and schedule.
+    """
+
+    loss: str = "sigmoid"
+    beta: float | None = None
+    tau: float | None = None
+    smoothing: float | None = None
+    noise: float | None = None
+    gamma: float | None = None
+    epochs: int = 2
+    batch: int = 64
+    optim: Optim = field(default_factory=lambda: Optim(lr=1e-6))
+
+    def __post_init__(self) -> None:
+        if self.loss not in PAIRWISE:
+            raise ConfigError(
+                f"dpo.loss = {self.loss!r}",
+                f"the losses are {', '.join(PAIRWISE)}",
+                f"choose one of them.{nearest(self.loss, PAIRWISE)}",
+            )
+        for given in self.settings:
+            if given not in PAIRWISE[self.loss].settings:
+                raise ConfigError(
+                    f"dpo.{given} = {self.settings[given]} with dpo.loss = {self.loss!r}",
+                    f"it takes {', '.join(PAIRWISE[self.loss].settings)}, and would ignore it",
+                    "remove the setting, or choose a loss that has it",
+                )
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The settings that were given, by name."""
+        names = ("beta", "tau", "smoothing", "noise", "gamma")
+        return {n: v for n in names if (v := getattr(self, n)) is not None}
+
+
+@every_rank
+def fit(
+    init: Checkpoint,
+    data: Groups,
+    cfg: DPO = DPO(),
+    *,
+    ref: Checkpoint | None = None,
+    name: str = "DPO",
+    out: Path,
+    scratch: Path,
+    seed: Seed,
+    events: Events,
+    machine: Machine,
+) -> Checkpoint:
+    """Fit a policy to the preferences of `data`.
+
+    Args:
+        ref: the frozen reference; `init` by default.
+    """
+    row = PAIRWISE[cfg.loss]
+    data = compared(data)
+    if row.uses_ref:
+        data = reference(ref or init, data, machine, events)
+    policy = open_policy(init.path, machine, train=True, seed=seed.at("adapters"))
+
+    def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
+        assert out.logp is not None
+        assert batch.pairs is not None
+        return {cfg.loss: row(out.logp, batch.ref, batch.pairs, **cfg.settings)}
+
+    source = Offline(
+        data,
+        size=cfg.batch,
+        epochs=cfg.epochs,
+        seed=seed,
+        layout=policy.layout,
+        tokens=machine.tokens,
+        logp_is="ref" if row.uses_ref else None,
+    )
+    train(policy, source, loss, cfg.optim, machine=machine, scratch=scratch, events=events)
+    models.save(policy.lm, models.load_tokenizer(init.path), out)
+    return Checkpoint(out, name)
+
+
+def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: DPO = DPO()) -> Checkpoint:
+    """Comparisons in, a policy out."""
+    return run("dpo", fit, pi_sft, D, cfg)

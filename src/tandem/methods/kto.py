@@ -1,0 +1,143 @@
+"""KTO: learning from single answers marked good or bad.
+
+With l = log pi - log pi_ref of an answer and z0 the same over answers put behind prompts they do
+not answer, clamped at 0 (Ethayarajh et al. 2024, arXiv:2402.01306):
+
+    v = lambda_D sigma(beta (l - z0)) for a good answer, lambda_U sigma(beta (z0 - l)) for a bad one
+    minimise  lambda_y - v
+
+z0 belongs to the whole step: where a step is cut into micro-batches it is measured on all of them
+first. The neighbour is TRL 1.16's, x_i with y_{i-1}, fixed before shuffling; the paper takes it
+within the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tandem import models
+from tandem.artifacts import Checkpoint
+from tandem.batch import Batch, Outputs, Terms
+from tandem.errors import DataError
+from tandem.groups import Groups
+from tandem.kernel import open_policy
+from tandem.loop import Optim
+from tandem.loop import fit as train
+from tandem.machine import Machine
+from tandem.objectives.unpaired import kto, kto_z0
+from tandem.offline import Offline
+from tandem.operators import mismatch, unpair
+from tandem.reading import reference
+from tandem.rng import Seed
+from tandem.runs import Events, Run, every_rank
+from tandem.stages import select
+
+
+@dataclass(frozen=True)
+class KTO:
+    """Settings of KTO; defaults are the paper's.
+
+    Attributes:
+        beta: how fast value saturates.
+        lam_d: weight of good answers.
+        lam_u: weight of bad ones; lam_d n_d / (lam_u n_u) should lie in [1, 3/2].
+        epochs: passes over the answers.
+        batch: answers per optimiser step.
+        optim: optimiser and schedule.
+    """
+
+    beta: float = 0.1
+    lam_d: float = 1.0
+    lam_u: float = 1.0
+    epochs: int = 1
+    batch: int = 64
+    optim: Optim = field(default_factory=lambda: Optim(lr=5e-6))
+
+
+@every_rank
+def fit(
+    init: Checkpoint,
+    data: Groups,
+    cfg: KTO = KTO(),
+    *,
+    ref: Checkpoint | None = None,
+    name: str = "KTO",
+    out: Path,
+    scratch: Path,
+    seed: Seed,
+    events: Events,
+    machine: Machine,
+) -> Checkpoint:
+    """Fit a policy to answers whose scores are 1 (good) or 0 (bad).
+
+    Raises:
+        DataError: a group has no scores of 0 and 1.
+    """
+    _marked(data)
+    data = reference(ref or init, Groups.of(mismatch()(data, seed)), machine, events)
+    policy = open_policy(init.path, machine, train=True, seed=seed.at("adapters"))
+
+    def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
+        h, own = log_ratio(out, batch), batch.weight > 0
+        assert batch.scores is not None
+        z0 = kto_z0(h[~own]) if batch.shared is None else batch.shared["z0"]
+        good = batch.scores[own]
+        return {"kto": kto(h[own], good, z0, beta=cfg.beta, lam_d=cfg.lam_d, lam_u=cfg.lam_u)}
+
+    source = Mismatched(
+        data,
+        size=cfg.batch,
+        epochs=cfg.epochs,
+        seed=seed,
+        layout=policy.layout,
+        tokens=machine.tokens,
+        logp_is="ref",
+    )
+    train(policy, source, loss, cfg.optim, machine=machine, scratch=scratch, events=events)
+    models.save(policy.lm, models.load_tokenizer(init.path), out)
+    return Checkpoint(out, name)
+
+
+def log_ratio(out: Outputs, batch: Batch) -> Tensor:
+    """[N] log pi - log pi_ref of each completion, summed over its tokens."""
+    assert out.logp is not None
+    assert batch.ref is not None
+    return (out.logp - batch.ref).sum()
+
+
+class Mismatched(Offline):
+    """An offline source that measures z0 on the whole step before it is split."""
+
+    def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
+        """Yield the steps, with `shared["z0"]` where there are several micro-batches."""
+        for micro in super().steps(policy):
+            if len(micro) == 1:
+                yield micro
+                continue
+            device = next(policy.parameters()).device
+            with torch.no_grad():
+                here = [batch.to(device) for batch in micro]
+                h = [log_ratio(policy(b.tokens), b)[b.weight == 0] for b in here]
+            z0 = kto_z0(torch.cat(h)).cpu()
+            yield [replace(batch, shared={"z0": z0}) for batch in micro]
+
+
+def _marked(data: Groups) -> None:
+    for group in data:
+        if group.scores is None or not set(group.scores.tolist()) <= {0.0, 1.0}:
+            raise DataError(
+                f"group `{group.id}` has scores {group.scores}",
+                "KTO learns from answers marked good (1) or bad (0)",
+                "import data with labels, or turn comparisons into marks with `unpair()`",
+            )
+
+
+def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: KTO = KTO()) -> Checkpoint:
+    """Comparisons in, taken apart into good and bad answers, a policy out."""
+    marks = run("marks", select, D, unpair())
+    return run("kto", fit, pi_sft, marks, cfg)

@@ -1,0 +1,137 @@
+"""Bradley-Terry reward model: a scalar head on the SFT model, fitted to comparisons.
+
+L = - log sigma(r(x, y_w) - r(x, y_l)), with soft labels, margins, smoothing, the correction for
+known label noise, centring and K-way ranking (METHODS section 2). Both answers of a pair are
+read in one forward pass. Afterwards rewards are shifted to mean 0 (and, if asked, scaled to unit
+variance) on reference answers; gain and bias are stored in the model's configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tandem import models
+from tandem.artifacts import Checkpoint
+from tandem.batch import Batch, Outputs, Terms
+from tandem.errors import DataError
+from tandem.groups import Groups
+from tandem.kernel import Trunk, open_scalar
+from tandem.loop import Optim
+from tandem.loop import fit as train
+from tandem.machine import Machine
+from tandem.objectives.reward import bradley_terry, rank_weight
+from tandem.offline import Offline
+from tandem.reading import read
+from tandem.rng import Seed
+from tandem.runs import Events, Run, every_rank
+
+
+@dataclass(frozen=True)
+class Reward:
+    """Settings of a reward model; defaults are AlpacaFarm's.
+
+    Attributes:
+        epochs: passes over the comparisons; more than one overfits.
+        batch: prompts per optimiser step.
+        smoothing: share of labels taken to be wrong, pulls them towards 1/2.
+        noise: known flip rate, corrected for (excludes `smoothing`).
+        centring: weight of (r_w + r_l)^2.
+        per: `pair` counts every comparison once, `prompt` every prompt once (1/C(K,2) a pair).
+        unit_variance: also scale rewards to variance 1 on the reference answers.
+        optim: optimiser and schedule.
+    """
+
+    epochs: int = 1
+    batch: int = 16
+    smoothing: float = 0.0
+    noise: float = 0.0
+    centring: float = 0.0
+    per: Literal["pair", "prompt"] = "pair"
+    unit_variance: bool = False
+    optim: Optim = field(default_factory=lambda: Optim(lr=3e-6))
+
+
+@every_rank
+def fit(
+    init: Checkpoint,
+    data: Groups,
+    cfg: Reward = Reward(),
+    *,
+    zero_on: Groups | None = None,
+    name: str = "reward",
+    out: Path,
+    scratch: Path,
+    seed: Seed,
+    events: Events,
+    machine: Machine,
+) -> Checkpoint:
+    """Fit r(x, y) to the preferences of `data`, from the policy `init` and a fresh head.
+
+    Args:
+        zero_on: answers on which the mean reward shall be 0; those of `data` by default.
+
+    Raises:
+        DataError: no group has a preference.
+    """
+    data = compared(data)
+    model = open_scalar(init.path, machine, fresh=seed.at("head"), train=True)
+
+    def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
+        assert out.score is not None
+        assert batch.pairs is not None
+        share = rank_weight(batch.pairs, batch.group) if cfg.per == "prompt" else None
+        terms = bradley_terry(
+            out.score,
+            batch.pairs,
+            smoothing=cfg.smoothing,
+            noise=cfg.noise,
+            centring=cfg.centring,
+            weight=share,
+        )
+        return {"bradley_terry": terms}
+
+    source = Offline(
+        data,
+        size=cfg.batch,
+        epochs=cfg.epochs,
+        seed=seed,
+        layout=model.layout,
+        tokens=machine.tokens,
+    )
+    train(model, source, loss, cfg.optim, machine=machine, scratch=scratch, events=events)
+    normalise(model, data if zero_on is None else zero_on, machine, cfg.unit_variance)
+    models.save(model.lm, models.load_tokenizer(init.path), out)
+    return Checkpoint(out, name)
+
+
+def normalise(model: Trunk, answers: Groups, machine: Machine, unit_variance: bool) -> None:
+    """Store the gain and bias that give these answers mean 0 (and variance 1)."""
+    rows = [r.score for _, r in read(model, answers, machine.tokens, logp=False)]
+    raw = np.concatenate([r for r in rows if r is not None]).astype(np.float64)
+    gain = 1 / max(float(raw.std()), 1e-8) if unit_variance else 1.0
+    model.inner.config.tandem = {"gain": gain, "bias": -gain * float(raw.mean())}
+
+
+def compared(data: Groups) -> Groups:
+    """Return the groups that hold a preference.
+
+    Raises:
+        DataError: there is none.
+    """
+    kept = Groups.of(g for g in data if g.preferences)
+    if not len(kept):
+        raise DataError(
+            f"none of {len(data)} groups has a preference",
+            "a reward model learns from comparisons between answers to one prompt",
+            "let a judge compare them first, or import data with chosen and rejected answers",
+        )
+    return kept
+
+
+def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: Reward = Reward()) -> Checkpoint:
+    """Comparisons in, a reward model out."""
+    return run("reward", fit, pi_sft, D, cfg)

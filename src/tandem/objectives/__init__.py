@@ -1,0 +1,48 @@
+"""Losses as pure functions: tensors in, unreduced `Terms` out.
+
+No function here knows a config, a mask, a model or a token id, and none averages: a `Terms.loss`
+already carries its weight, and the loop divides the step's summed loss by its summed weight.
+"""
+
+from tandem.objectives.multiview import (
+    multiview,
+    other_prompt,
+    skl_closed,
+    skl_sample,
+    skl_schedule,
+)
+from tandem.objectives.nll import nll
+from tandem.objectives.pairwise import PAIRWISE, Loss, hinge, ipo, robust, sigmoid, simpo, sppo
+from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce, value_clip
+from tandem.objectives.reward import antisymmetric, bradley_terry, rank_weight, two_argument
+from tandem.objectives.shares import Per, shares
+from tandem.objectives.unpaired import kto, kto_z0
+
+__all__ = [
+    "nll",
+    "PAIRWISE",
+    "Loss",
+    "sigmoid",
+    "robust",
+    "ipo",
+    "hinge",
+    "sppo",
+    "simpo",
+    "kto",
+    "kto_z0",
+    "bradley_terry",
+    "two_argument",
+    "antisymmetric",
+    "rank_weight",
+    "ppo_clip",
+    "reinforce",
+    "value_clip",
+    "kl",
+    "multiview",
+    "other_prompt",
+    "skl_closed",
+    "skl_sample",
+    "skl_schedule",
+    "Per",
+    "shares",
+]

@@ -1,0 +1,95 @@
+"""Steps over a fixed collection: shuffled by seed, cut by tokens, resumable by position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from tandem.batch import Batch
+from tandem.errors import DataError
+from tandem.groups import FloatArray, Group, Groups
+from tandem.packing import Layout, pack, split
+from tandem.rng import Seed
+
+
+class Offline:
+    """A `Source` that goes over a collection for some epochs.
+
+    Args:
+        groups: the collection, with tokens.
+        size: groups per optimiser step.
+        epochs: passes over the data.
+        seed: orders each epoch; the last step of an epoch may be smaller.
+        layout: the layout that the probe chose.
+        tokens: unique tokens per micro-batch.
+        logp_is: what the completions' `logp` column holds, if the loss reads it.
+        divisible: True if a group's completions may be trained apart (no pairs).
+
+    Raises:
+        DataError: the collection is empty.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        *,
+        size: int,
+        epochs: int,
+        seed: Seed,
+        layout: Layout,
+        tokens: int,
+        logp_is: Literal["ref", "old"] | None = None,
+        divisible: bool = False,
+    ) -> None:
+        if not len(groups):
+            raise DataError(
+                "there is no group to train on",
+                "every optimiser step needs at least one",
+                "look at what the stages before kept, and why the rest was dropped",
+            )
+        self.groups, self.size, self.epochs, self.seed = groups, size, epochs, seed
+        self.layout, self.tokens = layout, tokens
+        self.logp_is, self.divisible = logp_is, divisible
+        self.position = 0
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps per epoch."""
+        return -(-len(self.groups) // self.size)
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        return self.per_epoch * self.epochs
+
+    def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
+        """Yield the steps that are left, each as its micro-batches, longest first."""
+        for step in range(self.position, self.total):
+            self.position = step + 1
+            yield self.batches([self.groups[i] for i in self._indices(step)])
+
+    def batches(self, groups: Sequence[Group]) -> list[Batch]:
+        """Pack the groups of one step into its micro-batches."""
+        micro = split(groups, self.tokens, divisible=self.divisible)
+        return [self._pack([n for n, _ in m], [g for _, g in m]) for m in micro]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position: steps already given out."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after these steps."""
+        self.position = int(state["position"])
+
+    def _indices(self, step: int) -> list[int]:
+        epoch, inside = divmod(step, self.per_epoch)
+        order = self.seed.at("epoch", epoch).rng().permutation(len(self.groups))
+        return order[inside * self.size : (inside + 1) * self.size].tolist()
+
+    def _pack(self, numbers: list[int], groups: list[Group]) -> Batch:
+        columns: dict[str, list[list[FloatArray | None]]] = {}
+        if self.logp_is is not None:
+            columns[self.logp_is] = [[c.logp for c in g.completions] for g in groups]
+        return pack(groups, self.layout, columns, numbers)

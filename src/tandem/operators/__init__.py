@@ -1,0 +1,38 @@
+"""Operators select: which completions to keep, which to compare, which to learn from.
+
+An operator is a frozen value that prints as the call that makes it, and maps a stream of groups
+to a stream of groups:
+
+    rejection(beta=0.5, keep=8)(groups, seed)
+
+It reads columns that judges wrote, never opens a model and never invents a completion. What it
+does to a group depends on that group, its prompt's id and the seed alone, whatever the order;
+the two exceptions read the whole collection, and say so: a global threshold, and `mismatch`.
+
+    keep       best  above  top_share  rejection  majority  correct
+    compare    rank_pairs  synthetic_pairs  clean_pairs
+    unpaired   unpair  mismatch
+"""
+
+from tandem.operators.columns import Operator
+from tandem.operators.compare import Pairing, clean_pairs, rank_pairs, synthetic_pairs
+from tandem.operators.keep import Scope, above, best, correct, majority, rejection, top_share
+from tandem.operators.unpaired import mismatch, mismatched, unpair
+
+__all__ = [
+    "Operator",
+    "best",
+    "above",
+    "Scope",
+    "top_share",
+    "rejection",
+    "majority",
+    "correct",
+    "rank_pairs",
+    "Pairing",
+    "synthetic_pairs",
+    "clean_pairs",
+    "unpair",
+    "mismatch",
+    "mismatched",
+]

@@ -1,0 +1,257 @@
+"""From groups to packed batches: the only place that knows where a token lies.
+
+Layout `shared` puts everything in one row without padding: each prompt once, then its
+completions. Layout `rows` gives each completion a row behind a copy of its prompt; it is right
+for every architecture, also where a prompt cannot be shared (state-space layers).
+
+Shapes: S tokens of the row, R rows, L columns, T trained tokens, N completions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tandem.batch import Batch, Packed, Pairs
+from tandem.errors import DataError
+from tandem.groups import FloatArray, Group
+from tandem.layout import plan
+from tandem.ragged import Ragged
+
+Layout = Literal["shared", "rows"]
+Columns = Mapping[str, Sequence[Sequence[FloatArray | None]]]
+"""Per-token numbers beside the groups: name -> one array a completion, aligned to its tokens."""
+RAGGED = ("ref", "old", "adv", "ret", "value")
+
+
+def unique_tokens(group: Group) -> int:
+    """Tokens of a group when its prompt is encoded once."""
+    return len(group.prompt.tokens) + sum(len(c.tokens) for c in group.completions)
+
+
+def split(
+    groups: Sequence[Group], budget: int, *, divisible: bool = False
+) -> Iterator[list[tuple[int, Group]]]:
+    """Cut a step into micro-batches of at most `budget` unique tokens, longest first.
+
+    A single group above the budget forms its own micro-batch, unless `divisible`: then its
+    completions are spread over several, each behind the prompt (losses without pairs). The parts
+    of a group come one after the other, in the order of its completions.
+
+    Yields:
+        (index into `groups`, group or part of it).
+    """
+    order = sorted(range(len(groups)), key=lambda i: unique_tokens(groups[i]), reverse=True)
+    parts = (
+        (i, part)
+        for i in order
+        for part in (_parts(groups[i], budget) if divisible else (groups[i],))
+    )
+    micro: list[tuple[int, Group]] = []
+    size = 0
+    for item in parts:
+        tokens = unique_tokens(item[1])
+        if micro and size + tokens > budget:
+            yield micro
+            micro, size = [], 0
+        micro.append(item)
+        size += tokens
+    if micro:
+        yield micro
+
+
+def _parts(group: Group, budget: int) -> Iterator[Group]:
+    if unique_tokens(group) <= budget:
+        yield group
+        return
+    keep: list[int] = []
+    size = len(group.prompt.tokens)
+    for k, completion in enumerate(group.completions):
+        if keep and size + len(completion.tokens) > budget:
+            yield group.keep(keep)
+            keep, size = [], len(group.prompt.tokens)
+        keep.append(k)
+        size += len(completion.tokens)
+    yield group.keep(keep)
+
+
+def pack(
+    groups: Sequence[Group],
+    layout: Layout = "shared",
+    columns: Columns | None = None,
+    numbers: Sequence[int] | None = None,
+) -> Batch:
+    """Pack groups into one batch with the columns that judges wrote.
+
+    Args:
+        groups: groups whose prompts and completions carry tokens.
+        layout: `shared` or `rows`.
+        columns: per-token numbers under the names `ref`, `old`, `adv`, `ret`, `value`.
+        numbers: the groups' numbers in the whole step; 0.. by default.
+
+    Raises:
+        DataError: a prompt or a completion has no tokens.
+    """
+    for group in groups:
+        _check(group)
+    tokens = _shared(groups) if layout == "shared" else _rows(groups)
+    sizes = [len(g) for g in groups]
+    scores = [g.scores for g in groups]
+    ragged = {
+        name: _column(groups, name, columns[name], tokens)
+        for name in RAGGED
+        if columns is not None and name in columns
+    }
+    return Batch(
+        tokens=tokens,
+        group=torch.repeat_interleave(
+            torch.tensor(range(len(groups)) if numbers is None else numbers, dtype=torch.long),
+            torch.tensor(sizes, dtype=torch.long),
+        ),
+        weight=torch.tensor([c.weight for g in groups for c in g.completions]),
+        pairs=_pairs(groups, sizes),
+        scores=None
+        if any(s is None for s in scores)
+        else torch.from_numpy(np.concatenate(scores)).float(),  # type: ignore[arg-type]
+        **ragged,
+    )
+
+
+def _check(group: Group) -> None:
+    empty = [k for k, c in enumerate(group.completions) if not len(c.tokens)]
+    if not len(group.prompt.tokens) or empty or not group.completions:
+        what = f"completion {empty[0]}" if empty else "the prompt"
+        raise DataError(
+            f"group `{group.id}`: {what} has no tokens",
+            "the first token of a completion is predicted from the last token of its prompt, "
+            "so both need at least one",
+            "tokenise first with `tandem.chat.encode`, and give the prompt at least one token",
+        )
+
+
+def _trained(group: Group) -> Iterator[np.ndarray]:
+    """For each completion the places of its tokens that a loss counts."""
+    for c in group.completions:
+        yield np.arange(len(c.tokens)) if c.mask is None else np.flatnonzero(c.mask)
+
+
+def _shared(groups: Sequence[Group]) -> Packed:
+    ids: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    source: list[np.ndarray] = []
+    target: list[np.ndarray] = []
+    counts: list[int] = []
+    last: list[int] = []
+    lengths: list[int] = []
+    parent: list[int] = []
+    at = 0
+    for group in groups:
+        prompt = group.prompt.tokens
+        head, end, p = len(lengths), at + len(prompt) - 1, len(prompt)
+        ids.append(prompt)
+        positions.append(np.arange(p))
+        lengths.append(p)
+        parent.append(-1)
+        at += p
+        for completion, trained in zip(group.completions, _trained(group), strict=True):
+            n = len(completion.tokens)
+            ids.append(completion.tokens)
+            positions.append(np.arange(p, p + n))
+            lengths.append(n)
+            parent.append(head)
+            source.append(np.where(trained == 0, end, at + trained - 1))
+            target.append(completion.tokens[trained])
+            counts.append(len(trained))
+            at += n
+            last.append(at - 1)
+    where = torch.from_numpy(np.concatenate(positions))
+    return Packed(
+        ids=_long(ids)[None],
+        positions=where[None],
+        real=torch.ones(1, at, dtype=torch.bool),
+        plan=plan(lengths, parent, where),
+        source=_long(source),
+        target=_long(target),
+        owner=_owner(counts),
+        last=torch.tensor(last),
+        n=len(last),
+    )
+
+
+def _rows(groups: Sequence[Group]) -> Packed:
+    whole = [
+        (g.prompt.tokens, c, t)
+        for g in groups
+        for c, t in zip(g.completions, _trained(g), strict=True)
+    ]
+    width = max(len(p) + len(c.tokens) for p, c, _ in whole)
+    ids = np.zeros((len(whole), width), np.int64)
+    real = np.zeros((len(whole), width), np.bool_)
+    source, target, last = [], [], []
+    for r, (prompt, completion, trained) in enumerate(whole):
+        n = len(prompt) + len(completion.tokens)
+        ids[r, : len(prompt)], ids[r, len(prompt) : n] = prompt, completion.tokens
+        real[r, :n] = True
+        source.append(r * width + len(prompt) + trained - 1)
+        target.append(completion.tokens[trained])
+        last.append(r * width + n - 1)
+    return Packed(
+        ids=torch.from_numpy(ids),
+        positions=torch.arange(width).expand(len(whole), -1).contiguous(),
+        real=torch.from_numpy(real),
+        plan=None,
+        source=_long(source),
+        target=_long(target),
+        owner=_owner([len(t) for _, _, t in whole]),
+        last=torch.tensor(last),
+        n=len(whole),
+    )
+
+
+def _pairs(groups: Sequence[Group], sizes: Sequence[int]) -> Pairs | None:
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    votes = [(int(s), v) for s, g in zip(starts, groups, strict=False) for v in g.preferences]
+    if not votes:
+        return None
+    margins = [v.margin for _, v in votes]
+    # a vote for the second completion is turned round, so that w is the likelier winner
+    turned = [(s + v.winner, s + v.loser, max(v.p, 1 - v.p)) for s, v in votes]
+    w, l, p = zip(*turned, strict=True)  # noqa: E741
+    margin = None if any(m is None for m in margins) else torch.tensor(margins, dtype=torch.float32)
+    return Pairs(torch.tensor(w), torch.tensor(l), torch.tensor(p, dtype=torch.float32), margin)
+
+
+def _column(
+    groups: Sequence[Group],
+    name: str,
+    values: Sequence[Sequence[FloatArray | None]],
+    tokens: Packed,
+) -> Ragged:
+    rows: list[np.ndarray] = []
+    for group, arrays in zip(groups, values, strict=True):
+        for k, (trained, array) in enumerate(zip(_trained(group), arrays, strict=True)):
+            if array is None or len(array) != len(group.completions[k].tokens):
+                have = "no numbers" if array is None else f"{len(array)} numbers"
+                raise DataError(
+                    f"column `{name}` of group `{group.id}`, completion {k}: {have} "
+                    f"for {len(group.completions[k].tokens)} tokens",
+                    "a per-token column has one number for each token of the completion",
+                    "compute it again on the same tokens",
+                )
+            rows.append(array[trained])
+    values_t = torch.from_numpy(np.concatenate(rows)).float() if rows else torch.empty(0)
+    return Ragged(values_t, tokens.owner, tokens.n)
+
+
+def _long(parts: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+
+
+def _owner(counts: Sequence[int]) -> Tensor:
+    return torch.repeat_interleave(
+        torch.arange(len(counts)), torch.tensor(counts, dtype=torch.long)
+    )

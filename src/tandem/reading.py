@@ -1,0 +1,168 @@
+"""Reading frozen columns off a model: log-probabilities, scores, features, in bounded memory.
+
+Everything frozen is a column. Chunks are composed by the data alone, so a column is the same
+whoever computes it; reference log-probabilities are kept in a cache by content, model x data.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tandem.artifacts import Checkpoint, describe, fingerprint
+from tandem.batch import Outputs, moved
+from tandem.durable import alone
+from tandem.groups import FloatArray, Group, Groups
+from tandem.kernel import ActorCritic, Trunk, open_policy
+from tandem.machine import Machine
+from tandem.packing import pack, split
+from tandem.ragged import Ragged
+from tandem.runs import Events
+
+GROUPS_PER_CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model says of one group.
+
+    Attributes:
+        logp: for each completion [T] log-probabilities, 0 where the loss mask is False; or None.
+        score: [n] scalar head, or None.
+        value: for each completion [T] value head before each token; or None.
+        features: [n, d] last hidden states, or None.
+    """
+
+    logp: tuple[FloatArray, ...] | None = None
+    score: FloatArray | None = None
+    value: tuple[FloatArray, ...] | None = None
+    features: FloatArray | None = None
+
+
+def read(
+    trunk: Trunk | ActorCritic, groups: Iterable[Group], tokens: int = 16384, **want: bool
+) -> Iterator[tuple[Group, Reading]]:
+    """Read groups in order, a chunk at a time, without gradient.
+
+    Args:
+        trunk: the model.
+        groups: groups with tokens; those without completions pass through unread.
+        tokens: unique tokens per forward pass.
+        want: what the kernel computes besides log-probabilities (`features=True`, `logp=False`).
+    """
+    stream = iter(groups)
+    while chunk := list(itertools.islice(stream, GROUPS_PER_CHUNK)):
+        parts: dict[int, list[Reading]] = {}
+        present = [g for g in chunk if len(g)]
+        where = [i for i, g in enumerate(chunk) if len(g)]
+        for micro in split(present, tokens, divisible=True):
+            pieces = [g for _, g in micro]
+            with torch.inference_mode():
+                packed = pack(pieces, trunk.layout).tokens
+                out = trunk(moved(packed, trunk.device), **want)
+            for (n, _), reading in zip(micro, _readings(pieces, out), strict=True):
+                parts.setdefault(where[n], []).append(reading)
+        for i, group in enumerate(chunk):
+            yield group, _joined(parts.get(i, []))
+
+
+def log_probs(trunk: Trunk, groups: Iterable[Group], tokens: int = 16384) -> Iterator[Group]:
+    """Yield the groups with every completion's `logp` column written by this model."""
+    for group, reading in read(trunk, groups, tokens):
+        logp = reading.logp or ()
+        completions = (replace(c, logp=x) for c, x in zip(group.completions, logp, strict=True))
+        yield replace(group, completions=tuple(completions))
+
+
+def reference(
+    policy: Checkpoint, groups: Groups, machine: Machine, events: Events | None = None
+) -> Groups:
+    """Return the groups with `logp` under a frozen reference policy.
+
+    The column is kept in the cache folder (`TANDEM_CACHE`, by default ~/.cache/tandem) under the
+    hash of model, data and precision, and found there by later runs, losses and epochs. Of
+    several processes on a machine that need the same column, one computes and the others wait.
+    """
+    key = fingerprint([policy.hash, groups.hash, describe(machine)])
+    path = cache() / "reference" / f"{key}.parquet"
+    with alone(path):
+        if path.exists():
+            return Groups.read(path)
+        trunk = open_policy(policy.path, replace(machine, lora=None))
+        columns = log_probs(trunk, groups, machine.tokens)
+        if events is not None:
+            columns = _counted(columns, len(groups), events)
+        return Groups.stream(path, columns)
+
+
+def cache() -> Path:
+    """Return the folder where columns are kept between runs."""
+    return Path(os.environ.get("TANDEM_CACHE", "~/.cache/tandem")).expanduser()
+
+
+def _counted(groups: Iterable[Group], total: int, events: Events) -> Iterator[Group]:
+    for n, group in enumerate(groups, 1):
+        yield group
+        if n % GROUPS_PER_CHUNK == 0 or n == total:
+            events.progress(n, total, "reference")
+
+
+def _readings(groups: list[Group], out: Outputs) -> Iterator[Reading]:
+    logp, value = _rows(out.logp), _rows(out.value)
+    score = None if out.score is None else out.score.float().cpu().numpy()
+    features = None if out.features is None else out.features.float().cpu().numpy()
+    at = 0
+    for group in groups:
+        span = slice(at, at + len(group))
+        at += len(group)
+        yield Reading(
+            logp=_per_token(group, logp, span),
+            score=None if score is None else score[span],
+            value=_per_token(group, value, span),
+            features=None if features is None else features[span],
+        )
+
+
+def _rows(x: Ragged | None) -> list[FloatArray] | None:
+    return None if x is None else [r.float().cpu().numpy() for r in x.rows()]
+
+
+def _per_token(
+    group: Group, rows: list[FloatArray] | None, span: slice
+) -> tuple[FloatArray, ...] | None:
+    if rows is None:
+        return None
+    return tuple(_aligned(c.mask, x) for c, x in zip(group.completions, rows[span], strict=True))
+
+
+def _aligned(mask: Any, values: FloatArray) -> FloatArray:
+    """Put the numbers of trained tokens at their places among all tokens of the completion."""
+    if mask is None:
+        return values
+    full = np.zeros(len(mask), values.dtype)
+    full[np.flatnonzero(mask)] = values
+    return full
+
+
+def _joined(parts: list[Reading]) -> Reading:
+    """Put the parts of a group that was read in several passes together."""
+    if len(parts) == 1:
+        return parts[0]
+    chain = itertools.chain.from_iterable
+    logp = [p.logp for p in parts if p.logp is not None]
+    value = [p.value for p in parts if p.value is not None]
+    score = [p.score for p in parts if p.score is not None]
+    features = [p.features for p in parts if p.features is not None]
+    return Reading(
+        logp=tuple(chain(logp)) if logp else None,
+        score=np.concatenate(score) if score else None,
+        value=tuple(chain(value)) if value else None,
+        features=np.concatenate(features) if features else None,
+    )

@@ -1,0 +1,401 @@
+"""A run: a folder in which every stage of a recipe is done once and remembered.
+
+    runs/rlp-micro-0/
+      run.json        seed and environment          run.toml   the resolved configuration
+      events.jsonl    what happened, and when       run.lock   the process that works here
+      01-pairs/       stage.json (function, arguments, git, seed, time, memory), artifact/, DONE
+      02-reward.part/ a stage that is not finished: scratch/ holds what it can resume from
+
+A stage is written into its `.part` folder, flushed to disk, marked DONE, and only then given its
+name. So a process killed at any moment leaves whole stages and at most one `.part`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast, overload
+
+from tandem import events as talk
+from tandem.artifacts import Checkpoint, describe, fingerprint, load, store, type_name
+from tandem.durable import (
+    flush,
+    read_json,
+    remove,
+    seal,
+    whole,
+    write_json,
+    write_text,
+)
+from tandem.environment import Meter, commit
+from tandem.errors import Pending, RunError
+from tandem.events import Events
+from tandem.groups import Group, Groups
+from tandem.machine import Machine
+from tandem.rng import Seed
+from tandem.session import STAGE, Session, stages
+
+__all__ = ["Checkpoint", "Events", "Record", "Run", "every_rank", "records"]
+
+A = TypeVar("A")
+_Stage = TypeVar("_Stage", bound=Callable[..., Any])
+
+INJECTED = ("out", "scratch", "seed", "events", "machine")
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A finished stage, as its stage.json tells it.
+
+    Attributes:
+        folder: the stage's folder.
+        function: the importable name of the stage function.
+        arguments: name -> description, see `artifacts.describe`.
+        seconds: wall time of the attempt that finished.
+        peak_bytes: largest resident memory during that attempt.
+        git: commit of the code, with "-dirty" when files were changed, or None.
+    """
+
+    folder: Path
+    function: str
+    arguments: dict[str, Any]
+    result: dict[str, Any]
+    seed: int
+    seconds: float
+    peak_bytes: int
+    git: str | None
+
+    @property
+    def name(self) -> str:
+        """The stage's name without its number."""
+        return self.folder.name.partition("-")[2]
+
+    def load(self) -> Any:
+        """Open the artifact."""
+        return load(self.result, self.folder / "artifact")
+
+
+def every_rank(stage: _Stage) -> _Stage:
+    """Mark a stage whose ranks work together: it is called on each; rank 0 alone writes."""
+    cast("Any", stage).every_rank = True
+    return stage
+
+
+def records(path: Path) -> list[Record]:
+    """List the finished stages of a run folder, in order; needs no lock."""
+    return [_record(folder) for folder, _, part in stages(path) if not part and whole(folder)]
+
+
+class Run:
+    """Does each stage of a recipe once, and remembers.
+
+    Calling it, `run(name, stage, *args, **kw)`, does the stage or returns what it left behind.
+    A stage function may declare these keyword-only parameters, which the run then gives:
+
+        out: Path         the artifact's folder; a stage that fits a model writes there and
+                          returns `Checkpoint(out, name)`
+        scratch: Path     survives a kill, deleted when the stage is done: step checkpoints
+        seed: Seed        the stage's own seed
+        events: Events    progress and numbers
+        machine: Machine  device, precision, layout, adapters; a stage that asks for them is
+                          done again when they change
+
+    A stage function marked `@every_rank` is called on every rank of a distributed launch;
+    others run on rank 0, and the other ranks wait for the artifact.
+
+    Args:
+        path: the run's folder, made when missing.
+        seed: root of every draw; a folder keeps the seed it was made with.
+        redo: stages to do again, `03-reward` (in a scope: `seed-3/03-reward`). Later stages are
+            done again where this changes their arguments.
+        display: who shows progress; by default bars on a terminal and lines elsewhere.
+        machine: settings that stages which compute may ask for.
+
+    Raises:
+        RunError: another process works in the folder, it has another seed, or a stage to redo
+            does not exist.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        seed: Seed | int = 0,
+        *,
+        redo: Iterable[str] = (),
+        display: talk.Display | None = None,
+        machine: Machine = Machine(),
+    ) -> None:
+        self.machine = machine
+        self.path = Path(path)
+        self.seed = seed if isinstance(seed, Seed) else Seed(seed)
+        self._called: dict[str, str] = {}
+        self._session = Session.start(self.path, self.seed, frozenset(redo), display)
+
+    @overload
+    def __call__(
+        self, name: str, stage: Callable[..., Iterator[Group]], /, *args: Any, **kw: Any
+    ) -> Groups: ...
+    @overload
+    def __call__(self, name: str, stage: Callable[..., A], /, *args: Any, **kw: Any) -> A: ...
+    def __call__(self, name: str, stage: Callable[..., Any], /, *args: Any, **kw: Any) -> Any:
+        """Do a stage, or return the artifact of a stage that is done.
+
+        Raises:
+            RunError: the stage was done with other arguments, or its name is used twice.
+        """
+        folder = self._folder(name)
+        if talk.rank() != 0:
+            return self._follow(name, stage, args, kw)
+        arguments = _described(stage, args, kw)
+        if "machine" in _injected(stage, kw):
+            arguments["machine"] = describe(self.machine)
+        seed = int(self._stage_seed(name))
+        identity = {"function": _function_name(stage), "arguments": arguments, "seed": seed}
+        self._claim(name, identity)
+        _promote(folder)
+        self._reconcile(folder, identity)
+        if whole(folder):
+            self._say(folder, "kept")
+        else:
+            self._do(folder, stage, args, kw, identity)
+        return _record(folder).load()
+
+    def scope(self, name: str, seed: Seed | int | None = None) -> Run:
+        """Return a run in a subfolder, for one of several seeds, rounds or methods.
+
+        It shares the lock, the events and the display. Its seed is derived from its name unless
+        one is given.
+        """
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", name):
+            raise RunError(
+                f"a scope is called {name!r}",
+                "a scope is a folder beside the stages: a letter, then letters, digits, - _ .",
+                "choose another name, for example `seed-3`",
+            )
+        child = object.__new__(Run)
+        child.path = self.path / name
+        child.path.mkdir(parents=True, exist_ok=True)
+        own = self.seed.at("scope", name) if seed is None else seed
+        child.seed = own if isinstance(own, Seed) else Seed(own)
+        child._called, child._session, child.machine = {}, self._session, self.machine
+        return child
+
+    @property
+    def events(self) -> Events:
+        """Events of the run as a whole."""
+        return self._session.events(self._place(self.path))
+
+    def records(self) -> list[Record]:
+        """List the finished stages."""
+        return records(self.path)
+
+    def save_config(self, toml: str) -> None:
+        """Keep the resolved configuration beside the stages, as `run.toml`."""
+        if talk.rank() == 0:
+            write_text(self.path / "run.toml", toml)
+
+    def close(self) -> None:
+        """Let another process work in this folder."""
+        self._session.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _folder(self, name: str) -> Path:
+        if not STAGE.fullmatch(f"00-{name}") or name.endswith(".part"):
+            raise RunError(
+                f"a stage is called {name!r}",
+                "a stage's name becomes a folder: letters, digits, - and _",
+                "choose another name",
+            )
+        known = {stage: number for _, (number, stage), _ in stages(self.path)}
+        number = known.get(name, max(known.values(), default=0) + 1)
+        return self.path / f"{number:02d}-{name}"
+
+    def _stage_seed(self, name: str) -> Seed:
+        return self.seed.at("stage", name)
+
+    def _place(self, folder: Path) -> str:
+        inside = folder.relative_to(self._session.root)
+        return "" if inside == Path() else inside.as_posix()
+
+    def _say(self, folder: Path, what: str) -> None:
+        self._session.display.say(f"{self._place(folder)}  {what}")
+
+    def _claim(self, name: str, identity: dict[str, Any]) -> None:
+        mark = fingerprint(identity)
+        if self._called.setdefault(name, mark) != mark:
+            raise RunError(
+                f"the recipe calls two different stages {name!r}",
+                "a stage is found again by its name",
+                "give the second another name, or put each round into `run.scope(...)`",
+            )
+
+    def _reconcile(self, folder: Path, identity: dict[str, Any]) -> None:
+        """Remove what is to be redone or is broken; refuse what other arguments made."""
+        for place in (folder, _part(folder)):
+            if not place.exists():
+                continue
+            stored = read_json(place / "stage.json")
+            if stored is None or (place == folder and not whole(folder)):
+                self._session.events(self._place(folder)).log("discarded", reason="incomplete")
+                remove(place)
+                continue
+            wanted = self._session.wants_again(self._place(folder))
+            changes = list(_differences(_identity(stored), identity))
+            if wanted or (changes and self._session.redone):
+                reason = "asked for" if wanted else "an earlier stage was done again"
+                self._say(folder, f"is done again: {reason}")
+                self._session.events(self._place(folder)).log("redo", reason=reason)
+                remove(place)
+                self._session.redone = True
+            elif changes:
+                raise _refusal(place, self._place(folder), changes)
+
+    def _do(
+        self,
+        folder: Path,
+        stage: Callable[..., Any],
+        args: tuple[Any, ...],
+        kw: dict[str, Any],
+        identity: dict[str, Any],
+    ) -> None:
+        part, label = _part(folder), self._place(folder)
+        events = self._session.events(label)
+        given = self._given(part, Seed(identity["seed"]), events)
+        out, scratch = given["out"], given["scratch"]
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        scratch.mkdir(exist_ok=True)
+        write_json(part / "stage.json", identity)
+        events.log("started", resumed=str(any(scratch.iterdir())))
+        try:
+            with Meter() as meter:
+                value = stage(*args, **kw, **{n: given[n] for n in _injected(stage, kw)})
+                result = store(value, out)
+        except BaseException as error:
+            events.log("pending" if isinstance(error, Pending) else "stopped", error=repr(error))
+            _abandon(part)
+            raise
+        finally:
+            self._session.display.end(label)
+        cost = {"seconds": round(meter.seconds, 3), "peak_bytes": meter.peak_bytes}
+        write_json(part / "stage.json", {**identity, "result": result, **cost, "git": commit()})
+        seal(part, besides=scratch)
+        _promote(folder)
+        events.log("done", **cost)
+        memory = f"{meter.peak_bytes / 2**30:.2f} GiB"
+        self._say(folder, f"done in {talk.duration(meter.seconds)}, {memory}")
+
+    def _follow(
+        self, name: str, stage: Callable[..., Any], args: tuple[Any, ...], kw: dict[str, Any]
+    ) -> Any:
+        """On ranks above 0: help if the stage is collective, then wait for rank 0's artifact."""
+        place = self._await(name, begun=getattr(stage, "every_rank", False))
+        if not whole(place):
+            given = self._given(place, self._stage_seed(name), talk.Silent())
+            stage(*args, **kw, **{n: given[n] for n in _injected(stage, kw)})
+            place = self._await(name)
+        return _record(place).load()
+
+    def _await(self, name: str, *, begun: bool = False) -> Path:
+        """Wait until rank 0 has finished a stage, or has begun it."""
+        while True:
+            for place, (_, stage), part in stages(self.path):
+                ready = begun and not whole(place) and (place / "stage.json").exists()
+                if stage == name and (ready if part else whole(place)):
+                    return place
+            time.sleep(POLL_SECONDS)
+
+    def _given(self, part: Path, seed: Seed, events: Events) -> dict[str, Any]:
+        """What a stage function may ask for; the keys are `INJECTED`."""
+        out, scratch = part / "artifact", part / "scratch"
+        places = {"out": out, "scratch": scratch}
+        return {**places, "seed": seed, "events": events, "machine": self.machine}
+
+
+def _function_name(stage: Callable[..., Any]) -> str:
+    return type_name(cast("Any", stage)) if hasattr(stage, "__qualname__") else repr(stage)
+
+
+def _injected(stage: Callable[..., Any], kw: Mapping[str, Any]) -> list[str]:
+    parameters = inspect.signature(stage).parameters
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return [
+        n for n in INJECTED if n in parameters and parameters[n].kind is keyword and n not in kw
+    ]
+
+
+def _described(
+    stage: Callable[..., Any], args: tuple[Any, ...], kw: dict[str, Any]
+) -> dict[str, Any]:
+    given = _injected(stage, kw)
+    bound = inspect.signature(stage).bind(*args, **kw, **dict.fromkeys(given))
+    bound.apply_defaults()
+    return {name: describe(v) for name, v in bound.arguments.items() if name not in given}
+
+
+def _identity(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: stored.get(name) for name in ("function", "arguments", "seed")}
+
+
+def _differences(old: object, new: object, where: str = "") -> Iterator[str]:
+    """Yield `cfg.beta: 0.1 -> 0.2` for every leaf that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        a, b = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
+        for key in dict.fromkeys([*a, *b]):
+            inner = f"{where}.{key}" if where else key
+            yield from _differences(a.get(key, "absent"), b.get(key, "absent"), inner)
+    elif json.dumps(old) != json.dumps(new):
+        yield f"{where.removeprefix('arguments.')}: {json.dumps(old)} -> {json.dumps(new)}"
+
+
+def _refusal(place: Path, label: str, changes: list[str]) -> RunError:
+    what = f"{place} was made with other arguments:\n" + "\n".join(f"    {c}" for c in changes)
+    return RunError(
+        what,
+        "a run never mixes results of different settings",
+        f"`--redo {label}` to do it again here, or another folder (`--out`) for a new run",
+    )
+
+
+def _part(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".part")
+
+
+def _promote(folder: Path) -> None:
+    """Give a sealed stage its name; a process may have died just before."""
+    part = _part(folder)
+    if whole(part):
+        shutil.rmtree(part / "scratch", ignore_errors=True)
+        part.rename(folder)
+        flush(folder.parent)
+
+
+def _abandon(part: Path) -> None:
+    """Remove what a failed stage wrote, except what it can resume from."""
+    shutil.rmtree(part / "artifact", ignore_errors=True)
+    if not any((part / "scratch").iterdir()):
+        shutil.rmtree(part)
+
+
+def _record(folder: Path) -> Record:
+    stored = read_json(folder / "stage.json")
+    if stored is None:
+        raise RunError(
+            f"{folder / 'stage.json'} cannot be read",
+            "a finished stage says there how it was made",
+            f"delete {folder} to have the stage done again",
+        )
+    names = ("function", "arguments", "result", "seed", "seconds", "peak_bytes", "git")
+    return Record(folder, **{name: stored[name] for name in names})

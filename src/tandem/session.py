@@ -1,0 +1,111 @@
+"""What a run and its scopes share: the folder's owner, its log, and what is to be done again."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tandem import events as talk
+from tandem.durable import lock, read_json, unlock, write_json
+from tandem.environment import commit, environment
+from tandem.errors import RunError, nearest
+from tandem.events import Events, StageEvents
+from tandem.rng import Seed
+
+STAGE = re.compile(r"(\d{2,})-([A-Za-z0-9_-]+)(\.part)?")
+
+
+def stages(path: Path) -> Iterator[tuple[Path, tuple[int, str], bool]]:
+    """Yield (folder, (number, name), unfinished) in order of number."""
+    present = path.iterdir() if path.is_dir() else ()
+    found = [(p, m) for p in present if (m := STAGE.fullmatch(p.name))]
+    for folder, match in sorted(found, key=lambda pair: (int(pair[1][1]), pair[0].name)):
+        yield folder, (int(match[1]), match[2]), match[3] is not None
+
+
+class Session:
+    """What a run and its scopes share: the lock, the log, the display, what is to be redone."""
+
+    def __init__(self, root: Path, display: talk.Display, log: talk.Log | None) -> None:
+        self.root, self.display, self.log = root, display, log
+        self.redo: set[str] = set()
+        self.redone = False
+
+    @classmethod
+    def start(
+        cls, root: Path, seed: Seed, redo: frozenset[str], display: talk.Display | None
+    ) -> Session:
+        """Take the folder, or raise a RunError; see `Run`."""
+        display = talk.display() if display is None else display
+        if talk.rank() != 0:
+            return cls(root, display, None)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            lock(root)
+        except OSError as error:
+            raise RunError(
+                f"cannot write into {root}: {error.strerror}",
+                "a run keeps its stages in this folder",
+                "choose another folder with --out",
+            ) from error
+        try:
+            _check_seed(root, seed)
+            _check_redo(root, redo)
+        except RunError:
+            unlock(root)
+            raise
+        session = cls(root, display, talk.Log(root / "events.jsonl", display))
+        session.redo = set(redo)
+        session.events("").log("opened", seed=int(seed), commit=commit(), pid=os.getpid())
+        return session
+
+    def events(self, stage: str) -> Events:
+        """Return where a stage, or the run (""), says what happens."""
+        return talk.Silent() if self.log is None else StageEvents(self.log, stage)
+
+    def wants_again(self, place: str) -> bool:
+        """True once for a stage that was named, for its folder and its unfinished part."""
+        named = place in self.redo
+        self.redo.discard(place)
+        return named
+
+    def close(self) -> None:
+        """Let the folder go."""
+        if self.log is not None:
+            self.log.close()
+            self.log = None
+            unlock(self.root)
+
+
+def _check_seed(root: Path, seed: Seed) -> None:
+    stored = read_json(root / "run.json")
+    if stored is None:
+        write_json(root / "run.json", {"seed": int(seed), **environment()})
+    elif stored["seed"] != int(seed):
+        raise RunError(
+            f"{root} was made with seed {stored['seed']}, not {int(seed)}",
+            "every draw of a run hangs on one seed",
+            f"give seed {stored['seed']} to resume, or another folder for a new run",
+        )
+
+
+def _check_redo(root: Path, redo: frozenset[str]) -> None:
+    if redo and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError(
+            f"--redo {' '.join(sorted(redo))} in a launch of several processes",
+            "the other ranks could take the old stage for the new one",
+            "delete the stage's folder, then launch again without --redo",
+        )
+    if not redo:
+        return
+    present = {p.relative_to(root).as_posix().removesuffix(".part") for p in root.glob("**/*-*")}
+    known = sorted(p for p in present if STAGE.fullmatch(Path(p).name))
+    for name in redo:
+        if name not in known:
+            raise RunError(
+                f"there is no stage {name!r} in {root}.{nearest(name, known)}",
+                "only a stage that exists can be done again",
+                f"name one of: {', '.join(known) or 'none, the run is empty'}",
+            )

@@ -1,0 +1,98 @@
+"""Honest numbers: intervals, tests, strengths, calibration and the curves of over-optimisation.
+
+The prompt is the unit; methods are compared on the same prompts and seeds. No torch.
+
+    intervals     mean_of, paired, win_rate, wilson, by_prompt, rate_by_prompt,
+                  both_orders, bootstrap
+    power         minimum_detectable, comparisons_needed, verdict, holm
+    ranking       bradley_terry, elo_gap, win_probability, length_controlled
+    calibration   accuracy, log_loss, brier, ece, temperature_scale, auroc
+    curves        learning_curve, over_optimisation, ensemble
+    design        d_optimal, information
+"""
+
+from tandem.statistics.calibration import (
+    Bin,
+    accuracy,
+    auroc,
+    brier,
+    correct,
+    ece,
+    log_loss,
+    probability,
+    reliability,
+    temperature_scale,
+)
+from tandem.statistics.curves import (
+    LearningCurve,
+    OverOptimisation,
+    centre,
+    disagreement,
+    ensemble,
+    learning_curve,
+    over_optimisation,
+)
+from tandem.statistics.design import d_optimal, information
+from tandem.statistics.intervals import (
+    Estimate,
+    bootstrap,
+    both_orders,
+    by_prompt,
+    mean_of,
+    outcomes_of,
+    paired,
+    rate_by_prompt,
+    wilson,
+    win_rate,
+)
+from tandem.statistics.power import comparisons_needed, holm, minimum_detectable, verdict
+from tandem.statistics.ranking import (
+    ELO_PER_NAT,
+    Strengths,
+    bradley_terry,
+    elo_gap,
+    length_controlled,
+    win_probability,
+)
+
+__all__ = [
+    "Estimate",
+    "mean_of",
+    "paired",
+    "win_rate",
+    "outcomes_of",
+    "both_orders",
+    "wilson",
+    "by_prompt",
+    "rate_by_prompt",
+    "bootstrap",
+    "holm",
+    "minimum_detectable",
+    "comparisons_needed",
+    "verdict",
+    "ELO_PER_NAT",
+    "Strengths",
+    "bradley_terry",
+    "elo_gap",
+    "win_probability",
+    "length_controlled",
+    "Bin",
+    "accuracy",
+    "correct",
+    "log_loss",
+    "brier",
+    "reliability",
+    "ece",
+    "temperature_scale",
+    "probability",
+    "auroc",
+    "LearningCurve",
+    "learning_curve",
+    "OverOptimisation",
+    "over_optimisation",
+    "centre",
+    "ensemble",
+    "disagreement",
+    "d_optimal",
+    "information",
+]

@@ -1,0 +1,197 @@
+"""Curves that say where to stop: learning curves, over-optimisation, ensembles of rewards."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.errors import ConfigError, DataError
+from tandem.statistics.numerics import Floats, minimum
+
+Form = Literal["bon", "rl"]
+Aggregate = Literal["mean", "worst", "uncertainty"]
+
+
+@dataclass(frozen=True, slots=True)
+class LearningCurve:
+    """Error against number of labels: a + b n^-c.
+
+    Attributes:
+        a: error that no number of labels removes.
+        b: what labels can remove.
+        c: how fast.
+    """
+
+    a: float
+    b: float
+    c: float
+
+    def at(self, n: float) -> float:
+        """Return the error predicted at n labels."""
+        return self.a + self.b * n**-self.c
+
+    def gain(self, n: float, more: float) -> float:
+        """Return how much the error is predicted to fall with `more` labels on top of n."""
+        return self.at(n) - self.at(n + more)
+
+
+def learning_curve(
+    n: npt.ArrayLike, error: npt.ArrayLike, se: npt.ArrayLike | None = None
+) -> LearningCurve:
+    """Fit a + b n^-c by weighted least squares, c between .02 and 3.
+
+    For a fixed c the fit is linear, so only c is searched.
+
+    Raises:
+        DataError: fewer than three different numbers of labels.
+    """
+    size, value = np.asarray(n, np.float64), np.asarray(error, np.float64)
+    if len(np.unique(size)) < 3:
+        raise DataError(
+            f"{len(np.unique(size))} different numbers of labels",
+            "a + b n^-c has three unknowns",
+            "train the reward model on at least three sizes of data",
+        )
+
+    def fit(log_c: float) -> tuple[Floats, float]:
+        return _least_squares([np.ones_like(size), size ** -math.exp(log_c)], value, se)
+
+    grid = np.linspace(math.log(0.02), math.log(3.0), 41)
+    best = int(np.argmin([fit(float(x))[1] for x in grid]))
+    low, high = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
+    log_c = minimum(lambda x: fit(x)[1], float(low), float(high))
+    (a, b), _ = fit(log_c)
+    return LearningCurve(float(a), float(b), math.exp(log_c))
+
+
+@dataclass(frozen=True, slots=True)
+class OverOptimisation:
+    """Gold reward against d = sqrt(KL) from where the policy started (arXiv:2210.10760).
+
+    `bon`: d (alpha - beta d). `rl`: d (alpha - beta ln d), for d not near 0.
+    """
+
+    alpha: float
+    beta: float
+    form: Form
+
+    def at(self, d: npt.ArrayLike) -> Floats:
+        """Return the gold reward above its start at distances d > 0."""
+        x = np.asarray(d, np.float64)
+        return x * (self.alpha - self.beta * (x if self.form == "bon" else np.log(x)))
+
+    @property
+    def peak(self) -> float:
+        """Distance at which gold turns over; inf when it never does."""
+        if self.beta <= 0:
+            return math.inf
+        if self.form == "bon":
+            return self.alpha / (2 * self.beta)
+        return math.exp(self.alpha / self.beta - 1)
+
+    @property
+    def height(self) -> float:
+        """Gold at the peak above its start; inf when it never turns over."""
+        if self.beta <= 0:
+            return math.inf
+        if self.form == "bon":
+            return self.alpha**2 / (4 * self.beta)
+        return self.beta * self.peak
+
+
+def over_optimisation(
+    kl: npt.ArrayLike, gold: npt.ArrayLike, form: Form, se: npt.ArrayLike | None = None
+) -> OverOptimisation:
+    """Fit alpha and beta by weighted least squares.
+
+    Args:
+        kl: [M] KL to the initial policy in nats; points at 0 carry no information.
+        gold: [M] gold reward minus its value at the start.
+        form: `bon` for best-of-n, `rl` for a trained policy.
+        se: [M] standard errors of gold.
+
+    Raises:
+        ConfigError: an unknown form.
+        DataError: fewer than two points with KL above 0.
+    """
+    if form not in get_args(Form):
+        raise ConfigError(
+            f"form = {form!r}",
+            "best-of-n and trained policies turn over along different curves",
+            "give 'bon' or 'rl'",
+        )
+    k, value = np.asarray(kl, np.float64), np.asarray(gold, np.float64)
+    moved = k > 0
+    if len(np.unique(k[moved])) < 2:
+        raise DataError(
+            f"{int(moved.sum())} points with KL above 0",
+            "alpha and beta are two unknowns, and the curve is 0 at the start",
+            "evaluate at least two checkpoints (or two values of n) away from the start",
+        )
+    d = np.sqrt(k[moved])
+    weights = None if se is None else np.asarray(se, np.float64)[moved]
+    columns = [d, -d * (d if form == "bon" else np.log(d))]
+    (alpha, beta), _ = _least_squares(columns, value[moved], weights)
+    return OverOptimisation(float(alpha), float(beta), form)
+
+
+def _least_squares(
+    columns: list[Floats], y: Floats, se: npt.ArrayLike | None
+) -> tuple[Floats, float]:
+    """Return coefficients and the weighted sum of squared residuals."""
+    weight = np.ones_like(y) if se is None else 1 / np.asarray(se, np.float64)
+    x = np.stack(columns, axis=1) * weight[:, None]
+    b = np.linalg.lstsq(x, y * weight, rcond=None)[0]
+    return b, float(((x @ b - y * weight) ** 2).sum())
+
+
+def centre(scores: npt.ArrayLike, prompt: npt.NDArray[Any]) -> Floats:
+    """Subtract from each member's scores [K, N] its mean over the answers to the same prompt.
+
+    Rewards are defined up to a constant per prompt, so members must be centred before they are
+    compared with each other.
+    """
+    values = np.atleast_2d(np.asarray(scores, np.float64))
+    owner = np.unique(np.asarray(prompt), return_inverse=True)[1]
+    count = np.bincount(owner)
+    means = np.stack([np.bincount(owner, row) / count for row in values])
+    return values - means[:, owner]
+
+
+def ensemble(
+    scores: npt.ArrayLike, prompt: npt.NDArray[Any], how: Aggregate = "mean", lam: float = 0.5
+) -> Floats:
+    """Aggregate K reward models conservatively (arXiv:2310.02743), after `centre`.
+
+    `mean`; `worst`: the smallest of the K; `uncertainty`: mean - lam * variance over the K.
+
+    Args:
+        scores: [K, N].
+        prompt: [N] which prompt each answer belongs to.
+        how: the rule.
+        lam: weight of the variance; .5 for best-of-n, .1 for PPO.
+
+    Returns:
+        [N] aggregated scores; each prompt's mean is not restored.
+    """
+    values = centre(scores, prompt)
+    if how == "mean":
+        return values.mean(axis=0)
+    if how == "worst":
+        return values.min(axis=0)
+    if how == "uncertainty":
+        return values.mean(axis=0) - lam * values.var(axis=0)
+    raise ConfigError(
+        f"how = {how!r}",
+        "members of an ensemble can be averaged, minimised, or averaged less their variance",
+        "give 'mean', 'worst' or 'uncertainty'",
+    )
+
+
+def disagreement(scores: npt.ArrayLike, prompt: npt.NDArray[Any]) -> Floats:
+    """Return [N] the standard deviation over the K members of the centred scores [K, N]."""
+    return centre(scores, prompt).std(axis=0)

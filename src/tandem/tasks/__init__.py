@@ -1,0 +1,87 @@
+"""The tasks: where prompts, demonstrations and judgements come from.
+
+Everything in a `World` is a value or a handle; no model is opened and nothing is fitted before a
+stage asks for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tandem.errors import ConfigError
+from tandem.groups import Groups, Prompts
+from tandem.judges import Judge
+from tandem.runs import Checkpoint
+
+TASKS: dict[str, str] = {
+    "micro": "summaries in a small language: truth is known, a laptop is enough",
+    "micro-dialogue": "helpful and harmful requests in the same language",
+    "micro-arithmetic": "word problems with a chain of thought and one checkable answer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of a task is used. Files are used whole, but for what is held out.
+
+    Attributes:
+        demonstrations: prompts with one answer each, for SFT.
+        pairs: comparisons asked of the annotator, for training.
+        held_out: comparisons of other prompts, to evaluate rewards on.
+        prompts: unlabelled prompts to sample from.
+        evaluation: prompts on which policies are compared.
+        flips: share of the annotator's answers that are wrong.
+        held_out_share: files: share of the prompts kept out of training.
+    """
+
+    demonstrations: int = 3000
+    pairs: int = 1000
+    held_out: int = 500
+    prompts: int = 4000
+    evaluation: int = 1000
+    flips: float = 0.25
+    held_out_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        counts = (self.demonstrations, self.pairs, self.held_out, self.prompts, self.evaluation)
+        if min(counts) < 1 or not 0 <= self.flips < 0.5 or not 0 < self.held_out_share < 1:
+            raise ConfigError(
+                f"sizes: {self}",
+                "counts are at least 1, 0 <= flips < 0.5, 0 < held_out_share < 1",
+                "change the value that is out of range",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What every method may start from.
+
+    Attributes:
+        name: the task's or the data file's name.
+        base: the model before any training.
+        demonstrations: prompts with one good completion each.
+        preferences: judged groups for training, or None when the annotator is asked.
+        held_out: judged groups of other prompts, or None when the annotator is asked.
+        asked: prompts on which the annotator compares samples, or None.
+        asked_held_out: the same for the held-out comparisons.
+        prompts: unlabelled prompts to sample from while training.
+        evaluation: prompts on which policies are compared; they are in no other split.
+        references: one reference answer for each evaluation prompt, or None.
+        annotator: who gives preferences, or None when they come with the data.
+        truth: the programmatic judge, or None.
+        notes: what was read, kept and dropped on the way, as lines.
+    """
+
+    name: str
+    base: Checkpoint
+    demonstrations: Groups
+    preferences: Groups | None
+    held_out: Groups | None
+    asked: Prompts | None
+    asked_held_out: Prompts | None
+    prompts: Prompts
+    evaluation: Prompts
+    references: Groups | None = None
+    annotator: Judge | None = None
+    truth: Judge | None = None
+    notes: tuple[str, ...] = ()

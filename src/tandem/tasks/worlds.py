@@ -1,0 +1,115 @@
+"""Worlds: a task by name, or your model and your data."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tandem.errors import ConfigError, DataError, nearest
+from tandem.formats import read, split
+from tandem.groups import Group, Groups
+from tandem.rng import Seed
+from tandem.runs import Checkpoint
+from tandem.tasks import TASKS, Sizes, World
+from tandem.tasks.micro import ASSETS, Micro
+
+SKILLS = {
+    "micro": "summaries",
+    "micro-dialogue": "dialogue",
+    "micro-arithmetic": "arithmetic",
+}
+
+
+def settings(task: str | None) -> dict[str, Any]:
+    """Return what a task changes in the methods' defaults, which are the papers'.
+
+    A model of a million parameters learns with other rates than one of seven billion.
+    """
+    if task not in SKILLS:
+        return {}
+    return tomllib.loads((ASSETS.parent / "settings.toml").read_text(encoding="utf-8"))
+
+
+def from_task(name: str, sizes: Sizes, seed: Seed) -> World:
+    """Open a task by name.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    if name not in SKILLS:
+        raise ConfigError(
+            f"there is no task {name!r}.{nearest(name, TASKS)}",
+            "a task is one of those in tandem/tasks",
+            f"name one of: {', '.join(TASKS)}; or give --model and --data",
+        )
+    task = Micro(SKILLS[name])  # type: ignore[arg-type]
+    at = seed.at("world", name)
+    asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
+    evaluation = task.prompts("evaluation", sizes.evaluation, at)
+    return World(
+        name=name,
+        base=Checkpoint(task.model(), "base"),
+        demonstrations=task.demonstrations(sizes.demonstrations, at),
+        preferences=None,
+        held_out=None,
+        asked=asked[: sizes.pairs],
+        asked_held_out=asked[sizes.pairs :],
+        prompts=task.prompts("unlabelled", sizes.prompts, at),
+        evaluation=evaluation,
+        references=task.references(evaluation),
+        annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
+        truth=task.truth(),
+    )
+
+
+def from_files(model: Path, data: Path | str, sizes: Sizes) -> World:
+    """Open your model and your data; prompts are split by a hash of their text.
+
+    The best answer of every training group is its demonstration.
+
+    Raises:
+        DataError: the data cannot be read, or nobody judged it.
+    """
+    found = read(data)
+    share = sizes.held_out_share
+    parts = split(found.groups, {"train": 1 - share, "held_out": share})
+    train, held_out = parts["train"], parts["held_out"]
+    for name, part in parts.items():
+        if not len(part):
+            raise DataError(
+                f"{data}: no prompt falls into the part `{name}` of {len(found.groups)} groups",
+                f"a share of {share:g} of the prompts is held out by a hash of their text",
+                "give more data, or another --sizes.held_out_share",
+            )
+    judged = any(g.preferences or g.scores is not None for g in train)
+    return World(
+        name=Path(data).name.partition(".")[0],
+        base=Checkpoint(model, model.name),
+        demonstrations=Groups.of(best(g) for g in train),
+        preferences=train if judged else None,
+        held_out=held_out if judged else None,
+        asked=None,
+        asked_held_out=None,
+        prompts=train.prompts(),
+        evaluation=held_out.prompts(),
+        references=Groups.of(best(g) for g in held_out),
+        notes=(f"{data}: {found.format}, because {found.why}", *found.notes.lines()),
+    )
+
+
+def best(group: Group) -> Group:
+    """Return the group with its best completion alone: by score, else by wins, else the first."""
+    if group.scores is not None:
+        which = int(np.argmax(group.scores))
+    else:
+        wins = np.zeros(len(group))
+        for p in group.preferences:
+            wins[p.i] += p.p
+            wins[p.j] += 1 - p.p
+        which = int(np.argmax(wins))
+    alone = group.keep([which])
+    return replace(alone, scores=None, preferences=(), clusters=None)

@@ -1,0 +1,102 @@
+"""What every engine promises: order, ids, seeds, prefixes, lengths, honest log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+import worlds
+from tandem.engines import Engine, Sampling
+from tandem.engines.torch import TorchEngine
+from tandem.groups import Group, Prompt
+from tandem.rng import Seed
+
+
+def _torch(folder: Path) -> Engine:
+    return TorchEngine(folder, AutoTokenizer.from_pretrained(folder), unit_rows=8, max_rows=4)
+
+
+def _torch_mixture(folder: Path) -> Engine:
+    return TorchEngine(folder, AutoTokenizer.from_pretrained(folder), mixture=(folder, 0.5))
+
+
+ENGINES: dict[str, Callable[[Path], Engine]] = {"torch": _torch, "torch mixture": _torch_mixture}
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return ENGINES[request.param](worlds.f2_model(tmp_path_factory.mktemp("f2")))
+
+
+@pytest.fixture
+def prompts() -> list[Group]:
+    tokens = ([1], [1, 3], [1, 4, 4], [1, 3, 3, 4], [1])
+    return [
+        Group(Prompt(f"p{i}", "", tokens=np.array(t, np.int32), meta={"place": i}))
+        for i, t in enumerate(tokens)
+    ]
+
+
+def test_groups_come_back_in_order_with_n_completions(engine: Engine, prompts: list[Group]) -> None:
+    groups = list(engine.sample(iter(prompts), 3, Sampling(max_tokens=4), Seed(0)))
+    assert [g.id for g in groups] == [g.id for g in prompts]
+    assert [g.prompt.meta["place"] for g in groups] == [0, 1, 2, 3, 4]
+    for answer in (c for g in groups for c in g.completions):
+        assert answer.tokens.dtype == np.int32
+        assert answer.logp is not None
+        assert answer.logp.dtype == np.float32
+        assert len(answer.logp) == len(answer.tokens) == len(answer.text) == 4
+        assert not answer.stopped
+        assert answer.author
+    assert all(len(g) == 3 for g in groups)
+
+
+def test_the_same_seed_draws_the_same_and_prefixes_agree(
+    engine: Engine, prompts: list[Group]
+) -> None:
+    def texts(groups: list[Group], n: int, seed: int) -> dict[str, list[str]]:
+        drawn = engine.sample(groups, n, Sampling(max_tokens=6), Seed(seed))
+        return {g.id: [c.text for c in g.completions] for g in drawn}
+
+    five = texts(prompts, 5, 1)
+    assert texts(prompts, 5, 1) == five
+    assert texts(prompts[::-1], 5, 1) == five
+    assert texts(prompts, 2, 1) == {k: v[:2] for k, v in five.items()}
+    assert texts(prompts, 5, 2) != five
+    assert five["p0"] != five["p4"]  # the same tokens under another id
+
+
+def test_logp_is_the_law(engine: Engine, prompts: list[Group]) -> None:
+    """F2 is a chain: the probability of a letter depends on the letter before it alone."""
+    for group in engine.sample(prompts, 4, Sampling(max_tokens=5), Seed(2)):
+        before = {1: "", 3: "a", 4: "b"}[int(group.prompt.tokens[-1])]
+        for answer in group.completions:
+            last, want = before, []
+            for letter in answer.text:
+                rule = worlds.F2_AFTER[last] if last else worlds.F2_FIRST
+                want.append(np.log(rule[letter]))
+                last = letter
+            np.testing.assert_allclose(answer.logp, want, atol=1e-4)
+
+
+def test_a_stop_string_ends_a_completion(engine: Engine, prompts: list[Group]) -> None:
+    how = Sampling(max_tokens=12, stop=("ab",))
+    for answer in (c for g in engine.sample(prompts, 4, how, Seed(3)) for c in g.completions):
+        assert answer.stopped == answer.text.endswith("ab")
+        assert answer.stopped or len(answer.tokens) == 12
+        assert "ab" not in answer.text[:-1]
+
+
+def test_greedy_takes_the_likeliest(engine: Engine, prompts: list[Group]) -> None:
+    groups = list(engine.sample(prompts, 2, Sampling(temperature=0, max_tokens=3), Seed(0)))
+    assert [[c.text for c in g.completions] for g in groups] == [
+        ["aaa"] * 2,
+        ["aaa"] * 2,
+        ["bbb"] * 2,
+        ["bbb"] * 2,
+        ["aaa"] * 2,
+    ]

@@ -1,0 +1,94 @@
+"""Imports point down, and what must start at once does not load torch."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+from tandem.methods import INPUTS, METHODS, load
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets")
+TORCH_FREE = (
+    "errors", "rng", "groups", "artifacts", "durable", "environment", "events", "machine", "runs",
+    "methods", "tasks", "cli", "cli.settings", "cli.run", "cli.data", "judges",
+    "operators", "statistics", "formats", "chat", "evaluation", "labels", "web", "report",
+)  # fmt: skip
+
+LOADED = """
+import json, sys
+from tandem.cli import main
+try:
+    code = main(json.loads(sys.argv[1]))
+except SystemExit as stopped:
+    code = stopped.code
+print("\\n" + json.dumps([code, [m for m in json.loads(sys.argv[2]) if m in sys.modules]]))
+"""
+
+
+def test_the_import_contract_holds():
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["--version"], ["methods"], ["data", "check", "--help"], ["run", "--help"]],
+    ids=" ".join,
+)
+def test_commands_that_must_not_wait_load_no_torch(words):
+    command = [sys.executable, "-c", LOADED, json.dumps(words), json.dumps(HEAVY)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, []]
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_torch_free_modules_load_no_torch(name):
+    if importlib.util.find_spec(f"tandem.{name}") is None:
+        pytest.skip(f"tandem.{name} is not written yet")
+    code = f"import sys, tandem.{name}; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_help_starts_in_under_half_a_second():
+    """The best of five, because the machine may be busy with other things."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "tandem", "--help"]
+        subprocess.run(command, capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    assert min(once() for _ in range(5)) < 0.5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_row_has_its_file_config_and_recipe(name):
+    method = load(name)
+    assert is_dataclass(method.config)
+    method.config()
+    undocumented = [f.name for f in fields(method.config) if f.name not in docs(method.config)]
+    assert undocumented == []
+    parameters = list(inspect.signature(method.recipe).parameters.values())
+    assert parameters[0].name == "run"
+    assert parameters[-1].name == "cfg"
+    assert {p.name for p in parameters[1:-1]} <= set(INPUTS)
+
+
+def docs(kind: type) -> dict[str, str]:
+    from tandem.cli.settings import field_docs
+
+    return field_docs(kind)

@@ -1,0 +1,146 @@
+"""The intervals cover what they promise, and Holm keeps the family's false positives down.
+
+The world simulated is the crossed design that a bench has: every training seed meets every
+prompt, and a paired difference is mu + seed effect + prompt effect + noise. Each case is
+(sd of seed effects, sd of prompt effects, sd of noise), from "prompts dominate" to "seeds
+dominate".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from tandem.statistics import holm, mean_of, paired, wilson, win_rate
+
+TYPICAL = (0.05, 1.0, 1.0)
+GRID = [
+    (0.0, 1.0, 1.0),
+    (0.02, 0.5, 1.0),
+    (0.05, 0.3, 1.0),
+    (0.1, 1.0, 1.0),
+    (0.3, 1.0, 1.0),
+    (1.0, 1.0, 1.0),
+]
+
+
+def _differences(
+    rng: np.random.Generator, seeds: int, prompts: int, sds: tuple[float, float, float]
+) -> np.ndarray:
+    by_seed, by_prompt, noise = sds
+    return (
+        by_seed * rng.standard_normal((seeds, 1))
+        + by_prompt * rng.standard_normal((1, prompts))
+        + noise * rng.standard_normal((seeds, prompts))
+    )
+
+
+def _coverage(seeds: int, prompts: int, sds: tuple[float, float, float], simulations: int) -> float:
+    rng, truth, hits = np.random.default_rng(seeds), 0.3, 0
+    for _ in range(simulations):
+        shared = rng.standard_normal((1, prompts))
+        b = shared + np.zeros((seeds, 1))
+        a = b + truth + _differences(rng, seeds, prompts, sds)
+        estimate = paired(a, b)
+        hits += estimate.low <= truth <= estimate.high
+    return hits / simulations
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_paired_intervals_cover(seeds: int) -> None:
+    assert 0.93 <= _coverage(seeds, 100, TYPICAL, 1000) <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sds", GRID)
+@pytest.mark.parametrize("prompts", [50, 300, 1000])
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_paired_intervals_cover_whatever_the_noise(
+    seeds: int, prompts: int, sds: tuple[float, float, float]
+) -> None:
+    """5,000 simulations have a standard error of .3 points, allowed for once."""
+    assert 0.927 <= _coverage(seeds, prompts, sds, 5000) <= 0.973
+
+
+def test_a_percentile_bootstrap_over_seeds_would_not_cover() -> None:
+    """Five seeds, percentile bootstrap of their means: about 85 % where it says 95."""
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(500):
+        means = rng.standard_normal(5)
+        draws = means[rng.integers(5, size=(500, 5))].mean(axis=1)
+        low, high = np.quantile(draws, [0.025, 0.975])
+        hits += low <= 0 <= high
+    assert hits / 500 < 0.9
+
+
+@pytest.mark.parametrize("n", [80, 200, 805])
+@pytest.mark.parametrize("rate", [0.5, 0.7, 0.9, 0.97])
+def test_win_rates_of_one_seed_cover_exactly(rate: float, n: int) -> None:
+    """Sum of the binomial probabilities of the counts whose interval holds the rate."""
+    inside = np.zeros(n + 1, np.bool_)
+    for k in range(n + 1):
+        estimate = win_rate(np.arange(n) < k)
+        inside[k] = estimate.low <= rate <= estimate.high
+    assert 0.925 <= float(binom.pmf(np.arange(n + 1), n, rate)[inside].sum()) <= 0.985
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_win_rates_over_seeds_cover(seeds: int) -> None:
+    """Outcomes 1, .5 and 0 with prompt and seed effects on a latent scale; truth by symmetry."""
+    rng, hits = np.random.default_rng(seeds), 0
+    for _ in range(1000):
+        latent = _differences(rng, seeds, 150, (0.1, 0.7, 1.0))
+        outcomes = (latent > 0.2) + 0.5 * (np.abs(latent) <= 0.2)
+        estimate = win_rate(outcomes)
+        hits += estimate.low <= 0.5 <= estimate.high
+    assert 0.93 <= hits / 1000 <= 0.97
+
+
+def _family_error(seeds: int, simulations: int, sds: tuple[float, float, float]) -> float:
+    """Share of benches of five methods, none better than SFT, in which one looks so."""
+    rng, wrong = np.random.default_rng(seeds), 0
+    for _ in range(simulations):
+        sft = _differences(rng, seeds, 100, sds)
+        p_values = [paired(_differences(rng, seeds, 100, sds), sft).p_value for _ in range(5)]
+        wrong += bool((holm(p_values) < 0.05).any())
+    return wrong / simulations
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_holm_keeps_the_family_wise_error(seeds: int) -> None:
+    """At most 6.4 %: 5 % plus two standard errors of 1,000 simulations."""
+    assert _family_error(seeds, 1000, TYPICAL) <= 0.064
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sds", GRID)
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_holm_keeps_the_family_wise_error_whatever_the_noise(
+    seeds: int, sds: tuple[float, float, float]
+) -> None:
+    assert _family_error(seeds, 3000, sds) <= 0.064
+
+
+def test_without_holm_the_family_error_is_large() -> None:
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(300):
+        sft = rng.standard_normal(100)
+        wrong += any(paired(rng.standard_normal(100), sft).p_value < 0.05 for _ in range(5))
+    assert wrong / 300 > 0.1
+
+
+def test_p_value_and_interval_agree() -> None:
+    """p < .05 exactly when the 95 % interval leaves out zero."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        estimate = mean_of(0.15 + _differences(rng, 4, 40, (0.1, 0.5, 0.5)))
+        assert (estimate.p_value < 0.05) == estimate.resolved
+
+
+def test_wilson_covers_exactly() -> None:
+    """Sum of binomial probabilities of the counts whose interval holds the rate."""
+    n = 60
+    for rate in (0.1, 0.3, 0.5):
+        inside = [wilson(k, n).low <= rate <= wilson(k, n).high for k in range(n + 1)]
+        assert 0.93 <= float(binom.pmf(np.arange(n + 1), n, rate)[inside].sum()) <= 0.98

@@ -1,0 +1,503 @@
+"""The PyTorch engine: the right tokens, from the right law, with the right log-probabilities."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+import worlds
+from tandem.engines import Sampling
+from tandem.engines.decoding import choose, invert, law, uniforms
+from tandem.engines.forking import ForkingDecoder
+from tandem.engines.rows import RowsDecoder
+from tandem.engines.torch import TorchEngine
+from tandem.errors import ConfigError, EngineError, ModelError
+from tandem.groups import Group, Prompt
+from tandem.rng import Seed
+
+V = 61
+SIZES = {
+    "vocab_size": V,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GPT2 = {
+    "vocab_size": V,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+MAMBA = {"vocab_size": V, "hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}
+BLOOM = {"vocab_size": V, "hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
+
+
+def _llama() -> PreTrainedModel:
+    return LlamaForCausalLM(LlamaConfig(**SIZES))
+
+
+def _mistral() -> PreTrainedModel:
+    return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=5))
+
+
+def _gemma2() -> PreTrainedModel:
+    soft = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0, "head_dim": 8}
+    config = Gemma2Config(**SIZES, **soft, sliding_window=6, query_pre_attn_scalar=8)
+    return Gemma2ForCausalLM._from_config(config, attn_implementation="eager")
+
+
+FAMILIES = {
+    "llama": _llama,
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
+    "mistral window": _mistral,
+    "gemma2": _gemma2,
+    "bloom": lambda: BloomForCausalLM(BloomConfig(**BLOOM, eos_token_id=2, pad_token_id=0)),
+}
+
+
+def _model(family: str, seed: int = 0) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return FAMILIES[family]().eval()
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    words = {"<pad>": 0, "<bos>": 1, "<eos>": 2} | {f"w{i}": i for i in range(3, V)}
+    raw = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+
+
+def _prompts(lengths: tuple[int, ...] = (9, 3, 14, 9, 1)) -> list[Group]:
+    rng = np.random.default_rng(0)
+    tokens = [rng.integers(3, V, k).astype(np.int32) for k in lengths]
+    return [Group(Prompt(f"p{i}", "", tokens=t)) for i, t in enumerate(tokens)]
+
+
+def _engine(lm: PreTrainedModel, **more: object) -> TorchEngine:
+    return TorchEngine(lm, _tokenizer(), **more)  # type: ignore[arg-type]
+
+
+def _tokens(groups: list[Group]) -> list[list[list[int]]]:
+    return [[c.tokens.tolist() for c in g.completions] for g in groups]
+
+
+def _law_along(lm: PreTrainedModel, prompt: Prompt, tokens: np.ndarray, how: Sampling) -> list:
+    """[T] log-probabilities: a plain forward of the whole sequence, then truncation in numpy."""
+    ids = torch.from_numpy(np.concatenate([prompt.tokens, tokens]).astype(np.int64))[None]
+    with torch.no_grad():
+        logits = lm(input_ids=ids).logits[0, len(prompt.tokens) - 1 : -1].double().numpy()
+    return [_truncated(row, how)[t] for row, t in zip(logits, tokens, strict=True)]
+
+
+def _truncated(logits: np.ndarray, how: Sampling) -> np.ndarray:
+    """The law as the definitions say it, token by token, in float64."""
+    order = np.argsort(-logits, kind="stable")
+    if how.top_k:
+        order = order[: how.top_k]
+    p = np.exp((logits[order] - logits[order[0]]) / how.temperature)
+    p /= p.sum()
+    before = np.concatenate([[0.0], np.cumsum(p)[:-1]])
+    keep = (before < how.top_p) & (p >= how.min_p * p[0])
+    logp = np.full(len(logits), -np.inf)
+    logp[order[keep]] = np.log(p[keep] / p[keep].sum())
+    return logp
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_tokens_are_those_of_generate(family: str) -> None:
+    """Windows of 5 and 6 tokens lie inside prompts of 9 and 14; generate pads at the left."""
+    lm, prompts = _model(family), _prompts()
+    groups = list(_engine(lm).sample(prompts, 1, Sampling(temperature=0, max_tokens=12), Seed(0)))
+    longest = max(len(g.prompt.tokens) for g in prompts)
+    ids, seen = torch.zeros(2, len(prompts), longest, dtype=torch.long)
+    for row, g in enumerate(prompts):
+        ids[row, longest - len(g.prompt.tokens) :] = torch.from_numpy(g.prompt.tokens)
+        seen[row, longest - len(g.prompt.tokens) :] = 1
+    settings = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    padded = lm.generate(input_ids=ids, attention_mask=seen, **settings)[:, longest:]
+    for group, row in zip(groups, padded.tolist(), strict=True):
+        alone = torch.from_numpy(group.prompt.tokens)[None].long()
+        single = lm.generate(input_ids=alone, attention_mask=alone * 0 + 1, **settings)
+        [answer] = group.completions
+        want = single[0, alone.shape[1] :].tolist()
+        assert answer.tokens.tolist() == want
+        assert row[: len(want)] == want
+        assert answer.stopped == (want[-1] == 2)
+
+
+def test_the_probe_picks_the_decoder() -> None:
+    """Position biases inside attention (Bloom) cannot be forked; the rest of the families can."""
+    for family in FAMILIES:
+        decoder = _engine(_model(family))._decoder
+        assert isinstance(decoder, RowsDecoder if family == "bloom" else ForkingDecoder), family
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral window", "gemma2"])
+def test_both_decoders_agree(family: str) -> None:
+    """Right padding inside `forking`, left padding inside `rows`: the same numbers to 1e-5."""
+    lm, prompts = _model(family), _prompts()
+    how = Sampling(max_tokens=10)
+    engine = _engine(lm)
+    ours = list(engine.sample(prompts, 3, how, Seed(1)))
+    engine._decoders[:] = [RowsDecoder(lm)]
+    engine._decoder = engine._decoders[0]
+    theirs = list(engine.sample(prompts, 3, how, Seed(1)))
+    assert _tokens(ours) == _tokens(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        for x, y in zip(a.completions, b.completions, strict=True):
+            np.testing.assert_allclose(x.logp, y.logp, atol=1e-5)
+
+
+LAWS = [
+    Sampling(max_tokens=9),
+    Sampling(temperature=0.7, max_tokens=9),
+    Sampling(top_k=5, max_tokens=9),
+    Sampling(temperature=1.3, top_p=0.8, max_tokens=9),
+    Sampling(min_p=0.1, max_tokens=9),
+    Sampling(temperature=0.9, top_k=20, top_p=0.9, min_p=0.02, max_tokens=9),
+]
+
+
+@pytest.mark.parametrize("how", LAWS, ids=str)
+def test_logp_is_that_of_a_plain_forward(how: Sampling) -> None:
+    lm, prompts = _model("gemma2"), _prompts()
+    for group in _engine(lm, max_rows=6).sample(prompts, 4, how, Seed(2)):
+        for answer in group.completions:
+            want = _law_along(lm, group.prompt, answer.tokens, how)
+            assert answer.logp is not None
+            assert answer.logp.dtype == np.float32
+            np.testing.assert_allclose(answer.logp, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("how", LAWS, ids=str)
+@pytest.mark.parametrize("vocabulary", [5, 61, 1000])
+def test_truncation_keeps_what_the_definitions_say(how: Sampling, vocabulary: int) -> None:
+    logits = torch.randn(20, vocabulary, generator=torch.Generator().manual_seed(vocabulary)) * 2
+    weights, ids = law(logits, how)
+    p = weights if ids is None else torch.zeros_like(logits).scatter(-1, ids, weights)
+    p = p / p.sum(-1, keepdim=True)
+    for ours, row in zip(p.numpy(), logits.numpy(), strict=True):
+        np.testing.assert_allclose(ours, np.exp(_truncated(row.astype(float), how)), atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [1, 7, 512, 513, 640, 1000])
+def test_inversion_finds_the_first_column_above(width: int) -> None:
+    """Against float64 numpy on weights with many zeros, u at both ends included."""
+    rng = np.random.default_rng(width)
+    weights = rng.random((200, width)) * (rng.random((200, width)) < 0.3)
+    weights[np.arange(200), rng.integers(0, width, 200)] += 0.5
+    u = np.concatenate([np.zeros(20), np.full(20, np.nextafter(1, 0)), rng.random(160)])
+    p = torch.from_numpy(weights).float()
+    columns, total = invert(p, torch.from_numpy(u))
+    exact = p.double().numpy()
+    cdf = exact.cumsum(-1)
+    np.testing.assert_allclose(total, cdf[:, -1], rtol=1e-6)
+    assert (exact[np.arange(200), columns] > 0).all()
+    want = np.array(
+        [np.searchsorted(c, x * c[-1], side="right") for c, x in zip(cdf, u, strict=True)]
+    )
+    first, last = (exact > 0).argmax(-1), width - 1 - (exact[:, ::-1] > 0).argmax(-1)
+    assert (columns.numpy() == want.clip(first, last)).mean() > 0.98  # fp32 block sums may differ
+
+
+def test_wide_draws_follow_their_law() -> None:
+    """100,000 draws over 1,000 tokens against the law; chi-squared, seed fixed."""
+    logits = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
+    u = torch.from_numpy(uniforms(Seed(1), "x", 0, 100_000))
+    token, logp = choose(logits.expand(100_000, -1), Sampling(), u)
+    p = logits[0].double().softmax(-1)
+    counts = torch.bincount(token, minlength=1000)
+    assert chisquare(counts.numpy(), (p * 100_000).numpy()).pvalue > 0.01
+    np.testing.assert_allclose(logp, p[token].log(), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def f2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return worlds.f2_model(tmp_path_factory.mktemp("f2"))
+
+
+def _f2_counts(engine: TorchEngine, n: int, seed: int) -> dict[str, int]:
+    prompt = Group(Prompt("x", "", tokens=np.array([worlds.F2_BOS], np.int32)))
+    [group] = engine.sample([prompt], n, Sampling(max_tokens=2), Seed(seed))
+    texts = [c.text for c in group.completions]
+    assert set(texts) <= set(worlds.F2_LAW)
+    assert not any(c.stopped for c in group.completions)
+    return {y: texts.count(y) for y in worlds.F2_LAW}
+
+
+def test_f2_frequencies_pass_a_chi_squared_test(f2: Path) -> None:
+    """4 outcomes, 20,000 draws, 3 degrees of freedom; the seed is fixed, so this is no lottery."""
+    counts = _f2_counts(TorchEngine(f2, AutoTokenizer.from_pretrained(f2)), 20_000, 3)
+    expected = [20_000 * p for p in worlds.F2_LAW.values()]
+    assert chisquare(list(counts.values()), expected).pvalue > 0.01
+
+
+def test_f2_probabilities_are_exact(f2: Path) -> None:
+    lm = AutoModelForCausalLM.from_pretrained(f2)
+    sequences = torch.tensor([[1, x, y] for x, y in itertools.product((3, 4), repeat=2)])
+    logp = lm(input_ids=sequences).logits.log_softmax(-1)[:, :2]
+    joint = logp.gather(-1, sequences[:, 1:, None]).sum((1, 2)).exp()
+    np.testing.assert_allclose(joint.detach(), list(worlds.F2_LAW.values()), atol=1e-6)
+
+
+def test_mixture_law_on_f2(f2: Path, tmp_path: Path) -> None:
+    """log p = (1-b) log p1 + b log p2, renormalised at each token; p2 differs in the first token.
+
+    First token with p1 = (.6, .4), p2 = (.1, .9), b = .3: weights .6^.7 .1^.3 and .4^.7 .9^.3.
+    """
+    other = worlds.f2_model(tmp_path, first={"a": 0.1, "b": 0.9})
+    tokenizer = AutoTokenizer.from_pretrained(f2)
+    engine = TorchEngine(f2, tokenizer, mixture=(other, 0.3))
+    a, b = 0.6**0.7 * 0.1**0.3, 0.4**0.7 * 0.9**0.3
+    first = {"a": a / (a + b), "b": b / (a + b)}
+    want = {x + y: first[x] * worlds.F2_AFTER[x][y] for x in "ab" for y in "ab"}
+    prompt = Group(Prompt("x", "", tokens=np.array([worlds.F2_BOS], np.int32)))
+    [group] = engine.sample([prompt], 4000, Sampling(max_tokens=2), Seed(5))
+    for answer in group.completions:
+        assert answer.logp is not None
+        assert answer.logp.sum() == pytest.approx(np.log(want[answer.text]), abs=1e-5)
+    counts = [sum(c.text == y for c in group.completions) for y in want]
+    assert chisquare(counts, [4000 * p for p in want.values()]).pvalue > 0.01
+
+
+def test_mixture_of_two_networks_is_brute_force() -> None:
+    one, two, prompts = _model("llama"), _model("llama", seed=1), _prompts()
+    how = Sampling(temperature=0.8, top_k=11, max_tokens=6)
+    for group in _engine(one, mixture=(two, 0.25)).sample(prompts, 2, how, Seed(0)):
+        for answer in group.completions:
+            ids = np.concatenate([group.prompt.tokens, answer.tokens]).astype(np.int64)
+            start = len(group.prompt.tokens) - 1
+            with torch.no_grad():
+                logp = [
+                    m(input_ids=torch.from_numpy(ids)[None]).logits[0, start:-1].log_softmax(-1)
+                    for m in (one, two)
+                ]
+            mixed = (0.75 * logp[0] + 0.25 * logp[1]).double().numpy()
+            want = [_truncated(r, how)[t] for r, t in zip(mixed, answer.tokens, strict=True)]
+            np.testing.assert_allclose(answer.logp, want, atol=1e-4)
+
+
+def test_draws_depend_on_seed_prompt_and_i_alone() -> None:
+    lm, prompts, how = _model("llama"), _prompts(), Sampling(max_tokens=8)
+    seven = list(_engine(lm).sample(prompts, 7, how, Seed(4)))
+    by_id = {g.id: t for g, t in zip(seven, _tokens(seven), strict=True)}
+    backwards = list(_engine(lm).sample(prompts[::-1], 7, how, Seed(4)))
+    assert [g.id for g in backwards] == [g.id for g in prompts[::-1]]
+    assert {g.id: t for g, t in zip(backwards, _tokens(backwards), strict=True)} == by_id
+    three = list(_engine(lm, unit_rows=6, max_rows=3).sample(prompts[1:4], 3, how, Seed(4)))
+    assert {g.id: t for g, t in zip(three, _tokens(three), strict=True)} == {
+        g.id: by_id[g.id][:3] for g in three
+    }
+    short = list(_engine(lm).sample(prompts, 2, Sampling(max_tokens=3), Seed(4)))
+    assert _tokens(short) == [[c[:3] for c in by_id[g.id][:2]] for g in prompts]
+    assert _tokens(list(_engine(lm).sample(prompts, 7, how, Seed(5)))) != _tokens(seven)
+
+
+def _bits(groups: list[Group]) -> list[tuple[bytes, bytes]]:
+    rows = [(c.tokens.tobytes(), c.logp) for g in groups for c in g.completions]
+    return [(t, b"" if logp is None else logp.tobytes()) for t, logp in rows]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_resuming_at_a_unit_is_bit_identical(dtype: torch.dtype) -> None:
+    """Nine prompts of one to nine tokens, units of two prompts; two ranks take units in turn."""
+    lm, prompts = _model("llama"), _prompts((4, 7, 2, 9, 1, 3, 8, 5, 6))
+    how, n = Sampling(max_tokens=8), 3
+    new = lambda: _engine(lm, dtype=dtype, unit_rows=6, max_rows=4)  # noqa: E731
+    whole = list(new().sample(prompts, n, how, Seed(9)))
+    units = list(new().units(prompts, n))
+    assert [[g.id for g in u] for u in units] == [
+        ["p0", "p1"],
+        ["p2", "p3"],
+        ["p4", "p5"],
+        ["p6", "p7"],
+        ["p8"],
+    ]
+    rest = list(new().sample([g for u in units[2:] for g in u], n, how, Seed(9)))
+    assert _bits(whole[4:]) == _bits(rest)
+    engine, ranks = new(), []
+    for rank in range(2):
+        for k in range(rank, len(units), 2):
+            ranks += [(k, list(engine.sample(units[k], n, how, Seed(9))))]
+    assert _bits(whole) == _bits([g for _, u in sorted(ranks, key=lambda r: r[0]) for g in u])
+
+
+def test_stop_strings_and_end_tokens() -> None:
+    """Greedy text is known; every rule cuts the same text at its own place."""
+    lm, prompts = _model("qwen2"), _prompts((6,))
+    lm.generation_config.eos_token_id = None
+    tokenizer = _tokenizer()
+    tokenizer.eos_token = None
+
+    def run(**more: object) -> tuple[list[int], bool, str]:
+        how = Sampling(temperature=0, **({"max_tokens": 10} | more))  # type: ignore[arg-type]
+        [group] = TorchEngine(lm, tokenizer).sample(prompts, 1, how, Seed(0))
+        [c] = group.completions
+        assert c.logp is not None
+        assert (c.logp == 0).all()
+        return c.tokens.tolist(), c.stopped, c.text
+
+    free, stopped, _ = run()
+    assert len(free) == 10
+    assert not stopped
+    third = f"w{free[2]}"
+    at = [f"w{t}" for t in free].index(third) + 1
+    tokens, stopped, text = run(stop=("never", third))
+    assert (tokens, stopped) == (free[:at], True)
+    assert text.endswith(third)
+    lm.generation_config.eos_token_id = [free[4], 2]
+    at = free.index(free[4]) + 1
+    assert run()[:2] == (free[:at], True)
+    assert run(max_tokens=1)[:2] == (free[:1], free[0] == free[4])
+    lm.generation_config.eos_token_id = None
+    tokenizer.eos_token = f"w{free[4]}"
+    tokens, stopped, text = run()
+    assert (tokens, stopped) == (free[:at], True)
+    assert f"w{free[4]}" not in text.split()  # the end token is special: no part of the text
+
+
+def test_adapters_are_sampled_as_they_are_switched() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    lm, prompts = _model("llama"), _prompts()
+    how = Sampling(max_tokens=6)
+    plain = _tokens(list(_engine(lm).sample(prompts, 2, how, Seed(0))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tuned = get_peft_model(
+            copy.deepcopy(lm), LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+        )
+    engine = _engine(tuned)
+    assert isinstance(engine._decoder, ForkingDecoder)
+    for group in engine.sample(prompts, 2, how, Seed(0)):
+        for answer in group.completions:
+            want = _law_along(tuned, group.prompt, answer.tokens, how)
+            np.testing.assert_allclose(answer.logp, want, atol=1e-4)
+    with tuned.disable_adapter():
+        assert _tokens(list(engine.sample(prompts, 2, how, Seed(0)))) == plain
+
+
+def test_state_space_models_are_sampled_through_their_own_cache() -> None:
+    """Mamba has no keys to fork, and its scan would run from one packed prompt into the next."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        lm = MambaForCausalLM(MambaConfig(**MAMBA)).eval()
+    engine, how = _engine(lm, max_rows=4), Sampling(max_tokens=7)
+    assert isinstance(engine._decoder, RowsDecoder)
+    for group in engine.sample(_prompts(), 3, how, Seed(0)):
+        for answer in group.completions:
+            want = _law_along(lm, group.prompt, answer.tokens, how)
+            np.testing.assert_allclose(answer.logp, want, atol=1e-4)
+
+
+def test_a_cache_that_changes_the_logits_is_refused() -> None:
+    """A layer that adds its batch's mean: rows depend on their neighbours, cached or not."""
+    lm = _model("llama")
+    lm.model.norm.register_forward_hook(lambda m, args, out: out + out.mean((0, 1)))
+    with pytest.raises(ModelError, match="LlamaForCausalLM gives other logits"):
+        _engine(lm)
+
+
+def test_dropout_is_off_while_sampling() -> None:
+    lm, prompts, how = _model("gpt2"), _prompts(), Sampling(max_tokens=6)
+    calm = list(_engine(lm).sample(prompts, 2, how, Seed(0)))
+    lm.train()
+    assert _bits(list(_engine(lm).sample(prompts, 2, how, Seed(0)))) == _bits(calm)
+    assert all(m.training for m in lm.modules())
+
+
+def test_a_live_model_is_current_and_left_as_it_was() -> None:
+    lm, prompts, how = _model("llama"), _prompts(), Sampling(max_tokens=5)
+    lm.train()
+    lm.model.layers[1].eval()
+    before = lm.config._attn_implementation
+    live, frozen = _engine(lm), _engine(lm, dtype=torch.float32)
+    first = _tokens(list(live.sample(prompts, 2, how, Seed(0))))
+    assert first == _tokens(list(frozen.sample(prompts, 2, how, Seed(0))))
+    assert lm.training
+    assert not lm.model.layers[1].training
+    assert lm.config._attn_implementation == before
+    with torch.no_grad():
+        lm.lm_head.weight.mul_(-1)
+    changed = _tokens(list(live.sample(prompts, 2, how, Seed(0))))
+    assert changed != first
+    assert _tokens(list(frozen.sample(prompts, 2, how, Seed(0)))) == first
+    copied = frozen.lm
+    frozen.load(lm)
+    assert frozen.lm is copied
+    assert _tokens(list(frozen.sample(prompts, 2, how, Seed(0)))) == changed
+    assert all(p.requires_grad and not p.is_inference() for p in lm.parameters())
+
+
+def test_bf16_samples_its_own_law() -> None:
+    lm, prompts = _model("llama"), _prompts()
+    half = copy.deepcopy(lm).to(torch.bfloat16)
+    how = Sampling(max_tokens=8)
+    for group in _engine(lm, dtype=torch.bfloat16).sample(prompts, 4, how, Seed(0)):
+        for answer in group.completions:
+            want = _law_along(half, group.prompt, answer.tokens, how)
+            np.testing.assert_allclose(answer.logp, want, atol=0.25)
+
+
+def test_what_cannot_be_sampled_is_refused(f2: Path) -> None:
+    lm = _model("llama")
+    with pytest.raises(EngineError, match="`p0` has no tokens"):
+        list(_engine(lm).sample([Group(Prompt("p0", "hi"))], 1, Sampling(), Seed(0)))
+    with pytest.raises(EngineError, match="`p0` has 60 tokens, and max_tokens is 5"):
+        list(_engine(lm).sample(_prompts((60,)), 1, Sampling(max_tokens=5), Seed(0)))
+    with pytest.raises(ModelError, match="61 and 5 tokens"):
+        _engine(lm, mixture=(f2, 0.5))
+    with pytest.raises(ConfigError, match=r"b = 1\.5"):
+        _engine(lm, mixture=(lm, 1.5))
+    with pytest.raises(ModelError, match="is not a model folder"):
+        _engine(Path("/nowhere"))  # type: ignore[arg-type]
+    with torch.no_grad():
+        lm.lm_head.weight[7] = float("nan")
+    with pytest.raises(EngineError, match="not numbers: completion 0 of `p2`"):
+        list(_engine(lm).sample(_prompts(), 1, Sampling(max_tokens=4), Seed(0)))

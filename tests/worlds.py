@@ -1,0 +1,80 @@
+"""Small worlds whose answers are known: models written by hand, saved as ordinary HF folders."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+# Fixture F2: vocabulary {a, b}, completions of exactly two tokens, no end to choose.
+F2_FIRST = {"a": 0.6, "b": 0.4}
+F2_AFTER = {"a": {"a": 0.7, "b": 0.3}, "b": {"a": 0.2, "b": 0.8}}
+F2_REWARD = {"aa": 0.0, "ab": 1.0, "ba": 0.5, "bb": -1.0}
+F2_LAW = {x + y: F2_FIRST[x] * F2_AFTER[x][y] for x in "ab" for y in "ab"}
+F2_PAD, F2_BOS, F2_EOS, F2_A, F2_B = range(5)
+IMPOSSIBLE = -50.0  # a log-probability of e-50: never drawn, and still a finite logit
+CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def f2_model(folder: Path, first: dict[str, float] | None = None) -> Path:
+    """Write F2's reference as a one-layer Llama (width 16); return its folder.
+
+    Tokens are pad 0, bos 1, eos 2, a 3, b 4; a prompt is [bos]. The embedding of token t is the
+    t-th unit vector, attention and feed-forward add 0 (their output matrices are 0, the others
+    random, so training can use them), and RMS norm multiplies by f = (1/16 + eps)^-1/2. The head's
+    column t is then log p(. | t) / f, and the logits are the log-probabilities themselves.
+    `first` replaces the law of the first token.
+    """
+    config = LlamaConfig(
+        vocab_size=5,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        pad_token_id=F2_PAD,
+        bos_token_id=F2_BOS,
+        eos_token_id=F2_EOS,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        lm = LlamaForCausalLM(config)
+    table = torch.full((5, 5), IMPOSSIBLE)  # [next, last]
+    laws = {F2_BOS: first or F2_FIRST, F2_A: F2_AFTER["a"], F2_B: F2_AFTER["b"]}
+    for last, law in laws.items():
+        table[F2_A, last], table[F2_B, last] = math.log(law["a"]), math.log(law["b"])
+    with torch.no_grad():
+        lm.model.embed_tokens.weight.copy_(torch.eye(5, 16))
+        lm.model.layers[0].self_attn.o_proj.weight.zero_()
+        lm.model.layers[0].mlp.down_proj.weight.zero_()
+        lm.lm_head.weight.zero_()
+        lm.lm_head.weight[:, :5] = table * math.sqrt(1 / 16 + config.rms_norm_eps)
+    lm.save_pretrained(folder)
+    f2_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def f2_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a letter; "ab" is [3, 4] and back."""
+    vocab = {"<pad>": F2_PAD, "<bos>": F2_BOS, "<eos>": F2_EOS, "a": F2_A, "b": F2_B}
+    raw = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    raw.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+
+
+def letters(size: int) -> PreTrainedTokenizerFast:
+    """One token a character: pad 0, bos 1, eos 2, then signs and letters up to `size` tokens."""
+    vocab = {t: i for i, t in enumerate(["<pad>", "<bos>", "<eos>", *CHARACTERS[: size - 3]])}
+    raw = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    raw.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
