@@ -155,7 +155,7 @@ def fit(
         schedule.step()
         prepared.zero_grad(set_to_none=True)
         step += 1
-        log.step(step, schedule.get_last_lr()[0], norm)
+        log.step(step, float(schedule.get_last_lr()[0]), norm)
         state.save(step, accelerator.is_main_process)
     log.close(step)
     accelerator.wait_for_everyone()
@@ -301,7 +301,7 @@ class _Log:
     def _read(self, steps: int) -> dict[str, float]:
         rows = {n: self.accelerator.reduce(v, "sum") for n, v in self.sums.items()}
         self.sums = {}
-        pairs = {n: r.tolist() for n, r in rows.items()}
+        pairs = {n: torch.as_tensor(r).tolist() for n, r in rows.items()}
         return {n: s / (c or steps) for n, (s, c) in pairs.items()}
 
     def close(self, step: int) -> None:
