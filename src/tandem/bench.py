@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tandem import models
+from tandem.climb import Watching
 from tandem.engines import Sampling
-from tandem.errors import ConfigError
 from tandem.exams import examine_policies, examine_reward
 from tandem.groups import Groups
 from tandem.judges import Judge
@@ -19,6 +18,9 @@ from tandem.methods import Method, reward, sft
 from tandem.runs import Checkpoint, Run
 from tandem.stages import encode, judge, sample
 from tandem.tasks import World
+
+WATCHED = 200
+"""Prompts of the evaluations during training."""
 
 
 @dataclass(frozen=True)
@@ -62,21 +64,15 @@ class Course:
 
     @cached_property
     def x(self) -> Groups:
-        """Prompts without labels."""
-        return self._with_room("prompts", self.world.prompts)
+        """Prompts without labels, in tokens, with room for an answer."""
+        room = self.how.max_tokens
+        return self.run("unlabelled", encode, self.world.prompts, self.base, room=room)
 
     @cached_property
-    def references(self) -> Groups | None:
-        """Reference answers to evaluation prompts, or None."""
-        if self.world.references is None:
-            return None
-        return self.run("references", encode, self.world.references, self.base)
-
-    @cached_property
-    def evaluation(self) -> Groups:
-        """Prompts on which policies are compared; where there are references, those with one."""
-        prompts = self._with_room("evaluation", self.world.evaluation)
-        return prompts if self.references is None else alike(prompts, self.references)
+    def exam(self) -> Groups:
+        """The evaluation prompts, with their reference answers where there are any."""
+        given = self.world.evaluation if self.world.references is None else self.world.references
+        return self.run("evaluation", encode, given, self.base, room=self.how.max_tokens)
 
     @property
     def humans(self) -> Judge | None:
@@ -93,6 +89,23 @@ class Course:
         """The reward model fitted to D."""
         return reward.recipe(self.run, self.pi_sft, self.D, self.configs["reward"])
 
+    @cached_property
+    def r_held(self) -> Checkpoint:
+        """A reward model fitted to the held-out preferences: a second opinion on the first."""
+        cfg = self.configs["reward"]
+        return self.run("reward-held", reward.fit, self.pi_sft, self.held_out, cfg, name="held-out")
+
+    @cached_property
+    def watching(self) -> Watching:
+        """What is followed while a policy climbs: never the prompts of the final exam."""
+        world = self.world
+        asked = self.held_out.prompts() if world.asked_held_out is None else world.asked_held_out
+        prompts = self.run("watched", encode, asked, self.base, room=self.how.max_tokens)
+        judges: list[tuple[str, Judge]] = [("held_out", RewardModel(self.r_held))]
+        if world.truth is not None:
+            judges.append(("truth", world.truth))
+        return Watching(prompts[:WATCHED], tuple(judges), choose="held_out")
+
     @property
     def labelled(self) -> bool:
         """True where preferences exist or can be asked for."""
@@ -102,16 +115,6 @@ class Course:
     def how(self) -> Sampling:
         """How every policy is sampled."""
         return self.configs["sampling"]
-
-    def _with_room(self, name: str, prompts: Groups) -> Groups:
-        room = models.context(self.base.path) - self.how.max_tokens
-        if room < 1:
-            raise ConfigError(
-                f"sampling.max_tokens = {self.how.max_tokens}",
-                f"{self.base} reads {room + self.how.max_tokens} tokens in all",
-                "lower sampling.max_tokens, so that prompts have room",
-            )
-        return self.run(name, encode, prompts, self.base, max_length=room)
 
     def _judged(self, name: str, given: Groups | None, asked: Groups | None) -> Groups:
         if given is not None:
@@ -146,10 +149,10 @@ def policies(course: Course, trained: Mapping[str, Checkpoint]) -> str:
     answers: dict[str, Groups] = {}
     for name, policy in {"base": course.base, **trained}.items():
         stage = f"answers-{name.lower()}"
-        answers[name] = run(stage, sample, policy, course.evaluation, n=1, how=course.how)
+        answers[name] = run(stage, sample, policy, course.exam, n=1, how=course.how)
     opponents = ["SFT"]
-    if course.references is not None:
-        answers["reference"] = alike(course.references, course.evaluation)
+    if world.references is not None:
+        answers["reference"] = course.exam
         opponents.append("reference")
     judges: dict[str, Judge] = {}
     if world.truth is not None:
@@ -167,15 +170,7 @@ def policies(course: Course, trained: Mapping[str, Checkpoint]) -> str:
         opponents=tuple(opponents),
         annotator=world.annotator,
     )
-    return (
-        f"policies on {len(course.evaluation)} evaluation prompts\n{exam['text']}\n\n{costs(run)}"
-    )
-
-
-def alike(groups: Groups, others: Groups) -> Groups:
-    """Return the groups whose prompts are also among the others, in their own order."""
-    ids = {group.id for group in others}
-    return groups.take(i for i, group in enumerate(groups) if group.id in ids)
+    return f"policies on {len(course.exam)} evaluation prompts\n{exam['text']}\n\n{costs(run)}"
 
 
 def costs(run: Run) -> str:

@@ -9,7 +9,7 @@ resumes in the middle of a round, bit for bit.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,11 +208,6 @@ class Online:
         for name, part in {**self.controllers, **_stateful(self.watch)}.items():
             part.load_state_dict(state["controllers"][name])
         self.buffer = _restored(state["buffer"]) if "buffer" in state else None
-
-
-def over_all(rows: Sequence[Sequence[np.ndarray]]) -> Ragged:
-    """Join per-group, per-completion arrays into one ragged column over all completions."""
-    return Ragged.of([torch.from_numpy(np.array(x)).float() for group in rows for x in group])
 
 
 def _stateful(watch: Watch | None) -> dict[str, Any]:

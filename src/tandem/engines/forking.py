@@ -47,7 +47,8 @@ def attend(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend with the signature of transformers: heads [1, H, N, D] in, [1, N, H, D] out."""
-    look = Look(scaling or query.shape[-1] ** -0.5, sliding_window, softcap)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    look = Look(scale, sliding_window, softcap)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     return plan.attend(layer, query[0], key[0], value[0], look)[None], None
 
@@ -280,13 +281,13 @@ class ForkingDecoder:
 
     def __init__(self, lm: nn.Module) -> None:
         self.lm = lm
-        self._prompts: dict[int, Store] = {}
-        self._own: dict[int, Store] = {}
         self.windows: set[int | None] = set()
         self.reset(1)
 
     def reset(self, max_tokens: int) -> None:
-        """Forget every prompt and completion; memory is kept for the next."""
+        """Forget everything; memory too, so that its strides do not depend on the past."""
+        self._prompts: dict[int, Store] = {}
+        self._own: dict[int, Store] = {}
         self.columns = max(1, max_tokens - 1)
         self.lengths: IntArray = np.empty(0, np.int32)
         self.owner: Ints = np.empty(0, np.int64)

@@ -58,6 +58,13 @@ METHODS: dict[str, Row] = {
         "one per loss", "SFT", "1",
     ),
     "kto": Row("KTO", "KTO", "D, 1", "humans", "`mismatch`", "`kto`", "SFT", "1"),
+    "ppo": Row(
+        "PPO", "PPO", "pi_theta, 1", "r_phi minus KL", "-", "`ppo_clip` + value", "SFT", "online"
+    ),
+    "grpo": Row(
+        "GRPO", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
+        "`ppo_clip`, group baseline", "SFT", "online",
+    ),
 }  # fmt: skip
 
 COLUMNS = ("title", "sample", "judge", "select", "objective", "init", "repeats")
@@ -70,7 +77,9 @@ INPUTS: dict[str, str] = {
     "D": "Groups with preferences, for training",
     "r_phi": "Checkpoint: a reward model fitted to D",
     "held_out": "Groups with preferences, of prompts that are not in D",
-    "x": "Prompts without labels, to sample from",
+    "x": "Prompts without labels, tokenised, to sample from",
+    "how": "Sampling: temperature, truncation, longest answer",
+    "watching": "Watching: held-out prompts and judges that follow a policy while it trains",
     "humans": "Judge: who gives preferences, now or tomorrow",
     "truth": "Judge: the programmatic truth, where there is one",
 }
