@@ -16,6 +16,7 @@ F2_REWARD = {"aa": 0.0, "ab": 1.0, "ba": 0.5, "bb": -1.0}
 F2_LAW = {x + y: F2_FIRST[x] * F2_AFTER[x][y] for x in "ab" for y in "ab"}
 F2_PAD, F2_BOS, F2_EOS, F2_A, F2_B = range(5)
 IMPOSSIBLE = -50.0  # a log-probability of e-50: never drawn, and still a finite logit
+CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def f2_model(folder: Path, first: dict[str, float] | None = None) -> Path:
@@ -60,6 +61,17 @@ def f2_model(folder: Path, first: dict[str, float] | None = None) -> Path:
 def f2_tokenizer() -> PreTrainedTokenizerFast:
     """One token a letter; "ab" is [3, 4] and back."""
     vocab = {"<pad>": F2_PAD, "<bos>": F2_BOS, "<eos>": F2_EOS, "a": F2_A, "b": F2_B}
+    raw = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    raw.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+
+
+def letters(size: int) -> PreTrainedTokenizerFast:
+    """One token a character: pad 0, bos 1, eos 2, then signs and letters up to `size` tokens."""
+    vocab = {t: i for i, t in enumerate(["<pad>", "<bos>", "<eos>", *CHARACTERS[: size - 3]])}
     raw = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
     raw.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     raw.decoder = decoders.Fuse()

@@ -25,7 +25,7 @@ CACHE_BYTES = 2 << 20
 
 @dataclass(frozen=True, slots=True)
 class Logits:
-    """What an architecture does to its logits: cap * tanh(scale * h W / cap).
+    """What becomes of h W: scale * cap * tanh(h W / cap), or scale * h W without a cap.
 
     Attributes:
         scale: factor on the logits, the model's own and 1/temperature together.

@@ -25,10 +25,13 @@ from tandem.batch import Outputs, Packed
 from tandem.errors import ModelError
 from tandem.groups import Completion, Group, Prompt
 from tandem.head import Logits, token_logp
+from tandem.layout import Plan
 from tandem.machine import Machine
 from tandem.packing import Layout, pack
 from tandem.ragged import Ragged
 from tandem.rng import Seed
+
+NO_SEED = Seed()
 
 
 class Trunk(nn.Module):
@@ -207,10 +210,23 @@ def probe(trunk: Trunk) -> Layout:
 def _shares(trunk: Trunk, groups: list[Group], wanted: Tensor) -> bool:
     try:
         trunk.inner.set_attn_implementation(attention.IMPLEMENTATION)
-        got = _reading(trunk, pack(groups, "shared").to(trunk.device).tokens)
+        tokens = pack(groups, "shared").to(trunk.device).tokens
+        got = _reading(trunk, tokens)
     except (TypeError, ValueError, RuntimeError, NotImplementedError):
         return False
-    return got.shape == wanted.shape and bool((got - wanted).abs().max() < 1e-3)
+    same = got.shape == wanted.shape and bool((got - wanted).abs().max() < 1e-3)
+    return same and _asks_for_windows(trunk.inner.config, tokens.plan)
+
+
+def _asks_for_windows(config: Any, plan: Plan | None) -> bool:
+    """False if layers leave their windows to a mask, which the plan replaces.
+
+    The toys are shorter than most windows, so that their agreement cannot show it.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    has = "sliding_attention" in kinds or bool(not kinds and getattr(config, "sliding_window", 0))
+    asked = plan is not None and plan.windows != {None}
+    return "chunked_attention" not in kinds and (asked or not has)
 
 
 def _reading(trunk: Trunk, tokens: Packed) -> Tensor:
@@ -243,10 +259,12 @@ def _toys(vocabulary: int) -> list[Group]:
     ]
 
 
-def open_policy(source: models.Source, machine: Machine, *, train: bool = False) -> Trunk:
+def open_policy(
+    source: models.Source, machine: Machine, *, train: bool = False, seed: Seed = NO_SEED
+) -> Trunk:
     """Open a causal language model as a trunk, with adapters if it is to be trained with them."""
     lm = models.load_policy(source, machine)
-    return _opened(models.adapt(lm, machine.lora) if train else lm, machine, train)
+    return _opened(models.adapt(lm, machine.lora, seed) if train else lm, machine, train)
 
 
 def open_scalar(
@@ -254,7 +272,8 @@ def open_scalar(
 ) -> Trunk:
     """Open a model with a scalar head as a trunk; `fresh` draws a new head on a language model."""
     lm = models.load_scalar(source, machine, fresh=fresh)
-    return _opened(models.adapt(lm, machine.lora) if train else lm, machine, train)
+    seed = NO_SEED if fresh is None else fresh
+    return _opened(models.adapt(lm, machine.lora, seed) if train else lm, machine, train)
 
 
 def _opened(lm: Any, machine: Machine, train: bool) -> Trunk:

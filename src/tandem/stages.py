@@ -15,7 +15,7 @@ from tandem.artifacts import Checkpoint
 from tandem.chat import Truncation
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.errors import DataError
+from tandem.errors import ConfigError, DataError
 from tandem.groups import Group, Groups
 from tandem.judges import Judge, opened
 from tandem.kernel import open_policy
@@ -47,9 +47,16 @@ def encode(
 
     Raises:
         DataError: nothing is left.
+        ConfigError: no prompt could have that much room.
     """
     tokenizer = models.load_tokenizer(policy.path)
     limit = max_length or models.context(policy.path)
+    if room >= limit:
+        raise ConfigError(
+            f"room for {room} tokens of answer in a context of {limit}",
+            "a prompt of at least one token comes first",
+            "lower sampling.max_tokens",
+        )
     encoded = chat.encode(groups, tokenizer, max_length=limit, truncation=truncation)
     kept = [g for g in encoded.groups if len(g.prompt.tokens) + room <= limit]
     lines = encoded.counts.lines()

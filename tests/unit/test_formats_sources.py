@@ -242,6 +242,14 @@ def test_a_hundred_thousand_pairs_stay_in_bounded_memory(tmp_path: Path):
     assert peaks[100_000] < 2 * peaks[10_000]
 
 
+def test_reading_and_checking_load_no_torch():
+    import subprocess
+    import sys
+
+    script = "import sys, tandem.chat, tandem.formats.check; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
 def test_write_then_read_through_each_kind(tmp_path: Path):
     groups = read(written(tmp_path, ".jsonl")).groups
     for kind in (".jsonl", ".jsonl.gz", ".parquet"):

@@ -82,7 +82,8 @@ def encode(
         max_length: longest prompt + completion in tokens; None for no limit.
         truncation: `drop` and count what is longer (a group keeps the completions that fit, if
             at least two do where there were several); `keep-start` cuts completions at their
-            end, all of a compared group alike; `keep-end` cuts the prompt at its start.
+            end, all of a compared group alike; `keep-end` cuts the prompt at its start. Tokens
+            are cut, texts stay whole.
         workers: worker processes; 0 encodes in this one.
         cache: a folder; the result is kept there under a hash of tokenizer, data and settings.
         progress: called with (groups done, groups in all).

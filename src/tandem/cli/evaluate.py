@@ -1,4 +1,4 @@
-"""`tandem eval reward` and `tandem eval policy`: how good is it, with intervals; nothing is fitted."""
+"""`tandem eval reward` and `tandem eval policy`: how good it is; nothing is fitted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def reward(words: Sequence[str]) -> int:
     from tandem.rng import Seed
 
     found = read(_needed(options, "data", "judgements, for example hh_harmless.jsonl.gz"))
-    groups = _fitting(found.groups, options.model, machine)
+    groups = _fitting(found.groups, options.model)
     judged = groups.take(i for i, group in enumerate(groups) if group.preferences)
     if not len(judged):
         raise DataError(
@@ -97,7 +97,7 @@ def _needed(options: Namespace, name: str, what: str) -> str:
     return options[name]
 
 
-def _fitting(groups: Groups, model: str, machine: Any) -> Groups:
+def _fitting(groups: Groups, model: str) -> Groups:
     from tandem.artifacts import Checkpoint
     from tandem.events import Silent
     from tandem.groups import Groups

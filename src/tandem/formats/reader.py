@@ -177,8 +177,9 @@ def _streamed(
     path = folder / f"read-{digest}.parquet"
     counts = path.with_suffix(".json")
     if path.exists() and counts.exists():
-        kept = json.loads(counts.read_text())
-        return Groups.read(path), Notes(**{**kept, "remarks": tuple(kept["remarks"])})
+        kept: dict[str, Any] = json.loads(counts.read_text())
+        kept["remarks"] = tuple(kept["remarks"])
+        return Groups.read(path), Notes(**kept)
     groups = Groups.stream(path, parsed)
     counts.write_text(json.dumps(asdict(notes)))
     return groups, notes

@@ -1,3 +1,5 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 """Files, folders and hub ids as streams of rows, each with the place where it stands.
 
 JSON Lines, JSON, CSV (each plain or gzipped), Parquet, folders that `datasets.save_to_disk`
@@ -15,7 +17,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +114,7 @@ def _hash(path: Path) -> str:
 
 
 @contextmanager
-def _sound(path: Path) -> Iterator[None]:
+def _sound(path: Path) -> Generator[None]:
     """Turn what a broken file raises into a DataError that names the file."""
     try:
         yield

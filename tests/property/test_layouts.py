@@ -1,0 +1,349 @@
+"""The layout is an economy, never a number: packed, split, shuffled or padded, all is the same.
+
+`shared` encodes a prompt once and its completions behind it; `rows` gives each completion a row
+of its own, as textbooks do. They must agree in log-probabilities and in gradients, on every
+architecture for which the probe picks `shared`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tandem.batch import Batch, Outputs, Terms
+from tandem.groups import Group, Groups
+from tandem.kernel import Trunk, probe
+from tandem.loop import Loss
+from tandem.machine import Machine
+from tandem.methods.kto import Mismatched, log_ratio
+from tandem.objectives import PAIRWISE, bradley_terry, kto, nll
+from tandem.offline import Offline
+from tandem.operators import mismatch
+from tandem.packing import Layout, pack, split, unique_tokens
+from tandem.reading import read
+from tandem.rng import Seed
+from tiny import CONFIGS, SHARED, close, gradient, group, labelled, lm, tokens
+
+BOUND = 1e-5
+
+
+@functools.cache
+def trunks(kind: str, scalar: bool = False) -> tuple[Trunk, Trunk]:
+    """Return one model twice: as the probe leaves it, and stock, one completion a row."""
+    auto = hf.AutoModelForSequenceClassification if scalar else hf.AutoModelForCausalLM
+    model = lm(kind, auto=auto, **({"num_labels": 1} if scalar else {}))
+    probed, stock = Trunk(model), Trunk(copy.deepcopy(model))
+    probe(probed)
+    return probed.eval(), stock.eval()
+
+
+def some_groups(seed: int = 0) -> list[Group]:
+    """Groups of 1 to 5 completions; prompts shorter and longer than the windows."""
+    rng = np.random.default_rng(seed)
+    shapes = [(17, (5, 9, 1, 12, 3)), (3, (14,)), (1, (2, 2)), (25, (8, 20))]
+    return [labelled(group(str(i), rng, p, n), rng) for i, (p, n) in enumerate(shapes)]
+
+
+def the_nll(out: Outputs, batch: Batch) -> dict[str, Terms]:
+    assert out.logp is not None
+    return {"nll": nll(out.logp, weight=batch.weight)}
+
+
+def the_dpo(out: Outputs, batch: Batch) -> dict[str, Terms]:
+    assert out.logp is not None
+    assert batch.pairs is not None
+    return {"dpo": PAIRWISE["sigmoid"](out.logp, batch.ref, batch.pairs, beta=0.5)}
+
+
+def the_reward(out: Outputs, batch: Batch) -> dict[str, Terms]:
+    assert out.score is not None
+    assert batch.pairs is not None
+    return {"bt": bradley_terry(out.score, batch.pairs, centring=0.1)}
+
+
+def the_kto(out: Outputs, batch: Batch) -> dict[str, Terms]:
+    own = batch.weight > 0
+    assert batch.scores is not None
+    assert batch.shared is not None
+    z0 = batch.shared["z0"]
+    return {"kto": kto(log_ratio(out, batch)[own], batch.scores[own], z0, beta=0.5)}
+
+
+# --- shared equals rows -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_probe_chooses(kind: str):
+    """Attention can share a prompt; a state-space layer carries its state into the next segment."""
+    probed, _ = trunks(kind)
+    assert probed.layout == ("rows" if kind == "mamba" else "shared")
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_shared_equals_rows(kind: str):
+    """Log-probabilities of every token, and the gradient of every weight."""
+    shared, rows = trunks(kind)
+    groups = some_groups()
+    a, b = pack(groups, "shared"), pack(groups, "rows")
+    x, y = shared(a.tokens).logp.values, rows(b.tokens).logp.values
+    assert torch.equal(a.tokens.target, b.tokens.target)
+    close(x, y, 2e-6)
+    close(gradient(shared, [a], the_nll), gradient(rows, [b], the_nll), BOUND)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "neox", "mistral", "gemma2"])
+def test_shared_equals_rows_at_a_scalar_head(kind: str):
+    shared, rows = trunks(kind, scalar=True)
+    a, b = pack(some_groups()[::3], "shared"), pack(some_groups()[::3], "rows")
+    close(shared(a.tokens).score, rows(b.tokens).score, 2e-6)
+    close(gradient(shared, [a], the_reward), gradient(rows, [b], the_reward), BOUND)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma2", "gemma3", "qwen2-window"])
+def test_the_window_matters(kind: str):
+    """Were the window not shorter than these prompts, the tests above would prove nothing."""
+    wide = lm(kind)
+    for module in wide.modules():
+        if getattr(module, "sliding_window", None):
+            module.sliding_window = 10_000
+    wide.config.sliding_window = 10_000
+    tokens_ = pack(some_groups(), "rows").tokens
+    _, rows = trunks(kind)
+    assert (Trunk(wide)(tokens_).logp.values - rows(tokens_).logp.values).abs().max() > 1e-2
+
+
+def test_a_window_that_only_the_stock_mask_knows_is_read_in_rows():
+    """A layer that asks for no window while its configuration has one cannot be shared.
+
+    The probe's toys are shorter than a real window, so agreement on them is no proof.
+    """
+    model = lm("gemma3", sliding_window=4096)
+    assert probe(Trunk(model)) == "shared"
+    model.model.layers[0].self_attn.sliding_window = None
+    assert probe(Trunk(model)) == "rows"
+
+
+SHAPES = st.lists(
+    st.tuples(st.integers(1, 40), st.lists(st.integers(1, 40), min_size=1, max_size=6)),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SHAPES, st.sampled_from(["llama", "gpt2", "mistral", "gemma2"]), st.integers(0, 2**31))
+def test_any_groups(shapes: list[tuple[int, list[int]]], kind: str, seed: int):
+    rng = np.random.default_rng(seed)
+    groups = [group(str(i), rng, p, n) for i, (p, n) in enumerate(shapes)]
+    shared, rows = trunks(kind)
+    with torch.no_grad():
+        x = shared(pack(groups, "shared").tokens).logp.values
+        y = rows(pack(groups, "rows").tokens).logp.values
+    assert (x - y).abs().max() < 2e-5 * y.abs().max()
+
+
+# --- any cut, any order, any padding ------------------------------------------------------------
+
+
+def masked(groups: list[Group]) -> list[Group]:
+    """Hide tokens of every other completion from the loss, as between turns; weigh them all."""
+    rng = np.random.default_rng(5)
+
+    def changed(k: int, c: Any) -> Any:
+        mask = rng.uniform(size=len(c.tokens)) < 0.6
+        mask[-1] = True
+        return replace(c, mask=mask if k % 2 else None, weight=float(rng.uniform(0.2, 3)))
+
+    return [
+        replace(g, completions=tuple(changed(k, c) for k, c in enumerate(g.completions)))
+        for g in groups
+    ]
+
+
+def offline(groups: list[Group], kind: type[Offline], layout: Layout, budget: int) -> Offline:
+    return kind(
+        Groups.of(groups), size=len(groups), epochs=1, seed=Seed(3), layout=layout,
+        tokens=budget, logp_is="ref", divisible=False,
+    )  # fmt: skip
+
+
+CASES: dict[str, tuple[Loss, bool, type[Offline]]] = {
+    "nll": (the_nll, False, Offline),
+    "dpo": (the_dpo, False, Offline),
+    "bradley_terry": (the_reward, True, Offline),
+    "kto": (the_kto, False, Mismatched),
+}
+
+
+def cases(name: str) -> tuple[list[Group], Loss, bool, type[Offline]]:
+    loss, scalar, source = CASES[name]
+    groups = masked(some_groups() + some_groups(1))
+    if name in ("dpo", "bradley_terry"):
+        groups = [g for g in groups if g.preferences]
+    if name == "kto":
+        groups = [replace(g, prompt=replace(g.prompt, text=str(i))) for i, g in enumerate(groups)]
+        groups = list(mismatch()(groups, Seed()))
+    return groups, loss, scalar, source
+
+
+def step(source: Offline, trunk: Trunk) -> list[Batch]:
+    """Return the only step, with z0 where the whole step is one micro-batch too."""
+    (micro,) = source.steps(trunk)
+    if isinstance(source, Mismatched) and len(micro) == 1:
+        with torch.no_grad():
+            h = log_ratio(trunk(micro[0].tokens), micro[0])
+        z0 = h[micro[0].weight == 0].mean().clamp(min=0)
+        return [replace(micro[0], shared={"z0": z0})]
+    return micro
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_gradient_does_not_depend_on_the_cut(name: str):
+    """Budgets from one micro-batch to one a group, in both layouts, against the uncut step."""
+    groups, loss, scalar, source = cases(name)
+    shared, rows = trunks("llama", scalar)
+    whole = step(offline(groups, source, "rows", 10**6), rows)
+    assert len(whole) == 1
+    wanted = gradient(rows, whole, loss)
+    cuts = set()
+    for budget in (1, 60, 120, 300):
+        for trunk, layout in ((shared, "shared"), (rows, "rows")):
+            micro = step(offline(groups, source, layout, budget), trunk)
+            cuts.add(len(micro))
+            close(gradient(trunk, micro, loss), wanted, BOUND)
+    assert len(cuts) > 2
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_gradient_does_not_depend_on_the_order(name: str):
+    """Of groups, and of a group's completions: preferences, scores and columns follow."""
+    groups, loss, scalar, source = cases(name)
+    shared, _ = trunks("llama", scalar)
+    wanted = gradient(shared, step(offline(groups, source, "shared", 150), shared), loss)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        other = [
+            groups[i].keep(rng.permutation(len(groups[i])).tolist())
+            for i in rng.permutation(len(groups))
+        ]
+        micro = step(offline(other, source, "shared", 150), shared)
+        close(gradient(shared, micro, loss), wanted, BOUND)
+
+
+def test_a_mean_of_means_would_be_another_number():
+    """The cut matters to who divides too early: this is what the loop is exact about."""
+    groups, loss, *_ = cases("nll")
+    _, rows = trunks("llama")
+    micro = step(offline(groups, Offline, "rows", 60), rows)
+    means = torch.stack([gradient(rows, [b], loss) for b in micro]).mean(0)
+    exact = gradient(rows, micro, loss)
+    assert (means - exact).norm() / exact.norm() > 0.05
+
+
+def padded(batch: Batch, left: int, right: int) -> Batch:
+    """Put columns of padding at both sides of layout `rows`; positions follow the real tokens."""
+    t = batch.tokens
+    rows, width = t.ids.shape
+    wide = left + width + right
+
+    def widen(x: torch.Tensor, value: Any) -> torch.Tensor:
+        out = torch.full((rows, wide), value, dtype=x.dtype)
+        out[:, left : left + width] = x
+        return out
+
+    def moved(flat: torch.Tensor) -> torch.Tensor:
+        return flat // width * wide + flat % width + left
+
+    return replace(
+        batch,
+        tokens=replace(
+            t, ids=widen(t.ids, 7), positions=widen(t.positions, 1), real=widen(t.real, False),
+            source=moved(t.source), last=moved(t.last),
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["nll", "bradley_terry"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral"])
+def test_padding_is_invisible(kind: str, name: str):
+    """Left or right, with a token that is not the pad token."""
+    groups, loss, scalar, _ = cases(name)
+    _, rows = trunks(kind, scalar)
+    batch = pack(groups, "rows")
+    wanted = gradient(rows, [batch], loss)
+    for left, right in ((0, 9), (5, 0), (3, 4)):
+        close(gradient(rows, [padded(batch, left, right)], loss), wanted, BOUND)
+
+
+def test_a_large_group_is_spread_over_several_micro_batches():
+    """Losses without pairs may train a group's completions apart, each part behind the prompt."""
+    rng = np.random.default_rng(0)
+    big = masked([group("big", rng, 20, rng.integers(1, 30, 12).tolist())])[0]
+    small = group("small", rng, 4, (3,))
+    shared, rows = trunks("llama")
+    parts = list(split([big, small], 80, divisible=True))
+    assert len(parts) >= 3
+    assert sum(len(g) for micro in parts for _, g in micro) == 13
+    assert all(sum(unique_tokens(g) for _, g in micro) <= 80 for micro in parts)
+    micro = [pack([g for _, g in m], "shared", numbers=[i for i, _ in m]) for m in parts]
+    assert {int(n) for b in micro for n in b.group} == {0, 1}
+    close(gradient(shared, micro, the_nll), gradient(rows, [pack([big, small], "rows")], the_nll))
+
+
+def test_readings_come_back_in_the_order_of_completions():
+    """A group above the budget is read in parts, and the longest part is not the first."""
+    rng = np.random.default_rng(0)
+    groups = [group("g", rng, 5, (2, 30, 4, 12, 12, 9)), group("h", rng, 9, (3, 3))]
+    _, rows = trunks("llama")
+    whole = list(read(rows, groups, 10**6, features=True))
+    for budget in (1, 20, 40):
+        for (g, a), (h, b) in zip(whole, read(rows, groups, budget, features=True), strict=True):
+            assert g is h
+            assert [len(x) for x in b.logp] == [len(c.tokens) for c in g.completions]
+            for x, y in zip(a.logp, b.logp, strict=True):
+                assert np.abs(x - y).max() < 1e-5
+            assert np.abs(a.features - b.features).max() < 1e-5
+
+
+def test_a_group_above_the_budget_is_whole_where_it_may_not_be_cut():
+    rng = np.random.default_rng(0)
+    big = group("big", rng, 20, (30, 30, 30))
+    assert [len(m) for m in split([big, big], 50)] == [1, 1]
+    assert [len(g) for m in split([big], 50) for _, g in m] == [3]
+
+
+def test_masked_tokens_have_no_gradient():
+    """A completion's hidden tokens are context: changing the loss there changes nothing."""
+    rng = np.random.default_rng(1)
+    g = group("g", rng, 5, (8,))
+    mask = np.array([True, True, False, False, False, True, True, True])
+    shared, rows = trunks("llama")
+    hidden = replace(g, completions=(replace(g.completions[0], mask=mask),))
+    batch = pack([hidden], "shared")
+    assert batch.tokens.target.tolist() == g.completions[0].tokens[mask].tolist()
+    full = rows(pack([g], "rows").tokens).logp.values[torch.from_numpy(mask)]
+    close(shared(batch.tokens).logp.values, full, 2e-6)
+    everything_hidden = replace(g, completions=(replace(g.completions[0], mask=~np.ones(8, bool)),))
+    both = pack([everything_hidden, g], "shared")
+    close(gradient(shared, [both], the_nll), gradient(rows, [pack([g], "rows")], the_nll))
+
+
+def test_machine_tokens_is_the_budget():
+    """The setting that a user turns is the one that cuts."""
+    groups = some_groups()
+    sizes = [
+        len(Offline(Groups.of(groups), size=4, epochs=1, seed=Seed(), layout="shared",
+                    tokens=Machine(tokens=t).tokens).batches(groups))
+        for t in (10, 10_000)
+    ]  # fmt: skip
+    assert sizes == [4, 1]
+    assert len(tokens(np.random.default_rng(0), 3)) == 3
