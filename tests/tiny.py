@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tandem.batch import Batch
 from tandem.groups import Completion, Group, Preference, Prompt
 from tandem.loop import Loss, divisors, total
-from worlds import letters
+from worlds import CHARACTERS, letters
 
 VOCABULARY = 41
 WINDOW = 6
@@ -94,8 +94,14 @@ def tokens(rng: np.random.Generator, n: int) -> np.ndarray:
 def group(name: str, rng: np.random.Generator, prompt: int, lengths: Sequence[int]) -> Group:
     """Return a group of random tokens with these lengths, each completion ended by EOS."""
     answers = [np.append(tokens(rng, n - 1), 2).astype(np.int32) for n in lengths]
-    asked = Prompt(name, name, tokens=tokens(rng, prompt))
-    return Group(asked, tuple(Completion("", a) for a in answers))
+    question = tokens(rng, prompt)
+    asked = Prompt(name, spelled(question), tokens=question)
+    return Group(asked, tuple(Completion(spelled(a[:-1]), a) for a in answers))
+
+
+def spelled(ids: np.ndarray) -> str:
+    """Return the letters of the tokenizer that `folder` writes."""
+    return "".join(CHARACTERS[int(i) - 3] for i in ids)
 
 
 def labelled(original: Group, rng: np.random.Generator) -> Group:

@@ -16,6 +16,7 @@ F2_REWARD = {"aa": 0.0, "ab": 1.0, "ba": 0.5, "bb": -1.0}
 F2_LAW = {x + y: F2_FIRST[x] * F2_AFTER[x][y] for x in "ab" for y in "ab"}
 F2_PAD, F2_BOS, F2_EOS, F2_A, F2_B = range(5)
 IMPOSSIBLE = -50.0  # a log-probability of e-50: never drawn, and still a finite logit
+CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def f2_model(folder: Path, first: dict[str, float] | None = None) -> Path:
@@ -70,8 +71,7 @@ def f2_tokenizer() -> PreTrainedTokenizerFast:
 
 def letters(size: int) -> PreTrainedTokenizerFast:
     """One token a character: pad 0, bos 1, eos 2, then signs and letters up to `size` tokens."""
-    characters = [chr(ord("a") + k) if k < 26 else chr(ord("A") + k - 26) for k in range(size - 3)]
-    vocab = {t: i for i, t in enumerate(["<pad>", "<bos>", "<eos>", *characters])}
+    vocab = {t: i for i, t in enumerate(["<pad>", "<bos>", "<eos>", *CHARACTERS[: size - 3]])}
     raw = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
     raw.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     raw.decoder = decoders.Fuse()

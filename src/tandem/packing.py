@@ -39,17 +39,18 @@ def split(
     """Cut a step into micro-batches of at most `budget` unique tokens, longest first.
 
     A single group above the budget forms its own micro-batch, unless `divisible`: then its
-    completions are spread over several, each behind the prompt (losses without pairs).
+    completions are spread over several, each behind the prompt (losses without pairs). The parts
+    of a group come one after the other, in the order of its completions.
 
     Yields:
         (index into `groups`, group or part of it).
     """
-    parts = [
+    order = sorted(range(len(groups)), key=lambda i: unique_tokens(groups[i]), reverse=True)
+    parts = (
         (i, part)
-        for i, group in enumerate(groups)
-        for part in (_parts(group, budget) if divisible else (group,))
-    ]
-    parts.sort(key=lambda item: unique_tokens(item[1]), reverse=True)
+        for i in order
+        for part in (_parts(groups[i], budget) if divisible else (groups[i],))
+    )
     micro: list[tuple[int, Group]] = []
     size = 0
     for item in parts:

@@ -29,6 +29,7 @@ from tandem.objectives import PAIRWISE, bradley_terry, kto, nll
 from tandem.offline import Offline
 from tandem.operators import mismatch
 from tandem.packing import Layout, pack, split, unique_tokens
+from tandem.reading import read
 from tandem.rng import Seed
 from tiny import CONFIGS, SHARED, close, gradient, group, labelled, lm, tokens
 
@@ -168,6 +169,17 @@ def masked(groups: list[Group]) -> list[Group]:
     ]
 
 
+def referred(g: Group) -> Group:
+    """Give answers to other prompts a reference too: any numbers will do."""
+    return replace(
+        g,
+        completions=tuple(
+            replace(c, logp=np.linspace(-4, -1, len(c.tokens)) if c.logp is None else c.logp)
+            for c in g.completions
+        ),
+    )
+
+
 def offline(groups: list[Group], kind: type[Offline], layout: Layout, budget: int) -> Offline:
     return kind(
         Groups.of(groups), size=len(groups), epochs=1, seed=Seed(3), layout=layout,
@@ -190,7 +202,7 @@ def cases(name: str) -> tuple[list[Group], Loss, bool, type[Offline]]:
         groups = [g for g in groups if g.preferences]
     if name == "kto":
         groups = [replace(g, prompt=replace(g.prompt, text=str(i))) for i, g in enumerate(groups)]
-        groups = list(mismatch()(groups, Seed()))
+        groups = [referred(g) for g in mismatch()(groups, Seed())]
     return groups, loss, scalar, source
 
 
@@ -296,6 +308,21 @@ def test_a_large_group_is_spread_over_several_micro_batches():
     micro = [pack([g for _, g in m], "shared", numbers=[i for i, _ in m]) for m in parts]
     assert {int(n) for b in micro for n in b.group} == {0, 1}
     close(gradient(shared, micro, the_nll), gradient(rows, [pack([big, small], "rows")], the_nll))
+
+
+def test_readings_come_back_in_the_order_of_completions():
+    """A group above the budget is read in parts, and the longest part is not the first."""
+    rng = np.random.default_rng(0)
+    groups = [group("g", rng, 5, (2, 30, 4, 12, 12, 9)), group("h", rng, 9, (3, 3))]
+    _, rows = trunks("llama")
+    whole = list(read(rows, groups, 10**6, features=True))
+    for budget in (1, 20, 40):
+        for (g, a), (h, b) in zip(whole, read(rows, groups, budget, features=True), strict=True):
+            assert g is h
+            assert [len(x) for x in b.logp] == [len(c.tokens) for c in g.completions]
+            for x, y in zip(a.logp, b.logp, strict=True):
+                assert np.abs(x - y).max() < 1e-5
+            assert np.abs(a.features - b.features).max() < 1e-5
 
 
 def test_a_group_above_the_budget_is_whole_where_it_may_not_be_cut():
