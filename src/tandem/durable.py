@@ -6,8 +6,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,6 +62,18 @@ def remove(folder: Path) -> None:
     """Delete a folder; a kill half-way leaves one that is not whole."""
     (folder / "DONE").unlink(missing_ok=True)
     shutil.rmtree(folder)
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Wait until no other process of this machine works on a file, and keep them out meanwhile."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(place.with_name(place.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 _LOCKS: dict[Path, int] = {}

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -227,7 +228,8 @@ class Groups:
             return cls(source.read().cast(SCHEMA))
         mapped = path.with_suffix(".arrow")
         if not mapped.exists() or mapped.stat().st_mtime < path.stat().st_mtime:
-            part = mapped.with_suffix(".arrow.part")
+            # ranks of one launch may open the same file at once
+            part = mapped.with_suffix(f".arrow.{os.getpid()}.part")
             with ipc.new_file(part, SCHEMA) as sink:
                 for batch in source.iter_batches(ROWS_PER_CHUNK):
                     sink.write_batch(batch.cast(SCHEMA))

@@ -18,6 +18,7 @@ import torch
 
 from tandem.artifacts import Checkpoint, describe, fingerprint
 from tandem.batch import Outputs, moved
+from tandem.durable import alone
 from tandem.groups import FloatArray, Group, Groups
 from tandem.kernel import Trunk, open_policy
 from tandem.machine import Machine
@@ -83,18 +84,19 @@ def reference(
     """Return the groups with `logp` under a frozen reference policy.
 
     The column is kept in the cache folder (`TANDEM_CACHE`, by default ~/.cache/tandem) under the
-    hash of model, data and precision, and found there by later runs, losses and epochs.
+    hash of model, data and precision, and found there by later runs, losses and epochs. Of
+    several processes on a machine that need the same column, one computes and the others wait.
     """
     key = fingerprint([policy.hash, groups.hash, describe(machine)])
     path = cache() / "reference" / f"{key}.parquet"
-    if path.exists():
-        return Groups.read(path)
-    frozen = replace(machine, lora=None)
-    trunk = open_policy(policy.path, frozen)
-    columns = log_probs(trunk, groups, machine.tokens)
-    if events is not None:
-        columns = _counted(columns, len(groups), events)
-    return Groups.stream(path, columns)
+    with alone(path):
+        if path.exists():
+            return Groups.read(path)
+        trunk = open_policy(policy.path, replace(machine, lora=None))
+        columns = log_probs(trunk, groups, machine.tokens)
+        if events is not None:
+            columns = _counted(columns, len(groups), events)
+        return Groups.stream(path, columns)
 
 
 def cache() -> Path:

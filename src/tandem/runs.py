@@ -41,9 +41,10 @@ from tandem.machine import Machine
 from tandem.rng import Seed
 from tandem.session import STAGE, Session, stages
 
-__all__ = ["Checkpoint", "Events", "Record", "Run", "records"]
+__all__ = ["Checkpoint", "Events", "Record", "Run", "every_rank", "records"]
 
 A = TypeVar("A")
+_Stage = TypeVar("_Stage", bound=Callable[..., Any])
 
 INJECTED = ("out", "scratch", "seed", "events", "machine")
 POLL_SECONDS = 0.2
@@ -81,6 +82,12 @@ class Record:
         return load(self.result, self.folder / "artifact")
 
 
+def every_rank(stage: _Stage) -> _Stage:
+    """Mark a stage whose ranks work together: it is called on each; rank 0 alone writes."""
+    cast("Any", stage).every_rank = True
+    return stage
+
+
 def records(path: Path) -> list[Record]:
     """List the finished stages of a run folder, in order; needs no lock."""
     return [_record(folder) for folder, _, part in stages(path) if not part and whole(folder)]
@@ -100,8 +107,8 @@ class Run:
         machine: Machine  device, precision, layout, adapters; a stage that asks for them is
                           done again when they change
 
-    A stage function with the attribute `every_rank = True` is called on every rank of a
-    distributed launch; others run on rank 0, and the other ranks wait for the artifact.
+    A stage function marked `@every_rank` is called on every rank of a distributed launch;
+    others run on rank 0, and the other ranks wait for the artifact.
 
     Args:
         path: the run's folder, made when missing.

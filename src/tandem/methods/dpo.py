@@ -29,7 +29,7 @@ from tandem.objectives.pairwise import PAIRWISE
 from tandem.offline import Offline
 from tandem.reading import reference
 from tandem.rng import Seed
-from tandem.runs import Events, Run
+from tandem.runs import Events, Run, every_rank
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class DPO:
         return {n: v for n in names if (v := getattr(self, n)) is not None}
 
 
+@every_rank
 def fit(
     init: Checkpoint,
     data: Groups,
@@ -102,7 +103,7 @@ def fit(
     data = compared(data)
     if row.uses_ref:
         data = reference(ref or init, data, machine, events)
-    policy = open_policy(init.path, machine, train=True)
+    policy = open_policy(init.path, machine, train=True, seed=seed.at("adapters"))
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.logp is not None

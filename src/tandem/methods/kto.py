@@ -34,7 +34,7 @@ from tandem.offline import Offline
 from tandem.operators import mismatch, unpair
 from tandem.reading import reference
 from tandem.rng import Seed
-from tandem.runs import Events, Run
+from tandem.runs import Events, Run, every_rank
 from tandem.stages import select
 
 
@@ -59,6 +59,7 @@ class KTO:
     optim: Optim = field(default_factory=lambda: Optim(lr=5e-6))
 
 
+@every_rank
 def fit(
     init: Checkpoint,
     data: Groups,
@@ -79,7 +80,7 @@ def fit(
     """
     _marked(data)
     data = reference(ref or init, Groups.of(mismatch()(data, seed)), machine, events)
-    policy = open_policy(init.path, machine, train=True)
+    policy = open_policy(init.path, machine, train=True, seed=seed.at("adapters"))
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         h, own = log_ratio(out, batch), batch.weight > 0

@@ -27,7 +27,7 @@ from tandem.objectives.reward import bradley_terry, rank_weight
 from tandem.offline import Offline
 from tandem.reading import read
 from tandem.rng import Seed
-from tandem.runs import Events, Run
+from tandem.runs import Events, Run, every_rank
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Reward:
     optim: Optim = field(default_factory=lambda: Optim(lr=3e-6))
 
 
+@every_rank
 def fit(
     init: Checkpoint,
     data: Groups,

@@ -22,7 +22,7 @@ from tandem.machine import Machine
 from tandem.objectives.nll import nll
 from tandem.offline import Offline
 from tandem.rng import Seed
-from tandem.runs import Events, Run
+from tandem.runs import Events, Run, every_rank
 from tandem.stages import encode
 
 
@@ -43,6 +43,7 @@ class SFT:
     optim: Optim = field(default_factory=lambda: Optim(lr=2e-5))
 
 
+@every_rank
 def fit(
     init: Checkpoint,
     data: Groups,
@@ -56,7 +57,7 @@ def fit(
     machine: Machine,
 ) -> Checkpoint:
     """Fine-tune a policy on the completions of `data`, each by its weight."""
-    policy = open_policy(init.path, machine, train=True)
+    policy = open_policy(init.path, machine, train=True, seed=seed.at("adapters"))
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.logp is not None
