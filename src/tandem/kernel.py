@@ -31,6 +31,8 @@ from tandem.packing import Layout, pack
 from tandem.ragged import Ragged
 from tandem.rng import Seed
 
+NO_SEED = Seed()
+
 
 class Trunk(nn.Module):
     """A Hugging Face model with its heads, read one packed batch at a time.
@@ -212,7 +214,7 @@ def _asks_for_windows(config: Any, plan: Plan | None) -> bool:
     """
     kinds = set(getattr(config, "layer_types", None) or ())
     has = "sliding_attention" in kinds or bool(not kinds and getattr(config, "sliding_window", 0))
-    asked = plan is not None and any(window is not None for _, window, _ in plan.masks)
+    asked = plan is not None and plan.windows != {None}
     return "chunked_attention" not in kinds and (asked or not has)
 
 
@@ -246,10 +248,12 @@ def _toys(vocabulary: int) -> list[Group]:
     ]
 
 
-def open_policy(source: models.Source, machine: Machine, *, train: bool = False) -> Trunk:
+def open_policy(
+    source: models.Source, machine: Machine, *, train: bool = False, seed: Seed = NO_SEED
+) -> Trunk:
     """Open a causal language model as a trunk, with adapters if it is to be trained with them."""
     lm = models.load_policy(source, machine)
-    return _opened(models.adapt(lm, machine.lora) if train else lm, machine, train)
+    return _opened(models.adapt(lm, machine.lora, seed) if train else lm, machine, train)
 
 
 def open_scalar(
@@ -257,7 +261,8 @@ def open_scalar(
 ) -> Trunk:
     """Open a model with a scalar head as a trunk; `fresh` draws a new head on a language model."""
     lm = models.load_scalar(source, machine, fresh=fresh)
-    return _opened(models.adapt(lm, machine.lora) if train else lm, machine, train)
+    seed = NO_SEED if fresh is None else fresh
+    return _opened(models.adapt(lm, machine.lora, seed) if train else lm, machine, train)
 
 
 def _opened(lm: Any, machine: Machine, train: bool) -> Trunk:

@@ -77,6 +77,11 @@ class Plan:
             self.masks[key] = self.blocks[block].mask(window, dtype, always)
         return self.masks[key]
 
+    @property
+    def windows(self) -> set[int | None]:
+        """The windows that layers have asked for so far, None for a layer without one."""
+        return {window for _, window, *_ in self.masks}
+
     def to(self, device: torch.device) -> Plan:
         """Move the index tensors."""
         if self.back.device == device:

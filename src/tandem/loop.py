@@ -5,7 +5,8 @@ is summed over the micro-batches of all ranks and divided by its own global weig
 terms are added. So a step is exactly the same however it is cut.
 
 A killed loop resumes bit for bit from the last state it wrote: weights, optimiser, step, and the
-source's position.
+source's position. In a launch of several processes each takes its share of a step's micro-batches;
+gradients are summed by DDP, and rank 0 alone writes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -27,6 +29,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tandem.batch import Batch, Outputs, Terms
 from tandem.errors import ConfigError, DataError
 from tandem.machine import Machine
+from tandem.models import device
 from tandem.ragged import Ragged
 from tandem.runs import Events
 
@@ -126,8 +129,9 @@ def fit(
 
     Raises:
         DataError: the loss became infinite or not a number (with the step and the term).
+        ConfigError: the launcher shards the weights (FSDP, DeepSpeed).
     """
-    accelerator = Accelerator(cpu=machine.device == "cpu")
+    accelerator = _accelerator(machine)
     inner = module
     optimiser = _optimiser(module, optim)
     module, prepared = accelerator.prepare(module, optimiser)
@@ -147,7 +151,8 @@ def fit(
                 terms = loss(module(batch.tokens, **want), batch)
                 value = total(terms, weights) * accelerator.num_processes
                 accelerator.backward(value if mine else value * 0)
-            log.add(terms, weights, batch)
+            log.add(terms, weights, share=1.0 if mine else 0.0)
+        log.tokens += sum(batch.tokens.useful for batch in micro)
         norm = None
         if optim.clip is not None:
             norm = accelerator.clip_grad_norm_(module.parameters(), optim.clip)
@@ -162,6 +167,23 @@ def fit(
     module.eval()
     accelerator.free_memory()
     return inner
+
+
+def _accelerator(machine: Machine) -> Accelerator:
+    """Start Accelerate; precision and accumulation are ours, whatever its launcher was told."""
+    accelerator = Accelerator(
+        cpu=device(machine).type == "cpu",
+        mixed_precision="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ConfigError(
+            f"the launcher asks for {kind.value}",
+            "step checkpoints and the exported folder need whole weights, and these are sharded",
+            "launch with plain data parallelism (--multi_gpu, or --cpu), or with one process",
+        )
+    return accelerator
 
 
 def total(terms: Mapping[str, Terms], weights: Mapping[str, Tensor]) -> Tensor:
@@ -239,7 +261,7 @@ class _State:
     def resume(self) -> int:
         if self.path is None or not self.path.exists():
             return 0
-        state = torch.load(self.path, weights_only=True)
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         return int(state["step"])
@@ -263,24 +285,26 @@ class _Log:
         self.events, self.total, self.every = events, total, every
         self.accelerator = accelerator
         self.sums: dict[str, Tensor] = {}
-        self.tokens, self.since = 0, time.monotonic()
+        self.steps, self.tokens, self.since = 0, 0, time.monotonic()
 
-    def add(self, terms: Mapping[str, Terms], weights: Mapping[str, Tensor], batch: Batch) -> None:
+    def add(
+        self, terms: Mapping[str, Terms], weights: Mapping[str, Tensor], *, share: float
+    ) -> None:
+        """Add a micro-batch; `share` 0 is a rank that had none and read another's."""
         for name, term in terms.items():
-            self._sum(f"{name}_loss", term.loss.detach().sum() / weights[name], 0)
+            self._sum(f"{name}_loss", share * term.loss.detach().sum() / weights[name], 0)
             for metric, values in term.metrics.items():
-                self._sum(metric, values.detach().sum(), values.numel())
-        self.tokens += batch.tokens.real.numel()
+                self._sum(metric, share * values.detach().sum(), share * values.numel())
 
-    def _sum(self, name: str, value: Tensor, count: int) -> None:
-        row = torch.stack([value.float(), value.new_tensor(float(count), dtype=torch.float32)])
+    def _sum(self, name: str, value: Tensor, count: float) -> None:
+        row = torch.stack([value.float(), value.new_tensor(count, dtype=torch.float32)])
         self.sums[name] = self.sums[name] + row if name in self.sums else row
 
     def step(self, step: int, lr: float, norm: Tensor | None) -> None:
+        self.steps += 1
         if step % self.every and step != self.total:
             return
-        steps = self.every if step % self.every == 0 else step % self.every
-        numbers = self._read(steps)
+        numbers = self._read()
         if norm is not None:
             numbers["grad_norm"] = float(norm)
         bad = [name for name, value in numbers.items() if not math.isfinite(value)]
@@ -292,17 +316,18 @@ class _Log:
             )
         now = time.monotonic()
         speed = self.tokens / max(now - self.since, 1e-9)
-        self.tokens, self.since = 0, now
+        self.steps, self.tokens, self.since = 0, 0, now
         if self.events is not None:
             self.events.log("train", step=step, lr=lr, tokens_per_s=round(speed), **numbers)
             shown = {k: v for k, v in numbers.items() if k.endswith("loss")}
             self.events.progress(step, self.total, "step", tokens_per_s=round(speed), **shown)
 
-    def _read(self, steps: int) -> dict[str, float]:
+    def _read(self) -> dict[str, float]:
+        """Means since the last line: of losses over steps, of metrics over units."""
         rows = {n: self.accelerator.reduce(v, "sum") for n, v in self.sums.items()}
         self.sums = {}
         pairs = {n: r.tolist() for n, r in rows.items()}
-        return {n: s / (c or steps) for n, (s, c) in pairs.items()}
+        return {n: s / (c or self.steps) for n, (s, c) in pairs.items()}
 
     def close(self, step: int) -> None:
         if self.events is not None:

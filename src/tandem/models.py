@@ -11,6 +11,8 @@ import hashlib
 import json
 import logging
 import math
+import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as hf_logging
 
 from tandem.errors import ModelError
+from tandem.events import rank
 from tandem.machine import Lora, Machine
 from tandem.rng import Seed
 
@@ -38,7 +42,9 @@ def device(machine: Machine) -> torch.device:
     """Return the device that a machine's settings mean here."""
     if machine.device != "auto":
         return torch.device(machine.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def precision(machine: Machine) -> torch.dtype:
@@ -106,12 +112,19 @@ def load_scalar(
         machine: device settings.
         fresh: draw a new head from N(0, 1/(d + 1)) with this seed.
         zero: with `fresh`, start the head at zero instead.
+
+    The padding token is written into the configuration, because transformers finds the last
+    token by it. Where it is also the end of a sequence there is none to be told apart: the
+    configuration then has no padding, and transformers scores one sequence at a time, or refuses.
+
+    Raises:
+        ModelError: as `load_policy`; or there is no scalar head and none is to be drawn.
     """
-    pad = load_tokenizer(source).pad_token_id
-    with _quiet():
-        model = _load(AutoModelForSequenceClassification, source, num_labels=1)
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = 0 if pad is None else pad
+    tokenizer = load_tokenizer(source)
+    head = () if fresh is None else ("score.weight",)
+    model = _load(AutoModelForSequenceClassification, source, new=head, num_labels=1)
+    pad = tokenizer.pad_token_id
+    model.config.pad_token_id = None if pad == tokenizer.eos_token_id else pad
     if fresh is not None:
         head: Any = model.score
         std = 0.0 if zero else 1 / math.sqrt(head.weight.shape[1] + 1)
@@ -135,8 +148,8 @@ def scale(model: PreTrainedModel) -> tuple[float, float]:
     return float(stored.get("gain", 1.0)), float(stored.get("bias", 0.0))
 
 
-def adapt(model: PreTrainedModel, lora: Lora | None) -> Any:
-    """Put trainable adapters on a frozen model, or return it as it is."""
+def adapt(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:
+    """Put trainable adapters, drawn by the seed, on a frozen model; or return it as it is."""
     if lora is None:
         return model
     from peft import LoraConfig, get_peft_model
@@ -149,14 +162,27 @@ def adapt(model: PreTrainedModel, lora: Lora | None) -> Any:
         modules_to_save=heads,
         lora_dropout=0.0,
     )
-    return get_peft_model(model, config)  # type: ignore[arg-type]
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # PEFT asks transformers a question that transformers means to rename
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+        torch.manual_seed(int(seed))
+        adapted = get_peft_model(model, config)  # type: ignore[arg-type]
+    # where the base lay is nothing about the adapter, and would change the folder's hash
+    adapted.peft_config["default"].base_model_name_or_path = None
+    return adapted
 
 
 def save(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, card: str = "") -> None:
-    """Write a plain Hugging Face folder; adapters are merged, and kept beside it in `adapter/`."""
+    """Write a plain Hugging Face folder; adapters are merged, and kept beside it in `adapter/`.
+
+    In a launch of several processes rank 0 writes, the others do nothing.
+    """
+    if rank() > 0:
+        return
     out.mkdir(parents=True, exist_ok=True)
     if hasattr(model, "merge_and_unload"):
-        model.save_pretrained(out / "adapter")
+        with _quiet():
+            model.save_pretrained(out / "adapter")
         model = model.merge_and_unload()
     with _quiet():
         model.save_pretrained(out)
@@ -165,16 +191,18 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, card: str = 
         (out / "README.md").write_text(card, encoding="utf-8")
 
 
-def _load(auto: Any, source: Source, **extra: Any) -> PreTrainedModel:
+def _load(auto: Any, source: Source, new: tuple[str, ...] = (), **extra: Any) -> PreTrainedModel:
+    """Load weights, all of them but `new`: nothing else is ever drawn at random."""
     _exists(source)
     _no_pickles(source)
     try:
         with _quiet():
-            return auto.from_pretrained(
+            model, found = auto.from_pretrained(
                 source,
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
+                output_loading_info=True,
                 **extra,
             )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -183,6 +211,14 @@ def _load(auto: Any, source: Source, **extra: Any) -> PreTrainedModel:
             f"it is opened with {auto.__name__}, safetensors only, without remote code",
             "give a Hugging Face folder with config.json and model.safetensors",
         ) from error
+    if missing := sorted(set(found["missing_keys"]) - set(new)):
+        raise ModelError(
+            f"{source} lacks {len(missing)} weights of a {type(model).__name__}: {missing[0]}...",
+            "they would be random numbers, and so would everything that is computed with them",
+            "give a folder of this kind: a language model for a policy, and for a judge a reward "
+            "model that `methods.reward` fitted",
+        )
+    return model
 
 
 def _exists(source: Source) -> None:
@@ -212,21 +248,33 @@ def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0  # type: ignore[assignment]
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None  # the padding token may be EOS, which learns like any other
     if machine.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        _recompute(model)
     return model.to(device(machine))  # type: ignore[arg-type]
+
+
+def _recompute(model: Any) -> None:
+    """Recompute activations in the backward pass; transformers renamed the switch in 5.x."""
+    switch = getattr(model, "activation_checkpointing_enable", None)
+    (switch or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' notes (a new head is random, ...) off the screen; errors still raise."""
+    """Keep transformers' notes and bars off the screen; errors still raise."""
     loggers = [logging.getLogger(name) for name in ("transformers", "accelerate")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
     try:
         yield
     finally:
+        if bars:
+            hf_logging.enable_progress_bar()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
