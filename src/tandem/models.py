@@ -279,8 +279,6 @@ def _quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    bars = hub.is_progress_bar_enabled()
-    hub.disable_progress_bar()
     try:
         yield
     finally:
