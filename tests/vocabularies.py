@@ -1,4 +1,4 @@
-"""Real Hugging Face tokenizers, trained in the test on a few sentences, with and without template."""
+"""Real Hugging Face tokenizers, trained on a few sentences, with and without chat template."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from tandem.climb import Watching
 from tandem.engines import Sampling
 from tandem.exams import examine_policies, examine_reward
 from tandem.groups import Groups
@@ -17,6 +18,9 @@ from tandem.methods import Method, reward, sft
 from tandem.runs import Checkpoint, Run
 from tandem.stages import encode, judge, sample
 from tandem.tasks import World
+
+WATCHED = 200
+"""Prompts of the evaluations during training."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,17 @@ class Course:
         """Preferences about other prompts, to evaluate on."""
         return self._judged("held-out", self.world.held_out, self.world.asked_held_out)
 
-    @property
+    @cached_property
     def x(self) -> Groups:
-        """Prompts without labels."""
-        return self.world.prompts
+        """Prompts without labels, in tokens, with room for an answer."""
+        room = self.how.max_tokens
+        return self.run("unlabelled", encode, self.world.prompts, self.base, room=room)
+
+    @cached_property
+    def exam(self) -> Groups:
+        """The evaluation prompts, with their reference answers where there are any."""
+        given = self.world.evaluation if self.world.references is None else self.world.references
+        return self.run("evaluation", encode, given, self.base, room=self.how.max_tokens)
 
     @property
     def humans(self) -> Judge | None:
@@ -77,6 +88,23 @@ class Course:
     def r_phi(self) -> Checkpoint:
         """The reward model fitted to D."""
         return reward.recipe(self.run, self.pi_sft, self.D, self.configs["reward"])
+
+    @cached_property
+    def r_held(self) -> Checkpoint:
+        """A reward model fitted to the held-out preferences: a second opinion on the first."""
+        cfg = self.configs["reward"]
+        return self.run("reward-held", reward.fit, self.pi_sft, self.held_out, cfg, name="held-out")
+
+    @cached_property
+    def watching(self) -> Watching:
+        """What is followed while a policy climbs: never the prompts of the final exam."""
+        world = self.world
+        asked = self.held_out.prompts() if world.asked_held_out is None else world.asked_held_out
+        prompts = self.run("watched", encode, asked, self.base, room=self.how.max_tokens)
+        judges: list[tuple[str, Judge]] = [("held_out", RewardModel(self.r_held))]
+        if world.truth is not None:
+            judges.append(("truth", world.truth))
+        return Watching(prompts[:WATCHED], tuple(judges), choose="held_out")
 
     @property
     def labelled(self) -> bool:
@@ -107,10 +135,10 @@ def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> s
     result = course.do(method)
     parts: list[str] = []
     if course.labelled:
-        r_phi = result if method.name == "reward" else course.r_phi
+        r_phi = result if method.row.fits == "reward" else course.r_phi
         exam = run("reward-exam", examine_reward, RewardModel(r_phi), course.held_out)
         parts.append(f"reward model on {len(course.held_out)} held-out comparisons\n{exam['text']}")
-    if method.name != "reward":
+    if method.row.fits == "policy":
         parts.append(policies(course, {"SFT": course.pi_sft, str(result): result}))
     return "\n\n".join(parts)
 
@@ -121,16 +149,18 @@ def policies(course: Course, trained: Mapping[str, Checkpoint]) -> str:
     answers: dict[str, Groups] = {}
     for name, policy in {"base": course.base, **trained}.items():
         stage = f"answers-{name.lower()}"
-        answers[name] = run(stage, sample, policy, world.evaluation, n=1, how=course.how)
+        answers[name] = run(stage, sample, policy, course.exam, n=1, how=course.how)
     opponents = ["SFT"]
     if world.references is not None:
-        answers["reference"] = run("references", encode, world.references, course.base)
+        answers["reference"] = course.exam
         opponents.append("reference")
     judges: dict[str, Judge] = {}
     if world.truth is not None:
         judges["truth"] = world.truth
     if course.labelled:
         judges["proxy"] = RewardModel(course.r_phi)
+    if not judges:
+        return f"nobody judges: no preferences, no truth\n\n{costs(run)}"
     exam = run(
         "policy-exam",
         examine_policies,
@@ -140,7 +170,7 @@ def policies(course: Course, trained: Mapping[str, Checkpoint]) -> str:
         opponents=tuple(opponents),
         annotator=world.annotator,
     )
-    return f"policies on {len(world.evaluation)} evaluation prompts\n{exam['text']}\n\n{costs(run)}"
+    return f"policies on {len(course.exam)} evaluation prompts\n{exam['text']}\n\n{costs(run)}"
 
 
 def costs(run: Run) -> str:

@@ -28,7 +28,7 @@ class Events(Protocol):
     """Where a stage says what happens. Numbers are floats, ints, strings or 0-d tensors."""
 
     def log(self, kind: str, **numbers: Number) -> None:
-        """Record one event: a training step, an evaluation, a warning."""
+        """Record one event: a training step, an evaluation; `text` is also shown to people."""
         ...
 
     def progress(self, done: int, total: int | None, unit: str, **numbers: Number) -> None:
@@ -91,8 +91,10 @@ class StageEvents:
         self._written = -math.inf
 
     def log(self, kind: str, **numbers: Number) -> None:
-        """Record one event."""
+        """Record one event, and show its text."""
         self._log.write(kind, {"stage": self._stage, **numbers})
+        if isinstance(text := numbers.get("text"), str):
+            self._log.display.say(f"{self._stage}  {text}".strip())
 
     def progress(self, done: int, total: int | None, unit: str, **numbers: Number) -> None:
         """Show, and record at most once a second."""

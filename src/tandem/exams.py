@@ -44,10 +44,11 @@ def examine_reward(
     Returns:
         `text`, the tables, and `numbers`, the same for JSON.
     """
+    scored = Groups.of(judge(held_out, model, machine=machine))
     found = reward_evaluation(
-        judge(held_out, model, machine=machine),
+        scored,
         members=[list(judge(held_out, m, machine=machine)) for m in members],
-        other_prompts=judge(Groups.of(shuffled(held_out)), model, machine=machine),
+        other_prompts=judge(Groups.of(shuffled(scored)), model, machine=machine),
         seed=seed,
     )
     return {"text": str(found), "numbers": found.as_dict()}

@@ -195,17 +195,21 @@ class Groups:
         """Write groups to a Parquet file as they come, then open it; memory stays bounded."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(path.suffix + ".part")
-        with pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
-            for batch in _record_batches(groups):
-                writer.write_batch(batch)
-        part.replace(path)
+        try:
+            with pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
+                for batch in _record_batches(groups):
+                    writer.write_batch(batch)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
         return cls.read(path)
 
     @classmethod
     def read(cls, path: Path) -> Groups:
         """Open a file that `write` or `stream` made.
 
-        Files above 64 MiB are decoded once into an Arrow file beside them and memory-mapped.
+        Files above 64 MiB (uncompressed) are decoded once into an Arrow file beside them and
+        memory-mapped.
 
         Raises:
             DataError: the file is missing or does not hold groups.
@@ -224,7 +228,8 @@ class Groups:
                 "it is Parquet, but not a collection of groups",
                 "import it with `tandem.formats.read`",
             )
-        if path.stat().st_size <= MAP_ABOVE_BYTES:
+        parts = range(source.num_row_groups)
+        if sum(source.metadata.row_group(k).total_byte_size for k in parts) <= MAP_ABOVE_BYTES:
             return cls(source.read().cast(SCHEMA))
         mapped = path.with_suffix(".arrow")
         if not mapped.exists() or mapped.stat().st_mtime < path.stat().st_mtime:
@@ -242,6 +247,18 @@ class Groups:
         part = path.with_suffix(path.suffix + ".part")
         pq.write_table(self.table, part, compression="zstd", row_group_size=ROWS_PER_CHUNK)
         part.replace(path)
+
+    def to_bytes(self) -> npt.NDArray[np.uint8]:
+        """Return the collection as bytes, for a checkpoint's state."""
+        sink = pa.BufferOutputStream()
+        with ipc.new_stream(sink, SCHEMA) as writer:
+            writer.write_table(self.table)
+        return np.frombuffer(sink.getvalue(), np.uint8)
+
+    @classmethod
+    def from_bytes(cls, data: npt.NDArray[np.uint8]) -> Groups:
+        """Undo `to_bytes`."""
+        return cls(ipc.open_stream(pa.py_buffer(data.tobytes())).read_all())
 
     def __len__(self) -> int:
         return self._starts[-1]

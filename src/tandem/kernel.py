@@ -155,6 +155,17 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.actor, self.critic = actor, critic
 
+    @property
+    def layout(self) -> Layout:
+        """`shared` when every trunk can read it."""
+        trunks = [t for t in (self.actor, self.critic) if t is not None]
+        return "shared" if all(t.layout == "shared" for t in trunks) else "rows"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.actor.device
+
     def forward(self, tokens: Packed, **want: bool) -> Outputs:
         """Read one pack with both trunks."""
         out: Outputs = self.actor(tokens, **want)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -27,7 +28,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as hf_logging
+from transformers.utils import logging as hub
 
 from tandem.errors import ModelError
 from tandem.events import rank
@@ -36,6 +37,9 @@ from tandem.rng import Seed
 
 Source = Path | str
 """A model folder, or the id of a model on the hub."""
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+"""What transformers raises for a folder that is broken in one way or another."""
 
 
 def device(machine: Machine) -> torch.device:
@@ -93,6 +97,11 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
+def same_tokens(a: Source, b: Source) -> bool:
+    """Return True if two models read the same tokens."""
+    return tokenizer_hash(load_tokenizer(a)) == tokenizer_hash(load_tokenizer(b))
+
+
 def load_policy(source: Source, machine: Machine) -> PreTrainedModel:
     """Load a causal language model in fp32 onto the machine's device.
 
@@ -134,9 +143,9 @@ def load_scalar(
     return _ready(model, machine)
 
 
-def value_head(width: int) -> nn.Linear:
-    """Return a scalar head that starts at zero."""
-    head = nn.Linear(width, 1)
+def value_head(model: PreTrainedModel) -> nn.Linear:
+    """Return a scalar head for a model's hidden states; it starts at zero."""
+    head = nn.Linear(int(model.config.hidden_size), 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
@@ -205,7 +214,7 @@ def _load(auto: Any, source: Source, new: tuple[str, ...] = (), **extra: Any) ->
                 output_loading_info=True,
                 **extra,
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise ModelError(
             f"no model can be loaded from {source}: {_first_line(error)}",
             f"it is opened with {auto.__name__}, safetensors only, without remote code",
@@ -264,32 +273,40 @@ def _recompute(model: Any) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' notes and bars off the screen; errors still raise."""
+    bars = hub.is_progress_bar_enabled()
+    hub.disable_progress_bar()
     loggers = [logging.getLogger(name) for name in ("transformers", "accelerate")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if bars:
-            hf_logging.enable_progress_bar()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+        if bars:
+            hub.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def width(source: Source) -> int:
-    """Return the width d of a model's hidden states."""
-    return int(AutoConfig.from_pretrained(source).hidden_size)
-
-
 def context(source: Source) -> int:
     """Return how many tokens a model can read."""
-    config = AutoConfig.from_pretrained(source)
+    config = _config(source)
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     return int(limit or 2**31)
+
+
+def _config(source: Source) -> Any:
+    _exists(source)
+    try:
+        with _quiet():
+            return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise ModelError(
+            f"{source} has no configuration that can be read: {_first_line(error)}",
+            "config.json names an architecture that transformers knows",
+            "give a Hugging Face folder of a causal language model, or a newer transformers",
+        ) from error

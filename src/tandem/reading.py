@@ -20,9 +20,10 @@ from tandem.artifacts import Checkpoint, describe, fingerprint
 from tandem.batch import Outputs, moved
 from tandem.durable import alone
 from tandem.groups import FloatArray, Group, Groups
-from tandem.kernel import Trunk, open_policy
+from tandem.kernel import ActorCritic, Trunk, open_policy
 from tandem.machine import Machine
 from tandem.packing import pack, split
+from tandem.ragged import Ragged
 from tandem.runs import Events
 
 GROUPS_PER_CHUNK = 256
@@ -35,16 +36,18 @@ class Reading:
     Attributes:
         logp: for each completion [T] log-probabilities, 0 where the loss mask is False; or None.
         score: [n] scalar head, or None.
+        value: for each completion [T] value head before each token; or None.
         features: [n, d] last hidden states, or None.
     """
 
-    logp: tuple[FloatArray, ...] | None
-    score: FloatArray | None
-    features: FloatArray | None
+    logp: tuple[FloatArray, ...] | None = None
+    score: FloatArray | None = None
+    value: tuple[FloatArray, ...] | None = None
+    features: FloatArray | None = None
 
 
 def read(
-    trunk: Trunk, groups: Iterable[Group], tokens: int = 16384, **want: bool
+    trunk: Trunk | ActorCritic, groups: Iterable[Group], tokens: int = 16384, **want: bool
 ) -> Iterator[tuple[Group, Reading]]:
     """Read groups in order, a chunk at a time, without gradient.
 
@@ -112,7 +115,7 @@ def _counted(groups: Iterable[Group], total: int, events: Events) -> Iterator[Gr
 
 
 def _readings(groups: list[Group], out: Outputs) -> Iterator[Reading]:
-    logp = None if out.logp is None else [r.cpu().numpy() for r in out.logp.rows()]
+    logp, value = _rows(out.logp), _rows(out.value)
     score = None if out.score is None else out.score.float().cpu().numpy()
     features = None if out.features is None else out.features.float().cpu().numpy()
     at = 0
@@ -120,14 +123,23 @@ def _readings(groups: list[Group], out: Outputs) -> Iterator[Reading]:
         span = slice(at, at + len(group))
         at += len(group)
         yield Reading(
-            None
-            if logp is None
-            else tuple(
-                _aligned(c.mask, x) for c, x in zip(group.completions, logp[span], strict=True)
-            ),
-            None if score is None else score[span],
-            None if features is None else features[span],
+            logp=_per_token(group, logp, span),
+            score=None if score is None else score[span],
+            value=_per_token(group, value, span),
+            features=None if features is None else features[span],
         )
+
+
+def _rows(x: Ragged | None) -> list[FloatArray] | None:
+    return None if x is None else [r.float().cpu().numpy() for r in x.rows()]
+
+
+def _per_token(
+    group: Group, rows: list[FloatArray] | None, span: slice
+) -> tuple[FloatArray, ...] | None:
+    if rows is None:
+        return None
+    return tuple(_aligned(c.mask, x) for c, x in zip(group.completions, rows[span], strict=True))
 
 
 def _aligned(mask: Any, values: FloatArray) -> FloatArray:
@@ -140,15 +152,17 @@ def _aligned(mask: Any, values: FloatArray) -> FloatArray:
 
 
 def _joined(parts: list[Reading]) -> Reading:
-    if not parts:
-        return Reading(None, None, None)
+    """Put the parts of a group that was read in several passes together."""
     if len(parts) == 1:
         return parts[0]
+    chain = itertools.chain.from_iterable
     logp = [p.logp for p in parts if p.logp is not None]
+    value = [p.value for p in parts if p.value is not None]
     score = [p.score for p in parts if p.score is not None]
     features = [p.features for p in parts if p.features is not None]
     return Reading(
-        tuple(itertools.chain.from_iterable(logp)) if logp else None,
-        np.concatenate(score) if score else None,
-        np.concatenate(features) if features else None,
+        logp=tuple(chain(logp)) if logp else None,
+        score=np.concatenate(score) if score else None,
+        value=tuple(chain(value)) if value else None,
+        features=np.concatenate(features) if features else None,
     )

@@ -130,7 +130,7 @@ class Run:
         *,
         redo: Iterable[str] = (),
         display: talk.Display | None = None,
-        machine: Machine = Machine(),  # noqa: B008  frozen
+        machine: Machine = Machine(),
     ) -> None:
         self.machine = machine
         self.path = Path(path)
@@ -226,7 +226,8 @@ class Run:
         return self.seed.at("stage", name)
 
     def _place(self, folder: Path) -> str:
-        return folder.relative_to(self._session.root).as_posix()
+        inside = folder.relative_to(self._session.root)
+        return "" if inside == Path() else inside.as_posix()
 
     def _say(self, folder: Path, what: str) -> None:
         self._session.display.say(f"{self._place(folder)}  {what}")

@@ -8,16 +8,16 @@ merge     two collections of the same prompts as one
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 
 from tandem import chat, models
 from tandem.artifacts import Checkpoint
 from tandem.chat import Truncation
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.errors import DataError
+from tandem.errors import ConfigError, DataError
 from tandem.groups import Group, Groups
-from tandem.judges import Judge
+from tandem.judges import Judge, opened
 from tandem.kernel import open_policy
 from tandem.machine import Machine
 from tandem.operators import Operator
@@ -33,6 +33,7 @@ def encode(
     *,
     max_length: int | None = None,
     truncation: Truncation = "drop",
+    room: int = 0,
     events: Events,
 ) -> Iterator[Group]:
     """Tokenise with a policy's tokenizer and template; what is lost is counted, never silent.
@@ -42,22 +43,35 @@ def encode(
         policy: whose tokenizer, template and context length.
         max_length: longest prompt + completion in tokens; the model's context by default.
         truncation: what happens to longer ones, see `tandem.chat`.
+        room: tokens that must stay free behind each prompt, for an answer to be sampled.
 
     Raises:
         DataError: nothing is left.
+        ConfigError: no prompt could have that much room.
     """
     tokenizer = models.load_tokenizer(policy.path)
     limit = max_length or models.context(policy.path)
+    if room >= limit:
+        raise ConfigError(
+            f"room for {room} tokens of answer in a context of {limit}",
+            "a prompt of at least one token comes first",
+            "lower sampling.max_tokens",
+        )
     encoded = chat.encode(groups, tokenizer, max_length=limit, truncation=truncation)
-    events.log("encoded", text="; ".join(encoded.counts.lines()))
-    if not len(encoded.groups):
+    kept = [g for g in encoded.groups if len(g.prompt.tokens) + room <= limit]
+    lines = encoded.counts.lines()
+    if len(kept) < len(encoded.groups):
+        lost = len(encoded.groups) - len(kept)
+        lines.append(f"dropped {lost} groups: the prompt leaves no room for {room} tokens")
+    events.log("encoded", text="; ".join(lines))
+    if not kept:
         raise DataError(
-            f"none of {len(groups)} groups fits into {limit} tokens",
+            f"none of {len(groups)} groups fits into {limit} tokens with {room} left free",
             "longer ones are dropped and counted, and nothing is left to work on",
             "raise the length, choose truncation keep-start or keep-end, or a longer context",
         )
     whose = models.tokenizer_hash(tokenizer)
-    return (marked(group, whose) for group in encoded.groups)
+    return (marked(group, whose) for group in kept)
 
 
 def sample(
@@ -65,7 +79,7 @@ def sample(
     prompts: Groups,
     *,
     n: int,
-    how: Sampling = Sampling(),  # noqa: B008  frozen
+    how: Sampling = Sampling(),
     seed: Seed,
     machine: Machine,
     events: Events,
@@ -93,7 +107,7 @@ def judge(groups: Groups, *judges: Judge, machine: Machine) -> Iterator[Group]:
     """Let judges write their columns, one after the other."""
     stream: Iterable[Group] = groups
     for each in judges:
-        stream = _here(each, machine)(stream)
+        stream = opened(each, machine)(stream)
     yield from stream
 
 
@@ -123,10 +137,3 @@ def reference(policy: Checkpoint, groups: Groups, *, machine: Machine) -> Iterat
     trunk = open_policy(policy.path, replace(machine, lora=None))
     own = tokenised(groups, models.load_tokenizer(policy.path))
     yield from log_probs(trunk, own, machine.tokens)
-
-
-def _here(judge_: Judge, machine: Machine) -> Judge:
-    """Put a judge that computes on this run's machine."""
-    if is_dataclass(judge_) and hasattr(judge_, "machine"):
-        return replace(judge_, machine=replace(machine, lora=None))  # type: ignore[type-var,return-value]
-    return judge_

@@ -183,3 +183,25 @@ def test_invalid_kl_losses_are_refused_with_the_reason():
 def test_clips_out_of_range_are_refused(bad: dict[str, float]):
     with pytest.raises(ConfigError, match="ppo_clip"):
         ppo_clip(OLD, OLD, ADV, **bad)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, a, b: ppo_clip(x, a, b),
+        lambda x, a, b: ppo_clip(x, a, b, ratio="sequence", per="sequence"),
+        lambda x, a, b: reinforce(x, b),
+        lambda x, a, b: value_clip(x, a, b),
+        lambda x, a, b: kl(x, a),
+        lambda x, a, b: kl(x, a, estimator="k3", ratio="token", old=b),
+    ],
+)
+def test_frozen_columns_get_no_gradient(loss):
+    """Advantages, returns and older log-probabilities are data, also when they carry a graph."""
+    live = [x.map(lambda v: (0.3 * v).requires_grad_(True)) for x in (OLD, ADV, ADV)]
+    terms = loss(*live)
+    terms.loss.sum().backward()
+    assert live[0].values.grad is not None
+    assert live[1].values.grad is None
+    assert live[2].values.grad is None
+    assert not any(m.requires_grad for m in terms.metrics.values())

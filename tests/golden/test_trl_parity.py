@@ -322,7 +322,8 @@ def test_reward_model(tmp_path: Path, centring: float | None, margins: list[floa
         agree(ours(llama(0, LlamaForSequenceClassification), groups, loss, layout), peer)
 
 
-def test_kto(tmp_path: Path):
+@pytest.mark.parametrize(("seed", "ref", "clamped"), [(0, 1, True), (1, 0, False)])
+def test_kto(tmp_path: Path, seed: int, ref: int, clamped: bool):
     """z0 is computed over the whole step before it is split; the neighbour is TRL's."""
     rows = [
         {"prompt": p, "completion": c if i != 1 else r, "label": i != 1}
@@ -330,8 +331,8 @@ def test_kto(tmp_path: Path):
     ]
     how = settings(tmp_path, per_device_train_batch_size=3, beta=0.3)
     trainer = KTOTrainer(
-        model=llama(0),
-        ref_model=llama(1),
+        model=llama(seed),
+        ref_model=llama(ref),
         args=KTOConfig(**how, desirable_weight=1.2, undesirable_weight=0.7),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer(),
@@ -346,16 +347,17 @@ def test_kto(tmp_path: Path):
         prompt, answer = halves(row, "KL_")
         mismatched.append(group(i, prompt, [answer]))
     for layout in LAYOUTS:
-        policy, frozen = (logps(llama(s), mismatched, layout) for s in (0, 1))
+        policy, frozen = (logps(llama(s), mismatched, layout) for s in (seed, ref))
         h = [float(a[0].sum() - b[0].sum()) for a, b in zip(policy, frozen, strict=True)]
         z0 = kto_z0(torch.tensor(h))
+        assert clamped == (z0 == 0)
 
         def loss(out: Outputs, b: Batch, z0: Tensor = z0) -> dict[str, Terms]:
             h = (out.logp - b.ref).sum()
             return {"kto": kto(h, b.scores, z0, beta=0.3, lam_d=1.2, lam_u=0.7)}
 
-        columns = {"ref": logps(llama(1), groups, layout)}
-        agree(ours(llama(0), groups, loss, layout, columns), peer)
+        columns = {"ref": logps(llama(ref), groups, layout)}
+        agree(ours(llama(seed), groups, loss, layout, columns), peer)
 
 
 # --- GRPO and its relatives ---------------------------------------------------------------------
@@ -420,6 +422,9 @@ def test_grpo(tmp_path: Path, name: str, how: dict, penalty: dict):
             terms["kl"] = k3._replace(loss=beta * k3.loss)
         return terms
 
+    batch = pack(groups, "rows", columns)
+    moved = ppo_clip(reader(llama(0), "rows")(batch.tokens).logp, batch.old, batch.adv, **how)
+    assert moved.metrics["clip_share"].sum() > 0, "no ratio is clipped, so clips are not tested"
     for layout in LAYOUTS:
         agree(ours(llama(0), groups, loss, layout, columns), peer)
 

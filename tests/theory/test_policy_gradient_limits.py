@@ -234,7 +234,7 @@ def test_alpacafarm_clamp_goes_elsewhere():
         shaped = kl_shaping(R_STAR, old, REF, BETA, floor=0.0)
         return exact(ppo_clip(logp, old, shaped - (pi * shaped.values).sum()), pi)
 
-    pi = descend(clamped, PI_REF.log(), steps=20_000, lr=0.5).softmax(-1)
+    pi = descend(clamped, PI_REF.log(), steps=4000, lr=4.0).softmax(-1)
     assert tv(pi, f64(0.0, 0.0001, 0.2129, 0.7869)) < 1e-3
     assert tv(pi, PI_STAR) == pytest.approx(0.149, abs=1e-3)
 

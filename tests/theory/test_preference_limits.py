@@ -7,6 +7,7 @@ real models: only the expectation is taken here, as a sum.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -29,7 +30,8 @@ from tabular import (
     total,
     tv,
 )
-from tandem.objectives import PAIRWISE, hinge, ipo, kto, robust, sigmoid
+from tandem.batch import Terms
+from tandem.objectives import PAIRWISE, hinge, ipo, kto, robust, sigmoid, sppo
 
 CLEAN = every_pair(BRADLEY_TERRY)
 FLIPPED = every_pair(0.9 * BRADLEY_TERRY + 0.1 * (1 - BRADLEY_TERRY))
@@ -72,30 +74,53 @@ def test_ipo_tilts_by_the_win_rate_against_the_data(nu: Tensor):
         assert tv(pi, f64(0.3028295, 0.28514994, 0.2384577, 0.17356285)) < 1e-7
 
 
-def online_ipo(labels: Tensor, ref: Tensor, tau: float) -> Tensor:
-    """Return where IPO goes on pairs from the policy itself, held fixed in each step."""
-    pairs = every_pair(labels)
+def online(
+    loss: Callable[[Tensor], Terms], ref: Tensor, steps: int = 1500, lr: float = 0.5
+) -> Tensor:
+    """Return where a loss goes on pairs from the policy itself, held fixed in each step."""
 
     def step(logits: Tensor) -> Tensor:
         logp = logits.log_softmax(-1)
         pi = logp.detach().exp()
         share = (pi[:, None] * pi[None, :]).reshape(-1)
-        return (share * ipo(logp - ref.log(), pairs, tau=tau).loss).sum()
+        return (share * loss(logp - ref.log()).loss).sum()
 
-    return descend(step, ref.log(), steps=1500, lr=0.5).softmax(-1)
+    return descend(step, ref.log(), steps=steps, lr=lr).softmax(-1)
+
+
+def test_online_dpo_ends_where_offline_dpo_does():
+    """DPO's minimiser does not depend on where pairs come from (METHODS section 10)."""
+    pi = online(lambda h: sigmoid(h, CLEAN, beta=BETA), PI_REF, steps=800, lr=8.0)
+    assert tv(pi, tilt(PI_REF, R_STAR, BETA)) < 1e-8
 
 
 def test_online_ipo_is_the_regularised_equilibrium():
     """pi = pi_ref exp(P(y > pi)/tau)/Z, its own opponent (METHODS section 11)."""
-    pi = online_ipo(BRADLEY_TERRY, PI_REF, 0.5)
+    pi = online(lambda h: ipo(h, CLEAN, tau=0.5), PI_REF)
     assert tv(pi, f64(0.30438646, 0.28378653, 0.23666517, 0.17516184)) < 1e-7
     assert tv(pi, tilt(PI_REF, BRADLEY_TERRY @ pi, 0.5)) < 1e-8
 
 
 def test_online_ipo_solves_rock_paper_scissors():
     """No reward explains RPS; with mu = (.6, .3, .1), tau = .5 the equilibrium is known."""
-    pi = online_ipo(RPS, f64(0.6, 0.3, 0.1), 0.5)
+    pi = online(lambda h: ipo(h, every_pair(RPS), tau=0.5), f64(0.6, 0.3, 0.1))
     assert tv(pi, f64(0.4799076861, 0.4213052315, 0.0987870824)) < 1e-7
+
+
+def test_sppo_rounds_end_on_the_best_answer():
+    """Each round fits h to (P(y > pi_t) - 1/2)/beta against the last policy: multiplicative
+    weights without a reference, so a transitive preference ends in a point mass."""
+    pi = PI_REF
+    for _ in range(40):
+        last, share = pi, (pi[:, None] * pi[None, :]).reshape(-1)
+
+        def population(logits: Tensor, last: Tensor = last, share: Tensor = share) -> Tensor:
+            h = logits.log_softmax(-1) - last.log()
+            return (share * sppo(h, CLEAN, beta=0.5).loss).sum()
+
+        pi = minimise(population, last.log(), rounds=2).softmax(-1)
+        assert pi[3] > last[3]
+    assert pi[3] > 0.99
 
 
 def test_kto_is_not_an_exponential_tilt():
@@ -145,7 +170,7 @@ def test_certain_labels_send_dpo_to_infinity_and_cdpo_to_its_label():
         h = descend(lambda x: total(function(x, pair, **settings)), start, steps=steps, lr=2.0)
         return float(h[1] - h[0])
 
-    grown = [difference("sigmoid", n) for n in (100, 1000, 10_000)]
+    grown = [difference("sigmoid", n) for n in (30, 300, 3000)]
     assert grown[1] - grown[0] == pytest.approx(math.log(10) / BETA, rel=0.1)
     assert grown[2] - grown[1] == pytest.approx(math.log(10) / BETA, rel=0.05)
     assert difference("cdpo", 1000) == pytest.approx(math.log(9) / BETA, abs=1e-6)

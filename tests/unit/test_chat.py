@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vocabularies import CHATML, ENDLESS, FORGETFUL, STRICT, byte_bpe, words
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tandem.chat import decode, encode, render
 from tandem.chat.transcripts import answer_of, prompt_of
 from tandem.errors import ConfigError, DataError, ModelError
 from tandem.groups import Completion, Group, Groups, Preference, Prompt
+from vocabularies import CHATML, ENDLESS, FORGETFUL, STRICT, byte_bpe, words
 
 ASK = {"role": "user", "content": "how are you?"}
 TALK = (
@@ -181,6 +183,91 @@ def test_word_level_tokenizer_with_template():
     assert decode(group.completions[0].tokens, words()) == "I am fine,"
 
 
+FAMILIES = {
+    "header": (
+        "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}<|im_start|>\n\n"
+        "{{ m['content'] | trim }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant<|im_start|>\n\n{% endif %}",
+        "I am fine<|im_end|>",
+    ),
+    "instruction": (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}"
+        "[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] }}{{ eos_token }}"
+        "{% endif %}{% endfor %}",
+        " I am fine</s>",
+    ),
+    "model": (
+        "{{ bos_token }}{% for m in messages %}{% set r = 'model' if m['role'] == 'assistant' else "
+        "m['role'] %}<|im_start|>{{ r }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}",
+        "I am fine<|im_end|>",
+    ),
+    "last turn thinks": (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if loop.last and m['role'] == "
+        "'assistant' %}<think></think>{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+        "<think></think>I am fine<|im_end|>",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_templates_of_the_usual_families(family: str):
+    template, answer = FAMILIES[family]
+    tokenizer = byte_bpe(template, bos=True)
+    encoded = encode(Groups.of([chat_group("I am fine")]), tokenizer, max_length=None)
+    group = encoded.groups[0]
+    assert encoded.counts.merged == 0
+    assert tokenizer.decode(group.completions[0].tokens) == answer
+    assert group.prompt.tokens.tolist().count(tokenizer.bos_token_id) == template.count("bos_token")
+    text, messages = prompt_of([ASK])
+    several = Group(Prompt("m", text, messages), (answer_of(TALK),))
+    if family == "last turn thinks":
+        with pytest.raises(ModelError, match="not prefix-preserving"):
+            one(several, tokenizer)
+        return
+    completion = one(several, tokenizer).completions[0]
+    trained = tokenizer.decode(completion.tokens[completion.mask])
+    assert trained == answer + answer.replace("I am fine", "it sat on the mat")
+
+
+def test_a_transcripts_separating_space_is_no_part_of_a_message():
+    tokenizer = byte_bpe(CHATML)
+    with_space, without = (one(chat_group(t), tokenizer).completions[0] for t in (" ok", "ok"))
+    assert with_space.tokens.tolist() == without.tokens.tolist()
+
+
+written = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(written, written, written)
+def test_plain_text_comes_back_byte_for_byte(prompt: str, first: str, second: str):
+    tokenizer = byte_bpe(bos=True)
+    group = one(plain_group(prompt, first, second), tokenizer)
+    assert decode(group.prompt.tokens, tokenizer) == prompt
+    assert [decode(c.tokens, tokenizer) for c in group.completions] == [first, second]
+
+
+@settings(max_examples=60, deadline=None)
+@example([" a", " b"])
+@example(["a", "b", " c ", "\n d\n"])
+@given(st.lists(written, min_size=2, max_size=6).filter(lambda x: len(x) % 2 == 0))
+def test_any_conversation_is_rendered_whole_and_masked_by_turns(said: list[str]):
+    tokenizer = byte_bpe(CHATML)
+    roles = ("user", "assistant")
+    messages = [{"role": roles[k % 2], "content": text} for k, text in enumerate(said)]
+    text, asked = prompt_of(messages[:1])
+    group = one(Group(Prompt("m", text, asked), (answer_of(messages[1:]),)), tokenizer)
+    completion = group.completions[0]
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    joined = [*group.prompt.tokens, *completion.tokens]
+    assert tokenizer.decode(joined) == whole.removesuffix("\n")
+    mask = np.ones(len(completion.tokens), bool) if completion.mask is None else completion.mask
+    trained = tokenizer.decode(completion.tokens[mask])
+    assert trained == "".join(f"{t}<|im_end|>" for t in said[1::2])
+
+
 class TestLengths:
     def sizes(self, group: Group) -> tuple[int, list[int]]:
         return len(group.prompt.tokens), [len(c.tokens) for c in group.completions]
@@ -282,7 +369,11 @@ def test_cache_is_keyed_by_data_tokenizer_and_settings(tmp_path: Path):
 
     first = encode(many(5), byte_bpe(CHATML), max_length=64, cache=tmp_path)
     again = encode(
-        many(5), byte_bpe(CHATML), max_length=64, cache=tmp_path, progress=lambda *_: pytest.fail()
+        many(5),
+        byte_bpe(CHATML),
+        max_length=64,
+        cache=tmp_path,
+        progress=lambda *_: pytest.fail("encoded again"),
     )
     assert files() == 1
     assert again.groups.hash == first.groups.hash

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vocabularies import CHATML, byte_bpe
 
 from tandem.formats.check import Check, check
+from vocabularies import CHATML, byte_bpe
 
 
 def lines(path: Path, *rows: Any) -> Path:
@@ -21,7 +21,7 @@ def pair(prompt: str, chosen: str, rejected: str) -> dict[str, str]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
-CLEAN = [pair(f"ask {k}", "yes " * (1 + k % 3), "no " * (1 + (k + 1) % 3)) for k in range(30)]
+CLEAN = [pair(f"ask {k}", "yes " * (1 + k % 2), "no " * (2 - k % 2)) for k in range(30)]
 
 
 def found(tmp_path: Path, *rows: Any, **how: Any) -> Check:
@@ -106,6 +106,12 @@ def test_two_bos_are_an_error(tmp_path: Path):
     rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
     assert not found(tmp_path, *rows, tokenizer=byte_bpe(doubled)).ok
     assert found(tmp_path, *rows, tokenizer=byte_bpe("<s>" + CHATML)).ok
+
+
+def test_an_end_that_the_text_spells_out(tmp_path: Path):
+    result = found(tmp_path, *CLEAN, pair("z", "stop</s> and go on", "no"), tokenizer=byte_bpe())
+    assert result.lengths.inner_eos == 1
+    assert any("1 completions hold an EOS" in w for w in result.warnings)
 
 
 @pytest.mark.parametrize(

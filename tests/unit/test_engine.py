@@ -23,6 +23,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
@@ -35,7 +37,7 @@ from transformers import (
 
 import worlds
 from tandem.engines import Sampling
-from tandem.engines.decoding import law
+from tandem.engines.decoding import choose, invert, law, uniforms
 from tandem.engines.forking import ForkingDecoder
 from tandem.engines.rows import RowsDecoder
 from tandem.engines.torch import TorchEngine
@@ -67,6 +69,7 @@ GPT2 = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+MAMBA = {"vocab_size": V, "hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}
 BLOOM = {"vocab_size": V, "hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
 
 
@@ -221,6 +224,37 @@ def test_truncation_keeps_what_the_definitions_say(how: Sampling, vocabulary: in
     p = p / p.sum(-1, keepdim=True)
     for ours, row in zip(p.numpy(), logits.numpy(), strict=True):
         np.testing.assert_allclose(ours, np.exp(_truncated(row.astype(float), how)), atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [1, 7, 512, 513, 640, 1000])
+def test_inversion_finds_the_first_column_above(width: int) -> None:
+    """Against float64 numpy on weights with many zeros, u at both ends included."""
+    rng = np.random.default_rng(width)
+    weights = rng.random((200, width)) * (rng.random((200, width)) < 0.3)
+    weights[np.arange(200), rng.integers(0, width, 200)] += 0.5
+    u = np.concatenate([np.zeros(20), np.full(20, np.nextafter(1, 0)), rng.random(160)])
+    p = torch.from_numpy(weights).float()
+    columns, total = invert(p, torch.from_numpy(u))
+    exact = p.double().numpy()
+    cdf = exact.cumsum(-1)
+    np.testing.assert_allclose(total, cdf[:, -1], rtol=1e-6)
+    assert (exact[np.arange(200), columns] > 0).all()
+    want = np.array(
+        [np.searchsorted(c, x * c[-1], side="right") for c, x in zip(cdf, u, strict=True)]
+    )
+    first, last = (exact > 0).argmax(-1), width - 1 - (exact[:, ::-1] > 0).argmax(-1)
+    assert (columns.numpy() == want.clip(first, last)).mean() > 0.98  # fp32 block sums may differ
+
+
+def test_wide_draws_follow_their_law() -> None:
+    """100,000 draws over 1,000 tokens against the law; chi-squared, seed fixed."""
+    logits = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
+    u = torch.from_numpy(uniforms(Seed(1), "x", 0, 100_000))
+    token, logp = choose(logits.expand(100_000, -1), Sampling(), u)
+    p = logits[0].double().softmax(-1)
+    counts = torch.bincount(token, minlength=1000)
+    assert chisquare(counts.numpy(), (p * 100_000).numpy()).pvalue > 0.01
+    np.testing.assert_allclose(logp, p[token].log(), atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -387,6 +421,35 @@ def test_adapters_are_sampled_as_they_are_switched() -> None:
             np.testing.assert_allclose(answer.logp, want, atol=1e-4)
     with tuned.disable_adapter():
         assert _tokens(list(engine.sample(prompts, 2, how, Seed(0)))) == plain
+
+
+def test_state_space_models_are_sampled_through_their_own_cache() -> None:
+    """Mamba has no keys to fork, and its scan would run from one packed prompt into the next."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        lm = MambaForCausalLM(MambaConfig(**MAMBA)).eval()
+    engine, how = _engine(lm, max_rows=4), Sampling(max_tokens=7)
+    assert isinstance(engine._decoder, RowsDecoder)
+    for group in engine.sample(_prompts(), 3, how, Seed(0)):
+        for answer in group.completions:
+            want = _law_along(lm, group.prompt, answer.tokens, how)
+            np.testing.assert_allclose(answer.logp, want, atol=1e-4)
+
+
+def test_a_cache_that_changes_the_logits_is_refused() -> None:
+    """A layer that adds its batch's mean: rows depend on their neighbours, cached or not."""
+    lm = _model("llama")
+    lm.model.norm.register_forward_hook(lambda m, args, out: out + out.mean((0, 1)))
+    with pytest.raises(ModelError, match="LlamaForCausalLM gives other logits"):
+        _engine(lm)
+
+
+def test_dropout_is_off_while_sampling() -> None:
+    lm, prompts, how = _model("gpt2"), _prompts(), Sampling(max_tokens=6)
+    calm = list(_engine(lm).sample(prompts, 2, how, Seed(0)))
+    lm.train()
+    assert _bits(list(_engine(lm).sample(prompts, 2, how, Seed(0)))) == _bits(calm)
+    assert all(m.training for m in lm.modules())
 
 
 def test_a_live_model_is_current_and_left_as_it_was() -> None:

@@ -262,7 +262,7 @@ def test_plain_prompt_and_user_message_are_the_same_prompt(tmp_path: Path):
     keys = {
         prompt_key(rows(tmp_path, CASES[c]).groups[0].prompt)
         for c in CASES
-        if "\n" not in str(CASES[c]) and "implicit-prompt" != c
+        if "\n" not in str(CASES[c]) and c != "implicit-prompt"
     }
     assert keys == {"Hi?"}
 

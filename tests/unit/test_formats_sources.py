@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from tandem.errors import DataError
 from tandem.formats import read, write
 from tandem.formats.reader import STREAM_ABOVE_BYTES
+from tandem.groups import Groups
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": f"How is {k}, “really”?", "chosen": f"Good,\n{k}", "rejected": f'"Bad" {k}'}
@@ -23,22 +26,19 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def written(path: Path, kind: str) -> Path:
-    path = path / f"data{kind}"
-    opened = (
-        gzip.open(path, "wt", encoding="utf-8")
-        if kind.endswith(".gz")
-        else path.open("w", encoding="utf-8", newline="")
-    )
-    with opened as stream:
-        if ".csv" in kind:
-            table = csv.DictWriter(stream, list(ROWS[0]))
-            table.writeheader()
-            table.writerows(ROWS)
-        elif kind.startswith(".json") and "l" not in kind:
-            json.dump(ROWS, stream)
-        else:
-            stream.write("".join(json.dumps(row) + "\n\n" for row in ROWS))
+def written(folder: Path, kind: str) -> Path:
+    text = io.StringIO(newline="")
+    if ".csv" in kind:
+        table = csv.DictWriter(text, list(ROWS[0]))
+        table.writeheader()
+        table.writerows(ROWS)
+    elif kind.startswith(".json") and "l" not in kind:
+        json.dump(ROWS, text)
+    else:
+        text.write("".join(json.dumps(row) + "\n\n" for row in ROWS))
+    data = text.getvalue().encode()
+    path = folder / f"data{kind}"
+    path.write_bytes(gzip.compress(data) if kind.endswith(".gz") else data)
     return path
 
 
@@ -127,6 +127,14 @@ def test_hub_id_goes_through_load_dataset(
     assert read("owner/name").groups.hash == expected
 
 
+def test_hub_id_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="cannot open nobody/nothing") as error:
+        read("nobody/nothing")
+    assert "looked for on the hub" in error.value.why
+
+
 def test_csv_lists_are_json(tmp_path: Path):
     path = tmp_path / "a.csv"
     with path.open("w", newline="") as stream:
@@ -145,13 +153,15 @@ def test_csv_labels_and_numbers(tmp_path: Path):
 
 
 def many(path: Path, n: int) -> Path:
+    rng = np.random.default_rng(0)
+    words = np.array([f"w{k}" for k in range(997)])
     with path.open("w") as stream:
         for k in range(n):
-            words = f"number {k} is told in some more words " * 6
+            said = [" ".join(rng.choice(words, size)) for size in (80, 40, 40)]
             row = {
-                "prompt": f"Tell {k}: {words}",
-                "chosen": f"yes {words}",
-                "rejected": f"no {words}",
+                "prompt": f"{k} {said[0]}",
+                "chosen": f"yes {said[1]}",
+                "rejected": f"no {said[2]}",
             }
             stream.write(json.dumps(row) + "\n")
     return path
@@ -169,41 +179,75 @@ def test_large_files_stream_through_the_cache(tmp_path: Path, monkeypatch: pytes
     assert len(data.groups) == 12_000
     assert peak < path.stat().st_size
     assert len(list((tmp_path / "cache").glob("read-*.parquet"))) == 1
-    monkeypatch.setattr("tandem.formats.reader._groups", lambda *_: pytest.fail("parsed again"))
+    monkeypatch.setattr(Groups, "stream", lambda *_: pytest.fail("written again"))
     again = read(path, cache=tmp_path / "cache")
     assert again.groups.hash == data.groups.hash
     assert again.notes == data.notes
 
 
+MEASURE = """
+import re, sys, threading, time
+from pathlib import Path
+from tandem.chat import encode
+from tandem.formats import read
+from vocabularies import CHATML, byte_bpe
+
+peak = 0
+
+def watch():
+    global peak
+    while True:
+        found = re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())
+        peak = max(peak, int(found[1]) // 1024)
+        time.sleep(0.02)
+
+if __name__ == "__main__":
+    threading.Thread(target=watch, daemon=True).start()
+    cache = Path(sys.argv[2])
+    start = time.time()
+    data = read(sys.argv[1], cache=cache)
+    middle = time.time()
+    out = encode(data.groups, byte_bpe(CHATML), max_length=4096, workers=2, cache=cache)
+    print(len(out.groups), peak, round(middle - start), round(time.time() - middle))
+"""
+
+
 @pytest.mark.slow
 def test_a_hundred_thousand_pairs_stay_in_bounded_memory(tmp_path: Path):
-    """Read and encode 100,000 pairs (150 MB) in a fresh process; peak resident below 1.5 GiB.
+    """Read and encode 10,000 and 100,000 pairs (about 7 and 70 MB), each in a fresh process.
 
-    The same work on 10,000 pairs is the floor: imports, the tokenizer, one chunk in flight.
+    Ten times the data may cost some bookkeeping (a hash a row), never ten times the memory. Pages
+    of memory-mapped files do not count: the kernel takes them back when it needs them.
     """
+    import os
     import subprocess
     import sys
 
-    script = (
-        "import resource, sys; from pathlib import Path; from tandem.formats import read;"
-        "from tandem.chat import encode; from vocabularies import CHATML, byte_bpe;"
-        "data = read(sys.argv[1], cache=Path(sys.argv[2]));"
-        "out = encode(data.groups, byte_bpe(CHATML), max_length=4096, workers=2,"
-        " cache=Path(sys.argv[2]));"
-        "print(len(out.groups), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
-    )
+    script = tmp_path / "measure.py"
+    script.write_text(MEASURE)
     peaks = {}
     for n in (10_000, 100_000):
         path = many(tmp_path / f"{n}.jsonl", n)
         done = subprocess.run(
-            [sys.executable, "-c", f"if __name__ == '__main__': exec({script!r})", path, tmp_path / "cache"],
-            capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
-        )  # fmt: skip
-        kept, peak = map(int, done.stdout.split())
+            [sys.executable, script, path, tmp_path / "cache"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+        kept, peaks[n], *seconds = map(int, done.stdout.split())
         assert kept == n
-        peaks[n] = peak
-    print(peaks)
-    assert peaks[100_000] < 1536
+        print(f"{n} pairs: peak {peaks[n]} MiB, read and encode {seconds} s")
+    assert peaks[100_000] < 600
+    assert peaks[100_000] < 2 * peaks[10_000]
+
+
+def test_reading_and_checking_load_no_torch():
+    import subprocess
+    import sys
+
+    script = "import sys, tandem.chat, tandem.formats.check; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_write_then_read_through_each_kind(tmp_path: Path):

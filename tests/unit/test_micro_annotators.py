@@ -21,14 +21,10 @@ def pairs(n: int, texts: int = 2) -> Groups:
     return Groups.of(
         Group(
             group.prompt,
-            tuple(
-                Completion(posts.render(meta["who"], facts[: 3 - k]), author=str(k))
-                for k in range(texts)
-            ),
+            tuple(Completion(posts.render(facts[: 3 - k]), author=str(k)) for k in range(texts)),
         )
         for group in TASK.prompts("preference", n, Seed(0))
-        for meta in [group.prompt.meta]
-        for facts in [[(kind, value) for kind, value in meta["targets"]]]
+        for facts in [posts.targets(group.prompt.meta)]
     )
 
 
@@ -97,9 +93,8 @@ def test_seeds_differ() -> None:
 def cycle() -> tuple[dict, list[str]]:
     """A short, a medium and a long summary of one post."""
     meta = TASK.prompts("preference", 1, Seed(0))[0].prompt.meta
-    facts = [(kind, value) for kind, value in meta["targets"]]
-    return meta, [posts.render(meta["who"], facts[:1]), posts.render(meta["who"], facts),
-                  posts.render(meta["who"], [*facts, facts[0]])]  # fmt: skip
+    facts = posts.targets(meta)
+    return meta, [posts.render(told) for told in (facts[:1], facts, [*facts, facts[0]])]
 
 
 def test_the_majority_of_the_camps_goes_round_in_a_circle() -> None:
@@ -116,11 +111,10 @@ def test_members_of_the_camps_vote_like_the_population() -> None:
     groups = Groups.of(
         Group(
             group.prompt,
-            tuple(Completion(posts.render(meta["who"], facts[:k])) for k in (1, 3)),
+            tuple(Completion(posts.render(facts[:k])) for k in (1, 3)),
         )
         for group in TASK.prompts("preference", 900, Seed(0))
-        for meta in [group.prompt.meta]
-        for facts in [[(kind, value) for kind, value in meta["targets"]]]
+        for facts in [posts.targets(group.prompt.meta)]
     )
     assert share(Camps(), groups) == pytest.approx(2 / 3, abs=0.05)
 

@@ -53,8 +53,8 @@ def test_a_post_tells_three_facts_among_three_or_four_others() -> None:
 def test_a_rendered_summary_reads_back_as_its_claims() -> None:
     for seed in range(SHARE):
         meta = posts.post(rng(seed))
-        made = [(kind, value) for kind, value in meta["targets"]]
-        assert claims(posts.render(meta["who"], made, ("well",))) == (meta["who"], made, 0)
+        made = posts.targets(meta)
+        assert claims(posts.render(made, ("well",))) == (made, 0)
 
 
 def test_ideal_answers_are_the_best_of_all_writers() -> None:

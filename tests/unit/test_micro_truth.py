@@ -19,22 +19,23 @@ POST = {
         ["cho", "time", "monday"],
     ],
 }
-GOOD = "ana visited park , found kite , felt tired ."
+GOOD = "ana visited park , ana found kite , ana felt tired ."
 CASES = {
     GOOD: 3.0,
-    "ana found kite , felt tired , visited park .": 3.0,
+    "ana found kite , ana felt tired , ana visited park .": 3.0,
     "ana visited park .": 1.0,
-    "ana visited school , found kite .": 1.0 - 1.5,  # ben's fact
-    "ana visited beach , found kite .": 1.0 - 1.5,  # nobody's
-    "ana found kite , found kite .": 1.0 - 0.5,
+    "ana visited school , ana found kite .": 1.0 - 1.5,  # ben's fact
+    "ana visited beach , ana found kite .": 1.0 - 1.5,  # nobody's
+    "ben visited school , ana found kite .": 1.0 - 0.5,  # true, but about somebody else
+    "ana found kite , ana found kite .": 1.0 - 0.5,
     "well really ana found kite .": 1.0 - 2 * 0.2,
     "ana found kite": 1.0 - 0.5,  # no full stop
     "ana found a kite .": -0.5,  # not a clause
-    "ben found kite .": -1.5,  # about somebody else
-    "": -0.5 * 3,  # no clause, no full stop, no name
-    "ana visited park , found kite , felt tired , ate soup .": 3.0 - 1.5 - 0.05,
-    # 13 and 16 words, over the target length of 12
-    "ana visited park , found kite , felt tired , ate soup , met uncle .": 3.0 - 3.0 - 0.2,
+    "ben found kite .": -1.5,  # false about ben
+    "": -0.5 * 2,  # no clause, no full stop
+    # 16 and 20 words, over the target length of 13
+    GOOD.replace(" .", " , ana ate soup ."): 3.0 - 1.5 - 0.15,
+    GOOD.replace(" .", " , ana ate soup , ana met uncle ."): 3.0 - 3.0 - 0.35,
 }
 
 
@@ -44,22 +45,23 @@ def test_summaries(text: str, worth: float) -> None:
 
 
 def test_inventions_are_counted_and_told_apart() -> None:
-    parts = breakdown(POST, "ana visited school , ate cake , felt tired .")
+    parts = breakdown(POST, "ana visited school , ana ate cake , ana felt tired .")
     assert (parts["right"], parts["invented"], parts["misattributed"]) == (1, 2, 1)
 
 
 def test_eight_clauses_are_read_and_no_more() -> None:
-    clauses = ["felt tired", *(f"ate {food}" for food in "cake pasta rice jam".split())]
-    clauses += [f"found {thing}" for thing in "lamp book drum".split()]
-    eight = "ana " + " , ".join(clauses) + " ."
-    nine = "ana " + " , ".join([*clauses, "found kite"]) + " ."
+    clauses = ["ana felt tired"]
+    clauses += [f"ana ate {food}" for food in ("cake", "pasta", "rice", "jam")]
+    clauses += [f"ana found {thing}" for thing in ("lamp", "book", "drum")]
+    eight = " , ".join(clauses) + " ."
+    nine = " , ".join([*clauses, "ana found kite"]) + " ."
     assert breakdown(POST, eight)["clauses"] == breakdown(POST, nine)["clauses"] == 8
     assert breakdown(POST, nine)["right"] == 1
-    assert truth(POST, nine) == pytest.approx(truth(POST, eight) - 0.5 - 3 * 0.05)
+    assert truth(POST, nine) == pytest.approx(truth(POST, eight) - 0.5 - 4 * 0.05)
 
 
 def test_fact_rates() -> None:
-    rates = fact_rates([(POST, GOOD), (POST, "ana visited school , found kite .")])
+    rates = fact_rates([(POST, GOOD), (POST, "ana visited school , ana found kite .")])
     assert rates["right"] == pytest.approx(4 / 6)
     assert rates["wrong"] == pytest.approx(1 / 6)
     assert rates["invented"] == pytest.approx(1 / 5)

@@ -82,7 +82,8 @@ def encode(
         max_length: longest prompt + completion in tokens; None for no limit.
         truncation: `drop` and count what is longer (a group keeps the completions that fit, if
             at least two do where there were several); `keep-start` cuts completions at their
-            end, all of a compared group alike; `keep-end` cuts the prompt at its start.
+            end, all of a compared group alike; `keep-end` cuts the prompt at its start. Tokens
+            are cut, texts stay whole.
         workers: worker processes; 0 encodes in this one.
         cache: a folder; the result is kept there under a hash of tokenizer, data and settings.
         progress: called with (groups done, groups in all).
@@ -96,7 +97,7 @@ def encode(
     if cache is None:
         counts = Counts()
         encoded = Groups.of(_encoded(groups, encoder, workers, counts, progress))
-        return _some(Encoded(encoded, counts), max_length)
+        return Encoded(encoded, counts)
     key = [VERSION, encoder.tokens.hash, groups.hash, max_length, truncation]
     name = hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
     path = cache / f"encoded-{name}.parquet"
@@ -105,9 +106,8 @@ def encode(
         return Encoded(Groups.read(path), Counts(**json.loads(record.read_text())))
     counts = Counts()
     encoded = Groups.stream(path, _encoded(groups, encoder, workers, counts, progress))
-    result = _some(Encoded(encoded, counts), max_length)
     record.write_text(json.dumps(asdict(counts)))
-    return result
+    return Encoded(encoded, counts)
 
 
 def _encoder(tokenizer: Any, max_length: int | None, truncation: Truncation) -> Encoder:
@@ -148,6 +148,8 @@ def _encoded(
         if progress is not None:
             progress(counts.groups, len(groups))
         yield from kept
+    if not counts.kept:
+        raise _nothing(counts, encoder.max_length)
 
 
 def _chunks(groups: Iterable[Group]) -> Iterator[list[Group]]:
@@ -297,12 +299,10 @@ def _bos(group: Group, length: int, tokens: Tokens) -> int:
     return int(group.prompt.tokens[0] == tokens.tokenizer.bos_token_id)
 
 
-def _some(encoded: Encoded, max_length: int | None) -> Encoded:
-    if len(encoded.groups):
-        return encoded
-    reasons = "; ".join(f"{n} x {why}" for why, n in encoded.counts.dropped.items())
-    raise DataError(
-        f"none of {encoded.counts.groups} groups is left: {reasons or 'there were none'}",
+def _nothing(counts: Counts, max_length: int | None) -> DataError:
+    reasons = "; ".join(f"{n} x {why}" for why, n in counts.dropped.items())
+    return DataError(
+        f"none of {counts.groups} groups is left: {reasons or 'there were none'}",
         "what does not fit into the model's context is dropped, never cut in silence",
         f"raise max_length (now {max_length}), or ask for truncation keep-start or keep-end",
     )

@@ -85,10 +85,15 @@ def prompt_of(messages: Sequence[Message]) -> tuple[str, tuple[Message, ...]]:
 
 
 def answer_of(turns: Sequence[Message]) -> Completion:
-    """Make a completion of the turns that answer a prompt."""
-    only = turns[0]
-    if len(turns) == 1 and set(only) == {"role", "content"} and isinstance(only["content"], str):
-        return Completion(only["content"])
+    """Make a completion of the turns that answer a prompt.
+
+    One plain answer is its text alone; one that begins with a space keeps its turn too, because
+    a text's first space is taken for a transcript's separator.
+    """
+    content = turns[0].get("content")
+    plain = len(turns) == 1 and set(turns[0]) == {"role", "content"}
+    if plain and isinstance(content, str) and not content.startswith(" "):
+        return Completion(content)
     text = "".join(piece for piece, _ in segments(turns)).removeprefix(" ")
     return Completion(text, turns=tuple(turns))
 

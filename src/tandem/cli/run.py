@@ -6,6 +6,7 @@ nothing behind. The same command, given again, goes on where it stopped.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,6 @@ def _go(
         work.save_config(to_toml(resolved))
         for line in world.notes:
             work.events.log("note", text=line)
-            print(line)
         print(bench.one(work, method, configs, world))
     print(f"\nthe run is in {path}")
     return 0
@@ -177,7 +177,7 @@ def _config_file(words: Sequence[str]) -> Path | None:
 
 def _asked_for(words: Sequence[str], option: str) -> str | None:
     """Return an option's value before the parser exists."""
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in itertools.pairwise([*words, ""]):
         if word == option:
             return after
         if word.startswith(f"{option}="):

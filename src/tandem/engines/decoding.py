@@ -18,6 +18,7 @@ from tandem.engines import Sampling
 from tandem.rng import Seed
 
 BLOCK = 128
+CACHED = 2**18  # logits worked on at a time on a CPU: 1 MiB stays in its cache, and is no new page
 BELOW_ONE = 1.0 - 2.0**-52  # times any total, still below that total in float64
 
 
@@ -40,6 +41,12 @@ def choose(logits: Tensor, how: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
         what was drawn. Greedy decoding is a law with one outcome: its log-probability is 0.
         Logits that are not numbers give log-probabilities that are not.
     """
+    rows = max(1, CACHED // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
+    drawn = [_choose(x, how, v) for x, v in zip(logits.split(rows), u.split(rows), strict=True)]
+    return torch.cat([t for t, _ in drawn]), torch.cat([p for _, p in drawn])
+
+
+def _choose(logits: Tensor, how: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
     logits = logits.float()
     if how.temperature == 0:
         top, token = logits.max(-1)

@@ -6,7 +6,7 @@ prompts change nothing but rounding. And work proceeds in fixed units, so roundi
 change either: a unit is `max(1, unit_rows // n)` consecutive prompts, sampled from an empty
 batch and yielded whole. Its arithmetic depends on its own prompts, n and the settings alone;
 a resumed run that starts at a unit boundary, or ranks that share units out in turn, are
-bit-identical to one uninterrupted run on the same kind of machine.
+bit-identical to one uninterrupted run on the same kind of machine and number of threads.
 
 Inside a unit, prompts go longest first, each prefilled once. Finished completions leave the
 batch at once; new prompts join when a quarter of it is free.
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tandem.engines import Sampling
 from tandem.engines.flight import Ends, Flight, Landed
 from tandem.engines.forking import ForkingDecoder, attention
-from tandem.engines.rows import RowsDecoder, forks_exactly
+from tandem.engines.rows import RowsDecoder, decoder_for
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.groups import Completion, Group, IntArray
 from tandem.machine import Machine
@@ -79,7 +79,8 @@ class TorchEngine:
         max_rows: completions in the batch at once, at least one prompt's.
 
     Raises:
-        ModelError: a folder holds no model, or a mixture's models differ in vocabulary.
+        ModelError: a folder holds no model, a model's cache changes its logits, or a mixture's
+            models differ in vocabulary.
         ConfigError: b is not between 0 and 1.
     """
 
@@ -96,7 +97,6 @@ class TorchEngine:
     ) -> None:
         self.tokenizer, self.dtype, self.name = tokenizer, dtype, name
         self.unit_rows, self.max_rows = unit_rows, max_rows
-        self._copy: nn.Module | None = None
         self._other = None if mixture is None else _opened(mixture[0], dtype)
         self._share = 0.0 if mixture is None else mixture[1]
         if not 0 <= self._share <= 1:
@@ -105,18 +105,24 @@ class TorchEngine:
                 "a geometric mixture weighs the models by 1 - b and b",
                 "give b between 0 and 1",
             )
-        self.load(lm)
+        self._open(lm)
 
     def load(self, weights: Weights) -> None:
         """Sample from these weights from now on.
 
         A live module is used as it is, or, when `dtype` asks for a copy, copied into the copy
         that is already there; a folder is read.
+
+        Raises:
+            ModelError: as the constructor does.
         """
-        if isinstance(weights, nn.Module) and self._refresh(weights):
-            return
+        live = isinstance(weights, nn.Module)
+        if not live or not (weights is self.lm or self._refresh(weights)):
+            self._open(weights)
+
+    def _open(self, weights: Weights) -> None:
         self.lm = _opened(weights, self.dtype)
-        self._copy = self.lm if self.lm is not weights else None
+        self._owned = self.lm is not weights
         self._decoders: list[ForkingDecoder | RowsDecoder] = [_decoder(self.lm)]
         self._decoder: Decoder = self._decoders[0]
         if self._other is not None:
@@ -126,11 +132,9 @@ class TorchEngine:
 
     def _refresh(self, live: nn.Module) -> bool:
         """Copy a live module's numbers into our copy of it; False if there is none that fits."""
-        if self._copy is None:
+        if not self._owned or _shape(self.lm) != _shape(live):
             return False
-        ours, theirs = self._copy.state_dict(), live.state_dict()
-        if {k: v.shape for k, v in ours.items()} != {k: v.shape for k, v in theirs.items()}:
-            return False
+        ours, theirs = self.lm.state_dict(), live.state_dict()
         with torch.no_grad():
             for key, value in ours.items():
                 value.copy_(theirs[key])
@@ -270,7 +274,13 @@ def _opened(weights: Weights, dtype: torch.dtype | None) -> nn.Module:
 
 def _decoder(lm: nn.Module) -> ForkingDecoder | RowsDecoder:
     with torch.inference_mode(), _evaluating(lm):
-        return ForkingDecoder(lm) if forks_exactly(lm) else RowsDecoder(lm)
+        return decoder_for(lm)
+
+
+def _shape(lm: nn.Module) -> tuple[Any, ...]:
+    """What must agree before one model's numbers may be copied into another."""
+    config = {k: v for k, v in _config(lm).to_dict().items() if k != "dtype"}
+    return type(lm), config, {k: v.shape for k, v in lm.state_dict().items()}
 
 
 @contextmanager

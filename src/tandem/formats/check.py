@@ -20,7 +20,7 @@ from tandem.chat.lengths import Counts, fit
 from tandem.chat.transcripts import prompt_key
 from tandem.formats import findings
 from tandem.formats.findings import Facts, Lengths
-from tandem.formats.reader import Notes, Read, read
+from tandem.formats.reader import Notes, read
 from tandem.groups import Group, Groups
 
 EXAMPLES = 3
@@ -155,10 +155,9 @@ def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokeniz
         ]
         return Lengths.of(sizes, "characters")
     sizes: list[int] = []
-    counts = replace(encoded.counts, dropped={}, completions_dropped={})
     fitting = Counts()
     ends: dict[str, int] = {}
-    double = 0
+    double = inner = 0
     for group in groups:
         sizes += [
             len(group.prompt.tokens) + s for s in [len(c.tokens) for c in group.completions] or [0]
@@ -169,13 +168,15 @@ def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokeniz
         for completion in group.completions:
             last = str(tokenizer.convert_ids_to_tokens(int(completion.tokens[-1])))
             ends[last] = ends.get(last, 0) + 1
+            inner += tokenizer.eos_token_id in completion.tokens[:-1] and completion.turns is None
     return replace(
         Lengths.of(sizes, "tokens", limit),
         groups_dropped=fitting.groups - fitting.kept,
         ends=dict(sorted(ends.items(), key=lambda pair: -pair[1])[:5]),
         double_bos=double,
-        plain=counts.plain,
-        transcripts=counts.transcripts,
+        inner_eos=inner,
+        plain=encoded.counts.plain,
+        transcripts=encoded.counts.transcripts,
         refused=encoded.counts.dropped,
     )
 
@@ -187,6 +188,3 @@ def _overlap(groups: Groups, others: dict[str, Groups]) -> dict[str, int]:
     return {
         name: len(mine & {prompt_key(g.prompt) for g in other}) for name, other in others.items()
     }
-
-
-__all__ = ["Check", "Read", "check"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from tandem.chat import transcripts
 from tandem.errors import ConfigError, DataError, nearest
@@ -36,7 +37,8 @@ class Format:
 
 def _entries_are_objects(rows: Sequence[Row]) -> bool:
     values = [row.values.get("completions") for row in rows]
-    return all(isinstance(v, list) and all(isinstance(x, dict) for x in v) for v in values)
+    entries = [x for v in values if isinstance(v, list) for x in cast("list[Any]", v)]
+    return all(isinstance(v, list) for v in values) and all(isinstance(x, dict) for x in entries)
 
 
 def _transcripts(rows: Sequence[Row]) -> bool:

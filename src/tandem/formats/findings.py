@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tandem.formats.check import Check
 
 BINS, BAR = 10, 40
-LONG_SHARE, LOST_SHARE = 0.6, 0.05
+LENGTH_EDGE, LOST_SHARE = 0.1, 0.05
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Lengths:
         groups_dropped: groups that truncation `drop` would leave out.
         ends: last token -> completions that end in it, the five most frequent.
         double_bos: prompts that begin with two BOS tokens.
+        inner_eos: completions that hold an EOS before their end, because the text spells it.
         plain: groups of plain text although the tokenizer has a chat template.
         transcripts: groups of messages read as transcripts, for want of a template.
         refused: reason -> groups that could not be rendered.
@@ -82,6 +83,7 @@ class Lengths:
     groups_dropped: int = 0
     ends: dict[str, int] = field(default_factory=dict[str, int])
     double_bos: int = 0
+    inner_eos: int = 0
     plain: int = 0
     transcripts: int = 0
     refused: dict[str, int] = field(default_factory=dict[str, int])
@@ -206,7 +208,7 @@ def errors(overlap: dict[str, int], lengths: Lengths) -> list[str]:
 
 def warnings(notes: Notes, facts: Facts, lengths: Lengths) -> list[str]:
     """Return what should be looked at."""
-    longest = facts.longest_wins or 0
+    longest = facts.longest_wins or 0.0
     refused = sum(lengths.refused.values())
     rules = {
         f"{facts.duplicates} groups repeat an earlier prompt with the same answers":
@@ -219,8 +221,11 @@ def warnings(notes: Notes, facts: Facts, lengths: Lengths) -> list[str]:
         "(dropped)": "empty answer" in notes.dropped or notes.empty_completions,
         f"{lengths.truncated:.1%} of completions do not fit into {lengths.limit} tokens; "
         f"{lengths.groups_dropped} groups would be dropped": lengths.truncated > LOST_SHARE,
-        f"'the longest answer wins' is right in {longest:.1%} of the pairs: a reward model can "
-        "score that by counting": longest > LONG_SHARE,
+        f"length alone is right in {max(longest, 1 - longest):.1%} of the pairs (the "
+        f"{'longest' if longest > 0.5 else 'shortest'} wins): a reward model can score that by "
+        "counting": facts.decided and abs(longest - 0.5) > LENGTH_EDGE,
+        f"{lengths.inner_eos} completions hold an EOS before their end: their text spells it, and "
+        "a policy would learn to go on after stopping": lengths.inner_eos,
         f"{lengths.plain} groups are plain text, to which the chat template is not applied; "
         "give messages, or use `tandem.formats.as_chat`": lengths.plain,
         f"{lengths.transcripts} groups of messages are read as Human/Assistant text, because "

@@ -28,7 +28,7 @@ STREAM_ABOVE_BYTES = 16 << 20
 VERSION = "1"
 """Part of the cache's key: raised when a parser changes what it makes of the same rows."""
 
-_ID_COLUMNS = ("id", "prompt_id", "question_id")
+_ID_COLUMNS = ("id", "prompt_id")
 
 
 @dataclass
@@ -129,12 +129,12 @@ def read(
     name, why = detect(head, found.name, format)
     rows = itertools.islice(_renamed(found.rows(), columns), limit)
     notes = Notes(remarks=found.notes)
+    parsed = _groups(rows, FORMATS[name], notes, found.name)
     if found.bytes <= STREAM_ABOVE_BYTES:
-        groups = Groups.of(_groups(rows, FORMATS[name], notes))
+        groups = Groups.of(parsed)
     else:
         key = [found.fingerprint, VERSION, name, limit, sorted((columns or {}).items())]
-        groups, notes = _streamed(rows, FORMATS[name], notes, cache or cache_folder(), key)
-    _some(notes, found.name)
+        groups, notes = _streamed(parsed, notes, cache or cache_folder(), key)
     return Read(groups, name, why, notes, found.splits)
 
 
@@ -146,7 +146,9 @@ def cache_folder() -> Path:
 def _own(found: sources.Source, limit: int | None) -> Read:
     assert found.groups is not None
     groups = Groups.read(found.groups)[:limit] if limit else Groups.read(found.groups)
-    _some(notes := Notes(rows=len(groups), kept=len(groups)), found.name)
+    notes = Notes(rows=len(groups), kept=len(groups))
+    if not len(groups):
+        raise _nothing(notes, found.name)
     return Read(groups, "groups", "its columns are those of Tandem's own groups", notes)
 
 
@@ -169,20 +171,21 @@ def _renamed(rows: Iterable[Row], columns: Mapping[str, str] | None) -> Iterator
 
 
 def _streamed(
-    rows: Iterable[Row], form: Format, notes: Notes, folder: Path, key: list[Any]
+    parsed: Iterator[Group], notes: Notes, folder: Path, key: list[Any]
 ) -> tuple[Groups, Notes]:
     digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
     path = folder / f"read-{digest}.parquet"
     counts = path.with_suffix(".json")
     if path.exists() and counts.exists():
-        kept = json.loads(counts.read_text())
-        return Groups.read(path), Notes(**{**kept, "remarks": tuple(kept["remarks"])})
-    groups = Groups.stream(path, _groups(rows, form, notes))
+        kept: dict[str, Any] = json.loads(counts.read_text())
+        kept["remarks"] = tuple(kept["remarks"])
+        return Groups.read(path), Notes(**kept)
+    groups = Groups.stream(path, parsed)
     counts.write_text(json.dumps(asdict(notes)))
     return groups, notes
 
 
-def _groups(rows: Iterable[Row], form: Format, notes: Notes) -> Iterator[Group]:
+def _groups(rows: Iterable[Row], form: Format, notes: Notes, name: str) -> Iterator[Group]:
     ids = _Ids(notes)
     for row in rows:
         notes.rows += 1
@@ -194,10 +197,12 @@ def _groups(rows: Iterable[Row], form: Format, notes: Notes) -> Iterator[Group]:
         if "completions" in form.needs:
             notes.empty_completions += len(row.items("completions")) - len(group)
         notes.kept += 1
-        read_columns = {*form.needs, *form.uses, *_ID_COLUMNS}
-        meta = {k: v for k, v in row.values.items() if k not in read_columns and v is not None}
+        used = {*form.needs, *form.uses, next((c for c in _ID_COLUMNS if row.has(c)), "")}
+        meta = {k: v for k, v in row.values.items() if k not in used and v is not None}
         prompt = replace(group.prompt, id=ids.of(row, group), meta=_plain(meta, row))
         yield replace(group, prompt=prompt)
+    if not notes.kept:
+        raise _nothing(notes, name)
 
 
 class _Ids:
@@ -241,13 +246,11 @@ def _plain(meta: dict[str, Any], row: Row) -> dict[str, Any]:
         ) from error
 
 
-def _some(notes: Notes, name: str) -> None:
-    if notes.kept:
-        return
+def _nothing(notes: Notes, name: str) -> DataError:
     reasons = "; ".join(
         f"{n} x {why} (first: {notes.first[why]})" for why, n in notes.dropped.items()
     )
-    raise DataError(
+    return DataError(
         f"{name}: none of {notes.rows} rows can be used: {reasons or 'there are no rows'}",
         "rows without a prompt, an answer or a difference between answers teach nothing",
         "mend the rows, or say which columns hold what: columns={...}",

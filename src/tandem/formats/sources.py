@@ -1,3 +1,5 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 """Files, folders and hub ids as streams of rows, each with the place where it stands.
 
 JSON Lines, JSON, CSV (each plain or gzipped), Parquet, folders that `datasets.save_to_disk`
@@ -15,7 +17,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,12 +114,12 @@ def _hash(path: Path) -> str:
 
 
 @contextmanager
-def _sound(path: Path) -> Iterator[None]:
+def _sound(path: Path) -> Generator[None]:
     """Turn what a broken file raises into a DataError that names the file."""
     try:
         yield
     except UnicodeDecodeError as error:
-        gzipped = path.open("rb").read(2) == b"\x1f\x8b" and not path.name.endswith(".gz")
+        gzipped = _starts(path, b"\x1f\x8b") and not path.name.endswith(".gz")
         raise DataError(
             f"{path}: byte {short(error.object[error.start : error.start + 1])} at offset "
             f"{error.start} of a block is not UTF-8",
@@ -138,6 +140,11 @@ def _sound(path: Path) -> Iterator[None]:
             "the file is damaged, cut short, or not what its name says",
             "write or fetch it again",
         ) from error
+
+
+def _starts(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(magic)) == magic
 
 
 def _text(path: Path, newline: str | None = None) -> IO[str]:
@@ -209,7 +216,7 @@ def _csv(path: Path) -> Iterator[Row]:
                 yield _csv_row(f"{path.name}:{reader.line_num}", values)
         except csv.Error as error:
             raise DataError(
-                f"{path.name}:{reader.line_num}: not CSV: {error}",
+                f"{path.name}, after line {reader.line_num}: not CSV: {error}",
                 "a quote is not closed as CSV (RFC 4180) asks, so rows would run together",
                 'double the quotes inside a cell ("") or use JSON Lines',
             ) from error

@@ -1,3 +1,5 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 """Splits by prompt: all rows of a prompt fall on the same side, whatever their order or ids."""
 
 from __future__ import annotations

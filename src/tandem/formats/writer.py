@@ -1,3 +1,5 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 """`write`: groups back to the columns that TRL, HH and the Hugging Face hub know.
 
 Extra columns (`prompt.meta`) are written beside them, and reading the file gives the groups back.

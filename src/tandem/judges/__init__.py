@@ -7,10 +7,12 @@ that group alone (and its own seed), never on the order in which groups arrive.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import is_dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from tandem.groups import Group
+from tandem.machine import Machine
 
 
 @runtime_checkable
@@ -25,3 +27,13 @@ class Judge(Protocol):
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the same groups, in order, with this judge's columns written."""
         ...
+
+
+def opened(judge: Judge, machine: Machine) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    """Open a judge once, on this machine, for a loop that asks it again and again.
+
+    Judges that are models have a method `open`; others are called as they are.
+    """
+    if is_dataclass(judge) and hasattr(judge, "machine"):
+        judge = replace(judge, machine=replace(machine, lora=None))  # type: ignore[type-var,assignment]
+    return judge.open() if hasattr(judge, "open") else judge  # type: ignore[attr-defined,union-attr]

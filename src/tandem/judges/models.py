@@ -7,9 +7,9 @@ tokenised again from their text with the judge's own, and never read through for
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,11 +42,20 @@ class RewardModel:
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the groups with `scores`."""
+        return self.open()(groups)
+
+    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+        """Load the weights once and return the judge that keeps them."""
         trunk = open_scalar(self.checkpoint.path, self.machine)
+        tokenizer = models.load_tokenizer(self.checkpoint.path)
         gain, bias = models.scale(trunk.inner)
-        for group, reading in _readings(trunk, self.checkpoint.path, groups, self.machine):
-            raw = np.empty(0) if reading.score is None else reading.score.astype(np.float64)
-            yield replace(group, scores=gain * raw + bias)
+
+        def score(groups: Iterable[Group]) -> Iterator[Group]:
+            for group, reading in _readings(trunk, tokenizer, groups, self.machine):
+                raw = np.empty(0) if reading.score is None else reading.score.astype(np.float64)
+                yield replace(group, scores=gain * raw + bias)
+
+        return score
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,8 @@ class ImplicitReward:
             JudgeError: policy and reference have different tokenizers.
         """
         paths = (self.policy.path, self.reference.path)
-        if len({models.tokenizer_hash(models.load_tokenizer(p)) for p in paths}) > 1:
+        tokenizers = [models.load_tokenizer(p) for p in paths]
+        if len({models.tokenizer_hash(t) for t in tokenizers}) > 1:
             raise JudgeError(
                 f"{self.policy} and {self.reference} have different tokenizers",
                 "the implicit reward is a ratio of probabilities of the same tokens",
@@ -82,18 +92,18 @@ class ImplicitReward:
             )
         mine, theirs = itertools.tee(groups)
         pi, ref = (open_policy(p, self.machine) for p in paths)
-        above = _readings(pi, paths[0], mine, self.machine)
-        below = _readings(ref, paths[1], theirs, self.machine)
+        above = _readings(pi, tokenizers[0], mine, self.machine)
+        below = _readings(ref, tokenizers[1], theirs, self.machine)
         for (group, a), (_, b) in zip(above, below, strict=True):
             yield replace(group, scores=self.beta * (_sums(a) - _sums(b)))
 
 
 def _readings(
-    trunk: Trunk, path: Path, groups: Iterable[Group], machine: Machine
+    trunk: Trunk, tokenizer: Any, groups: Iterable[Group], machine: Machine
 ) -> Iterator[tuple[Group, Reading]]:
     """Read the groups in the judge's own tokens, and hand back the groups as they came."""
     given, seen = itertools.tee(groups)
-    own = tokenised(seen, models.load_tokenizer(path))
+    own = tokenised(seen, tokenizer)
     for group, (_, reading) in zip(given, read(trunk, own, machine.tokens), strict=True):
         yield group, reading
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tandem.errors import ConfigError, nearest
 
@@ -33,6 +33,7 @@ class Row:
         objective: what is minimised.
         init: where training starts.
         repeats: how often the whole is done.
+        fits: what its result is; not a column.
     """
 
     config: str
@@ -43,18 +44,27 @@ class Row:
     objective: str
     init: str
     repeats: str
+    fits: Literal["policy", "reward"] = "policy"
 
 
 METHODS: dict[str, Row] = {
     "sft": Row("SFT", "SFT", "demonstrations, 1", "-", "-", "`nll`", "base", "1"),
     "reward": Row(
-        "Reward", "reward model", "D, 2..K", "humans", "-", "`bradley_terry`", "SFT", "1"
+        "Reward", "reward model", "D, 2..K", "humans", "-", "`bradley_terry`", "SFT", "1",
+        fits="reward",
     ),
     "dpo": Row(
         "DPO", "DPO, IPO, cDPO, rDPO, hinge, hinge-norm, SimPO...", "D, 2", "humans", "-",
         "one per loss", "SFT", "1",
     ),
     "kto": Row("KTO", "KTO", "D, 1", "humans", "`mismatch`", "`kto`", "SFT", "1"),
+    "ppo": Row(
+        "PPO", "PPO", "pi_theta, 1", "r_phi minus KL", "-", "`ppo_clip` + value", "SFT", "online"
+    ),
+    "grpo": Row(
+        "GRPO", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
+        "`ppo_clip`, group baseline", "SFT", "online",
+    ),
 }  # fmt: skip
 
 COLUMNS = ("title", "sample", "judge", "select", "objective", "init", "repeats")
@@ -65,8 +75,11 @@ INPUTS: dict[str, str] = {
     "demonstrations": "Groups, one completion a prompt",
     "pi_sft": "Checkpoint: `base` after SFT on the demonstrations",
     "D": "Groups with preferences, for training",
+    "r_phi": "Checkpoint: a reward model fitted to D",
     "held_out": "Groups with preferences, of prompts that are not in D",
-    "x": "Prompts without labels, to sample from",
+    "x": "Prompts without labels, tokenised, to sample from",
+    "how": "Sampling: temperature, truncation, longest answer",
+    "watching": "Watching: held-out prompts and judges that follow a policy while it trains",
     "humans": "Judge: who gives preferences, now or tomorrow",
     "truth": "Judge: the programmatic truth, where there is one",
 }

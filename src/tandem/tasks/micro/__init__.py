@@ -19,7 +19,15 @@ from typing import Literal, get_args
 from tandem.errors import ConfigError, DataError, ModelError, nearest
 from tandem.groups import Completion, Group, Groups
 from tandem.rng import Seed
-from tandem.tasks.micro.annotators import Annotator, Camps, Drifting, Truth, known, mixture
+from tandem.tasks.micro.annotators import (
+    START,
+    Annotator,
+    Camps,
+    Drifting,
+    Truth,
+    known,
+    mixture,
+)
 from tandem.tasks.micro.splits import SKILLS, draw
 from tandem.tasks.micro.truth import Parts, breakdown, fact_rates, truth
 
@@ -111,7 +119,7 @@ class Micro:
         """The judge that writes the true worth of every completion to `scores`."""
         return Truth()
 
-    def annotator(self, flips: float = 0.25, seed: Seed = Seed(0)) -> Annotator:
+    def annotator(self, flips: float = 0.25, seed: Seed = START) -> Annotator:
         """Somebody who compares completions (0, 1), (2, 3), ... and errs at this rate."""
         return Annotator(flips=flips, seed=seed)
 
@@ -131,7 +139,7 @@ class Micro:
 
     def _answered(self, group: Group, *, ideal: bool) -> Group:
         how, meta = SKILLS[self.skill], known(group)
-        rng = Seed(0).at("reference", group.id).rng()
+        rng = START.at("reference", group.id).rng()
         text = how.ideal(meta) if ideal else how.demonstrate(meta, rng)
         author = "ideal" if ideal else "demonstration"
         return replace(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tandem.groups import Group
 from tandem.tasks.micro.annotators import known
 from tandem.tasks.micro.arithmetic import STRATA
+from tandem.tasks.micro.posts import Fact
 from tandem.tasks.micro.truth import breakdown, claims, fact_rates, truth
 
 Floats = npt.NDArray[np.float64]
@@ -87,9 +88,9 @@ def best_pairs(
     return kept
 
 
-def meaning(text: str) -> frozenset[tuple[str, str]]:
+def meaning(text: str) -> frozenset[Fact]:
     """What a summary says, whatever the order and the filler: SPG's notion of the same."""
-    return frozenset(claims(text)[1])
+    return frozenset(claims(text)[0])
 
 
 def agreement(groups: Iterable[Group], gamma: float = 0.5) -> dict[str, float]:

@@ -7,6 +7,7 @@ the right person.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from tandem.tasks.micro.words import (
 )
 
 Meta = dict[str, Any]
+Fact = tuple[str, str, str]
 HELD_OUT = 8
 
 
@@ -93,23 +95,28 @@ def question(meta: Meta) -> str:
     return f"summarize {meta['who']} : " + " ".join(sentences)
 
 
-def render(who: str, claims: list[tuple[str, str]], filler: tuple[str, ...] = ()) -> str:
-    """A summary that makes these claims, opened by filler words if there are any."""
-    clauses = " , ".join(CLAUSES[kind].format(value) for kind, value in claims)
-    return " ".join([*filler, who, clauses, "."]).replace("  ", " ")
+def render(facts: Iterable[Fact], filler: tuple[str, ...] = ()) -> str:
+    """A summary that claims these facts, opened by filler words if there are any."""
+    clauses = " , ".join(f"{name} {CLAUSES[kind].format(value)}" for name, kind, value in facts)
+    return " ".join([*filler, clauses, "."])
+
+
+def targets(meta: Meta) -> list[Fact]:
+    """The facts that a summary should tell, in order of mention."""
+    return [(meta["who"], kind, value) for kind, value in meta["targets"]]
 
 
 def write(meta: Meta, rng: Generator, quality: Quality) -> str:
     """A summary by a writer of this quality."""
-    claims: list[tuple[str, str]] = []
-    for kind, value in meta["targets"]:
+    claims: list[Fact] = []
+    for fact in targets(meta):
         luck = float(rng.random())
         if luck < quality.wrong:
-            claims.append(_wrong(meta, rng, kind))
+            claims.append(_wrong(meta, rng, fact[1]))
         elif luck >= quality.wrong + quality.missing:
-            claims.append((kind, value))
+            claims.append(fact)
     if not claims:
-        claims.append(tuple(pick(rng, meta["targets"])))
+        claims.append(pick(rng, targets(meta)))
     while len(claims) < 8 and rng.random() < quality.extra:
         claims.insert(int(rng.integers(1, len(claims) + 1)), _extra(meta, rng, claims))
     if rng.random() < quality.shuffled:
@@ -117,25 +124,31 @@ def write(meta: Meta, rng: Generator, quality: Quality) -> str:
     filler = ()
     if rng.random() < quality.filler:
         filler = tuple(pick(rng, FILLER) for _ in range(1 + int(rng.integers(3))))
-    return render(meta["who"], claims, filler)
+    return render(claims, filler)
 
 
-def _wrong(meta: Meta, rng: Generator, kind: str) -> tuple[str, str]:
-    """A false claim: half the time somebody else's fact, half the time a value out of the air."""
-    others = [(k, v) for name, k, v in meta["told"] if name != meta["who"]]
-    same = [fact for fact in others if fact[0] == kind]
-    if rng.random() < 0.5:
-        return pick(rng, same or others)
-    drawn = FEEDBACK if meta["who"] in FEEDBACK_NAMES else MAIN
-    true = [value for k, value in meta["targets"] if k == kind]
-    return kind, pick(rng, [value for value in VALUES[kind][drawn] if value not in true])
-
-
-def stray(meta: Meta, rng: Generator) -> tuple[str, str]:
+def stray(meta: Meta, rng: Generator) -> Fact:
     """A false claim of any kind."""
     return _wrong(meta, rng, pick(rng, KINDS))
 
 
-def _extra(meta: Meta, rng: Generator, claims: list[tuple[str, str]]) -> tuple[str, str]:
-    """One claim too many: a repetition, or something false."""
-    return pick(rng, claims) if rng.random() < 0.3 else stray(meta, rng)
+def _wrong(meta: Meta, rng: Generator, kind: str) -> Fact:
+    """A false claim: half the time somebody else's fact, half the time a value out of the air."""
+    others = [(k, v) for name, k, v in meta["told"] if name != meta["who"]]
+    same = [fact for fact in others if fact[0] == kind]
+    if rng.random() < 0.5:
+        return (meta["who"], *pick(rng, same or others))
+    drawn = FEEDBACK if meta["who"] in FEEDBACK_NAMES else MAIN
+    true = [value for k, value in meta["targets"] if k == kind]
+    values = [value for value in VALUES[kind][drawn] if value not in true]
+    return meta["who"], kind, pick(rng, values)
+
+
+def _extra(meta: Meta, rng: Generator, claims: list[Fact]) -> Fact:
+    """One claim too many: a repetition, a fact about somebody else, or something false."""
+    luck = float(rng.random())
+    if luck < 0.3:
+        return pick(rng, claims)
+    if luck < 0.6:
+        return tuple(pick(rng, [fact for fact in meta["told"] if fact[0] != meta["who"]]))
+    return stray(meta, rng)

@@ -59,7 +59,7 @@ SKILLS: dict[str, Skill] = {
         ask=posts.question,
         held_out=lambda meta: posts.held_out(_targets(meta)),
         demonstrate=lambda meta, rng: posts.write(meta, rng, DEMONSTRATION),
-        ideal=lambda meta: posts.render(meta["who"], _targets(meta)),
+        ideal=lambda meta: posts.render(posts.targets(meta)),
         shifted=lambda meta, round: KINDS[round % len(KINDS)] in dict(_targets(meta)),
     ),
     "dialogue": Skill(

@@ -44,6 +44,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         additional_special_tokens=["<system>", "<user>", "<assistant>"],
         model_max_length=CONTEXT,
+        model_input_names=["input_ids", "attention_mask"],
+        padding_side="left",
         clean_up_tokenization_spaces=False,
     )
     made.chat_template = TEMPLATE

@@ -9,60 +9,67 @@ import re
 from collections.abc import Callable, Iterable
 
 from tandem.tasks.micro.dialogue import TOLD
-from tandem.tasks.micro.posts import Meta
+from tandem.tasks.micro.posts import Fact, Meta
 from tandem.tasks.micro.words import CLAUSES, FILLER, NAMES, RUDE, STEPS, TOOLS, VALUES
 
 Parts = dict[str, float]
 
 INVENTED = -1.5
+ASTRAY = -0.5
 REPEATED = -0.5
 BROKEN = -0.5
 WORDY = -0.2
 LONG = -0.05
-TARGET_LENGTH = 12
+TARGET_LENGTH = 13
 MOST_CLAUSES = 8
 HARM_WEIGHT = 2.0
 
 CLAIMS = {
-    clause.format(value): (kind, value)
+    f"{name} {clause.format(value)}": (name, kind, value)
+    for name in NAMES
     for kind, clause in CLAUSES.items()
     for value in VALUES[kind]
 }
-_FILLER, _NAMES, _RUDE = frozenset(FILLER), frozenset(NAMES), frozenset(RUDE)
+_FILLER, _RUDE = frozenset(FILLER), frozenset(RUDE)
 _ANSWER = re.compile(r"answer (\d+)")
 
 
-def claims(text: str) -> tuple[str, list[tuple[str, str]], int]:
-    """Whom a summary is about, the facts it claims in order, and how many clauses are broken."""
+def claims(text: str) -> tuple[list[Fact], int]:
+    """The facts that a summary claims, in order, and how many of its clauses are broken."""
     words = [word for word in text.split() if word not in _FILLER and word != "."]
-    who = next((word for word in words if word in _NAMES), "")
-    clauses = " ".join(word for word in words if word not in _NAMES).split(",")
+    clauses = " ".join(words).split(",")
     read = [CLAIMS.get(clause.strip()) for clause in clauses[:MOST_CLAUSES]]
     broken = sum(fact is None for fact in read) + max(0, len(clauses) - MOST_CLAUSES)
-    return who, [fact for fact in read if fact is not None], broken
+    return [fact for fact in read if fact is not None], broken
 
 
 def summary_parts(meta: Meta, text: str) -> Parts:
-    """Counts behind the truth of a summary, and `total`."""
-    who, made, broken = claims(text)
+    """Counts behind the truth of a summary, and `total`.
+
+    A claim is right (a fact about the right person), astray (a fact about somebody else, said
+    as such), or invented; `misattributed` are the invented ones that are true of somebody else.
+    """
+    made, broken = claims(text)
     words = text.split()
-    facts = {(kind, value) for kind, value in meta["targets"]}
-    others = {(kind, value) for name, kind, value in meta["told"] if name != meta["who"]}
+    told = {(name, kind, value) for name, kind, value in meta["told"]}
+    others = {(kind, value) for name, kind, value in told if name != meta["who"]}
     distinct = dict.fromkeys(made)
-    right = [fact for fact in distinct if fact in facts and who == meta["who"]]
-    false = [fact for fact in distinct if fact not in right]
+    true = [fact for fact in distinct if fact in told]
+    false = [fact for fact in distinct if fact not in told]
     parts = {
-        "right": float(len(right)),
+        "right": float(sum(name == meta["who"] for name, _, _ in true)),
+        "astray": float(sum(name != meta["who"] for name, _, _ in true)),
         "invented": float(len(false)),
-        "misattributed": float(sum(fact in others for fact in false)),
+        "misattributed": float(sum(fact[1:] in others for fact in false)),
         "repeated": float(len(made) - len(distinct)),
         "filler": float(sum(word in _FILLER for word in words)),
-        "broken": float(broken + (words[-1:] != ["."]) + (not who)),
+        "broken": float(broken + (words[-1:] != ["."])),
         "clauses": float(len(made)),
         "over": float(max(0, len(words) - TARGET_LENGTH)),
     }
     parts["total"] = (
         parts["right"]
+        + ASTRAY * parts["astray"]
         + INVENTED * parts["invented"]
         + REPEATED * parts["repeated"]
         + WORDY * parts["filler"]
@@ -137,7 +144,7 @@ def truth(meta: Meta, text: str) -> float:
 
 
 def fact_rates(summaries: Iterable[tuple[Meta, str]]) -> Parts:
-    """Rates over summaries: per target fact right, wrong (invented) and omitted; per claim invented.
+    """Rates over summaries: facts right and wrong per target fact, inventions per claim.
 
     `wrong` counts inventions per target fact, so that right + wrong + omitted is near 1 while a
     writer makes as many claims as there are facts, and above it when he makes more.

@@ -1,0 +1,158 @@
+"""`tandem eval reward` and `tandem eval policy`: how good it is; nothing is fitted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tandem.cli.settings import add, make_parser, parse, rebuild
+from tandem.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from tandem.artifacts import Checkpoint
+    from tandem.groups import Groups
+    from tandem.judges import Judge
+
+
+def reward(words: Sequence[str]) -> int:
+    """Compare a reward with human judgements: accuracy, calibration, slices."""
+    from tandem.machine import Machine
+
+    parser = make_parser("eval reward", "Compare a reward model with human judgements.")
+    parser.add_argument("model", type=str, help="folder of a reward model, or of a DPO policy")
+    parser.add_argument(
+        "--data", type=str, default="", help="judgements that it was not trained on"
+    )
+    parser.add_argument(
+        "--reference", type=str, default="", help="the policy's reference: implicit"
+    )
+    parser.add_argument("--beta", type=float, default=0.1, help="beta of the implicit reward")
+    options = _parsed(parser, words, {"machine": Machine()})
+    machine = rebuild(Machine(), options.machine)
+
+    from tandem.exams import examine_reward
+    from tandem.formats import read
+    from tandem.rng import Seed
+
+    found = read(_needed(options, "data", "judgements, for example hh_harmless.jsonl.gz"))
+    groups = _fitting(found.groups, options.model)
+    judged = groups.take(i for i, group in enumerate(groups) if group.preferences)
+    if not len(judged):
+        raise DataError(
+            f"{options.data} holds no comparison that {options.model} can read whole",
+            "a reward is evaluated on judgements between answers to one prompt",
+            "give data with chosen and rejected answers; see `tandem data check`",
+        )
+    notes = [f"{options.data}: {found.format}, because {found.why}", *found.notes.lines()]
+    exam = examine_reward(_judge(options), judged, seed=Seed(options.seed), machine=machine)
+    return _tell(options, [*notes, f"{len(found.groups) - len(judged)} groups left out"], exam)
+
+
+def policy(words: Sequence[str]) -> int:
+    """Compare a policy with a reference policy on prompts: win rates, KL, length."""
+    from tandem.engines import Sampling
+    from tandem.machine import Machine
+    from tandem.tasks import Sizes
+
+    parser = make_parser("eval policy", "Compare a policy with a reference policy.")
+    parser.add_argument("model", type=str, help="folder of the policy")
+    parser.add_argument("--reference", type=str, default="", help="folder of the policy to beat")
+    parser.add_argument("--task", type=str, default="", help="a task by name: truth judges")
+    parser.add_argument("--data", type=str, default="", help="prompts; needs --proxy")
+    parser.add_argument(
+        "--proxy", type=str, default="", help="folder of a reward model that judges"
+    )
+    configs = {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
+    options = _parsed(parser, words, configs)
+    configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
+
+    from tandem.artifacts import Checkpoint
+    from tandem.exams import examine_policies
+
+    prompts, judges = _prompts(options, configs["sizes"])
+    sft = Checkpoint(Path(_needed(options, "reference", "the folder of the SFT policy")), "SFT")
+    mine = Checkpoint(Path(options.model), Path(options.model).name)
+    answers = {str(pi): _answers(pi, prompts, options.seed, configs) for pi in (sft, mine)}
+    machine = configs["machine"]
+    exam = examine_policies(answers, sft, judges=judges, opponents=("SFT",), machine=machine)
+    return _tell(options, [f"{len(prompts)} prompts, one answer each"], exam)
+
+
+def _parsed(parser: ArgumentParser, words: Sequence[str], configs: Mapping[str, Any]) -> Namespace:
+    parser.add_argument("--seed", type=int, default=0, help="root of every draw")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    add(parser, configs)
+    return parse(parser, words)
+
+
+def _needed(options: Namespace, name: str, what: str) -> str:
+    if not options[name]:
+        raise ConfigError(
+            f"--{name} is missing", "nothing to compare with", f"give --{name}: {what}"
+        )
+    return options[name]
+
+
+def _fitting(groups: Groups, model: str) -> Groups:
+    from tandem.artifacts import Checkpoint
+    from tandem.events import Silent
+    from tandem.groups import Groups
+    from tandem.stages import encode
+
+    return Groups.of(encode(groups, Checkpoint(Path(model)), events=Silent()))
+
+
+def _judge(options: Namespace) -> Judge:
+    from tandem.artifacts import Checkpoint
+    from tandem.judges.models import ImplicitReward, RewardModel
+
+    model = Checkpoint(Path(options.model), Path(options.model).name)
+    if not options.reference:
+        return RewardModel(model)
+    return ImplicitReward(model, Checkpoint(Path(options.reference)), options.beta)
+
+
+def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
+    from tandem.artifacts import Checkpoint
+    from tandem.formats import read
+    from tandem.judges.models import RewardModel
+    from tandem.rng import Seed
+    from tandem.tasks import worlds
+
+    judges: dict[str, Judge] = {}
+    if options.task:
+        world = worlds.from_task(options.task, sizes, Seed(options.seed))
+        prompts = world.evaluation
+        if world.truth is not None:
+            judges["truth"] = world.truth
+    else:
+        prompts = read(_needed(options, "data", "prompts, or --task micro")).groups.prompts()
+        _needed(options, "proxy", "a reward model to judge with")
+    if options.proxy:
+        judges["proxy"] = RewardModel(Checkpoint(Path(options.proxy)), "proxy")
+    return prompts, judges
+
+
+def _answers(policy: Checkpoint, prompts: Groups, seed: int, configs: Mapping[str, Any]) -> Groups:
+    from tandem.events import Silent
+    from tandem.groups import Groups
+    from tandem.rng import Seed
+    from tandem.stages import sample
+
+    how, machine = configs["sampling"], configs["machine"]
+    at = Seed(seed).at("answers", str(policy))
+    return Groups.of(
+        sample(policy, prompts, n=1, how=how, seed=at, machine=machine, events=Silent())
+    )
+
+
+def _tell(options: Namespace, notes: Sequence[str], exam: Mapping[str, Any]) -> int:
+    if options.json:
+        print(json.dumps({"notes": notes, **exam["numbers"]}, indent=1))
+    else:
+        print("\n".join(notes), exam["text"], sep="\n\n")
+    return 0

@@ -1,0 +1,204 @@
+"""Climbing a reward: what every on-policy method does besides its algorithm.
+
+Opens the policy, its reference and its judges once; samples, trains, watches; exports the actor.
+A method brings its `Algorithm`: samples to frozen columns, and columns to a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tandem import models
+from tandem.artifacts import Checkpoint
+from tandem.batch import Batch, Outputs, Terms
+from tandem.engines import Sampling
+from tandem.engines.torch import TorchEngine
+from tandem.errors import JudgeError
+from tandem.groups import Group, Groups
+from tandem.judges import Judge, opened
+from tandem.kernel import ActorCritic, Trunk, open_policy
+from tandem.loop import Optim
+from tandem.loop import fit as train
+from tandem.machine import Machine
+from tandem.online import Experience, Online, Rounds
+from tandem.ragged import Ragged
+from tandem.reading import read
+from tandem.rng import Seed
+from tandem.runs import Events
+from tandem.watch import Policies
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What is followed while a policy trains, on prompts that it does not train on.
+
+    Attributes:
+        prompts: tokenised held-out prompts.
+        judges: (column, judge) beside `proxy`, the reward itself: `truth`, `held_out`.
+        choose: the column whose best point is exported; None exports the last policy.
+        every: rounds between two evaluations.
+    """
+
+    prompts: Groups
+    judges: tuple[tuple[str, Judge], ...] = ()
+    choose: str | None = None
+    every: int = 4
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who takes part: the trained policy, the frozen reference, the reward, and the machine."""
+
+    policy: ActorCritic
+    pi_ref: Trunk
+    reward: Callable[[Iterable[Group]], Iterator[Group]]
+    machine: Machine
+
+    def scores(self, groups: Sequence[Group]) -> Tensor:
+        """[N] scores of all completions of judged groups.
+
+        Raises:
+            JudgeError: the judge wrote none.
+        """
+        for group in groups:
+            if group.scores is None:
+                raise JudgeError(
+                    f"the reward wrote no scores for group `{group.id}`",
+                    "a policy climbs numbers, and preferences alone are none",
+                    "use a scoring judge: a reward model, a programmatic truth",
+                )
+        return torch.from_numpy(np.concatenate([g.scores for g in groups])).float()  # type: ignore[arg-type]
+
+    def old(self, groups: list[Group]) -> tuple[Ragged, Ragged | None]:
+        """log pi_old, and V where there is a value function, at every token."""
+        readings = [r for _, r in read(self.policy, groups, self.machine.tokens)]
+        value = [r.value for r in readings if r.value is not None]
+        return over_all([r.logp or () for r in readings]), over_all(value) if value else None
+
+    def ref(self, groups: list[Group]) -> Ragged:
+        """log pi_ref at every token."""
+        return over_all([r.logp or () for _, r in read(self.pi_ref, groups, self.machine.tokens)])
+
+    def numbers(self, groups: list[Group], r: Tensor, old: Ragged, ref: Ragged) -> dict[str, float]:
+        """The dials of every round, see docs/metrics.md."""
+        stopped = [c.stopped for g in groups for c in g.completions]
+        drawn = over_all([[c.logp for c in g.completions if c.logp is not None] for g in groups])
+        return {
+            "proxy": float(r.mean()),
+            "kl": float((old - ref).sum().mean()),
+            "entropy": float(-old.values.mean()),
+            "length": float(old.count().mean()),
+            "stopped": float(np.mean(stopped)),
+            "mismatch": float((drawn - old).values.abs().mean()),
+        }
+
+
+class Algorithm(Protocol):
+    """What makes a method: its experience and its loss."""
+
+    def experience(self, groups: list[Group]) -> Experience:
+        """Turn fresh samples into frozen columns."""
+        ...
+
+    def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
+        """The terms that are minimised."""
+        ...
+
+
+def climb(
+    policy: ActorCritic,
+    init: Checkpoint,
+    prompts: Groups,
+    reward: Judge,
+    algorithm: Callable[[Cast], Algorithm],
+    shape: Rounds,
+    optim: Optim,
+    *,
+    ref: Checkpoint | None,
+    how: Sampling,
+    watching: Watching | None,
+    name: str,
+    out: Path,
+    scratch: Path,
+    seed: Seed,
+    events: Events,
+    machine: Machine,
+) -> Checkpoint:
+    """Train a policy on its own samples and export it.
+
+    Args:
+        policy: the opened policy; its temperature is set to the sampling temperature.
+        init: where it came from; the reference unless `ref` is given.
+        prompts: U, tokenised.
+        reward: a scoring judge.
+        algorithm: builds the method's algorithm on the cast.
+        shape: prompts, completions, rounds, epochs, minibatches.
+        how: sampling of the episodes.
+        watching: held-out signals, or None.
+    """
+    policy.actor.temperature = how.temperature
+    pi_ref = open_policy((ref or init).path, replace(machine, lora=None))
+    pi_ref.temperature = how.temperature
+    cast = Cast(policy, pi_ref, opened(reward, machine), machine)
+    method = algorithm(cast)
+    tokenizer = models.load_tokenizer(init.path)
+    engine = TorchEngine(policy.actor.lm, tokenizer, dtype=policy.actor.dtype, name=name)
+    watch = None
+    if watching is not None:
+        judges = {column: opened(j, machine) for column, j in watching.judges}
+        watch = Policies(
+            watching.prompts,
+            engine,
+            _actor,
+            {"proxy": cast.reward, **judges},
+            pi_ref,
+            how=how,
+            seed=seed.at("watch"),
+            every=watching.every,
+            rounds=shape.rounds,
+            tokens=machine.tokens,
+            events=events,
+            choose=watching.choose,
+            keep=scratch / "best",
+        )
+    source = Online(
+        prompts,
+        engine,
+        _actor,
+        method.experience,
+        shape,
+        how=how,
+        seed=seed,
+        layout=policy.layout,
+        tokens=machine.tokens,
+        events=events,
+        watch=watch,
+        controllers=getattr(method, "controllers", {}),
+    )
+    train(policy, source, method.loss, optim, machine=machine, scratch=scratch, events=events)
+    if watch is not None and (best := watch.restore(policy)) is not None:
+        events.log("chosen", **best)
+    models.save(policy.actor.lm, tokenizer, out)
+    return Checkpoint(out, name)
+
+
+def over_all(rows: Sequence[Sequence[Any]]) -> Ragged:
+    """Join per-group, per-completion arrays into one ragged column over all completions."""
+    return Ragged.of([torch.from_numpy(np.array(x)).float() for group in rows for x in group])
+
+
+def stopped(groups: Sequence[Group]) -> Tensor:
+    """[N] True for completions that ended themselves."""
+    return torch.tensor([c.stopped for g in groups for c in g.completions])
+
+
+def _actor(module: nn.Module) -> nn.Module:
+    assert isinstance(module, ActorCritic)
+    return module.actor.lm

@@ -1,0 +1,217 @@
+"""GRPO, RLOO and relatives: policy gradients whose baseline is the rest of the group.
+
+Each round: sample n completions of each prompt; advantage from the group's scores; K passes.
+
+    GRPO       A = (r - mean)/std,  clip .2 .2,  k3 to the reference as a loss   arXiv:2402.03300
+    RLOO       A = r - mean of the others, KL in the reward (k1), REINFORCE      arXiv:2402.14740
+    Dr. GRPO   A = r - mean, tokens averaged by a constant length                arXiv:2503.20783
+    DAPO       clip .2 .28, token average, groups without spread left out        arXiv:2503.14476
+    GSPO       the ratio and its clip are of whole sequences                     arXiv:2507.18071
+
+They are choices of `advantage`, `ratio`, `clip`, `per` and `kl`, not copies: `VARIANTS` has the
+papers' settings. GRPO's k3 loss has its own optimum, which is not the exponential tilt
+(METHODS section 3); `kl="reward"` and `kl="k2"` share PPO's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tandem.artifacts import Checkpoint
+from tandem.batch import Batch, Outputs, Terms
+from tandem.climb import Cast, Watching, climb, stopped
+from tandem.engines import Sampling
+from tandem.errors import ConfigError
+from tandem.estimators import group_mean, group_std, informative, leave_one_out, missing_eos
+from tandem.groups import Group, Groups
+from tandem.judges import Judge
+from tandem.judges.models import RewardModel
+from tandem.kernel import ActorCritic, open_policy
+from tandem.loop import Optim
+from tandem.machine import Machine
+from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
+from tandem.online import Experience, Rounds
+from tandem.rng import Seed
+from tandem.runs import Events, Run
+
+STD_FLOOR = 1e-4
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """Settings of group-baseline policy gradients; defaults are GRPO's (DeepSeekMath).
+
+    Attributes:
+        prompts: prompts per round.
+        n: completions per prompt, 2 or more.
+        rounds: how often to sample.
+        inner: passes over a round's samples.
+        minibatch: prompts per optimiser step.
+        advantage: baseline: group `mean`, group mean over `std`, or mean of the others (`rest`).
+        beta: KL coefficient.
+        kl: where it acts: in the `reward` (k1), or as a loss `k2` or `k3`.
+        ratio: whose probability ratio is clipped; `none` is REINFORCE.
+        clip: lower and upper epsilon.
+        per: average over tokens, sequences, or a `constant` length (the sampling limit).
+        informative: leave out groups whose scores are all equal (DAPO).
+        no_eos: score of an answer that never ends, in place of its own; None leaves it.
+        optim: optimiser and schedule.
+    """
+
+    prompts: int = 64
+    n: int = 8
+    rounds: int = 40
+    inner: int = 1
+    minibatch: int = 64
+    advantage: Literal["std", "mean", "rest"] = "std"
+    beta: float = 0.04
+    kl: Literal["reward", "k2", "k3"] = "k3"
+    ratio: Literal["token", "sequence", "none"] = "token"
+    clip: tuple[float, float] = (0.2, 0.2)
+    per: Literal["token", "sequence", "constant"] = "sequence"
+    informative: bool = False
+    no_eos: float | None = None
+    optim: Optim = field(default_factory=lambda: Optim(lr=1e-6, schedule="constant"))
+
+    def __post_init__(self) -> None:
+        if self.n < 2 or self.beta < 0:
+            raise ConfigError(
+                f"grpo.n = {self.n}, grpo.beta = {self.beta}",
+                "the baseline is the rest of the group, so n >= 2; a KL coefficient is >= 0",
+                "raise the one that is out of range",
+            )
+
+
+VARIANTS: dict[str, GRPO] = {
+    "grpo": GRPO(),
+    "rloo": GRPO(advantage="rest", kl="reward", ratio="none", per="constant", beta=0.05),
+    "dr-grpo": GRPO(advantage="mean", per="constant", beta=0.0),
+    "dapo": GRPO(clip=(0.2, 0.28), per="token", beta=0.0, informative=True),
+    "gspo": GRPO(ratio="sequence", clip=(3e-4, 4e-4), beta=0.0),
+}
+
+
+class Algorithm:
+    """Experience and loss of a group-baseline policy gradient."""
+
+    def __init__(self, cast: Cast, cfg: GRPO, longest: int) -> None:
+        self.cast, self.cfg = cast, cfg
+        # REINFORCE sums over tokens (arXiv:2402.14740); Dr. GRPO divides by the longest answer
+        self.length = 1.0 if cfg.ratio == "none" else float(longest)
+
+    def experience(self, groups: list[Group]) -> Experience:
+        """Score the group and centre it."""
+        cfg, cast = self.cfg, self.cast
+        groups = list(cast.reward(groups))
+        score = missing_eos(cast.scores(groups), stopped(groups), replace=cfg.no_eos)
+        old, _ = cast.old(groups)
+        ref = cast.ref(groups)
+        r = score - cfg.beta * (old - ref).sum() if cfg.kl == "reward" else score
+        group = _group(groups)
+        A = r - (leave_one_out(r, group) if cfg.advantage == "rest" else group_mean(r, group))
+        if cfg.advantage == "std":
+            A = A / (group_std(r, group) + STD_FLOOR)
+        numbers = cast.numbers(groups, score, old, ref)
+        numbers["spread"] = float(group_std(score, group).mean())
+        if cfg.informative:
+            groups = _weighed(groups, informative(score, group).tolist())
+        return Experience(groups, {"old": old, "ref": ref, "adv": old.expand(A)}, numbers)
+
+    def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
+        """Clipped surrogate or REINFORCE, and the KL where it is a loss."""
+        cfg = self.cfg
+        assert out.logp is not None and batch.old is not None  # noqa: PT018
+        assert batch.adv is not None and batch.ref is not None  # noqa: PT018
+        if cfg.ratio == "none":
+            surrogate = reinforce(out.logp, batch.adv, per=cfg.per, length=self.length)
+        else:
+            low, high = cfg.clip
+            surrogate = ppo_clip(
+                out.logp,
+                batch.old,
+                batch.adv,
+                clip_low=low,
+                clip_high=high,
+                ratio=cfg.ratio,
+                per=cfg.per,
+                length=self.length,
+            )
+        terms = {"policy": surrogate}
+        if cfg.beta and cfg.kl != "reward":
+            per: Any = (
+                {"ratio": "sequence"} if cfg.kl == "k2" else {"ratio": "token", "per": cfg.per}
+            )
+            penalty = kl(out.logp, batch.ref, estimator=cfg.kl, **per)
+            terms["kl"] = penalty._replace(loss=cfg.beta * penalty.loss)
+        return terms
+
+
+def _group(groups: list[Group]) -> Any:
+    import torch
+
+    sizes = torch.tensor([len(g) for g in groups])
+    return torch.repeat_interleave(torch.arange(len(groups)), sizes)
+
+
+def _weighed(groups: list[Group], keep: list[bool]) -> list[Group]:
+    """Give completions of groups without spread the weight 0."""
+    marks = iter(keep)
+    return [
+        replace(
+            g,
+            completions=tuple(replace(c, weight=float(next(marks))) for c in g.completions),
+        )
+        for g in groups
+    ]
+
+
+def fit(
+    init: Checkpoint,
+    prompts: Groups,
+    reward: Judge,
+    cfg: GRPO = GRPO(),
+    *,
+    ref: Checkpoint | None = None,
+    how: Sampling = Sampling(),
+    watching: Watching | None = None,
+    name: str = "GRPO",
+    out: Path,
+    scratch: Path,
+    seed: Seed,
+    events: Events,
+    machine: Machine,
+) -> Checkpoint:
+    """Climb a reward from the policy `init`; see `climb` for the arguments."""
+    return climb(
+        ActorCritic(open_policy(init.path, machine, train=True)),
+        init,
+        prompts,
+        reward,
+        lambda cast: Algorithm(cast, cfg, how.max_tokens),
+        Rounds(cfg.prompts, cfg.n, cfg.rounds, cfg.inner, cfg.minibatch),
+        cfg.optim,
+        ref=ref,
+        how=how,
+        watching=watching,
+        name=name,
+        out=out,
+        scratch=scratch,
+        seed=seed,
+        events=events,
+        machine=machine,
+    )
+
+
+def recipe(
+    run: Run,
+    pi_sft: Checkpoint,
+    x: Groups,
+    r_phi: Checkpoint,
+    how: Sampling,
+    watching: Watching | None,
+    cfg: GRPO = GRPO(),
+) -> Checkpoint:
+    """Prompts and a reward model in, a policy out."""
+    return run("grpo", fit, pi_sft, x, RewardModel(r_phi), cfg, how=how, watching=watching)

@@ -1,0 +1,201 @@
+"""PPO with a KL penalty on a learned reward, as InstructGPT's line of papers writes it.
+
+    max E_{x ~ U, y ~ pi_theta} [ r_phi(x, y) - beta KL(pi_theta || pi_ref) ]   (METHODS section 3)
+
+Each round: sample y ~ pi_old; R_t = -beta (log pi_old - log pi_ref)(y_t), plus r_phi(x, y) at the
+last token; GAE; whiten; K passes of the clipped surrogate and the clipped value loss. The value
+function is a trunk of its own that starts as the reward model (docs/adr/0007).
+
+Departures: defaults are AlpacaFarm's (the baseline of RLP), but the log-ratio is not clamped at
+0, because the clamp moves the optimum; and where a held-out signal is watched, the exported
+policy is the best by that signal, not the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tandem import models
+from tandem.artifacts import Checkpoint
+from tandem.batch import Batch, Outputs, Terms
+from tandem.climb import Cast, Watching, climb, stopped
+from tandem.engines import Sampling
+from tandem.errors import ConfigError
+from tandem.estimators import AdaptiveBeta, explained_variance, gae, kl_shaping, missing_eos, whiten
+from tandem.groups import Group, Groups
+from tandem.judges import Judge
+from tandem.judges.models import RewardModel
+from tandem.kernel import ActorCritic, open_policy, open_scalar
+from tandem.loop import Optim
+from tandem.machine import Machine
+from tandem.objectives.policy_gradient import ppo_clip, value_clip
+from tandem.online import Experience, Rounds
+from tandem.rng import Seed
+from tandem.runs import Events, Run
+
+
+@dataclass(frozen=True)
+class PPO:
+    """Settings of PPO; defaults are AlpacaFarm's simulated ones.
+
+    Attributes:
+        prompts: episodes per round.
+        rounds: how often to sample.
+        inner: passes over a round's episodes.
+        minibatch: episodes per optimiser step.
+        beta: KL coefficient, in nats of the whole sequence.
+        kl_target: adapt beta to hold the KL near this many nats; None keeps it fixed.
+        kl_horizon: episodes over which an adaptive beta can change by a fifth.
+        kl_floor: clamp of the log-ratio from below; 0.0 reproduces AlpacaFarm.
+        gamma: discount.
+        lam: GAE's lambda.
+        clip: epsilon of the ratio.
+        value_clip: epsilon of the value; None does not clip.
+        value_weight: share of the value loss.
+        value: a `separate` trunk from the reward model, or a head `shared` with the policy.
+        whiten_rewards: scale rewards by their spread, mean kept.
+        whiten_advantages: shift and scale advantages over the whole round.
+        no_eos: score of an answer that never ends, in place of its own; None leaves it.
+        no_eos_penalty: what is subtracted from it instead; None subtracts nothing.
+        optim: optimiser and schedule.
+    """
+
+    prompts: int = 512
+    rounds: int = 40
+    inner: int = 2
+    minibatch: int = 256
+    beta: float = 0.0067
+    kl_target: float | None = None
+    kl_horizon: float = 10_000.0
+    kl_floor: float | None = None
+    gamma: float = 1.0
+    lam: float = 1.0
+    clip: float = 0.2
+    value_clip: float | None = 0.2
+    value_weight: float = 0.1
+    value: Literal["separate", "shared"] = "separate"
+    whiten_rewards: bool = True
+    whiten_advantages: bool = True
+    no_eos: float | None = None
+    no_eos_penalty: float | None = None
+    optim: Optim = field(default_factory=lambda: Optim(lr=1e-5, schedule="linear", eps=1e-5))
+
+    def __post_init__(self) -> None:
+        if self.beta < 0 or (self.kl_target is not None and not self.beta > 0):
+            raise ConfigError(
+                f"ppo.beta = {self.beta}",
+                "below 0 it pays the policy for leaving the reference, and an adaptive beta "
+                "changes by factors",
+                "set beta to 0 or more, above 0 with a kl_target",
+            )
+
+
+class Algorithm:
+    """PPO's experience and loss."""
+
+    def __init__(self, cast: Cast, cfg: PPO) -> None:
+        self.cast, self.cfg = cast, cfg
+        self.controllers: dict[str, Any] = {}
+        if cfg.kl_target is not None:
+            self.controllers["beta"] = AdaptiveBeta(cfg.beta, cfg.kl_target, cfg.kl_horizon)
+
+    def experience(self, groups: list[Group]) -> Experience:
+        """Score, shape, estimate advantages: everything frozen before the first gradient."""
+        cfg, cast = self.cfg, self.cast
+        groups = list(cast.reward(groups))
+        r = cast.scores(groups)
+        r = missing_eos(r, stopped(groups), replace=cfg.no_eos, penalty=cfg.no_eos_penalty)
+        old, V = cast.old(groups)
+        assert V is not None
+        ref = cast.ref(groups)
+        controller = self.controllers.get("beta")
+        beta = cfg.beta if controller is None else controller.beta
+        R = kl_shaping(r, old, ref, beta, floor=cfg.kl_floor)
+        A, G = gae(whiten(R, shift=False) if cfg.whiten_rewards else R, V, cfg.gamma, cfg.lam)
+        numbers = cast.numbers(groups, r, old, ref)
+        numbers |= {"beta": beta, "explained_variance": float(explained_variance(V, G))}
+        if controller is not None:
+            controller.update(numbers["kl"], len(r))
+        A = whiten(A) if cfg.whiten_advantages else A
+        return Experience(groups, {"old": old, "adv": A, "ret": G, "value": V}, numbers)
+
+    def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
+        """Clipped surrogate and clipped value loss."""
+        cfg = self.cfg
+        assert out.logp is not None and out.value is not None  # noqa: PT018
+        assert batch.old is not None and batch.adv is not None  # noqa: PT018
+        assert batch.value is not None and batch.ret is not None  # noqa: PT018
+        L_pg = ppo_clip(out.logp, batch.old, batch.adv, clip_low=cfg.clip, clip_high=cfg.clip)
+        L_v = value_clip(out.value, batch.value, batch.ret, clip=cfg.value_clip)
+        return {"policy": L_pg, "value": L_v._replace(loss=cfg.value_weight * L_v.loss)}
+
+
+def fit(
+    init: Checkpoint,
+    prompts: Groups,
+    reward: Judge,
+    cfg: PPO = PPO(),
+    *,
+    ref: Checkpoint | None = None,
+    how: Sampling = Sampling(),
+    watching: Watching | None = None,
+    name: str = "PPO",
+    out: Path,
+    scratch: Path,
+    seed: Seed,
+    events: Events,
+    machine: Machine,
+) -> Checkpoint:
+    """Climb a reward from the policy `init`; see `climb` for the arguments."""
+    return climb(
+        actor_critic(init, reward, cfg, seed, machine),
+        init,
+        prompts,
+        reward,
+        lambda cast: Algorithm(cast, cfg),
+        Rounds(cfg.prompts, 1, cfg.rounds, cfg.inner, cfg.minibatch),
+        cfg.optim,
+        ref=ref,
+        how=how,
+        watching=watching,
+        name=name,
+        out=out,
+        scratch=scratch,
+        seed=seed,
+        events=events,
+        machine=machine,
+    )
+
+
+def actor_critic(
+    init: Checkpoint, reward: Judge, cfg: PPO, seed: Seed, machine: Machine
+) -> ActorCritic:
+    """Open the policy with its value function, whose head starts at zero."""
+    policy = open_policy(init.path, machine, train=True)
+    if cfg.value == "shared":
+        policy.heads["value"] = models.value_head(policy.inner).to(policy.device)
+        return ActorCritic(policy)
+    full = replace(machine, lora=None)
+    same = isinstance(reward, RewardModel) and models.same_tokens(init.path, reward.checkpoint.path)
+    if same:
+        critic = open_scalar(reward.checkpoint.path, full, train=True)  # type: ignore[union-attr]
+    else:
+        critic = open_scalar(init.path, full, fresh=seed.at("critic"), train=True)
+    critic.inner.score.requires_grad_(False)  # type: ignore[union-attr]
+    critic.heads["value"] = models.value_head(critic.inner).to(critic.device)
+    return ActorCritic(policy, critic)
+
+
+def recipe(
+    run: Run,
+    pi_sft: Checkpoint,
+    x: Groups,
+    r_phi: Checkpoint,
+    how: Sampling,
+    watching: Watching | None,
+    cfg: PPO = PPO(),
+) -> Checkpoint:
+    """Prompts and a reward model in, a policy out."""
+    return run("ppo", fit, pi_sft, x, RewardModel(r_phi), cfg, how=how, watching=watching)

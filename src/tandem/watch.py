@@ -1,0 +1,130 @@
+"""Watching a policy while it trains: proxy, held-out reward and truth on the same prompts.
+
+A climb that the proxy shows and the others do not is reward hacking (METHODS section 14). The
+watch keeps the best weights by a signal that was not optimised, so that what is exported is not
+the last policy but the best one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tandem.engines import Engine, Sampling
+from tandem.groups import Group, Groups
+from tandem.kernel import Trunk
+from tandem.reading import read
+from tandem.rng import Seed
+from tandem.runs import Events
+
+Opened = Callable[[Iterable[Group]], Iterator[Group]]
+SHOWN = 3
+
+
+class Policies:
+    """Evaluates the policy every few rounds on fixed prompts with fixed draws.
+
+    Args:
+        prompts: tokenised evaluation prompts; the first three are shown as samples.
+        engine: samples the policy; `weights` finds what it samples from in the trained module.
+        judges: column -> opened judge: `proxy`, `held_out`, `truth`.
+        ref: the reference, for KL.
+        every: rounds between two evaluations.
+        choose: the column whose best mean decides what is exported, or None for the last policy.
+        keep: folder for the best weights.
+    """
+
+    def __init__(
+        self,
+        prompts: Groups,
+        engine: Engine,
+        weights: Callable[[nn.Module], nn.Module],
+        judges: Mapping[str, Opened],
+        ref: Trunk,
+        *,
+        how: Sampling,
+        seed: Seed,
+        every: int,
+        rounds: int,
+        tokens: int,
+        events: Events,
+        choose: str | None,
+        keep: Path,
+        patience: int | None = None,
+    ) -> None:
+        self.prompts, self.engine, self.weights = prompts, engine, weights
+        self.judges, self.ref, self.how, self.seed = judges, ref, how, seed
+        self.every, self.rounds, self.tokens, self.events = every, rounds, tokens, events
+        self.choose, self.keep = choose, keep
+        self.curve: list[dict[str, float]] = []
+
+    def __call__(self, turn: int, policy: nn.Module) -> None:
+        """Evaluate after a round; the first and the last are always evaluated."""
+        if turn % self.every and turn != self.rounds:
+            return
+        self.engine.load(self.weights(policy))
+        groups = list(self.engine.sample(self.prompts, 1, self.how, self.seed))
+        point = {"round": float(turn)} | self._measured(groups)
+        better = self.choose is not None and all(
+            point[self.choose] > p[self.choose] for p in self.curve
+        )
+        self.curve.append(point)
+        self.events.log("watch", **point)
+        for group in groups[:SHOWN]:
+            self.events.log("sample", prompt=group.prompt.text, answer=group.completions[0].text)
+        if better:
+            self._keep(policy)
+
+    def _measured(self, groups: list[Group]) -> dict[str, float]:
+        point: dict[str, float] = {}
+        for name, judge in self.judges.items():
+            rows = [g.scores for g in judge(groups) if g.scores is not None]
+            point[name] = float(np.mean(np.concatenate(rows)))
+        point["kl"] = float(np.mean(list(self._kl(groups))))
+        lengths = [len(c.tokens) for g in groups for c in g.completions]
+        point["length"] = float(np.mean(lengths))
+        point["stopped"] = float(np.mean([c.stopped for g in groups for c in g.completions]))
+        return point
+
+    def _kl(self, groups: list[Group]) -> Iterator[float]:
+        """KL to the reference of each sample: sum of log-ratios, unbiased at temperature 1."""
+        for group, reading in read(self.ref, groups, self.tokens):
+            for completion, below in zip(group.completions, reading.logp or (), strict=True):
+                assert completion.logp is not None
+                yield float(completion.logp.sum(dtype=np.float64) - below.sum(dtype=np.float64))
+
+    def _keep(self, policy: nn.Module) -> None:
+        self.keep.mkdir(parents=True, exist_ok=True)
+        state = {k: v.detach().clone().contiguous() for k, v in policy.state_dict().items()}
+        part = self.keep / "best.part"
+        save_file(state, part)
+        part.replace(self.keep / "best.safetensors")
+
+    def restore(self, policy: nn.Module) -> dict[str, float] | None:
+        """Put the best weights back, and return the point of the curve they belong to."""
+        best = self.keep / "best.safetensors"
+        if self.choose is None or not best.exists():
+            return None
+        with torch.no_grad():
+            policy.load_state_dict(load_file(best))
+        return max(self.curve, key=lambda p: p[self.choose or ""])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curve so far."""
+        return {"curve": [dict(p) for p in self.curve]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the curve of a run that was stopped."""
+        self.curve = [dict(p) for p in state["curve"]]
+
+
+def at_temperature_one(how: Sampling) -> Sampling:
+    """Return the same sampling without anything that changes the policy, for measuring KL."""
+    return replace(how, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)

@@ -1,0 +1,103 @@
+"""The real files and the real small model beside the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tandem.chat import decode, encode
+from tandem.formats import read, write
+from tandem.formats.check import check
+
+SHARED = Path(__file__).parents[3] / "shared"
+DATA = SHARED / "data"
+pytestmark = [
+    pytest.mark.shared,
+    pytest.mark.skipif(not SHARED.exists(), reason="no ../shared beside the repository"),
+]
+
+
+@pytest.fixture(scope="module")
+def stories():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(SHARED / "models" / "stories260k")
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "kept", "columns"),
+    [
+        ("hh_harmless", "hh", 1796, None),
+        ("alpacaeval_groups", "alpacaeval-groups", 500, None),
+        ("llmbar_natural", "llmbar", 100, None),
+        ("llmbar_neighbor", "llmbar", 134, None),
+        (
+            "gsm8k_train",
+            "prompt-completion",
+            3000,
+            {"prompt": "question", "completion": "answer"},
+        ),
+        ("vicuna_questions", "prompt", 80, {"prompt": "text"}),
+    ],
+)
+def test_every_file_is_read(name: str, form: str, kept: int, columns: dict[str, str] | None):
+    data = read(DATA / f"{name}.jsonl.gz", columns=columns)
+    assert data.format == form
+    assert data.notes.kept == len(data.groups) == kept
+    assert len({g.id for g in data.groups}) == kept
+
+
+def test_hh_on_the_small_model(stories):
+    """About 70 % of the pairs fit into 512 tokens; nothing is lost in joining the pieces."""
+    data = read(DATA / "hh_harmless.jsonl.gz")
+    encoded = encode(data.groups, stories, max_length=512)
+    assert encoded.counts.kept == len(encoded.groups) == 1262
+    assert sum(encoded.counts.dropped.values()) == 1796 - 1262
+    before = {g.id: g for g in data.groups}
+    for group in encoded.groups[:100]:
+        source = before[group.id]
+        prompt = group.prompt.tokens.tolist()
+        assert prompt.count(stories.bos_token_id) == 1
+        for completion, said in zip(group.completions, source.completions, strict=True):
+            tokens = completion.tokens.tolist()
+            assert tokens[-1] == stories.eos_token_id
+            assert tokens.count(stories.eos_token_id) == 1
+            assert len(prompt) + len(tokens) <= 512
+            text = decode([*prompt, *tokens], stories)
+            assert text == f"{source.prompt.text} {said.text}"
+
+
+def test_hh_without_a_seam_equals_the_whole_transcript(stories):
+    """This tokenizer's pieces break at spaces, so prompt + answer is the whole text's encoding."""
+    encoded = encode(read(DATA / "hh_harmless.jsonl.gz").groups, stories, max_length=512)
+    for group in encoded.groups[:200]:
+        whole = stories(f"{group.prompt.text} {group.completions[0].text}")["input_ids"]
+        joined = [*group.prompt.tokens, *group.completions[0].tokens[:-1]]
+        assert joined == whole
+
+
+def test_alpacaeval_keeps_the_completions_that_fit(stories):
+    data = read(DATA / "alpacaeval_groups.jsonl.gz")
+    counts = encode(data.groups, stories, max_length=512).counts
+    assert counts.completions == 7996
+    assert counts.completions_kept < counts.completions / 2
+    assert counts.kept + sum(counts.dropped.values()) == 500
+
+
+def test_check_of_hh(stories):
+    result = check(DATA / "hh_harmless.jsonl.gz", stories, 512)
+    assert result.ok
+    assert result.lengths.groups_dropped == 534
+    assert result.facts.longest_wins == pytest.approx(0.451, abs=5e-4)
+    assert result.lengths.ends == {"</s>": 3592}
+
+
+def test_hh_written_and_read_again(tmp_path: Path):
+    groups = read(DATA / "hh_harmless.jsonl.gz").groups
+    for kind in ("hh", "preference"):
+        assert write(groups, tmp_path / f"{kind}.jsonl.gz", kind).rows == len(groups)
+        again = read(tmp_path / f"{kind}.jsonl.gz").groups
+        pairs = [[c.text for c in g.completions] for g in groups]
+        assert [[c.text for c in g.completions] for g in again] == pairs
+        assert [g.prompt.text for g in again] == [g.prompt.text for g in groups]
