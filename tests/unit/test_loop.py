@@ -334,7 +334,9 @@ def test_the_order_of_steps_does_not_depend_on_a_resume():
     head = told(next(steps) for _ in range(4))
     second.load_state_dict(first.state_dict())
     assert head + told(second.steps(module)) == whole
-    assert whole[:3] != whole[3:6]
+    epochs = [sorted(str(x) for step in whole[k : k + 3] for x in step) for k in (0, 3, 6)]
+    assert sum(len(s) for s in whole[:3]) >= 3
+    assert epochs[0] != epochs[1]
 
 
 def test_every_group_is_seen_once_an_epoch():
