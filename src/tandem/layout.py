@@ -66,7 +66,9 @@ class Plan:
 
     blocks: tuple[Block, ...]
     back: Tensor
-    masks: dict[tuple[object, ...], Tensor | None] = field(default_factory=dict)
+    masks: dict[tuple[int, int | None, torch.dtype, bool], Tensor | None] = field(
+        default_factory=dict
+    )
 
     def mask(
         self, block: int, window: int | None, dtype: torch.dtype, *, always: bool = False

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tandem.engines import Engine, Sampling
+from tandem.events import rank
 from tandem.groups import Group, Groups
 from tandem.kernel import Trunk
 from tandem.reading import read
@@ -101,6 +102,8 @@ class Policies:
                 yield float(completion.logp.sum(dtype=np.float64) - below.sum(dtype=np.float64))
 
     def _keep(self, policy: nn.Module) -> None:
+        if rank() > 0:
+            return
         self.keep.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().clone().contiguous() for k, v in policy.state_dict().items()}
         part = self.keep / "best.part"

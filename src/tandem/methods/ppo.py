@@ -33,7 +33,7 @@ from tandem.machine import Machine
 from tandem.objectives.policy_gradient import ppo_clip, value_clip
 from tandem.online import Experience, Rounds
 from tandem.rng import Seed
-from tandem.runs import Events, Run
+from tandem.runs import Events, Run, every_rank
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ class Algorithm:
         return {"policy": L_pg, "value": L_v._replace(loss=cfg.value_weight * L_v.loss)}
 
 
+@every_rank
 def fit(
     init: Checkpoint,
     prompts: Groups,
@@ -173,7 +174,7 @@ def actor_critic(
     init: Checkpoint, reward: Judge, cfg: PPO, seed: Seed, machine: Machine
 ) -> ActorCritic:
     """Open the policy with its value function, whose head starts at zero."""
-    policy = open_policy(init.path, machine, train=True)
+    policy = open_policy(init.path, machine, train=True, seed=seed.at("adapters"))
     if cfg.value == "shared":
         policy.heads["value"] = models.value_head(policy.inner).to(policy.device)
         return ActorCritic(policy)
