@@ -156,6 +156,27 @@ def test_greedy_tokens_are_those_of_generate(family: str) -> None:
         assert answer.stopped == (want[-1] == 2)
 
 
+STORIES = Path(__file__).parents[2].parent / "shared/models/stories260k"
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not STORIES.exists(), reason="needs the real model in ../shared")
+def test_a_real_model_writes_what_generate_writes() -> None:
+    """Eight query heads on four key heads, trained weights, 40 greedy tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(STORIES)
+    engine = TorchEngine(STORIES, tokenizer)
+    texts = ("Once upon a time", "Lily and Tom went to the park. They", "The cat")
+    ids = [tokenizer(t).input_ids for t in texts]
+    prompts = [
+        Group(Prompt(t, t, tokens=np.array(i, np.int32))) for t, i in zip(texts, ids, strict=True)
+    ]
+    for group in engine.sample(prompts, 1, Sampling(temperature=0, max_tokens=40), Seed(0)):
+        alone = torch.from_numpy(group.prompt.tokens)[None].long()
+        settings = {"max_new_tokens": 40, "do_sample": False}
+        full = engine.lm.generate(alone, attention_mask=alone * 0 + 1, **settings)  # type: ignore[operator]
+        assert group.completions[0].tokens.tolist() == full[0, alone.shape[1] :].tolist()
+
+
 def test_the_probe_picks_the_decoder() -> None:
     """Position biases inside attention (Bloom) cannot be forked; the rest of the families can."""
     for family in FAMILIES:
