@@ -186,7 +186,11 @@ def _block(stack: list[_Piece], positions: np.ndarray) -> Block:
     if causal:
         distance = np.arange(rows)[None, :, None] - np.arange(width)[None, None, :]
         return Block(
-            *map(torch.from_numpy, (queries, keys)), True, None, torch.from_numpy(distance)
+            torch.from_numpy(queries),
+            torch.from_numpy(keys),
+            True,
+            None,
+            torch.from_numpy(distance),
         )
     same = own_q[:, :, None] == own_k[:, None, :]
     allowed = (own_k == -1)[:, None, :] | (same & (distance >= 0))
