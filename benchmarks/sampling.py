@@ -5,7 +5,8 @@
 W-group: a random Llama of 15.2 M parameters (6 layers, width 288, FFN 768, 6 heads, vocabulary
 32,000, tied), 8 prompts of 200 tokens, 8 completions of exactly 48 tokens each, temperature 1.
 micro: a random Llama of 0.9 M parameters (4 layers, width 128, vocabulary 512), 256 prompts of
-about 60 tokens, one completion of 24 tokens each: the rollouts of PPO on the embedded world.
+about 60 tokens, one completion of 24 tokens each: the rollouts of PPO on the embedded world, where
+neither forking nor early leaving can help. micro-group: 32 prompts with 8 completions each (GRPO).
 Each side runs in fp32 and in bf16; the ratio is of the medians of each side's better dtype, by the
 clock and by processor time (the fairer one where other jobs share the machine).
 """
@@ -36,9 +37,11 @@ SHAPES = {
     "W-group": {"width": 288, "ffn": 768, "layers": 6, "heads": 6, "vocabulary": 32_000},
     "micro": {"width": 128, "ffn": 352, "layers": 4, "heads": 4, "vocabulary": 512},
 }
+SHAPES["micro-group"] = SHAPES["micro"]
 LOADS = {
     "W-group": {"lengths": (200, 200), "prompts": 8, "n": 8, "tokens": 48},
     "micro": {"lengths": (50, 70), "prompts": 256, "n": 1, "tokens": 24},
+    "micro-group": {"lengths": (50, 70), "prompts": 32, "n": 8, "tokens": 24},
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
