@@ -394,7 +394,7 @@ def test_an_adapters_folder_is_the_same_bytes_in_every_process_and_place(tmp_pat
     made = fitted("sft", tmp_path, init, machine)
     config = json.loads((made.path / "adapter" / "adapter_config.json").read_text())
     assert config["target_modules"] == sorted(config["target_modules"])
-    assert len(config["target_modules"]) == 7
+    assert len(config["target_modules"]) == 14  # seven matrices in each of two layers
     assert not [f for f in made.path.rglob("*.json") if str(tmp_path) in f.read_text()]
 
 
