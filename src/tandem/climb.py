@@ -45,15 +45,19 @@ class Watching:
         judges: (column, judge) beside `proxy`, the reward itself: `truth`, `held_out`.
         choose: the judge whose best point is exported; None exports the last policy.
         every: rounds between two evaluations.
+        patience: early stopping: end after this many evaluations in a row without a new best by
+            `choose`; None trains all rounds.
 
     Raises:
-        ConfigError: `choose` names no judge, or `every` is below 1.
+        ConfigError: `choose` names no judge, `every` or `patience` is below 1, or there is
+            patience and nothing to choose by.
     """
 
     prompts: Groups
     judges: tuple[tuple[str, Judge], ...] = ()
     choose: str | None = None
     every: int = 4
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         known = ["proxy", *(column for column, _ in self.judges)]
@@ -64,11 +68,17 @@ class Watching:
                 f"{', '.join(known)}",
                 f"name one of them, or None for the last policy.{nearest(self.choose, known)}",
             )
-        if self.every < 1:
+        if self.every < 1 or (self.patience is not None and self.patience < 1):
             raise ConfigError(
-                f"watching.every = {self.every}",
-                "it counts rounds between two evaluations",
-                "give 1 or more",
+                f"watching.every = {self.every}, watching.patience = {self.patience}",
+                "they count rounds and evaluations",
+                "give 1 or more, or no patience",
+            )
+        if self.patience is not None and self.choose is None:
+            raise ConfigError(
+                f"watching.patience = {self.patience} without watching.choose",
+                "it counts evaluations since the best one, and nothing says which is best",
+                "name the judge to choose by: truth, or a reward model fitted to other data",
             )
 
 
@@ -197,6 +207,7 @@ def climb(
             tokens=machine.tokens,
             events=events,
             choose=watching.choose,
+            patience=watching.patience,
             keep=scratch / "best",
         )
     source = Online(

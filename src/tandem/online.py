@@ -30,7 +30,7 @@ from tandem.ragged import Ragged
 from tandem.rng import Seed
 from tandem.runs import Events
 
-Watch = Callable[[int, nn.Module], None]
+Watch = Callable[[int, nn.Module], bool]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ class Online:
         layout: the layout that the probe chose.
         tokens: unique tokens per micro-batch.
         events: where phase times and numbers of each round go.
-        watch: called with (rounds done, policy) before the first round and after every one.
+        watch: called with (rounds done, policy) before the first round and after every one; True
+            ends the training.
         controllers: parts of the method with a state of their own (adaptive beta).
     """
 
@@ -140,8 +141,8 @@ class Online:
         while True:
             turn, inside = divmod(self.step, self.shape.per_round)
             if inside == 0:
-                self._close(turn, policy)
-                if self.step >= self.total:
+                enough = self._close(turn, policy)
+                if enough or self.step >= self.total:
                     return
             if inside == 0 or self.buffer is None:
                 self.buffer = self._sampled(turn, policy)
@@ -149,13 +150,12 @@ class Online:
             self.step += 1
             yield self._batches(turn, inside, self.buffer)
 
-    def _close(self, turn: int, policy: nn.Module) -> None:
-        """Report the round that ended, and watch the policy as it is between two rounds."""
+    def _close(self, turn: int, policy: nn.Module) -> bool:
+        """Report the round that ended, and watch the policy; True if the watch has seen enough."""
         if turn > 0:
             numbers = {**self.numbers, "train_s": round(time.monotonic() - self.began, 4)}
             self.events.log("round", round=turn, **numbers)
-        if self.watch is not None:
-            self.watch(turn, policy)
+        return self.watch is not None and self.watch(turn, policy)
 
     def _sampled(self, turn: int, policy: nn.Module) -> Experience:
         start = time.monotonic()

@@ -478,6 +478,18 @@ def test_the_best_policy_by_the_chosen_judge_is_exported(init: Path, tmp_path: P
     assert len(heard.of("sample")) == 3 * 5
 
 
+def test_early_stopping_ends_after_its_patience_and_exports_the_best(init: Path, tmp_path: Path):
+    """Truth falls after round 1; with a patience of 2 the climb ends after round 3 of 9."""
+    judges = (("truth", Falling([0.0, 3.0, 2.0, 1.0])),)
+    watching = Watching(prompts(init, 3), judges, choose="truth", every=1, patience=2)
+    heard = Heard()
+    cfg = replace(PPO, rounds=9)
+    climbed(ppo, cfg, init, tmp_path, heard=heard, watching=watching)
+    assert [line["round"] for line in heard.of("round")] == [1, 2, 3]
+    assert heard.of("enough")[0]["round"] == 3
+    assert heard.of("chosen")[0]["round"] == 1
+
+
 @pytest.mark.parametrize("method", [ppo, grpo], ids=["ppo", "grpo"])
 def test_a_climb_that_was_killed_at_any_step_ends_the_same(method: Any, init: Path, tmp_path: Path):
     """At the first step, at the end of a round, inside one, and at the end of the last.
@@ -521,6 +533,8 @@ def test_a_climb_that_was_killed_at_any_step_ends_the_same(method: Any, init: Pa
         lambda: grpo.GRPO(ratio="none", inner=2),
         lambda: Watching(Groups.of([]), choose="truth"),
         lambda: Watching(Groups.of([]), every=0),
+        lambda: Watching(Groups.of([]), patience=2),
+        lambda: Watching(Groups.of([]), choose="proxy", patience=0),
         lambda: kl_shaping(torch.zeros(1), one(), one(), 0.1, estimator="k3"),
         lambda: kl_shaping(torch.zeros(1), one(), one(), 0.1, estimator="k2"),
         lambda: kl_shaping(torch.zeros(1), one(), one(), -0.1),
