@@ -5,8 +5,10 @@
 W-group: a random Llama of 15.2 M parameters (6 layers, width 288, FFN 768, 6 heads, vocabulary
 32,000, tied), 8 prompts of 200 tokens, 8 completions of exactly 48 tokens each, temperature 1.
 micro: a random Llama of 0.9 M parameters (4 layers, width 128, vocabulary 512), 256 prompts of
-about 60 tokens, one completion of 24 tokens each: the rollouts of PPO on the embedded world.
-Each side runs in fp32 and in bf16; the ratio is of the medians of each side's better dtype.
+about 60 tokens, one completion of 24 tokens each: the rollouts of PPO on the embedded world, where
+neither forking nor early leaving can help. micro-group: 32 prompts with 8 completions each (GRPO).
+Each side runs in fp32 and in bf16; the ratio is of the medians of each side's better dtype, by the
+clock and by processor time (the fairer one where other jobs share the machine).
 """
 
 from __future__ import annotations
@@ -35,9 +37,11 @@ SHAPES = {
     "W-group": {"width": 288, "ffn": 768, "layers": 6, "heads": 6, "vocabulary": 32_000},
     "micro": {"width": 128, "ffn": 352, "layers": 4, "heads": 4, "vocabulary": 512},
 }
+SHAPES["micro-group"] = SHAPES["micro"]
 LOADS = {
     "W-group": {"lengths": (200, 200), "prompts": 8, "n": 8, "tokens": 48},
     "micro": {"lengths": (50, 70), "prompts": 256, "n": 1, "tokens": 24},
+    "micro-group": {"lengths": (50, 70), "prompts": 32, "n": 8, "tokens": 24},
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -117,7 +121,7 @@ def theirs(lm: LlamaForCausalLM, groups: list[Group], load: dict) -> Callable[[]
 
 
 def measure(name: str, rounds: int) -> dict:
-    """Alternate the sides `rounds` times; return tokens per second and the ratio."""
+    """Alternate the sides `rounds` times; return tokens per second by both clocks."""
     load, shape = LOADS[name], SHAPES[name]
     groups = prompts(load, shape["vocabulary"])
     sides: dict[str, Callable[[], int]] = {}
@@ -125,19 +129,27 @@ def measure(name: str, rounds: int) -> dict:
         lm = model(shape).to(dtype)
         sides[f"tandem {label}"] = ours(lm, groups, load)
         sides[f"generate {label}"] = theirs(lm, groups, load)
-    speeds: dict[str, list[float]] = {side: [] for side in sides}
+    clocks = {"by_clock": time.perf_counter, "by_processor": time.process_time}
+    speeds: dict[str, dict[str, list[float]]] = {c: {s: [] for s in sides} for c in clocks}
     for _ in range(rounds + 1):  # the first is a warm-up
         for side, run in sides.items():
-            start = time.perf_counter()
-            speeds[side].append(run() / (time.perf_counter() - start))
-    medians = {side: statistics.median(s[1:]) for side, s in speeds.items()}
+            start = {c: clock() for c, clock in clocks.items()}
+            tokens = run()
+            for c, clock in clocks.items():
+                speeds[c][side].append(tokens / (clock() - start[c]))
+    return {c: summary({side: s[1:] for side, s in of.items()}) for c, of in speeds.items()}
+
+
+def summary(speeds: dict[str, list[float]]) -> dict:
+    """Return medians, every run, and the ratio of each side's better dtype."""
+    medians = {side: statistics.median(s) for side, s in speeds.items()}
     best = {
         k: max(v for s, v in medians.items() if s.startswith(k)) for k in ("tandem", "generate")
     }
     return {
-        "tokens_per_second": {side: round(v) for side, v in medians.items()},
-        "runs": {side: [round(v) for v in s[1:]] for side, s in speeds.items()},
         "ratio_of_best": round(best["tandem"] / best["generate"], 2),
+        "tokens_per_second": {side: round(v) for side, v in medians.items()},
+        "runs": {side: [round(v) for v in s] for side, s in speeds.items()},
     }
 
 
@@ -159,9 +171,10 @@ def main() -> None:
     }
     for name in LOADS:
         result[name] = measured = measure(name, 3 if args.quick else 7)
-        print(name, f"ratio {measured['ratio_of_best']}")
-        for side, speed in measured["tokens_per_second"].items():
-            print(f"  {side:16s} {speed:7d} tokens/s   {measured['runs'][side]}")
+        for clock, of in measured.items():
+            print(f"{name} {clock}: ratio {of['ratio_of_best']}")
+            for side, speed in of["tokens_per_second"].items():
+                print(f"  {side:16s} {speed:7d} tokens/s   {of['runs'][side]}")
     out = args.out or Path(__file__).parent / f"sampling-{result['date']}.json"
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"written to {out}")

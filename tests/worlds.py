@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tandem.engines import Sampling
 
 # Fixture F2: vocabulary {a, b}, completions of exactly two tokens, no end to choose.
 F2_FIRST = {"a": 0.6, "b": 0.4}
@@ -94,3 +97,27 @@ def letters(size: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
     )
+
+
+SAMPLINGS = [
+    Sampling(max_tokens=9),
+    Sampling(temperature=0.7, max_tokens=9),
+    Sampling(top_k=5, max_tokens=9),
+    Sampling(temperature=1.3, top_p=0.8, max_tokens=9),
+    Sampling(min_p=0.1, max_tokens=9),
+    Sampling(temperature=0.9, top_k=20, top_p=0.9, min_p=0.02, max_tokens=9),
+]
+
+
+def truncated(logits: np.ndarray, how: Sampling) -> np.ndarray:
+    """The law as the definitions say it, token by token, in float64."""
+    order = np.argsort(-logits, kind="stable")
+    if how.top_k:
+        order = order[: how.top_k]
+    p = np.exp((logits[order] - logits[order[0]]) / how.temperature)
+    p /= p.sum()
+    before = np.concatenate([[0.0], np.cumsum(p)[:-1]])
+    keep = (before < how.top_p) & (p >= how.min_p * p[0])
+    logp = np.full(len(logits), -np.inf)
+    logp[order[keep]] = np.log(p[keep] / p[keep].sum())
+    return logp

@@ -103,7 +103,7 @@ def describe(value: object) -> Any:
     if isinstance(value, Enum):
         return {"enum": f"{type_name(type(value))}.{value.name}"}
     if isinstance(value, np.generic):
-        return describe(value.item())
+        return describe(cast("Any", value).item())
     if isinstance(value, Groups):
         return {"groups": value.hash, "prompts": len(value)}
     if isinstance(value, Checkpoint):
@@ -114,6 +114,7 @@ def describe(value: object) -> Any:
 
 
 def _describe_composite(value: object) -> Any:
+    kind = type_name(value.__class__)
     if isinstance(value, Mapping):
         pairs = cast("Mapping[object, object]", value).items()
         return {"mapping": {str(k): describe(v) for k, v in pairs}}
@@ -129,10 +130,11 @@ def _describe_composite(value: object) -> Any:
     if isinstance(value, FunctionType | type) and "<" not in value.__qualname__:
         return {"name": type_name(value)}
     if is_dataclass(value) and not isinstance(value, type):
-        columns = {f.name: describe(getattr(value, f.name)) for f in fields(value) if f.compare}
-        return {"class": type_name(type(value)), **columns}
+        record = cast("Any", value)
+        columns = {f.name: describe(getattr(record, f.name)) for f in fields(record) if f.compare}
+        return {"class": kind, **columns}
     raise RunError(
-        f"a stage was given {value!r} of type {type_name(type(value))}",
+        f"a stage was given {value!r} of type {kind}",
         "a run remembers stages by the content of their arguments, and this content is unknown",
         "pass a frozen dataclass, a Checkpoint, Groups, a path, a number, a string or a tuple",
     )
@@ -194,7 +196,7 @@ def _encode(value: object, folder: Path) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, np.generic):
-        return _encode(value.item(), folder)
+        return _encode(cast("Any", value).item(), folder)
     if isinstance(value, float):
         return value if math.isfinite(value) else {"__float__": str(value)}
     if isinstance(value, Path):

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -65,7 +65,7 @@ def remove(folder: Path) -> None:
 
 
 @contextmanager
-def alone(place: Path) -> Iterator[None]:
+def alone(place: Path) -> Generator[None, None, None]:
     """Wait until no other process of this machine works on a file, and keep them out meanwhile."""
     place.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(place.with_name(place.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o644)

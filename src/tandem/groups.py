@@ -7,6 +7,11 @@ when large, and its rows open as ordinary Parquet (`datasets.load_dataset("parqu
     n = 1 demonstrations and PPO    n = 2 preferences    n = k best-of-n, RSO, ReST, GRPO, RLP
 """
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+# pyright: reportUnknownParameterType=false
+# (pyarrow ships no types)
+
 from __future__ import annotations
 
 import bisect

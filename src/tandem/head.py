@@ -115,7 +115,7 @@ class _TokenLogp(torch.autograd.Function):
         b = None if bias is None else bias.to(hidden.dtype)
         d_hidden = torch.empty_like(hidden) if need_h else None
         d_weight = torch.zeros(weight.shape, device=weight.device) if need_w else None
-        d_bias = torch.zeros(bias.shape, device=bias.device) if need_b else None
+        d_bias = None if bias is None or not need_b else torch.zeros(bias.shape, device=bias.device)
         for i, a in enumerate(range(0, len(hidden), step)):
             h = hidden[a : a + step]
             z = kept[i] if kept else _raw(h, w, b)
@@ -131,7 +131,7 @@ class _TokenLogp(torch.autograd.Function):
         return (
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
-            None if d_bias is None else d_bias.to(bias.dtype),
+            None if d_bias is None or bias is None else d_bias.to(bias.dtype),
             None,
             None,
             None,

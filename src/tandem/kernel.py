@@ -200,7 +200,7 @@ def probe(trunk: Trunk) -> Layout:
             if _shares(trunk, groups, wanted):
                 trunk.layout = "shared"
             else:
-                trunk.inner.set_attn_implementation(stock)
+                trunk.inner.set_attn_implementation(stock)  # type: ignore[arg-type]
     finally:
         trunk.dtype = dtype
         trunk.train(training)

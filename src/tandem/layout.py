@@ -66,7 +66,9 @@ class Plan:
 
     blocks: tuple[Block, ...]
     back: Tensor
-    masks: dict[tuple[object, ...], Tensor | None] = field(default_factory=dict)
+    masks: dict[tuple[int, int | None, torch.dtype, bool], Tensor | None] = field(
+        default_factory=dict
+    )
 
     def mask(
         self, block: int, window: int | None, dtype: torch.dtype, *, always: bool = False
@@ -186,7 +188,11 @@ def _block(stack: list[_Piece], positions: np.ndarray) -> Block:
     if causal:
         distance = np.arange(rows)[None, :, None] - np.arange(width)[None, None, :]
         return Block(
-            *map(torch.from_numpy, (queries, keys)), True, None, torch.from_numpy(distance)
+            torch.from_numpy(queries),
+            torch.from_numpy(keys),
+            True,
+            None,
+            torch.from_numpy(distance),
         )
     same = own_q[:, :, None] == own_k[:, None, :]
     allowed = (own_k == -1)[:, None, :] | (same & (distance >= 0))

@@ -160,7 +160,7 @@ def fit(
         schedule.step()
         prepared.zero_grad(set_to_none=True)
         step += 1
-        log.step(step, schedule.get_last_lr()[0], norm)
+        log.step(step, float(schedule.get_last_lr()[0]), norm)
         state.save(step, accelerator.is_main_process)
     log.close(step)
     accelerator.wait_for_everyone()
@@ -326,7 +326,7 @@ class _Log:
         """Means since the last line: of losses over steps, of metrics over units."""
         rows = {n: self.accelerator.reduce(v, "sum") for n, v in self.sums.items()}
         self.sums = {}
-        pairs = {n: r.tolist() for n, r in rows.items()}
+        pairs = {n: torch.as_tensor(r).tolist() for n, r in rows.items()}
         return {n: s / (c or self.steps) for n, (s, c) in pairs.items()}
 
     def close(self, step: int) -> None:

@@ -50,7 +50,8 @@ class Offline:
                 "look at what the stages before kept, and why the rest was dropped",
             )
         self.groups, self.size, self.epochs, self.seed = groups, size, epochs, seed
-        self.layout, self.tokens = layout, tokens
+        self.layout: Layout = layout
+        self.tokens = tokens
         self.logp_is, self.divisible = logp_is, divisible
         self.position = 0
 

@@ -123,7 +123,8 @@ class Online:
     ) -> None:
         self.prompts, self.engine, self.weights = prompts, engine, weights
         self.experience, self.shape, self.how, self.seed = experience, shape, how, seed
-        self.layout, self.tokens, self.events = layout, tokens, events
+        self.layout: Layout = layout
+        self.tokens, self.events = tokens, events
         self.watch, self.controllers = watch, controllers or {}
         self.step = 0
         self.buffer: Experience | None = None

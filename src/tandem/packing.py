@@ -117,7 +117,7 @@ def pack(
         scores=None
         if any(s is None for s in scores)
         else torch.from_numpy(np.concatenate(scores)).float(),  # type: ignore[arg-type]
-        **ragged,
+        **ragged,  # type: ignore[arg-type]
     )
 
 

@@ -3,6 +3,9 @@
 Shapes: T tokens, N completions.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# (torch's own types are partly unknown)
+
 from __future__ import annotations
 
 from collections.abc import Callable

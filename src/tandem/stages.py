@@ -7,6 +7,7 @@ merge     two collections of the same prompts as one
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -21,10 +22,13 @@ from tandem.judges import Judge, opened
 from tandem.kernel import open_policy
 from tandem.machine import Machine
 from tandem.operators import Operator
-from tandem.reading import log_probs
+from tandem.reading import cache, log_probs
 from tandem.rng import Seed
 from tandem.runs import Events
 from tandem.tokens import marked, tokenised
+
+PARALLEL_FROM = 20_000
+"""Groups from which tokenising is shared among processes and its result is cached."""
 
 
 def encode(
@@ -57,7 +61,16 @@ def encode(
             "a prompt of at least one token comes first",
             "lower sampling.max_tokens",
         )
-    encoded = chat.encode(groups, tokenizer, max_length=limit, truncation=truncation)
+    workers = min(os.cpu_count() or 1, 8) if len(groups) >= PARALLEL_FROM else 0
+    encoded = chat.encode(
+        groups,
+        tokenizer,
+        max_length=limit,
+        truncation=truncation,
+        workers=workers,
+        cache=cache() / "tokens" if workers else None,
+        progress=lambda done, total: events.progress(done, total, "groups"),
+    )
     kept = [g for g in encoded.groups if len(g.prompt.tokens) + room <= limit]
     lines = encoded.counts.lines()
     if len(kept) < len(encoded.groups):

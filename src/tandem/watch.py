@@ -8,7 +8,6 @@ the last policy but the best one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tandem.engines import Engine, Sampling
+from tandem.events import rank
 from tandem.groups import Group, Groups
 from tandem.kernel import Trunk
 from tandem.reading import read
@@ -120,6 +120,8 @@ class Policies:
                 yield float(completion.logp.sum(dtype=np.float64) - below.sum(dtype=np.float64))
 
     def _keep(self, policy: nn.Module) -> None:
+        if rank() > 0:
+            return
         self.keep.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().clone().contiguous() for k, v in policy.state_dict().items()}
         part = self.keep / "best.part"
@@ -142,8 +144,3 @@ class Policies:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the curve of a run that was stopped."""
         self.curve = [dict(p) for p in state["curve"]]
-
-
-def at_temperature_one(how: Sampling) -> Sampling:
-    """Return the same sampling without anything that changes the policy, for measuring KL."""
-    return replace(how, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)

@@ -37,7 +37,6 @@ from transformers import (
 
 import worlds
 from tandem.engines import Sampling
-from tandem.engines.decoding import choose, invert, law, uniforms
 from tandem.engines.forking import ForkingDecoder
 from tandem.engines.rows import RowsDecoder
 from tandem.engines.torch import TorchEngine
@@ -132,21 +131,7 @@ def _law_along(lm: PreTrainedModel, prompt: Prompt, tokens: np.ndarray, how: Sam
     ids = torch.from_numpy(np.concatenate([prompt.tokens, tokens]).astype(np.int64))[None]
     with torch.no_grad():
         logits = lm(input_ids=ids).logits[0, len(prompt.tokens) - 1 : -1].double().numpy()
-    return [_truncated(row, how)[t] for row, t in zip(logits, tokens, strict=True)]
-
-
-def _truncated(logits: np.ndarray, how: Sampling) -> np.ndarray:
-    """The law as the definitions say it, token by token, in float64."""
-    order = np.argsort(-logits, kind="stable")
-    if how.top_k:
-        order = order[: how.top_k]
-    p = np.exp((logits[order] - logits[order[0]]) / how.temperature)
-    p /= p.sum()
-    before = np.concatenate([[0.0], np.cumsum(p)[:-1]])
-    keep = (before < how.top_p) & (p >= how.min_p * p[0])
-    logp = np.full(len(logits), -np.inf)
-    logp[order[keep]] = np.log(p[keep] / p[keep].sum())
-    return logp
+    return [worlds.truncated(row, how)[t] for row, t in zip(logits, tokens, strict=True)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -169,6 +154,27 @@ def test_greedy_tokens_are_those_of_generate(family: str) -> None:
         assert answer.tokens.tolist() == want
         assert row[: len(want)] == want
         assert answer.stopped == (want[-1] == 2)
+
+
+STORIES = Path(__file__).parents[2].parent / "shared/models/stories260k"
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not STORIES.exists(), reason="needs the real model in ../shared")
+def test_a_real_model_writes_what_generate_writes() -> None:
+    """Eight query heads on four key heads, trained weights, 40 greedy tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(STORIES)
+    engine = TorchEngine(STORIES, tokenizer)
+    texts = ("Once upon a time", "Lily and Tom went to the park. They", "The cat")
+    ids = [tokenizer(t).input_ids for t in texts]
+    prompts = [
+        Group(Prompt(t, t, tokens=np.array(i, np.int32))) for t, i in zip(texts, ids, strict=True)
+    ]
+    for group in engine.sample(prompts, 1, Sampling(temperature=0, max_tokens=40), Seed(0)):
+        alone = torch.from_numpy(group.prompt.tokens)[None].long()
+        settings = {"max_new_tokens": 40, "do_sample": False}
+        full = engine.lm.generate(alone, attention_mask=alone * 0 + 1, **settings)  # type: ignore[operator]
+        assert group.completions[0].tokens.tolist() == full[0, alone.shape[1] :].tolist()
 
 
 def test_the_probe_picks_the_decoder() -> None:
@@ -194,17 +200,7 @@ def test_both_decoders_agree(family: str) -> None:
             np.testing.assert_allclose(x.logp, y.logp, atol=1e-5)
 
 
-LAWS = [
-    Sampling(max_tokens=9),
-    Sampling(temperature=0.7, max_tokens=9),
-    Sampling(top_k=5, max_tokens=9),
-    Sampling(temperature=1.3, top_p=0.8, max_tokens=9),
-    Sampling(min_p=0.1, max_tokens=9),
-    Sampling(temperature=0.9, top_k=20, top_p=0.9, min_p=0.02, max_tokens=9),
-]
-
-
-@pytest.mark.parametrize("how", LAWS, ids=str)
+@pytest.mark.parametrize("how", worlds.SAMPLINGS, ids=str)
 def test_logp_is_that_of_a_plain_forward(how: Sampling) -> None:
     lm, prompts = _model("gemma2"), _prompts()
     for group in _engine(lm, max_rows=6).sample(prompts, 4, how, Seed(2)):
@@ -213,48 +209,6 @@ def test_logp_is_that_of_a_plain_forward(how: Sampling) -> None:
             assert answer.logp is not None
             assert answer.logp.dtype == np.float32
             np.testing.assert_allclose(answer.logp, want, atol=1e-4)
-
-
-@pytest.mark.parametrize("how", LAWS, ids=str)
-@pytest.mark.parametrize("vocabulary", [5, 61, 1000])
-def test_truncation_keeps_what_the_definitions_say(how: Sampling, vocabulary: int) -> None:
-    logits = torch.randn(20, vocabulary, generator=torch.Generator().manual_seed(vocabulary)) * 2
-    weights, ids = law(logits, how)
-    p = weights if ids is None else torch.zeros_like(logits).scatter(-1, ids, weights)
-    p = p / p.sum(-1, keepdim=True)
-    for ours, row in zip(p.numpy(), logits.numpy(), strict=True):
-        np.testing.assert_allclose(ours, np.exp(_truncated(row.astype(float), how)), atol=1e-6)
-
-
-@pytest.mark.parametrize("width", [1, 7, 512, 513, 640, 1000])
-def test_inversion_finds_the_first_column_above(width: int) -> None:
-    """Against float64 numpy on weights with many zeros, u at both ends included."""
-    rng = np.random.default_rng(width)
-    weights = rng.random((200, width)) * (rng.random((200, width)) < 0.3)
-    weights[np.arange(200), rng.integers(0, width, 200)] += 0.5
-    u = np.concatenate([np.zeros(20), np.full(20, np.nextafter(1, 0)), rng.random(160)])
-    p = torch.from_numpy(weights).float()
-    columns, total = invert(p, torch.from_numpy(u))
-    exact = p.double().numpy()
-    cdf = exact.cumsum(-1)
-    np.testing.assert_allclose(total, cdf[:, -1], rtol=1e-6)
-    assert (exact[np.arange(200), columns] > 0).all()
-    want = np.array(
-        [np.searchsorted(c, x * c[-1], side="right") for c, x in zip(cdf, u, strict=True)]
-    )
-    first, last = (exact > 0).argmax(-1), width - 1 - (exact[:, ::-1] > 0).argmax(-1)
-    assert (columns.numpy() == want.clip(first, last)).mean() > 0.98  # fp32 block sums may differ
-
-
-def test_wide_draws_follow_their_law() -> None:
-    """100,000 draws over 1,000 tokens against the law; chi-squared, seed fixed."""
-    logits = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
-    u = torch.from_numpy(uniforms(Seed(1), "x", 0, 100_000))
-    token, logp = choose(logits.expand(100_000, -1), Sampling(), u)
-    p = logits[0].double().softmax(-1)
-    counts = torch.bincount(token, minlength=1000)
-    assert chisquare(counts.numpy(), (p * 100_000).numpy()).pvalue > 0.01
-    np.testing.assert_allclose(logp, p[token].log(), atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +273,7 @@ def test_mixture_of_two_networks_is_brute_force() -> None:
                     for m in (one, two)
                 ]
             mixed = (0.75 * logp[0] + 0.25 * logp[1]).double().numpy()
-            want = [_truncated(r, how)[t] for r, t in zip(mixed, answer.tokens, strict=True)]
+            want = [worlds.truncated(r, how)[t] for r, t in zip(mixed, answer.tokens, strict=True)]
             np.testing.assert_allclose(answer.logp, want, atol=1e-4)
 
 

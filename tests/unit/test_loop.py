@@ -175,7 +175,7 @@ def test_a_term_without_any_unit_is_refused():
         assert out.logp is not None
         return {"nll": nll(out.logp, weight=torch.zeros(batch.tokens.n))}
 
-    with pytest.raises(DataError, match="`nll` has weight 0.0") as caught:
+    with pytest.raises(DataError, match=r"`nll` has weight 0\.0") as caught:
         trained(loss, FAST)
     assert caught.value.do
 
@@ -248,7 +248,7 @@ def test_a_loss_that_is_not_a_number_is_refused():
         value = out.logp.values * float("nan")
         return {"mine": Terms(value, torch.ones_like(value), {})}
 
-    with pytest.raises(DataError, match="mine_loss.* is nan at optimiser step 1") as caught:
+    with pytest.raises(DataError, match=r"mine_loss.* is nan at optimiser step 1") as caught:
         trained(loss, FAST)
     assert caught.value.why
     assert caught.value.do
@@ -334,7 +334,7 @@ def test_the_order_of_steps_does_not_depend_on_a_resume():
     head = told(next(steps) for _ in range(4))
     second.load_state_dict(first.state_dict())
     assert head + told(second.steps(module)) == whole
-    epochs = [sorted(map(str, sum(whole[k : k + 3], []))) for k in (0, 3, 6)]
+    epochs = [sorted(str(x) for step in whole[k : k + 3] for x in step) for k in (0, 3, 6)]
     assert sum(len(s) for s in whole[:3]) >= 3
     assert epochs[0] != epochs[1]
 

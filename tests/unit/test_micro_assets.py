@@ -103,9 +103,6 @@ def test_the_base_model_writes_summaries_of_unseen_posts() -> None:
         out = model.generate(**inputs, do_sample=False, temperature=None)
     texts = words.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     read = [claims(text) for text in texts]
-    assert (
-        sum(who == g.prompt.meta["who"] for (who, _, _), g in zip(read, groups, strict=True)) > 28
-    )
     assert sum(broken == 0 for _, _, broken in read) > 28
     rates = TASK.invented(
         Group(g.prompt, (Completion(text),)) for g, text in zip(groups, texts, strict=True)

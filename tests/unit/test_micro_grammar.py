@@ -14,6 +14,7 @@ from tandem.tasks.micro import Micro, arithmetic, dialogue, feedback, lessons, p
 from tandem.tasks.micro.splits import SPLITS, split_of
 from tandem.tasks.micro.truth import answer, claims, truth
 from tandem.tasks.micro.words import (
+    AUTHOR,
     FEEDBACK,
     FEEDBACK_NAMES,
     KINDS,
@@ -44,8 +45,8 @@ def test_a_post_tells_three_facts_among_three_or_four_others() -> None:
         meta = posts.post(rng(seed))
         assert len(meta["targets"]) == 3
         assert len(meta["told"]) in (6, 7)
-        mine = {value for name, _, value in meta["told"] if name == meta["who"]}
-        others = {value for name, _, value in meta["told"] if name != meta["who"]}
+        mine = {value for name, _, value in meta["told"] if name == AUTHOR}
+        others = {value for name, _, value in meta["told"] if name != AUTHOR}
         assert not mine & others
         assert len(posts.question(meta).split()) <= 62
 

@@ -8,34 +8,33 @@ from tandem.tasks.micro.truth import breakdown, fact_rates, truth
 
 POST = {
     "skill": "summaries",
-    "who": "ana",
     "targets": [["place", "park"], ["thing", "kite"], ["mood", "tired"]],
     "told": [
-        ["ana", "place", "park"],
+        ["i", "place", "park"],
         ["ben", "food", "soup"],
-        ["ana", "thing", "kite"],
+        ["i", "thing", "kite"],
         ["ben", "place", "school"],
-        ["ana", "mood", "tired"],
+        ["i", "mood", "tired"],
         ["cho", "time", "monday"],
     ],
 }
-GOOD = "ana visited park , ana found kite , ana felt tired ."
+GOOD = "i visited park , i found kite , i felt tired ."
 CASES = {
     GOOD: 3.0,
-    "ana found kite , ana felt tired , ana visited park .": 3.0,
-    "ana visited park .": 1.0,
-    "ana visited school , ana found kite .": 1.0 - 1.5,  # ben's fact
-    "ana visited beach , ana found kite .": 1.0 - 1.5,  # nobody's
-    "ben visited school , ana found kite .": 1.0 - 0.5,  # true, but about somebody else
-    "ana found kite , ana found kite .": 1.0 - 0.5,
-    "well really ana found kite .": 1.0 - 2 * 0.2,
-    "ana found kite": 1.0 - 0.5,  # no full stop
-    "ana found a kite .": -0.5,  # not a clause
+    "i found kite , i felt tired , i visited park .": 3.0,
+    "i visited park .": 1.0,
+    "i visited school , i found kite .": 1.0 - 1.5,  # ben's fact
+    "i visited beach , i found kite .": 1.0 - 1.5,  # nobody's
+    "ben visited school , i found kite .": 1.0 - 0.5,  # true, but about somebody else
+    "i found kite , i found kite .": 1.0 - 0.5,
+    "well really i found kite .": 1.0 - 2 * 0.2,
+    "i found kite": 1.0 - 0.5,  # no full stop
+    "i found a kite .": -0.5,  # not a clause
     "ben found kite .": -1.5,  # false about ben
     "": -0.5 * 2,  # no clause, no full stop
     # 16 and 20 words, over the target length of 13
-    GOOD.replace(" .", " , ana ate soup ."): 3.0 - 1.5 - 0.15,
-    GOOD.replace(" .", " , ana ate soup , ana met uncle ."): 3.0 - 3.0 - 0.35,
+    GOOD.replace(" .", " , i ate soup ."): 3.0 - 1.5 - 0.15,
+    GOOD.replace(" .", " , i ate soup , i met uncle ."): 3.0 - 3.0 - 0.35,
 }
 
 
@@ -45,23 +44,23 @@ def test_summaries(text: str, worth: float) -> None:
 
 
 def test_inventions_are_counted_and_told_apart() -> None:
-    parts = breakdown(POST, "ana visited school , ana ate cake , ana felt tired .")
+    parts = breakdown(POST, "i visited school , i ate cake , i felt tired .")
     assert (parts["right"], parts["invented"], parts["misattributed"]) == (1, 2, 1)
 
 
 def test_eight_clauses_are_read_and_no_more() -> None:
-    clauses = ["ana felt tired"]
-    clauses += [f"ana ate {food}" for food in ("cake", "pasta", "rice", "jam")]
-    clauses += [f"ana found {thing}" for thing in ("lamp", "book", "drum")]
+    clauses = ["i felt tired"]
+    clauses += [f"i ate {food}" for food in ("cake", "pasta", "rice", "jam")]
+    clauses += [f"i found {thing}" for thing in ("lamp", "book", "drum")]
     eight = " , ".join(clauses) + " ."
-    nine = " , ".join([*clauses, "ana found kite"]) + " ."
+    nine = " , ".join([*clauses, "i found kite"]) + " ."
     assert breakdown(POST, eight)["clauses"] == breakdown(POST, nine)["clauses"] == 8
     assert breakdown(POST, nine)["right"] == 1
     assert truth(POST, nine) == pytest.approx(truth(POST, eight) - 0.5 - 4 * 0.05)
 
 
 def test_fact_rates() -> None:
-    rates = fact_rates([(POST, GOOD), (POST, "ana visited school , ana found kite .")])
+    rates = fact_rates([(POST, GOOD), (POST, "i visited school , i found kite .")])
     assert rates["right"] == pytest.approx(4 / 6)
     assert rates["wrong"] == pytest.approx(1 / 6)
     assert rates["invented"] == pytest.approx(1 / 5)

@@ -59,5 +59,11 @@ def check_task(words: Sequence[str]) -> int:
             "a task is a module in tandem/tasks",
             f"name one of: {', '.join(TASKS)}",
         )
-    gates = importlib.import_module(f"tandem.tasks.{name}.gates")
+    gates = importlib.import_module(f"tandem.tasks.{name.partition('-')[0]}.gates")
+    if not hasattr(gates, "main"):
+        raise ConfigError(
+            f"the gates of {name} cannot be measured from the command line",
+            f"{gates.__name__} has no `main()` that samples, measures and prints",
+            "call its functions from Python on your own samples",
+        )
     return int(gates.main())

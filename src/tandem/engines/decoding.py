@@ -94,7 +94,7 @@ def invert(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         columns [R] int64 and totals [R] float64.
     """
-    if p.shape[-1] <= 4 * BLOCK:
+    if p.shape[-1] <= 2 * BLOCK:
         cdf = p.double().cumsum(-1)
         return _first_above(cdf, u * cdf[:, -1]), cdf[:, -1]
     cdf = _block_sums(p).double().cumsum(-1)

@@ -29,7 +29,8 @@ from tandem.groups import IntArray
 
 NAME = "tandem_forking"
 HIDDEN = -1e30  # finite, so that a block with nothing to see merges with weight 0 and not NaN
-PREFILL_TOKENS = 1024
+PREFILL_TOKENS = {"cpu": 1024, "cuda": 16384}  # fills the device; a CPU's caches hold it
+SHORT = 256  # on a CPU, up to this many columns plain products beat the fused kernel
 Ints = npt.NDArray[np.int64]
 
 
@@ -148,20 +149,23 @@ class Prefill(Plan):
         slots = slice(self.first, self.first + len(self.lengths))
         store.keys[slots, :, : self.width], store.values[slots, :, : self.width] = k, v
         out = _causal(q, k, v, look).transpose(1, 2).flatten(0, 1)
-        return out[self.real.to(out.device)]
+        return out if len(out) == len(self.real) else out[self.real.to(out.device)]
 
     def _grid(self, x: Tensor) -> Tensor:
         """[H, N, D] -> [P, H, width, D], zeros in the padding."""
-        grid = x.new_zeros(len(self.lengths) * self.width, x.shape[0], x.shape[2])
-        grid[self.real.to(x.device)] = x.transpose(0, 1)
-        return grid.unflatten(0, (-1, self.width)).transpose(1, 2)
+        heads, n, width = x.shape
+        rows, cells = x.transpose(0, 1).reshape(n, heads * width), len(self.lengths) * self.width
+        if cells > n:
+            rows = rows.new_zeros(cells, heads * width).index_copy_(0, self.real.to(x.device), rows)
+        return rows.view(len(self.lengths), self.width, heads, width).transpose(1, 2)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, look: Look) -> Tensor:
     """Causal attention [P, H, L, D] with window and soft cap; padding at the right sees, unseen."""
     groups, length = q.shape[1] // k.shape[1], q.shape[2]
     narrow = look.window is not None and look.window < length
-    if look.softcap is None and not narrow:
+    short = q.device.type == "cpu" and length <= SHORT
+    if look.softcap is None and not narrow and not short:
         return F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=look.scale, enable_gqa=groups > 1
         )
@@ -297,7 +301,8 @@ class ForkingDecoder:
 
     def join(self, prompts: Sequence[IntArray], n: int) -> Tensor:
         """Take prompts in, with n completions each; return [P, V] logits of the first tokens."""
-        logits = [self._prefill(chunk) for chunk in _chunks(prompts)]
+        most = PREFILL_TOKENS.get(self.device.type, 4096)
+        logits = [self._prefill(chunk) for chunk in _chunks(prompts, most)]
         held = len(self.lengths)
         self.owner = np.append(self.owner, np.repeat(np.arange(held - len(prompts), held), n))
         self.age = np.append(self.age, np.zeros(len(prompts) * n, np.int64))
@@ -358,12 +363,12 @@ class ForkingDecoder:
         return out.logits[0]
 
 
-def _chunks(prompts: Sequence[IntArray]) -> Iterator[list[IntArray]]:
-    """Split prompts into forwards of at most `PREFILL_TOKENS` tokens, or of one prompt."""
+def _chunks(prompts: Sequence[IntArray], most: int) -> Iterator[list[IntArray]]:
+    """Split prompts into forwards of `most` tokens at most, or of one prompt."""
     chunk: list[IntArray] = []
     size = 0
     for p in prompts:
-        if chunk and size + len(p) > PREFILL_TOKENS:
+        if chunk and size + len(p) > most:
             yield chunk
             chunk, size = [], 0
         chunk.append(p)

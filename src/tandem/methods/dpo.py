@@ -12,7 +12,7 @@ Where we depart from TRL's names and numbers, `objectives.pairwise` says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tandem import models
@@ -43,6 +43,8 @@ class DPO:
         smoothing: cdpo's share of wrong labels.
         noise: robust's flip rate.
         gamma: SimPO's target margin.
+        margins: use the data's margins (sigmoid and hinges: ODPO); left out by default, because
+            DPO has none.
         epochs: passes over the comparisons.
         batch: prompts per optimiser step.
         optim: optimiser and schedule.
@@ -54,6 +56,7 @@ class DPO:
     smoothing: float | None = None
     noise: float | None = None
     gamma: float | None = None
+    margins: bool = False
     epochs: int = 2
     batch: int = 64
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-6))
@@ -108,7 +111,8 @@ def fit(
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.logp is not None
         assert batch.pairs is not None
-        return {cfg.loss: row(out.logp, batch.ref, batch.pairs, **cfg.settings)}
+        pairs = batch.pairs if cfg.margins else replace(batch.pairs, margin=None)
+        return {cfg.loss: row(out.logp, batch.ref, pairs, **cfg.settings)}
 
     source = Offline(
         data,

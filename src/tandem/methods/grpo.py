@@ -37,7 +37,7 @@ from tandem.machine import Machine
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
 from tandem.online import Experience, Rounds
 from tandem.rng import Seed
-from tandem.runs import Events, Run
+from tandem.runs import Events, Run, every_rank
 
 STD_FLOOR = 1e-4
 
@@ -182,6 +182,7 @@ def _kept(group: Tensor, told: Tensor, at_least: int) -> Tensor:
     return torch.isin(group, torch.cat([good, rest])).nonzero()[:, 0]
 
 
+@every_rank
 def fit(
     init: Checkpoint,
     prompts: Groups,
@@ -200,7 +201,7 @@ def fit(
 ) -> Checkpoint:
     """Climb a reward from the policy `init`; see `climb` for the arguments."""
     return climb(
-        ActorCritic(open_policy(init.path, machine, train=True)),
+        ActorCritic(open_policy(init.path, machine, train=True, seed=seed.at("adapters"))),
         init,
         prompts,
         reward,

@@ -4,7 +4,7 @@
 
 Each round: sample y ~ pi_old; R_t = -beta (log pi_old - log pi_ref)(y_t), plus r_phi(x, y) at the
 last token; GAE; whiten; K passes of the clipped surrogate and the clipped value loss. The value
-function is a trunk of its own that starts as the reward model (docs/adr/0007).
+function is a trunk of its own that starts as the reward model (docs/adr/0009).
 
 Departures: defaults are AlpacaFarm's (the baseline of RLP), but the log-ratio is not clamped at
 0, because the clamp moves the optimum; and where a held-out signal is watched, the exported
@@ -33,7 +33,7 @@ from tandem.machine import Machine
 from tandem.objectives.policy_gradient import ppo_clip, value_clip
 from tandem.online import Experience, Rounds
 from tandem.rng import Seed
-from tandem.runs import Events, Run
+from tandem.runs import Events, Run, every_rank
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ class Algorithm:
         return {"policy": L_pg, "value": L_v._replace(loss=cfg.value_weight * L_v.loss)}
 
 
+@every_rank
 def fit(
     init: Checkpoint,
     prompts: Groups,
@@ -189,7 +190,7 @@ def actor_critic(
     A value function reads the policy's tokens, so it cannot start from a reward model of another
     tokenizer; then, and where the reward is no model, it starts from the policy, and says so.
     """
-    policy = open_policy(init.path, machine, train=True)
+    policy = open_policy(init.path, machine, train=True, seed=seed.at("adapters"))
     if cfg.value == "shared":
         policy.heads["value"] = models.value_head(policy.inner).to(policy.device)
         return ActorCritic(policy)

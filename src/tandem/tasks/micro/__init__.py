@@ -1,8 +1,8 @@
 """The micro world: a small language in which the truth is known and everything runs on a laptop.
 
     task = Micro("summaries")
-    pi_base = task.model()                                 # a Hugging Face folder, 0.8 M parameters
-    demos = task.demonstrations(3000, Seed(0))             # SFT data, better than the base, imperfect
+    pi_base = task.model()                                 # a Hugging Face folder
+    demos = task.demonstrations(3000, Seed(0))             # SFT data: better than the base
     prompts = task.prompts("preference", 1000, Seed(0))
     humans = task.annotator(flips=0.25)                    # Groups in, Groups with preferences out
 

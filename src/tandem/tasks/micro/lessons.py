@@ -10,7 +10,7 @@ from tandem.tasks.micro import arithmetic, dialogue, feedback, posts
 from tandem.tasks.micro.feedback import Lesson, user
 from tandem.tasks.micro.posts import Meta, pick
 
-SHARES = {"summaries": 0.46, "dialogue": 0.12, "arithmetic": 0.14, "feedback": 0.28}
+SHARES = {"summaries": 0.50, "dialogue": 0.11, "arithmetic": 0.15, "feedback": 0.24}
 SLIPS = 0.04
 FORMS = ("plain", "plain", "plain", "plain", "plain", "steps", "only", "hint")
 OTHER_TOPICS = 0.15

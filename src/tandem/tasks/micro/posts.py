@@ -1,8 +1,8 @@
 """Posts and summaries, the TL;DR analogue.
 
-A post tells three facts about one person among three or four about others; a summary should tell
-the three. Counting clauses is easy, checking them needs binding: the right kind, the right value,
-the right person.
+The author of a post tells three facts about himself among three or four about others; a summary
+should tell the three. Counting clauses is easy, checking them needs binding: the right kind, the
+right value, the right person.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any
 from numpy.random import Generator
 
 from tandem.tasks.micro.words import (
+    AUTHOR,
     CLAUSES,
     FEEDBACK,
     FEEDBACK_NAMES,
     FILLER,
+    KIND_OF,
     KINDS,
     MAIN,
     MAIN_NAMES,
@@ -68,10 +70,10 @@ def held_out(values: list[tuple[str, str]]) -> bool:
 
 
 def post(rng: Generator, *, feedback: bool = False) -> Meta:
-    """A post as data: `who`, `targets` in order of mention, and every sentence in `told`."""
+    """A post as data: the author's `targets` in order of mention, and every sentence in `told`."""
     names = FEEDBACK_NAMES if feedback else MAIN_NAMES
     drawn = FEEDBACK if feedback else MAIN
-    people = [names[i] for i in rng.permutation(len(names))[:3]]
+    people = [AUTHOR, *(names[i] for i in rng.permutation(len(names))[:2])]
     kinds = [KINDS[i] for i in rng.permutation(len(KINDS))]
     told = [(people[0], kind, pick(rng, VALUES[kind][drawn])) for kind in kinds[:3]]
     used = {value for _, _, value in told}
@@ -83,16 +85,15 @@ def post(rng: Generator, *, feedback: bool = False) -> Meta:
     targets = [[kind, value] for name, kind, value in told if name == people[0]]
     return {
         "skill": "summaries",
-        "who": people[0],
         "targets": targets,
         "told": [list(fact) for fact in told],
     }
 
 
 def question(meta: Meta) -> str:
-    """The user's turn: the post, and whom to summarize."""
-    sentences = [f"{name} {CLAUSES[kind].format(value)} ." for name, kind, value in meta["told"]]
-    return f"summarize {meta['who']} : " + " ".join(sentences)
+    """The user's turn: the post."""
+    told = (f"{name} {CLAUSES[kind].format(value)} ." for name, kind, value in meta["told"])
+    return "summarize : " + " ".join(told)
 
 
 def render(facts: Iterable[Fact], filler: tuple[str, ...] = ()) -> str:
@@ -103,7 +104,7 @@ def render(facts: Iterable[Fact], filler: tuple[str, ...] = ()) -> str:
 
 def targets(meta: Meta) -> list[Fact]:
     """The facts that a summary should tell, in order of mention."""
-    return [(meta["who"], kind, value) for kind, value in meta["targets"]]
+    return [(AUTHOR, kind, value) for kind, value in meta["targets"]]
 
 
 def write(meta: Meta, rng: Generator, quality: Quality) -> str:
@@ -134,14 +135,15 @@ def stray(meta: Meta, rng: Generator) -> Fact:
 
 def _wrong(meta: Meta, rng: Generator, kind: str) -> Fact:
     """A false claim: half the time somebody else's fact, half the time a value out of the air."""
-    others = [(k, v) for name, k, v in meta["told"] if name != meta["who"]]
+    others = [(k, v) for name, k, v in meta["told"] if name != AUTHOR]
     same = [fact for fact in others if fact[0] == kind]
     if rng.random() < 0.5:
-        return (meta["who"], *pick(rng, same or others))
-    drawn = FEEDBACK if meta["who"] in FEEDBACK_NAMES else MAIN
+        return (AUTHOR, *pick(rng, same or others))
+    taught = KIND_OF[meta["targets"][0][1]]
+    drawn = FEEDBACK if meta["targets"][0][1] in VALUES[taught][FEEDBACK] else MAIN
     true = [value for k, value in meta["targets"] if k == kind]
     values = [value for value in VALUES[kind][drawn] if value not in true]
-    return meta["who"], kind, pick(rng, values)
+    return AUTHOR, kind, pick(rng, values)
 
 
 def _extra(meta: Meta, rng: Generator, claims: list[Fact]) -> Fact:
@@ -150,5 +152,5 @@ def _extra(meta: Meta, rng: Generator, claims: list[Fact]) -> Fact:
     if luck < 0.3:
         return pick(rng, claims)
     if luck < 0.6:
-        return tuple(pick(rng, [fact for fact in meta["told"] if fact[0] != meta["who"]]))
+        return tuple(pick(rng, [fact for fact in meta["told"] if fact[0] != AUTHOR]))
     return stray(meta, rng)

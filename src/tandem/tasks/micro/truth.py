@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from tandem.tasks.micro.dialogue import TOLD
 from tandem.tasks.micro.posts import Fact, Meta
-from tandem.tasks.micro.words import CLAUSES, FILLER, NAMES, RUDE, STEPS, TOOLS, VALUES
+from tandem.tasks.micro.words import AUTHOR, CLAUSES, FILLER, NAMES, RUDE, STEPS, TOOLS, VALUES
 
 Parts = dict[str, float]
 
@@ -26,7 +26,7 @@ HARM_WEIGHT = 2.0
 
 CLAIMS = {
     f"{name} {clause.format(value)}": (name, kind, value)
-    for name in NAMES
+    for name in (AUTHOR, *NAMES)
     for kind, clause in CLAUSES.items()
     for value in VALUES[kind]
 }
@@ -46,19 +46,19 @@ def claims(text: str) -> tuple[list[Fact], int]:
 def summary_parts(meta: Meta, text: str) -> Parts:
     """Counts behind the truth of a summary, and `total`.
 
-    A claim is right (a fact about the right person), astray (a fact about somebody else, said
+    A claim is right (a fact about the author), astray (a fact about somebody else, said
     as such), or invented; `misattributed` are the invented ones that are true of somebody else.
     """
     made, broken = claims(text)
     words = text.split()
     told = {(name, kind, value) for name, kind, value in meta["told"]}
-    others = {(kind, value) for name, kind, value in told if name != meta["who"]}
+    others = {(kind, value) for name, kind, value in told if name != AUTHOR}
     distinct = dict.fromkeys(made)
     true = [fact for fact in distinct if fact in told]
     false = [fact for fact in distinct if fact not in told]
     parts = {
-        "right": float(sum(name == meta["who"] for name, _, _ in true)),
-        "astray": float(sum(name != meta["who"] for name, _, _ in true)),
+        "right": float(sum(name == AUTHOR for name, _, _ in true)),
+        "astray": float(sum(name != AUTHOR for name, _, _ in true)),
         "invented": float(len(false)),
         "misattributed": float(sum(fact[1:] in others for fact in false)),
         "repeated": float(len(made) - len(distinct)),

@@ -15,6 +15,7 @@ def _words(text: str) -> tuple[str, ...]:
 MAIN = slice(0, 16)
 FEEDBACK = slice(16, 24)
 
+AUTHOR = "i"
 NAMES = _words(
     "ana ben cho dee eli fay gus hal ivy jon kim lee mia ned ola pia quin ray sue tom uma vic wes "
     "xia yan zoe abe bea cal dot eva fin gil hana ian jack"

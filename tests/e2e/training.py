@@ -1,0 +1,55 @@
+"""A run of three fitting stages on a tiny model: a command to be killed, or launched on two ranks.
+
+python training.py RUN BASE [MACHINE SETTINGS AS JSON]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tandem.artifacts import Checkpoint
+from tandem.events import Hidden
+from tandem.groups import Group, Groups
+from tandem.loop import Optim
+from tandem.machine import Lora, Machine
+from tandem.methods import dpo, reward, sft
+from tandem.runs import Run
+from tiny import group, labelled
+
+OPTIM = Optim(lr=2e-3, warmup=0.1, eps=1e-4)
+
+
+def data(pairs: bool) -> Groups:
+    """Return 14 groups of one demonstration, or of two or three compared answers."""
+    rng = np.random.default_rng(1)
+
+    def one(i: int) -> Group:
+        lengths = rng.integers(2, 20, int(rng.integers(2, 4)) if pairs else 1).tolist()
+        made = group(f"p{i}", rng, int(rng.integers(1, 30)), lengths)
+        return labelled(made, rng) if pairs else made
+
+    return Groups.of(one(i) for i in range(14))
+
+
+def main(place: Path, base: Path, settings: dict) -> None:
+    """Demonstrations and preferences in, a policy out."""
+    settings |= {"lora": Lora(**settings["lora"])} if settings.get("lora") else {}
+    machine = Machine(device="cpu", precision="fp32", tokens=60, log_every=3, **settings)
+    with Run(place, seed=7, display=Hidden(), machine=machine) as run:
+        epochs = 12
+        pi_sft = run(
+            "sft", sft.fit, Checkpoint(base), data(False), sft.SFT(epochs, batch=4, optim=OPTIM)
+        )
+        compared = data(True)
+        run("reward", reward.fit, pi_sft, compared, reward.Reward(epochs, batch=4, optim=OPTIM))
+        run("dpo", dpo.fit, pi_sft, compared, dpo.DPO(epochs=epochs, batch=4, optim=OPTIM))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads((sys.argv[3:] or ["{}"])[0]))
