@@ -19,20 +19,41 @@ F2_REWARD = {"aa": 0.0, "ab": 1.0, "ba": 0.5, "bb": -1.0}
 F2_LAW = {x + y: F2_FIRST[x] * F2_AFTER[x][y] for x in "ab" for y in "ab"}
 F2_PAD, F2_BOS, F2_EOS, F2_A, F2_B = range(5)
 IMPOSSIBLE = -50.0  # a log-probability of e-50: never drawn, and still a finite logit
+STREAM = 8.0  # length of an embedding
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def f2_model(folder: Path, first: dict[str, float] | None = None) -> Path:
     """Write F2's reference as a one-layer Llama (width 16); return its folder.
 
-    Tokens are pad 0, bos 1, eos 2, a 3, b 4; a prompt is [bos]. The embedding of token t is the
-    t-th unit vector, attention and feed-forward add 0 (their output matrices are 0, the others
-    random, so training can use them), and RMS norm multiplies by f = (1/16 + eps)^-1/2. The head's
-    column t is then log p(. | t) / f, and the logits are the log-probabilities themselves.
-    `first` replaces the law of the first token.
+    Tokens are pad 0, bos 1, eos 2, a 3, b 4; a prompt is [bos]. `first` replaces the law of the
+    first token.
     """
+    return markov_model(folder, {"<bos>": first or F2_FIRST, **F2_AFTER}, f2_tokenizer())
+
+
+def f1_model(folder: Path) -> Path:
+    """Write fixture F1's reference: after [bos] one of a, b, c, d, tokens 3 to 6."""
+    law = dict(zip("abcd", (0.4, 0.3, 0.2, 0.1), strict=True))
+    return markov_model(folder, {"<bos>": law}, letters(7))
+
+
+def markov_model(
+    folder: Path, laws: dict[str, dict[str, float]], tokenizer: PreTrainedTokenizerFast
+) -> Path:
+    """Write a one-layer Llama (width 16) with these laws of the next token given the last.
+
+    The embedding of token t is s = 8 times the t-th unit vector, attention and feed-forward add 0
+    (their output matrices are 0, the others random, so training can use them), and RMS norm makes
+    of it the unit vector times f = (1/16 + eps/s^2)^-1/2. The head's column t is then
+    log p(. | t) / f, and the logits are the log-probabilities themselves. With s = 1 a few steps
+    of Adam would turn the hidden state away, and impossible tokens would become possible. After
+    tokens without a law anything may come.
+    """
+    vocab = tokenizer.get_vocab()
+    size = len(vocab)
     config = LlamaConfig(
-        vocab_size=5,
+        vocab_size=size,
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=1,
@@ -46,30 +67,25 @@ def f2_model(folder: Path, first: dict[str, float] | None = None) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         lm = LlamaForCausalLM(config)
-    table = torch.full((5, 5), IMPOSSIBLE)  # [next, last]
-    laws = {F2_BOS: first or F2_FIRST, F2_A: F2_AFTER["a"], F2_B: F2_AFTER["b"]}
+    table = torch.zeros(size, size)  # [next, last]
     for last, law in laws.items():
-        table[F2_A, last], table[F2_B, last] = math.log(law["a"]), math.log(law["b"])
+        table[:, vocab[last]] = IMPOSSIBLE
+        for token, p in law.items():
+            table[vocab[token], vocab[last]] = math.log(p)
     with torch.no_grad():
-        lm.model.embed_tokens.weight.copy_(torch.eye(5, 16))
+        lm.model.embed_tokens.weight.copy_(STREAM * torch.eye(size, 16))
         lm.model.layers[0].self_attn.o_proj.weight.zero_()
         lm.model.layers[0].mlp.down_proj.weight.zero_()
         lm.lm_head.weight.zero_()
-        lm.lm_head.weight[:, :5] = table * math.sqrt(1 / 16 + config.rms_norm_eps)
+        lm.lm_head.weight[:, :size] = table * math.sqrt(1 / 16 + config.rms_norm_eps / STREAM**2)
     lm.save_pretrained(folder)
-    f2_tokenizer().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
 def f2_tokenizer() -> PreTrainedTokenizerFast:
     """One token a letter; "ab" is [3, 4] and back."""
-    vocab = {"<pad>": F2_PAD, "<bos>": F2_BOS, "<eos>": F2_EOS, "a": F2_A, "b": F2_B}
-    raw = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
-    raw.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    raw.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
-    )
+    return letters(5)
 
 
 def letters(size: int) -> PreTrainedTokenizerFast:

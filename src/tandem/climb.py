@@ -20,9 +20,10 @@ from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.errors import JudgeError
+from tandem.errors import ConfigError, JudgeError, nearest
 from tandem.groups import Group, Groups
 from tandem.judges import Judge, opened
+from tandem.judges.models import reward_models
 from tandem.kernel import ActorCritic, Trunk, open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train
@@ -42,14 +43,43 @@ class Watching:
     Attributes:
         prompts: tokenised held-out prompts.
         judges: (column, judge) beside `proxy`, the reward itself: `truth`, `held_out`.
-        choose: the column whose best point is exported; None exports the last policy.
+        choose: the judge whose best point is exported; None exports the last policy.
         every: rounds between two evaluations.
+        patience: early stopping: end after this many evaluations in a row without a new best by
+            `choose`; None trains all rounds.
+
+    Raises:
+        ConfigError: `choose` names no judge, `every` or `patience` is below 1, or there is
+            patience and nothing to choose by.
     """
 
     prompts: Groups
     judges: tuple[tuple[str, Judge], ...] = ()
     choose: str | None = None
     every: int = 4
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        known = ["proxy", *(column for column, _ in self.judges)]
+        if self.choose is not None and self.choose not in known:
+            raise ConfigError(
+                f"watching.choose = {self.choose!r}",
+                f"the policy that is exported is the best by a judge, and there are "
+                f"{', '.join(known)}",
+                f"name one of them, or None for the last policy.{nearest(self.choose, known)}",
+            )
+        if self.every < 1 or (self.patience is not None and self.patience < 1):
+            raise ConfigError(
+                f"watching.every = {self.every}, watching.patience = {self.patience}",
+                "they count rounds and evaluations",
+                "give 1 or more, or no patience",
+            )
+        if self.patience is not None and self.choose is None:
+            raise ConfigError(
+                f"watching.patience = {self.patience} without watching.choose",
+                "it counts evaluations since the best one, and nothing says which is best",
+                "name the judge to choose by: truth, or a reward model fitted to other data",
+            )
 
 
 @dataclass(frozen=True)
@@ -65,7 +95,7 @@ class Cast:
         """[N] scores of all completions of judged groups.
 
         Raises:
-            JudgeError: the judge wrote none.
+            JudgeError: the judge wrote none, or what it wrote is not a number.
         """
         for group in groups:
             if group.scores is None:
@@ -73,6 +103,12 @@ class Cast:
                     f"the reward wrote no scores for group `{group.id}`",
                     "a policy climbs numbers, and preferences alone are none",
                     "use a scoring judge: a reward model, a programmatic truth",
+                )
+            if not np.isfinite(group.scores).all():
+                raise JudgeError(
+                    f"the reward scored an answer to `{group.id}` with {group.scores}",
+                    "one score that is not a number spoils the advantages of the whole round",
+                    "look at the answer: an empty one, or one longer than the judge can read?",
                 )
         return torch.from_numpy(np.concatenate([g.scores for g in groups])).float()  # type: ignore[arg-type]
 
@@ -142,7 +178,12 @@ def climb(
         shape: prompts, completions, rounds, epochs, minibatches.
         how: sampling of the episodes.
         watching: held-out signals, or None.
+
+    Raises:
+        ConfigError: the episodes are greedy or truncated.
     """
+    _whole_law(how)
+    _say_foreign(reward, init, events)
     policy.actor.temperature = how.temperature
     pi_ref = open_policy((ref or init).path, replace(machine, lora=None))
     pi_ref.temperature = how.temperature
@@ -166,6 +207,7 @@ def climb(
             tokens=machine.tokens,
             events=events,
             choose=watching.choose,
+            patience=watching.patience,
             keep=scratch / "best",
         )
     source = Online(
@@ -197,6 +239,28 @@ def over_all(rows: Sequence[Sequence[Any]]) -> Ragged:
 def stopped(groups: Sequence[Group]) -> Tensor:
     """[N] True for completions that ended themselves."""
     return torch.tensor([c.stopped for g in groups for c in g.completions])
+
+
+def _whole_law(how: Sampling) -> None:
+    """Refuse episodes from another law than the one whose log-probabilities are trained."""
+    if how.temperature == 0 or how.top_k or how.top_p < 1 or how.min_p:
+        raise ConfigError(
+            f"episodes were to be sampled with {how}",
+            "a policy gradient is right for samples of the policy itself; greedy or truncated "
+            "ones come from another law, whose probabilities are not what is trained",
+            "set temperature above 0, top_k = 0, top_p = 1 and min_p = 0; truncate when deploying",
+        )
+
+
+def _say_foreign(reward: Judge, init: Checkpoint, events: Events) -> None:
+    for model in reward_models(reward):
+        if not models.same_tokens(init.path, model.path):
+            events.log(
+                "retokenised",
+                judge=str(model),
+                text=f"the reward `{model}` has another tokenizer than {init}: it reads the "
+                "answers' text in its own tokens",
+            )
 
 
 def _actor(module: nn.Module) -> nn.Module:

@@ -3,14 +3,18 @@
 A round samples n completions of each of B prompts from the policy as it is, hands them to the
 method's own `experience` (rewards, advantages: frozen columns), and goes over them for some inner
 epochs in minibatches. The buffer of the round under way is part of the state, so a killed run
-resumes in the middle of a round, bit for bit.
+resumes in the middle of a round, bit for bit; a round that ended is closed (reported, watched) when
+the next one would begin, so that a kill between the two loses no point of the curve.
+
+A prompt that comes round again, even inside one round, is drawn with other random numbers: its
+draws are keyed by the pass over the prompts.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +30,7 @@ from tandem.ragged import Ragged
 from tandem.rng import Seed
 from tandem.runs import Events
 
-Watch = Callable[[int, nn.Module], None]
+Watch = Callable[[int, nn.Module], bool]
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Experience:
     """What a round learned from its samples.
 
     Attributes:
-        groups: the prompts with their judged completions.
+        groups: the prompts with their judged completions; a method may leave groups out, but
+            keeps one for every minibatch of a pass.
         columns: per-token numbers over all completions in order: ref, old, adv, ret, value.
         numbers: means to be logged: reward, kl, length, ...
     """
@@ -53,7 +58,7 @@ class Rounds:
         n: completions per prompt.
         rounds: how often to sample.
         inner: passes over a round's samples.
-        minibatch: prompts per optimiser step.
+        minibatch: prompts per optimiser step, at most; a pass is cut evenly.
     """
 
     prompts: int
@@ -71,9 +76,14 @@ class Rounds:
             )
 
     @property
+    def per_pass(self) -> int:
+        """Optimiser steps per pass over a round's samples."""
+        return -(-self.prompts // self.minibatch)
+
+    @property
     def per_round(self) -> int:
         """Optimiser steps per round."""
-        return self.inner * -(-self.prompts // self.minibatch)
+        return self.inner * self.per_pass
 
 
 class Online:
@@ -90,7 +100,8 @@ class Online:
         layout: the layout that the probe chose.
         tokens: unique tokens per micro-batch.
         events: where phase times and numbers of each round go.
-        watch: called with (rounds done, policy) before the first round and after every one.
+        watch: called with (rounds done, policy) before the first round and after every one; True
+            ends the training.
         controllers: parts of the method with a state of their own (adaptive beta).
     """
 
@@ -117,6 +128,8 @@ class Online:
         self.watch, self.controllers = watch, controllers or {}
         self.step = 0
         self.buffer: Experience | None = None
+        self.numbers: dict[str, float] = {}
+        self.began = time.monotonic()
 
     @property
     def total(self) -> int:
@@ -125,62 +138,62 @@ class Online:
 
     def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
         """Yield the steps that are left, sampling when a round begins."""
-        if self.step == 0 and self.watch is not None:
-            self.watch(0, policy)
-        began = time.monotonic()
-        while self.step < self.total:
+        self.began = time.monotonic()
+        while True:
             turn, inside = divmod(self.step, self.shape.per_round)
+            if inside == 0:
+                enough = self._close(turn, policy)
+                if enough or self.step >= self.total:
+                    return
             if inside == 0 or self.buffer is None:
                 self.buffer = self._sampled(turn, policy)
-                began = time.monotonic()
+                self.began = time.monotonic()
             self.step += 1
             yield self._batches(turn, inside, self.buffer)
-            if self.step % self.shape.per_round == 0:
-                self._report(turn, began)
-                if self.watch is not None:
-                    self.watch(turn + 1, policy)
+
+    def _close(self, turn: int, policy: nn.Module) -> bool:
+        """Report the round that ended, and watch the policy; True if the watch has seen enough."""
+        if turn > 0:
+            numbers = {**self.numbers, "train_s": round(time.monotonic() - self.began, 4)}
+            self.events.log("round", round=turn, **numbers)
+        return self.watch is not None and self.watch(turn, policy)
 
     def _sampled(self, turn: int, policy: nn.Module) -> Experience:
         start = time.monotonic()
         self.engine.load(self.weights(policy))
-        prompts = self.prompts.take(self._drawn(turn))
-        seed = self.seed.at("draws", turn)
-        groups = list(self.engine.sample(prompts, self.shape.n, self.how, seed))
+        asked = list(self._asked(turn))
+        draws = self.engine.sample(
+            (_keyed(g, epoch) for epoch, g in asked),
+            self.shape.n,
+            self.how,
+            self.seed.at("draws"),
+        )
+        groups = [replace(d, prompt=g.prompt) for d, (_, g) in zip(draws, asked, strict=True)]
         sampled = time.monotonic()
         with torch.no_grad():
             found = self.experience(groups)
         drawn = sum(len(c.tokens) for g in groups for c in g.completions)
-        self.times = {
-            "sample_s": sampled - start,
-            "score_s": time.monotonic() - sampled,
-            "sample_tokens_per_s": drawn / max(sampled - start, 1e-9),
+        times = {
+            "sample_s": round(sampled - start, 4),
+            "score_s": round(time.monotonic() - sampled, 4),
+            "sample_tokens_per_s": round(drawn / max(sampled - start, 1e-9), 1),
         }
+        self.numbers = {**times, **found.numbers}
         return found
 
-    def _report(self, turn: int, began: float) -> None:
-        if self.buffer is None:
-            return
-        times = getattr(self, "times", {}) | {"train_s": time.monotonic() - began}
-        rounded = {k: round(v, 4) for k, v in times.items()}
-        self.events.log("round", round=turn + 1, **rounded, **self.buffer.numbers)
-
-    def _drawn(self, turn: int) -> list[int]:
-        """The prompts of a round: the next B of an endless sequence of shuffled passes."""
-        wanted = range(turn * self.shape.prompts, (turn + 1) * self.shape.prompts)
+    def _asked(self, turn: int) -> Iterator[tuple[int, Group]]:
+        """(pass, prompt) of a round: the next B of an endless sequence of shuffled passes."""
         orders: dict[int, np.ndarray] = {}
-        drawn: list[int] = []
-        for at in wanted:
+        for at in range(turn * self.shape.prompts, (turn + 1) * self.shape.prompts):
             epoch, inside = divmod(at, len(self.prompts))
             if epoch not in orders:
                 orders[epoch] = self.seed.at("prompts", epoch).rng().permutation(len(self.prompts))
-            drawn.append(int(orders[epoch][inside]))
-        return drawn
+            yield epoch, self.prompts[int(orders[epoch][inside])]
 
     def _batches(self, turn: int, inside: int, buffer: Experience) -> list[Batch]:
-        per_epoch = self.shape.per_round // self.shape.inner
-        epoch, which = divmod(inside, per_epoch)
+        epoch, which = divmod(inside, self.shape.per_pass)
         order = self.seed.at("minibatches", turn, epoch).rng().permutation(len(buffer.groups))
-        chosen = order[which * self.shape.minibatch : (which + 1) * self.shape.minibatch].tolist()
+        chosen = np.array_split(order, self.shape.per_pass)[which].tolist()
         starts = np.cumsum([0, *(len(g) for g in buffer.groups)])
         rows = {name: column.rows() for name, column in buffer.columns.items()}
         batches: list[Batch] = []
@@ -195,7 +208,7 @@ class Online:
 
     def state_dict(self) -> dict[str, Any]:
         """Step, the buffer of the round under way, controllers, and what the watch remembers."""
-        state: dict[str, Any] = {"step": self.step, "times": getattr(self, "times", {})}
+        state: dict[str, Any] = {"step": self.step, "numbers": dict(self.numbers)}
         parts = {**self.controllers, **_stateful(self.watch)}
         state["controllers"] = {name: part.state_dict() for name, part in parts.items()}
         if self.buffer is not None and self.step % self.shape.per_round:
@@ -204,10 +217,15 @@ class Online:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the step at which the state was taken."""
-        self.step, self.times = int(state["step"]), dict(state["times"])
+        self.step, self.numbers = int(state["step"]), dict(state["numbers"])
         for name, part in {**self.controllers, **_stateful(self.watch)}.items():
             part.load_state_dict(state["controllers"][name])
         self.buffer = _restored(state["buffer"]) if "buffer" in state else None
+
+
+def _keyed(group: Group, epoch: int) -> Group:
+    """The prompt under a name of its own for this pass: engines key their draws by it."""
+    return Group(replace(group.prompt, id=f"{group.id}/{epoch}"))
 
 
 def _stateful(watch: Watch | None) -> dict[str, Any]:

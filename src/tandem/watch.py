@@ -8,7 +8,6 @@ the last policy but the best one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ class Policies:
         every: rounds between two evaluations.
         choose: the column whose best mean decides what is exported, or None for the last policy.
         keep: folder for the best weights.
+        patience: evaluations in a row without a new best by `choose` after which it is enough.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Policies:
         self.prompts, self.engine, self.weights = prompts, engine, weights
         self.judges, self.ref, self.how, self.seed = judges, ref, how, seed
         self.every, self.rounds, self.tokens, self.events = every, rounds, tokens, events
-        self.choose, self.keep = choose, keep
+        self.choose, self.keep, self.patience = choose, keep, patience
         self.curve: list[dict[str, float]] = []
 
-    def __call__(self, turn: int, policy: nn.Module) -> None:
-        """Evaluate after a round; the first and the last are always evaluated."""
+    def __call__(self, turn: int, policy: nn.Module) -> bool:
+        """Evaluate after a round, the first and the last always; True when it is enough."""
         if turn % self.every and turn != self.rounds:
-            return
+            return False
         self.engine.load(self.weights(policy))
         groups = list(self.engine.sample(self.prompts, 1, self.how, self.seed))
         point = {"round": float(turn)} | self._measured(groups)
@@ -82,6 +82,24 @@ class Policies:
             self.events.log("sample", prompt=group.prompt.text, answer=group.completions[0].text)
         if better:
             self._keep(policy)
+        return self._enough(turn)
+
+    def _enough(self, turn: int) -> bool:
+        if self.choose is None or self.patience is None or turn == self.rounds:
+            return False
+        since = len(self.curve) - 1 - self.curve.index(self._best())
+        if since < self.patience:
+            return False
+        self.events.log(
+            "enough",
+            round=turn,
+            text=f"stopped after round {turn}: {self.choose} was best {since} evaluations ago",
+        )
+        return True
+
+    def _best(self) -> dict[str, float]:
+        """The first point with the best value of `choose`."""
+        return max(self.curve, key=lambda p: p[self.choose or ""])
 
     def _measured(self, groups: list[Group]) -> dict[str, float]:
         point: dict[str, float] = {}
@@ -117,7 +135,7 @@ class Policies:
             return None
         with torch.no_grad():
             policy.load_state_dict(load_file(best))
-        return max(self.curve, key=lambda p: p[self.choose or ""])
+        return self._best()
 
     def state_dict(self) -> dict[str, Any]:
         """The curve so far."""
@@ -126,8 +144,3 @@ class Policies:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the curve of a run that was stopped."""
         self.curve = [dict(p) for p in state["curve"]]
-
-
-def at_temperature_one(how: Sampling) -> Sampling:
-    """Return the same sampling without anything that changes the policy, for measuring KL."""
-    return replace(how, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)

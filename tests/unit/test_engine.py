@@ -455,3 +455,19 @@ def test_what_cannot_be_sampled_is_refused(f2: Path) -> None:
         lm.lm_head.weight[7] = float("nan")
     with pytest.raises(EngineError, match="not numbers: completion 0 of `p2`"):
         list(_engine(lm).sample(_prompts(), 1, Sampling(max_tokens=4), Seed(0)))
+
+
+def test_newcomers_may_end_at_once_beside_others(tmp_path: Path) -> None:
+    """A completion that joins late and ends at its first token has no cache to be moved.
+
+    Half of the answers are an end alone; the rest go on for ten tokens on average. The batch is
+    of 16, so newcomers join rows that have been stepping, and some of both leave together.
+    """
+    laws = {"<bos>": {"<eos>": 0.5, "a": 0.5}, "a": {"<eos>": 0.1, "a": 0.9}}
+    folder = worlds.markov_model(tmp_path, laws, worlds.letters(5))
+    engine = TorchEngine(folder, worlds.letters(5), max_rows=16)
+    prompts = [Group(Prompt(str(k), "", tokens=np.array([1], np.int32))) for k in range(400)]
+    drawn = list(engine.sample(prompts, 1, Sampling(max_tokens=12), Seed(0)))
+    lengths = np.array([len(g.completions[0].tokens) for g in drawn])
+    assert abs((lengths == 1).mean() - 0.5) < 4 * 0.025
+    assert abs((lengths == 2).mean() - 0.05) < 4 * 0.011

@@ -105,7 +105,9 @@ class Store:
         return new
 
     def move(self, source: Ints, target: Ints) -> None:
-        """Copy slots."""
+        """Copy slots; one that is not there yet belongs to a newcomer and holds nothing."""
+        held = source < len(self.keys)
+        source, target = source[held], target[held]
         self.keys[target] = self.keys[source]
         self.values[target] = self.values[source]
 

@@ -77,7 +77,11 @@ class ImplicitReward:
     machine: Machine = field(default=Machine(), compare=False)
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
-        """Yield the groups with `scores`.
+        """Yield the groups with `scores`; raises what `open` raises."""
+        return self.open()(groups)
+
+    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+        """Load both policies once and return the judge that keeps them.
 
         Raises:
             JudgeError: policy and reference have different tokenizers.
@@ -90,12 +94,24 @@ class ImplicitReward:
                 "the implicit reward is a ratio of probabilities of the same tokens",
                 "give the reference that the policy was trained against",
             )
-        mine, theirs = itertools.tee(groups)
         pi, ref = (open_policy(p, self.machine) for p in paths)
-        above = _readings(pi, tokenizers[0], mine, self.machine)
-        below = _readings(ref, tokenizers[1], theirs, self.machine)
-        for (group, a), (_, b) in zip(above, below, strict=True):
-            yield replace(group, scores=self.beta * (_sums(a) - _sums(b)))
+
+        def score(groups: Iterable[Group]) -> Iterator[Group]:
+            mine, theirs = itertools.tee(groups)
+            above = _readings(pi, tokenizers[0], mine, self.machine)
+            below = _readings(ref, tokenizers[1], theirs, self.machine)
+            for (group, a), (_, b) in zip(above, below, strict=True):
+                yield replace(group, scores=self.beta * (_sums(a) - _sums(b)))
+
+        return score
+
+
+def reward_models(judge: Any) -> tuple[Checkpoint, ...]:
+    """The reward models that a judge asks: its own, or those of the judges that it is made of."""
+    if isinstance(judge, RewardModel):
+        return (judge.checkpoint,)
+    parts = (*getattr(judge, "members", ()), getattr(judge, "judge", None))
+    return tuple(c for part in parts if part is not None for c in reward_models(part))
 
 
 def _readings(

@@ -15,9 +15,12 @@ papers' settings. GRPO's k3 loss has its own optimum, which is not the exponenti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+import torch
+from torch import Tensor
 
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
@@ -51,11 +54,13 @@ class GRPO:
         minibatch: prompts per optimiser step.
         advantage: baseline: group `mean`, group mean over `std`, or mean of the others (`rest`).
         beta: KL coefficient.
-        kl: where it acts: in the `reward` (k1), or as a loss `k2` or `k3`.
-        ratio: whose probability ratio is clipped; `none` is REINFORCE.
+        kl: where it acts: in the `reward` (k1), or as a loss `k2` or `k3`, averaged like the
+            surrogate.
+        ratio: whose probability ratio is clipped; `none` is REINFORCE, on fresh samples alone.
         clip: lower and upper epsilon.
         per: average over tokens, sequences, or a `constant` length (the sampling limit).
-        informative: leave out groups whose scores are all equal (DAPO).
+        informative: leave out groups whose scores are all equal (DAPO); they come back only
+            where a step would be empty.
         no_eos: score of an answer that never ends, in place of its own; None leaves it.
         optim: optimiser and schedule.
     """
@@ -81,6 +86,13 @@ class GRPO:
                 f"grpo.n = {self.n}, grpo.beta = {self.beta}",
                 "the baseline is the rest of the group, so n >= 2; a KL coefficient is >= 0",
                 "raise the one that is out of range",
+            )
+        if self.ratio == "none" and self.inner > 1:
+            raise ConfigError(
+                f"grpo.ratio = none with grpo.inner = {self.inner}",
+                "REINFORCE is right on samples of the policy itself, and after the first pass "
+                "they are of an older one",
+                "set inner to 1, or ratio to token or sequence",
             )
 
 
@@ -115,9 +127,14 @@ class Algorithm:
             A = A / (group_std(r, group) + STD_FLOOR)
         numbers = cast.numbers(groups, score, old, ref)
         numbers["spread"] = float(group_std(score, group).mean())
+        columns = {"old": old, "ref": ref, "adv": old.expand(A)}
         if cfg.informative:
-            groups = _weighed(groups, informative(score, group).tolist())
-        return Experience(groups, {"old": old, "ref": ref, "adv": old.expand(A)}, numbers)
+            told = informative(score, group)
+            numbers["informative"] = float(told.float().mean())
+            kept = _kept(group, told, at_least=-(-cfg.prompts // cfg.minibatch))
+            columns = {name: c.select(kept) for name, c in columns.items()}
+            groups = [groups[i] for i in torch.unique(group[kept]).tolist()]
+        return Experience(groups, columns, numbers)
 
     def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
         """Clipped surrogate or REINFORCE, and the KL where it is a loss."""
@@ -140,31 +157,29 @@ class Algorithm:
             )
         terms = {"policy": surrogate}
         if cfg.beta and cfg.kl != "reward":
-            per: Any = (
-                {"ratio": "sequence"} if cfg.kl == "k2" else {"ratio": "token", "per": cfg.per}
+            penalty = kl(
+                out.logp,
+                batch.ref,
+                estimator=cfg.kl,
+                ratio="sequence" if cfg.kl == "k2" else "token",
+                per=cfg.per,
+                length=self.length,
             )
-            penalty = kl(out.logp, batch.ref, estimator=cfg.kl, **per)
             terms["kl"] = penalty._replace(loss=cfg.beta * penalty.loss)
         return terms
 
 
-def _group(groups: list[Group]) -> Any:
-    import torch
-
+def _group(groups: list[Group]) -> Tensor:
+    """[N] the group of each completion."""
     sizes = torch.tensor([len(g) for g in groups])
     return torch.repeat_interleave(torch.arange(len(groups)), sizes)
 
 
-def _weighed(groups: list[Group], keep: list[bool]) -> list[Group]:
-    """Give completions of groups without spread the weight 0."""
-    marks = iter(keep)
-    return [
-        replace(
-            g,
-            completions=tuple(replace(c, weight=float(next(marks))) for c in g.completions),
-        )
-        for g in groups
-    ]
+def _kept(group: Tensor, told: Tensor, at_least: int) -> Tensor:
+    """Completions of groups with spread, filled up with the first others to `at_least` groups."""
+    good = torch.unique(group[told])
+    rest = torch.unique(group[~told])[: max(0, at_least - len(good))]
+    return torch.isin(group, torch.cat([good, rest])).nonzero()[:, 0]
 
 
 @every_rank

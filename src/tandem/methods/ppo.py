@@ -26,7 +26,7 @@ from tandem.errors import ConfigError
 from tandem.estimators import AdaptiveBeta, explained_variance, gae, kl_shaping, missing_eos, whiten
 from tandem.groups import Group, Groups
 from tandem.judges import Judge
-from tandem.judges.models import RewardModel
+from tandem.judges.models import RewardModel, reward_models
 from tandem.kernel import ActorCritic, open_policy, open_scalar
 from tandem.loop import Optim
 from tandem.machine import Machine
@@ -54,7 +54,8 @@ class PPO:
         clip: epsilon of the ratio.
         value_clip: epsilon of the value; None does not clip.
         value_weight: share of the value loss.
-        value: a `separate` trunk from the reward model, or a head `shared` with the policy.
+        value: a `separate` trunk that starts as the (first) reward model, or as the policy where
+            there is none in the policy's tokens; or a head `shared` with the policy.
         whiten_rewards: scale rewards by their spread, mean kept.
         whiten_advantages: shift and scale advantages over the whole round.
         no_eos: score of an answer that never ends, in place of its own; None leaves it.
@@ -89,6 +90,12 @@ class PPO:
                 "below 0 it pays the policy for leaving the reference, and an adaptive beta "
                 "changes by factors",
                 "set beta to 0 or more, above 0 with a kl_target",
+            )
+        if self.no_eos is not None and self.no_eos_penalty is not None:
+            raise ConfigError(
+                f"ppo.no_eos = {self.no_eos} with ppo.no_eos_penalty = {self.no_eos_penalty}",
+                "they are two rules for the same answers, and one would undo the other",
+                "set one of them to None",
             )
 
 
@@ -151,7 +158,7 @@ def fit(
 ) -> Checkpoint:
     """Climb a reward from the policy `init`; see `climb` for the arguments."""
     return climb(
-        actor_critic(init, reward, cfg, seed, machine),
+        actor_critic(init, reward, cfg, seed, machine, events),
         init,
         prompts,
         reward,
@@ -171,19 +178,28 @@ def fit(
 
 
 def actor_critic(
-    init: Checkpoint, reward: Judge, cfg: PPO, seed: Seed, machine: Machine
+    init: Checkpoint,
+    reward: Judge,
+    cfg: PPO,
+    seed: Seed,
+    machine: Machine,
+    events: Events,
 ) -> ActorCritic:
-    """Open the policy with its value function, whose head starts at zero."""
+    """Open the policy with its value function, whose head starts at zero.
+
+    A value function reads the policy's tokens, so it cannot start from a reward model of another
+    tokenizer; then, and where the reward is no model, it starts from the policy, and says so.
+    """
     policy = open_policy(init.path, machine, train=True, seed=seed.at("adapters"))
     if cfg.value == "shared":
         policy.heads["value"] = models.value_head(policy.inner).to(policy.device)
         return ActorCritic(policy)
     full = replace(machine, lora=None)
-    same = isinstance(reward, RewardModel) and models.same_tokens(init.path, reward.checkpoint.path)
-    if same:
-        critic = open_scalar(reward.checkpoint.path, full, train=True)  # type: ignore[union-attr]
-    else:
-        critic = open_scalar(init.path, full, fresh=seed.at("critic"), train=True)
+    ours = [c for c in reward_models(reward) if models.same_tokens(init.path, c.path)]
+    fresh = None if ours else seed.at("critic")
+    start = ours[0] if ours else init
+    events.log("value", text=f"the value function starts from {start}, its head at zero")
+    critic = open_scalar(start.path, full, fresh=fresh, train=True)
     critic.inner.score.requires_grad_(False)  # type: ignore[union-attr]
     critic.heads["value"] = models.value_head(critic.inner).to(critic.device)
     return ActorCritic(policy, critic)

@@ -129,7 +129,8 @@ def kl(
     *,
     estimator: Literal["k1", "k2", "k3"] = "k2",
     ratio: Ratio = "sequence",
-    per: Per = "token",
+    per: Per | None = None,
+    length: float = 1.0,
     old: Ragged | None = None,
 ) -> Terms:
     """KL penalty as a differentiable loss, to be scaled by beta.
@@ -154,7 +155,11 @@ def kl(
         ref: [T] the same under the reference.
         estimator: see above.
         ratio: `sequence`, one penalty a completion, or `token`.
-        per: how tokens are averaged when `ratio="token"`.
+        per: how tokens are averaged, see `tandem.objectives.shares`. A penalty that stands beside
+            a surrogate needs the surrogate's own average, or beta means something else: with
+            `ratio="sequence"` a completion then has the factor and the weight of its tokens. None
+            is the mean over tokens (`token`), or over completions (`sequence`).
+        length: the divisor of `per="constant"`.
         old: [T] log-probabilities under the policy that sampled; None: no weighting, and the
             samples must be of this very step.
 
@@ -171,10 +176,11 @@ def kl(
     drift = None if old is None else logp - old.detach()
     if ratio == "sequence":
         l, move = gap.sum(), None if drift is None else drift.sum()  # noqa: E741
-        factor = share = torch.ones_like(l)
+        factor, share = shares(logp, per or "constant", length=length)
+        factor, share = logp.map(lambda _: factor).mean(), logp.map(lambda _: share).sum()
     else:
         l, move = gap.values, None if drift is None else drift.values  # noqa: E741
-        factor, share = shares(logp, per)
+        factor, share = shares(logp, per or "token", length=length)
     penalty = {"k1": l, "k2": 0.5 * l**2, "k3": torch.exp(-l) - 1 + l}[estimator]
     penalty = penalty if move is None else torch.exp(move) * penalty
     return Terms(factor * penalty, share, {"kl": l.detach()})

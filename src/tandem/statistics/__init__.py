@@ -7,7 +7,7 @@ The prompt is the unit; methods are compared on the same prompts and seeds. No t
     power         minimum_detectable, comparisons_needed, verdict, holm
     ranking       bradley_terry, elo_gap, win_probability, length_controlled
     calibration   accuracy, log_loss, brier, ece, temperature_scale, auroc
-    curves        learning_curve, over_optimisation, ensemble
+    curves        learning_curve, over_optimisation, ensemble, aggregate
     design        d_optimal, information
 """
 
@@ -24,8 +24,10 @@ from tandem.statistics.calibration import (
     temperature_scale,
 )
 from tandem.statistics.curves import (
+    Aggregate,
     LearningCurve,
     OverOptimisation,
+    aggregate,
     centre,
     disagreement,
     ensemble,
@@ -91,6 +93,8 @@ __all__ = [
     "OverOptimisation",
     "over_optimisation",
     "centre",
+    "Aggregate",
+    "aggregate",
     "ensemble",
     "disagreement",
     "d_optimal",

@@ -178,13 +178,22 @@ def ensemble(
     Returns:
         [N] aggregated scores; each prompt's mean is not restored.
     """
-    values = centre(scores, prompt)
+    return aggregate(centre(scores, prompt), how, lam)
+
+
+def aggregate(values: npt.ArrayLike, how: Aggregate = "mean", lam: float = 0.5) -> Floats:
+    """Aggregate scores [K, N] that have a common zero already; see `ensemble`.
+
+    Raises:
+        ConfigError: an unknown rule.
+    """
+    x = np.atleast_2d(np.asarray(values, np.float64))
     if how == "mean":
-        return values.mean(axis=0)
+        return x.mean(axis=0)
     if how == "worst":
-        return values.min(axis=0)
+        return x.min(axis=0)
     if how == "uncertainty":
-        return values.mean(axis=0) - lam * values.var(axis=0)
+        return x.mean(axis=0) - lam * x.var(axis=0)
     raise ConfigError(
         f"how = {how!r}",
         "members of an ensemble can be averaged, minimised, or averaged less their variance",

@@ -1,0 +1,266 @@
+"""Reward hacking, seen: what a watched climb tells of the reward that was optimised.
+
+A proxy rises because it is optimised; whether anything else rose is what the other columns of the
+watch say. METHODS section 14; Gao et al. 2022, arXiv:2210.10760.
+
+    points = curve(run / "events.jsonl")
+    print(diagnose(points))
+    plot({"PPO": points}, Path("climb.svg"))
+
+Shapes: M points of a curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.errors import ConfigError, DataError
+from tandem.events import read
+from tandem.statistics import OverOptimisation, over_optimisation
+
+Point = Mapping[str, float]
+Floats = npt.NDArray[np.float64]
+SIGNALS = ("truth", "gold_rm", "held_out")
+"""What was not optimised, the most trustworthy first."""
+RISING, WINDOW = 0.05, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """How a column moved from the point where the signal was best to the end of the curve."""
+
+    at_best: float
+    at_end: float
+
+    @property
+    def change(self) -> float:
+        """End minus best."""
+        return self.at_end - self.at_best
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Detectors of METHODS section 14 on one curve.
+
+    Attributes:
+        signal: the column that was not optimised and is believed: truth before held-out rewards.
+        stop: round at which the signal was best: where to stop, and what to export.
+        gap: proxy's gain over the start minus the signal's, in the start's units; 0 without
+            hacking where both have one scale.
+        proxy: the optimised reward from the signal's best point on.
+        signals: every column that was not optimised, from that point on.
+        diverged: the proxy rose after that point while the signal fell.
+        length_slope: tokens a round, least squares over the curve.
+        kl_slope: nats a round, least squares over the last three points.
+        fit: the signal over its start against sqrt(KL), or None with fewer than two points away
+            from the start; its `peak` and `height` say where it turns over.
+    """
+
+    signal: str
+    stop: float
+    gap: float
+    proxy: Trend
+    signals: Mapping[str, Trend]
+    diverged: bool
+    length_slope: float
+    kl_slope: float
+    fit: OverOptimisation | None
+
+    def __str__(self) -> str:
+        main = self.signals[self.signal]
+        lines = [
+            f"best {self.signal} {main.at_best:.3f} after round {self.stop:g}; "
+            f"{main.at_end:.3f} at the end",
+            f"proxy {self.proxy.at_best:.3f} there, {self.proxy.at_end:.3f} at the end; "
+            f"gap {self.gap:.3f}",
+            f"length {self.length_slope:+.3f} tokens a round, KL {self.kl_slope:+.3f} nats a round",
+        ]
+        if self.fit is not None:
+            lines.append(
+                f"fit over sqrt(KL): alpha {self.fit.alpha:.3f}, beta {self.fit.beta:.3f}, "
+                f"peak at KL {self.fit.peak**2:.3g}, height {self.fit.height:.3f}"
+            )
+        if self.diverged:
+            lines.append(
+                f"hacked: the proxy rose while {self.signal} fell; stop earlier, or raise beta"
+            )
+        return "\n".join(lines)
+
+
+def curve(events: Path, stage: str | None = None) -> list[dict[str, float]]:
+    """Read the points of a watch from a run's events, in order of rounds.
+
+    A killed run may evaluate a round again; both are the same, and the last is kept.
+
+    Args:
+        events: `events.jsonl`.
+        stage: the stage whose watch is wanted; needed where several climbed.
+
+    Raises:
+        DataError: nothing was watched, or several stages were and none is named.
+    """
+    found: dict[str, dict[float, dict[str, float]]] = {}
+    for event in read(events):
+        if event["kind"] == "watch":
+            numbers = {k: float(v) for k, v in event.items() if isinstance(v, int | float)}
+            found.setdefault(str(event.get("stage", "")), {})[numbers["round"]] = numbers
+    if stage is not None:
+        found = {name: points for name, points in found.items() if name == stage}
+    if len(found) != 1:
+        raise DataError(
+            f"{events} holds watches of {len(found)} stages: {', '.join(found) or 'none'}",
+            "a curve belongs to one climb",
+            "name the stage; and give `watching` to the method if nothing was watched",
+        )
+    (points,) = found.values()
+    return [points[turn] for turn in sorted(points)]
+
+
+def diagnose(points: Sequence[Point], *, signal: str | None = None) -> Diagnosis:
+    """Apply the detectors to a curve.
+
+    Args:
+        points: rounds with `round`, `proxy`, `kl`, `length` and at least one signal.
+        signal: the column to believe; by default the first of truth, gold_rm, held_out.
+
+    Raises:
+        DataError: fewer than two points, or no signal beside the proxy.
+    """
+    chosen = _signal(points, signal)
+    best = int(np.argmax(_column(points, chosen)))
+    signals = {name: _trend(points, name, best) for name in _present(points, chosen)}
+    proxy = _trend(points, "proxy", best)
+    spread = max(float(np.ptp(_column(points, "proxy"))), 1e-12)
+    gained = [_column(points, name)[-1] - _column(points, name)[0] for name in ("proxy", chosen)]
+    return Diagnosis(
+        signal=chosen,
+        stop=float(points[best]["round"]),
+        gap=float(gained[0] - gained[1]),
+        proxy=proxy,
+        signals=signals,
+        diverged=proxy.change > RISING * spread and signals[chosen].change < 0,
+        length_slope=_slope(points, "length"),
+        kl_slope=_slope(points[-WINDOW:], "kl"),
+        fit=_fit(points, chosen),
+    )
+
+
+def early_stop(
+    points: Sequence[Point], signal: str | None = None, patience: int = 2
+) -> float | None:
+    """Return the best round once the signal has been below its best for `patience` points in a row.
+
+    Raises:
+        DataError: as `diagnose`.
+    """
+    values = _column(points, _signal(points, signal))
+    best = int(np.argmax(values))
+    return float(points[best]["round"]) if len(values) - 1 - best >= patience else None
+
+
+def plot(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
+    """Draw proxy and signals, as gains over the start, against sqrt(KL); the same file every time.
+
+    Full lines are what was not optimised, broken ones the proxy; a dot marks each signal's best
+    point and a thin line its fit. SVG with text as text, without date, with fixed ids.
+
+    Args:
+        curves: name -> points, for example one a method or a beta.
+        path: the SVG file.
+
+    Raises:
+        DataError: as `diagnose`.
+        ConfigError: matplotlib is not installed.
+    """
+    mpl, Figure = _matplotlib()
+    fixed: dict[str, Any] = {"svg.hashsalt": "tandem", "svg.fonttype": "none"}
+    with mpl.rc_context(fixed):
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        axes = figure.subplots()
+        for k, (name, points) in enumerate(curves.items()):
+            _draw(axes, name, points, f"C{k % 10}")
+        axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        axes.set_xlabel("sqrt(KL to the reference), nats")
+        axes.set_ylabel("gain over the start")
+        axes.legend(frameon=False, fontsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": "tandem"})
+
+
+def _matplotlib() -> tuple[Any, Any]:
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(
+            f"a curve cannot be drawn: {error}",
+            "drawing needs matplotlib, and nothing else here does",
+            "pip install 'tandem-rlhf[plot]'",
+        ) from error
+    return mpl, Figure
+
+
+def _draw(axes: Any, name: str, points: Sequence[Point], colour: str) -> None:
+    signal = _signal(points, None)
+    d = _distance(points)
+    gain = {c: _column(points, c) - points[0][c] for c in ("proxy", signal)}
+    axes.plot(d, gain["proxy"], "--", color=colour, linewidth=1.2, label=f"{name}: proxy")
+    axes.plot(d, gain[signal], "-", color=colour, linewidth=1.8, label=f"{name}: {signal}")
+    best = int(np.argmax(gain[signal]))
+    axes.plot(d[best], gain[signal][best], "o", color=colour)
+    if (fit := _fit(points, signal)) is not None:
+        far = float(d.max())
+        x = np.linspace(max(far / 100, 1e-3), far, 100)
+        axes.plot(x, fit.at(x), color=colour, linewidth=0.6, alpha=0.7)
+
+
+def _signal(points: Sequence[Point], wanted: str | None) -> str:
+    known = [wanted] if wanted is not None else list(SIGNALS)
+    found = [name for name in known if points and all(name in p for p in points)]
+    if len(points) < 2 or not found:
+        raise DataError(
+            f"a curve of {len(points)} points with the columns "
+            f"{', '.join(points[0]) if points else 'none'}",
+            "hacking shows as a proxy that leaves what was not optimised: two points or more "
+            f"with one of {', '.join(known)}",
+            "give `watching` a judge of truth, or a reward model fitted to other data",
+        )
+    return found[0]
+
+
+def _present(points: Sequence[Point], chosen: str) -> list[str]:
+    return [chosen, *(s for s in SIGNALS if s != chosen and all(s in p for p in points))]
+
+
+def _column(points: Sequence[Point], name: str) -> Floats:
+    return np.array([p[name] for p in points], np.float64)
+
+
+def _trend(points: Sequence[Point], name: str, best: int) -> Trend:
+    return Trend(float(points[best][name]), float(points[-1][name]))
+
+
+def _slope(points: Sequence[Point], name: str) -> float:
+    """Least squares of a column on the round."""
+    turn = _column(points, "round")
+    off, x = turn - turn.mean(), _column(points, name)
+    return float((off * x).sum() / max(float((off**2).sum()), 1e-12))
+
+
+def _distance(points: Sequence[Point]) -> Floats:
+    """[M] sqrt(KL); an estimate below 0 is noise around 0."""
+    return np.sqrt(np.maximum(_column(points, "kl"), 0.0))
+
+
+def _fit(points: Sequence[Point], signal: str) -> OverOptimisation | None:
+    kl = _distance(points) ** 2
+    if len(np.unique(kl[kl > 0])) < 2:
+        return None
+    return over_optimisation(kl, _column(points, signal) - points[0][signal], "rl")

@@ -1,0 +1,80 @@
+"""Small climbs for tests of on-policy methods: prompts, judges, and an ear for what is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tandem import models
+from tandem.artifacts import Checkpoint
+from tandem.engines import Sampling
+from tandem.groups import Group, Groups, Prompt
+from tandem.loop import Optim
+from tandem.machine import Machine
+from tandem.rng import Seed
+from tandem.tokens import marked
+from tiny import spelled, tokens
+
+FP32 = Machine(device="cpu", precision="fp32", save_seconds=0.0, log_every=1)
+FAST = Optim(lr=3e-3, schedule="linear", warmup=0.0, eps=1e-5)
+SHORT = Sampling(max_tokens=6)
+
+
+@dataclass(frozen=True)
+class Letters:
+    """Scores an answer by its share of letters in the first half of the alphabet."""
+
+    name: str = "letters"
+    sign: float = 1.0
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        for group in groups:
+            early = [sum(x < "n" for x in c.text) for c in group.completions]
+            length = [max(1, len(c.text)) for c in group.completions]
+            yield replace(group, scores=self.sign * np.array(early) / np.array(length))
+
+
+@dataclass
+class Heard:
+    """Keeps what was logged, and dies (as by a kill) when it hears of a step."""
+
+    dies_at: int | None = None
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def log(self, kind: str, **numbers: Any) -> None:
+        self.lines.append({"kind": kind, **numbers})
+        if kind == "train" and numbers["step"] == self.dies_at:
+            raise KeyboardInterrupt
+
+    def progress(self, done: int, total: int | None, unit: str, **numbers: Any) -> None:
+        pass
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["kind"] == kind]
+
+
+def prompts(folder: Path, count: int, seed: int = 0) -> Groups:
+    """Random prompts of 2 to 8 tokens in the folder's own tokens."""
+    rng = np.random.default_rng(seed)
+    whose = models.tokenizer_hash(models.load_tokenizer(folder))
+    asked = [tokens(rng, int(rng.integers(2, 9))) for _ in range(count)]
+    return Groups.of(
+        marked(Group(Prompt(f"p{i}", spelled(x), tokens=x)), whose) for i, x in enumerate(asked)
+    )
+
+
+def climbed(
+    method: Any, cfg: Any, init: Path, place: Path, reward: Any = Letters(),
+    machine: Machine = FP32, heard: Heard | None = None, how: Sampling = SHORT, **more: Any,
+) -> Checkpoint:  # fmt: skip
+    """Run a method's `fit` in a folder of its own, where it may be resumed."""
+    out, scratch = place / "out", place / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return method.fit(
+        Checkpoint(init), prompts(init, 6), reward, cfg, how=how, out=out, scratch=scratch,
+        seed=Seed(5), events=heard or Heard(), machine=machine, **more,
+    )  # fmt: skip

@@ -1,0 +1,112 @@
+"""SIGKILL a real PPO run, run the same command again: the same weights, bit for bit.
+
+The victim (`ppo_victim.py`) saves its state at every step, so a kill may fall into sampling,
+scoring, training, saving or evaluating. A moment is a random step plus a random delay.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tandem.artifacts import file_hash
+from tandem.events import read
+from tiny import folder
+
+VICTIM = Path(__file__).with_name("ppo_victim.py")
+ROOT = Path(__file__).parents[2]
+PATIENCE = 300.0
+
+
+def start(init: Path, where: Path) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(VICTIM), str(init), str(where)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(init: Path, where: Path) -> str:
+    """Run to the end; return the hash of the exported weights."""
+    process = start(init, where)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors.decode()
+    return file_hash(where / "01-policy" / "artifact" / "model.safetensors")
+
+
+def kinds(where: Path) -> list[str]:
+    log = where / "events.jsonl"
+    return [e["kind"] for e in read(log)] if log.exists() else []
+
+
+def kill_at(init: Path, where: Path, step: int, delay: float) -> bool:
+    """Kill once the log tells of this step, after a delay; False if it was done before."""
+    process = start(init, where)
+    deadline = time.monotonic() + PATIENCE
+    while kinds(where).count("train") < step:
+        if process.poll() is not None or time.monotonic() > deadline:
+            break
+        time.sleep(0.002)
+    time.sleep(delay)
+    alive = process.poll() is None
+    if alive:
+        process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=PATIENCE)
+    return alive
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder(tmp_path_factory.mktemp("init"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(init: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    where = tmp_path_factory.mktemp("calm")
+    return finish(init, where), where
+
+
+def killed_twice(init: Path, where: Path, seed: int) -> str:
+    """Kill at two random moments, the second in the resumed run; then let it finish."""
+    rng = np.random.default_rng(seed)
+    first = int(rng.integers(0, 56))
+    assert kill_at(init, where, first, float(rng.uniform(0, 0.15)))
+    logged = kinds(where).count("train")
+    kill_at(init, where, logged + int(rng.integers(1, 8)), float(rng.uniform(0, 0.05)))
+    return finish(init, where)
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_killed_ppo_ends_bit_identical(
+    seed: int, init: Path, undisturbed: tuple[str, Path], tmp_path: Path
+):
+    weights, where = undisturbed
+    assert kinds(where).count("round") == 8
+    assert kinds(where).count("watch") == 5
+    assert killed_twice(init, tmp_path, seed) == weights
+    assert curve(tmp_path) == curve(where)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_killed_ppo_ends_bit_identical_at_ten_random_moments(
+    seed: int, init: Path, undisturbed: tuple[str, Path], tmp_path: Path
+):
+    weights, where = undisturbed
+    assert killed_twice(init, tmp_path, seed) == weights
+    assert curve(tmp_path) == curve(where)
+
+
+def curve(where: Path) -> dict[float, tuple[float, float]]:
+    """Round -> (truth, kl): what was evaluated twice is the same twice."""
+    found: dict[float, tuple[float, float]] = {}
+    for e in read(where / "events.jsonl"):
+        if e["kind"] == "watch":
+            point = (e["truth"], e["kl"])
+            assert found.setdefault(e["round"], point) == point
+    return found

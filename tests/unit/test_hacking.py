@@ -1,0 +1,137 @@
+"""Detectors of reward hacking on curves whose course is known."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tandem.errors import DataError
+from tandem.hacking import curve, diagnose, early_stop, plot
+
+ALPHA, BETA = 1.0, 0.5
+PEAK = math.exp(ALPHA / BETA - 1)  # 2.718 in sqrt(KL)
+
+
+def climb(hacked: bool = True, points: int = 13, every: int = 2) -> list[dict[str, float]]:
+    """KL grows by 1.5 nats a point; truth follows Gao's curve, or the proxy without hacking."""
+    found: list[dict[str, float]] = []
+    for k in range(points):
+        kl = 1.5 * k
+        d = math.sqrt(kl)
+        gold = d * (ALPHA - BETA * math.log(d)) if d else 0.0
+        proxy = 2.0 + d
+        found.append(
+            {
+                "round": float(every * k),
+                "proxy": proxy,
+                "truth": 5.0 + (gold if hacked else d),
+                "held_out": 1.0 + (0.8 * gold if hacked else d),
+                "kl": kl,
+                "length": 10.0 + 0.5 * k,
+                "stopped": 1.0,
+            }
+        )
+    return found
+
+
+def test_a_climb_that_hacks_is_told_from_one_that_does_not():
+    """Gold peaks at sqrt(KL) = e, KL = 7.39, between the points of 7.5 and 6 nats: round 10."""
+    hacked, honest = diagnose(climb()), diagnose(climb(hacked=False))
+    assert hacked.diverged
+    assert hacked.signal == "truth"
+    assert hacked.stop == 10
+    assert hacked.proxy.change > 0 > hacked.signals["truth"].change
+    assert hacked.signals["held_out"].change < 0
+    assert not honest.diverged
+    assert honest.stop == 24
+    assert honest.gap == pytest.approx(0, abs=1e-12)
+    assert hacked.gap == pytest.approx(math.sqrt(18) - gold_at(18.0))
+    assert "hacked" in str(hacked)
+    assert "hacked" not in str(honest)
+
+
+def gold_at(kl: float) -> float:
+    d = math.sqrt(kl)
+    return d * (ALPHA - BETA * math.log(d))
+
+
+def test_slopes_and_the_fit_are_recovered():
+    found = diagnose(climb())
+    assert found.length_slope == pytest.approx(0.25)
+    assert found.kl_slope == pytest.approx(0.75)
+    assert found.fit is not None
+    assert found.fit.alpha == pytest.approx(ALPHA)
+    assert found.fit.beta == pytest.approx(BETA)
+    assert found.fit.peak == pytest.approx(PEAK)
+    assert found.fit.height == pytest.approx(BETA * PEAK)
+
+
+def test_the_most_trustworthy_signal_is_believed_unless_another_is_named():
+    points = climb()
+    assert diagnose(points, signal="held_out").signal == "held_out"
+    blind = [{k: v for k, v in p.items() if k != "truth"} for p in points]
+    assert diagnose(blind).signal == "held_out"
+
+
+def test_early_stop_waits_for_its_patience():
+    points = climb()
+    assert early_stop(points[:6]) is None
+    assert early_stop(points[:7]) is None
+    assert early_stop(points[:8]) == 10
+    assert early_stop(points, patience=100) is None
+    assert early_stop(climb(hacked=False)) is None
+
+
+def test_a_curve_at_the_start_has_no_fit():
+    points = [{**p, "kl": -0.01 * k} for k, p in enumerate(climb(points=3))]
+    assert diagnose(points).fit is None
+    str(diagnose(points))
+
+
+@pytest.mark.parametrize(
+    "points", [[], climb(points=1), [{"round": float(k), "proxy": 1.0, "kl": 0.0} for k in (0, 1)]]
+)
+def test_curves_without_points_or_signals_are_refused(points: list[dict[str, float]]):
+    with pytest.raises(DataError) as caught:
+        diagnose(points)
+    assert all([caught.value.what, caught.value.why, caught.value.do])
+
+
+def test_curves_are_read_from_events_once_a_round(tmp_path: Path):
+    """A killed run evaluates a round twice; other kinds of lines and other stages are left out."""
+    log = tmp_path / "events.jsonl"
+    points = climb()
+
+    def line(stage: str, kind: str, point: dict[str, float]) -> str:
+        return json.dumps({"time": 1.0, "kind": kind, "stage": stage, **point}) + "\n"
+
+    told = [line("03-policy", "watch", p) for p in [*points[:5], *points[4:]]]
+    log.write_text("".join([*told, line("03-policy", "round", {"round": 1.0}), "{brok"]))
+    read = curve(log)
+    assert [p["round"] for p in read] == [p["round"] for p in points]
+    assert read[3]["truth"] == points[3]["truth"]
+    with log.open("a") as file:
+        file.write("\n" + line("05-policy-hat", "watch", points[0]))
+    with pytest.raises(DataError, match="2 stages"):
+        curve(log)
+    assert len(curve(log, "05-policy-hat")) == 1
+    with pytest.raises(DataError, match="0 stages"):
+        curve(log, "nobody")
+
+
+def test_the_drawing_is_the_same_file_every_time(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    curves = {"beta 0": climb(), "beta .05": climb(hacked=False)}
+    for name in ("a.svg", "b.svg"):
+        plot(curves, tmp_path / "deep" / name)
+    a, b = ((tmp_path / "deep" / name).read_bytes() for name in ("a.svg", "b.svg"))
+    assert a == b
+    text = a.decode()
+    assert "beta 0: proxy" in text
+    assert "beta .05: truth" in text
+    assert "<dc:date>" not in text
+    assert np.char.count(text, "<path") > 5
