@@ -268,10 +268,15 @@ def open_policy(
 
 
 def open_scalar(
-    source: models.Source, machine: Machine, *, fresh: Seed | None = None, train: bool = False
+    source: models.Source,
+    machine: Machine,
+    *,
+    fresh: Seed | None = None,
+    zero: bool = False,
+    train: bool = False,
 ) -> Trunk:
-    """Open a model with a scalar head as a trunk; `fresh` draws a new head on a language model."""
-    lm = models.load_scalar(source, machine, fresh=fresh)
+    """Open a model with a scalar head as a trunk; see `models.load_scalar`."""
+    lm = models.load_scalar(source, machine, fresh=fresh, zero=zero)
     seed = NO_SEED if fresh is None else fresh
     return _opened(models.adapt(lm, machine.lora, seed) if train else lm, machine, train)
 

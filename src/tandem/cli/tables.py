@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import textwrap
 from collections.abc import Sequence
@@ -52,18 +51,27 @@ def check_task(words: Sequence[str]) -> int:
 
     parser = make_parser("tasks check", "Check that a task shows the phenomena it was made for.")
     parser.add_argument("task", help=f"one of: {', '.join(TASKS)}")
-    name = parse(parser, words).task
+    parser.add_argument("--out", type=str | None, default=None, help="the run's folder")
+    parser.add_argument("--seed", type=int, default=0, help="root of every draw")
+    options = parse(parser, words)
+    name = options.task
     if name not in TASKS:
         raise ConfigError(
             f"there is no task {name!r}.{nearest(name, TASKS)}",
             "a task is a module in tandem/tasks",
             f"name one of: {', '.join(TASKS)}",
         )
-    gates = importlib.import_module(f"tandem.tasks.{name.partition('-')[0]}.gates")
-    if not hasattr(gates, "main"):
+    if not name.startswith("micro"):
         raise ConfigError(
-            f"the gates of {name} cannot be measured from the command line",
-            f"{gates.__name__} has no `main()` that samples, measures and prints",
-            "call its functions from Python on your own samples",
+            f"the task {name} has no gates",
+            "only a world whose truth is known can be checked against promises",
+            "name `micro`",
         )
-    return int(gates.main())
+    from tandem import proving
+    from tandem.cli.run import defaults
+    from tandem.methods import load
+
+    configs = defaults(load("reward"), "micro")
+    gates = proving.micro(Path(options.out or "runs/gates-micro"), configs, options.seed)
+    print("\n".join(proving.lines(gates)))
+    return int(not all(gate.holds for gate in gates))

@@ -41,6 +41,8 @@ class Reward:
         noise: known flip rate, corrected for (excludes `smoothing`).
         centring: weight of (r_w + r_l)^2.
         per: `pair` counts every comparison once, `prompt` every prompt once (1/C(K,2) a pair).
+        head: draw the new head from N(0, 1/(d + 1)), or start it at `zero`, which is steadier on
+            a few hundred comparisons.
         unit_variance: also scale rewards to variance 1 on the reference answers.
         optim: optimiser and schedule.
     """
@@ -51,6 +53,7 @@ class Reward:
     noise: float = 0.0
     centring: float = 0.0
     per: Literal["pair", "prompt"] = "pair"
+    head: Literal["normal", "zero"] = "normal"
     unit_variance: bool = False
     optim: Optim = field(default_factory=lambda: Optim(lr=3e-6))
 
@@ -78,7 +81,8 @@ def fit(
         DataError: no group has a preference.
     """
     data = compared(data)
-    model = open_scalar(init.path, machine, fresh=seed.at("head"), train=True)
+    zero = cfg.head == "zero"
+    model = open_scalar(init.path, machine, fresh=seed.at("head"), zero=zero, train=True)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.score is not None
