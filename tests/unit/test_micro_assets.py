@@ -103,13 +103,17 @@ def test_the_base_model_writes_summaries_of_unseen_posts() -> None:
         out = model.generate(**inputs, do_sample=False, temperature=None)
     texts = words.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     read = [claims(text) for text in texts]
-    assert sum(broken == 0 for _, _, broken in read) > 28
+    assert sum(broken == 0 for _, broken in read) > 28
     rates = TASK.invented(
         Group(g.prompt, (Completion(text),)) for g, text in zip(groups, texts, strict=True)
     )
-    assert rates["right"] > 0.5
+    assert rates["right"] > 0.9
 
 
+@pytest.mark.skipif(
+    not (micro.ASSETS / "entailment" / "config.json").exists(),
+    reason="make it with `python -m tandem.tasks.micro.entailment`",
+)
 def test_the_entailment_classifier_is_a_stock_folder() -> None:
     folder = TASK.entailment()
     model = AutoModelForSequenceClassification.from_pretrained(folder)

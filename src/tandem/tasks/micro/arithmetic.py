@@ -21,7 +21,7 @@ class Stratum:
     largest: int
 
 
-STRATA = (Stratum(1, 20), Stratum(2, 30), Stratum(3, 60))
+STRATA = (Stratum(2, 30), Stratum(2, 35), Stratum(3, 60))
 
 
 def anything(rng: Generator) -> Stratum:

@@ -73,8 +73,8 @@ def blank(recipe: Recipe, vocabulary: int, pad: int, eos: int) -> LlamaForCausal
 def look_back(model: LlamaForCausalLM, head: int, distance: int, sharpness: float = 6.0) -> None:
     """Start a head of the first layer at attending `distance` tokens back, by its biases.
 
-    Binding a value to its person needs such heads before anything can be learned from them; from
-    random weights they take longer to appear than all the rest of the training.
+    Telling the author's facts from others' needs what stands one and two words back, and a small
+    model is slow to find such heads by itself.
     """
     size = model.config.hidden_size // model.config.num_attention_heads
     half = size // 2

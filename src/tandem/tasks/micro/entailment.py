@@ -37,7 +37,7 @@ Example = tuple[str, str, int]
 class Recipe:
     """How the classifier is trained; recorded beside the weights."""
 
-    steps: int = 1500
+    steps: int = 5000
     batch: int = 32
     learning_rate: float = 1e-3
     seed: int = 1
