@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from tandem.cli.settings import make_parser, parse
 from tandem.errors import ConfigError, nearest
