@@ -76,9 +76,10 @@ def policy(words: Sequence[str]) -> int:
     prompts, judges = _prompts(options, configs["sizes"])
     sft = Checkpoint(Path(_needed(options, "reference", "the folder of the SFT policy")), "SFT")
     mine = Checkpoint(Path(options.model), Path(options.model).name)
-    answers = {str(pi): _answers(pi, prompts, options.seed, configs) for pi in (sft, mine)}
+    policies = {str(pi): pi for pi in (sft, mine)}
+    answers = {n: _answers(pi, prompts, options.seed, configs) for n, pi in policies.items()}
     machine = configs["machine"]
-    exam = examine_policies(answers, sft, judges=judges, opponents=("SFT",), machine=machine)
+    exam = examine_policies(answers, policies, judges=judges, opponents=("SFT",), machine=machine)
     return _tell(options, [f"{len(prompts)} prompts, one answer each"], exam)
 
 

@@ -49,7 +49,8 @@ def blank(recipe: Recipe, vocabulary: int, pad: int, eos: int) -> LlamaForCausal
     """A freshly initialised model."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
-        attn_implementation="eager",  # on a CPU its backward is several times faster than fused
+        # on a CPU the backward pass of eager attention is several times faster than the fused one
+        attn_implementation="eager",  # type: ignore[call-arg]
         vocab_size=vocabulary,
         hidden_size=recipe.width,
         intermediate_size=recipe.width * 5 // 2,
@@ -78,8 +79,8 @@ def look_back(model: LlamaForCausalLM, head: int, distance: int, sharpness: floa
     """
     size = model.config.hidden_size // model.config.num_attention_heads
     half = size // 2
-    attention = model.model.layers[0].self_attn
-    rates = model.model.rotary_emb.inv_freq
+    attention: Any = model.model.layers[0].self_attn
+    rates: Any = model.model.rotary_emb.inv_freq
     loud = sharpness * (rates > 0.1)
     here = slice(head * size, head * size + half)
     there = slice(head * size + half, (head + 1) * size)
@@ -127,7 +128,7 @@ def rate(recipe: Recipe, step: int) -> float:
 
 def train(recipe: Recipe, scratch: Path, *, save_every: int = 250) -> LlamaForCausalLM:
     """Train, or go on training from the checkpoint in `scratch`."""
-    words = tokenizer()
+    words: Any = tokenizer()
     ids, pad = words.get_vocab(), int(words.pad_token_id)
     model = blank(recipe, len(ids), pad, int(words.eos_token_id)).train()
     optimizer = torch.optim.AdamW(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,6 +77,7 @@ def examples(rng: Generator, *, held_out: bool = False) -> Iterator[Example]:
         skill = ("summaries", "summaries", "summaries", "dialogue", "arithmetic")[rng.integers(5)]
         meta = _prompt(rng, skill, held_out=held_out)
         first = _answer(rng, meta)
+        second, found = first, -1
         for _ in range(12):
             second = _answer(rng, meta) if rng.random() < 0.5 else _varied(rng, meta, first)
             found = label(claimed(meta, first), claimed(meta, second))
@@ -129,7 +131,7 @@ def _varied(rng: Generator, meta: Meta, text: str) -> str:
 
 def pair_tokenizer() -> PreTrainedTokenizerFast:
     """The world's tokenizer, taught to end both texts of a pair."""
-    words = tokenizer()
+    words: Any = tokenizer()
     words.chat_template = None
     words.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>",

@@ -140,7 +140,7 @@ def _compare_replies(rng: Generator) -> Lesson:
     meta, a = _request(rng)
     if attribute == "safe":
         meta = meta | {"harmful": True, "act": pick(rng, tuple(HARMFUL))}
-    scores: tuple[float, float] = (0.0, 0.0)
+    b, scores = a, (0.0, 0.0)
     while scores[0] == scores[1]:
         a, b = (dialogue.write(meta, rng, dialogue.mixed(rng)) for _ in range(2))
         scores = _score(attribute, meta, a), _score(attribute, meta, b)
