@@ -147,7 +147,8 @@ def policies(course: Course, trained: Mapping[str, Checkpoint]) -> str:
     """Sample every policy on the evaluation prompts and compare them with SFT."""
     run, world = course.run, course.world
     answers: dict[str, Groups] = {}
-    for name, policy in {"base": course.base, **trained}.items():
+    trained = {"base": course.base, **trained}
+    for name, policy in trained.items():
         stage = f"answers-{name.lower()}"
         answers[name] = run(stage, sample, policy, course.exam, n=1, how=course.how)
     opponents = ["SFT"]
@@ -165,7 +166,7 @@ def policies(course: Course, trained: Mapping[str, Checkpoint]) -> str:
         "policy-exam",
         examine_policies,
         answers,
-        course.pi_sft,
+        trained,
         judges=judges,
         opponents=tuple(opponents),
         annotator=world.annotator,

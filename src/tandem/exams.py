@@ -56,7 +56,7 @@ def examine_reward(
 
 def examine_policies(
     answers: Answers,
-    pi_sft: Checkpoint,
+    policies: Mapping[str, Checkpoint],
     *,
     judges: Mapping[str, Judge],
     opponents: tuple[str, ...],
@@ -67,7 +67,8 @@ def examine_policies(
 
     Args:
         answers: policy -> one or more answers to each evaluation prompt.
-        pi_sft: KL is measured to this policy.
+        policies: those of the authors that are models; their KL is measured to the main
+            opponent, both log-probabilities by the kernel, because a sampler's differ in bf16.
         judges: column -> scoring judge: `truth`, `gold_rm`, `proxy`; the first decides who wins.
         opponents: policies that the others are compared with, the main one first.
         annotator: who compares each policy's first answer with the main opponent's, or None.
@@ -82,8 +83,11 @@ def examine_policies(
             for column, who in judges.items()
         }
         columns[name]["length"] = length_column(groups)
-        if all(c.logp is not None for c in groups[0].completions):
-            columns[name]["kl"] = kl_column(groups, reference(pi_sft, groups, machine=machine))
+        if name in policies and opponents[0] in policies:
+            mine, main = policies[name], policies[opponents[0]]
+            columns[name]["kl"] = kl_column(
+                reference(mine, groups, machine=machine), reference(main, groups, machine=machine)
+            )
         if annotator is not None and name != opponents[0]:
             columns[name]["annotator_win"] = wins(groups, answers[opponents[0]], annotator, machine)
     found = policy_evaluation(columns, opponents=opponents, judge=next(iter(judges)))

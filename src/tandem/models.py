@@ -175,10 +175,7 @@ def adapt(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:
         # PEFT asks transformers a question that transformers means to rename
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
         torch.manual_seed(int(seed))
-        adapted = get_peft_model(model, config)  # type: ignore[arg-type]
-    # where the base lay is nothing about the adapter, and would change the folder's hash
-    adapted.peft_config["default"].base_model_name_or_path = None
-    return adapted
+        return get_peft_model(model, config)  # type: ignore[arg-type]
 
 
 def save(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, card: str = "") -> None:
@@ -192,12 +189,23 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, card: str = 
     if hasattr(model, "merge_and_unload"):
         with _quiet():
             model.save_pretrained(out / "adapter")
+        _same_everywhere(out / "adapter")
         model = model.merge_and_unload()
     with _quiet():
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
     if card:
         (out / "README.md").write_text(card, encoding="utf-8")
+
+
+def _same_everywhere(adapter: Path) -> None:
+    """Take out where the base lay and the order of sets: the same adapter is the same bytes."""
+    path = adapter / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = None
+    config = {k: sorted(v) if isinstance(v, list) else v for k, v in config.items()}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (adapter / "README.md").unlink(missing_ok=True)
 
 
 def _load(auto: Any, source: Source, new: tuple[str, ...] = (), **extra: Any) -> PreTrainedModel:

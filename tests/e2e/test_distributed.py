@@ -109,6 +109,18 @@ def said(alone: Path, both: Path) -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_climb_together(base: Path, tmp_path: Path):
+    """Every rank draws the same samples and trains on its share of the micro-batches."""
+    one = launch([sys.executable], tmp_path / "one", base, {"climbs": True})
+    two = launch(torchrun(), tmp_path / "two", base, {"climbs": True})
+    a, b = (load_file(r / "04-grpo/artifact/model.safetensors") for r in (one, two))
+    start = load_file(one / "01-sft/artifact/model.safetensors")
+    for name, x in a.items():
+        assert (b[name] - x).norm() < 1e-5 * x.norm().clamp(min=1e-12), name
+    assert max((a[n] - x).norm() / x.norm() for n, x in start.items()) > 1e-3
+
+
+@pytest.mark.slow
 def test_two_processes_resume_together(base: Path, tmp_path: Path):
     """Both ranks are killed in the middle, and launched again: the bytes of a calm launch."""
     calm = launch(torchrun(), tmp_path / "calm", base, {"save_seconds": 0.01})

@@ -87,9 +87,10 @@ def torture(tmp_path: Path, kills: int, seed: int, **settings: object) -> tuple[
     wanted, dice = artifacts(calm.place), random.Random(seed)
     assert {"01-sft/artifact/model.safetensors", "03-dpo/artifact/config.json"} <= set(wanted)
     seen: list[str] = []
-    resumes = 0
+    resumes = runs = 0
     while len(seen) < kills:
-        torn = Victim(tmp_path / f"torn-{len(seen)}", base, machine)
+        runs += 1
+        torn = Victim(tmp_path / f"torn-{runs}", base, machine)
         while len(seen) + len(torn.kills) < kills and not torn.done:
             torn.kill_after(dice.uniform(0.0, 0.7 * (times[-1] - times[0])))
             for record in records(torn.place):

@@ -14,11 +14,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tandem.artifacts import Checkpoint
+from tandem.engines import Sampling
 from tandem.events import Hidden
 from tandem.groups import Group, Groups
+from tandem.judges.models import RewardModel
 from tandem.loop import Optim
 from tandem.machine import Lora, Machine
-from tandem.methods import dpo, reward, sft
+from tandem.methods import dpo, grpo, reward, sft
 from tandem.runs import Run
 from tiny import group, labelled
 
@@ -40,6 +42,7 @@ def data(pairs: bool) -> Groups:
 def main(place: Path, base: Path, settings: dict) -> None:
     """Demonstrations and preferences in, a policy out."""
     settings |= {"lora": Lora(**settings["lora"])} if settings.get("lora") else {}
+    climbs = settings.pop("climbs", False)
     machine = Machine(device="cpu", precision="fp32", tokens=60, log_every=3, **settings)
     with Run(place, seed=7, display=Hidden(), machine=machine) as run:
         epochs = 12
@@ -47,8 +50,12 @@ def main(place: Path, base: Path, settings: dict) -> None:
             "sft", sft.fit, Checkpoint(base), data(False), sft.SFT(epochs, batch=4, optim=OPTIM)
         )
         compared = data(True)
-        run("reward", reward.fit, pi_sft, compared, reward.Reward(epochs, batch=4, optim=OPTIM))
+        r = run("reward", reward.fit, pi_sft, compared, reward.Reward(epochs, batch=4, optim=OPTIM))
         run("dpo", dpo.fit, pi_sft, compared, dpo.DPO(epochs=epochs, batch=4, optim=OPTIM))
+        if climbs:
+            shape = {"prompts": 6, "n": 3, "rounds": 3, "minibatch": 3, "optim": OPTIM}
+            how, x = Sampling(max_tokens=8), compared.prompts()
+            run("grpo", grpo.fit, pi_sft, x, RewardModel(r), grpo.GRPO(**shape), how=how)
 
 
 if __name__ == "__main__":

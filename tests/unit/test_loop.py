@@ -386,6 +386,18 @@ def test_the_reference_of_adapters_is_the_policy_without_them(tmp_path: Path):
             assert np.abs(x.logp - y.logp).max() < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")
+def test_an_adapters_folder_is_the_same_bytes_in_every_process_and_place(tmp_path: Path):
+    """PEFT writes the base's path and sets in the order of string hashes, new in every process."""
+    init = folder(tmp_path / "init")
+    machine = replace(FP32, lora=Lora(rank=2))
+    made = fitted("sft", tmp_path, init, machine)
+    config = json.loads((made.path / "adapter" / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert len(config["target_modules"]) == 14  # seven matrices in each of two layers
+    assert not [f for f in made.path.rglob("*.json") if str(tmp_path) in f.read_text()]
+
+
 def test_only_adapters_learn(tmp_path: Path):
     policy = open_policy(folder(tmp_path), replace(FP32, lora=Lora(rank=2)), train=True)
     learns = [n for n, p in policy.named_parameters() if p.requires_grad]

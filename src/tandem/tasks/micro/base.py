@@ -32,12 +32,12 @@ Row = tuple[str, list[int], int]
 class Recipe:
     """How the base model is trained; recorded beside the weights."""
 
-    steps: int = 12000
+    steps: int = 8500
     batch: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warm_up: int = 200
-    decay: float = 0.3
+    decay: float = 0.2353
     width: int = 128
     layers: int = 4
     heads: int = 4
