@@ -11,6 +11,7 @@ from torch import Tensor
 from tabular import f64, total
 from tandem.errors import ConfigError
 from tandem.objectives import kl, ppo_clip, reinforce, value_clip
+from tandem.objectives.shares import Per, shares
 from tandem.ragged import Ragged
 
 OLD = Ragged.of([f64(-1.0, -2.0, -0.5), f64(-0.7)])
@@ -155,6 +156,23 @@ def test_kl_losses():
     assert slope(OLD, lambda x: kl(x, ref, ratio="token")).tolist() == pytest.approx(
         [x / 4 for x in l]
     )
+
+
+@pytest.mark.parametrize("per", ["token", "sequence", "constant"])
+def test_k2_beside_a_surrogate_is_k1_in_its_advantage(per: Per):
+    """With the surrogate's average k2's slope is that of -beta (log pi - log pi_ref) in A.
+
+    So beta means the same whatever the average. Without it, on two answers of 3 and 1 tokens, a
+    mean over the 4 tokens would stand beside a mean over the 2 answers.
+    """
+    ref = OLD - f64(0.2, -0.5, 0.1, 0.4)
+    how = {"per": per, "length": 4.0}
+    in_reward = OLD.expand(-(OLD - ref).sum())
+    want = slope(OLD, lambda x: ppo_clip(x, OLD, in_reward, **how))
+    torch.testing.assert_close(slope(OLD, lambda x: kl(x, ref, **how)), want)
+    k3 = kl(OLD, ref, estimator="k3", ratio="token", **how)
+    plain = kl(OLD, ref, estimator="k3", ratio="token")
+    torch.testing.assert_close(k3.loss, plain.loss * shares(OLD, **how)[0])
 
 
 def test_weighted_kl_losses():
