@@ -12,6 +12,7 @@ import numpy as np
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.engines import Sampling
+from tandem.engines.torch import TorchEngine
 from tandem.groups import Group, Groups, Prompt
 from tandem.loop import Optim
 from tandem.machine import Machine
@@ -78,3 +79,8 @@ def climbed(
         Checkpoint(init), prompts(init, 6), reward, cfg, how=how, out=out, scratch=scratch,
         seed=Seed(5), events=heard or Heard(), machine=machine, **more,
     )  # fmt: skip
+
+
+def drawn(init: Path, n: int = 1, count: int = 6, how: Sampling = SHORT) -> list[Group]:
+    engine = TorchEngine(models.load_policy(init, FP32), models.load_tokenizer(init))
+    return list(engine.sample(prompts(init, count), n, how, Seed(2)))

@@ -6,7 +6,6 @@ test_engine and test_loop); Adam's epsilon and linear decay are settings, tested
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,19 +18,16 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from climbing import FAST, FP32, SHORT, Heard, Letters, climbed, prompts
+from climbing import FAST, FP32, SHORT, Heard, Letters, climbed, drawn, prompts
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.climb import Cast, Watching
-from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.errors import ConfigError, JudgeError, TandemError
 from tandem.estimators import gae, kl_shaping
-from tandem.groups import Completion, Group, Groups
+from tandem.groups import Group
 from tandem.judges import opened
 from tandem.judges.models import RewardModel
 from tandem.kernel import ActorCritic, open_policy
-from tandem.loop import Optim
 from tandem.machine import Lora
 from tandem.methods import grpo, ppo
 from tandem.online import Experience, Online, Rounds
@@ -64,11 +60,6 @@ def cast(init: Path, critic: Path | None = None, reward: Any = None) -> Cast:
     judge = reward or Letters() if critic is None else RewardModel(Checkpoint(critic))
     policy = ppo.actor_critic(Checkpoint(init), judge, PPO, Seed(0), FP32, Heard())
     return Cast(policy, open_policy(init, FP32), opened(judge, FP32), FP32)
-
-
-def drawn(init: Path, n: int = 1, count: int = 6, how: Sampling = SHORT) -> list[Group]:
-    engine = TorchEngine(models.load_policy(init, FP32), models.load_tokenizer(init))
-    return list(engine.sample(prompts(init, count), n, how, Seed(2)))
 
 
 def online(
@@ -515,103 +506,3 @@ def test_a_climb_that_was_killed_at_any_step_ends_the_same(method: Any, init: Pa
         both = [line for part in parts for line in part.of("watch")]
         assert sorted({(x["round"], x["truth"], x["kl"]) for x in both}) == curve
         assert parts[1].of("round")[-1]["proxy"] == heard.of("round")[-1]["proxy"]
-
-
-# --- nonsense is refused --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: ppo.PPO(beta=-0.1),
-        lambda: ppo.PPO(beta=0.0, kl_target=6.0),
-        lambda: ppo.PPO(no_eos=-1.0, no_eos_penalty=1.0),
-        lambda: ppo.PPO(rounds=0) and Rounds(1, 1, 0, 1, 1),
-        lambda: grpo.GRPO(beta=-0.1),
-        lambda: grpo.GRPO(n=1),
-        lambda: grpo.GRPO(n=1, advantage="rest"),
-        lambda: grpo.GRPO(ratio="none", inner=2),
-        lambda: Watching(Groups.of([]), choose="truth"),
-        lambda: Watching(Groups.of([]), every=0),
-        lambda: Watching(Groups.of([]), patience=2),
-        lambda: Watching(Groups.of([]), choose="proxy", patience=0),
-        lambda: kl_shaping(torch.zeros(1), one(), one(), 0.1, estimator="k3"),
-        lambda: kl_shaping(torch.zeros(1), one(), one(), 0.1, estimator="k2"),
-        lambda: kl_shaping(torch.zeros(1), one(), one(), -0.1),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(make: Any):
-    with pytest.raises(ConfigError) as caught:
-        make()
-    assert all([caught.value.what, caught.value.why, caught.value.do])
-
-
-def one() -> Ragged:
-    return Ragged.of([torch.zeros(2)])
-
-
-@pytest.mark.parametrize(
-    "how",
-    [{"temperature": 0.0}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}],
-    ids=str,
-)
-@pytest.mark.parametrize("method", [ppo, grpo], ids=["ppo", "grpo"])
-def test_episodes_of_another_law_are_refused(method: Any, how: Any, init: Path, tmp_path: Path):
-    cfg = PPO if method is ppo else GRPO
-    with pytest.raises(ConfigError, match="sampled with") as caught:
-        climbed(method, cfg, init, tmp_path, how=replace(SHORT, **how))
-    assert "another law" in caught.value.why
-
-
-@dataclass(frozen=True)
-class Silent:
-    """Judges without scores."""
-
-    scores: float | None = None
-    name: str = "silent"
-
-    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
-        for g in groups:
-            x = self.scores
-            yield replace(g, scores=None if x is None else np.full(len(g), x))
-
-
-@pytest.mark.parametrize("method", [ppo, grpo], ids=["ppo", "grpo"])
-@pytest.mark.parametrize("scores", [None, math.nan])
-def test_a_judge_without_scores_is_refused(
-    method: Any, scores: float | None, init: Path, tmp_path: Path
-):
-    cfg = PPO if method is ppo else GRPO
-    with pytest.raises(JudgeError) as caught:
-        climbed(method, cfg, init, tmp_path, reward=Silent(scores))
-    assert isinstance(caught.value, TandemError)
-    assert all([caught.value.what, caught.value.why, caught.value.do])
-
-
-def test_a_reward_model_with_another_tokenizer_reads_text_and_says_so(init: Path, tmp_path: Path):
-    """Its scores are those of its own tokens, and the value function does not start from it."""
-    place = tmp_path / "foreign"
-    model = lm("llama", 3, hf.AutoModelForSequenceClassification, num_labels=1, vocab_size=55)
-    model.save_pretrained(place)
-    letters(55).save_pretrained(place)
-    judge, heard = RewardModel(Checkpoint(place, "foreign")), Heard()
-    climbed(ppo, PPO, init, tmp_path / "run", reward=judge, heard=heard)
-    assert "another tokenizer" in heard.of("retokenised")[0]["text"]
-    assert heard.of("retokenised")[0]["judge"] == "foreign"
-    assert "foreign" not in heard.of("value")[0]["text"]
-    groups = drawn(init)
-    bare = [
-        Group(
-            replace(g.prompt, tokens=np.empty(0, np.int32), meta={}),
-            tuple(Completion(c.text, stopped=c.stopped) for c in g.completions),
-        )
-        for g in groups
-    ]
-    scored, again = (np.concatenate([g.scores for g in judge(x)]) for x in (groups, bare))
-    np.testing.assert_allclose(scored, again, rtol=1e-5, atol=1e-6)
-
-
-def test_optim_of_the_defaults_is_that_of_the_papers():
-    """Adam's epsilon 1e-5 and a rate that falls linearly to 0, as METHODS section 3 lists."""
-    assert ppo.PPO().optim == Optim(lr=1e-5, schedule="linear", eps=1e-5)
-    assert ppo.PPO().optim.factor(100, 100) == 0
