@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -122,28 +122,30 @@ class Course:
         pairs = self.run(f"{name}-pairs", sample, self.pi_sft, asked, n=2, how=self.how)
         return self.run(name, judge, pairs, self.humans)
 
-    def do(self, method: Method) -> Checkpoint:
-        """Run a method's recipe on what it names."""
+    def do(self, method: Method) -> tuple[Checkpoint, float]:
+        """Run a method's recipe on what it names; return the result and its stages' seconds."""
         wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
         given = {name: getattr(self, name) for name in wanted}
-        return method.recipe(self.run, **given, cfg=self.configs[method.name])
+        before = set(self.run.called)
+        result = method.recipe(self.run, **given, cfg=self.configs[method.name])
+        return result, seconds(self.run, set(self.run.called) - before)
 
 
 def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> str:
     """Do one method and everything before it, and return the tables that say how good it is."""
     course = Course(run, world, configs)
-    result = course.do(method)
+    result, spent = course.do(method)
     parts: list[str] = []
     if course.labelled:
         r_phi = result if method.row.fits == "reward" else course.r_phi
         exam = run("reward-exam", examine_reward, RewardModel(r_phi), course.held_out)
         parts.append(f"reward model on {len(course.held_out)} held-out comparisons\n{exam['text']}")
     if method.row.fits == "policy":
-        parts.append(policies(course, {"SFT": course.pi_sft, str(result): result}))
+        parts.append(policies(course, {"SFT": course.pi_sft, str(result): result}, spent))
     return "\n\n".join(parts)
 
 
-def policies(course: Course, trained: Mapping[str, Checkpoint]) -> str:
+def policies(course: Course, trained: Mapping[str, Checkpoint], spent: float) -> str:
     """Sample every policy on the evaluation prompts and compare them with SFT."""
     run, world = course.run, course.world
     answers: dict[str, Groups] = {}
@@ -171,7 +173,47 @@ def policies(course: Course, trained: Mapping[str, Checkpoint]) -> str:
         opponents=tuple(opponents),
         annotator=world.annotator,
     )
-    return f"policies on {len(course.exam)} evaluation prompts\n{exam['text']}\n\n{costs(run)}"
+    taken = dict.fromkeys(trained, spent)
+    taken |= {"base": 0.0, "SFT": seconds(run, ("demonstrations", "sft"))}
+    parts = (
+        f"policies on {len(course.exam)} evaluation prompts\n{exam['text']}",
+        costs(run),
+        summary(exam, taken),
+    )
+    return "\n\n".join(parts)
+
+
+def summary(exam: Mapping[str, Any], spent: Mapping[str, float]) -> str:
+    """The table to take away: one row a policy, win rates against SFT with their intervals."""
+    rows = exam["numbers"]["policies"]
+    shown = {
+        "win vs SFT": f"{exam['numbers']['judge']} win vs SFT",
+        "proxy_win": "proxy win vs SFT",
+    }
+    shown |= {"kl": "KL", "length": "length"}
+    columns = {k: name for k, name in shown.items() if any(k in row for row in rows)}
+    lines = [("method", *columns.values(), "seconds")]
+    for row in rows:
+        cells = [_cell(row.get(k), interval="win" in k) for k in columns]
+        took = f"{spent[row['policy']]:.1f}" if row["policy"] in spent else "-"
+        lines.append((row["policy"], *cells, took))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _cell(value: Any, *, interval: bool) -> str:
+    if not isinstance(value, Mapping):
+        return "-"
+    if not interval:
+        return f"{value['mean']:.2f}"
+    return f"{value['mean']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
+
+
+def seconds(run: Run, stages: Collection[str]) -> float:
+    """Return the wall time of some stages, as they took it when they were done."""
+    return sum(r.seconds for r in run.records() if r.name in stages)
 
 
 def costs(run: Run) -> str:

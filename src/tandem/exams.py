@@ -82,7 +82,10 @@ def examine_policies(
             column: score_column(judge(groups, who, machine=machine))
             for column, who in judges.items()
         }
+    for name, groups in answers.items():
         columns[name]["length"] = length_column(groups)
+        for column in () if name == opponents[0] else list(judges)[1:]:
+            columns[name][f"{column}_win"] = beats(columns[name], columns[opponents[0]], column)
         if name in policies and opponents[0] in policies:
             mine, main = policies[name], policies[opponents[0]]
             columns[name]["kl"] = kl_column(
@@ -92,6 +95,11 @@ def examine_policies(
             columns[name]["annotator_win"] = wins(groups, answers[opponents[0]], annotator, machine)
     found = policy_evaluation(columns, opponents=opponents, judge=next(iter(judges)))
     return {"text": str(found), "numbers": found.as_dict()}
+
+
+def beats(mine: Mapping[str, Any], theirs: Mapping[str, Any], column: str) -> np.ndarray:
+    """Return [P] 1, .5 or 0: whether `mine` has the higher score with a judge, ties one half."""
+    return (1 + np.sign(mine[column] - theirs[column])) / 2
 
 
 def wins(mine: Groups, theirs: Groups, who: Judge, machine: Machine) -> np.ndarray:

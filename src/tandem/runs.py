@@ -192,6 +192,11 @@ class Run:
         """Events of the run as a whole."""
         return self._session.events(self._place(self.path))
 
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Names of the stages that this process asked for, in order."""
+        return tuple(self._called)
+
     def records(self) -> list[Record]:
         """List the finished stages."""
         return records(self.path)
