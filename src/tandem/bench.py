@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from tandem import models
 from tandem.climb import Watching
 from tandem.engines import Sampling
-from tandem.exams import examine_policies, examine_reward
+from tandem.exams import examine_curve, examine_policies, examine_reward
 from tandem.groups import Groups
 from tandem.judges import Judge
+from tandem.judges.ensemble import Ensemble
 from tandem.judges.models import RewardModel
 from tandem.methods import Method, reward, sft
 from tandem.runs import Checkpoint, Run
 from tandem.stages import encode, judge, sample
 from tandem.tasks import World
 
+MEMBERS = 4
+"""Reward models on the same data, for their disagreement and for `gold_rm`."""
+SHARES = (8, 4, 2, 1)
+"""The learning curve's points: the labels divided by these."""
 WATCHED = 200
 """Prompts of the evaluations during training."""
 
@@ -90,6 +96,33 @@ class Course:
         return reward.recipe(self.run, self.pi_sft, self.D, self.configs["reward"])
 
     @cached_property
+    def members(self) -> tuple[Judge, ...]:
+        """More reward models on the same D, with other seeds: how far does one depend on luck?"""
+        cfg, names = self.configs["reward"], [f"member-{k}" for k in range(1, MEMBERS + 1)]
+        fits = [self.run(n, reward.fit, self.pi_sft, self.D, cfg, name=n) for n in names]
+        return tuple(RewardModel(fit) for fit in fits)
+
+    @property
+    def gold_rm(self) -> Judge:
+        """A larger reward on the same human data, never optimised: the members together."""
+        return Ensemble(self.members, centre="bias", name="gold_rm")
+
+    def curve(self) -> str:
+        """Fit the reward on growing shares of D, whole and cut to half of its layers."""
+        cfg, rows = self.configs["reward"], []
+        half = max(1, models.depth(self.pi_sft.path) // 2)
+        labelled = reward.compared(self.D)
+        for size, layers in (("whole", cfg.layers), (f"{half} layers", half)):
+            for share in SHARES:
+                n = max(2, len(labelled) // share)
+                stage = f"reward-{size.replace(' ', '-')}-{n}"
+                own = replace(cfg, layers=layers)
+                fit = self.run(stage, reward.fit, self.pi_sft, labelled[:n], own, name=stage)
+                rows.append((n, size, RewardModel(fit)))
+        exam = self.run("curve-exam", examine_curve, tuple(rows), self.held_out)
+        return exam["text"]
+
+    @cached_property
     def r_held(self) -> Checkpoint:
         """A reward model fitted to the held-out preferences: a second opinion on the first."""
         cfg = self.configs["reward"]
@@ -138,8 +171,16 @@ def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> s
     parts: list[str] = []
     if course.labelled:
         r_phi = result if method.row.fits == "reward" else course.r_phi
-        exam = run("reward-exam", examine_reward, RewardModel(r_phi), course.held_out)
+        exam = run(
+            "reward-exam",
+            examine_reward,
+            RewardModel(r_phi),
+            course.held_out,
+            members=course.members,
+        )
         parts.append(f"reward model on {len(course.held_out)} held-out comparisons\n{exam['text']}")
+    if method.row.fits == "reward":
+        parts.append(course.curve())
     if method.row.fits == "policy":
         parts.append(policies(course, {"SFT": course.pi_sft, str(result): result}, spent))
     return "\n\n".join(parts)
@@ -161,6 +202,7 @@ def policies(course: Course, trained: Mapping[str, Checkpoint], spent: float) ->
     if world.truth is not None:
         judges["truth"] = world.truth
     if course.labelled:
+        judges["gold_rm"] = course.gold_rm
         judges["proxy"] = RewardModel(course.r_phi)
     if not judges:
         return f"nobody judges: no preferences, no truth\n\n{costs(run)}"
@@ -191,7 +233,7 @@ def summary(exam: Mapping[str, Any], spent: Mapping[str, float]) -> str:
         "proxy_win": "proxy win vs SFT",
     }
     shown |= {"kl": "KL", "length": "length"}
-    columns = {k: name for k, name in shown.items() if any(k in row for row in rows)}
+    columns = {k: name for k, name in shown.items() if any(row.get(k) is not None for row in rows)}
     lines = [("method", *columns.values(), "seconds")]
     for row in rows:
         cells = [_cell(row.get(k), interval="win" in k) for k in columns]

@@ -10,6 +10,7 @@ import numpy as np
 from tandem.artifacts import Checkpoint
 from tandem.evaluation import (
     kl_column,
+    learning_table,
     length_column,
     policy_evaluation,
     reward_evaluation,
@@ -52,6 +53,27 @@ def examine_reward(
         seed=seed,
     )
     return {"text": str(found), "numbers": found.as_dict()}
+
+
+def examine_curve(
+    models: tuple[tuple[int, str, Judge], ...], held_out: Groups, *, seed: Seed, machine: Machine
+) -> dict[str, Any]:
+    """Lay a reward's quality against the number of labels and the size of the model.
+
+    Args:
+        models: (labels it was fitted to, its size by name, the scoring judge).
+        held_out: groups with human preferences.
+
+    Returns:
+        `text`, the table and the fitted error a + b n^-c of each size, and `numbers`.
+    """
+    points = [
+        (n, size, reward_evaluation(judge(held_out, model, machine=machine), seed=seed))
+        for n, size, model in models
+    ]
+    table, curves = learning_table(points)
+    fits = [f"{size}: error {c.a:.3f} + {c.b:.3g} n^-{c.c:.2f}" for size, c in curves.items()]
+    return {"text": "\n".join([str(table), *fits]), "numbers": table.as_dicts()}
 
 
 def examine_policies(

@@ -273,10 +273,11 @@ def open_scalar(
     *,
     fresh: Seed | None = None,
     zero: bool = False,
+    layers: int | None = None,
     train: bool = False,
 ) -> Trunk:
     """Open a model with a scalar head as a trunk; see `models.load_scalar`."""
-    lm = models.load_scalar(source, machine, fresh=fresh, zero=zero)
+    lm = models.load_scalar(source, machine, fresh=fresh, zero=zero, layers=layers)
     seed = NO_SEED if fresh is None else fresh
     return _opened(models.adapt(lm, machine.lora, seed) if train else lm, machine, train)
 

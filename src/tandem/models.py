@@ -112,7 +112,12 @@ def load_policy(source: Source, machine: Machine) -> PreTrainedModel:
 
 
 def load_scalar(
-    source: Source, machine: Machine, *, fresh: Seed | None = None, zero: bool = False
+    source: Source,
+    machine: Machine,
+    *,
+    fresh: Seed | None = None,
+    zero: bool = False,
+    layers: int | None = None,
 ) -> PreTrainedModel:
     """Load a model with a scalar head on the last token (one label, no bias).
 
@@ -121,6 +126,7 @@ def load_scalar(
         machine: device settings.
         fresh: draw a new head from N(0, 1/(d + 1)) with this seed.
         zero: with `fresh`, start the head at zero instead.
+        layers: keep only the first layers of the body: a smaller model of the same family.
 
     The padding token is written into the configuration, because transformers finds the last
     token by it. Where it is also the end of a sequence there is none to be told apart: the
@@ -134,6 +140,8 @@ def load_scalar(
     model = _load(AutoModelForSequenceClassification, source, new=head, num_labels=1)
     pad = tokenizer.pad_token_id
     model.config.pad_token_id = None if pad == tokenizer.eos_token_id else pad
+    if layers is not None:
+        _cut(model, layers)
     if fresh is not None:
         head: Any = model.score
         std = 0.0 if zero else 1 / math.sqrt(head.weight.shape[1] + 1)
@@ -141,6 +149,21 @@ def load_scalar(
         weight = torch.randn(head.weight.shape, generator=draw) * std
         head.weight.data.copy_(weight)
     return _ready(model, machine)
+
+
+def _cut(model: Any, layers: int) -> None:
+    body = getattr(model, model.base_model_prefix)
+    deep = len(getattr(body, "layers", ()))
+    if not 1 <= layers <= deep:
+        raise ModelError(
+            f"the first {layers} layers of {type(model).__name__}",
+            f"it has {deep or 'no list of'} layers that can be counted off",
+            "ask for fewer layers, or leave the model whole",
+        )
+    body.layers = body.layers[:layers]
+    model.config.num_hidden_layers = layers
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[:layers]
 
 
 def value_head(model: PreTrainedModel) -> nn.Linear:
@@ -298,6 +321,11 @@ def _quiet() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def depth(source: Source) -> int:
+    """Return how many layers a model has."""
+    return int(getattr(_config(source), "num_hidden_layers", 1))
 
 
 def context(source: Source) -> int:

@@ -43,6 +43,7 @@ class Reward:
         per: `pair` counts every comparison once, `prompt` every prompt once (1/C(K,2) a pair).
         head: draw the new head from N(0, 1/(d + 1)), or start it at `zero`, which is steadier on
             a few hundred comparisons.
+        layers: keep only the first layers of the initial model; None keeps all.
         unit_variance: also scale rewards to variance 1 on the reference answers.
         optim: optimiser and schedule.
     """
@@ -54,6 +55,7 @@ class Reward:
     centring: float = 0.0
     per: Literal["pair", "prompt"] = "pair"
     head: Literal["normal", "zero"] = "normal"
+    layers: int | None = None
     unit_variance: bool = False
     optim: Optim = field(default_factory=lambda: Optim(lr=3e-6))
 
@@ -82,7 +84,8 @@ def fit(
     """
     data = compared(data)
     zero = cfg.head == "zero"
-    model = open_scalar(init.path, machine, fresh=seed.at("head"), zero=zero, train=True)
+    head = seed.at("head")
+    model = open_scalar(init.path, machine, fresh=head, zero=zero, layers=cfg.layers, train=True)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.score is not None
