@@ -230,10 +230,14 @@ def summary(exam: Mapping[str, Any], spent: Mapping[str, float]) -> str:
     rows = exam["numbers"]["policies"]
     shown = {
         "win vs SFT": f"{exam['numbers']['judge']} win vs SFT",
+        "gold_rm_win": "gold_rm win vs SFT",
         "proxy_win": "proxy win vs SFT",
+        "kl": "KL",
+        "length": "length",
     }
-    shown |= {"kl": "KL", "length": "length"}
-    columns = {k: name for k, name in shown.items() if any(row.get(k) is not None for row in rows)}
+    columns = {
+        key: name for key, name in shown.items() if any(row.get(key) is not None for row in rows)
+    }
     lines = [("method", *columns.values(), "seconds")]
     for row in rows:
         cells = [_cell(row.get(k), interval="win" in k) for k in columns]
