@@ -71,20 +71,23 @@ def encode(
         cache=cache() / "tokens" if workers else None,
         progress=lambda done, total: events.progress(done, total, "groups"),
     )
-    kept = [g for g in encoded.groups if len(g.prompt.tokens) + room <= limit]
     lines = encoded.counts.lines()
-    if len(kept) < len(encoded.groups):
-        lost = len(encoded.groups) - len(kept)
+    lost = sum(not _has_room(group, room, limit) for group in encoded.groups)
+    if lost:
         lines.append(f"dropped {lost} groups: the prompt leaves no room for {room} tokens")
     events.log("encoded", text="; ".join(lines))
-    if not kept:
+    if lost == len(encoded.groups):
         raise DataError(
             f"none of {len(groups)} groups fits into {limit} tokens with {room} left free",
             "longer ones are dropped and counted, and nothing is left to work on",
             "raise the length, choose truncation keep-start or keep-end, or a longer context",
         )
     whose = models.tokenizer_hash(tokenizer)
-    return (marked(group, whose) for group in kept)
+    return (marked(group, whose) for group in encoded.groups if _has_room(group, room, limit))
+
+
+def _has_room(group: Group, room: int, limit: int) -> bool:
+    return len(group.prompt.tokens) + room <= limit
 
 
 def sample(
