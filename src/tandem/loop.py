@@ -15,7 +15,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -332,8 +332,3 @@ class _Log:
     def close(self, step: int) -> None:
         if self.events is not None:
             self.events.log("trained", step=step)
-
-
-def replaced(batch: Batch, **columns: Any) -> Batch:
-    """Return a batch with some columns written."""
-    return replace(batch, **columns)
