@@ -7,22 +7,24 @@ what it was made from. An entry that fails is written down and does not take the
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tandem.bench.plan import OPPONENT, Entry, Plan, slug
 from tandem.course import Course
 from tandem.durable import write_json
-from tandem.errors import Pending, TandemError
+from tandem.errors import ConfigError, Pending, TandemError
 from tandem.events import Display
 from tandem.exams import examine_answers, examine_reward
 from tandem.groups import Groups
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel
 from tandem.machine import Machine
-from tandem.methods import load
+from tandem.methods import Method, load
 from tandem.rng import Seed
 from tandem.runs import Checkpoint, Run
 from tandem.stages import sample
@@ -65,7 +67,7 @@ def attempt(run: Run, world: World, entry: Entry, main: Groups) -> None:
     told = scope.path / FAILED
     told.unlink(missing_ok=True)
     try:
-        result, _ = course.do(load(entry.method))
+        result, _ = course.do(found(entry))
         policy = result if isinstance(result, Checkpoint) else None
         answers = result if policy is None else answer(course, entry.name, policy)
         examine(course, answers, main, policy)
@@ -75,6 +77,27 @@ def attempt(run: Run, world: World, entry: Entry, main: Groups) -> None:
         reason = error.what if isinstance(error, TandemError) else f"{error!r}"
         write_json(told, {"reason": reason, "traceback": traceback.format_exc()})
         scope.events.log("failed", text=f"{entry.name} failed: {reason}")
+
+
+def found(entry: Entry) -> Method:
+    """Open an entry's method, with the recipe that the entry names.
+
+    Raises:
+        ConfigError: the recipe cannot be imported.
+    """
+    method = load(entry.method)
+    if entry.recipe is None:
+        return method
+    module, _, function = entry.recipe.partition(":")
+    try:
+        own = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"entry {entry.name!r}: recipe = {entry.recipe!r}",
+            f"a recipe is a function that can be imported: {error}",
+            'write it as "package.module:function"',
+        ) from error
+    return replace(method, recipe=own)
 
 
 def answer(course: Course, name: str, policy: Checkpoint) -> Groups:
