@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 from tandem import models
@@ -25,14 +24,12 @@ from tandem.groups import Group, Groups
 from tandem.kernel import open_scalar
 from tandem.loop import Optim
 from tandem.loop import fit as train
-from tandem.machine import Machine
 from tandem.methods.reward import compared
 from tandem.objectives.ranges import below_half
 from tandem.objectives.reward import antisymmetric, two_argument
 from tandem.offline import Offline
 from tandem.ordered import Seam, judged_both_ways, longest
-from tandem.rng import Seed
-from tandem.runs import Events, Run, every_rank
+from tandem.runs import Events, Here, Run, every_rank
 from tandem.tokens import MARK
 
 
@@ -68,11 +65,7 @@ def fit(
     cfg: Preference = Preference(),
     *,
     name: str = "preference",
-    out: Path,
-    scratch: Path,
-    seed: Seed,
-    events: Events,
-    machine: Machine,
+    here: Here,
 ) -> Checkpoint:
     """Fit P(y > y' | x) to the preferences of `data`, from the policy `init` and a fresh head.
 
@@ -82,9 +75,9 @@ def fit(
     Raises:
         DataError: no group has a preference, none fits, or the tokens are another tokenizer's.
     """
-    pairs = Groups.of(_readable(compared(data), init, events))
-    head, zero = seed.at("head"), cfg.head == "zero"
-    model = open_scalar(init.path, machine, fresh=head, zero=zero, layers=cfg.layers, train=True)
+    pairs = Groups.of(_readable(compared(data), init, here.events))
+    drawn = {"fresh": here.seed.at("head"), "zero": cfg.head == "zero", "layers": cfg.layers}
+    model = open_scalar(init.path, here.machine, train=True, **drawn)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.score is not None
@@ -93,12 +86,12 @@ def fit(
         soft = (1 - 2 * cfg.smoothing) * p + cfg.smoothing
         return {"two_argument": two_argument(antisymmetric(out.score[w], out.score[l]), soft)}
 
-    steps = {"size": cfg.batch, "epochs": cfg.epochs, "seed": seed}
-    source = Offline(pairs, layout=model.layout, tokens=machine.tokens, **steps)
-    train(model, source, loss, cfg.optim, machine=machine, scratch=scratch, events=events)
+    steps = {"size": cfg.batch, "epochs": cfg.epochs, "seed": here.seed}
+    source = Offline(pairs, layout=model.layout, tokens=here.machine.tokens, **steps)
+    train(model, source, loss, cfg.optim, here)
     model.inner.config.tandem = {"reads": models.PAIR}
-    models.save(model.lm, models.load_tokenizer(init.path), out)
-    return Checkpoint(out, name)
+    models.save(model.lm, models.load_tokenizer(init.path), here.out)
+    return Checkpoint(here.out, name)
 
 
 def _readable(data: Groups, init: Checkpoint, events: Events) -> Iterator[Group]:
