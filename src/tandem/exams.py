@@ -24,6 +24,7 @@ from tandem.judges import Judge
 from tandem.machine import Machine
 from tandem.rng import Seed
 from tandem.stages import judge, merge, reference
+from tandem.statistics import outcomes_of
 
 Answers = Mapping[str, Groups]
 EPSILON = float(np.finfo(np.float64).eps)
@@ -147,30 +148,65 @@ def examine_policies(
     Returns:
         `text`, the table and verdicts, and `numbers`, the same for JSON.
     """
-    columns: dict[str, dict[str, Any]] = {}
-    for name, groups in answers.items():
-        columns[name] = {
-            column: score_column(judge(groups, who, machine=machine))
-            for column, who in judges.items()
-        }
-    for name, groups in answers.items():
-        columns[name]["length"] = length_column(groups)
-        for column in () if name == opponents[0] else list(judges)[1:]:
-            columns[name][f"{column}_win"] = beats(columns[name], columns[opponents[0]], column)
-        if name in policies and opponents[0] in policies:
-            mine, main = policies[name], policies[opponents[0]]
-            columns[name]["kl"] = kl_column(
-                reference(mine, groups, machine=machine), reference(main, groups, machine=machine)
-            )
-        if annotator is not None and name != opponents[0]:
-            columns[name]["annotator_win"] = wins(groups, answers[opponents[0]], annotator, machine)
+    main = opponents[0]
+    humans = {} if annotator is None else {"annotator": annotator}
+    columns = {
+        name: examine_answers(
+            groups,
+            answers[main],
+            judges=judges,
+            comparers={} if name == main else humans,
+            policy=policies.get(name),
+            opponent=policies.get(main),
+            machine=machine,
+        )
+        for name, groups in answers.items()
+    }
+    for column in list(judges)[1:]:
+        for name in answers.keys() - {main}:
+            won = outcomes_of(columns[name][column], columns[main][column])
+            columns[name][f"{column}_win"] = won.tolist()
     found = policy_evaluation(columns, opponents=opponents, judge=next(iter(judges)))
     return {"text": str(found), "numbers": found.as_dict()}
 
 
-def beats(mine: Mapping[str, Any], theirs: Mapping[str, Any], column: str) -> np.ndarray:
-    """Return [P] 1, .5 or 0: whether `mine` has the higher score with a judge, ties one half."""
-    return (1 + np.sign(mine[column] - theirs[column])) / 2
+def examine_answers(
+    answers: Groups,
+    against: Groups,
+    *,
+    judges: Mapping[str, Judge],
+    comparers: Mapping[str, Judge],
+    policy: Checkpoint | None = None,
+    opponent: Checkpoint | None = None,
+    machine: Machine,
+) -> dict[str, list[float]]:
+    """Measure one policy's answers, beside an opponent's answers to the same prompts.
+
+    Args:
+        answers: one or more answers to each evaluation prompt.
+        against: the opponent's answers, in the same order.
+        judges: column -> scoring judge.
+        comparers: column -> who compares the first answers of both.
+        policy: the policy, where it is a model; its KL is measured to the opponent, both
+            log-probabilities by the kernel, because a sampler's differ in bf16.
+        opponent: the opponent's model.
+
+    Returns:
+        [P] numbers by column: each judge's score, length, KL, and for each comparer `X_win`, the
+        outcome against the opponent.
+    """
+    columns: dict[str, np.ndarray] = {}
+    for name, who in judges.items():
+        columns[name] = score_column(judge(answers, who, machine=machine))
+    columns["length"] = length_column(answers)
+    if policy is not None and opponent is not None:
+        columns["kl"] = kl_column(
+            reference(policy, answers, machine=machine),
+            reference(opponent, answers, machine=machine),
+        )
+    for name, who in comparers.items():
+        columns[f"{name}_win"] = wins(answers, against, who, machine)
+    return {name: [float(x) for x in column] for name, column in columns.items()}
 
 
 def wins(mine: Groups, theirs: Groups, who: Judge, machine: Machine) -> np.ndarray:
