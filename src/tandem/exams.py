@@ -21,7 +21,8 @@ from tandem.groups import Group, Groups
 from tandem.judges import Judge
 from tandem.machine import Machine
 from tandem.rng import Seed
-from tandem.stages import judge, merge, reference
+from tandem.stages import BestOf, Policy, judge, merge, reference
+from tandem.statistics.best_of import kl_bound
 
 Answers = Mapping[str, Groups]
 
@@ -78,7 +79,7 @@ def examine_curve(
 
 def examine_policies(
     answers: Answers,
-    policies: Mapping[str, Checkpoint],
+    policies: Mapping[str, Policy],
     *,
     judges: Mapping[str, Judge],
     opponents: tuple[str, ...],
@@ -89,8 +90,9 @@ def examine_policies(
 
     Args:
         answers: policy -> one or more answers to each evaluation prompt.
-        policies: those of the authors that are models; their KL is measured to the main
+        policies: those of the authors that are policies; their KL is measured to the main
             opponent, both log-probabilities by the kernel, because a sampler's differ in bf16.
+            That of `BestOf` the main opponent is its bound.
         judges: column -> scoring judge: `truth`, `gold_rm`, `proxy`; the first decides who wins.
         opponents: policies that the others are compared with, the main one first.
         annotator: who compares each policy's first answer with the main opponent's, or None.
@@ -108,15 +110,33 @@ def examine_policies(
         columns[name]["length"] = length_column(groups)
         for column in () if name == opponents[0] else list(judges)[1:]:
             columns[name][f"{column}_win"] = beats(columns[name], columns[opponents[0]], column)
-        if name in policies and opponents[0] in policies:
-            mine, main = policies[name], policies[opponents[0]]
-            columns[name]["kl"] = kl_column(
-                reference(mine, groups, machine=machine), reference(main, groups, machine=machine)
-            )
+        pair = policies.get(name), policies.get(opponents[0])
+        if (kl := _kl(*pair, groups, machine)) is not None:
+            columns[name]["kl"] = kl
         if annotator is not None and name != opponents[0]:
             columns[name]["annotator_win"] = wins(groups, answers[opponents[0]], annotator, machine)
     found = policy_evaluation(columns, opponents=opponents, judge=next(iter(judges)))
-    return {"text": str(found), "numbers": found.as_dict()}
+    return {"text": "\n".join([str(found), *_caveats(policies)]), "numbers": found.as_dict()}
+
+
+def _kl(
+    mine: Policy | None, main: Policy | None, groups: Groups, machine: Machine
+) -> np.ndarray | None:
+    """Return [P] log-ratios of the answers, the bound for best-of-n, or None if nobody knows."""
+    if isinstance(mine, Checkpoint) and isinstance(main, Checkpoint):
+        two = (reference(policy, groups, machine=machine) for policy in (mine, main))
+        return kl_column(*two)
+    if isinstance(mine, BestOf) and mine.policy == main:
+        return np.full(len(groups), kl_bound(mine.n))
+    return None
+
+
+def _caveats(policies: Mapping[str, Policy]) -> list[str]:
+    return [
+        f"{name}: KL <= log n - (n - 1)/n at n = {p.n}; equal where no two answers tie in score"
+        for name, p in policies.items()
+        if isinstance(p, BestOf)
+    ]
 
 
 def beats(mine: Mapping[str, Any], theirs: Mapping[str, Any], column: str) -> np.ndarray:
