@@ -9,7 +9,6 @@ it too, and may weigh answers by their scores: `loss`, see `objectives.imitation
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,12 +20,10 @@ from tandem.groups import Groups
 from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train
-from tandem.machine import Machine
 from tandem.objectives import Imitation, gold, nll, weighted
 from tandem.offline import Offline
 from tandem.operators.columns import scores_of
-from tandem.rng import Seed
-from tandem.runs import Events, Run, every_rank
+from tandem.runs import Here, Run, every_rank
 from tandem.stages import encode
 
 
@@ -60,21 +57,15 @@ def fit(
     cfg: SFT = SFT(),
     *,
     name: str = "SFT",
-    out: Path,
-    scratch: Path,
-    seed: Seed,
-    events: Events,
-    machine: Machine,
+    here: Here,
 ) -> Checkpoint:
     """Fine-tune a policy on the completions of `data`, each by its weight.
 
     Raises:
         DataError: the loss reads scores, and a group has none.
     """
-    mean = (
-        0.0 if cfg.loss == "nll" else np.concatenate([scores_of(g, cfg.loss) for g in data]).mean()
-    )
-    policy = open_policy(init.path, machine, train=True, seed=seed.at("adapters"))
+    mean = 0.0 if cfg.loss == "nll" else _mean(data, cfg.loss)
+    policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.logp is not None
@@ -83,7 +74,7 @@ def fit(
             return {"nll": nll(out.logp, **own)}
         assert batch.scores is not None
         if cfg.loss == "weighted":
-            terms = weighted(out.logp, batch.scores, eta=cfg.eta, mean=float(mean), **own)
+            terms = weighted(out.logp, batch.scores, eta=cfg.eta, mean=mean, **own)
         else:
             terms = gold(out.logp, batch.scores, floor=cfg.floor, **own)
         return {cfg.loss: terms}
@@ -92,14 +83,18 @@ def fit(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,
-        seed=seed,
+        seed=here.seed,
         layout=policy.layout,
-        tokens=machine.tokens,
+        tokens=here.machine.tokens,
         divisible=True,
     )
-    train(policy, source, loss, cfg.optim, machine=machine, scratch=scratch, events=events)
-    models.save(policy.lm, models.load_tokenizer(init.path), out)
-    return Checkpoint(out, name)
+    train(policy, source, loss, cfg.optim, here)
+    models.save(policy.lm, models.load_tokenizer(init.path), here.out)
+    return Checkpoint(here.out, name)
+
+
+def _mean(data: Groups, loss: str) -> float:
+    return float(np.mean(np.concatenate([scores_of(g, loss) for g in data])))
 
 
 def recipe(run: Run, base: Checkpoint, demonstrations: Groups, cfg: SFT = SFT()) -> Checkpoint:
