@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from tandem.evaluation import (
     kl_column,
     learning_table,
     length_column,
+    pairwise_evaluation,
     policy_evaluation,
     reward_evaluation,
     score_column,
@@ -25,6 +27,8 @@ from tandem.stages import BestOf, Policy, judge, merge, reference
 from tandem.statistics.best_of import kl_bound
 
 Answers = Mapping[str, Groups]
+EPSILON = float(np.finfo(np.float64).eps)
+"""As near to 0 and 1 as a probability can be told from them."""
 
 
 def examine_reward(
@@ -75,6 +79,51 @@ def examine_curve(
     table, curves = learning_table(points)
     fits = [f"{size}: error {c.a:.3f} + {c.b:.3g} n^-{c.c:.2f}" for size, c in curves.items()]
     return {"text": "\n".join([str(table), *fits]), "numbers": table.as_dicts()}
+
+
+def examine_preferences(
+    models: Mapping[str, Judge], held_out: Groups, *, seed: Seed, machine: Machine
+) -> dict[str, Any]:
+    """Compare judges of pairs on held-out judgments, paired: does a reward lose anything?
+
+    Args:
+        models: name -> a judge that writes preferences or scores, the one of interest first.
+        held_out: groups with human preferences, of prompts that are in nobody's training data.
+
+    Returns:
+        `text`, a row a judge and the differences to the first, and `numbers`, the same for JSON.
+    """
+    apart = Groups.of(one for group in held_out for one in one_by_one(group))
+    opinions = {
+        name: [
+            replace(with_margin(said), preferences=asked.preferences)
+            for asked, said in zip(apart, judge(unjudged(apart), who, machine=machine), strict=True)
+        ]
+        for name, who in models.items()
+    }
+    found = pairwise_evaluation(opinions, seed=seed)
+    return {"text": str(found), "numbers": found.as_dict()}
+
+
+def one_by_one(group: Group) -> Iterator[Group]:
+    """Yield a group for each judged pair of a group, under the same prompt."""
+    for vote in group.preferences:
+        yield replace(group, scores=None, preferences=(vote,)).keep([vote.i, vote.j])
+
+
+def unjudged(groups: Groups) -> Groups:
+    """Return the groups without anybody's preferences."""
+    return groups.map(lambda g: replace(g, preferences=()))
+
+
+def with_margin(group: Group) -> Group:
+    """Return a judged pair with scores that differ by its judge's log-odds."""
+    if group.scores is not None:
+        return group
+    (vote,) = group.preferences
+    p = float(np.clip(vote.p, EPSILON, 1 - EPSILON))
+    half = 0.5 * float(np.log(p) - np.log1p(-p))
+    return replace(group, scores=np.array([half, -half]))
 
 
 def examine_policies(

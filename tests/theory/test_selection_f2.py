@@ -31,6 +31,7 @@ from tandem.machine import Machine
 from tandem.methods import best_of_n, raft, rest, reward, rso, sft
 from tandem.methods.best_of_n import BestOfN
 from tandem.methods.dpo import DPO
+from tandem.methods.preference import Preference
 from tandem.methods.raft import RAFT
 from tandem.methods.rest import ReST
 from tandem.methods.rso import RSO
@@ -173,7 +174,7 @@ def test_the_curve_over_n_is_the_law_and_says_its_price(pi_sft, r_phi, run):
 
 def rso_settings(**more: Any) -> RSO:
     cfg = DPO(beta=0.5, epochs=200, batch=1000, optim=optim())
-    return RSO(pairing="tournament", soft=True, dpo=cfg, **more)
+    return RSO(ranker="reward", pairing="tournament", soft=True, dpo=cfg, **more)
 
 
 def test_rso_reaches_the_optimum_and_its_data_are_near(pi_sft, r_phi, run):
@@ -195,7 +196,7 @@ def test_rso_reaches_the_optimum_and_its_data_are_near(pi_sft, r_phi, run):
 
 @pytest.mark.parametrize("source", ["sft", "rso"])
 def test_gamma_shapes_the_answer_and_the_source_does_not(source, pi_sft, r_phi, run):
-    """With gamma = 1 the limit is pi_ref e^{r / 1} / Z, whichever tilt the pairs were drawn from."""
+    """With gamma = 1 the limit is pi_ref e^{r / 1} / Z, whichever tilt the pairs came from."""
     cfg = rso_settings(source=source)
     cfg = replace(cfg, dpo=replace(cfg.dpo, beta=1.0))
     x = prompts(pi_sft.path, 60)
@@ -208,6 +209,19 @@ def test_gamma_shapes_the_answer_and_the_source_does_not(source, pi_sft, r_phi, 
     assert {len(g.preferences) for g in stage(run, "pairs")} == {7}
 
 
+def test_rso_with_a_preference_model_as_its_ranker(pi_sft, r_phi, run):
+    """rho_psi in place of r_phi, scored against three decodes: pi* again, as both know r.
+
+    logit rho(x, y, y_b) = r(y) - r(y_b): the baselines shift a prompt's scores, no more.
+    """
+    cfg = rso_settings(pool=32, baselines=3, ranker="preference")
+    cfg = replace(cfg, preference=Preference(epochs=250, batch=1, optim=optim()))
+    x = prompts(pi_sft.path, 60)
+    policy = rso.recipe(run, pi_sft, x, Groups.of([enumerated()]), r_phi, TWO, cfg)
+    assert [r.name for r in run.records()][:2] == ["ranker", "baselines"]
+    assert tv(law(policy), PI_STAR) < 0.04
+
+
 def test_direct_is_dpo_on_the_comparisons_as_they_are(pi_sft, r_phi, run):
     cfg = rso_settings(source="direct")
     D = Groups.of([enumerated()])
@@ -217,7 +231,7 @@ def test_direct_is_dpo_on_the_comparisons_as_they_are(pi_sft, r_phi, run):
 
 
 def test_a_recipe_again_keeps_every_stage(pi_sft, r_phi, tmp_path):
-    cfg = RSO(pool=8, keep=4, dpo=DPO(epochs=1, batch=4))
+    cfg = RSO(ranker="reward", pool=8, keep=4, dpo=DPO(epochs=1, batch=4))
     given = (pi_sft, prompts(pi_sft.path, 6), Groups.of([enumerated()]), r_phi, TWO, cfg)
 
     def once() -> tuple[Checkpoint, list[tuple[str, int]]]:
@@ -302,7 +316,7 @@ def demonstrations(p: np.ndarray, count: int) -> Groups:
 
 @pytest.mark.parametrize("thresholds", [(0.7,), (0.3, 0.7)])
 def test_rest_restricts_the_policy(thresholds, pi_sft, r_phi, run):
-    """tau = .7 of [0, 1] is r > .4: pi_ref restricted to {ab, ba}, with or without a step before."""
+    """tau = .7 of [0, 1] is r > .4: pi_ref on {ab, ba} alone, with or without a step before."""
     cfg = ReST(
         improve=len(thresholds), n=2, thresholds=thresholds, mix=False, decay=1.0, sft=whole()
     )
@@ -317,7 +331,7 @@ def test_rest_restricts_the_policy(thresholds, pi_sft, r_phi, run):
 
 
 def test_rest_mixes_the_original_data_in(pi_sft, r_phi, run):
-    """One sample beside each demonstration, lambda = 1/2: proportional to (pi_ref + p_D) 1[r > tau]."""
+    """One sample beside each demonstration, lambda = 1/2: (pi_ref + p_D) 1[r > tau] / Z."""
     p_D = np.array([0.1, 0.4, 0.4, 0.1])
     cfg = ReST(improve=1, n=1, thresholds=(0.7,), sft=whole())
     policy = rest.recipe(run, pi_sft, demonstrations(p_D, 2000), r_phi, TWO, None, cfg)

@@ -25,10 +25,13 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.events import spelled
 from tandem.groups import Groups
+from tandem.judges import Judge
 from tandem.judges.models import RewardModel
+from tandem.judges.preference_model import Pointwise
 from tandem.loop import Optim
-from tandem.methods import dpo
+from tandem.methods import dpo, preference
 from tandem.methods.dpo import DPO
+from tandem.methods.preference import Preference
 from tandem.operators import Pairing, rank_pairs, rejection
 from tandem.operators.columns import scores_of
 from tandem.runs import Events, Run
@@ -53,6 +56,10 @@ class RSO:
         dedupe: candidates are told apart by text alone, as in the paper's code.
         pairing: first-round (keep / 2 pairs) or tournament (keep - 1 pairs).
         soft: labels sigma(r_w - r_l) in place of 1.
+        ranker: rho_psi: a two-argument `preference` model, made a score by baselines, or the
+            Bradley-Terry `reward` model.
+        baselines: decodes y_b of pi_sft over which logit rho(x, y, y_b) is averaged.
+        preference: the fit of rho_psi.
         dpo: the loss (sigmoid is the paper's sigmoid-norm; hinge, hinge_norm), gamma, optimiser.
     """
 
@@ -64,6 +71,9 @@ class RSO:
     dedupe: bool = False
     pairing: Pairing = "first-round"
     soft: bool = False
+    ranker: Literal["preference", "reward"] = "preference"
+    baselines: int = 1
+    preference: Preference = field(default_factory=Preference)
     dpo: DPO = field(
         default_factory=lambda: DPO(beta=0.05, epochs=1, batch=32, optim=Optim(lr=1e-5))
     )
@@ -103,6 +113,17 @@ def tilted(pool: Groups, accepted: Groups, how: rejection, *, events: Events) ->
     return numbers
 
 
+def pointwise(
+    run: Run, pi_sft: Checkpoint, x: Groups, D: Groups, r_phi: Checkpoint, how: Sampling, cfg: RSO
+) -> Judge:
+    """Return r_psi(x, y): the mean of logit rho_psi(x, y, y_b), or the reward model as it is."""
+    if cfg.ranker == "reward":
+        return RewardModel(r_phi)
+    rho_psi = run("ranker", preference.fit, pi_sft, D, cfg.preference)
+    y_b = run("baselines", sample, pi_sft, x, n=cfg.baselines, how=how)
+    return Pointwise(rho_psi, y_b)
+
+
 def recipe(
     run: Run,
     pi_sft: Checkpoint,
@@ -116,10 +137,10 @@ def recipe(
     name = NAMES[cfg.source]
     if cfg.source == "direct":
         return run("policy", dpo.fit, pi_sft, D, cfg.dpo, name=name)
-    rho_psi = RewardModel(r_phi)  # 1
+    r_psi = pointwise(run, pi_sft, x, D, r_phi, how, cfg)  # 1
     drawn = cfg.pool if cfg.source == "rso" else cfg.keep
     pool = run("pool", sample, pi_sft, x, n=drawn, how=how)  # 2
-    Y = pool = run("scores", judge, pool, rho_psi)
+    Y = pool = run("scores", judge, pool, r_psi)
     if cfg.source == "rso":
         Y = run("accepted", select, pool, cfg.accept)  # 3
         run("tilt", tilted, pool, Y, cfg.accept)
