@@ -19,7 +19,7 @@ from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import PreferenceModel
 from tandem.methods import Method, reward, sft
 from tandem.runs import Checkpoint, Run
-from tandem.stages import encode, judge, sample
+from tandem.stages import Policy, encode, judge, sample
 from tandem.tasks import World
 
 MEMBERS = 4
@@ -156,7 +156,7 @@ class Course:
         pairs = self.run(f"{name}-pairs", sample, self.pi_sft, asked, n=2, how=self.how)
         return self.run(name, judge, pairs, self.humans)
 
-    def do(self, method: Method) -> tuple[Checkpoint, float]:
+    def do(self, method: Method) -> tuple[Any, float]:
         """Run a method's recipe on what it names; return the result and its stages' seconds."""
         wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
         given = {name: getattr(self, name) for name in wanted}
@@ -196,7 +196,7 @@ def preferences(course: Course, fitted: Checkpoint) -> str:
     return f"{exam['text']}\n\n{costs(course.run)}"
 
 
-def policies(course: Course, trained: Mapping[str, Checkpoint], spent: float) -> str:
+def policies(course: Course, trained: Mapping[str, Policy], spent: float) -> str:
     """Sample every policy on the evaluation prompts and compare them with SFT."""
     run, world = course.run, course.world
     answers: dict[str, Groups] = {}

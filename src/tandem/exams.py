@@ -23,8 +23,9 @@ from tandem.groups import Group, Groups
 from tandem.judges import Judge
 from tandem.machine import Machine
 from tandem.rng import Seed
-from tandem.stages import judge, merge, reference
+from tandem.stages import BestOf, Policy, judge, merge, reference
 from tandem.statistics import outcomes_of
+from tandem.statistics.best_of import kl_bound
 
 Answers = Mapping[str, Groups]
 EPSILON = float(np.finfo(np.float64).eps)
@@ -128,7 +129,7 @@ def with_margin(group: Group) -> Group:
 
 def examine_policies(
     answers: Answers,
-    policies: Mapping[str, Checkpoint],
+    policies: Mapping[str, Policy],
     *,
     judges: Mapping[str, Judge],
     opponents: tuple[str, ...],
@@ -139,8 +140,9 @@ def examine_policies(
 
     Args:
         answers: policy -> one or more answers to each evaluation prompt.
-        policies: those of the authors that are models; their KL is measured to the main
+        policies: those of the authors that are policies; their KL is measured to the main
             opponent, both log-probabilities by the kernel, because a sampler's differ in bf16.
+            That of `BestOf` the main opponent is its bound.
         judges: column -> scoring judge: `truth`, `gold_rm`, `proxy`; the first decides who wins.
         opponents: policies that the others are compared with, the main one first.
         annotator: who compares each policy's first answer with the main opponent's, or None.
@@ -167,7 +169,27 @@ def examine_policies(
             won = outcomes_of(columns[name][column], columns[main][column])
             columns[name][f"{column}_win"] = won.tolist()
     found = policy_evaluation(columns, opponents=opponents, judge=next(iter(judges)))
-    return {"text": str(found), "numbers": found.as_dict()}
+    return {"text": "\n".join([str(found), *_caveats(policies)]), "numbers": found.as_dict()}
+
+
+def _kl(
+    mine: Policy | None, main: Policy | None, groups: Groups, machine: Machine
+) -> np.ndarray | None:
+    """Return [P] log-ratios of the answers, the bound for best-of-n, or None if nobody knows."""
+    if isinstance(mine, Checkpoint) and isinstance(main, Checkpoint):
+        two = (reference(policy, groups, machine=machine) for policy in (mine, main))
+        return kl_column(*two)
+    if isinstance(mine, BestOf) and mine.policy == main:
+        return np.full(len(groups), kl_bound(mine.n))
+    return None
+
+
+def _caveats(policies: Mapping[str, Policy]) -> list[str]:
+    return [
+        f"{name}: KL <= log n - (n - 1)/n at n = {p.n}; equal where no two answers tie in score"
+        for name, p in policies.items()
+        if isinstance(p, BestOf)
+    ]
 
 
 def examine_answers(
@@ -176,8 +198,8 @@ def examine_answers(
     *,
     judges: Mapping[str, Judge],
     comparers: Mapping[str, Judge],
-    policy: Checkpoint | None = None,
-    opponent: Checkpoint | None = None,
+    policy: Policy | None = None,
+    opponent: Policy | None = None,
     machine: Machine,
 ) -> dict[str, list[float]]:
     """Measure one policy's answers, beside an opponent's answers to the same prompts.
@@ -187,9 +209,9 @@ def examine_answers(
         against: the opponent's answers, in the same order.
         judges: column -> scoring judge.
         comparers: column -> who compares the first answers of both.
-        policy: the policy, where it is a model; its KL is measured to the opponent, both
-            log-probabilities by the kernel, because a sampler's differ in bf16.
-        opponent: the opponent's model.
+        policy: who answered, where that is known; a model's KL is measured to the opponent,
+            both log-probabilities by the kernel, because a sampler's differ in bf16.
+        opponent: the opponent.
 
     Returns:
         [P] numbers by column: each judge's score, length, KL, and for each comparer `X_win`, the
@@ -199,11 +221,8 @@ def examine_answers(
     for name, who in judges.items():
         columns[name] = score_column(judge(answers, who, machine=machine))
     columns["length"] = length_column(answers)
-    if policy is not None and opponent is not None:
-        columns["kl"] = kl_column(
-            reference(policy, answers, machine=machine),
-            reference(opponent, answers, machine=machine),
-        )
+    if (kl := _kl(policy, opponent, answers, machine)) is not None:
+        columns["kl"] = kl
     for name, who in comparers.items():
         columns[f"{name}_win"] = wins(answers, against, who, machine)
     return {name: [float(x) for x in column] for name, column in columns.items()}
