@@ -32,12 +32,14 @@ class SFT:
 
     Attributes:
         epochs: passes over the demonstrations.
+        steps: optimiser steps instead of epochs.
         batch: demonstrations per optimiser step.
         per: what is averaged, tokens or sequences.
         optim: optimiser and schedule.
     """
 
     epochs: int = 3
+    steps: int | None = None
     batch: int = 128
     per: Literal["token", "sequence"] = "token"
     optim: Optim = field(default_factory=lambda: Optim(lr=2e-5))
@@ -67,6 +69,7 @@ def fit(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,
+        steps=cfg.steps,
         seed=seed,
         layout=policy.layout,
         tokens=machine.tokens,
