@@ -1,10 +1,10 @@
 """Questions with one checkable answer: how they are put, and how an answer is read from a text.
 
-    read = ParsedAnswer(("####", "answer is"))      # text -> answer, "" where none is stated
+    read = StatedAnswer(("####", "answer is"))      # text -> answer, "" where none is stated
     wording.ask(prompt, wording.form("answer"))     # the same question in another form
     wording.hinted(prompt)                          # with the answer given away (STaR)
 
-Judges, operators, methods and evaluation all read answers with the task's one `ParsedAnswer`.
+Judges, operators, methods and evaluation all read answers with the task's one `StatedAnswer`.
 The answer key is `prompt.meta["answer"]`; `key` alone reads it.
 """
 
@@ -36,7 +36,7 @@ class Read(Protocol):
 
 
 @dataclass(frozen=True)
-class ParsedAnswer:
+class StatedAnswer:
     """Reads the number behind the last mark of a text, in one spelling.
 
     "#### 1,234.50", "the answer is $1234.5." and "answer is 1234.5 miles" are all "1234.5"; -0 is

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tandem.answers import ParsedAnswer
+from tandem.answers import StatedAnswer
 from tandem.chat import transcripts
 from tandem.formats.fields import Row, Skip, answer_of, full
 from tandem.groups import Completion, Group, Message, Preference, Prompt
 
 Messages = tuple[Message, ...]
 
-_KEY = ParsedAnswer(("####",))
+_KEY = StatedAnswer(("####",))
 
 
 def preference(row: Row) -> Group:

@@ -7,7 +7,7 @@ worked examples are our own.
 
 from __future__ import annotations
 
-from tandem.answers import Form, ParsedAnswer, Wording
+from tandem.answers import Form, StatedAnswer, Wording
 
 WORKED = (
     (
@@ -40,7 +40,7 @@ REASONED = tuple((question, path) for question, path, _ in WORKED)
 STATED = tuple((question, f"The answer is {answer}.") for question, _, answer in WORKED)
 
 WORDING = Wording(
-    read=ParsedAnswer(),
+    read=StatedAnswer(),
     forms=(
         Form("few-shot-path", shots=REASONED),
         Form("few-shot-answer", shots=STATED, target="answer"),

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from tandem.answers import Form, ParsedAnswer, Wording
+from tandem.answers import Form, StatedAnswer, Wording
 from tandem.tasks.micro.posts import HELD_OUT, Meta, pick
 from tandem.tasks.micro.words import LARGEST, MAIN, MAIN_NAMES, VALUES
 
 FORMS = ("plain", "steps", "only", "hint")
 SUFFIX = {"plain": "", "steps": " think step by step .", "only": " answer only ."}
 WORDING = Wording(
-    read=ParsedAnswer(("answer",), lead=" "),
+    read=StatedAnswer(("answer",), lead=" "),
     forms=(
         Form("plain", SUFFIX["plain"]),
         Form("only", SUFFIX["only"], target="answer"),
