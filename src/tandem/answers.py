@@ -139,18 +139,17 @@ class Wording:
     def ask(self, prompt: Prompt, form: Form, *, hint: str = "") -> Prompt:
         """Return the prompt with its question in this form; `meta` is carried along unread."""
         said = question(prompt) + form.suffix + hint
-        earlier = tuple(prompt.messages or ())[:-1]
-        shown = tuple(
-            {"role": role, "content": text}
-            for shot in form.shots
-            for role, text in zip(("user", "assistant"), shot, strict=True)
-        )
         examples = "".join(f"{self.layout.format(question=q)} {a}\n\n" for q, a in form.shots)
-        return replace(
-            prompt,
-            text=examples + self.layout.format(question=said),
-            messages=(*earlier, *shown, {"role": "user", "content": said}),
+        text = examples + self.layout.format(question=said)
+        if prompt.messages is None:
+            return replace(prompt, text=text)
+        shown = tuple(
+            {"role": role, "content": words}
+            for shot in form.shots
+            for role, words in zip(("user", "assistant"), shot, strict=True)
         )
+        last = {"role": "user", "content": said}
+        return replace(prompt, text=text, messages=(*prompt.messages[:-1], *shown, last))
 
     def hinted(self, prompt: Prompt, form: Form) -> Prompt:
         """Return the question with its answer given away."""
