@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from tandem.answers import Read
 from tandem.artifacts import Checkpoint
 from tandem.evaluation import (
+    accuracy_evaluation,
+    confidence,
+    confidence_auroc,
+    elected,
     kl_column,
     learning_table,
     length_column,
@@ -18,9 +23,11 @@ from tandem.evaluation import (
     reward_evaluation,
     score_column,
     shuffled,
+    strata,
 )
 from tandem.groups import Group, Groups
 from tandem.judges import Judge
+from tandem.judges.answers import Votes
 from tandem.machine import Machine
 from tandem.rng import Seed
 from tandem.stages import BestOf, Policy, judge, merge, reference
@@ -233,6 +240,66 @@ def wins(mine: Groups, theirs: Groups, who: Judge, machine: Machine) -> np.ndarr
     first = (Groups.of(_first(g) for g in groups) for groups in (mine, theirs))
     both = Groups.of(merge(*first))
     return np.array([_share(g) for g in judge(both, who, machine=machine)])
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How a question is answered: n completions at a temperature, marked apart or by vote."""
+
+    n: int
+    temperature: float
+    vote: bool = False
+
+
+def examine_solutions(
+    answers: Mapping[str, Mapping[str, Groups]],
+    decoders: Mapping[str, Decoder],
+    *,
+    read: Read,
+    truth: Judge,
+    machine: Machine,
+) -> dict[str, Any]:
+    """Mark stated answers, by decoder and by stratum, and compare with the first policy.
+
+    "plurality right" are the questions on which that policy's commonest answer, by its first
+    voting decoder, is the right one. Its own vote there is right by selection; the other
+    decoders' draws are independent of it.
+
+    Args:
+        answers: policy -> decoder -> its completions, on the same questions.
+        decoders: what each decoder is.
+        read: how an answer is read from a text.
+        truth: the judge that marks right answers 1 and others 0.
+
+    Returns:
+        `text`, the tables; `numbers`, the same for JSON; `solved`, every prompt's marks, and
+        `parts`, which prompts are in which part, to be put together over seeds.
+    """
+    solved: dict[str, dict[str, np.ndarray]] = {}
+    lines: list[str] = []
+    for name, by in answers.items():
+        solved[name] = {}
+        for decoder, groups in by.items():
+            marked = list(groups)
+            if decoders[decoder].vote:
+                counted = list(Votes(read)(marked))
+                marked = elected(counted)
+            right = score_column(judge(Groups.of(marked), truth, machine=machine))
+            solved[name][decoder] = right
+            if decoders[decoder].vote and (a := confidence_auroc(confidence(counted), right)):
+                lines.append(f"{name}, {decoder}: confidence tells right from wrong, AUROC {a:.3f}")
+    first = next(iter(answers))
+    parts = strata(list(next(iter(answers[first].values()))))
+    if votes := [d for d, by in decoders.items() if by.vote]:
+        plural = solved[first][votes[0]] > 0.5
+        parts |= {"plurality right": plural, "plurality wrong": ~plural}
+    found = accuracy_evaluation(solved, parts, opponent=first)
+    return {
+        "text": "\n\n".join([str(found), "\n".join(lines)]).strip(),
+        "numbers": found.as_dict(),
+        "solved": {n: {d: v.tolist() for d, v in by.items()} for n, by in solved.items()},
+        "parts": {name: inside.tolist() for name, inside in parts.items()},
+    }
 
 
 def _first(group: Group) -> Group:

@@ -3,6 +3,7 @@
 encode    texts -> tokens of a policy                 judge      a judge's columns written
 sample    n completions of each prompt                select     an operator applied
 merge     two collections of the same prompts as one
+ask       questions put in one of the task's forms
 
 What is sampled from is a `Policy`: a checkpoint, or a way of decoding one (`BestOf`).
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tandem import chat, models
+from tandem.answers import Form, Wording
 from tandem.artifacts import Checkpoint
 from tandem.chat import Truncation
 from tandem.engines import Sampling
@@ -134,6 +136,27 @@ def encode(
 
 def _has_room(group: Group, room: int, limit: int) -> bool:
     return len(group.prompt.tokens) + room <= limit
+
+
+def ask(
+    questions: Groups,
+    wording: Wording,
+    form: Form,
+    policy: Checkpoint,
+    *,
+    hint: bool = False,
+    room: int = 0,
+    events: Events,
+) -> Iterator[Group]:
+    """Put questions in a form, with or without their answers given away, in a policy's tokens.
+
+    Args:
+        questions: groups of which only the prompts are read, and their answer keys for hints.
+        room: tokens that must stay free for an answer.
+    """
+    put = wording.hinted if hint else wording.ask
+    asked = Groups.of(Group(put(g.prompt, form)) for g in questions)
+    return encode(asked, policy, room=room, events=events)
 
 
 def sample(

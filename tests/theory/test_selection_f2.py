@@ -28,10 +28,9 @@ from tandem.judges.models import RewardModel, Shaped
 from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.machine import Machine
-from tandem.methods import best_of_n, raft, rest, reward, rso, sft
+from tandem.methods import best_of_n, preference, raft, rest, reward, rso, sft
 from tandem.methods.best_of_n import BestOfN
 from tandem.methods.dpo import DPO
-from tandem.methods.preference import Preference
 from tandem.methods.raft import RAFT
 from tandem.methods.rest import ReST
 from tandem.methods.rso import RSO
@@ -215,7 +214,7 @@ def test_rso_with_a_preference_model_as_its_ranker(pi_sft, r_phi, run):
     logit rho(x, y, y_b) = r(y) - r(y_b): the baselines shift a prompt's scores, no more.
     """
     cfg = rso_settings(pool=32, baselines=3, ranker="preference")
-    cfg = replace(cfg, preference=Preference(epochs=250, batch=1, optim=optim()))
+    cfg = replace(cfg, preference=preference.Preference(epochs=250, batch=1, optim=optim()))
     x = prompts(pi_sft.path, 60)
     policy = rso.recipe(run, pi_sft, x, Groups.of([enumerated()]), r_phi, TWO, cfg)
     assert [r.name for r in run.records()][:2] == ["ranker", "baselines"]

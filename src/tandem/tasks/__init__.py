@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tandem.answers import Wording
 from tandem.errors import ConfigError
 from tandem.groups import Groups, Prompts
 from tandem.judges import Judge
@@ -69,6 +70,7 @@ class World:
         references: one reference answer for each evaluation prompt, or None.
         annotator: who gives preferences, or None when they come with the data.
         truth: the programmatic judge, or None.
+        wording: how questions with one checkable answer are put and read, or None.
         notes: what was read, kept and dropped on the way, as lines.
     """
 
@@ -84,4 +86,5 @@ class World:
     references: Groups | None = None
     annotator: Judge | None = None
     truth: Judge | None = None
+    wording: Wording | None = None
     notes: tuple[str, ...] = ()
