@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tandem.errors import ConfigError
 from tandem.groups import Groups, Prompts
 from tandem.judges import Judge
+from tandem.judges.templates import Formats
 from tandem.runs import Checkpoint
 
 TASKS: dict[str, str] = {
@@ -69,6 +70,7 @@ class World:
         references: one reference answer for each evaluation prompt, or None.
         annotator: who gives preferences, or None when they come with the data.
         truth: the programmatic judge, or None.
+        formats: how a language model is asked to compare, rate, criticise and revise here.
         notes: what was read, kept and dropped on the way, as lines.
     """
 
@@ -84,4 +86,5 @@ class World:
     references: Groups | None = None
     annotator: Judge | None = None
     truth: Judge | None = None
+    formats: Formats = Formats()
     notes: tuple[str, ...] = ()

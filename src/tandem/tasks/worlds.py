@@ -16,6 +16,7 @@ from tandem.rng import Seed
 from tandem.runs import Checkpoint
 from tandem.tasks import TASKS, Sizes, World
 from tandem.tasks.micro import ASSETS, Micro
+from tandem.tasks.micro.feedback import FORMATS
 
 SKILLS = {
     "micro": "summaries",
@@ -63,6 +64,7 @@ def from_task(name: str, sizes: Sizes, seed: Seed) -> World:
         references=task.references(evaluation),
         annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
         truth=task.truth(),
+        formats=FORMATS,
     )
 
 
