@@ -19,6 +19,28 @@ LETTERS: Labels = (("(A)", " (A)", "A", " A"), ("(B)", " (B)", "B", " B"))
 STARS: Labels = tuple((str(i), f" {i}") for i in range(1, 11))
 
 
+def check_fields(name: str, template: str, known: set[str]) -> None:
+    """Ask for a template whose fields are known.
+
+    Raises:
+        ConfigError: a field is not, or a brace stands alone.
+    """
+    try:
+        used = {f for _, f, _, _ in string.Formatter().parse(template) if f is not None}
+    except ValueError as error:
+        raise ConfigError(
+            f"{name} = {template!r}: {error}",
+            "a template's fields stand in braces, and a brace itself is written twice",
+            "write {{ and }} for braces",
+        ) from error
+    if template and not used <= known:
+        raise ConfigError(
+            f"{name} has the fields {sorted(used - known)}",
+            f"it is filled with {', '.join(sorted(known))}",
+            "use these, and write {{ and }} for braces",
+        )
+
+
 @dataclass(frozen=True)
 class Compare:
     """Asks which of two answers is better by one principle.
@@ -163,28 +185,6 @@ def sanitised(text: str, delimiters: tuple[str, ...]) -> str:
         before, _, after = text.partition(found)
         text = f"{before.rstrip(' ')} {after.lstrip(' ')}".strip(" ")
     return text
-
-
-def check_fields(name: str, template: str, known: set[str]) -> None:
-    """Ask for a template whose fields are known.
-
-    Raises:
-        ConfigError: a field is not, or a brace stands alone.
-    """
-    try:
-        used = {f for _, f, _, _ in string.Formatter().parse(template) if f is not None}
-    except ValueError as error:
-        raise ConfigError(
-            f"{name} = {template!r}: {error}",
-            "a template's fields stand in braces, and a brace itself is written twice",
-            "write {{ and }} for braces",
-        ) from error
-    if template and not used <= known:
-        raise ConfigError(
-            f"{name} has the fields {sorted(used - known)}",
-            f"it is filled with {', '.join(sorted(known))}",
-            "use these, and write {{ and }} for braces",
-        )
 
 
 def _sanitised(parts: dict[str, str], delimiters: tuple[str, ...]) -> dict[str, str]:

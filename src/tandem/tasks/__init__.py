@@ -6,7 +6,7 @@ stage asks for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tandem.errors import ConfigError
 from tandem.groups import Groups, Prompts
@@ -86,5 +86,5 @@ class World:
     references: Groups | None = None
     annotator: Judge | None = None
     truth: Judge | None = None
-    formats: Formats = Formats()
+    formats: Formats = field(default_factory=Formats)
     notes: tuple[str, ...] = ()
