@@ -19,6 +19,7 @@ from tandem.judges import Judge
 from tandem.judges.ensemble import Ensemble
 from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import PreferenceModel
+from tandem.judges.templates import Formats
 from tandem.methods import Method, reward, sft
 from tandem.runs import Checkpoint, Run
 from tandem.solving import Solver, solve
@@ -83,6 +84,11 @@ class Course:
         """The evaluation prompts, with their reference answers where there are any."""
         given = self.world.evaluation if self.world.references is None else self.world.references
         return self.run("evaluation", encode, given, self.base, room=self.how.max_tokens)
+
+    @property
+    def formats(self) -> Formats:
+        """How a language model is asked for feedback."""
+        return self.world.formats
 
     @property
     def humans(self) -> Judge | None:

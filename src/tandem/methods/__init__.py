@@ -98,6 +98,13 @@ METHODS: dict[str, Row] = {
         "Direct", "fine-tuning on answers alone", "answer key, 1", "-", "-", "`nll`", "base", "1",
         fits="solver", asks="answer",
     ),
+    "rlaif": Row(
+        "RLAIF", "RLAIF, d-RLAIF", "pi_sft, 2", "language model", "-", "any above", "SFT", "1"
+    ),
+    "cai": Row(
+        "CAI", "constitutional AI", "pi_sft, critiqued and revised K times", "principles", "-",
+        "`nll`, then RLAIF", "base", "1",
+    ),
 }  # fmt: skip
 
 COLUMNS = ("title", "sample", "judge", "select", "objective", "init", "repeats")
@@ -111,6 +118,7 @@ INPUTS: dict[str, str] = {
     "r_phi": "Checkpoint: a reward model fitted to D",
     "held_out": "Groups with preferences, of prompts that are not in D",
     "x": "Prompts without labels, tokenised, to sample from",
+    "formats": "Formats: how a language model is asked to compare, rate, criticise and revise",
     "how": "Sampling: temperature, truncation, longest answer",
     "watching": "Watching: held-out prompts and judges that follow a policy while it trains",
     "humans": "Judge: who gives preferences, now or tomorrow",

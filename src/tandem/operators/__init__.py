@@ -12,8 +12,10 @@ the two exceptions read the whole collection, and say so: a global threshold, an
     keep       best  above  top_share  rejection  majority  correct  incorrect
     compare    rank_pairs  synthetic_pairs  clean_pairs
     unpaired   unpair  mismatch
+    prompts    asks
 """
 
+from tandem.operators.asked import asks
 from tandem.operators.columns import Operator
 from tandem.operators.compare import Pairing, clean_pairs, rank_pairs, synthetic_pairs
 from tandem.operators.keep import (
@@ -45,4 +47,5 @@ __all__ = [
     "unpair",
     "mismatch",
     "mismatched",
+    "asks",
 ]
