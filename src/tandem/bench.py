@@ -14,6 +14,7 @@ from tandem.engines import Sampling
 from tandem.exams import examine_curve, examine_policies, examine_reward
 from tandem.groups import Groups
 from tandem.judges import Judge
+from tandem.judges.agreement import Same
 from tandem.judges.ensemble import Ensemble
 from tandem.judges.models import RewardModel
 from tandem.methods import Method, reward, sft
@@ -84,6 +85,11 @@ class Course:
     def humans(self) -> Judge | None:
         """Who gives preferences."""
         return self.world.annotator
+
+    @property
+    def same(self) -> Mapping[str, Same]:
+        """What makes two completions the same, by name."""
+        return self.world.same
 
     @property
     def truth(self) -> Judge | None:

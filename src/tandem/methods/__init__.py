@@ -65,6 +65,11 @@ METHODS: dict[str, Row] = {
         "GRPO", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
         "`ppo_clip`, group baseline", "SFT", "online",
     ),
+    "rlp": Row(
+        "RLP", "RLP-SPG, RLP-UML", "pi_theta, 10", "r_phi, agreement >= gamma",
+        "`synthetic_pairs`, two views", "`bradley_terry` on D + D_hat, lambda `multiview`",
+        "SFT, then PPO", "1",
+    ),
 }  # fmt: skip
 
 COLUMNS = ("title", "sample", "judge", "select", "objective", "init", "repeats")
@@ -80,6 +85,7 @@ INPUTS: dict[str, str] = {
     "x": "Prompts without labels, tokenised, to sample from",
     "how": "Sampling: temperature, truncation, longest answer",
     "watching": "Watching: held-out prompts and judges that follow a policy while it trains",
+    "same": "Mapping by name: what makes two completions the same, the task's own choice first",
     "humans": "Judge: who gives preferences, now or tomorrow",
     "truth": "Judge: the programmatic truth, where there is one",
 }

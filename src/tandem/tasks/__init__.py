@@ -6,11 +6,13 @@ stage asks for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tandem.errors import ConfigError
 from tandem.groups import Groups, Prompts
 from tandem.judges import Judge
+from tandem.judges.agreement import Same
 from tandem.runs import Checkpoint
 
 TASKS: dict[str, str] = {
@@ -69,6 +71,7 @@ class World:
         references: one reference answer for each evaluation prompt, or None.
         annotator: who gives preferences, or None when they come with the data.
         truth: the programmatic judge, or None.
+        same: what makes two completions the same, by name, the task's own choice first.
         notes: what was read, kept and dropped on the way, as lines.
     """
 
@@ -84,4 +87,5 @@ class World:
     references: Groups | None = None
     annotator: Judge | None = None
     truth: Judge | None = None
+    same: Mapping[str, Same] = field(default_factory=dict[str, Same])
     notes: tuple[str, ...] = ()

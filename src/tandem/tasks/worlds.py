@@ -63,6 +63,7 @@ def from_task(name: str, sizes: Sizes, seed: Seed) -> World:
         references=task.references(evaluation),
         annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
         truth=task.truth(),
+        same=task.same(),
     )
 
 
