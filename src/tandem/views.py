@@ -105,8 +105,9 @@ class Bottleneck(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(int(seed))
             self.mu = mlp(width, cfg.hidden, cfg.z)
-            self.sigma = mlp(width, cfg.hidden, cfg.z)
-            self.critic = mlp(sees, cfg.hidden, 1)
+            if cfg.objective != "contrastive":  # which has means only: no weight without gradient
+                self.sigma = mlp(width, cfg.hidden, cfg.z)
+                self.critic = mlp(sees, cfg.hidden, 1)
 
     def terms(self, out: Outputs, batch: Batch) -> Terms:
         """L_M a prompt of this micro-batch; none for a batch without views.
@@ -130,19 +131,16 @@ class Bottleneck(nn.Module):
             noise: [2 B + 1, z] standard normal draws.
             skl_weight: of the SKL.
         """
-        mu, sigma = self.mu(features), softplus(self.sigma(features)) + SIGMA_FLOOR
-        z = mu + sigma * noise
+        mu = self.mu(features)
         first, second = _views(len(features), features.device)
         before, own = first[:-1], first[1:]
         if self.cfg.objective == "contrastive":
-            close = cosine_similarity(mu[own], mu[second]) / self.cfg.temperature
-            far = cosine_similarity(mu[before], mu[second]) / self.cfg.temperature
-            return contrastive(close, far)
-        if self.cfg.objective == "infomax":
-            source, target = features, own
-        else:
-            source, target = z, second
-        joint, marginal = (self._score(source[i], z[target]) for i in (own, before))
+            near, far = (cosine_similarity(mu[i], mu[second]) for i in (own, before))
+            return contrastive(near / self.cfg.temperature, far / self.cfg.temperature)
+        sigma = softplus(self.sigma(features)) + SIGMA_FLOOR
+        z = mu + sigma * noise
+        seen, coded = (features, own) if self.cfg.objective == "infomax" else (z, second)
+        joint, marginal = (self._score(seen[i], z[coded]) for i in (own, before))
         skl = self._skl(z, mu, sigma, own, second)
         return multiview(joint, marginal, skl, skl_weight=skl_weight)
 
@@ -186,7 +184,7 @@ class Views:
         tokens: int,
     ) -> None:
         self.groups, self.cfg, self.seed = _different(groups), cfg, seed
-        self.size = max(2, min(size, len(groups)))
+        self.size = max(2, min(size, len(self.groups)))
         self.layout: Layout = layout
         self.tokens, self.total, self.position = tokens, total, 0
 
@@ -272,8 +270,10 @@ def _blocks(groups: Sequence[Group], tokens: int) -> Iterator[list[int]]:
 
 
 def _different(groups: Groups) -> Groups:
-    first = {g.prompt.text: g for g in reversed(list(groups))}
-    kept = [g for g in groups if first[g.prompt.text] is g]
+    first: dict[str, Group] = {}
+    for group in groups:
+        first.setdefault(group.prompt.text, group)
+    kept = list(first.values())
     single = next((g for g in kept if len(g) < 2), None)
     if len(kept) < 2 or single is not None:
         what = f"`{single.id}` has {len(single)}" if single else f"{len(kept)} different prompts"
