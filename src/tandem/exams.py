@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from tandem.evaluation import (
     kl_column,
     learning_table,
     length_column,
+    pairwise_evaluation,
     policy_evaluation,
     reward_evaluation,
     score_column,
@@ -22,8 +24,11 @@ from tandem.judges import Judge
 from tandem.machine import Machine
 from tandem.rng import Seed
 from tandem.stages import judge, merge, reference
+from tandem.statistics import outcomes_of
 
 Answers = Mapping[str, Groups]
+EPSILON = float(np.finfo(np.float64).eps)
+"""As near to 0 and 1 as a probability can be told from them."""
 
 
 def examine_reward(
@@ -76,6 +81,51 @@ def examine_curve(
     return {"text": "\n".join([str(table), *fits]), "numbers": table.as_dicts()}
 
 
+def examine_preferences(
+    models: Mapping[str, Judge], held_out: Groups, *, seed: Seed, machine: Machine
+) -> dict[str, Any]:
+    """Compare judges of pairs on held-out judgments, paired: does a reward lose anything?
+
+    Args:
+        models: name -> a judge that writes preferences or scores, the one of interest first.
+        held_out: groups with human preferences, of prompts that are in nobody's training data.
+
+    Returns:
+        `text`, a row a judge and the differences to the first, and `numbers`, the same for JSON.
+    """
+    apart = Groups.of(one for group in held_out for one in one_by_one(group))
+    opinions = {
+        name: [
+            replace(with_margin(said), preferences=asked.preferences)
+            for asked, said in zip(apart, judge(unjudged(apart), who, machine=machine), strict=True)
+        ]
+        for name, who in models.items()
+    }
+    found = pairwise_evaluation(opinions, seed=seed)
+    return {"text": str(found), "numbers": found.as_dict()}
+
+
+def one_by_one(group: Group) -> Iterator[Group]:
+    """Yield a group for each judged pair of a group, under the same prompt."""
+    for vote in group.preferences:
+        yield replace(group, scores=None, preferences=(vote,)).keep([vote.i, vote.j])
+
+
+def unjudged(groups: Groups) -> Groups:
+    """Return the groups without anybody's preferences."""
+    return groups.map(lambda g: replace(g, preferences=()))
+
+
+def with_margin(group: Group) -> Group:
+    """Return a judged pair with scores that differ by its judge's log-odds."""
+    if group.scores is not None:
+        return group
+    (vote,) = group.preferences
+    p = float(np.clip(vote.p, EPSILON, 1 - EPSILON))
+    half = 0.5 * float(np.log(p) - np.log1p(-p))
+    return replace(group, scores=np.array([half, -half]))
+
+
 def examine_policies(
     answers: Answers,
     policies: Mapping[str, Checkpoint],
@@ -98,30 +148,65 @@ def examine_policies(
     Returns:
         `text`, the table and verdicts, and `numbers`, the same for JSON.
     """
-    columns: dict[str, dict[str, Any]] = {}
-    for name, groups in answers.items():
-        columns[name] = {
-            column: score_column(judge(groups, who, machine=machine))
-            for column, who in judges.items()
-        }
-    for name, groups in answers.items():
-        columns[name]["length"] = length_column(groups)
-        for column in () if name == opponents[0] else list(judges)[1:]:
-            columns[name][f"{column}_win"] = beats(columns[name], columns[opponents[0]], column)
-        if name in policies and opponents[0] in policies:
-            mine, main = policies[name], policies[opponents[0]]
-            columns[name]["kl"] = kl_column(
-                reference(mine, groups, machine=machine), reference(main, groups, machine=machine)
-            )
-        if annotator is not None and name != opponents[0]:
-            columns[name]["annotator_win"] = wins(groups, answers[opponents[0]], annotator, machine)
+    main = opponents[0]
+    humans = {} if annotator is None else {"annotator": annotator}
+    columns = {
+        name: examine_answers(
+            groups,
+            answers[main],
+            judges=judges,
+            comparers={} if name == main else humans,
+            policy=policies.get(name),
+            opponent=policies.get(main),
+            machine=machine,
+        )
+        for name, groups in answers.items()
+    }
+    for column in list(judges)[1:]:
+        for name in answers.keys() - {main}:
+            won = outcomes_of(columns[name][column], columns[main][column])
+            columns[name][f"{column}_win"] = won.tolist()
     found = policy_evaluation(columns, opponents=opponents, judge=next(iter(judges)))
     return {"text": str(found), "numbers": found.as_dict()}
 
 
-def beats(mine: Mapping[str, Any], theirs: Mapping[str, Any], column: str) -> np.ndarray:
-    """Return [P] 1, .5 or 0: whether `mine` has the higher score with a judge, ties one half."""
-    return (1 + np.sign(mine[column] - theirs[column])) / 2
+def examine_answers(
+    answers: Groups,
+    against: Groups,
+    *,
+    judges: Mapping[str, Judge],
+    comparers: Mapping[str, Judge],
+    policy: Checkpoint | None = None,
+    opponent: Checkpoint | None = None,
+    machine: Machine,
+) -> dict[str, list[float]]:
+    """Measure one policy's answers, beside an opponent's answers to the same prompts.
+
+    Args:
+        answers: one or more answers to each evaluation prompt.
+        against: the opponent's answers, in the same order.
+        judges: column -> scoring judge.
+        comparers: column -> who compares the first answers of both.
+        policy: the policy, where it is a model; its KL is measured to the opponent, both
+            log-probabilities by the kernel, because a sampler's differ in bf16.
+        opponent: the opponent's model.
+
+    Returns:
+        [P] numbers by column: each judge's score, length, KL, and for each comparer `X_win`, the
+        outcome against the opponent.
+    """
+    columns: dict[str, np.ndarray] = {}
+    for name, who in judges.items():
+        columns[name] = score_column(judge(answers, who, machine=machine))
+    columns["length"] = length_column(answers)
+    if policy is not None and opponent is not None:
+        columns["kl"] = kl_column(
+            reference(policy, answers, machine=machine),
+            reference(opponent, answers, machine=machine),
+        )
+    for name, who in comparers.items():
+        columns[f"{name}_win"] = wins(answers, against, who, machine)
+    return {name: [float(x) for x in column] for name, column in columns.items()}
 
 
 def wins(mine: Groups, theirs: Groups, who: Judge, machine: Machine) -> np.ndarray:

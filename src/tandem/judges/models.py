@@ -45,8 +45,18 @@ class RewardModel:
         return self.open()(groups)
 
     def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
-        """Load the weights once and return the judge that keeps them."""
+        """Load the weights once and return the judge that keeps them.
+
+        Raises:
+            JudgeError: a preference model, which scores no single answer.
+        """
         trunk = open_scalar(self.checkpoint.path, self.machine)
+        if models.reads(trunk.inner) == models.PAIR:
+            raise JudgeError(
+                f"{self.checkpoint} reads two answers at a time",
+                "a preference model says which is better, and scores neither alone",
+                "use `judges.preference_model`: PreferenceModel, or Pointwise for scores",
+            )
         tokenizer = models.load_tokenizer(self.checkpoint.path)
         gain, bias = models.scale(trunk.inner)
 

@@ -44,7 +44,7 @@ class Row:
     objective: str
     init: str
     repeats: str
-    fits: Literal["policy", "reward"] = "policy"
+    fits: Literal["policy", "reward", "preference"] = "policy"
 
 
 METHODS: dict[str, Row] = {
@@ -52,6 +52,10 @@ METHODS: dict[str, Row] = {
     "reward": Row(
         "Reward", "reward model", "D, 2..K", "humans", "-", "`bradley_terry`", "SFT", "1",
         fits="reward",
+    ),
+    "preference": Row(
+        "Preference", "preference model", "D, 2", "humans", "-", "`two_argument`", "SFT", "1",
+        fits="preference",
     ),
     "dpo": Row(
         "DPO", "DPO, IPO, cDPO, rDPO, hinge, hinge-norm, SimPO...", "D, 2", "humans", "-",

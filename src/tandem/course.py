@@ -11,12 +11,13 @@ from typing import Any
 from tandem import models
 from tandem.climb import Watching
 from tandem.engines import Sampling
-from tandem.exams import examine_curve, examine_policies, examine_reward
+from tandem.exams import examine_curve, examine_policies, examine_preferences, examine_reward
 from tandem.groups import Groups
 from tandem.judges import Judge
 from tandem.judges.agreement import Same
 from tandem.judges.ensemble import Ensemble
 from tandem.judges.models import RewardModel
+from tandem.judges.preference_model import PreferenceModel
 from tandem.methods import Method, reward, sft
 from tandem.runs import Checkpoint, Run
 from tandem.stages import encode, judge, sample
@@ -174,6 +175,8 @@ def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> s
     """Do one method and everything before it, and return the tables that say how good it is."""
     course = Course(run, world, configs)
     result, spent = course.do(method)
+    if method.row.fits == "preference":
+        return preferences(course, result)
     parts: list[str] = []
     if course.labelled:
         r_phi = result if method.row.fits == "reward" else course.r_phi
@@ -190,6 +193,13 @@ def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> s
     if method.row.fits == "policy":
         parts.append(policies(course, {"SFT": course.pi_sft, str(result): result}, spent))
     return "\n\n".join(parts)
+
+
+def preferences(course: Course, fitted: Checkpoint) -> str:
+    """Lay a preference model beside the reward model that was fitted to the same comparisons."""
+    judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": RewardModel(course.r_phi)}
+    exam = course.run("preference-exam", examine_preferences, judges, course.held_out)
+    return f"{exam['text']}\n\n{costs(course.run)}"
 
 
 def policies(course: Course, trained: Mapping[str, Checkpoint], spent: float) -> str:
