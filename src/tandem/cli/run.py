@@ -19,13 +19,11 @@ from tandem.cli.settings import (
     nested,
     overridden,
     parse,
-    parts,
     rebuild,
     to_toml,
-    with_parts,
 )
 from tandem.errors import ConfigError
-from tandem.methods import METHODS, Method, find, load
+from tandem.methods import METHODS, Method, find, load, parts
 
 if TYPE_CHECKING:
     from tandem.tasks import World
@@ -54,7 +52,6 @@ def run(words: Sequence[str]) -> int:
     parser = make_run_parser(method.name, configs)
     options = parse(parser, words[1:], _config_file(words[1:]))
     configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
-    configs[method.name] = with_parts(configs[method.name], configs)
     world = open_world(options, configs["sizes"])
     resolved = resolve(method.name, options, configs)
     if options.dry_run:

@@ -13,8 +13,8 @@ in those files because the table and `tandem --help` must not wait for torch.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from tandem.errors import ConfigError, nearest
@@ -93,6 +93,20 @@ INPUTS: dict[str, str] = {
     "humans": "Judge: who gives preferences, now or tomorrow",
     "truth": "Judge: the programmatic truth, where there is one",
 }
+
+
+SHARED = {"shared": True}
+"""Metadata of a field that holds another method's config as that method's own table sets it."""
+
+
+def parts(config: Any) -> list[str]:
+    """Name the methods whose configs a config holds as they are set elsewhere: RLP's PPO is PPO."""
+    return [f.name for f in fields(config) if f.metadata.get("shared")]
+
+
+def whole(config: Any, configs: Mapping[str, Any]) -> Any:
+    """Return a config with its shared parts as they were set."""
+    return replace(config, **{name: configs[name] for name in parts(config)})
 
 
 @dataclass(frozen=True, slots=True)
