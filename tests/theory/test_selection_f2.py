@@ -249,7 +249,7 @@ def test_a_recipe_again_keeps_every_stage(pi_sft, r_phi, tmp_path):
 
 
 def test_two_stages_of_raft_are_best_of_four(pi_sft, r_phi, run):
-    """K = 2, T = 2, fitted to the end: the law of best-of-4. 1,000 kept a stage, an error of TV .02 each."""
+    """K = 2, T = 2, fitted to the end: best-of-4. 1,000 kept a stage: an error of TV .02 each."""
     cfg = RAFT(stages=2, prompts=1000, k=2, sft=whole())
     policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 1000), r_phi, TWO, None, cfg)
     assert str(policy) == "RAFT-2"
