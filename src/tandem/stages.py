@@ -3,6 +3,7 @@
 encode    texts -> tokens of a policy                 judge      a judge's columns written
 sample    n completions of each prompt                select     an operator applied
 merge     two collections of the same prompts as one
+ask       questions put in one of the task's forms
 
 What is sampled from is a `Policy`: a checkpoint, or a way of decoding one (`BestOf`).
 """
@@ -16,11 +17,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tandem import chat, models
+from tandem.answers import Form, Wording
 from tandem.artifacts import Checkpoint
 from tandem.chat import Truncation
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
+from tandem.events import Silent
 from tandem.groups import Group, Groups
 from tandem.judges import Judge, opened
 from tandem.kernel import open_policy
@@ -136,6 +139,27 @@ def _has_room(group: Group, room: int, limit: int) -> bool:
     return len(group.prompt.tokens) + room <= limit
 
 
+def ask(
+    questions: Groups,
+    wording: Wording,
+    form: Form,
+    policy: Checkpoint,
+    *,
+    hint: bool = False,
+    room: int = 0,
+    events: Events,
+) -> Iterator[Group]:
+    """Put questions in a form, with or without their answers given away, in a policy's tokens.
+
+    Args:
+        questions: groups of which only the prompts are read, and their answer keys for hints.
+        room: tokens that must stay free for an answer.
+    """
+    put = wording.hinted if hint else wording.ask
+    asked = Groups.of(Group(put(g.prompt, form)) for g in questions)
+    return encode(asked, policy, room=room, events=events)
+
+
 def sample(
     policy: Policy,
     prompts: Groups,
@@ -180,12 +204,21 @@ def _by(policy: Policy) -> Callable[[Group], Group]:
     return signed
 
 
-def judge(groups: Groups, *judges: Judge, machine: Machine) -> Iterator[Group]:
-    """Let judges write their columns, one after the other."""
+def judge(
+    groups: Groups, *judges: Judge, machine: Machine, events: Events = Silent()
+) -> Iterator[Group]:
+    """Let judges write their columns, one after the other; those that cost something say so."""
     stream: Iterable[Group] = groups
-    for each in judges:
-        stream = opened(each, machine)(stream)
-    yield from stream
+    hearing = [opened(each, machine) for each in judges]
+    for each in hearing:
+        stream = each(stream)
+    for done, group in enumerate(stream, 1):
+        yield group
+        if done % 64 == 0 or done == len(groups):
+            events.progress(done, len(groups), "judged")
+    for each in hearing:
+        if hasattr(each, "told") and (told := each.told()):  # type: ignore[attr-defined]
+            events.log("asked", **told)
 
 
 def select(groups: Groups, operator: Operator, *, seed: Seed, events: Events) -> Iterator[Group]:

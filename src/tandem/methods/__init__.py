@@ -34,7 +34,9 @@ class Row:
         objective: what is minimised.
         init: where training starts.
         repeats: how often the whole is done.
-        fits: what its result is; not a column.
+        fits: what its result is: a policy that is compared by judges, a reward, or a solver of
+            questions with one checkable answer; not a column.
+        asks: what a solver is examined for: a path to the answer, or the answer alone.
     """
 
     config: str
@@ -45,7 +47,8 @@ class Row:
     objective: str
     init: str
     repeats: str
-    fits: Literal["policy", "reward", "preference"] = "policy"
+    fits: Literal["policy", "reward", "preference", "solver"] = "policy"
+    asks: Literal["path", "answer"] = "path"
 
 
 METHODS: dict[str, Row] = {
@@ -84,6 +87,24 @@ METHODS: dict[str, Row] = {
         "ReST", "ReST", "pi_theta, k", "r_phi", "`above(tau_i)`", "`nll`, `weighted`, `gold`",
         "pi_theta", "G x I",
     ),
+    "lmsi": Row(
+        "LMSI", "LMSI", "base, m", "agreement", "`majority`", "`nll`", "base", "1", fits="solver"
+    ),
+    "star": Row(
+        "STaR", "STaR", "pi, 1 (+ hint)", "answer key", "`correct`", "`nll`", "base", "N",
+        fits="solver",
+    ),
+    "direct": Row(
+        "Direct", "fine-tuning on answers alone", "answer key, 1", "-", "-", "`nll`", "base", "1",
+        fits="solver", asks="answer",
+    ),
+    "rlaif": Row(
+        "RLAIF", "RLAIF, d-RLAIF", "pi_sft, 2", "language model", "-", "any above", "SFT", "1"
+    ),
+    "cai": Row(
+        "CAI", "constitutional AI", "pi_sft, critiqued and revised K times", "principles", "-",
+        "`nll`, then RLAIF", "base", "1",
+    ),
 }  # fmt: skip
 
 COLUMNS = ("title", "sample", "judge", "select", "objective", "init", "repeats")
@@ -97,9 +118,11 @@ INPUTS: dict[str, str] = {
     "r_phi": "Checkpoint: a reward model fitted to D",
     "held_out": "Groups with preferences, of prompts that are not in D",
     "x": "Prompts without labels, tokenised, to sample from",
+    "formats": "Formats: how a language model is asked to compare, rate, criticise and revise",
     "how": "Sampling: temperature, truncation, longest answer",
     "watching": "Watching: held-out prompts and judges that follow a policy while it trains",
     "humans": "Judge: who gives preferences, now or tomorrow",
+    "wording": "Wording: how questions with one checkable answer are put and read",
     "truth": "Judge: the programmatic truth, where there is one",
 }
 

@@ -33,6 +33,7 @@ class SFT:
 
     Attributes:
         epochs: passes over the demonstrations.
+        steps: optimiser steps instead of epochs.
         batch: demonstrations per optimiser step.
         per: what is averaged, tokens or sequences.
         loss: nll; or, on answers with scores, `weighted` by exp(score / eta), or `gold`.
@@ -42,6 +43,7 @@ class SFT:
     """
 
     epochs: int = 3
+    steps: int | None = None
     batch: int = 128
     per: Literal["token", "sequence"] = "token"
     loss: Imitation = "nll"
@@ -83,6 +85,7 @@ def fit(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,
+        steps=cfg.steps,
         seed=here.seed,
         layout=policy.layout,
         tokens=here.machine.tokens,

@@ -298,6 +298,20 @@ class correct:
                 yield group.keep(np.flatnonzero(scores).tolist())
 
 
+@dataclass(frozen=True)
+class incorrect:
+    """Keep the groups in which nothing is right: what STaR gives a second try, with a hint.
+
+    Completions stay. With one completion a group, `correct` and `incorrect` part a collection.
+    """
+
+    def __call__(self, groups: Iterable[Group], seed: Seed) -> Iterator[Group]:
+        """Yield each group without a right completion."""
+        for group in groups:
+            if not scores_of(group, "incorrect").any():
+                yield group
+
+
 def _tilt(scores: Scores, top: float, beta: float) -> npt.NDArray[Any]:
     """Return exp((scores - top) / beta); at beta = 0 that is 1 for the top and 0 elsewhere."""
     if beta == 0:

@@ -9,16 +9,20 @@ from functools import cached_property
 from typing import Any
 
 from tandem import models
+from tandem.answers import Wording
 from tandem.climb import Watching
 from tandem.engines import Sampling
+from tandem.errors import ConfigError
 from tandem.exams import examine_curve, examine_policies, examine_preferences, examine_reward
 from tandem.groups import Groups
 from tandem.judges import Judge
 from tandem.judges.ensemble import Ensemble
 from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import PreferenceModel
+from tandem.judges.templates import Formats
 from tandem.methods import Method, reward, sft
 from tandem.runs import Checkpoint, Run
+from tandem.solving import Solver, solve
 from tandem.stages import Policy, encode, judge, sample
 from tandem.tasks import World
 
@@ -82,6 +86,11 @@ class Course:
         return self.run("evaluation", encode, given, self.base, room=self.how.max_tokens)
 
     @property
+    def formats(self) -> Formats:
+        """How a language model is asked for feedback."""
+        return self.world.formats
+
+    @property
     def humans(self) -> Judge | None:
         """Who gives preferences."""
         return self.world.annotator
@@ -90,6 +99,17 @@ class Course:
     def truth(self) -> Judge | None:
         """The programmatic truth."""
         return self.world.truth
+
+    @property
+    def wording(self) -> Wording:
+        """How questions with one checkable answer are put and read."""
+        if self.world.wording is None:
+            raise ConfigError(
+                f"{self.world.name} has no questions with one checkable answer",
+                "this method learns from answers that can be read and compared",
+                "give --task micro-arithmetic, or --data with question and answer (`#### 42`)",
+            )
+        return self.world.wording
 
     @cached_property
     def r_phi(self) -> Checkpoint:
@@ -172,7 +192,9 @@ def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> s
     if method.row.fits == "preference":
         return preferences(course, result)
     parts: list[str] = []
-    if course.labelled:
+    if method.row.fits == "solver":
+        parts.append(solutions(course, method, result))
+    elif course.labelled:
         r_phi = result if method.row.fits == "reward" else course.r_phi
         exam = run(
             "reward-exam",
@@ -194,6 +216,17 @@ def preferences(course: Course, fitted: Checkpoint) -> str:
     judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": RewardModel(course.r_phi)}
     exam = course.run("preference-exam", examine_preferences, judges, course.held_out)
     return f"{exam['text']}\n\n{costs(course.run)}"
+
+
+def solutions(course: Course, method: Method, result: Checkpoint) -> str:
+    """Examine a solver beside the base, on questions with one checkable answer."""
+    form, wording = course.wording.asking(method.row.asks), course.wording
+    solvers = {"base": Solver(course.base, wording.forms[0])}
+    if form != wording.forms[0]:
+        solvers |= {f"base {form.name}": Solver(course.base, form)}
+    solvers |= {str(result): Solver(result, form)}
+    exam = solve(course.run, solvers, course.exam, wording, course.truth, course.how)
+    return f"{len(course.exam)} evaluation questions\n{exam['text']}\n\n{costs(course.run)}"
 
 
 def policies(course: Course, trained: Mapping[str, Policy], spent: float) -> str:
