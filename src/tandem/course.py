@@ -16,6 +16,7 @@ from tandem.errors import ConfigError
 from tandem.exams import examine_curve, examine_policies, examine_preferences, examine_reward
 from tandem.groups import Groups
 from tandem.judges import Judge
+from tandem.judges.agreement import Same
 from tandem.judges.ensemble import Ensemble
 from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import PreferenceModel
@@ -94,6 +95,11 @@ class Course:
     def humans(self) -> Judge | None:
         """Who gives preferences."""
         return self.world.annotator
+
+    @property
+    def same(self) -> Mapping[str, Same]:
+        """What makes two completions the same, by name."""
+        return self.world.same
 
     @property
     def truth(self) -> Judge | None:

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.cli.settings import add, make_parser, nested, overridden, parse, rebuild, to_toml
+from tandem.cli.settings import (
+    add,
+    make_parser,
+    nested,
+    overridden,
+    parse,
+    parts,
+    rebuild,
+    to_toml,
+    with_parts,
+)
 from tandem.errors import ConfigError
 from tandem.methods import METHODS, Method, find, load
 
@@ -45,6 +55,7 @@ def run(words: Sequence[str]) -> int:
     parser = make_run_parser(method.name, configs)
     options = parse(parser, words[1:], _config_file(words[1:]))
     configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
+    configs[method.name] = with_parts(configs[method.name], configs)
     world = open_world(options, configs["sizes"])
     resolved = resolve(method.name, options, configs)
     if options.dry_run:
@@ -80,7 +91,8 @@ def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
     from tandem.tasks import Sizes
     from tandem.tasks.worlds import settings
 
-    before = [load(name) for name in ALWAYS if name in METHODS and name != method.name]
+    needed = dict.fromkeys([*ALWAYS, *parts(method.config())])
+    before = [load(name) for name in needed if name in METHODS and name != method.name]
     configs = {m.name: m.config() for m in (*before, method)}
     configs |= {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
     own = settings(task)

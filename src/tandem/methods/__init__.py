@@ -105,6 +105,11 @@ METHODS: dict[str, Row] = {
         "CAI", "constitutional AI", "pi_sft, critiqued and revised K times", "principles", "-",
         "`nll`, then RLAIF", "base", "1",
     ),
+    "rlp": Row(
+        "RLP", "RLP-SPG, RLP-UML", "pi_theta, 10", "r_phi, agreement >= gamma",
+        "`synthetic_pairs`, two views", "`bradley_terry` on D + D_hat, lambda `multiview`",
+        "SFT, then PPO", "1",
+    ),
 }  # fmt: skip
 
 COLUMNS = ("title", "sample", "judge", "select", "objective", "init", "repeats")
@@ -121,6 +126,7 @@ INPUTS: dict[str, str] = {
     "formats": "Formats: how a language model is asked to compare, rate, criticise and revise",
     "how": "Sampling: temperature, truncation, longest answer",
     "watching": "Watching: held-out prompts and judges that follow a policy while it trains",
+    "same": "Mapping by name: what makes two completions the same, the task's own choice first",
     "humans": "Judge: who gives preferences, now or tomorrow",
     "wording": "Wording: how questions with one checkable answer are put and read",
     "truth": "Judge: the programmatic truth, where there is one",
