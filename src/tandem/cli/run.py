@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.cli.settings import add, make_parser, nested, overridden, parse, rebuild, to_toml
+from tandem.cli.settings import (
+    add,
+    make_parser,
+    nested,
+    overridden,
+    parse,
+    rebuild,
+    to_toml,
+)
 from tandem.errors import ConfigError
-from tandem.methods import METHODS, Method, find, load
+from tandem.methods import METHODS, Method, find, held, load
 
 if TYPE_CHECKING:
     from tandem.tasks import World
@@ -59,7 +67,7 @@ def _go(
     world: World,
     resolved: Mapping[str, Any],
 ) -> int:
-    from tandem import bench
+    from tandem import course
     from tandem.runs import Run
 
     path = folder(method.name, options, world)
@@ -67,7 +75,7 @@ def _go(
         work.save_config(to_toml(resolved))
         for line in world.notes:
             work.events.log("note", text=line)
-        print(bench.one(work, method, configs, world))
+        print(course.one(work, method, configs, world))
     print(f"\nthe run is in {path}")
     return 0
 
@@ -79,7 +87,8 @@ def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
     from tandem.tasks import Sizes
     from tandem.tasks.worlds import settings
 
-    before = [load(name) for name in ALWAYS if name in METHODS and name != method.name]
+    needed = dict.fromkeys([*ALWAYS, *held(method.config())])
+    before = [load(name) for name in needed if name != method.name]
     configs = {m.name: m.config() for m in (*before, method)}
     configs |= {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
     own = settings(task)
