@@ -30,8 +30,6 @@ from tandem.tasks import Sizes
 
 PRESETS = Path(__file__).parent.parent / "bench" / "presets"
 KEYS = (
-    "title", "question", "task", "seeds", "exam", "referee", "claims", "sizes", "settings", "entry",
-)  # fmt: skip
     "title",
     "question",
     "task",
