@@ -168,7 +168,7 @@ def online(
     found["phases"]["rest"] -= sampled
     mean = sum(len(g.prompt.tokens) for g in prompts) / len(prompts)
     return found | {
-        "rewards": ears.of("round", "reward"),
+        "rewards": ears.of("round", "proxy"),
         "spread": ears.of("round", "spread"),
         "kl": ears.of("round", "kl"),
         "losses": ears.of("train", "policy_loss"),
