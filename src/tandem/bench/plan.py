@@ -23,6 +23,8 @@ class Entry:
     Attributes:
         name: the row's name, for example `RSO hinge`.
         method: a row of `tandem.methods.METHODS`.
+        recipe: `module:function`, another recipe with the method's settings: its controls, or
+            yours; None is the method's own.
         configs: settings by name, every one of them: `sft`, `reward`, the method's own.
         paper: column -> the number that the paper printed; shown beside ours, never mixed up.
         changed: the settings that the plan names, for the reader.
@@ -33,6 +35,7 @@ class Entry:
     configs: Mapping[str, Any] = field(repr=False)
     paper: Mapping[str, float] = field(default_factory=dict)
     changed: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
 
     @property
     def scope(self) -> str:

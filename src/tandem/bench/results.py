@@ -18,7 +18,8 @@ import numpy as np
 from tandem.bench.plan import OPPONENT, Plan, slug
 from tandem.durable import read_json
 from tandem.environment import commit, environment
-from tandem.evaluation import plain, policy_evaluation
+from tandem.evaluation import policy_evaluation
+from tandem.evaluation.tables import plain
 from tandem.events import read
 from tandem.runs import Record, records
 from tandem.statistics import (

@@ -7,25 +7,26 @@ what it was made from. An entry that fails is written down and does not take the
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tandem.bench.plan import OPPONENT, Entry, Plan, slug
 from tandem.course import Course
 from tandem.durable import write_json
-from tandem.errors import Pending, TandemError
+from tandem.errors import ConfigError, Pending, TandemError
 from tandem.events import Display
 from tandem.exams import examine_answers, examine_reward
 from tandem.groups import Groups
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel
 from tandem.machine import Machine
-from tandem.methods import load
+from tandem.methods import Method, load
 from tandem.rng import Seed
-from tandem.runs import Checkpoint, Run
-from tandem.stages import sample
+from tandem.runs import Run
+from tandem.stages import Policy, sample
 from tandem.tasks import World, worlds
 
 FAILED = "failed.json"
@@ -39,13 +40,13 @@ def run_seed(
     configs = plan.entries[0].configs
     with Run(plan.folder(out, seed), seed, machine=machine, display=display) as run:
         start = Course(run.scope(slug(OPPONENT), run.seed), world, configs)
-        main = answer(start, OPPONENT, start.pi_sft)
+        main = answer(start, start.pi_sft)
         examine(start, main, main, start.pi_sft)
         if start.labelled:
             judge = RewardModel(start.r_phi)
             start.run("reward-exam", examine_reward, judge, start.held_out, members=start.members)
         base = Course(run.scope("base", run.seed), world, configs)
-        examine(base, answer(base, "base", base.base), main, base.base)
+        examine(base, answer(base, base.base), main, base.base)
         for entry in plan.entries:
             attempt(run, world, entry, main)
 
@@ -65,10 +66,9 @@ def attempt(run: Run, world: World, entry: Entry, main: Groups) -> None:
     told = scope.path / FAILED
     told.unlink(missing_ok=True)
     try:
-        result, _ = course.do(load(entry.method))
-        policy = result if isinstance(result, Checkpoint) else None
-        answers = result if policy is None else answer(course, entry.name, policy)
-        examine(course, answers, main, policy)
+        result, _ = course.do(found(entry))
+        policy = replace(result, name=entry.name)
+        examine(course, answer(course, policy), main, policy)
     except Pending:
         raise
     except Exception as error:
@@ -77,13 +77,33 @@ def attempt(run: Run, world: World, entry: Entry, main: Groups) -> None:
         scope.events.log("failed", text=f"{entry.name} failed: {reason}")
 
 
-def answer(course: Course, name: str, policy: Checkpoint) -> Groups:
+def found(entry: Entry) -> Method:
+    """Open an entry's method, with the recipe that the entry names.
+
+    Raises:
+        ConfigError: the recipe cannot be imported.
+    """
+    method = load(entry.method)
+    if entry.recipe is None:
+        return method
+    module, _, function = entry.recipe.partition(":")
+    try:
+        own = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"entry {entry.name!r}: recipe = {entry.recipe!r}",
+            f"a recipe is a function that can be imported: {error}",
+            'write it as "package.module:function"',
+        ) from error
+    return replace(method, recipe=own)
+
+
+def answer(course: Course, policy: Policy) -> Groups:
     """Sample one answer to each evaluation prompt."""
-    named = Checkpoint(policy.path, name)
-    return course.run("answers", sample, named, course.exam, n=1, how=course.how)
+    return course.run("answers", sample, policy, course.exam, n=1, how=course.how)
 
 
-def examine(course: Course, answers: Groups, main: Groups, policy: Checkpoint | None) -> None:
+def examine(course: Course, answers: Groups, main: Groups, policy: Policy) -> None:
     """Let every judge see the answers, beside the opponent's."""
     judges: dict[str, Judge] = {}
     if course.truth is not None:
@@ -91,5 +111,5 @@ def examine(course: Course, answers: Groups, main: Groups, policy: Checkpoint | 
     if course.labelled:
         judges |= {"gold_rm": course.gold_rm, "proxy": RewardModel(course.r_phi)}
     humans: Mapping[str, Judge] = {} if course.humans is None else {"annotator": course.humans}
-    given: dict[str, Any] = {} if policy is None else {"policy": policy, "opponent": course.pi_sft}
-    course.run("exam", examine_answers, answers, main, judges=judges, comparers=humans, **given)
+    who = {"policy": policy, "opponent": course.pi_sft}
+    course.run("exam", examine_answers, answers, main, judges=judges, comparers=humans, **who)

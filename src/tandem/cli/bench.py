@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.bench import Claim, Entry, Plan, claim, collect, run_seeds
+from tandem.bench.seeds import found
 from tandem.cli.run import defaults
 from tandem.cli.settings import add, flattened, make_parser, parse, read_file, rebuild, spelled
 from tandem.durable import write_json
@@ -28,8 +29,8 @@ from tandem.statistics import minimum_detectable
 from tandem.tasks import Sizes
 
 PRESETS = Path(__file__).parent.parent / "bench" / "presets"
-KEYS = ("title", "question", "task", "seeds", "claims", "sizes", "settings", "entry")
-ENTRY = ("name", "method", "settings", "paper")
+KEYS = ("title", "question", "task", "seeds", "exam", "claims", "sizes", "settings", "entry")
+ENTRY = ("name", "method", "recipe", "settings", "paper")
 TITLES = {
     "best_of_n": "best-of-n", "rlp": "RLP", "lmsi": "LMSI", "star": "STaR", "raft": "RAFT",
     "rest": "ReST",
@@ -97,6 +98,7 @@ def make_plan(options: Any) -> Plan:
         seeds=tuple(range(options.first_seed, options.first_seed + count)),
         sizes=sizes,
         claims=tuple(claims),
+        exam=table.get("exam", 0),
         seconds=seconds(options.budget) if options.budget else None,
         **start,
     )
@@ -155,7 +157,11 @@ def _entry(given: Mapping[str, Any], common: Mapping[str, Any], task: str | None
     changed = given.get("settings", {})
     configs = _typed(_typed(configs, shared, "settings"), changed, where)
     name = given.get("name") or TITLES.get(given["method"], given["method"].upper())
-    return Entry(name, given["method"], configs, given.get("paper", {}), changed)
+    entry = Entry(
+        name, given["method"], configs, given.get("paper", {}), changed, given.get("recipe")
+    )
+    found(entry)
+    return entry
 
 
 def _typed(configs: Mapping[str, Any], table: Mapping[str, Any], where: str) -> dict[str, Any]:

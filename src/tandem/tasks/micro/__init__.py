@@ -16,9 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from tandem.answers import Wording
 from tandem.errors import ConfigError, DataError, ModelError, nearest
 from tandem.groups import Completion, Group, Groups
+from tandem.judges.agreement import Same
 from tandem.rng import Seed
+from tandem.tasks.micro.agreement import Facts
 from tandem.tasks.micro.annotators import (
     START,
     Annotator,
@@ -28,6 +31,7 @@ from tandem.tasks.micro.annotators import (
     known,
     mixture,
 )
+from tandem.tasks.micro.arithmetic import WORDING
 from tandem.tasks.micro.splits import SKILLS, draw
 from tandem.tasks.micro.truth import Parts, breakdown, fact_rates, truth
 
@@ -39,6 +43,7 @@ __all__ = [
     "Annotator",
     "Camps",
     "Drifting",
+    "Facts",
     "Micro",
     "Skill",
     "Truth",
@@ -81,6 +86,11 @@ class Micro:
         """The task's name in tables and on the command line."""
         return f"micro-{self.skill}"
 
+    @property
+    def wording(self) -> Wording | None:
+        """How problems are put and answers read, where there is one checkable answer."""
+        return WORDING if self.skill == "arithmetic" else None
+
     def model(self) -> Path:
         """The folder of the shipped base model."""
         return _asset("base")
@@ -88,6 +98,18 @@ class Micro:
     def entailment(self) -> Path:
         """The folder of the shipped entailment classifier."""
         return _asset("entailment")
+
+    def same(self) -> dict[str, Same]:
+        """What makes two answers the same, by name: the shipped classifier first, if there is one.
+
+        `entailment` asks the classifier in both directions, `facts` reads what answers claim.
+        """
+        exact: dict[str, Same] = {"facts": Facts()}
+        if not (ASSETS / "entailment" / "config.json").exists():
+            return exact
+        from tandem.judges.meaning import Entailment  # loads torch
+
+        return {"entailment": Entailment(self.entailment()), **exact}
 
     def prompts(self, split: str, n: int, seed: Seed, *, round: int | None = None) -> Groups:
         """Prompts without completions.
