@@ -81,6 +81,7 @@ def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, An
     )
     fit(policy, source, loss_of(what), OPTIM, here)
     found = {"losses": ears.of("train", f"{what}_loss"), "reference": reference}
+    found["grad_norm"] = ears.of("train", "grad_norm")
     return found | meter.report() | {"useful_per_step": useful(data) / source.total}
 
 
