@@ -21,7 +21,7 @@ from tandem.judges.ensemble import Ensemble
 from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.templates import Formats
-from tandem.methods import Method, reward, sft
+from tandem.methods import Method, reward, sft, whole
 from tandem.runs import Checkpoint, Run
 from tandem.solving import Solver, solve
 from tandem.stages import Policy, encode, judge, sample
@@ -187,7 +187,8 @@ class Course:
         wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
         given = {name: getattr(self, name) for name in wanted}
         before = set(self.run.called)
-        result = method.recipe(self.run, **given, cfg=self.configs[method.name])
+        cfg = whole(self.configs[method.name], self.configs)
+        result = method.recipe(self.run, **given, cfg=cfg)
         return result, seconds(self.run, set(self.run.called) - before)
 
 

@@ -20,7 +20,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from tandem.errors import ConfigError, nearest
-from tandem.methods import METHODS
+from tandem.methods import parts
 
 Plain = bool | int | float | str | tuple | list | dict | Enum | None
 
@@ -38,8 +38,8 @@ class Setting:
 def settings(config: object, prefix: str) -> Iterator[Setting]:
     """Yield the leaves of a dataclass, nested dataclasses included.
 
-    A method's config within another's (RLP fits rewards and climbs them) is left out: it has a
-    table of its own, and one set of flags (`parts`).
+    A method's config that another's shares with it (`methods.parts`) is left out: it has a table
+    of its own, and one set of flags.
     """
     kind = type(config)
     hints, docs = get_type_hints(kind), field_docs(kind)
@@ -51,17 +51,6 @@ def settings(config: object, prefix: str) -> Iterator[Setting]:
             yield from settings(value, name)
         elif isinstance(value, Plain):
             yield Setting(name, hints[f.name], value, docs.get(f.name, ""))
-
-
-def parts(config: object) -> list[str]:
-    """Name the methods whose configs a method's config holds."""
-    held = [f.name for f in fields(cast("Any", config)) if f.name in METHODS]
-    return [name for name in held if is_dataclass(getattr(config, name))]
-
-
-def with_parts(config: Any, configs: Mapping[str, Any]) -> Any:
-    """Return a method's config holding the other methods' configs as they were set."""
-    return replace(config, **{name: configs[name] for name in parts(config)})
 
 
 def field_docs(kind: type) -> dict[str, str]:

@@ -27,7 +27,7 @@ from tandem.groups import Groups
 from tandem.judges.agreement import Agreement, Same
 from tandem.judges.meaning import named
 from tandem.judges.models import RewardModel
-from tandem.methods import ppo, reward
+from tandem.methods import SHARED, ppo, reward
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
 from tandem.operators import synthetic_pairs
@@ -63,8 +63,8 @@ class RLP:
     rounds: int = 1
     rm_init: Literal["sft", "prev"] = "sft"
     uml: UML = UML()
-    reward: Reward = field(default_factory=Reward)
-    ppo: PPO = field(default_factory=PPO)
+    reward: Reward = field(default_factory=Reward, metadata=SHARED)
+    ppo: PPO = field(default_factory=PPO, metadata=SHARED)
 
     def __post_init__(self) -> None:
         if self.n < 2 or self.rounds < 1 or self.lam < 0:
