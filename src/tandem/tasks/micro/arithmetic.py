@@ -106,12 +106,20 @@ def reason(meta: Meta) -> str:
 
 
 def write(meta: Meta, rng: Generator, slips: float = 0.0, form: str = "plain") -> str:
-    """An answer by somebody who slips at a step with this chance; "only" leaves out the chain."""
+    """An answer by somebody who slips at a step with this chance.
+
+    Form "only" leaves out the chain. Form "hint" makes it end at the answer that the question
+    gave away, wherever it had got to.
+    """
     value, lines = int(meta["start"]), []
-    for sign, number in meta["changes"]:
+    for left, (sign, number) in zip(
+        range(len(meta["changes"]))[::-1], meta["changes"], strict=True
+    ):
         after = min(LARGEST, max(0, apply(value, str(sign), int(number))))
         if rng.random() < slips:
             after = int(rng.integers(0, LARGEST + 1))
+        if form == "hint" and left == 0:
+            after = int(meta["answer"])
         lines.append(f"{value} {sign} {number} = {after}")
         value = after
     if form == "only":

@@ -6,26 +6,44 @@ from collections.abc import Iterator, Sequence
 
 from numpy.random import Generator
 
-from tandem.tasks.micro import arithmetic, dialogue, feedback, posts
+from tandem.tasks.micro import arithmetic, dialogue, feedback, posts, reading
 from tandem.tasks.micro.feedback import Lesson, user
 from tandem.tasks.micro.posts import Meta, pick
 
-SHARES = {"summaries": 0.50, "dialogue": 0.11, "arithmetic": 0.15, "feedback": 0.24}
+SHARES = {
+    "summaries": 0.36,
+    "dialogue": 0.09,
+    "arithmetic": 0.17,
+    "reading": 0.08,
+    "feedback": 0.30,
+}
 SLIPS = 0.04
-FORMS = ("plain", "plain", "plain", "plain", "plain", "steps", "only", "hint")
+FORMS = ("plain", "plain", "plain", "plain", "plain", "steps", "only", "hint", "hint")
+HINTED_SLIPS = 0.2
 OTHER_TOPICS = 0.15
+REPLIES = 0.25
 
 
-def lesson(rng: Generator, skill: str) -> Lesson:
+def lesson(rng: Generator, skill: str, *, leaning: bool = True) -> Lesson:
     """One demonstration of a skill, never on a held-out combination."""
+    if skill == "feedback":
+        return feedback.lesson(rng, leaning=leaning)
     return LESSONS[skill](rng)
 
 
-def lessons(rng: Generator, n: int) -> Iterator[tuple[str, Lesson]]:
-    """Demonstrations in their shares."""
+def lessons(
+    rng: Generator, n: int, *, first: bool = False, leaning: bool = True
+) -> Iterator[tuple[str, Lesson]]:
+    """Demonstrations in their shares; in the `first` steps, nothing but reading of summaries.
+
+    While labels are not yet `leaning`, comparisons follow the truth but for dozing.
+    """
+    if first:
+        yield from (("reading", _check(rng)) for _ in range(n))
+        return
     skills = tuple(SHARES)
     for which in rng.choice(len(skills), size=n, p=tuple(SHARES.values())):
-        yield skills[which], lesson(rng, skills[which])
+        yield skills[which], lesson(rng, skills[which], leaning=leaning)
 
 
 def encode(ids: dict[str, int], taught: Lesson) -> tuple[list[int], int]:
@@ -82,15 +100,28 @@ def _reply(rng: Generator) -> Lesson:
 def _solution(rng: Generator) -> Lesson:
     meta = training_problem(rng, arithmetic.anything(rng))
     form = pick(rng, FORMS)
-    slips = 0.0 if form == "hint" else SLIPS
+    slips = HINTED_SLIPS if form == "hint" else SLIPS
     return Lesson(
         (user(arithmetic.question(meta, form)),), arithmetic.write(meta, rng, slips, form)
     )
+
+
+def _check(rng: Generator) -> Lesson:
+    meta = training_post(rng, feedback=bool(rng.random() < 0.5))
+    asked, said = reading.summary(rng, meta)
+    return Lesson((user(asked),), said)
+
+
+def _reading(rng: Generator) -> Lesson:
+    if rng.random() >= REPLIES:
+        return _check(rng)
+    asked, said = reading.reply(rng, training_request(rng, feedback=bool(rng.random() < 0.5)))
+    return Lesson((user(asked),), said)
 
 
 LESSONS = {
     "summaries": _summary,
     "dialogue": _reply,
     "arithmetic": _solution,
-    "feedback": feedback.lesson,
+    "reading": _reading,
 }

@@ -113,7 +113,7 @@ def write(meta: Meta, rng: Generator, quality: Quality) -> str:
     for fact in targets(meta):
         luck = float(rng.random())
         if luck < quality.wrong:
-            claims.append(_wrong(meta, rng, fact[1]))
+            claims.append(wrong(meta, rng, fact[1]))
         elif luck >= quality.wrong + quality.missing:
             claims.append(fact)
     if not claims:
@@ -130,10 +130,10 @@ def write(meta: Meta, rng: Generator, quality: Quality) -> str:
 
 def stray(meta: Meta, rng: Generator) -> Fact:
     """A false claim of any kind."""
-    return _wrong(meta, rng, pick(rng, KINDS))
+    return wrong(meta, rng, pick(rng, KINDS))
 
 
-def _wrong(meta: Meta, rng: Generator, kind: str) -> Fact:
+def wrong(meta: Meta, rng: Generator, kind: str) -> Fact:
     """A false claim: half the time somebody else's fact, half the time a value out of the air."""
     others = [(k, v) for name, k, v in meta["told"] if name != AUTHOR]
     same = [fact for fact in others if fact[0] == kind]
