@@ -17,6 +17,7 @@ import numpy as np
 
 from tandem.hacking import diagnose
 from tandem.report.numbers import decimal, percent, signed
+from tandem.report.results import contenders
 from tandem.report.svg import INK, MUTED, PAPER, RULE, SERIES, Sheet, embedded
 from tandem.report.verdict import estimate
 from tandem.statistics import OverOptimisation, over_optimisation
@@ -56,7 +57,7 @@ class Drawer:
     def frontier(self, results: Mapping[str, Any]) -> Figure | None:
         """Draw what each policy gained for the KL it spent."""
         judge = str(results.get("judge"))
-        points = [p for p in _frontier(results, judge) if p["policy"] != results.get("opponent")]
+        points = _frontier(results, judge)
         if not points:
             return None
         with _canvas(WIDE) as (figure, axes):
@@ -258,7 +259,7 @@ def _canvas(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
 
 def _frontier(results: Mapping[str, Any], judge: str) -> list[dict[str, Any]]:
     points: list[dict[str, Any]] = []
-    for row in results["policies"]:
+    for row in contenders(results):
         kl, gain = estimate(row.get("kl")), estimate(row.get(f"{judge} gain"))
         if kl is not None and gain is not None:
             each = row.get("per_seed") or {}

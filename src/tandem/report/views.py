@@ -88,7 +88,7 @@ def method_table(results: Mapping[str, Any]) -> dict[str, Any]:
     """Lay out one row a policy, best first, with the paper's numbers apart."""
     shown = columns(results)
     rows = listing(results)
-    scales = {c.key: _scale(row.get(c.key) for row in rows) for c in shown if c.drawn}
+    scales = {c.key: scale(row.get(c.key) for row in rows) for c in shown if c.drawn}
     labels = list(dict.fromkeys(label for row in rows for label in row.get("paper") or {}))
     return {
         "columns": shown,
@@ -129,24 +129,25 @@ def _as_printed(value: object) -> str:
 def _cell(
     row: Mapping[str, Any],
     column: Column,
-    scale: tuple[float, float] | None,
+    line: tuple[float, float] | None,
     results: Mapping[str, Any],
 ) -> Cell:
     found = estimate(row.get(column.key))
     if found is None:
         return Cell("–")
     text, note = column.spell(found.mean), interval(found, column.spell)
-    if scale is None:
+    if line is None:
         return Cell(text, note)
     p = row.get("Holm p") if column.key.startswith("win") else None
     how = standing(found, p, float(results.get("alpha", 0.05)))
     ties = row.get(f"ties vs {results.get('opponent')}") if column.key.startswith("win") else None
     if ties is not None:
         note += f" · {percent(ties)} ties"
-    return Cell(text, note, bar(found, scale, how), how)
+    return Cell(text, note, bar(found, line, how), how)
 
 
-def _scale(values: Iterable[object]) -> tuple[float, float]:
+def scale(values: Iterable[object]) -> tuple[float, float]:
+    """Return the ends of a line that holds all these intervals and their nulls."""
     found = [e for v in values if (e := estimate(v))]
     ends = [x for e in found for x in (e.low, e.high, e.mean, e.null) if np.isfinite(x)]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
@@ -154,12 +155,12 @@ def _scale(values: Iterable[object]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def bar(found: Estimate, scale: tuple[float, float], how: str) -> Bar:
+def bar(found: Estimate, line: tuple[float, float], how: str) -> Bar:
     """Place an interval on a scale."""
 
     def place(x: float) -> float:
         inside = x if np.isfinite(x) else found.mean
-        return round(WIDTH * (inside - scale[0]) / (scale[1] - scale[0]), 1)
+        return round(WIDTH * (inside - line[0]) / (line[1] - line[0]), 1)
 
     return Bar(place(found.low), place(found.mean), place(found.high), place(found.null), how)
 
@@ -167,14 +168,14 @@ def bar(found: Estimate, scale: tuple[float, float], how: str) -> Bar:
 def order(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Lay out the claims about who is better than whom."""
     claims = results.get("order") or []
-    scale = _scale(claim.get("gain") for claim in claims)
+    line = scale(claim.get("gain") for claim in claims)
     rows: list[dict[str, Any]] = []
     for claim in claims:
         gain, more = estimate(claim.get("gain")), claim.get("needs")
         if gain is None:
             continue
         how = claim.get("verdict") or OPEN
-        drawn = bar(gain, scale, how)
+        drawn = bar(gain, line, how)
         rows.append(
             {
                 "claim": claim.get("claim") or f"{claim['a']} < {claim['b']}",
@@ -228,11 +229,11 @@ def reward(results: Mapping[str, Any]) -> dict[str, Any] | None:
         for name, value in found["measures"].items()
         if value is not None
     ]
-    scale = _scale(part.get("accuracy") for part in found.get("slices", []))
+    line = scale(part.get("accuracy") for part in found.get("slices", []))
     slices: dict[str, list[dict[str, Any]]] = {}
     for part in found.get("slices", []):
         if (e := estimate(part["accuracy"])) is not None:
-            drawn = bar(e, scale, standing(e, None, 0.05))
+            drawn = bar(e, line, standing(e, None, 0.05))
             cell = Cell(percent(e.mean), interval(e, percent), drawn)
             row = {"part": part["part"], "n": f"{part['n']:,}", "accuracy": cell}
             slices.setdefault(part["slice"], []).append(row)
@@ -258,12 +259,12 @@ def length_points(results: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str
 def length_buckets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Lay out win rates by how much longer the answer is than the opponent's."""
     parts = (results.get("length_bias") or {}).get("by_difference") or []
-    scale = _scale(part.get("win") for part in parts)
+    line = scale(part.get("win") for part in parts)
     return [
         {
             "bucket": part["bucket"],
             "n": part.get("n", "–"),
-            "win": Cell(percent(e.mean), interval(e, percent), bar(e, scale, standing(e, None, 1))),
+            "win": Cell(percent(e.mean), interval(e, percent), bar(e, line, standing(e, None, 1))),
         }
         for part in parts
         if (e := estimate(part.get("win"))) is not None
