@@ -53,6 +53,20 @@ def seal(folder: Path, besides: Path) -> None:
     flush(folder)
 
 
+def twin(source: Path, target: Path) -> None:
+    """Give a folder's files a second name under `target`; no byte is copied.
+
+    Sealed files are never written again, so both folders stay whole whichever is deleted.
+    """
+    for place in sorted(source.rglob("*")):
+        other = target / place.relative_to(source)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        if place.is_dir():
+            other.mkdir(exist_ok=True)
+        else:
+            os.link(place, other)
+
+
 def whole(folder: Path) -> bool:
     """True if the folder was sealed."""
     return (folder / "DONE").exists()

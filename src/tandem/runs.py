@@ -18,7 +18,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
@@ -33,6 +33,7 @@ from tandem.durable import (
     write_json,
     write_text,
 )
+from tandem.durable import twin as link
 from tandem.environment import Meter, commit
 from tandem.errors import Pending, RunError
 from tandem.events import Events
@@ -41,13 +42,40 @@ from tandem.machine import Machine
 from tandem.rng import Seed
 from tandem.session import STAGE, Session, stages
 
-__all__ = ["Checkpoint", "Events", "Record", "Run", "every_rank", "records"]
+__all__ = ["Checkpoint", "Events", "Here", "Record", "Run", "every_rank", "records"]
 
 A = TypeVar("A")
 _Stage = TypeVar("_Stage", bound=Callable[..., Any])
 
-INJECTED = ("out", "scratch", "seed", "events", "machine")
+INJECTED = ("here", "seed", "events", "machine")
 POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Where a stage that fits a model works; a run gives it as `here`.
+
+    Attributes:
+        out: the artifact's folder: the stage writes there and returns `Checkpoint(here.out, name)`.
+        scratch: survives a kill, deleted when the stage is done: step checkpoints.
+        seed: the stage's own seed.
+        events: progress and numbers.
+        machine: device, precision, layout, adapters.
+    """
+
+    out: Path
+    scratch: Path
+    seed: Seed = Seed(0)
+    events: Events = field(default_factory=talk.Silent)
+    machine: Machine = Machine()
+
+    @classmethod
+    def at(cls, folder: Path, **more: Any) -> Here:
+        """Work in a folder outside of any run, where a killed fit may be resumed."""
+        out, scratch = folder / "out", folder / "scratch"
+        out.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir(exist_ok=True)
+        return cls(out, scratch, **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +89,7 @@ class Record:
         seconds: wall time of the attempt that finished.
         peak_bytes: largest resident memory during that attempt.
         git: commit of the code, with "-dirty" when files were changed, or None.
+        same_as: the stage of another scope whose artifact this is, or None.
     """
 
     folder: Path
@@ -71,6 +100,7 @@ class Record:
     seconds: float
     peak_bytes: int
     git: str | None
+    same_as: str | None = None
 
     @property
     def name(self) -> str:
@@ -99,13 +129,11 @@ class Run:
     Calling it, `run(name, stage, *args, **kw)`, does the stage or returns what it left behind.
     A stage function may declare these keyword-only parameters, which the run then gives:
 
-        out: Path         the artifact's folder; a stage that fits a model writes there and
-                          returns `Checkpoint(out, name)`
-        scratch: Path     survives a kill, deleted when the stage is done: step checkpoints
+        here: Here        for a stage that fits a model: its folders, and the three below
         seed: Seed        the stage's own seed
         events: Events    progress and numbers
-        machine: Machine  device, precision, layout, adapters; a stage that asks for them is
-                          done again when they change
+        machine: Machine  device, precision, layout, adapters; a stage that asks for them (or for
+                          `here`) is done again when they change
 
     A stage function marked `@every_rank` is called on every rank of a distributed launch;
     others run on rank 0, and the other ranks wait for the artifact.
@@ -156,7 +184,7 @@ class Run:
         if talk.rank() != 0:
             return self._follow(name, stage, args, kw)
         arguments = _described(stage, args, kw)
-        if "machine" in _injected(stage, kw):
+        if {"machine", "here"} & set(_injected(stage, kw)):
             arguments["machine"] = describe(self.machine)
         seed = int(self._stage_seed(name))
         identity = {"function": _function_name(stage), "arguments": arguments, "seed": seed}
@@ -165,15 +193,19 @@ class Run:
         self._reconcile(folder, identity)
         if whole(folder):
             self._say(folder, "kept")
+        elif twin := self._session.twin(fingerprint(identity), _mark):
+            self._adopt(folder, twin)
         else:
             self._do(folder, stage, args, kw, identity)
+        self._session.made(fingerprint(identity), folder)
         return _record(folder).load()
 
     def scope(self, name: str, seed: Seed | int | None = None) -> Run:
         """Return a run in a subfolder, for one of several seeds, rounds or methods.
 
         It shares the lock, the events and the display. Its seed is derived from its name unless
-        one is given.
+        one is given. A stage that another scope has done with the same arguments and the same
+        seed is not done again: several methods with one seed share what comes before them.
         """
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", name):
             raise RunError(
@@ -280,7 +312,7 @@ class Run:
         part, label = _part(folder), self._place(folder)
         events = self._session.events(label)
         given = self._given(part, Seed(identity["seed"]), events)
-        out, scratch = given["out"], given["scratch"]
+        out, scratch = given["here"].out, given["here"].scratch
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         scratch.mkdir(exist_ok=True)
@@ -304,6 +336,20 @@ class Run:
         memory = f"{meter.peak_bytes / 2**30:.2f} GiB"
         self._say(folder, f"done in {talk.duration(meter.seconds)}, {memory}")
 
+    def _adopt(self, folder: Path, twin: Path) -> None:
+        """Take the artifact of the same stage in another scope: same function, arguments, seed."""
+        place = folder.with_name(folder.name + ".twin")
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(_part(folder), ignore_errors=True)
+        twin_of = read_json(twin / "stage.json") or {}
+        (place / "artifact").mkdir(parents=True)
+        link(twin / "artifact", place / "artifact")
+        write_json(place / "stage.json", {**twin_of, "same_as": self._place(twin)})
+        seal(place, besides=place / "scratch")
+        place.rename(folder)
+        flush(folder.parent)
+        self._say(folder, f"kept: the same as {self._place(twin)}")
+
     def _follow(
         self, name: str, stage: Callable[..., Any], args: tuple[Any, ...], kw: dict[str, Any]
     ) -> Any:
@@ -326,9 +372,8 @@ class Run:
 
     def _given(self, part: Path, seed: Seed, events: Events) -> dict[str, Any]:
         """What a stage function may ask for; the keys are `INJECTED`."""
-        out, scratch = part / "artifact", part / "scratch"
-        places = {"out": out, "scratch": scratch}
-        return {**places, "seed": seed, "events": events, "machine": self.machine}
+        here = Here(part / "artifact", part / "scratch", seed, events, self.machine)
+        return {"here": here, "seed": seed, "events": events, "machine": self.machine}
 
 
 def _function_name(stage: Callable[..., Any]) -> str:
@@ -354,6 +399,10 @@ def _described(
 
 def _identity(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {name: stored.get(name) for name in ("function", "arguments", "seed")}
+
+
+def _mark(stored: Mapping[str, Any]) -> str:
+    return fingerprint(_identity(stored))
 
 
 def _differences(old: object, new: object, where: str = "") -> Iterator[str]:
@@ -405,4 +454,5 @@ def _record(folder: Path) -> Record:
             f"delete {folder} to have the stage done again",
         )
     names = ("function", "arguments", "result", "seed", "seconds", "peak_bytes", "git")
-    return Record(folder, **{name: stored[name] for name in names})
+    given = {name: stored[name] for name in names}
+    return Record(folder, **given, same_as=stored.get("same_as"))

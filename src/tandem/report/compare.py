@@ -15,7 +15,7 @@ from tandem.errors import DataError
 from tandem.report import views
 from tandem.report.numbers import interval
 from tandem.report.page import page, save
-from tandem.report.results import Results, read_results
+from tandem.report.results import BENCH, Results, read_results
 from tandem.report.verdict import OPEN, RESOLVED, WORSE, Sentence, estimate, listing
 from tandem.statistics import Estimate, holm
 from tandem.statistics.numerics import normal_quantile, normal_tail
@@ -52,7 +52,8 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
         "changes": [_plain(row) for row in rows],
         "settings": [{"setting": name, "a": x, "b": y} for name, x, y in settings],
     }
-    return save(html, numbers, out or (b if b.is_dir() else b.parent) / "report-diff.html")
+    target = out or (b if b.is_dir() else b.parent) / "report-diff.html"
+    return save(html, numbers, target, (a, b, a / BENCH, b / BENCH))
 
 
 def changes(a: Results, b: Results) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from tandem.report.verdict import estimate
 from tandem.statistics import OverOptimisation, over_optimisation
 
 MARKERS = "osD^vPX*"
-WIDE, SMALL = (4.9, 3.4), (3.5, 2.7)
+WIDE, SMALL = (4.5, 3.2), (3.5, 2.7)
 SIGNALS = ("truth", "gold_rm", "held_out")
 
 
@@ -112,7 +112,9 @@ class Drawer:
         order = np.argsort(d, kind="stable")
         with _canvas(SMALL) as (figure, axes):
             axes.axhline(0, color=RULE, linewidth=0.8, zorder=0)
-            axes.fill_between(d[order], gold[order], proxy[order], color=colour, alpha=0.13, lw=0)
+            low, high = gold[order], proxy[order]
+            axes.fill_between(d[order], low, high, where=high >= low, interpolate=True,
+                              color=colour, alpha=0.14, lw=0)  # fmt: skip
             for points in curves if len(curves) > 1 else ():
                 x = np.sqrt(np.maximum([p["kl"] for p in points], 0.0))
                 for column, style in (("proxy", "--"), (signal, "-")):
@@ -331,7 +333,9 @@ def _climb_words(name: str, signal: str, numbers: Mapping[str, Any]) -> str:
         f"{decimal(end['sqrt_kl'])}."
     )
     if "peak" in fit:
-        words += f" Fitted peak at √KL {decimal(fit['peak'])}, height {signed(fit['height'])}."
+        beyond = fit["peak"] > max(p["kl"] for p in numbers["points"]) ** 0.5
+        words += f" Fitted peak at √KL {decimal(fit['peak'])}, height {signed(fit['height'])}"
+        words += ", beyond what was reached." if beyond else "."
     if numbers.get("diverged"):
         words += f" The proxy went on rising while {signal} fell."
     return words

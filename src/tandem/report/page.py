@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -21,9 +21,10 @@ from markupsafe import Markup
 
 from tandem import __version__
 from tandem.durable import write_text
+from tandem.errors import ConfigError
 from tandem.report import views
 from tandem.report.figures import Drawer, Figure
-from tandem.report.results import Results, read_results
+from tandem.report.results import BENCH, Results, read_results
 from tandem.report.verdict import Sentence, listing, verdicts
 
 ASSETS = files("tandem.report") / "assets"
@@ -41,14 +42,29 @@ def write(path: Path, out: Path | None = None) -> Path:
 
     Raises:
         DataError: there is nothing to report.
+        ConfigError: the report would be written over the results.
     """
     results = read_results(path)
     html, numbers = rendered(results)
-    return save(html, numbers, out or (path if path.is_dir() else path.parent) / "report.html")
+    target = out or (path if path.is_dir() else path.parent) / "report.html"
+    return save(html, numbers, target, (path, path / BENCH))
 
 
-def save(html: str, numbers: Mapping[str, Any], target: Path) -> Path:
-    """Write a page and its twin."""
+def save(
+    html: str, numbers: Mapping[str, Any], target: Path, sources: Iterable[Path] = ()
+) -> Path:
+    """Write a page and its twin.
+
+    Raises:
+        ConfigError: one of the two would be written over what it was made from.
+    """
+    written = {target.resolve(), target.with_suffix(".json").resolve()}
+    if over := [source for source in sources if source.resolve() in written]:
+        raise ConfigError(
+            f"--out {target} would write over {over[0]}",
+            "a report is written as NAME.html and NAME.json, and its source must survive it",
+            "choose another name, for example report.html",
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, html)
     twin = json.dumps(finite(numbers), indent=1, ensure_ascii=False, default=str)

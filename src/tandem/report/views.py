@@ -76,7 +76,7 @@ def columns(results: Mapping[str, Any]) -> list[Column]:
         Column("proxy_win", "proxy wins", "the reward that was optimised", percent),
         Column("annotator_win", "annotator", "who gave the preferences, asked again", percent),
         Column("llm_win", "LLM judge", "in both orders", percent),
-        Column("kl", "KL", "nats a sequence, to the opponent"),
+        Column("kl", "KL", f"nats, to {opponent}"),
         Column("length", "length", "tokens", lambda x: decimal(x, 1)),
         Column("invented", "invented", "facts that are not in the prompt"),
     )  # fmt: skip
