@@ -13,7 +13,11 @@ def report(words: Sequence[str]) -> int:
     """Write the report of a bench or a run, or of the change between two."""
     parser = make_parser("report", "Write one self-contained HTML page, and its numbers as JSON.")
     parser.add_argument(
-        "path", type=str, nargs="?", default="", help="folder of a bench or a run, or a results.json"
+        "path",
+        type=str,
+        nargs="?",
+        default="",
+        help="folder of a bench or a run, or a results.json",
     )
     parser.add_argument(
         "--out", type=str, default="", help="the HTML file; report.html in the folder if not given"

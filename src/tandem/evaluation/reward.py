@@ -22,9 +22,9 @@ from tandem.groups import Group
 from tandem.operators import mismatch, mismatched
 from tandem.rng import Seed
 from tandem.statistics import (
+    Bin,
     Estimate,
     LearningCurve,
-    Bin,
     auroc,
     bootstrap,
     by_prompt,

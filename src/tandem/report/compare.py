@@ -13,7 +13,7 @@ from typing import Any
 
 from tandem.errors import DataError
 from tandem.report import views
-from tandem.report.numbers import interval
+from tandem.report.numbers import NONE, interval
 from tandem.report.page import page, save
 from tandem.report.results import BENCH, Results, read_results
 from tandem.report.verdict import OPEN, RESOLVED, WORSE, Sentence, estimate, listing
@@ -129,7 +129,7 @@ def _leaves(name: str, x: object, y: object) -> Iterator[tuple[str, str, str]]:
             inner = f"{name}.{key}" if name else key
             yield from _leaves(inner, first.get(key), second.get(key))
     elif x != y:
-        yield name, "–" if x is None else str(x), "–" if y is None else str(y)
+        yield name, NONE if x is None else str(x), NONE if y is None else str(y)
 
 
 def _standing(row: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from tandem.report.verdict import estimate
 from tandem.statistics import OverOptimisation, over_optimisation
 
 MARKERS = "osD^vPX*"
+LETTERS = 22
 WIDE, SMALL = (4.5, 3.2), (3.5, 2.7)
 SIGNALS = ("truth", "gold_rm", "held_out")
 
@@ -69,7 +70,7 @@ class Drawer:
                 self._spot(axes, point)
             _labels(axes, [(p["kl"], p["gain"], p["policy"]) for p in points])
             axes.set_xlabel("KL to the starting policy, nats")
-            axes.set_ylabel(f"{judge} gained over {results.get('opponent', 'the start')}")
+            axes.set_ylabel(label(f"{judge} gained"))
             axes.set_xlim(left=0)
             told = "; ".join(
                 f"{p['policy']} {signed(p['gain'])} at {decimal(p['kl'])} nats" for p in points
@@ -130,7 +131,11 @@ class Drawer:
             axes.set_xlim(left=0, right=float(d.max()) * 1.28 or 1.0)
             alt = _climb_words(name, signal, numbers)
             return Figure(
-                place, embedded(figure, place, alt, self.sheet), alt, name, {"policy": name, **numbers}
+                place,
+                embedded(figure, place, alt, self.sheet),
+                alt,
+                name,
+                {"policy": name, **numbers},
             )
 
     def calibration(self, reward: Mapping[str, Any]) -> Figure | None:
@@ -182,7 +187,9 @@ class Drawer:
                 f"{score} against length over {len(points)} sampled answers: correlation "
                 f"{signed(r)}, {signed(float(slope), 3)} a token."
             )
-            caption = f"Each mark is one answer; the line is least squares, correlation {signed(r)}."
+            caption = (
+                f"Each mark is one answer; the line is least squares, correlation {signed(r)}."
+            )
             numbers = {"n": len(points), "correlation": r, "slope": float(slope)}
             svg = embedded(figure, "lengths", alt, self.sheet)
             return Figure("lengths", svg, alt, caption, numbers)
@@ -259,6 +266,12 @@ def _canvas(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
         yield figure, figure.subplots()
 
 
+def label(name: str) -> str:
+    """Return a name that fits into a drawing: no control characters, at most LETTERS letters."""
+    shown = "".join(c if c.isprintable() else " " for c in name).strip()
+    return shown if len(shown) <= LETTERS else f"{shown[: LETTERS - 1]}…"
+
+
 def _frontier(results: Mapping[str, Any], judge: str) -> list[dict[str, Any]]:
     points: list[dict[str, Any]] = []
     for row in contenders(results):
@@ -295,7 +308,8 @@ def _labels(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
     right = max(x for x, _, _ in points) or 1.0
     for x, y, name in sorted(points, key=lambda p: p[1]):
         floor = max(y, floor + line)
-        axes.annotate(name, (x, y), (x + right * 0.025, floor), color=INK, fontsize=9, va="center")
+        place = (x + right * 0.025, floor)
+        axes.annotate(label(name), (x, y), place, color=INK, fontsize=9, va="center")
     axes.set_xlim(right=right * 1.25)
 
 

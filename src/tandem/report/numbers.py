@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from tandem.statistics import Estimate
 
-MINUS, THIN = "\u2212", "\u2009"
+MINUS, THIN, NONE = "\u2212", "\u2009", "\u2013"
 
 
 def decimal(x: float | None, digits: int = 2) -> str:
     """Spell `−0.42`; a dash where there is no number."""
     if x is None or not math.isfinite(x):
-        return "–"
+        return NONE
     text = f"{x:,.{digits}f}"
     return text.replace("-", MINUS) if float(text.replace(",", "")) else f"{0:.{digits}f}"
 
@@ -25,10 +25,9 @@ def signed(x: float | None, digits: int = 2) -> str:
     return f"+{text}" if rises else text
 
 
-
 def percent(x: float | None) -> str:
     """Spell a share as `57.5 %`."""
-    return "–" if x is None or not math.isfinite(x) else f"{decimal(100 * x, 1)}{THIN}%"
+    return NONE if x is None or not math.isfinite(x) else f"{decimal(100 * x, 1)}{THIN}%"
 
 
 def interval(found: Estimate, spell: Callable[[float], str]) -> str:
@@ -59,7 +58,7 @@ def rounded_up(n: int) -> str:
 def seconds(s: float | None) -> str:
     """Spell `8.8 s`, `1 min 20 s`, `2 h 05 min`."""
     if s is None or not math.isfinite(s):
-        return "–"
+        return NONE
     if s < 60:
         return f"{s:.1f} s"
     minutes, rest = divmod(round(s), 60)
@@ -69,4 +68,4 @@ def seconds(s: float | None) -> str:
 
 def memory(size: float | None) -> str:
     """Spell bytes as `2.36 GiB`."""
-    return "–" if size is None else f"{size / 2**30:.2f} GiB"
+    return NONE if size is None else f"{size / 2**30:.2f} GiB"

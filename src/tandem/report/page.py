@@ -50,9 +50,7 @@ def write(path: Path, out: Path | None = None) -> Path:
     return save(html, numbers, target, (path, path / BENCH))
 
 
-def save(
-    html: str, numbers: Mapping[str, Any], target: Path, sources: Iterable[Path] = ()
-) -> Path:
+def save(html: str, numbers: Mapping[str, Any], target: Path, sources: Iterable[Path] = ()) -> Path:
     """Write a page and its twin.
 
     Raises:
@@ -131,8 +129,8 @@ def page(template: str, figure_css: str, **values: Any) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     return environment.get_template(template).render(
-        style=Markup(style),  # noqa: S704
-        script=Markup(script),  # noqa: S704
+        style=Markup(style),
+        script=Markup(script),
         policy=policy,
         version=__version__,
         width=views.WIDTH,

@@ -55,7 +55,7 @@ def read_results(path: Path) -> Results:
 
 def _parsed(file: Path) -> Results:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = _speakable(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{file} is not JSON: {error}",
@@ -72,6 +72,11 @@ def _parsed(file: Path) -> Results:
             f"name the {BENCH} of a bench, or a run's folder",
         )
     return cast("Results", found)
+
+
+def _speakable(value: Any) -> Any:
+    """Replace half characters, which JSON can hold and no file or page can."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def from_run(folder: Path, done: list[Record]) -> Results:

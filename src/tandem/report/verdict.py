@@ -52,17 +52,31 @@ def standing(found: Estimate, adjusted_p: float | None, alpha: float) -> str:
 
 
 def verdicts(results: Mapping[str, Any]) -> list[Sentence]:
-    """Return the headline, then what stands beside it, most important first."""
+    """Return the headline, then what stands beside it, most important first.
+
+    The champion is the best by the judge among those that are resolved to beat the opponent; only
+    where nobody is resolved, the best of all.
+    """
     rows = ranked(results)
     if not rows:
         return [Sentence(NOTE, "Nothing was compared yet.", "See below what is missing.")]
-    said = [_against_opponent(rows, results)]
-    if len(rows) > 1:
-        said.append(_against_runner_up(rows[0], rows[1], results))
+    champion = next((row for row in rows if _beats(row, results) == RESOLVED), rows[0])
+    said = [_against_opponent(champion, results)]
+    if champion is not rows[0]:
+        said.append(_higher_but_open(rows[0], results))
+    others = [row for row in rows if row is not champion]
+    if others:
+        said.append(_against_runner_up(champion, others[0], results))
     failed = [row for row in results["policies"] if row.get("status") == "failed"]
-    for row in failed:
-        said.append(Sentence(NOTE, f"{row['policy']} failed.", str(row.get("reason", ""))))
+    said += [Sentence(NOTE, f"{r['policy']} failed.", str(r.get("reason", ""))) for r in failed]
     return said
+
+
+def _beats(row: Mapping[str, Any], results: Mapping[str, Any]) -> str | None:
+    """Say whether a policy beats the opponent; None where no win rate was measured."""
+    found = estimate(row.get(f"win vs {results.get('opponent')}"))
+    alpha = float(results.get("alpha", 0.05))
+    return None if found is None else standing(found, row.get("Holm p"), alpha)
 
 
 def ranked(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -76,20 +90,27 @@ def ranked(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(contenders(results), key=place, reverse=True)
 
 
-def _against_opponent(rows: list[dict[str, Any]], results: Mapping[str, Any]) -> Sentence:
-    opponent, alpha = results.get("opponent"), float(results.get("alpha", 0.05))
-    best = rows[0]
+def _against_opponent(best: Mapping[str, Any], results: Mapping[str, Any]) -> Sentence:
+    opponent, how = results.get("opponent"), _beats(best, results)
     found = estimate(best.get(f"win vs {opponent}"))
-    if found is None:
+    if found is None or how is None:
         return Sentence(NOTE, "No win rate was measured.", "See below what is missing.")
-    how = standing(found, best.get("Holm p"), alpha)
     evidence = f"{_wins(best, found, results)} {_needs(found, how)}".strip()
     name = best["policy"]
-    if how == RESOLVED:
-        return Sentence(how, f"{name} beats {opponent}.", evidence)
-    if how == WORSE:
-        return Sentence(how, f"No method beats {opponent}; the best, {name}, is worse.", evidence)
-    return Sentence(how, f"No method is shown to beat {opponent}; {name} comes nearest.", evidence)
+    claims = {
+        RESOLVED: f"{name} beats {opponent}.",
+        WORSE: f"No method beats {opponent}; the best, {name}, is worse.",
+        OPEN: f"No method is shown to beat {opponent}; {name} comes nearest.",
+    }
+    return Sentence(how, claims[how], evidence)
+
+
+def _higher_but_open(row: Mapping[str, Any], results: Mapping[str, Any]) -> Sentence:
+    """Say of the highest mean that it is not the winner, because it may be luck."""
+    found = estimate(row.get(f"win vs {results.get('opponent')}"))
+    evidence = "" if found is None else f"{_wins(row, found, results)} {_needs(found, OPEN)}"
+    claim = f"{row['policy']} has the highest mean, but is not shown to beat "
+    return Sentence(OPEN, f"{claim}{results.get('opponent')}.", evidence.strip())
 
 
 def _wins(row: Mapping[str, Any], found: Estimate, results: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tandem.report.numbers import (
+    NONE,
     decimal,
     interval,
     memory,
@@ -70,7 +71,7 @@ def columns(results: Mapping[str, Any]) -> list[Column]:
     known = (
         Column(f"win vs {opponent}", f"wins against {opponent}",
                f"share of prompts won by {judge}, ties one half", percent, True),
-        Column(f"{judge} gain", f"{judge} gained", f"paired difference to {opponent}", signed, True),
+        Column(f"{judge} gain", f"{judge} gained", f"paired, over {opponent}", signed, True),
         Column("lc_win", "length-controlled", "win rate at equal length", percent),
         Column("gold_rm_win", "gold wins", "a larger reward that nobody optimised", percent),
         Column("proxy_win", "proxy wins", "the reward that was optimised", percent),
@@ -123,7 +124,7 @@ def _row(
 
 
 def _as_printed(value: object) -> str:
-    return "–" if value is None else str(value)
+    return NONE if value is None else str(value)
 
 
 def _cell(
@@ -134,7 +135,7 @@ def _cell(
 ) -> Cell:
     found = estimate(row.get(column.key))
     if found is None:
-        return Cell("–")
+        return Cell(NONE)
     text, note = column.spell(found.mean), interval(found, column.spell)
     if line is None:
         return Cell(text, note)
@@ -182,7 +183,7 @@ def order(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "gain": Cell(signed(gain.mean), interval(gain, signed), drawn, how),
                 "p": p_text(claim.get("holm_p")),
                 "verdict": how,
-                "needs": f"about {rounded_up(more)} more" if more else "–",
+                "needs": f"about {rounded_up(more)} more" if more else NONE,
             }
         )
     return rows
@@ -225,7 +226,7 @@ def reward(results: Mapping[str, Any]) -> dict[str, Any] | None:
     measures = [
         (name, Cell(decimal(e.mean, 3), interval(e, lambda x: decimal(x, 3))))
         if (e := estimate(value))
-        else (name, Cell(decimal(value, 3) if isinstance(value, int | float) else "–"))
+        else (name, Cell(decimal(value, 3) if isinstance(value, int | float) else NONE))
         for name, value in found["measures"].items()
         if value is not None
     ]
@@ -263,7 +264,7 @@ def length_buckets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "bucket": part["bucket"],
-            "n": part.get("n", "–"),
+            "n": part.get("n", NONE),
             "win": Cell(percent(e.mean), interval(e, percent), bar(e, line, standing(e, None, 1))),
         }
         for part in parts
@@ -378,7 +379,7 @@ def costs(results: Mapping[str, Any]) -> dict[str, Any] | None:
                 "times": len(group),
                 "seconds": seconds(sum(r["seconds"] for r in group)),
                 "share": round(WIDTH * sum(r["seconds"] for r in group) / longest, 1),
-                "memory": memory(max((r.get("peak_bytes") or 0 for r in group)) or None),
+                "memory": memory(max(r.get("peak_bytes") or 0 for r in group) or None),
             }
             for stage, group in by_stage.items()
         ],
