@@ -120,7 +120,9 @@ def test_samples_are_sorted_by_what_the_reader_asks(opened, page_file):
     lengths = [a["length"] for s in synthetic()["samples"] for a in s["answers"]]
     assert int(first.get_attribute("data-length")) == max(lengths)
     page.locator("#order").select_option("regression")
-    every = page.locator(".sample").evaluate_all("all => all.map(s => Number(s.dataset.regression))")
+    every = page.locator(".sample").evaluate_all(
+        "all => all.map(s => Number(s.dataset.regression))"
+    )
     assert float(first.get_attribute("data-regression")) == max(every)
     page.locator("#order").select_option("gap")
     assert "against SFT: proxy" in first.locator(".why").inner_text()

@@ -323,3 +323,17 @@ def test_colours_have_the_contrast_that_wcag_asks_for(scheme):
             for under in ("paper", "card"):
                 pair = sorted((luminance(colours[name]), luminance(colours[under])))
                 assert (pair[1] + 0.05) / (pair[0] + 0.05) >= least, (name, under)
+
+
+REAL = Path(__file__).parents[1] / "data/report/results.json"
+
+
+def test_a_real_run_is_told_as_it_was(tmp_path):
+    """`tandem run ppo --task micro --seed 0`, as `read_results` saw its folder."""
+    results = read_results(REAL)
+    html, numbers = rendered(results)
+    assert numbers["report"]["verdicts"][0]["claim"] == "PPO beats SFT."
+    assert "One training seed" in html
+    assert {"frontier", "climb-0"} <= numbers["report"]["figures"].keys()
+    row = next(r for r in results["policies"] if r["policy"] == "PPO")
+    assert percent(row["win vs SFT"]["mean"]) in html

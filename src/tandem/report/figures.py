@@ -305,12 +305,12 @@ def _labels(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
     """Write names beside marks, lowest first, each at least a line above the one before."""
     low, high = axes.get_ylim()
     line, floor = (high - low) * 0.06, -np.inf
-    right = max(x for x, _, _ in points) or 1.0
+    right = axes.get_xlim()[1]
     for x, y, name in sorted(points, key=lambda p: p[1]):
         floor = max(y, floor + line)
         place = (x + right * 0.025, floor)
         axes.annotate(label(name), (x, y), place, color=INK, fontsize=9, va="center")
-    axes.set_xlim(right=right * 1.25)
+    axes.set_xlim(right=max(right, max(x for x, _, _ in points) + right * 0.25))
 
 
 def _ends(axes: Any, d: Any, lines: Mapping[str, Any]) -> None:

@@ -99,7 +99,7 @@ def from_run(folder: Path, done: list[Record]) -> Results:
         "task": config.get("task") or config.get("data"),
         "command": _command(snapshot),
         "commit": snapshot.get("git"),
-        "environment": snapshot,
+        "environment": {k: v for k, v in snapshot.items() if k not in ("command", "seed")},
         "config": config,
         "seeds": [seed],
         "prompts": max((len(groups) for groups in drawn.values()), default=None),

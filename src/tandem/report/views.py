@@ -139,10 +139,10 @@ def _cell(
     text, note = column.spell(found.mean), interval(found, column.spell)
     if line is None:
         return Cell(text, note)
-    p = row.get("Holm p") if column.key.startswith("win") else None
-    how = standing(found, p, float(results.get("alpha", 0.05)))
-    ties = row.get(f"ties vs {results.get('opponent')}") if column.key.startswith("win") else None
-    if ties is not None:
+    if not column.key.startswith("win"):
+        return Cell(text, note, bar(found, line, "plain"))
+    how = standing(found, row.get("Holm p"), float(results.get("alpha", 0.05)))
+    if (ties := row.get(f"ties vs {results.get('opponent')}")) is not None:
         note += f" · {percent(ties)} ties"
     return Cell(text, note, bar(found, line, how), how)
 
