@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def _go(
     world: World,
     resolved: Mapping[str, Any],
 ) -> int:
-    from tandem import bench
+    from tandem import course
     from tandem.runs import Run
 
     path = folder(method.name, options, world)
@@ -73,7 +74,7 @@ def _go(
         work.save_config(to_toml(resolved))
         for line in world.notes:
             work.events.log("note", text=line)
-        print(bench.one(work, method, configs, world))
+        print(course.one(work, method, configs, world))
     print(f"\nthe run is in {path}")
     return 0
 
@@ -89,7 +90,17 @@ def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
     configs = {m.name: m.config() for m in (*before, method)}
     configs |= {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
     own = settings(task)
-    return {name: overridden(config, own.get(name, {})) for name, config in configs.items()}
+    return {name: tuned(name, config, own) for name, config in configs.items()}
+
+
+def tuned(name: str, config: Any, own: Mapping[str, Any]) -> Any:
+    """Return a config with a task's settings; a part of it that is a method starts from its own.
+
+    So `rlaif.ppo` has the task's `ppo`, and then what `rlaif` says about it.
+    """
+    parts = {f.name: getattr(config, f.name) for f in fields(config)}
+    methods = {n: tuned(n, part, own) for n, part in parts.items() if is_dataclass(part)}
+    return overridden(replace(config, **methods), own.get(name, {}))
 
 
 def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:

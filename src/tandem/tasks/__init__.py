@@ -6,11 +6,13 @@ stage asks for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from tandem.answers import Wording
 from tandem.errors import ConfigError
 from tandem.groups import Groups, Prompts
 from tandem.judges import Judge
+from tandem.judges.templates import Formats
 from tandem.runs import Checkpoint
 
 TASKS: dict[str, str] = {
@@ -69,6 +71,8 @@ class World:
         references: one reference answer for each evaluation prompt, or None.
         annotator: who gives preferences, or None when they come with the data.
         truth: the programmatic judge, or None.
+        wording: how questions with one checkable answer are put and read, or None.
+        formats: how a language model is asked to compare, rate, criticise and revise here.
         notes: what was read, kept and dropped on the way, as lines.
     """
 
@@ -84,4 +88,6 @@ class World:
     references: Groups | None = None
     annotator: Judge | None = None
     truth: Judge | None = None
+    wording: Wording | None = None
+    formats: Formats = field(default_factory=Formats)
     notes: tuple[str, ...] = ()
