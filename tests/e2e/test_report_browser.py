@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from reports import synthetic
 
+from reports import synthetic
 from tandem.report import write, write_comparison
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

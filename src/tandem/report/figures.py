@@ -8,6 +8,7 @@ Shapes: M points of a curve.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,19 +89,27 @@ class Drawer:
 
     def hacking(self, results: Mapping[str, Any]) -> Iterator[Figure]:
         """Draw proxy and gold against sqrt(KL), one small drawing a policy."""
-        by_policy: dict[str, list[list[Mapping[str, float]]]] = {}
+        climbs: dict[tuple[str, str], list[list[Mapping[str, float]]]] = {}
         for curve in results.get("curves", []):
             if len(curve["points"]) > 1:
-                by_policy.setdefault(curve["policy"], []).append(curve["points"])
-        for k, (name, curves) in enumerate(by_policy.items()):
-            if found := self._climb(f"climb-{k}", name, curves, "rl"):
+                place = (curve["policy"], curve.get("stage", ""))
+                climbs.setdefault(place, []).append(curve["points"])
+        several = Counter(policy for policy, _ in climbs)
+        for k, ((policy, stage), curves) in enumerate(climbs.items()):
+            title = f"{policy}, {stage}" if several[policy] > 1 else policy
+            if found := self._climb(f"climb-{k}", policy, title, curves, "rl"):
                 yield found
         bon = [{"kl": 0.0, **p} for p in results.get("bon", [])]
-        if len(bon) > 1 and (found := self._climb("climb-bon", "best-of-n", [bon], "bon")):
+        if len(bon) > 1 and (found := self._climb("climb-bon", *("best-of-n",) * 2, [bon], "bon")):
             yield found
 
     def _climb(
-        self, place: str, name: str, curves: Sequence[Sequence[Mapping[str, float]]], form: Any
+        self,
+        place: str,
+        name: str,
+        title: str,
+        curves: Sequence[Sequence[Mapping[str, float]]],
+        form: Any,
     ) -> Figure | None:
         signal = next((s for s in SIGNALS if all(s in p for c in curves for p in c)), None)
         if signal is None:
@@ -129,12 +138,12 @@ class Drawer:
             axes.set_xlabel("√KL, √nats")
             axes.set_ylabel("gain over the start")
             axes.set_xlim(left=0, right=float(d.max()) * 1.28 or 1.0)
-            alt = _climb_words(name, signal, numbers)
+            alt = _climb_words(title, signal, numbers)
             return Figure(
                 place,
                 embedded(figure, place, alt, self.sheet),
                 alt,
-                name,
+                title,
                 {"policy": name, **numbers},
             )
 

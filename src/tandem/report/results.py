@@ -122,9 +122,9 @@ def missing(results: Mapping[str, Any]) -> list[str]:
     told: list[str] = []
     if not trained:
         told.append("No trained policy was compared: this run ended before its exam, or fits none.")
-    if every and not any("truth" in row for row in every):
+    if every and not any(row.get("truth") for row in every):
         told.append("No truth: this data has no programmatic judge, so rewards are what is known.")
-    if every and not any("gold_rm" in row for row in every):
+    if every and not any(row.get("gold_rm") for row in every):
         told.append("No gold reward: nothing that was not optimised scores these policies.")
     if trained and not any(row.get("lc_win") for row in trained):
         told.append("No length-controlled win rate: a preference for length is not taken out.")

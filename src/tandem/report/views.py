@@ -94,8 +94,8 @@ def method_table(results: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "columns": shown,
         "paper": labels,
-        "cost": any("seconds" in row for row in rows),
-        "memory": any("peak_bytes" in row for row in rows),
+        "cost": any(row.get("seconds") for row in rows),
+        "memory": any(row.get("peak_bytes") for row in rows),
         "rows": [_row(row, shown, scales, labels, results) for row in rows],
     }
 
