@@ -36,7 +36,8 @@ def report(words: Sequence[str]) -> int:
 
     out = Path(options.out) if options.out else None
     if options.diff:
-        written = write_comparison(*map(Path, options.diff), out)
+        a, b = map(Path, options.diff)
+        written = write_comparison(a, b, out)
     else:
         written = write(Path(options.path), out)
     print(f"{written} (numbers: {written.with_suffix('.json').name})")

@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+<<<<<<< HEAD
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
+=======
+>>>>>>> main
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.cli.settings import add, make_parser, nested, overridden, parse, rebuild, to_toml
+from tandem.cli.settings import (
+    add,
+    make_parser,
+    nested,
+    overridden,
+    parse,
+    rebuild,
+    to_toml,
+)
 from tandem.errors import ConfigError
+<<<<<<< HEAD
 from tandem.methods import METHODS, Method, find, load
 from tandem.trackers import check_known, open_trackers
+=======
+from tandem.methods import METHODS, Method, find, held, load
+>>>>>>> main
 
 if TYPE_CHECKING:
     from tandem.tasks import World
@@ -86,21 +101,12 @@ def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
     from tandem.tasks import Sizes
     from tandem.tasks.worlds import settings
 
-    before = [load(name) for name in ALWAYS if name in METHODS and name != method.name]
+    needed = dict.fromkeys([*ALWAYS, *held(method.config())])
+    before = [load(name) for name in needed if name != method.name]
     configs = {m.name: m.config() for m in (*before, method)}
     configs |= {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
     own = settings(task)
-    return {name: tuned(name, config, own) for name, config in configs.items()}
-
-
-def tuned(name: str, config: Any, own: Mapping[str, Any]) -> Any:
-    """Return a config with a task's settings; a part of it that is a method starts from its own.
-
-    So `rlaif.ppo` has the task's `ppo`, and then what `rlaif` says about it.
-    """
-    parts = {f.name: getattr(config, f.name) for f in fields(config)}
-    methods = {n: tuned(n, part, own) for n, part in parts.items() if is_dataclass(part)}
-    return overridden(replace(config, **methods), own.get(name, {}))
+    return {name: overridden(config, own.get(name, {})) for name, config in configs.items()}
 
 
 def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:

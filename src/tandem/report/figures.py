@@ -25,6 +25,7 @@ from tandem.statistics import OverOptimisation, over_optimisation
 
 MARKERS = "osD^vPX*"
 LETTERS = 22
+BON = "best-of-n"
 WIDE, SMALL = (4.5, 3.2), (3.5, 2.7)
 SIGNALS = ("truth", "gold_rm", "held_out")
 
@@ -100,7 +101,7 @@ class Drawer:
             if found := self._climb(f"climb-{k}", policy, title, curves, "rl"):
                 yield found
         bon = [{"kl": 0.0, **p} for p in results.get("bon", [])]
-        if len(bon) > 1 and (found := self._climb("climb-bon", *("best-of-n",) * 2, [bon], "bon")):
+        if len(bon) > 1 and (found := self._climb("climb-bon", BON, BON, [bon], "bon")):
             yield found
 
     def _climb(
@@ -261,7 +262,7 @@ def _canvas(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
     import matplotlib as mpl
     from matplotlib.figure import Figure as Sheet
 
-    fixed: dict[str, Any] = {
+    fixed: Any = {
         "svg.hashsalt": "tandem", "svg.fonttype": "none", "text.parse_math": False,
         "font.size": 9.5, "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": RULE,
         "xtick.color": RULE, "ytick.color": RULE, "xtick.labelcolor": MUTED,

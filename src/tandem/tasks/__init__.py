@@ -6,12 +6,14 @@ stage asks for it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tandem.answers import Wording
 from tandem.errors import ConfigError
 from tandem.groups import Groups, Prompts
 from tandem.judges import Judge
+from tandem.judges.agreement import Same
 from tandem.judges.templates import Formats
 from tandem.runs import Checkpoint
 
@@ -73,6 +75,7 @@ class World:
         truth: the programmatic judge, or None.
         wording: how questions with one checkable answer are put and read, or None.
         formats: how a language model is asked to compare, rate, criticise and revise here.
+        same: what makes two completions the same, by name, the task's own choice first.
         notes: what was read, kept and dropped on the way, as lines.
     """
 
@@ -90,4 +93,5 @@ class World:
     truth: Judge | None = None
     wording: Wording | None = None
     formats: Formats = field(default_factory=Formats)
+    same: Mapping[str, Same] = field(default_factory=dict[str, Same])
     notes: tuple[str, ...] = ()

@@ -74,6 +74,7 @@ def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
         truth=task.truth(),
         wording=task.wording,
         formats=FORMATS,
+        same=task.same(),
     )
 
 
