@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-<<<<<<< HEAD
-from dataclasses import fields, is_dataclass, replace
 from functools import partial
-=======
->>>>>>> main
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +24,8 @@ from tandem.cli.settings import (
     to_toml,
 )
 from tandem.errors import ConfigError
-<<<<<<< HEAD
-from tandem.methods import METHODS, Method, find, load
-from tandem.trackers import check_known, open_trackers
-=======
 from tandem.methods import METHODS, Method, find, held, load
->>>>>>> main
+from tandem.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
     from tandem.tasks import World
