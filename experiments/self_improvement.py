@@ -1,6 +1,6 @@
 """Self-improvement on micro arithmetic: LMSI and STaR beside the base and direct fine-tuning.
 
-    python experiments/self_improvement.py --out runs/self-improvement --page docs/self-improvement.md
+    python experiments/self_improvement.py --page docs/self-improvement.md
 
 Said before the seeds were run:
     1. STaR answers more questions right than the base, and than fine-tuning on answers alone.
