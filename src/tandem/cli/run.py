@@ -59,7 +59,7 @@ def _go(
     world: World,
     resolved: Mapping[str, Any],
 ) -> int:
-    from tandem import bench
+    from tandem import course
     from tandem.runs import Run
 
     path = folder(method.name, options, world)
@@ -67,7 +67,7 @@ def _go(
         work.save_config(to_toml(resolved))
         for line in world.notes:
             work.events.log("note", text=line)
-        print(bench.one(work, method, configs, world))
+        print(course.one(work, method, configs, world))
     print(f"\nthe run is in {path}")
     return 0
 

@@ -1,6 +1,7 @@
 """Evaluation on paper: judged groups in, tables with intervals out. No torch.
 
 reward_evaluation   a reward model's scores against held-out judgments
+pairwise_evaluation judges of pairs against each other on the same judgments
 policy_evaluation   policies against each other on the same prompts
 accuracy_evaluation how often they answer right, by decoder and part of the questions
 """
@@ -14,6 +15,7 @@ from tandem.evaluation.accuracy import (
     strata,
 )
 from tandem.evaluation.comparisons import Comparisons, comparisons
+from tandem.evaluation.pairwise import PairwiseEvaluation, pairwise_evaluation
 from tandem.evaluation.policy import (
     PolicyEvaluation,
     PolicyRow,
@@ -39,6 +41,8 @@ __all__ = [
     "learning_table",
     "comparisons",
     "Comparisons",
+    "pairwise_evaluation",
+    "PairwiseEvaluation",
     "policy_evaluation",
     "PolicyEvaluation",
     "PolicyRow",

@@ -4,7 +4,8 @@ A method is one file, `tandem/methods/<name>.py`, with
 
     the config   a frozen dataclass; every field has a default and says where it comes from
     fit          where the method fits something: a stage that returns a Checkpoint
-    recipe       composes stages: `recipe(run, <inputs>, cfg) -> Checkpoint`
+    recipe       composes stages: `recipe(run, <inputs>, cfg) -> Checkpoint` (or a way of decoding
+                 one: `stages.BestOf`)
 
 A recipe names its inputs, and is given what it names (see `INPUTS`). The rows are here and not
 in those files because the table and `tandem --help` must not wait for torch.
@@ -46,7 +47,7 @@ class Row:
     objective: str
     init: str
     repeats: str
-    fits: Literal["policy", "reward", "solver"] = "policy"
+    fits: Literal["policy", "reward", "preference", "solver"] = "policy"
     asks: Literal["path", "answer"] = "path"
 
 
@@ -55,6 +56,10 @@ METHODS: dict[str, Row] = {
     "reward": Row(
         "Reward", "reward model", "D, 2..K", "humans", "-", "`bradley_terry`", "SFT", "1",
         fits="reward",
+    ),
+    "preference": Row(
+        "Preference", "preference model", "D, 2", "humans", "-", "`two_argument`", "SFT", "1",
+        fits="preference",
     ),
     "dpo": Row(
         "DPO", "DPO, IPO, cDPO, rDPO, hinge, hinge-norm, SimPO...", "D, 2", "humans", "-",
@@ -67,6 +72,20 @@ METHODS: dict[str, Row] = {
     "grpo": Row(
         "GRPO", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
         "`ppo_clip`, group baseline", "SFT", "online",
+    ),
+    "best_of_n": Row(
+        "BestOfN", "best-of-n", "pi_sft, n", "r_phi", "`best`", "(decoding)", "-", "-"
+    ),
+    "rso": Row(
+        "RSO", "RSO, sft-sample-rank", "pi_sft, 64 or 8", "r_psi", "`rejection`, `rank_pairs`",
+        "`sigmoid`, `hinge`, `hinge_norm`", "SFT", "1",
+    ),
+    "raft": Row(
+        "RAFT", "RAFT", "pi_theta, k", "r_phi", "`best`, `top_share`", "`nll`", "pi_theta", "T"
+    ),
+    "rest": Row(
+        "ReST", "ReST", "pi_theta, k", "r_phi", "`above(tau_i)`", "`nll`, `weighted`, `gold`",
+        "pi_theta", "G x I",
     ),
     "lmsi": Row(
         "LMSI", "LMSI", "base, m", "agreement", "`majority`", "`nll`", "base", "1", fits="solver"

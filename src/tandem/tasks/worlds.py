@@ -35,8 +35,14 @@ def settings(task: str | None) -> dict[str, Any]:
     return tomllib.loads((ASSETS.parent / "settings.toml").read_text(encoding="utf-8"))
 
 
-def from_task(name: str, sizes: Sizes, seed: Seed) -> World:
+def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) -> World:
     """Open a task by name.
+
+    Args:
+        name: a row of `TASKS`.
+        sizes: how much of it.
+        seed: draws prompts and the annotator's answers.
+        exam: draws the evaluation prompts, where several seeds are to meet the same.
 
     Raises:
         ConfigError: there is no such task.
@@ -50,7 +56,8 @@ def from_task(name: str, sizes: Sizes, seed: Seed) -> World:
     task = Micro(SKILLS[name])  # type: ignore[arg-type]
     at = seed.at("world", name)
     asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
-    evaluation = task.prompts("evaluation", sizes.evaluation, at)
+    examined = at if exam is None else exam.at("world", name)
+    evaluation = task.prompts("evaluation", sizes.evaluation, examined)
     return World(
         name=name,
         base=Checkpoint(task.model(), "base"),

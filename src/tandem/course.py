@@ -13,15 +13,16 @@ from tandem.answers import Wording
 from tandem.climb import Watching
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.exams import examine_curve, examine_policies, examine_reward
+from tandem.exams import examine_curve, examine_policies, examine_preferences, examine_reward
 from tandem.groups import Groups
 from tandem.judges import Judge
 from tandem.judges.ensemble import Ensemble
 from tandem.judges.models import RewardModel
+from tandem.judges.preference_model import PreferenceModel
 from tandem.methods import Method, reward, sft
 from tandem.runs import Checkpoint, Run
 from tandem.solving import Solver, solve
-from tandem.stages import encode, judge, sample
+from tandem.stages import Policy, encode, judge, sample
 from tandem.tasks import World
 
 MEMBERS = 4
@@ -169,7 +170,7 @@ class Course:
         pairs = self.run(f"{name}-pairs", sample, self.pi_sft, asked, n=2, how=self.how)
         return self.run(name, judge, pairs, self.humans)
 
-    def do(self, method: Method) -> tuple[Checkpoint, float]:
+    def do(self, method: Method) -> tuple[Any, float]:
         """Run a method's recipe on what it names; return the result and its stages' seconds."""
         wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
         given = {name: getattr(self, name) for name in wanted}
@@ -182,6 +183,8 @@ def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> s
     """Do one method and everything before it, and return the tables that say how good it is."""
     course = Course(run, world, configs)
     result, spent = course.do(method)
+    if method.row.fits == "preference":
+        return preferences(course, result)
     parts: list[str] = []
     if method.row.fits == "solver":
         parts.append(solutions(course, method, result))
@@ -202,6 +205,13 @@ def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> s
     return "\n\n".join(parts)
 
 
+def preferences(course: Course, fitted: Checkpoint) -> str:
+    """Lay a preference model beside the reward model that was fitted to the same comparisons."""
+    judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": RewardModel(course.r_phi)}
+    exam = course.run("preference-exam", examine_preferences, judges, course.held_out)
+    return f"{exam['text']}\n\n{costs(course.run)}"
+
+
 def solutions(course: Course, method: Method, result: Checkpoint) -> str:
     """Examine a solver beside the base, on questions with one checkable answer."""
     form, wording = course.wording.asking(method.row.asks), course.wording
@@ -213,7 +223,7 @@ def solutions(course: Course, method: Method, result: Checkpoint) -> str:
     return f"{len(course.exam)} evaluation questions\n{exam['text']}\n\n{costs(course.run)}"
 
 
-def policies(course: Course, trained: Mapping[str, Checkpoint], spent: float) -> str:
+def policies(course: Course, trained: Mapping[str, Policy], spent: float) -> str:
     """Sample every policy on the evaluation prompts and compare them with SFT."""
     run, world = course.run, course.world
     answers: dict[str, Groups] = {}
