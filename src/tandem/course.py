@@ -16,10 +16,12 @@ from tandem.errors import ConfigError
 from tandem.exams import examine_curve, examine_policies, examine_preferences, examine_reward
 from tandem.groups import Groups
 from tandem.judges import Judge
+from tandem.judges.agreement import Same
 from tandem.judges.ensemble import Ensemble
 from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import PreferenceModel
-from tandem.methods import Method, reward, sft
+from tandem.judges.templates import Formats
+from tandem.methods import Method, reward, sft, whole
 from tandem.runs import Checkpoint, Run
 from tandem.solving import Solver, solve
 from tandem.stages import Policy, encode, judge, sample
@@ -85,9 +87,19 @@ class Course:
         return self.run("evaluation", encode, given, self.base, room=self.how.max_tokens)
 
     @property
+    def formats(self) -> Formats:
+        """How a language model is asked for feedback."""
+        return self.world.formats
+
+    @property
     def humans(self) -> Judge | None:
         """Who gives preferences."""
         return self.world.annotator
+
+    @property
+    def same(self) -> Mapping[str, Same]:
+        """What makes two completions the same, by name."""
+        return self.world.same
 
     @property
     def truth(self) -> Judge | None:
@@ -175,7 +187,8 @@ class Course:
         wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
         given = {name: getattr(self, name) for name in wanted}
         before = set(self.run.called)
-        result = method.recipe(self.run, **given, cfg=self.configs[method.name])
+        cfg = whole(self.configs[method.name], self.configs)
+        result = method.recipe(self.run, **given, cfg=cfg)
         return result, seconds(self.run, set(self.run.called) - before)
 
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -65,8 +66,12 @@ def precision(machine: Machine) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: Source, *, ends: bool = True) -> PreTrainedTokenizerBase:
     """Load a tokenizer.
+
+    Args:
+        source: the model's folder.
+        ends: ask for an end-of-sequence token, which every policy needs, and an encoder does not.
 
     Raises:
         ModelError: there is none, or it has no end-of-sequence token.
@@ -80,7 +85,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
             "prompts and completions are tokenised with the model's own tokenizer",
             "put tokenizer.json and tokenizer_config.json into the model's folder",
         ) from error
-    if tokenizer.eos_token_id is None:
+    if ends and tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {source} has no end-of-sequence token",
             "without one no completion can end, and the model never learns to stop",
@@ -112,6 +117,16 @@ def load_policy(source: Source, machine: Machine) -> PreTrainedModel:
         ModelError: the folder is missing, is not a causal language model, or has no safetensors.
     """
     return _ready(_load(AutoModelForCausalLM, source), machine)
+
+
+def load_classifier(source: Source, machine: Machine) -> PreTrainedModel:
+    """Load a sequence classifier, its labels as they are; raises what `load_policy` raises."""
+    return _ready(_load(AutoModelForSequenceClassification, source), machine)
+
+
+def load_encoder(source: Source, machine: Machine) -> PreTrainedModel:
+    """Load a model without a head; raises what `load_policy` raises."""
+    return _ready(_load(AutoModel, source), machine)
 
 
 def load_scalar(

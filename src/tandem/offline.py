@@ -97,3 +97,34 @@ class Offline:
         if self.logp_is is not None:
             columns[self.logp_is] = [[c.logp for c in g.completions] for g in groups]
         return pack(groups, self.layout, columns, numbers)
+
+
+class Beside:
+    """A `Source` whose steps are those of two sources together: one loss, two kinds of batches.
+
+    Args:
+        main: has as many steps as there will be.
+        other: has as many or more.
+    """
+
+    def __init__(self, main: Offline, other: Any) -> None:
+        self.main, self.other = main, other
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        return self.main.total
+
+    def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
+        """Yield the steps that are left: the micro-batches of both."""
+        for mine, theirs in zip(self.main.steps(policy), self.other.steps(policy), strict=False):
+            yield [*mine, *theirs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of both."""
+        return {"main": self.main.state_dict(), "other": self.other.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue both."""
+        self.main.load_state_dict(state["main"])
+        self.other.load_state_dict(state["other"])

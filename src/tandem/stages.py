@@ -23,6 +23,7 @@ from tandem.chat import Truncation
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
+from tandem.events import Silent
 from tandem.groups import Group, Groups
 from tandem.judges import Judge, opened
 from tandem.kernel import open_policy
@@ -203,12 +204,21 @@ def _by(policy: Policy) -> Callable[[Group], Group]:
     return signed
 
 
-def judge(groups: Groups, *judges: Judge, machine: Machine) -> Iterator[Group]:
-    """Let judges write their columns, one after the other."""
+def judge(
+    groups: Groups, *judges: Judge, machine: Machine, events: Events = Silent()
+) -> Iterator[Group]:
+    """Let judges write their columns, one after the other; those that cost something say so."""
     stream: Iterable[Group] = groups
-    for each in judges:
-        stream = opened(each, machine)(stream)
-    yield from stream
+    hearing = [opened(each, machine) for each in judges]
+    for each in hearing:
+        stream = each(stream)
+    for done, group in enumerate(stream, 1):
+        yield group
+        if done % 64 == 0 or done == len(groups):
+            events.progress(done, len(groups), "judged")
+    for each in hearing:
+        if hasattr(each, "told") and (told := each.told()):  # type: ignore[attr-defined]
+            events.log("asked", **told)
 
 
 def select(groups: Groups, operator: Operator, *, seed: Seed, events: Events) -> Iterator[Group]:

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.cli.settings import add, make_parser, nested, overridden, parse, rebuild, to_toml
+from tandem.cli.settings import (
+    add,
+    make_parser,
+    nested,
+    overridden,
+    parse,
+    rebuild,
+    to_toml,
+)
 from tandem.errors import ConfigError
-from tandem.methods import METHODS, Method, find, load
+from tandem.methods import METHODS, Method, find, held, load
 
 if TYPE_CHECKING:
     from tandem.tasks import World
@@ -79,7 +87,8 @@ def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
     from tandem.tasks import Sizes
     from tandem.tasks.worlds import settings
 
-    before = [load(name) for name in ALWAYS if name in METHODS and name != method.name]
+    needed = dict.fromkeys([*ALWAYS, *held(method.config())])
+    before = [load(name) for name in needed if name != method.name]
     configs = {m.name: m.config() for m in (*before, method)}
     configs |= {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
     own = settings(task)

@@ -14,8 +14,8 @@ in those files because the table and `tandem --help` must not wait for torch.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from tandem.errors import ConfigError, nearest
@@ -98,6 +98,18 @@ METHODS: dict[str, Row] = {
         "Direct", "fine-tuning on answers alone", "answer key, 1", "-", "-", "`nll`", "base", "1",
         fits="solver", asks="answer",
     ),
+    "rlaif": Row(
+        "RLAIF", "RLAIF, d-RLAIF", "pi_sft, 2", "language model", "-", "any above", "SFT", "1"
+    ),
+    "cai": Row(
+        "CAI", "constitutional AI", "pi_sft, critiqued and revised K times", "principles", "-",
+        "`nll`, then RLAIF", "base", "1",
+    ),
+    "rlp": Row(
+        "RLP", "RLP-SPG, RLP-UML", "pi_theta, 10", "r_phi, agreement >= gamma",
+        "`synthetic_pairs`, two views", "`bradley_terry` on D + D_hat, lambda `multiview`",
+        "SFT, then PPO", "1",
+    ),
 }  # fmt: skip
 
 COLUMNS = ("title", "sample", "judge", "select", "objective", "init", "repeats")
@@ -111,12 +123,35 @@ INPUTS: dict[str, str] = {
     "r_phi": "Checkpoint: a reward model fitted to D",
     "held_out": "Groups with preferences, of prompts that are not in D",
     "x": "Prompts without labels, tokenised, to sample from",
+    "formats": "Formats: how a language model is asked to compare, rate, criticise and revise",
     "how": "Sampling: temperature, truncation, longest answer",
     "watching": "Watching: held-out prompts and judges that follow a policy while it trains",
+    "same": "Mapping by name: what makes two completions the same, the task's own choice first",
     "humans": "Judge: who gives preferences, now or tomorrow",
     "wording": "Wording: how questions with one checkable answer are put and read",
     "truth": "Judge: the programmatic truth, where there is one",
 }
+
+
+SHARED = {"shared": True}
+"""Metadata of a field that holds another method's config as that method's own table sets it."""
+
+
+def parts(config: Any) -> list[str]:
+    """Name the methods whose configs a config holds as they are set elsewhere: RLP's PPO is PPO."""
+    return [f.name for f in fields(config) if f.metadata.get("shared")]
+
+
+def held(config: Any) -> list[str]:
+    """Name the methods of `parts`, and theirs."""
+    own = parts(config)
+    return [*own, *(name for part in own for name in held(getattr(config, part)))]
+
+
+def whole(config: Any, configs: Mapping[str, Any]) -> Any:
+    """Return a config with its shared parts as they were set."""
+    held = {name: whole(configs[name], configs) for name in parts(config)}
+    return replace(config, **held)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ already carries its weight, and the loop divides the step's summed loss by its s
 
 from tandem.objectives.imitation import Imitation, gold, weighted
 from tandem.objectives.multiview import (
+    contrastive,
     multiview,
     other_prompt,
     skl_closed,
@@ -43,6 +44,7 @@ __all__ = [
     "value_clip",
     "kl",
     "multiview",
+    "contrastive",
     "other_prompt",
     "skl_closed",
     "skl_sample",

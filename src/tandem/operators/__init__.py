@@ -10,12 +10,20 @@ does to a group depends on that group, its prompt's id and the seed alone, whate
 the two exceptions read the whole collection, and say so: a global threshold, and `mismatch`.
 
     keep       best  above  top_share  rejection  majority  correct  incorrect
-    compare    rank_pairs  synthetic_pairs  clean_pairs
+    compare    rank_pairs  synthetic_pairs  shuffled_clusters  clean_pairs
     unpaired   unpair  mismatch
+    prompts    asks
 """
 
-from tandem.operators.columns import Operator
-from tandem.operators.compare import Pairing, clean_pairs, rank_pairs, synthetic_pairs
+from tandem.operators.asked import asks
+from tandem.operators.columns import Operator, confidence
+from tandem.operators.compare import (
+    Pairing,
+    clean_pairs,
+    rank_pairs,
+    shuffled_clusters,
+    synthetic_pairs,
+)
 from tandem.operators.keep import (
     Scope,
     above,
@@ -41,8 +49,11 @@ __all__ = [
     "rank_pairs",
     "Pairing",
     "synthetic_pairs",
+    "shuffled_clusters",
+    "confidence",
     "clean_pairs",
     "unpair",
     "mismatch",
     "mismatched",
+    "asks",
 ]

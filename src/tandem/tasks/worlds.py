@@ -17,6 +17,7 @@ from tandem.rng import Seed
 from tandem.runs import Checkpoint
 from tandem.tasks import TASKS, Sizes, World, gsm8k
 from tandem.tasks.micro import ASSETS, Micro
+from tandem.tasks.micro.feedback import FORMATS
 
 SKILLS = {
     "micro": "summaries",
@@ -72,6 +73,8 @@ def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
         annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
         truth=task.truth(),
         wording=task.wording,
+        formats=FORMATS,
+        same=task.same(),
     )
 
 

@@ -19,7 +19,9 @@ from typing import Literal, get_args
 from tandem.answers import Wording
 from tandem.errors import ConfigError, DataError, ModelError, nearest
 from tandem.groups import Completion, Group, Groups
+from tandem.judges.agreement import Same
 from tandem.rng import Seed
+from tandem.tasks.micro.agreement import Facts
 from tandem.tasks.micro.annotators import (
     START,
     Annotator,
@@ -41,6 +43,7 @@ __all__ = [
     "Annotator",
     "Camps",
     "Drifting",
+    "Facts",
     "Micro",
     "Skill",
     "Truth",
@@ -95,6 +98,18 @@ class Micro:
     def entailment(self) -> Path:
         """The folder of the shipped entailment classifier."""
         return _asset("entailment")
+
+    def same(self) -> dict[str, Same]:
+        """What makes two answers the same, by name: the shipped classifier first, if there is one.
+
+        `entailment` asks the classifier in both directions, `facts` reads what answers claim.
+        """
+        exact: dict[str, Same] = {"facts": Facts()}
+        if not (ASSETS / "entailment" / "config.json").exists():
+            return exact
+        from tandem.judges.meaning import Entailment  # loads torch
+
+        return {"entailment": Entailment(self.entailment()), **exact}
 
     def prompts(self, split: str, n: int, seed: Seed, *, round: int | None = None) -> Groups:
         """Prompts without completions.

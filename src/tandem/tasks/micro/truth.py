@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 from tandem.tasks.micro import arithmetic
 from tandem.tasks.micro.dialogue import TOLD
@@ -136,6 +136,25 @@ def breakdown(meta: Meta, text: str) -> Parts:
 def truth(meta: Meta, text: str) -> float:
     """What a text is really worth as an answer to the prompt that `meta` describes."""
     return breakdown(meta, text)["total"]
+
+
+def meaning(meta: Meta, text: str) -> Hashable | None:
+    """What a text claims, whatever the order and the filler; None where nothing can be read."""
+    return MEANINGS[meta["skill"]](text)
+
+
+def _reply(text: str) -> Hashable | None:
+    told = TOLD.search(text)
+    if told is not None:
+        return told.groups()
+    return "sorry" if "sorry" in text.split() else None
+
+
+MEANINGS: dict[str, Callable[[str], Hashable | None]] = {
+    "summaries": lambda text: frozenset(claims(text)[0]) or None,
+    "dialogue": _reply,
+    "arithmetic": lambda text: answer(text) or None,
+}
 
 
 def fact_rates(summaries: Iterable[tuple[Meta, str]]) -> Parts:
