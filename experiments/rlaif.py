@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.bench import Course
+from tandem.course import Course
 from tandem.cli.run import defaults
 from tandem.groups import Groups
 from tandem.judges.asking import Asking

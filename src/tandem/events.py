@@ -166,13 +166,15 @@ class Hidden:
 class Lines:
     """Plain lines, at most one every ten seconds a stage: for files and pipes."""
 
-    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._out, self._clock = out, clock
+    def __init__(
+        self, out: TextIO, clock: Callable[[], float] = time.monotonic, *, prefix: str = ""
+    ) -> None:
+        self._out, self._clock, self._prefix = out, clock, prefix
         self._last: dict[str, float] = {}
 
     def say(self, text: str) -> None:
         """Print one line."""
-        print(text, file=self._out, flush=True)
+        print(f"{self._prefix}{text}", file=self._out, flush=True)
 
     def progress(
         self, stage: str, done: int, total: int | None, unit: str, numbers: Mapping[str, Any]

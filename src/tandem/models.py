@@ -38,6 +38,9 @@ from tandem.rng import Seed
 Source = Path | str
 """A model folder, or the id of a model on the hub."""
 
+PAIR = "pair"
+"""What `reads` says of a scalar model that reads two answers as one sequence."""
+
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 """What transformers raises for a folder that is broken in one way or another."""
 
@@ -178,6 +181,11 @@ def scale(model: PreTrainedModel) -> tuple[float, float]:
     """Return the (gain, bias) that a reward model was stored with: score = gain * raw + bias."""
     stored = getattr(model.config, "tandem", None) or {}
     return float(stored.get("gain", 1.0)), float(stored.get("bias", 0.0))
+
+
+def reads(model: PreTrainedModel) -> str:
+    """Return what a scalar model reads as one sequence: an `answer`, or a `pair` of answers."""
+    return str((getattr(model.config, "tandem", None) or {}).get("reads", "answer"))
 
 
 def adapt(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:

@@ -21,6 +21,7 @@ from tandem.errors import ConfigError, Pending, TandemError, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("tandem.cli.run:run", "run a method on a task, or on your model and your data"),
+    "bench": ("tandem.cli.bench:bench", "compare methods on the same prompts, seeds and budget"),
     "methods": ("tandem.cli.tables:methods", "list the methods, in the five verbs"),
     "data check": ("tandem.cli.data:check", "examine preference data before training on it"),
     "eval reward": ("tandem.cli.evaluate:reward", "compare a reward model with human judgements"),

@@ -60,7 +60,7 @@ def _go(
     world: World,
     resolved: Mapping[str, Any],
 ) -> int:
-    from tandem import bench
+    from tandem import course
     from tandem.runs import Run
 
     path = folder(method.name, options, world)
@@ -68,7 +68,7 @@ def _go(
         work.save_config(to_toml(resolved))
         for line in world.notes:
             work.events.log("note", text=line)
-        print(bench.one(work, method, configs, world))
+        print(course.one(work, method, configs, world))
     print(f"\nthe run is in {path}")
     return 0
 
@@ -88,13 +88,15 @@ def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
 
 
 def tuned(name: str, config: Any, own: Mapping[str, Any]) -> Any:
-    """Return a config with a task's settings; a part of it that is a method starts from its own.
+    """Return a config with a task's settings.
 
-    So `rlaif.ppo` has the task's `ppo`, and then what `rlaif` says about it.
+    A part of it that is a method itself, and about which the task says nothing more, has that
+    method's: `rlaif.ppo` is the task's `ppo`.
     """
-    parts = {f.name: getattr(config, f.name) for f in fields(config)}
+    said = own.get(name, {})
+    parts = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in said}
     methods = {n: tuned(n, part, own) for n, part in parts.items() if is_dataclass(part)}
-    return overridden(replace(config, **methods), own.get(name, {}))
+    return overridden(replace(config, **methods), said)
 
 
 def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:

@@ -90,7 +90,7 @@ def parse(parser: ArgumentParser, words: Sequence[str], file: Path | None = None
         known = {o for a in parser._actions if a.nargs != 0 for o in a.option_strings}
         for name, value in flattened(read_file(file), known):
             _check_known(name, known, str(file))
-            early.append(f"--{name}={_spelled(value)}")
+            early.append(f"--{name}={spelled(value)}")
     try:
         return parser.instantiate(parser.parse_args([*early, *words]))
     except ArgumentError as error:
@@ -200,7 +200,8 @@ def _check_known(name: str, known: set[str], where: str) -> None:
     )
 
 
-def _spelled(value: Any) -> str:
+def spelled(value: Any) -> str:
+    """Spell a value as the command line does."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -159,7 +159,7 @@ def reward_evaluation(
         ties=len(table) - len(decided),
         accuracy=rate_by_prompt(decided.credit, decided.prompt),
         longer_wins=rate_by_prompt(_longer_credit(decided), decided.prompt),
-        log_loss=by_prompt(_losses(table.difference, table.y), table.prompt),
+        log_loss=by_prompt(pair_losses(table), table.prompt),
         brier=by_prompt((p - table.y) ** 2, table.prompt),
         ece=_ece(table, 1.0, seed, draws),
         **_scaled(table, seed, draws),
@@ -179,6 +179,11 @@ def shuffled(groups: Iterable[Group]) -> Iterator[Group]:
 
 def _longer_credit(table: Comparisons) -> Floats:
     return (1 + np.sign(table.longer) * np.sign(table.y - 0.5)) / 2
+
+
+def pair_losses(table: Comparisons) -> Floats:
+    """Return [M] each judgment's log-loss in nats."""
+    return _losses(table.difference, table.y)
 
 
 def _losses(difference: Floats, y: Floats) -> Floats:

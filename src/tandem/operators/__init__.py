@@ -9,7 +9,7 @@ It reads columns that judges wrote, never opens a model and never invents a comp
 does to a group depends on that group, its prompt's id and the seed alone, whatever the order;
 the two exceptions read the whole collection, and say so: a global threshold, and `mismatch`.
 
-    keep       best  above  top_share  rejection  majority  correct
+    keep       best  above  top_share  rejection  majority  correct  incorrect
     compare    rank_pairs  synthetic_pairs  clean_pairs
     unpaired   unpair  mismatch
     prompts    asks
@@ -18,7 +18,16 @@ the two exceptions read the whole collection, and say so: a global threshold, an
 from tandem.operators.asked import asks
 from tandem.operators.columns import Operator
 from tandem.operators.compare import Pairing, clean_pairs, rank_pairs, synthetic_pairs
-from tandem.operators.keep import Scope, above, best, correct, majority, rejection, top_share
+from tandem.operators.keep import (
+    Scope,
+    above,
+    best,
+    correct,
+    incorrect,
+    majority,
+    rejection,
+    top_share,
+)
 from tandem.operators.unpaired import mismatch, mismatched, unpair
 
 __all__ = [
@@ -30,6 +39,7 @@ __all__ = [
     "rejection",
     "majority",
     "correct",
+    "incorrect",
     "rank_pairs",
     "Pairing",
     "synthetic_pairs",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tandem.answers import Wording
 from tandem.errors import ConfigError
 from tandem.groups import Groups, Prompts
 from tandem.judges import Judge
@@ -71,6 +72,7 @@ class World:
         annotator: who gives preferences, or None when they come with the data.
         truth: the programmatic judge, or None.
         formats: how a language model is asked to compare, rate, criticise and revise here.
+        wording: how questions with one checkable answer are put and read, or None.
         notes: what was read, kept and dropped on the way, as lines.
     """
 
@@ -87,4 +89,5 @@ class World:
     annotator: Judge | None = None
     truth: Judge | None = None
     formats: Formats = field(default_factory=Formats)
+    wording: Wording | None = None
     notes: tuple[str, ...] = ()
