@@ -18,8 +18,8 @@ from tandem.groups import Groups
 from tandem.judges import Judge
 from tandem.judges.ensemble import Ensemble
 from tandem.judges.models import RewardModel
-from tandem.judges.templates import Formats
 from tandem.judges.preference_model import PreferenceModel
+from tandem.judges.templates import Formats
 from tandem.methods import Method, reward, sft
 from tandem.runs import Checkpoint, Run
 from tandem.solving import Solver, solve
