@@ -17,10 +17,11 @@ from tandem.runs import Checkpoint
 from tandem.tasks import TASKS, Sizes, World
 from tandem.tasks.micro import ASSETS, Micro
 
-SKILLS = {
-    "micro": "summaries",
-    "micro-dialogue": "dialogue",
-    "micro-arithmetic": "arithmetic",
+MICRO = {
+    "micro": Micro("summaries"),
+    "micro-shared": Micro("summaries", shared=0.7),
+    "micro-dialogue": Micro("dialogue"),
+    "micro-arithmetic": Micro("arithmetic"),
 }
 
 
@@ -29,7 +30,7 @@ def settings(task: str | None) -> dict[str, Any]:
 
     A model of a million parameters learns with other rates than one of seven billion.
     """
-    if task not in SKILLS:
+    if task not in MICRO:
         return {}
     return tomllib.loads((ASSETS.parent / "settings.toml").read_text(encoding="utf-8"))
 
@@ -46,13 +47,13 @@ def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
     Raises:
         ConfigError: there is no such task.
     """
-    if name not in SKILLS:
+    if name not in MICRO:
         raise ConfigError(
             f"there is no task {name!r}.{nearest(name, TASKS)}",
             "a task is one of those in tandem/tasks",
             f"name one of: {', '.join(TASKS)}; or give --model and --data",
         )
-    task = Micro(SKILLS[name])  # type: ignore[arg-type]
+    task = MICRO[name]
     at = seed.at("world", name)
     asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
     examined = at if exam is None else exam.at("world", name)
