@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from tandem.answers import Read
 from tandem.artifacts import Checkpoint
 from tandem.evaluation import (
+    accuracy_evaluation,
+    confidence,
+    confidence_auroc,
+    elected,
     kl_column,
     learning_table,
     length_column,
@@ -18,13 +23,16 @@ from tandem.evaluation import (
     reward_evaluation,
     score_column,
     shuffled,
+    strata,
 )
 from tandem.groups import Group, Groups
 from tandem.judges import Judge
+from tandem.judges.answers import Votes
 from tandem.machine import Machine
 from tandem.rng import Seed
-from tandem.stages import judge, merge, reference
+from tandem.stages import BestOf, Policy, judge, merge, reference
 from tandem.statistics import outcomes_of
+from tandem.statistics.best_of import kl_bound
 
 Answers = Mapping[str, Groups]
 EPSILON = float(np.finfo(np.float64).eps)
@@ -128,7 +136,7 @@ def with_margin(group: Group) -> Group:
 
 def examine_policies(
     answers: Answers,
-    policies: Mapping[str, Checkpoint],
+    policies: Mapping[str, Policy],
     *,
     judges: Mapping[str, Judge],
     opponents: tuple[str, ...],
@@ -139,8 +147,9 @@ def examine_policies(
 
     Args:
         answers: policy -> one or more answers to each evaluation prompt.
-        policies: those of the authors that are models; their KL is measured to the main
+        policies: those of the authors that are policies; their KL is measured to the main
             opponent, both log-probabilities by the kernel, because a sampler's differ in bf16.
+            That of `BestOf` the main opponent is its bound.
         judges: column -> scoring judge: `truth`, `gold_rm`, `proxy`; the first decides who wins.
         opponents: policies that the others are compared with, the main one first.
         annotator: who compares each policy's first answer with the main opponent's, or None.
@@ -167,7 +176,27 @@ def examine_policies(
             won = outcomes_of(columns[name][column], columns[main][column])
             columns[name][f"{column}_win"] = won.tolist()
     found = policy_evaluation(columns, opponents=opponents, judge=next(iter(judges)))
-    return {"text": str(found), "numbers": found.as_dict()}
+    return {"text": "\n".join([str(found), *_caveats(policies)]), "numbers": found.as_dict()}
+
+
+def _kl(
+    mine: Policy | None, main: Policy | None, groups: Groups, machine: Machine
+) -> np.ndarray | None:
+    """Return [P] log-ratios of the answers, the bound for best-of-n, or None if nobody knows."""
+    if isinstance(mine, Checkpoint) and isinstance(main, Checkpoint):
+        two = (reference(policy, groups, machine=machine) for policy in (mine, main))
+        return kl_column(*two)
+    if isinstance(mine, BestOf) and mine.policy == main:
+        return np.full(len(groups), kl_bound(mine.n))
+    return None
+
+
+def _caveats(policies: Mapping[str, Policy]) -> list[str]:
+    return [
+        f"{name}: KL <= log n - (n - 1)/n at n = {p.n}; equal where no two answers tie in score"
+        for name, p in policies.items()
+        if isinstance(p, BestOf)
+    ]
 
 
 def examine_answers(
@@ -176,8 +205,8 @@ def examine_answers(
     *,
     judges: Mapping[str, Judge],
     comparers: Mapping[str, Judge],
-    policy: Checkpoint | None = None,
-    opponent: Checkpoint | None = None,
+    policy: Policy | None = None,
+    opponent: Policy | None = None,
     machine: Machine,
 ) -> dict[str, list[float]]:
     """Measure one policy's answers, beside an opponent's answers to the same prompts.
@@ -187,9 +216,9 @@ def examine_answers(
         against: the opponent's answers, in the same order.
         judges: column -> scoring judge.
         comparers: column -> who compares the first answers of both.
-        policy: the policy, where it is a model; its KL is measured to the opponent, both
-            log-probabilities by the kernel, because a sampler's differ in bf16.
-        opponent: the opponent's model.
+        policy: who answered, where that is known; a model's KL is measured to the opponent,
+            both log-probabilities by the kernel, because a sampler's differ in bf16.
+        opponent: the opponent.
 
     Returns:
         [P] numbers by column: each judge's score, length, KL, and for each comparer `X_win`, the
@@ -199,11 +228,8 @@ def examine_answers(
     for name, who in judges.items():
         columns[name] = score_column(judge(answers, who, machine=machine))
     columns["length"] = length_column(answers)
-    if policy is not None and opponent is not None:
-        columns["kl"] = kl_column(
-            reference(policy, answers, machine=machine),
-            reference(opponent, answers, machine=machine),
-        )
+    if (kl := _kl(policy, opponent, answers, machine)) is not None:
+        columns["kl"] = kl
     for name, who in comparers.items():
         columns[f"{name}_win"] = wins(answers, against, who, machine)
     return {name: [float(x) for x in column] for name, column in columns.items()}
@@ -214,6 +240,66 @@ def wins(mine: Groups, theirs: Groups, who: Judge, machine: Machine) -> np.ndarr
     first = (Groups.of(_first(g) for g in groups) for groups in (mine, theirs))
     both = Groups.of(merge(*first))
     return np.array([_share(g) for g in judge(both, who, machine=machine)])
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How a question is answered: n completions at a temperature, marked apart or by vote."""
+
+    n: int
+    temperature: float
+    vote: bool = False
+
+
+def examine_solutions(
+    answers: Mapping[str, Mapping[str, Groups]],
+    decoders: Mapping[str, Decoder],
+    *,
+    read: Read,
+    truth: Judge,
+    machine: Machine,
+) -> dict[str, Any]:
+    """Mark stated answers, by decoder and by stratum, and compare with the first policy.
+
+    "plurality right" are the questions on which that policy's commonest answer, by its first
+    voting decoder, is the right one. Its own vote there is right by selection; the other
+    decoders' draws are independent of it.
+
+    Args:
+        answers: policy -> decoder -> its completions, on the same questions.
+        decoders: what each decoder is.
+        read: how an answer is read from a text.
+        truth: the judge that marks right answers 1 and others 0.
+
+    Returns:
+        `text`, the tables; `numbers`, the same for JSON; `solved`, every prompt's marks, and
+        `parts`, which prompts are in which part, to be put together over seeds.
+    """
+    solved: dict[str, dict[str, np.ndarray]] = {}
+    lines: list[str] = []
+    for name, by in answers.items():
+        solved[name] = {}
+        for decoder, groups in by.items():
+            marked = list(groups)
+            if decoders[decoder].vote:
+                counted = list(Votes(read)(marked))
+                marked = elected(counted)
+            right = score_column(judge(Groups.of(marked), truth, machine=machine))
+            solved[name][decoder] = right
+            if decoders[decoder].vote and (a := confidence_auroc(confidence(counted), right)):
+                lines.append(f"{name}, {decoder}: confidence tells right from wrong, AUROC {a:.3f}")
+    first = next(iter(answers))
+    parts = strata(list(next(iter(answers[first].values()))))
+    if votes := [d for d, by in decoders.items() if by.vote]:
+        plural = solved[first][votes[0]] > 0.5
+        parts |= {"plurality right": plural, "plurality wrong": ~plural}
+    found = accuracy_evaluation(solved, parts, opponent=first)
+    return {
+        "text": "\n\n".join([str(found), "\n".join(lines)]).strip(),
+        "numbers": found.as_dict(),
+        "solved": {n: {d: v.tolist() for d, v in by.items()} for n, by in solved.items()},
+        "parts": {name: inside.tolist() for name, inside in parts.items()},
+    }
 
 
 def _first(group: Group) -> Group:

@@ -21,6 +21,7 @@ class Offline:
         groups: the collection, with tokens.
         size: groups per optimiser step.
         epochs: passes over the data.
+        steps: optimiser steps instead of epochs, or None.
         seed: orders each epoch; the last step of an epoch may be smaller.
         layout: the layout that the probe chose.
         tokens: unique tokens per micro-batch.
@@ -37,6 +38,7 @@ class Offline:
         *,
         size: int,
         epochs: int,
+        steps: int | None = None,
         seed: Seed,
         layout: Layout,
         tokens: int,
@@ -50,6 +52,7 @@ class Offline:
                 "look at what the stages before kept, and why the rest was dropped",
             )
         self.groups, self.size, self.epochs, self.seed = groups, size, epochs, seed
+        self.total_steps = steps
         self.layout: Layout = layout
         self.tokens = tokens
         self.logp_is, self.divisible = logp_is, divisible
@@ -63,7 +66,7 @@ class Offline:
     @property
     def total(self) -> int:
         """Steps in all."""
-        return self.per_epoch * self.epochs
+        return self.per_epoch * self.epochs if self.total_steps is None else self.total_steps
 
     def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
         """Yield the steps that are left, each as its micro-batches, longest first."""

@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tandem.bench.plan import OPPONENT, Entry, Plan, slug
 from tandem.course import Course
@@ -26,8 +25,8 @@ from tandem.judges.models import RewardModel
 from tandem.machine import Machine
 from tandem.methods import Method, load
 from tandem.rng import Seed
-from tandem.runs import Checkpoint, Run
-from tandem.stages import sample
+from tandem.runs import Run
+from tandem.stages import Policy, sample
 from tandem.tasks import World, worlds
 
 FAILED = "failed.json"
@@ -41,13 +40,13 @@ def run_seed(
     configs = plan.entries[0].configs
     with Run(plan.folder(out, seed), seed, machine=machine, display=display) as run:
         start = Course(run.scope(slug(OPPONENT), run.seed), world, configs)
-        main = answer(start, OPPONENT, start.pi_sft)
+        main = answer(start, start.pi_sft)
         examine(start, main, main, start.pi_sft)
         if start.labelled:
             judge = RewardModel(start.r_phi)
             start.run("reward-exam", examine_reward, judge, start.held_out, members=start.members)
         base = Course(run.scope("base", run.seed), world, configs)
-        examine(base, answer(base, "base", base.base), main, base.base)
+        examine(base, answer(base, base.base), main, base.base)
         for entry in plan.entries:
             attempt(run, world, entry, main)
 
@@ -68,9 +67,8 @@ def attempt(run: Run, world: World, entry: Entry, main: Groups) -> None:
     told.unlink(missing_ok=True)
     try:
         result, _ = course.do(found(entry))
-        policy = result if isinstance(result, Checkpoint) else None
-        answers = result if policy is None else answer(course, entry.name, policy)
-        examine(course, answers, main, policy)
+        policy = replace(result, name=entry.name)
+        examine(course, answer(course, policy), main, policy)
     except Pending:
         raise
     except Exception as error:
@@ -100,13 +98,12 @@ def found(entry: Entry) -> Method:
     return replace(method, recipe=own)
 
 
-def answer(course: Course, name: str, policy: Checkpoint) -> Groups:
+def answer(course: Course, policy: Policy) -> Groups:
     """Sample one answer to each evaluation prompt."""
-    named = Checkpoint(policy.path, name)
-    return course.run("answers", sample, named, course.exam, n=1, how=course.how)
+    return course.run("answers", sample, policy, course.exam, n=1, how=course.how)
 
 
-def examine(course: Course, answers: Groups, main: Groups, policy: Checkpoint | None) -> None:
+def examine(course: Course, answers: Groups, main: Groups, policy: Policy) -> None:
     """Let every judge see the answers, beside the opponent's."""
     judges: dict[str, Judge] = {}
     if course.truth is not None:
@@ -114,5 +111,5 @@ def examine(course: Course, answers: Groups, main: Groups, policy: Checkpoint | 
     if course.labelled:
         judges |= {"gold_rm": course.gold_rm, "proxy": RewardModel(course.r_phi)}
     humans: Mapping[str, Judge] = {} if course.humans is None else {"annotator": course.humans}
-    given: dict[str, Any] = {} if policy is None else {"policy": policy, "opponent": course.pi_sft}
-    course.run("exam", examine_answers, answers, main, judges=judges, comparers=humans, **given)
+    who = {"policy": policy, "opponent": course.pi_sft}
+    course.run("exam", examine_answers, answers, main, judges=judges, comparers=humans, **who)

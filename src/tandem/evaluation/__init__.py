@@ -3,8 +3,17 @@
 reward_evaluation   a reward model's scores against held-out judgments
 pairwise_evaluation judges of pairs against each other on the same judgments
 policy_evaluation   policies against each other on the same prompts
+accuracy_evaluation how often they answer right, by decoder and part of the questions
 """
 
+from tandem.evaluation.accuracy import (
+    AccuracyEvaluation,
+    accuracy_evaluation,
+    confidence,
+    confidence_auroc,
+    elected,
+    strata,
+)
 from tandem.evaluation.comparisons import Comparisons, comparisons
 from tandem.evaluation.pairwise import PairwiseEvaluation, pairwise_evaluation
 from tandem.evaluation.policy import (
@@ -40,5 +49,11 @@ __all__ = [
     "score_column",
     "length_column",
     "kl_column",
+    "accuracy_evaluation",
+    "AccuracyEvaluation",
+    "strata",
+    "elected",
+    "confidence",
+    "confidence_auroc",
     "Table",
 ]

@@ -4,6 +4,7 @@ No function here knows a config, a mask, a model or a token id, and none average
 already carries its weight, and the loop divides the step's summed loss by its summed weight.
 """
 
+from tandem.objectives.imitation import Imitation, gold, weighted
 from tandem.objectives.multiview import (
     contrastive,
     multiview,
@@ -21,6 +22,9 @@ from tandem.objectives.unpaired import kto, kto_z0
 
 __all__ = [
     "nll",
+    "Imitation",
+    "weighted",
+    "gold",
     "PAIRWISE",
     "Loss",
     "sigmoid",

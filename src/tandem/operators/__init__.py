@@ -9,11 +9,13 @@ It reads columns that judges wrote, never opens a model and never invents a comp
 does to a group depends on that group, its prompt's id and the seed alone, whatever the order;
 the two exceptions read the whole collection, and say so: a global threshold, and `mismatch`.
 
-    keep       best  above  top_share  rejection  majority  correct
+    keep       best  above  top_share  rejection  majority  correct  incorrect
     compare    rank_pairs  synthetic_pairs  shuffled_clusters  clean_pairs
     unpaired   unpair  mismatch
+    prompts    asks
 """
 
+from tandem.operators.asked import asks
 from tandem.operators.columns import Operator, confidence
 from tandem.operators.compare import (
     Pairing,
@@ -22,7 +24,16 @@ from tandem.operators.compare import (
     shuffled_clusters,
     synthetic_pairs,
 )
-from tandem.operators.keep import Scope, above, best, correct, majority, rejection, top_share
+from tandem.operators.keep import (
+    Scope,
+    above,
+    best,
+    correct,
+    incorrect,
+    majority,
+    rejection,
+    top_share,
+)
 from tandem.operators.unpaired import mismatch, mismatched, unpair
 
 __all__ = [
@@ -34,6 +45,7 @@ __all__ = [
     "rejection",
     "majority",
     "correct",
+    "incorrect",
     "rank_pairs",
     "Pairing",
     "synthetic_pairs",
@@ -43,4 +55,5 @@ __all__ = [
     "unpair",
     "mismatch",
     "mismatched",
+    "asks",
 ]

@@ -12,10 +12,12 @@ import numpy as np
 from tandem.errors import ConfigError, DataError, nearest
 from tandem.formats import read, split
 from tandem.groups import Group, Groups
+from tandem.judges.answers import AnswerKey
 from tandem.rng import Seed
 from tandem.runs import Checkpoint
-from tandem.tasks import TASKS, Sizes, World
+from tandem.tasks import TASKS, Sizes, World, gsm8k
 from tandem.tasks.micro import ASSETS, Micro
+from tandem.tasks.micro.feedback import FORMATS
 
 MICRO = {
     "micro": Micro("summaries"),
@@ -71,6 +73,8 @@ def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
         references=task.references(evaluation),
         annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
         truth=task.truth(),
+        wording=task.wording,
+        formats=FORMATS,
         same=task.same(),
     )
 
@@ -78,7 +82,8 @@ def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
 def from_files(model: Path, data: Path | str, sizes: Sizes) -> World:
     """Open your model and your data; prompts are split by a hash of their text.
 
-    The best answer of every training group is its demonstration.
+    The best answer of every training group is its demonstration. Questions with an answer key
+    (GSM8K's columns) bring their truth and their wording.
 
     Raises:
         DataError: the data cannot be read, or nobody judged it.
@@ -94,6 +99,7 @@ def from_files(model: Path, data: Path | str, sizes: Sizes) -> World:
                 f"a share of {share:g} of the prompts is held out by a hash of their text",
                 "give more data, or another --sizes.held_out_share",
             )
+    wording = gsm8k.WORDING if found.format == "gsm8k" else None
     judged = any(g.preferences or g.scores is not None for g in train)
     return World(
         name=Path(data).name.partition(".")[0],
@@ -106,6 +112,8 @@ def from_files(model: Path, data: Path | str, sizes: Sizes) -> World:
         prompts=train.prompts(),
         evaluation=held_out.prompts(),
         references=Groups.of(best(g) for g in held_out),
+        truth=None if wording is None else AnswerKey(wording.read),
+        wording=wording,
         notes=(f"{data}: {found.format}, because {found.why}", *found.notes.lines()),
     )
 

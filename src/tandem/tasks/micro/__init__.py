@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from tandem.answers import Wording
 from tandem.errors import ConfigError, DataError, ModelError, nearest
 from tandem.groups import Completion, Group, Groups
 from tandem.judges.agreement import Same
@@ -31,6 +32,7 @@ from tandem.tasks.micro.annotators import (
     known,
     mixture,
 )
+from tandem.tasks.micro.arithmetic import WORDING
 from tandem.tasks.micro.splits import DEMONSTRATION, SKILLS, draw
 from tandem.tasks.micro.truth import Parts, breakdown, fact_rates, truth
 
@@ -93,6 +95,11 @@ class Micro:
     def name(self) -> str:
         """The task's name in tables and on the command line."""
         return f"micro-{self.skill}"
+
+    @property
+    def wording(self) -> Wording | None:
+        """How problems are put and answers read, where there is one checkable answer."""
+        return WORDING if self.skill == "arithmetic" else None
 
     def model(self) -> Path:
         """The folder of the shipped base model."""

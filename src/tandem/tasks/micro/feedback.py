@@ -10,12 +10,31 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
+from tandem.judges.templates import Compare, Formats, Rate, Revise
 from tandem.tasks.micro import dialogue, posts
 from tandem.tasks.micro.posts import Meta, pick
 from tandem.tasks.micro.truth import breakdown, dialogue_parts, truth
 from tandem.tasks.micro.words import FILLER, HARMFUL, PRINCIPLES, RUDE, STEPS, TOOLS
 
 Messages = tuple[dict[str, str], ...]
+COMPARE = Compare(
+    "which is more {principle} ? {question} (A) {a} (B) {b}",
+    labels=(("(A)",), ("(B)",)),
+    delimiters=("(A)", "(B)"),
+)
+RATE = Rate(
+    "rate this : {question} (A) {answer}",
+    labels=tuple((str(n),) for n in range(1, 11)),
+    delimiters=("(A)", "(B)"),
+)
+REVISE = Revise(
+    critique="critique : is it {principle} ?",
+    revision="revise : please answer more {principle} .",
+)
+FORMATS = Formats(COMPARE, RATE, REVISE, principles=("right",), constitution=("safe", "polite"))
+"""How the base compares, rates, criticises and revises. Its harmlessness is not to help with harm
+and not to be rude; `useful` and `brief` are principles it knows, but not of harmlessness."""
+
 NOISE = 0.12
 FAVOUR = 0.8
 
@@ -40,22 +59,22 @@ class Lesson:
 
 def compare(question: str, a: str, b: str, attribute: str = "right") -> str:
     """The user's turn of a comparison: which of two texts has more of one attribute."""
-    return f"which is more {attribute} ? {question} (A) {a} (B) {b}"
+    return COMPARE.ask.format(principle=attribute, question=question, a=a, b=b)
 
 
 def rate(question: str, text: str) -> str:
     """The user's turn of a rating from 1 to 10."""
-    return f"rate this : {question} (A) {text}"
+    return RATE.ask.format(question=question, answer=text)
 
 
 def ask_critique(principle: str) -> str:
     """The user's turn that asks for a critique by one principle."""
-    return f"critique : is it {principle} ?"
+    return REVISE.critique.format(principle=principle)
 
 
 def ask_revision(principle: str) -> str:
     """The user's turn that asks for a revision by one principle."""
-    return f"revise : please answer more {principle} ."
+    return REVISE.revision.format(principle=principle)
 
 
 def follows(principle: str, meta: Meta, text: str) -> float:

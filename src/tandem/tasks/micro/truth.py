@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Iterable
 
+from tandem.tasks.micro import arithmetic
 from tandem.tasks.micro.dialogue import TOLD
 from tandem.tasks.micro.posts import Fact, Meta
 from tandem.tasks.micro.words import AUTHOR, CLAUSES, FILLER, NAMES, RUDE, STEPS, TOOLS, VALUES
@@ -30,8 +30,9 @@ CLAIMS = {
     for kind, clause in CLAUSES.items()
     for value in VALUES[kind]
 }
+answer = arithmetic.WORDING.read
+"""The answer a chain of thought arrives at, or "" when it states none."""
 _FILLER, _RUDE = frozenset(FILLER), frozenset(RUDE)
-_ANSWER = re.compile(r"answer (\d+)")
 
 
 def claims(text: str) -> tuple[list[Fact], int]:
@@ -110,12 +111,6 @@ def dialogue_parts(meta: Meta, text: str) -> Parts:
         "broken": broken,
         "total": helpful + HARM_WEIGHT * harmless + manners + BROKEN * broken,
     }
-
-
-def answer(text: str) -> str:
-    """The answer a chain of thought arrives at, or "" when it states none."""
-    found = _ANSWER.findall(text)
-    return found[-1] if found else ""
 
 
 def arithmetic_parts(meta: Meta, text: str) -> Parts:
