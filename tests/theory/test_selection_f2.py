@@ -55,9 +55,9 @@ def optim(lr: float = 0.02) -> Optim:
     return Optim(lr=lr, schedule="cosine", warmup=0.0, clip=None)
 
 
-def whole(epochs: int = 60, **more: Any) -> SFT:
+def whole(epochs: int = 40, lr: float = 0.05, **more: Any) -> SFT:
     """Exact fitting: every step sees all answers."""
-    return SFT(epochs=epochs, batch=100_000, optim=optim(), **more)
+    return SFT(epochs=epochs, batch=100_000, optim=optim(lr), **more)
 
 
 def answer(y: str, weight: float = 1.0) -> Completion:
@@ -172,7 +172,7 @@ def test_the_curve_over_n_is_the_law_and_says_its_price(pi_sft, r_phi, run):
 
 
 def rso_settings(**more: Any) -> RSO:
-    cfg = DPO(beta=0.5, epochs=200, batch=1000, optim=optim())
+    cfg = DPO(beta=0.5, epochs=120, batch=1000, optim=optim())
     return RSO(ranker="reward", pairing="tournament", soft=True, dpo=cfg, **more)
 
 
@@ -249,13 +249,13 @@ def test_a_recipe_again_keeps_every_stage(pi_sft, r_phi, tmp_path):
 
 
 def test_two_stages_of_raft_are_best_of_four(pi_sft, r_phi, run):
-    """K = 2, T = 2, fitted to the end: the law of best-of-4. 3,000 answers a stage, TV .02."""
-    cfg = RAFT(stages=2, prompts=3000, k=2, sft=whole())
-    policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 3000), r_phi, TWO, None, cfg)
+    """K = 2, T = 2, fitted to the end: best-of-4. 1,000 kept a stage: an error of TV .02 each."""
+    cfg = RAFT(stages=2, prompts=1000, k=2, sft=whole())
+    policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 1000), r_phi, TWO, None, cfg)
     assert str(policy) == "RAFT-2"
     two, four = (best_of.law(PI_REF, R, n) for n in (2, 4))
-    assert tv(law(stage(run, "policy-1")), two) < 0.03
-    assert tv(law(policy), four) < 0.04 < tv(two, four) / 4
+    assert tv(law(stage(run, "policy-1")), two) < 0.05
+    assert tv(law(policy), four) < 0.06 < tv(two, four) / 3
 
 
 def test_global_ranking_with_one_prompt_s_law_keeps_the_top_share(pi_sft, r_phi, run):
@@ -263,10 +263,10 @@ def test_global_ranking_with_one_prompt_s_law_keeps_the_top_share(pi_sft, r_phi,
 
     Rewards of the same answer are equal up to rounding, so the cut falls within aa.
     """
-    cfg = RAFT(stages=1, prompts=1500, k=2, ranking="global", sft=whole())
-    policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 1500), r_phi, TWO, None, cfg)
-    assert sum(map(len, stage(run, "kept-1"))) == 1500
-    assert tv(law(policy), np.array([0.48, 0.36, 0.16, 0.0])) < 0.04
+    cfg = RAFT(stages=1, prompts=800, k=2, ranking="global", sft=whole())
+    policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 800), r_phi, TWO, None, cfg)
+    assert sum(map(len, stage(run, "kept-1"))) == 800
+    assert tv(law(policy), np.array([0.48, 0.36, 0.16, 0.0])) < 0.06
 
 
 def test_the_shaped_reward_takes_off_the_price(pi_sft, r_phi, tmp_path):
@@ -285,8 +285,8 @@ def test_the_shaped_reward_takes_off_the_price(pi_sft, r_phi, tmp_path):
 
 def test_a_high_price_keeps_raft_at_home(pi_sft, r_phi, run):
     """Stage 2 ranks by r - 5 log(pi_1 / pi_0): what stage 1 made likelier now loses."""
-    cfg = RAFT(stages=2, prompts=1500, k=2, beta=5.0, sft=whole())
-    policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 1500), r_phi, TWO, None, cfg)
+    cfg = RAFT(stages=2, prompts=800, k=2, beta=5.0, sft=whole())
+    policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 800), r_phi, TWO, None, cfg)
     before, after = law(stage(run, "policy-1")), law(policy)
     assert tv(after, PI_REF) < tv(before, PI_REF) - 0.05
 
@@ -319,24 +319,24 @@ def test_rest_restricts_the_policy(thresholds, pi_sft, r_phi, run):
     cfg = ReST(
         improve=len(thresholds), n=2, thresholds=thresholds, mix=False, decay=1.0, sft=whole()
     )
-    D = demonstrations(PI_REF, 1000)
+    D = demonstrations(PI_REF, 500)
     policy = rest.recipe(run, pi_sft, D, r_phi, TWO, None, cfg)
     wanted = restricted(PI_REF, 0.4)
     np.testing.assert_allclose(wanted, [0, 0.18 / 0.26, 0.08 / 0.26, 0])
     assert str(policy) == f"ReST-G1I{len(thresholds)}"
-    assert tv(law(policy), wanted) < 0.04
+    assert tv(law(policy), wanted) < 0.06
     kl = float((law(policy)[1:3] * np.log(law(policy)[1:3] / PI_REF[1:3])).sum())
-    assert kl == pytest.approx(-np.log(0.26), abs=0.06)
+    assert kl == pytest.approx(-np.log(0.26), abs=0.1)
 
 
 def test_rest_mixes_the_original_data_in(pi_sft, r_phi, run):
     """One sample beside each demonstration, lambda = 1/2: (pi_ref + p_D) 1[r > tau] / Z."""
     p_D = np.array([0.1, 0.4, 0.4, 0.1])
     cfg = ReST(improve=1, n=1, thresholds=(0.7,), sft=whole())
-    policy = rest.recipe(run, pi_sft, demonstrations(p_D, 2000), r_phi, TWO, None, cfg)
+    policy = rest.recipe(run, pi_sft, demonstrations(p_D, 1000), r_phi, TWO, None, cfg)
     wanted = restricted((PI_REF + p_D) / 2, 0.4)
     np.testing.assert_allclose(wanted[1:3], [0.29 / 0.53, 0.24 / 0.53])
-    assert tv(law(policy), wanted) < 0.04
+    assert tv(law(policy), wanted) < 0.06
     assert tv(wanted, restricted(PI_REF, 0.4)) > 0.1
 
 
@@ -344,9 +344,9 @@ def test_no_improve_is_cloning_of_everything(pi_sft, r_phi, run):
     """G1 I0: half samples, half demonstrations, nothing filtered."""
     p_D = np.array([0.1, 0.4, 0.4, 0.1])
     cfg = ReST(improve=0, n=1, sft=whole())
-    policy = rest.recipe(run, pi_sft, demonstrations(p_D, 1000), r_phi, TWO, None, cfg)
+    policy = rest.recipe(run, pi_sft, demonstrations(p_D, 500), r_phi, TWO, None, cfg)
     assert str(policy) == "ReST-G1I0"
-    assert tv(law(policy), (PI_REF + p_D) / 2) < 0.04
+    assert tv(law(policy), (PI_REF + p_D) / 2) < 0.06
 
 
 def test_reward_weighted_imitation_reaches_the_optimum(pi_sft, run):
@@ -354,7 +354,7 @@ def test_reward_weighted_imitation_reaches_the_optimum(pi_sft, run):
     four = enumerated(scores=R)
     weighted = tuple(map(answer, ANSWERS, PI_REF))
     data = Groups.of([replace(four, completions=weighted)])
-    cfg = whole(250, loss="weighted", eta=0.5)
+    cfg = whole(250, 0.02, loss="weighted", eta=0.5)
     assert tv(law(run("weighted", sft.fit, pi_sft, data, cfg)), PI_STAR) < 0.01
 
 

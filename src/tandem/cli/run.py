@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from tandem.cli.settings import (
     to_toml,
 )
 from tandem.errors import ConfigError
-from tandem.methods import METHODS, Method, find, load, parts
+from tandem.methods import METHODS, Method, find, held, load
 
 if TYPE_CHECKING:
     from tandem.tasks import World
@@ -88,22 +87,12 @@ def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
     from tandem.tasks import Sizes
     from tandem.tasks.worlds import settings
 
-    needed = dict.fromkeys([*ALWAYS, *parts(method.config())])
-    before = [load(name) for name in needed if name in METHODS and name != method.name]
+    needed = dict.fromkeys([*ALWAYS, *held(method.config())])
+    before = [load(name) for name in needed if name != method.name]
     configs = {m.name: m.config() for m in (*before, method)}
     configs |= {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
     own = settings(task)
-    return {name: tuned(name, config, own) for name, config in configs.items()}
-
-
-def tuned(name: str, config: Any, own: Mapping[str, Any]) -> Any:
-    """Return a config with a task's settings; a part of it that is a method starts from its own.
-
-    So `rlaif.ppo` has the task's `ppo`, and then what `rlaif` says about it.
-    """
-    parts = {f.name: getattr(config, f.name) for f in fields(config)}
-    methods = {n: tuned(n, part, own) for n, part in parts.items() if is_dataclass(part)}
-    return overridden(replace(config, **methods), own.get(name, {}))
+    return {name: overridden(config, own.get(name, {})) for name, config in configs.items()}
 
 
 def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:

@@ -142,9 +142,16 @@ def parts(config: Any) -> list[str]:
     return [f.name for f in fields(config) if f.metadata.get("shared")]
 
 
+def held(config: Any) -> list[str]:
+    """Name the methods of `parts`, and theirs."""
+    own = parts(config)
+    return [*own, *(name for part in own for name in held(getattr(config, part)))]
+
+
 def whole(config: Any, configs: Mapping[str, Any]) -> Any:
     """Return a config with its shared parts as they were set."""
-    return replace(config, **{name: configs[name] for name in parts(config)})
+    held = {name: whole(configs[name], configs) for name in parts(config)}
+    return replace(config, **held)
 
 
 @dataclass(frozen=True, slots=True)

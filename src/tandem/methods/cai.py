@@ -33,7 +33,7 @@ from tandem.judges.labelling import report
 from tandem.judges.llm import after, told
 from tandem.judges.templates import Formats
 from tandem.machine import Machine
-from tandem.methods import sft
+from tandem.methods import SHARED, sft
 from tandem.methods.rlaif import RLAIF, learn
 from tandem.methods.sft import SFT
 from tandem.operators import asks
@@ -57,8 +57,8 @@ class CAI:
     K: int = 4
     learn: Literal["rl", "sl"] = "rl"
     helpful: int = 1
-    sft: SFT = field(default_factory=lambda: SFT(epochs=1))
-    rlaif: RLAIF = field(default_factory=RLAIF)
+    sft: SFT = field(default_factory=SFT, metadata=SHARED)
+    rlaif: RLAIF = field(default_factory=RLAIF, metadata=SHARED)
 
 
 def recipe(

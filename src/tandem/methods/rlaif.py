@@ -25,7 +25,7 @@ from tandem.judges.labelling import report
 from tandem.judges.llm import Rater
 from tandem.judges.models import RewardModel
 from tandem.judges.templates import Formats
-from tandem.methods import dpo, ppo, reward
+from tandem.methods import SHARED, dpo, ppo, reward
 from tandem.methods.dpo import DPO
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
@@ -49,9 +49,9 @@ class RLAIF:
     asking: Asking = field(default=Asking())
     pairs: int | None = None
     learn: Literal["ppo", "dpo", "direct"] = "ppo"
-    reward: Reward = field(default_factory=Reward)
-    ppo: PPO = field(default_factory=lambda: PPO(beta=0.05))
-    dpo: DPO = field(default_factory=DPO)
+    reward: Reward = field(default_factory=Reward, metadata=SHARED)
+    ppo: PPO = field(default_factory=PPO, metadata=SHARED)
+    dpo: DPO = field(default_factory=DPO, metadata=SHARED)
 
 
 def recipe(

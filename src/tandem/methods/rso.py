@@ -29,7 +29,7 @@ from tandem.judges import Judge
 from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import Pointwise
 from tandem.loop import Optim
-from tandem.methods import dpo, preference
+from tandem.methods import SHARED, dpo, preference
 from tandem.methods.dpo import DPO
 from tandem.methods.preference import Preference
 from tandem.operators import Pairing, rank_pairs, rejection
@@ -73,7 +73,7 @@ class RSO:
     soft: bool = False
     ranker: Literal["preference", "reward"] = "preference"
     baselines: int = 1
-    preference: Preference = field(default_factory=Preference)
+    preference: Preference = field(default_factory=Preference, metadata=SHARED)
     dpo: DPO = field(
         default_factory=lambda: DPO(beta=0.05, epochs=1, batch=32, optim=Optim(lr=1e-5))
     )
