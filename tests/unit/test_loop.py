@@ -254,6 +254,32 @@ def test_a_loss_that_is_not_a_number_is_refused():
     assert caught.value.do
 
 
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_a_step_that_is_not_a_number_never_reaches_the_weights(where: str, clip: float | None):
+    """Between two log lines (one every 100 steps) the third step breaks, in its loss or only in its
+    gradient (that of sqrt at 0 is infinite): the weights are those of two steps."""
+    calls = iter(range(100))
+    seen: list[dict[str, torch.Tensor]] = []
+    after = Trunk(lm())
+
+    def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
+        assert out.logp is not None
+        value = -out.logp.values
+        if value.requires_grad and next(calls) == 2:
+            seen.append({k: v.clone() for k, v in after.state_dict().items()})
+            value = value * math.nan if where == "loss" else torch.sqrt(value - value.detach())
+        return {"mine": Terms(value, torch.ones_like(value), {})}
+
+    source = Offline(data(), size=10, epochs=5, seed=Seed(), layout="rows", tokens=10**6)
+    rare = replace(FP32, log_every=100)
+    with pytest.raises(DataError, match="at optimiser step 3") as caught:
+        train(after, source, loss, replace(FAST, clip=clip), machine=rare, events=Silent())
+    assert ("mine_loss" in caught.value.what) == (where == "loss")
+    assert "grad_norm" in caught.value.what or where == "loss"
+    assert all(torch.equal(v, seen[0][k]) for k, v in after.state_dict().items())
+
+
 # --- what is logged -----------------------------------------------------------------------------
 
 
