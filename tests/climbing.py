@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from tandem.groups import Group, Groups, Prompt
 from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.rng import Seed
+from tandem.runs import Here
 from tandem.tokens import marked
 from tiny import spelled, tokens
 
@@ -68,17 +70,18 @@ def prompts(folder: Path, count: int, seed: int = 0) -> Groups:
     )
 
 
+def somewhere(events: Any, machine: Machine = FP32) -> Here:
+    """A place to fit a model that nobody looks at afterwards."""
+    return Here.at(Path(tempfile.mkdtemp()), events=events, machine=machine)
+
+
 def climbed(
     method: Any, cfg: Any, init: Path, place: Path, reward: Any = Letters(),
     machine: Machine = FP32, heard: Heard | None = None, how: Sampling = SHORT, **more: Any,
 ) -> Checkpoint:  # fmt: skip
     """Run a method's `fit` in a folder of its own, where it may be resumed."""
-    out, scratch = place / "out", place / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
-    return method.fit(
-        Checkpoint(init), prompts(init, 6), reward, cfg, how=how, out=out, scratch=scratch,
-        seed=Seed(5), events=heard or Heard(), machine=machine, **more,
-    )  # fmt: skip
+    here = Here.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
+    return method.fit(Checkpoint(init), prompts(init, 6), reward, cfg, how=how, here=here, **more)
 
 
 def drawn(init: Path, n: int = 1, count: int = 6, how: Sampling = SHORT) -> list[Group]:

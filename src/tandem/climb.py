@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,8 +30,7 @@ from tandem.machine import Machine
 from tandem.online import Experience, Online, Rounds
 from tandem.ragged import Ragged
 from tandem.reading import read
-from tandem.rng import Seed
-from tandem.runs import Events
+from tandem.runs import Events, Here
 from tandem.watch import Policies
 
 
@@ -161,11 +159,7 @@ def climb(
     how: Sampling,
     watching: Watching | None,
     name: str,
-    out: Path,
-    scratch: Path,
-    seed: Seed,
-    events: Events,
-    machine: Machine,
+    here: Here,
 ) -> Checkpoint:
     """Train a policy on its own samples and export it.
 
@@ -183,17 +177,17 @@ def climb(
         ConfigError: the episodes are greedy or truncated.
     """
     _whole_law(how)
-    _say_foreign(reward, init, events)
+    _say_foreign(reward, init, here.events)
     policy.actor.temperature = how.temperature
-    pi_ref = open_policy((ref or init).path, replace(machine, lora=None))
+    pi_ref = open_policy((ref or init).path, replace(here.machine, lora=None))
     pi_ref.temperature = how.temperature
-    cast = Cast(policy, pi_ref, opened(reward, machine), machine)
+    cast = Cast(policy, pi_ref, opened(reward, here.machine), here.machine)
     method = algorithm(cast)
     tokenizer = models.load_tokenizer(init.path)
     engine = TorchEngine(policy.actor.lm, tokenizer, dtype=policy.actor.dtype, name=name)
     watch = None
     if watching is not None:
-        judges = {column: opened(j, machine) for column, j in watching.judges}
+        judges = {column: opened(j, here.machine) for column, j in watching.judges}
         watch = Policies(
             watching.prompts,
             engine,
@@ -201,14 +195,14 @@ def climb(
             {"proxy": cast.reward, **judges},
             pi_ref,
             how=how,
-            seed=seed.at("watch"),
+            seed=here.seed.at("watch"),
             every=watching.every,
             rounds=shape.rounds,
-            tokens=machine.tokens,
-            events=events,
+            tokens=here.machine.tokens,
+            events=here.events,
             choose=watching.choose,
             patience=watching.patience,
-            keep=scratch / "best",
+            keep=here.scratch / "best",
         )
     source = Online(
         prompts,
@@ -217,18 +211,18 @@ def climb(
         method.experience,
         shape,
         how=how,
-        seed=seed,
+        seed=here.seed,
         layout=policy.layout,
-        tokens=machine.tokens,
-        events=events,
+        tokens=here.machine.tokens,
+        events=here.events,
         watch=watch,
         controllers=getattr(method, "controllers", {}),
     )
-    train(policy, source, method.loss, optim, machine=machine, scratch=scratch, events=events)
+    train(policy, source, method.loss, optim, here)
     if watch is not None and (best := watch.restore(policy)) is not None:
-        events.log("chosen", **best)
-    models.save(policy.actor.lm, tokenizer, out)
-    return Checkpoint(out, name)
+        here.events.log("chosen", **best)
+    models.save(policy.actor.lm, tokenizer, here.out)
+    return Checkpoint(here.out, name)
 
 
 def over_all(rows: Sequence[Sequence[Any]]) -> Ragged:

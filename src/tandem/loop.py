@@ -31,7 +31,7 @@ from tandem.errors import ConfigError, DataError
 from tandem.machine import Machine
 from tandem.models import device
 from tandem.ragged import Ragged
-from tandem.runs import Events
+from tandem.runs import Events, Here
 
 Loss = Callable[[Outputs, Batch], Mapping[str, Terms]]
 STATE = "state.pt"
@@ -109,10 +109,8 @@ def fit(
     source: Source,
     loss: Loss,
     optim: Optim,
+    here: Here,
     *,
-    machine: Machine,
-    scratch: Path | None = None,
-    events: Events | None = None,
     want: Mapping[str, bool] | None = None,
 ) -> nn.Module:
     """Train a module in place on everything its source yields.
@@ -122,9 +120,7 @@ def fit(
         source: the steps.
         loss: outputs and batch to named, unreduced terms.
         optim: optimiser and schedule.
-        machine: precision of the loop's own bookkeeping, save and log intervals.
-        scratch: folder for step checkpoints, or None.
-        events: where numbers go, or None.
+        here: where step checkpoints and numbers go, and how often.
         want: what the kernel computes, for example {"entropy": True}.
 
     Raises:
@@ -132,14 +128,15 @@ def fit(
             term), before the step reached the weights.
         ConfigError: the launcher shards the weights (FSDP, DeepSpeed).
     """
+    machine = here.machine
     accelerator = _accelerator(machine)
     inner = module
     optimiser = _optimiser(module, optim)
     module, prepared = accelerator.prepare(module, optimiser)
     schedule = LambdaLR(optimiser, lambda step: optim.factor(step, source.total))
-    state = _State(inner, optimiser, schedule, source, scratch, machine.save_seconds)
+    state = _State(inner, optimiser, schedule, source, here.scratch, machine.save_seconds)
     step = state.resume()
-    log = _Log(events, source.total, machine.log_every, accelerator)
+    log = _Log(here.events, source.total, machine.log_every, accelerator)
     want = dict(want or {})
     module.train()
     for micro in source.steps(inner):

@@ -18,7 +18,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
@@ -41,13 +41,40 @@ from tandem.machine import Machine
 from tandem.rng import Seed
 from tandem.session import STAGE, Session, stages
 
-__all__ = ["Checkpoint", "Events", "Record", "Run", "every_rank", "records"]
+__all__ = ["Checkpoint", "Events", "Here", "Record", "Run", "every_rank", "records"]
 
 A = TypeVar("A")
 _Stage = TypeVar("_Stage", bound=Callable[..., Any])
 
-INJECTED = ("out", "scratch", "seed", "events", "machine")
+INJECTED = ("here", "seed", "events", "machine")
 POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Where a stage that fits a model works; a run gives it as `here`.
+
+    Attributes:
+        out: the artifact's folder: the stage writes there and returns `Checkpoint(here.out, name)`.
+        scratch: survives a kill, deleted when the stage is done: step checkpoints.
+        seed: the stage's own seed.
+        events: progress and numbers.
+        machine: device, precision, layout, adapters.
+    """
+
+    out: Path
+    scratch: Path
+    seed: Seed = Seed(0)
+    events: Events = field(default_factory=talk.Silent)
+    machine: Machine = Machine()
+
+    @classmethod
+    def at(cls, folder: Path, **more: Any) -> Here:
+        """Work in a folder outside of any run, where a killed fit may be resumed."""
+        out, scratch = folder / "out", folder / "scratch"
+        out.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir(exist_ok=True)
+        return cls(out, scratch, **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +126,11 @@ class Run:
     Calling it, `run(name, stage, *args, **kw)`, does the stage or returns what it left behind.
     A stage function may declare these keyword-only parameters, which the run then gives:
 
-        out: Path         the artifact's folder; a stage that fits a model writes there and
-                          returns `Checkpoint(out, name)`
-        scratch: Path     survives a kill, deleted when the stage is done: step checkpoints
+        here: Here        for a stage that fits a model: its folders, and the three below
         seed: Seed        the stage's own seed
         events: Events    progress and numbers
-        machine: Machine  device, precision, layout, adapters; a stage that asks for them is
-                          done again when they change
+        machine: Machine  device, precision, layout, adapters; a stage that asks for them (or for
+                          `here`) is done again when they change
 
     A stage function marked `@every_rank` is called on every rank of a distributed launch;
     others run on rank 0, and the other ranks wait for the artifact.
@@ -154,7 +179,7 @@ class Run:
         if talk.rank() != 0:
             return self._follow(name, stage, args, kw)
         arguments = _described(stage, args, kw)
-        if "machine" in _injected(stage, kw):
+        if {"machine", "here"} & set(_injected(stage, kw)):
             arguments["machine"] = describe(self.machine)
         seed = int(self._stage_seed(name))
         identity = {"function": _function_name(stage), "arguments": arguments, "seed": seed}
@@ -278,7 +303,7 @@ class Run:
         part, label = _part(folder), self._place(folder)
         events = self._session.events(label)
         given = self._given(part, Seed(identity["seed"]), events)
-        out, scratch = given["out"], given["scratch"]
+        out, scratch = given["here"].out, given["here"].scratch
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         scratch.mkdir(exist_ok=True)
@@ -324,9 +349,8 @@ class Run:
 
     def _given(self, part: Path, seed: Seed, events: Events) -> dict[str, Any]:
         """What a stage function may ask for; the keys are `INJECTED`."""
-        out, scratch = part / "artifact", part / "scratch"
-        places = {"out": out, "scratch": scratch}
-        return {**places, "seed": seed, "events": events, "machine": self.machine}
+        here = Here(part / "artifact", part / "scratch", seed, events, self.machine)
+        return {"here": here, "seed": seed, "events": events, "machine": self.machine}
 
 
 def _function_name(stage: Callable[..., Any]) -> str:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from tandem.artifacts import Checkpoint
-from tandem.events import Silent
 from tandem.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.judges.models import RewardModel
 from tandem.kernel import open_policy
@@ -24,7 +23,7 @@ from tandem.machine import Machine
 from tandem.methods import dpo, reward, sft
 from tandem.models import load_tokenizer, tokenizer_hash
 from tandem.reading import log_probs, read
-from tandem.rng import Seed
+from tandem.runs import Here
 from tandem.tokens import marked
 from worlds import F2_A, F2_B, F2_BOS, F2_LAW, F2_REWARD, f2_model
 
@@ -72,11 +71,7 @@ def tv(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def fitted(method: Any, init: Checkpoint, data: Groups, cfg: Any, place: Path) -> Checkpoint:
-    out, scratch = place / "out", place / "scratch"
-    scratch.mkdir()
-    return method.fit(
-        init, data, cfg, out=out, scratch=scratch, seed=Seed(0), events=Silent(), machine=MACHINE
-    )
+    return method.fit(init, data, cfg, here=Here.at(place, machine=MACHINE))
 
 
 def test_the_fixture_is_what_it_says(pi_sft: Checkpoint):

@@ -28,13 +28,13 @@ from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.events import Silent
 from tandem.groups import Group, Groups, Prompt
 from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.methods import best_of_n, grpo, ppo
 from tandem.operators import best
 from tandem.rng import Seed
+from tandem.runs import Here
 from tandem.tokens import marked
 from worlds import F2_A, F2_AFTER, F2_BOS, F2_FIRST, F2_LAW, F2_REWARD, f1_model, f2_model
 
@@ -85,11 +85,9 @@ def f2_law(folder: Path) -> Tensor:
 
 def climbed(method: Any, cfg: Any, init: Path, rewards: dict[str, float], place: Path) -> Path:
     longest = len(next(iter(rewards)))
-    place.mkdir()
     done = method.fit(
         Checkpoint(init), prompts(init, 16), Table(tuple(rewards.items())), cfg,
-        how=Sampling(max_tokens=longest), out=place / "out", scratch=place, seed=Seed(1),
-        events=Silent(), machine=FP32,
+        how=Sampling(max_tokens=longest), here=Here.at(place, seed=Seed(1), machine=FP32),
     )  # fmt: skip
     return done.path
 

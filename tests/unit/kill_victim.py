@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from tandem.artifacts import Checkpoint
 from tandem.events import Hidden
 from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.rng import Seed
-from tandem.runs import Run
+from tandem.runs import Here, Run
 
 PIECES = 12
 PAUSE = 0.002
@@ -25,25 +24,25 @@ def sample(n: int, *, seed: Seed) -> Iterator[Group]:
         yield Group(Prompt(f"p{i}", "say"), (Completion(str(seed.at(i).uniform())),))
 
 
-def fit(data: Groups, *, out: Path, scratch: Path, seed: Seed) -> Checkpoint:
+def fit(data: Groups, *, here: Here) -> Checkpoint:
     """Accumulate a sum step by step, resuming from the last whole step in scratch."""
-    done = sorted(int(p.stem) for p in scratch.glob("*.txt"))
+    done = sorted(int(p.stem) for p in here.scratch.glob("*.txt"))
     start, total = (
-        (done[-1], float((scratch / f"{done[-1]}.txt").read_text())) if done else (0, 0.0)
+        (done[-1], float((here.scratch / f"{done[-1]}.txt").read_text())) if done else (0, 0.0)
     )
     for step in range(start, PIECES):
-        total += float(data[step % len(data)].completions[0].text) * seed.at(step).uniform()
-        part = scratch / "part"
+        total += float(data[step % len(data)].completions[0].text) * here.seed.at(step).uniform()
+        part = here.scratch / "part"
         part.write_text(repr(total))
-        part.rename(scratch / f"{step + 1}.txt")
+        part.rename(here.scratch / f"{step + 1}.txt")
         time.sleep(PAUSE)
-    (out / "config.json").write_text("{}")
-    with (out / "model.safetensors").open("wb") as file:
+    (here.out / "config.json").write_text("{}")
+    with (here.out / "model.safetensors").open("wb") as file:
         for piece in np.full(PIECES, total):
             file.write(piece.tobytes())
             file.flush()
             time.sleep(PAUSE)
-    return Checkpoint(out)
+    return Checkpoint(here.out)
 
 
 def size(policy: Checkpoint) -> dict[str, object]:

@@ -15,6 +15,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
+from climbing import somewhere
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
@@ -33,6 +34,7 @@ from tandem.packing import pack
 from tandem.ragged import Ragged
 from tandem.reading import log_probs, reference
 from tandem.rng import Seed
+from tandem.runs import Here
 from tiny import close, folder, gradient, group, labelled, lm
 from worlds import letters
 
@@ -82,13 +84,9 @@ def fitted(
     groups: Groups | None = None, **changes: Any,
 ) -> Checkpoint:  # fmt: skip
     """Run a method's `fit` in a folder of its own, where it may be resumed."""
-    out, scratch = place / "out", place / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
+    here = Here.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
     groups = data(pairs=name != "sft") if groups is None else groups
-    return FITS[name](
-        Checkpoint(init), groups, replace(CONFIGS[name], **changes), out=out, scratch=scratch,
-        seed=Seed(5), events=heard or Heard(), machine=machine,
-    )  # fmt: skip
+    return FITS[name](Checkpoint(init), groups, replace(CONFIGS[name], **changes), here=here)
 
 
 def weights(checkpoint: Checkpoint) -> bytes:
@@ -104,7 +102,7 @@ def trained(loss: Any, optim: Optim, steps: int = 1, events: Any = None) -> tupl
     """Train a llama for some steps; return it as it was and as it is."""
     before, after = Trunk(lm()).eval(), Trunk(lm())
     source = Offline(data(), size=10, epochs=steps, seed=Seed(), layout="rows", tokens=10**6)
-    train(after, source, loss, optim, machine=FP32, events=events or Silent())
+    train(after, source, loss, optim, somewhere(events or Silent(), FP32))
     return before, after
 
 
@@ -148,7 +146,7 @@ def test_the_example_of_two_micro_batches(tmp_path: Path):
     for budget in (1, 100):
         heard = Heard()
         source = Offline(groups, size=2, epochs=1, seed=Seed(), layout="rows", tokens=budget)
-        train(Trunk(lm()), source, loss, FAST, machine=FP32, events=heard)
+        train(Trunk(lm()), source, loss, FAST, somewhere(heard, FP32))
         assert heard.trained()[0]["toy_loss"] == pytest.approx(1.2)
 
 
@@ -603,6 +601,6 @@ def test_metrics_are_means_over_units():
     heard = Heard()
     source = Offline(data(), size=3, epochs=1, seed=Seed(), layout="rows", tokens=20)
     machine = replace(FP32, log_every=100)
-    train(Trunk(lm()), source, loss, FAST, machine=machine, events=heard)
+    train(Trunk(lm()), source, loss, FAST, somewhere(heard, machine))
     lengths = [len(c.tokens) for g in data() for c in g.completions]
     assert heard.trained()[-1]["length"] == pytest.approx(np.mean(lengths))

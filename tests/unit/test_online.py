@@ -18,7 +18,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from climbing import FAST, FP32, SHORT, Heard, Letters, climbed, drawn, prompts
+from climbing import FAST, FP32, SHORT, Heard, Letters, climbed, drawn, prompts, somewhere
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.climb import Cast, Watching
@@ -58,7 +58,7 @@ def r_phi(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def cast(init: Path, critic: Path | None = None, reward: Any = None) -> Cast:
     judge = reward or Letters() if critic is None else RewardModel(Checkpoint(critic))
-    policy = ppo.actor_critic(Checkpoint(init), judge, PPO, Seed(0), FP32, Heard())
+    policy = ppo.actor_critic(Checkpoint(init), judge, PPO, somewhere(Heard(), FP32))
     return Cast(policy, open_policy(init, FP32), opened(judge, FP32), FP32)
 
 
@@ -107,7 +107,7 @@ def test_the_cut_of_a_step_changes_no_gradient(name: str, init: Path):
     if name.startswith("ppo"):
         shared = replace(PPO, value="shared" if "shared" in name else "separate")
         judge = Letters()
-        policy = ppo.actor_critic(Checkpoint(init), judge, shared, Seed(0), FP32, Heard())
+        policy = ppo.actor_critic(Checkpoint(init), judge, shared, somewhere(Heard(), FP32))
         actors = replace(actors, policy=policy)
         method: Any = ppo.Algorithm(actors, shared)
         n = 1
@@ -253,7 +253,7 @@ def test_values_are_read_before_each_token(init: Path, r_phi: Path):
 def test_the_value_function_starts_as_the_reward_model_with_a_zero_head(init: Path, r_phi: Path):
     heard = Heard()
     judge = RewardModel(Checkpoint(r_phi, "r_phi"))
-    policy = ppo.actor_critic(Checkpoint(init), judge, PPO, Seed(0), FP32, heard)
+    policy = ppo.actor_critic(Checkpoint(init), judge, PPO, somewhere(heard, FP32))
     assert policy.critic is not None
     start = models.load_scalar(r_phi, FP32).state_dict()
     for name, value in policy.critic.inner.state_dict().items():
@@ -262,7 +262,7 @@ def test_the_value_function_starts_as_the_reward_model_with_a_zero_head(init: Pa
     assert head.weight.abs().max() == head.bias.abs().max() == 0
     assert not policy.critic.inner.score.weight.requires_grad  # type: ignore[union-attr]
     assert "starts from r_phi" in heard.of("value")[0]["text"]
-    own = ppo.actor_critic(Checkpoint(init, "sft"), Letters(), PPO, Seed(0), FP32, heard)
+    own = ppo.actor_critic(Checkpoint(init, "sft"), Letters(), PPO, somewhere(heard, FP32))
     assert own.critic is not None
     base = models.load_policy(init, FP32).model.state_dict()  # type: ignore[union-attr]
     for name, value in own.critic.inner.model.state_dict().items():  # type: ignore[union-attr]
@@ -291,7 +291,7 @@ def test_value_and_policy_learn_and_the_reward_models_head_does_not(
 
 def test_dropout_is_off_everywhere(tmp_path: Path):
     place = folder(tmp_path / "gpt2", "gpt2", resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5)
-    policy = ppo.actor_critic(Checkpoint(place), Letters(), PPO, Seed(0), FP32, Heard())
+    policy = ppo.actor_critic(Checkpoint(place), Letters(), PPO, somewhere(Heard(), FP32))
     policy.train()
     found = [m.p for m in policy.modules() if isinstance(m, nn.Dropout)]
     assert found

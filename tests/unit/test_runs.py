@@ -21,10 +21,10 @@ import pytest
 from tandem import durable
 from tandem.artifacts import Checkpoint, describe, fingerprint
 from tandem.errors import ModelError, Pending, RunError
-from tandem.events import Events, Hidden, Window, read
+from tandem.events import Hidden, Window, read
 from tandem.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.rng import Seed
-from tandem.runs import Run, records
+from tandem.runs import Here, Run, records
 
 CALLS: list[str] = []
 
@@ -65,14 +65,14 @@ def scored(groups: Groups, *, seed: Seed) -> Iterator[Group]:
         yield Group(group.prompt, group.completions, np.array([seed.uniform(), 0.0]))
 
 
-def fit(start: Checkpoint | None, cfg: Config, *, out: Path, scratch: Path, events: Events):
-    done = len(list(scratch.iterdir()))
+def fit(start: Checkpoint | None, cfg: Config, *, here: Here):
+    done = len(list(here.scratch.iterdir()))
     for step in range(done, cfg.steps):
-        (scratch / f"{step}").write_text("x")
-        events.progress(step + 1, cfg.steps, "steps", loss=1 / (step + 1), tokens=100 * step)
+        (here.scratch / f"{step}").write_text("x")
+        here.events.progress(step + 1, cfg.steps, "steps", loss=1 / (step + 1), tokens=100 * step)
     CALLS.append(f"fit from {done}")
-    write_model(out, cfg.beta)
-    return Checkpoint(out, name="policy")
+    write_model(here.out, cfg.beta)
+    return Checkpoint(here.out, name="policy")
 
 
 def write_model(folder: Path, weight: float) -> Checkpoint:
@@ -307,9 +307,9 @@ def test_a_failing_stage_keeps_only_what_it_can_resume_from(tmp_path):
         run("fit", fail_at_two, fails=False)
 
 
-def fail_at_two(fails: bool, *, scratch: Path, out: Path) -> float:
-    (out / "half").write_text("half")
-    (scratch / "1").write_text("1")
+def fail_at_two(fails: bool, *, here: Here) -> float:
+    (here.out / "half").write_text("half")
+    (here.scratch / "1").write_text("1")
     return 1 / 0 if fails else 1.0
 
 
@@ -438,9 +438,9 @@ from tandem.events import Hidden
 from tandem.runs import Run
 here = Path(sys.argv[1])
 def alone(): return os.environ["RANK"]
-def together(*, scratch):
-    (scratch / os.environ["RANK"]).touch()
-    while len(list(scratch.iterdir())) < 2: time.sleep(.01)
+def together(*, here):
+    (here.scratch / os.environ["RANK"]).touch()
+    while len(list(here.scratch.iterdir())) < 2: time.sleep(.01)
     return os.environ["RANK"]
 together.every_rank = True
 run = Run(here / "run", display=Hidden())

@@ -13,7 +13,6 @@ Where we depart from TRL's names and numbers, `objectives.pairwise` says so.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from tandem import models
 from tandem.artifacts import Checkpoint
@@ -23,13 +22,11 @@ from tandem.groups import Groups
 from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train
-from tandem.machine import Machine
 from tandem.methods.reward import compared
 from tandem.objectives.pairwise import PAIRWISE
 from tandem.offline import Offline
 from tandem.reading import reference
-from tandem.rng import Seed
-from tandem.runs import Events, Run, every_rank
+from tandem.runs import Here, Run, every_rank
 
 
 @dataclass(frozen=True)
@@ -91,11 +88,7 @@ def fit(
     *,
     ref: Checkpoint | None = None,
     name: str = "DPO",
-    out: Path,
-    scratch: Path,
-    seed: Seed,
-    events: Events,
-    machine: Machine,
+    here: Here,
 ) -> Checkpoint:
     """Fit a policy to the preferences of `data`.
 
@@ -105,8 +98,8 @@ def fit(
     row = PAIRWISE[cfg.loss]
     data = compared(data)
     if row.uses_ref:
-        data = reference(ref or init, data, machine, events)
-    policy = open_policy(init.path, machine, train=True, seed=seed.at("adapters"))
+        data = reference(ref or init, data, here.machine, here.events)
+    policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.logp is not None
@@ -118,14 +111,14 @@ def fit(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,
-        seed=seed,
+        seed=here.seed,
         layout=policy.layout,
-        tokens=machine.tokens,
+        tokens=here.machine.tokens,
         logp_is="ref" if row.uses_ref else None,
     )
-    train(policy, source, loss, cfg.optim, machine=machine, scratch=scratch, events=events)
-    models.save(policy.lm, models.load_tokenizer(init.path), out)
-    return Checkpoint(out, name)
+    train(policy, source, loss, cfg.optim, here)
+    models.save(policy.lm, models.load_tokenizer(init.path), here.out)
+    return Checkpoint(here.out, name)
 
 
 def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: DPO = DPO()) -> Checkpoint:

@@ -16,7 +16,6 @@ papers' settings. GRPO's k3 loss has its own optimum, which is not the exponenti
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -33,11 +32,9 @@ from tandem.judges import Judge
 from tandem.judges.models import RewardModel
 from tandem.kernel import ActorCritic, open_policy
 from tandem.loop import Optim
-from tandem.machine import Machine
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
 from tandem.online import Experience, Rounds
-from tandem.rng import Seed
-from tandem.runs import Events, Run, every_rank
+from tandem.runs import Here, Run, every_rank
 
 STD_FLOOR = 1e-4
 
@@ -193,15 +190,13 @@ def fit(
     how: Sampling = Sampling(),
     watching: Watching | None = None,
     name: str = "GRPO",
-    out: Path,
-    scratch: Path,
-    seed: Seed,
-    events: Events,
-    machine: Machine,
+    here: Here,
 ) -> Checkpoint:
     """Climb a reward from the policy `init`; see `climb` for the arguments."""
     return climb(
-        ActorCritic(open_policy(init.path, machine, train=True, seed=seed.at("adapters"))),
+        ActorCritic(
+            open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
+        ),
         init,
         prompts,
         reward,
@@ -212,11 +207,7 @@ def fit(
         how=how,
         watching=watching,
         name=name,
-        out=out,
-        scratch=scratch,
-        seed=seed,
-        events=events,
-        machine=machine,
+        here=here,
     )
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +27,11 @@ from tandem.groups import Groups
 from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train
-from tandem.machine import Machine
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.offline import Offline
 from tandem.operators import mismatch, unpair
 from tandem.reading import reference
-from tandem.rng import Seed
-from tandem.runs import Events, Run, every_rank
+from tandem.runs import Here, Run, every_rank
 from tandem.stages import select
 
 
@@ -67,11 +64,7 @@ def fit(
     *,
     ref: Checkpoint | None = None,
     name: str = "KTO",
-    out: Path,
-    scratch: Path,
-    seed: Seed,
-    events: Events,
-    machine: Machine,
+    here: Here,
 ) -> Checkpoint:
     """Fit a policy to answers whose scores are 1 (good) or 0 (bad).
 
@@ -79,8 +72,8 @@ def fit(
         DataError: a group has no scores of 0 and 1.
     """
     _marked(data)
-    data = reference(ref or init, Groups.of(mismatch()(data, seed)), machine, events)
-    policy = open_policy(init.path, machine, train=True, seed=seed.at("adapters"))
+    data = reference(ref or init, Groups.of(mismatch()(data, here.seed)), here.machine, here.events)
+    policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         h, own = log_ratio(out, batch), batch.weight > 0
@@ -93,14 +86,14 @@ def fit(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,
-        seed=seed,
+        seed=here.seed,
         layout=policy.layout,
-        tokens=machine.tokens,
+        tokens=here.machine.tokens,
         logp_is="ref",
     )
-    train(policy, source, loss, cfg.optim, machine=machine, scratch=scratch, events=events)
-    models.save(policy.lm, models.load_tokenizer(init.path), out)
-    return Checkpoint(out, name)
+    train(policy, source, loss, cfg.optim, here)
+    models.save(policy.lm, models.load_tokenizer(init.path), here.out)
+    return Checkpoint(here.out, name)
 
 
 def log_ratio(out: Outputs, batch: Batch) -> Tensor:

@@ -14,7 +14,6 @@ policy is the best by that signal, not the last.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from tandem import models
@@ -29,11 +28,9 @@ from tandem.judges import Judge
 from tandem.judges.models import RewardModel, reward_models
 from tandem.kernel import ActorCritic, open_policy, open_scalar
 from tandem.loop import Optim
-from tandem.machine import Machine
 from tandem.objectives.policy_gradient import ppo_clip, value_clip
 from tandem.online import Experience, Rounds
-from tandem.rng import Seed
-from tandem.runs import Events, Run, every_rank
+from tandem.runs import Here, Run, every_rank
 
 
 @dataclass(frozen=True)
@@ -150,15 +147,11 @@ def fit(
     how: Sampling = Sampling(),
     watching: Watching | None = None,
     name: str = "PPO",
-    out: Path,
-    scratch: Path,
-    seed: Seed,
-    events: Events,
-    machine: Machine,
+    here: Here,
 ) -> Checkpoint:
     """Climb a reward from the policy `init`; see `climb` for the arguments."""
     return climb(
-        actor_critic(init, reward, cfg, seed, machine, events),
+        actor_critic(init, reward, cfg, here),
         init,
         prompts,
         reward,
@@ -169,11 +162,7 @@ def fit(
         how=how,
         watching=watching,
         name=name,
-        out=out,
-        scratch=scratch,
-        seed=seed,
-        events=events,
-        machine=machine,
+        here=here,
     )
 
 
@@ -181,24 +170,22 @@ def actor_critic(
     init: Checkpoint,
     reward: Judge,
     cfg: PPO,
-    seed: Seed,
-    machine: Machine,
-    events: Events,
+    here: Here,
 ) -> ActorCritic:
     """Open the policy with its value function, whose head starts at zero.
 
     A value function reads the policy's tokens, so it cannot start from a reward model of another
     tokenizer; then, and where the reward is no model, it starts from the policy, and says so.
     """
-    policy = open_policy(init.path, machine, train=True, seed=seed.at("adapters"))
+    policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
     if cfg.value == "shared":
         policy.heads["value"] = models.value_head(policy.inner).to(policy.device)
         return ActorCritic(policy)
-    full = replace(machine, lora=None)
+    full = replace(here.machine, lora=None)
     ours = [c for c in reward_models(reward) if models.same_tokens(init.path, c.path)]
-    fresh = None if ours else seed.at("critic")
+    fresh = None if ours else here.seed.at("critic")
     start = ours[0] if ours else init
-    events.log("value", text=f"the value function starts from {start}, its head at zero")
+    here.events.log("value", text=f"the value function starts from {start}, its head at zero")
     critic = open_scalar(start.path, full, fresh=fresh, train=True)
     critic.inner.score.requires_grad_(False)  # type: ignore[union-attr]
     critic.heads["value"] = models.value_head(critic.inner).to(critic.device)

@@ -9,7 +9,6 @@ variance) on reference answers; gain and bias are stored in the model's configur
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -26,8 +25,7 @@ from tandem.machine import Machine
 from tandem.objectives.reward import bradley_terry, rank_weight
 from tandem.offline import Offline
 from tandem.reading import read
-from tandem.rng import Seed
-from tandem.runs import Events, Run, every_rank
+from tandem.runs import Here, Run, every_rank
 
 
 @dataclass(frozen=True)
@@ -68,11 +66,7 @@ def fit(
     *,
     zero_on: Groups | None = None,
     name: str = "reward",
-    out: Path,
-    scratch: Path,
-    seed: Seed,
-    events: Events,
-    machine: Machine,
+    here: Here,
 ) -> Checkpoint:
     """Fit r(x, y) to the preferences of `data`, from the policy `init` and a fresh head.
 
@@ -84,8 +78,10 @@ def fit(
     """
     data = compared(data)
     zero = cfg.head == "zero"
-    head = seed.at("head")
-    model = open_scalar(init.path, machine, fresh=head, zero=zero, layers=cfg.layers, train=True)
+    head = here.seed.at("head")
+    model = open_scalar(
+        init.path, here.machine, fresh=head, zero=zero, layers=cfg.layers, train=True
+    )
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.score is not None
@@ -105,14 +101,14 @@ def fit(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,
-        seed=seed,
+        seed=here.seed,
         layout=model.layout,
-        tokens=machine.tokens,
+        tokens=here.machine.tokens,
     )
-    train(model, source, loss, cfg.optim, machine=machine, scratch=scratch, events=events)
-    normalise(model, data if zero_on is None else zero_on, machine, cfg.unit_variance)
-    models.save(model.lm, models.load_tokenizer(init.path), out)
-    return Checkpoint(out, name)
+    train(model, source, loss, cfg.optim, here)
+    normalise(model, data if zero_on is None else zero_on, here.machine, cfg.unit_variance)
+    models.save(model.lm, models.load_tokenizer(init.path), here.out)
+    return Checkpoint(here.out, name)
 
 
 def normalise(model: Trunk, answers: Groups, machine: Machine, unit_variance: bool) -> None:

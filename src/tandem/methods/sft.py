@@ -8,7 +8,6 @@ trained on, and so is the end-of-sequence token.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from tandem import models
@@ -18,11 +17,9 @@ from tandem.groups import Groups
 from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train
-from tandem.machine import Machine
 from tandem.objectives.nll import nll
 from tandem.offline import Offline
-from tandem.rng import Seed
-from tandem.runs import Events, Run, every_rank
+from tandem.runs import Here, Run, every_rank
 from tandem.stages import encode
 
 
@@ -50,14 +47,10 @@ def fit(
     cfg: SFT = SFT(),
     *,
     name: str = "SFT",
-    out: Path,
-    scratch: Path,
-    seed: Seed,
-    events: Events,
-    machine: Machine,
+    here: Here,
 ) -> Checkpoint:
     """Fine-tune a policy on the completions of `data`, each by its weight."""
-    policy = open_policy(init.path, machine, train=True, seed=seed.at("adapters"))
+    policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.logp is not None
@@ -67,14 +60,14 @@ def fit(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,
-        seed=seed,
+        seed=here.seed,
         layout=policy.layout,
-        tokens=machine.tokens,
+        tokens=here.machine.tokens,
         divisible=True,
     )
-    train(policy, source, loss, cfg.optim, machine=machine, scratch=scratch, events=events)
-    models.save(policy.lm, models.load_tokenizer(init.path), out)
-    return Checkpoint(out, name)
+    train(policy, source, loss, cfg.optim, here)
+    models.save(policy.lm, models.load_tokenizer(init.path), here.out)
+    return Checkpoint(here.out, name)
 
 
 def recipe(run: Run, base: Checkpoint, demonstrations: Groups, cfg: SFT = SFT()) -> Checkpoint:
