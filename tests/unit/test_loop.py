@@ -272,7 +272,7 @@ def test_a_step_that_is_not_a_number_never_reaches_the_weights(where: str, clip:
     source = Offline(data(), size=10, epochs=5, seed=Seed(), layout="rows", tokens=10**6)
     rare = replace(FP32, log_every=100)
     with pytest.raises(DataError, match="at optimiser step 3") as caught:
-        train(after, source, loss, replace(FAST, clip=clip), machine=rare, events=Silent())
+        train(after, source, loss, replace(FAST, clip=clip), somewhere(Silent(), rare))
     assert ("mine_loss" in caught.value.what) == (where == "loss")
     assert "grad_norm" in caught.value.what or where == "loss"
     assert all(torch.equal(v, seen[0][k]) for k, v in after.state_dict().items())

@@ -467,6 +467,10 @@ def test_the_best_policy_by_the_chosen_judge_is_exported(init: Path, tmp_path: P
     assert {"proxy", "truth", "kl", "length", "stopped"} <= set(heard.of("watch")[0])
     assert abs(heard.of("watch")[0]["kl"]) < 1e-4
     assert len(heard.of("sample")) == 3 * 5
+    for point, told in zip(heard.of("watch"), heard.of("watched"), strict=True):
+        assert set(told) == set(point)
+        assert all(len(told[k]) == 3 for k in set(point) - {"kind", "round"})
+        assert np.mean(told["kl"]) == pytest.approx(point["kl"], abs=1e-4)
 
 
 def test_early_stopping_ends_after_its_patience_and_exports_the_best(init: Path, tmp_path: Path):
