@@ -1,4 +1,4 @@
-"""The over-optimisation experiment: its arithmetic on known curves, and a small real run."""
+"""The over-optimisation experiment: its arithmetic on known curves, and a small run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 TINY = levers.Plan(
     sizes=Sizes(demonstrations=32, pairs=16, held_out=16, prompts=12, evaluation=8),
-    rounds=2, prompts=8, minibatch=8, every=1, pool=4, pooled=4,
+    rounds=3, prompts=8, minibatch=4, lr=3e-3, every=1, pool=4, pooled=4,
 )  # fmt: skip
 P = 40
 
@@ -125,7 +125,7 @@ def test_a_small_run_is_resumed_and_becomes_a_page(
     assert names == {f"overoptimisation.{ext}" for ext in ("json", "md", "svg")}
     told = json.loads((tmp_path / "out" / "overoptimisation.json").read_text())
     assert [row["lever"] for row in told["table"]] == ["SFT", *kept]
-    assert np.shape(told["curves"]["free"]["truth"]) == (2, 3)
+    assert np.shape(told["curves"]["free"]["truth"]) == (2, 4)
     free = told["curves"]["free"]
     assert free["proxy"] == free["single"]
     assert told["curves"]["debiased"]["proxy"] != told["curves"]["debiased"]["single"]

@@ -514,6 +514,19 @@ def test_a_reward_model_opens_in_transformers_with_the_same_scores(
     assert scores.std() > 1e-3
 
 
+def test_a_reward_is_normalised_on_the_reference_answers_it_is_given(tmp_path: Path):
+    """Mean 0 and variance 1 on answers of the reference, before any policy climbs it."""
+    init, others = folder(tmp_path / "init"), data(7, pairs=False)
+    cfg = replace(CONFIGS["reward"], unit_variance=True)
+    here = Here.at(tmp_path, seed=Seed(5), machine=FP32)
+    made = reward.fit(Checkpoint(init), data(), cfg, zero_on=others, here=here)
+    scores = np.concatenate([g.scores for g in RewardModel(made, machine=FP32)(others)])
+    assert abs(scores.mean()) < 1e-6
+    assert abs(scores.std() - 1) < 1e-6
+    own = np.concatenate([g.scores for g in RewardModel(made, machine=FP32)(data())])
+    assert abs(own.mean()) > 1e-3
+
+
 def one_by_one(model: Any, g: Group) -> np.ndarray:
     with torch.no_grad():
         rows = [model(sequence(g, k)[None]).logits.item() for k in range(len(g))]
