@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, SupportsFloat, TextIO, cast
 
-Number = SupportsFloat | str | None
+Number = SupportsFloat | str | list[float] | None
 
 PROGRESS_SECONDS = 1.0
 PLAIN_SECONDS = 10.0
@@ -25,7 +25,8 @@ WINDOW_SECONDS = 30.0
 
 
 class Events(Protocol):
-    """Where a stage says what happens. Numbers are floats, ints, strings or 0-d tensors."""
+    """Where a stage says what happens. Numbers are floats, ints, strings, 0-d tensors,
+    or a list of floats."""
 
     def log(self, kind: str, **numbers: Number) -> None:
         """Record one event: a training step, an evaluation; `text` is also shown to people."""
