@@ -29,7 +29,9 @@ from tandem.runs import Run
 from tandem.stages import Policy, sample
 from tandem.tasks import World, worlds
 
-FAILED = "failed.json"
+FAILED, NEEDED = "failed.json", "needed.json"
+WATCHED = ("evaluation", "watched", "held-out-pairs", "held-out", "reward-held")
+"""Stages that only look on: no part of what a method costs."""
 
 
 def run_seed(
@@ -40,6 +42,7 @@ def run_seed(
     configs = plan.entries[0].configs
     with Run(plan.folder(out, seed), seed, machine=machine, display=display) as run:
         start = Course(run.scope(slug(OPPONENT), run.seed), world, configs)
+        write_json(start.run.path / NEEDED, {"stages": ["demonstrations", "sft"]})
         main = answer(start, start.pi_sft)
         examine(plan, start, main, main, start.pi_sft)
         if start.labelled:
@@ -67,6 +70,7 @@ def attempt(run: Run, plan: Plan, world: World, entry: Entry, main: Groups) -> N
     told.unlink(missing_ok=True)
     try:
         result, _ = course.do(found(entry))
+        write_json(scope.path / NEEDED, {"stages": [s for s in scope.called if s not in WATCHED]})
         policy = replace(result, name=entry.name)
         examine(plan, course, answer(course, policy), main, policy)
     except Pending:
