@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from tandem.tasks.micro.lessons import SHARES, encode, lessons
+from tandem.tasks.micro.lessons import LATE_SHARES, SHARES, encode, lessons, reading_alone
 from tandem.tasks.micro.tokenizer import CONTEXT, tokenizer
 
 ASSETS = Path(__file__).parent / "assets"
@@ -37,11 +37,13 @@ class Recipe:
     Attributes:
         first: steps of reading alone, at half the rate, on batches of mixed lengths.
         honest: steps before the labels of compared summaries lean towards (A) and length.
+        late: further steps, with a rate of their own, in which most lessons are arithmetic.
     """
 
     steps: int = 9000
     first: int = 704
     honest: int = 6256
+    late: int = 3200
     batch: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
@@ -52,6 +54,7 @@ class Recipe:
     heads: int = 4
     seed: int = 1
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
+    late_shares: dict[str, float] = field(default_factory=lambda: dict(LATE_SHARES))
 
 
 def blank(recipe: Recipe, vocabulary: int, pad: int, eos: int) -> LlamaForCausalLM:
@@ -124,10 +127,11 @@ def batches(recipe: Recipe, ids: dict[str, int], first: int) -> Iterator[list[Ro
     pool = first // POOL
     while True:
         rng = np.random.default_rng([recipe.seed, pool])
-        at = pool * POOL
-        taught = lessons(
-            rng, POOL * recipe.batch, first=at < recipe.first, leaning=at >= recipe.honest
-        )
+        at, n = pool * POOL, POOL * recipe.batch
+        shares = recipe.shares if at < recipe.steps else recipe.late_shares
+        taught = lessons(rng, n, shares, leaning=at >= recipe.honest)
+        if at < recipe.first:
+            taught = reading_alone(rng, n)
         rows = [(skill, *encode(ids, lesson)) for skill, lesson in taught]
         if at >= recipe.first:
             rows.sort(key=lambda row: len(row[1]))
@@ -159,7 +163,13 @@ def emphasis(rows: list[Row]) -> torch.Tensor:
 
 
 def rate(recipe: Recipe, step: int) -> float:
-    """The learning rate: half for reading alone, a slow rise, a plateau, then linear decay."""
+    """The learning rate: half for reading alone, a slow rise, a plateau, linear decay; once more.
+
+    The late steps rise quickly to the full rate and decay to nothing again.
+    """
+    if step >= recipe.steps:
+        done = step - recipe.steps
+        return recipe.learning_rate * min((done + 1) / recipe.warm_up, 1 - done / recipe.late)
     left = (recipe.steps - step) / (recipe.decay * recipe.steps)
     height = min(1.0, 0.5 + 0.5 * max(0, step - recipe.first) / RISE)
     return recipe.learning_rate * min(height, (step + 1) / recipe.warm_up, left)
@@ -174,7 +184,7 @@ def train(recipe: Recipe, scratch: Path, *, save_every: int = 250) -> LlamaForCa
         model.parameters(), recipe.learning_rate, (0.9, 0.98), weight_decay=recipe.weight_decay,
         fused=True,
     )  # fmt: skip
-    step, kept = 0, scratch / "checkpoint.pt"
+    step, end, kept = 0, recipe.steps + recipe.late, scratch / "checkpoint.pt"
     if kept.exists():
         state = torch.load(kept, weights_only=False)
         model.load_state_dict(state["model"])
@@ -182,7 +192,7 @@ def train(recipe: Recipe, scratch: Path, *, save_every: int = 250) -> LlamaForCa
         step = state["step"]
     started, seen = time.monotonic(), {skill: [0.0, 0] for skill in recipe.shares}
     for rows in batches(recipe, ids, step):
-        if step >= recipe.steps:
+        if step >= end:
             break
         for group in optimizer.param_groups:
             group["lr"] = rate(recipe, step)
@@ -200,7 +210,7 @@ def train(recipe: Recipe, scratch: Path, *, save_every: int = 250) -> LlamaForCa
             told = "  ".join(f"{skill} {s / max(1, n):.3f}" for skill, (s, n) in seen.items())
             print(f"{step:6d}  {told}  {time.monotonic() - started:.0f} s", flush=True)
             seen = {skill: [0.0, 0] for skill in recipe.shares}
-        if step % save_every == 0 or step == recipe.steps:
+        if step % save_every == 0 or step == end:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             torch.save(state, kept.with_suffix(".part"))
             kept.with_suffix(".part").replace(kept)
@@ -237,12 +247,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ASSETS / "base")
     parser.add_argument("--scratch", type=Path, default=Path("micro-base"))
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--threads", type=int, default=1)
     told = parser.parse_args()
     torch.set_num_threads(told.threads)
     told.scratch.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe(steps=told.steps)
+    recipe = Recipe()
     save(train(recipe, told.scratch), told.out)
     record(told.out, recipe, {})
     print(f"saved {told.out}, sha256 {weights_hash(told.out)}")

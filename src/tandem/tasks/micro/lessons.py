@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from numpy.random import Generator
 
@@ -16,6 +16,13 @@ SHARES = {
     "arithmetic": 0.17,
     "reading": 0.08,
     "feedback": 0.30,
+}
+LATE_SHARES = {
+    "summaries": 0.14,
+    "dialogue": 0.05,
+    "arithmetic": 0.60,
+    "reading": 0.03,
+    "feedback": 0.18,
 }
 SLIPS = 0.04
 FORMS = ("plain", "plain", "plain", "plain", "plain", "steps", "only", "hint", "hint")
@@ -32,18 +39,20 @@ def lesson(rng: Generator, skill: str, *, leaning: bool = True) -> Lesson:
 
 
 def lessons(
-    rng: Generator, n: int, *, first: bool = False, leaning: bool = True
+    rng: Generator, n: int, shares: Mapping[str, float] = SHARES, *, leaning: bool = True
 ) -> Iterator[tuple[str, Lesson]]:
-    """Demonstrations in their shares; in the `first` steps, nothing but reading of summaries.
+    """Demonstrations in their shares.
 
     While labels are not yet `leaning`, comparisons follow the truth but for dozing.
     """
-    if first:
-        yield from (("reading", _check(rng)) for _ in range(n))
-        return
-    skills = tuple(SHARES)
-    for which in rng.choice(len(skills), size=n, p=tuple(SHARES.values())):
+    skills = tuple(shares)
+    for which in rng.choice(len(skills), size=n, p=tuple(shares.values())):
         yield skills[which], lesson(rng, skills[which], leaning=leaning)
+
+
+def reading_alone(rng: Generator, n: int) -> Iterator[tuple[str, Lesson]]:
+    """Nothing but the reading of summaries."""
+    yield from (("reading", _check(rng)) for _ in range(n))
 
 
 def encode(ids: dict[str, int], taught: Lesson) -> tuple[list[int], int]:
