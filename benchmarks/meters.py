@@ -17,7 +17,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 
 class Meter:
-    """Counts from `start()` on; `tick()` marks the start of a step."""
+    """Counts from the first `tick()` on, which marks the start of a step."""
 
     def __init__(self) -> None:
         self.ticks: list[float] = []
@@ -28,16 +28,12 @@ class Meter:
         torch.Tensor.backward = self.timed("backward", torch.Tensor.backward)  # type: ignore[method-assign]
         torch.optim.AdamW.step = self.timed("optimiser", torch.optim.AdamW.step)  # type: ignore[method-assign]
 
-    def start(self) -> None:
-        self.on = True
-
     def tick(self) -> None:
-        """Mark the start of a step, or the end of the last; counting starts with the second."""
+        """Mark the start of a step, or the end of the last; phases are timed from the second."""
         self.ticks.append(time.perf_counter())
+        self.on = True
         if len(self.ticks) == 2:
             self.seconds.clear()
-            self.tokens = 0
-            self.on = True
 
     def timed(self, phase: str, work: Any) -> Any:
         """Return the function with its time added to a phase."""
@@ -52,7 +48,7 @@ class Meter:
         return inner
 
     def report(self) -> dict[str, Any]:
-        """Medians and shares over all steps but the first."""
+        """Medians and shares over all steps but the first; tokens over all."""
         import itertools
         import statistics
 
@@ -64,7 +60,7 @@ class Meter:
             "step": statistics.median(rest),
             "steps": steps,
             "phases": {**phases, "rest": 1 - sum(phases.values())},
-            "tokens_per_step": self.tokens / len(rest),
+            "tokens_per_step": self.tokens / len(steps),
             "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         }
 

@@ -89,7 +89,9 @@ def beside_trl(file: Path, found: dict[str, Any]) -> list[str]:
 
 def agreed(rows: list[dict[str, Any]]) -> str:
     """Say what was compared beside time, and whether it agreed."""
-    said = "Both sides train the same rows in the same order, and mean losses are compared"
+    norms = any("mean_grad_norm" in row for row in rows)
+    both = "mean losses and gradient norms" if norms else "mean losses"
+    said = f"Both sides train the same rows in the same order, and {both} are compared"
     if any(row["what"] == "grpo" for row in rows):
         said += "; GRPO, which draws its own, in law: reward, spread, gradient norm and KL"
     wrong = [f"{row['workload']} {row['what']}" for row in rows if not row["losses_agree"]]

@@ -81,6 +81,7 @@ def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, An
     )
     fit(policy, source, loss_of(what), OPTIM, here)
     found = {"losses": ears.of("train", f"{what}_loss"), "reference": reference}
+    found["grad_norm"] = ears.of("train", "grad_norm")
     return found | meter.report() | {"useful_per_step": useful(data) / source.total}
 
 
@@ -168,7 +169,7 @@ def online(
     found["phases"]["rest"] -= sampled
     mean = sum(len(g.prompt.tokens) for g in prompts) / len(prompts)
     return found | {
-        "rewards": ears.of("round", "reward"),
+        "rewards": ears.of("round", "proxy"),
         "spread": ears.of("round", "spread"),
         "kl": ears.of("round", "kl"),
         "losses": ears.of("train", "policy_loss"),

@@ -55,7 +55,10 @@ def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, An
     common["max_length"] = work.max_length
     trainer = OFFLINE[what](work.rows(), folder, common, shared, option)
     trainer.train()
-    return {"losses": logged(trainer, "loss"), "reference": 0.0} | meter.report()
+    found = {name: logged(trainer, name) for name in ("loss", "grad_norm")}
+    return {"losses": found["loss"], "grad_norm": found["grad_norm"], "reference": 0.0} | (
+        meter.report()
+    )
 
 
 def logged(trainer: Any, name: str) -> list[float]:

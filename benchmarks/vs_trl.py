@@ -5,8 +5,10 @@
     python benchmarks/vs_trl.py --page > docs/performance.md
 
 Workloads are in `workloads.py`. AdamW, gradient checkpointing off on both sides. Offline methods
-read the same rows in the same order, so their mean losses must agree; a fast wrong answer fails
-the benchmark. GRPO draws its own samples (4 prompts x 8 completions of 48 tokens, reward: the
+read the same rows in the same order, so mean losses and gradient norms must agree (a preference
+loss starts at ln 2 whatever it reads, its gradient does not); a fast wrong answer fails.
+
+GRPO draws its own samples (4 prompts x 8 completions of 48 tokens, reward: the
 share of even words, beta .05, k3, both sides from the same weights), so its first step is compared
 in law: mean reward, spread within groups and gradient norm, and a KL of 0. Sampling beside HF
 `generate` is `sampling.py`, whose W-group goes into the same report.
@@ -38,6 +40,8 @@ RESULTS = Path(__file__).parent / "results"
 METHODS = ("dpo", "sft", "reward", "kto", "grpo")
 TOLERANCE = 0.02
 """Relative difference of mean losses between the sides: bf16 rounding, not another function."""
+GRADIENT_TOLERANCE = 0.05
+"""The same of gradient norms, which tell losses apart that all start at ln 2."""
 GRPO_COMPLETIONS = 32
 
 
@@ -138,10 +142,14 @@ def agreement(what: str, runs: dict[str, list[Any]], best: str) -> dict[str, Any
     mine, theirs = runs["tandem"][0], runs[best][0]
     if what == "grpo":
         return in_law(mine, theirs)
-    a, b = (statistics.mean(r["losses"]) for r in (mine, theirs))
-    gap = abs(a - b) / max(abs(b), 1e-9)
-    found = {"tandem": a, "trl": b, "relative_gap": gap}
-    return {"mean_loss": found, "losses_agree": gap < TOLERANCE}
+    loss, norm = (_gap(mine[name], theirs[name]) for name in ("losses", "grad_norm"))
+    agree = loss["relative_gap"] < TOLERANCE and norm["relative_gap"] < GRADIENT_TOLERANCE
+    return {"mean_loss": loss, "mean_grad_norm": norm, "losses_agree": agree}
+
+
+def _gap(mine: list[float], theirs: list[float]) -> dict[str, float]:
+    a, b = statistics.mean(mine), statistics.mean(theirs)
+    return {"tandem": a, "trl": b, "relative_gap": abs(a - b) / max(abs(b), 1e-9)}
 
 
 def in_law(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
@@ -184,8 +192,11 @@ def line(row: dict[str, Any]) -> str:
     )
     if "law" in row:
         return f"{said}first step in law: {row['checks']}"
-    losses = row["mean_loss"]
-    return f"{said}loss {losses['tandem']:.4f} against {losses['trl']:.4f}"
+    loss, norm = row["mean_loss"], row["mean_grad_norm"]
+    return (
+        f"{said}loss {loss['tandem']:.4f} against {loss['trl']:.4f}, "
+        f"gradient {norm['tandem']:.4f} against {norm['trl']:.4f}"
+    )
 
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from tandem.bench import Course
 from tandem.cli.run import defaults
+from tandem.course import Course
 from tandem.groups import Groups
 from tandem.judges.asking import Asking
 from tandem.judges.labelling import report

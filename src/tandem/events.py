@@ -13,11 +13,11 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, SupportsFloat, TextIO, cast
 
-Number = SupportsFloat | str | None
+Number = SupportsFloat | str | list[float] | None
 
 PROGRESS_SECONDS = 1.0
 PLAIN_SECONDS = 10.0
@@ -25,7 +25,8 @@ WINDOW_SECONDS = 30.0
 
 
 class Events(Protocol):
-    """Where a stage says what happens. Numbers are floats, ints, strings or 0-d tensors."""
+    """Where a stage says what happens. Numbers are floats, ints, strings, 0-d tensors,
+    or a list of floats."""
 
     def log(self, kind: str, **numbers: Number) -> None:
         """Record one event: a training step, an evaluation; `text` is also shown to people."""
@@ -41,6 +42,18 @@ class Events(Protocol):
             numbers: what is shown beside the bar (loss, gold, proxy); `tokens` is the count of
                 tokens processed so far, shown as tokens/s.
         """
+        ...
+
+
+class Follower(Protocol):
+    """Who reads along as events are written: see `trackers`."""
+
+    def follow(self, event: Mapping[str, Any]) -> None:
+        """Take one event, as its line of the file holds it."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will come."""
         ...
 
 
@@ -61,12 +74,18 @@ class Log:
         path: the file.
         display: who shows it.
         clock: seconds since 1970.
+        followers: who reads along; a follower that fails is an error of the run.
     """
 
     def __init__(
-        self, path: Path, display: Display, clock: Callable[[], float] = time.time
+        self,
+        path: Path,
+        display: Display,
+        clock: Callable[[], float] = time.time,
+        followers: Iterable[Follower] = (),
     ) -> None:
         self.path, self.display, self.clock = path, display, clock
+        self.followers = list(followers)
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o644)
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
@@ -77,10 +96,14 @@ class Log:
         event = {"time": round(self.clock(), 3), "kind": kind}
         event |= {name: _plain(value) for name, value in numbers.items()}
         os.write(self._file, (json.dumps(event, ensure_ascii=False) + "\n").encode())
+        for follower in self.followers:
+            follower.follow(event)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and let the followers finish."""
         os.close(self._file)
+        for follower in self.followers:
+            follower.close()
 
 
 class StageEvents:

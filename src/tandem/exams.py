@@ -280,13 +280,12 @@ def examine_solutions(
     for name, by in answers.items():
         solved[name] = {}
         for decoder, groups in by.items():
-            marked = list(groups)
-            if decoders[decoder].vote:
-                counted = list(Votes(read)(marked))
-                marked = elected(counted)
-            right = score_column(judge(Groups.of(marked), truth, machine=machine))
+            voting = decoders[decoder].vote
+            counted = list(Votes(read)(groups)) if voting else list(groups)
+            said = Groups.of(elected(counted) if voting else counted)
+            right = score_column(judge(said, truth, machine=machine))
             solved[name][decoder] = right
-            if decoders[decoder].vote and (a := confidence_auroc(confidence(counted), right)):
+            if voting and (a := confidence_auroc(confidence(counted), right)) is not None:
                 lines.append(f"{name}, {decoder}: confidence tells right from wrong, AUROC {a:.3f}")
     first = next(iter(answers))
     parts = strata(list(next(iter(answers[first].values()))))

@@ -12,7 +12,8 @@ Shapes: M points of a curve.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,31 @@ def curve(events: Path, stage: str | None = None) -> list[dict[str, float]]:
     Raises:
         DataError: nothing was watched, or several stages were and none is named.
     """
-    found: dict[str, dict[float, dict[str, float]]] = {}
+    points = _told(events, "watch", stage)
+    return [{k: float(v) for k, v in p.items() if isinstance(v, int | float)} for p in points]
+
+
+def by_prompt(events: Path, stage: str | None = None) -> list[dict[str, Floats]]:
+    """Read the same watch prompt by prompt: of each round every column as [P] numbers.
+
+    The prompts are those of `Watching`, in its order, the same in every round; so policies that
+    were watched on the same prompts can be compared in pairs.
+
+    Raises:
+        DataError: as `curve`.
+    """
+    points = _told(events, "watched", stage)
+    return [
+        {k: np.array(v, np.float64) for k, v in p.items() if isinstance(v, list)} for p in points
+    ]
+
+
+def _told(events: Path, kind: str, stage: str | None) -> list[dict[str, Any]]:
+    """The events of one kind of one stage, one a round, in order of rounds."""
+    found: dict[str, dict[float, dict[str, Any]]] = {}
     for event in read(events):
-        if event["kind"] == "watch":
-            numbers = {k: float(v) for k, v in event.items() if isinstance(v, int | float)}
-            found.setdefault(str(event.get("stage", "")), {})[numbers["round"]] = numbers
+        if event["kind"] == kind:
+            found.setdefault(str(event.get("stage", "")), {})[float(event["round"])] = event
     if stage is not None:
         found = {name: points for name, points in found.items() if name == stage}
     if len(found) != 1:
@@ -178,18 +199,37 @@ def plot(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
         DataError: as `diagnose`.
         ConfigError: matplotlib is not installed.
     """
-    mpl, Figure = _matplotlib()
-    fixed: dict[str, Any] = {"svg.hashsalt": "tandem", "svg.fonttype": "none"}
-    with mpl.rc_context(fixed):
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-        axes = figure.subplots()
+    with drawing(path, 6.4, 4.0) as (axes,):
         for k, (name, points) in enumerate(curves.items()):
             _draw(axes, name, points, f"C{k % 10}")
         axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         axes.set_xlabel("sqrt(KL to the reference), nats")
         axes.set_ylabel("gain over the start")
         axes.legend(frameon=False, fontsize="small")
-        axes.spines[["top", "right"]].set_visible(False)
+
+
+@contextmanager
+def drawing(path: Path, width: float, height: float, panels: int = 1) -> Iterator[list[Any]]:
+    """Give some axes side by side, and write them as an SVG that is the same file every time.
+
+    Text stays text, there is no date, and ids are fixed.
+
+    Args:
+        path: the SVG file; its folder is made.
+        width: of the whole, in inches; likewise `height`.
+        panels: how many axes.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    mpl, Figure = _matplotlib()
+    fixed: dict[str, Any] = {"svg.hashsalt": "tandem", "svg.fonttype": "none"}
+    with mpl.rc_context(fixed):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = list(figure.subplots(1, panels, squeeze=False)[0])
+        yield axes
+        for each in axes:
+            each.spines[["top", "right"]].set_visible(False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": "tandem"})
 
@@ -201,8 +241,8 @@ def _matplotlib() -> tuple[Any, Any]:
     except ImportError as error:
         raise ConfigError(
             f"a curve cannot be drawn: {error}",
-            "drawing needs matplotlib, and nothing else here does",
-            "pip install 'tandem-rlhf[plot]'",
+            "curves and reports are drawn by matplotlib",
+            "pip install matplotlib",
         ) from error
     return mpl, Figure
 

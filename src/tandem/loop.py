@@ -124,7 +124,8 @@ def fit(
         want: what the kernel computes, for example {"entropy": True}.
 
     Raises:
-        DataError: the loss became infinite or not a number (with the step and the term).
+        DataError: a loss or the gradient became infinite or not a number (with the step and the
+            term), before the step reached the weights.
         ConfigError: the launcher shards the weights (FSDP, DeepSpeed).
     """
     machine = here.machine
@@ -150,9 +151,8 @@ def fit(
                 accelerator.backward(value if mine else value * 0)
             log.add(terms, weights, share=1.0 if mine else 0.0)
         log.tokens += sum(batch.tokens.useful for batch in micro)
-        norm = None
-        if optim.clip is not None:
-            norm = accelerator.clip_grad_norm_(module.parameters(), optim.clip)
+        largest = math.inf if optim.clip is None else optim.clip
+        norm = log.check(step + 1, accelerator.clip_grad_norm_(module.parameters(), largest))
         prepared.step()
         schedule.step()
         prepared.zero_grad(set_to_none=True)
@@ -274,7 +274,11 @@ class _State:
 
 
 class _Log:
-    """Sums of what the terms report, on the device, read once every few steps."""
+    """Sums of what the terms report, on the device; metrics are read once every few steps.
+
+    Losses and the norm of the gradient are read at every step, together and once: what is not a
+    number must not reach the weights, nor a state that a killed run would resume from.
+    """
 
     def __init__(
         self, events: Events | None, total: int, every: int, accelerator: Accelerator
@@ -282,6 +286,7 @@ class _Log:
         self.events, self.total, self.every = events, total, every
         self.accelerator = accelerator
         self.sums: dict[str, Tensor] = {}
+        self.losses: dict[str, Tensor] = {}
         self.steps, self.tokens, self.since = 0, 0, time.monotonic()
 
     def add(
@@ -289,7 +294,8 @@ class _Log:
     ) -> None:
         """Add a micro-batch; `share` 0 is a rank that had none and read another's."""
         for name, term in terms.items():
-            self._sum(f"{name}_loss", share * term.loss.detach().sum() / weights[name], 0)
+            loss = share * term.loss.detach().sum().float() / weights[name]
+            self.losses[f"{name}_loss"] = self.losses.get(f"{name}_loss", 0) + loss
             for metric, values in term.metrics.items():
                 self._sum(metric, share * values.detach().sum(), share * values.numel())
 
@@ -297,20 +303,23 @@ class _Log:
         row = torch.stack([value.float(), value.new_tensor(count, dtype=torch.float32)])
         self.sums[name] = self.sums[name] + row if name in self.sums else row
 
-    def step(self, step: int, lr: float, norm: Tensor | None) -> None:
+    def check(self, step: int, norm: Tensor | float | None) -> float:
+        """Refuse a step that is not a number, on every rank; return the gradient's norm."""
+        losses = torch.stack(list(self.losses.values()))
+        whole = torch.as_tensor(self.accelerator.reduce(losses, "sum"))
+        values = torch.cat([whole, torch.as_tensor(norm).to(whole).reshape(1)]).tolist()
+        _refuse(dict(zip([*self.losses, "grad_norm"], values, strict=True)), step)
+        for name, loss in self.losses.items():
+            self._sum(name, loss, 0)
+        self.losses = {}
+        return values[-1]
+
+    def step(self, step: int, lr: float, norm: float) -> None:
         self.steps += 1
         if step % self.every and step != self.total:
             return
-        numbers = self._read()
-        if norm is not None:
-            numbers["grad_norm"] = float(norm)
-        bad = [name for name, value in numbers.items() if not math.isfinite(value)]
-        if bad:
-            raise DataError(
-                f"{', '.join(bad)} is {numbers[bad[0]]} at optimiser step {step}",
-                "training on would only spread it through the weights",
-                "lower the learning rate, or look for extreme scores in the data",
-            )
+        numbers = self._read() | {"grad_norm": norm}
+        _refuse(numbers, step)
         now = time.monotonic()
         speed = self.tokens / max(now - self.since, 1e-9)
         self.steps, self.tokens, self.since = 0, 0, now
@@ -329,3 +338,13 @@ class _Log:
     def close(self, step: int) -> None:
         if self.events is not None:
             self.events.log("trained", step=step)
+
+
+def _refuse(numbers: Mapping[str, float], step: int) -> None:
+    bad = [name for name, value in numbers.items() if not math.isfinite(value)]
+    if bad:
+        raise DataError(
+            f"{', '.join(bad)} is {numbers[bad[0]]} at optimiser step {step}",
+            "training on would only spread it through the weights",
+            "lower the learning rate, or look for extreme scores in the data",
+        )

@@ -145,6 +145,7 @@ class Run:
             done again where this changes their arguments.
         display: who shows progress; by default bars on a terminal and lines elsewhere.
         machine: settings that stages which compute may ask for.
+        follow: opens who reads the events along, once the folder is this process's own.
 
     Raises:
         RunError: another process works in the folder, it has another seed, or a stage to redo
@@ -159,12 +160,13 @@ class Run:
         redo: Iterable[str] = (),
         display: talk.Display | None = None,
         machine: Machine = Machine(),
+        follow: Callable[[], Iterable[talk.Follower]] = tuple,
     ) -> None:
         self.machine = machine
         self.path = Path(path)
         self.seed = seed if isinstance(seed, Seed) else Seed(seed)
         self._called: dict[str, str] = {}
-        self._session = Session.start(self.path, self.seed, frozenset(redo), display)
+        self._session = Session.start(self.path, self.seed, frozenset(redo), display, follow)
 
     @overload
     def __call__(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tandem import events as talk
 from tandem.durable import lock, read_json, unlock, whole, write_json
 from tandem.environment import commit, environment
-from tandem.errors import RunError, nearest
+from tandem.errors import RunError, TandemError, nearest
 from tandem.events import Events, StageEvents
 from tandem.rng import Seed
 
@@ -37,7 +37,12 @@ class Session:
 
     @classmethod
     def start(
-        cls, root: Path, seed: Seed, redo: frozenset[str], display: talk.Display | None
+        cls,
+        root: Path,
+        seed: Seed,
+        redo: frozenset[str],
+        display: talk.Display | None,
+        follow: Callable[[], Iterable[talk.Follower]] = tuple,
     ) -> Session:
         """Take the folder, or raise a RunError; see `Run`."""
         display = talk.display() if display is None else display
@@ -55,10 +60,12 @@ class Session:
         try:
             _check_seed(root, seed)
             _check_redo(root, redo)
-        except RunError:
+            followers = tuple(follow())
+        except TandemError:
             unlock(root)
             raise
-        session = cls(root, display, talk.Log(root / "events.jsonl", display))
+        log = talk.Log(root / "events.jsonl", display, followers=followers)
+        session = cls(root, display, log)
         session.redo = set(redo)
         session.events("").log("opened", seed=int(seed), commit=commit(), pid=os.getpid())
         return session

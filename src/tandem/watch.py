@@ -72,11 +72,14 @@ class Policies:
             return False
         self.engine.load(self.weights(policy))
         groups = list(self.engine.sample(self.prompts, 1, self.how, self.seed))
-        point = {"round": float(turn)} | self._measured(groups)
+        columns = self._columns(groups)
+        point = {"round": float(turn)} | {k: float(np.mean(x)) for k, x in columns.items()}
         better = self.choose is not None and all(
             point[self.choose] > p[self.choose] for p in self.curve
         )
         self.curve.append(point)
+        one_by_one = {k: np.round(x, 4).tolist() for k, x in columns.items()}
+        self.events.log("watched", round=turn, **one_by_one)
         self.events.log("watch", **point)
         for group in groups[:SHOWN]:
             self.events.log("sample", prompt=group.prompt.text, answer=group.completions[0].text)
@@ -101,16 +104,17 @@ class Policies:
         """The first point with the best value of `choose`."""
         return max(self.curve, key=lambda p: p[self.choose or ""])
 
-    def _measured(self, groups: list[Group]) -> dict[str, float]:
-        point: dict[str, float] = {}
-        for name, judge in self.judges.items():
-            rows = [g.scores for g in judge(groups) if g.scores is not None]
-            point[name] = float(np.mean(np.concatenate(rows)))
-        point["kl"] = float(np.mean(list(self._kl(groups))))
-        lengths = [len(c.tokens) for g in groups for c in g.completions]
-        point["length"] = float(np.mean(lengths))
-        point["stopped"] = float(np.mean([c.stopped for g in groups for c in g.completions]))
-        return point
+    def _columns(self, groups: list[Group]) -> dict[str, np.ndarray]:
+        """Column -> [P] one number a prompt, from its one answer."""
+        columns = {
+            name: np.array([g.scores[0] for g in judge(groups) if g.scores is not None])
+            for name, judge in self.judges.items()
+        }
+        answers = [g.completions[0] for g in groups]
+        columns["kl"] = np.array(list(self._kl(groups)))
+        columns["length"] = np.array([len(c.tokens) for c in answers], np.float64)
+        columns["stopped"] = np.array([c.stopped for c in answers], np.float64)
+        return columns
 
     def _kl(self, groups: list[Group]) -> Iterator[float]:
         """KL to the reference of each sample: sum of log-ratios, unbiased at temperature 1."""

@@ -42,6 +42,8 @@ from tandem.engines.rows import RowsDecoder
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.groups import Group, Prompt
+from tandem.kernel import Trunk
+from tandem.reading import read
 from tandem.rng import Seed
 
 V = 61
@@ -154,6 +156,49 @@ def test_greedy_tokens_are_those_of_generate(family: str) -> None:
         assert answer.tokens.tolist() == want
         assert row[: len(want)] == want
         assert answer.stopped == (want[-1] == 2)
+
+
+@pytest.mark.parametrize("rule", ["two ends", "string", "strings and ends", "length"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "mistral window"])
+def test_greedy_tokens_are_those_of_generate_under_every_stop_rule(family: str, rule: str) -> None:
+    """Ends and strings are taken from what the model writes, so that every rule cuts an answer.
+
+    A token is a character here, and the first string is two of them.
+    """
+    lm, prompts, tokenizer = _model(family), _prompts(), worlds.letters(V)
+    free = list(_engine(lm).sample(prompts, 1, Sampling(temperature=0, max_tokens=12), Seed(0)))
+    written = max((g.completions[0].tokens.tolist() for g in free), key=len)
+    pairs = [p for p in itertools.pairwise(written[2:]) if min(p) > 2 and p[0] != p[1]]
+    ends = [2, pairs[-1][0]] if "ends" in rule else [2]
+    stop = (tokenizer.decode(pairs[0]), "Zz") if "string" in rule else ()
+    most = 5 if rule == "length" else 12
+    lm.generation_config.eos_token_id = ends
+    how = Sampling(temperature=0, max_tokens=most, stop=stop)
+    cut = 0
+    for group in TorchEngine(lm, tokenizer).sample(prompts, 1, how, Seed(0)):
+        [answer] = group.completions
+        alone = torch.from_numpy(group.prompt.tokens)[None].long()
+        settings: dict = {"max_new_tokens": most, "do_sample": False, "pad_token_id": 0}
+        if stop:
+            settings |= {"stop_strings": list(stop), "tokenizer": tokenizer}
+        whole = lm.generate(input_ids=alone, attention_mask=alone * 0 + 1, **settings)
+        want = whole[0, alone.shape[1] :].tolist()
+        assert answer.tokens.tolist() == want
+        assert answer.stopped == (want[-1] in ends or answer.text.endswith(stop or "never"))
+        cut += len(want) < 12
+    assert cut > 0
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "mistral window"])
+def test_logp_is_that_of_the_kernel(family: str) -> None:
+    """What the sampler returns and what the trainer would compute, token by token."""
+    lm, prompts = _model(family), _prompts()
+    trunk = Trunk(lm, temperature=0.7)
+    how = Sampling(temperature=0.7, max_tokens=12)
+    groups = list(_engine(lm).sample(prompts, 3, how, Seed(4)))
+    for group, reading in read(trunk, groups, 10**6):
+        for answer, logp in zip(group.completions, reading.logp or (), strict=True):
+            np.testing.assert_allclose(answer.logp, logp, atol=1e-4)
 
 
 STORIES = Path(__file__).parents[2].parent / "shared/models/stories260k"

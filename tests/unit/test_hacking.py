@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tandem.errors import DataError
-from tandem.hacking import curve, diagnose, early_stop, plot
+from tandem.hacking import by_prompt, curve, diagnose, early_stop, plot
 
 ALPHA, BETA = 1.0, 0.5
 PEAK = math.exp(ALPHA / BETA - 1)  # 2.718 in sqrt(KL)
@@ -121,6 +121,18 @@ def test_curves_are_read_from_events_once_a_round(tmp_path: Path):
     assert len(curve(log, "05-policy-hat")) == 1
     with pytest.raises(DataError, match="0 stages"):
         curve(log, "nobody")
+
+
+def test_prompts_are_read_one_by_one_in_order_of_rounds(tmp_path: Path):
+    log = tmp_path / "events.jsonl"
+    told = [{"round": k, "truth": [1.0 * k, 2.0], "kl": [0.5, 0.25]} for k in (4, 0, 2, 4)]
+    lines = [{"kind": "watched", "stage": "a", **p} for p in told] + [{"kind": "watch", **told[0]}]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = by_prompt(log)
+    assert [set(p) for p in read] == [{"truth", "kl"}] * 3
+    assert [p["truth"].tolist() for p in read] == [[0.0, 2.0], [2.0, 2.0], [4.0, 2.0]]
+    with pytest.raises(DataError, match="0 stages"):
+        by_prompt(log, "nobody")
 
 
 def test_the_drawing_is_the_same_file_every_time(tmp_path: Path):

@@ -252,6 +252,32 @@ def test_a_loss_that_is_not_a_number_is_refused():
     assert caught.value.do
 
 
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_a_step_that_is_not_a_number_never_reaches_the_weights(where: str, clip: float | None):
+    """Between two log lines (one every 100 steps) the third step breaks, in its loss or only in its
+    gradient (that of sqrt at 0 is infinite): the weights are those of two steps."""
+    calls = iter(range(100))
+    seen: list[dict[str, torch.Tensor]] = []
+    after = Trunk(lm())
+
+    def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
+        assert out.logp is not None
+        value = -out.logp.values
+        if value.requires_grad and next(calls) == 2:
+            seen.append({k: v.clone() for k, v in after.state_dict().items()})
+            value = value * math.nan if where == "loss" else torch.sqrt(value - value.detach())
+        return {"mine": Terms(value, torch.ones_like(value), {})}
+
+    source = Offline(data(), size=10, epochs=5, seed=Seed(), layout="rows", tokens=10**6)
+    rare = replace(FP32, log_every=100)
+    with pytest.raises(DataError, match="at optimiser step 3") as caught:
+        train(after, source, loss, replace(FAST, clip=clip), somewhere(Silent(), rare))
+    assert ("mine_loss" in caught.value.what) == (where == "loss")
+    assert "grad_norm" in caught.value.what or where == "loss"
+    assert all(torch.equal(v, seen[0][k]) for k, v in after.state_dict().items())
+
+
 # --- what is logged -----------------------------------------------------------------------------
 
 
@@ -486,6 +512,19 @@ def test_a_reward_model_opens_in_transformers_with_the_same_scores(
     assert abs(scores.mean()) < 1e-6
     assert not unit_variance or abs(scores.std() - 1) < 1e-6
     assert scores.std() > 1e-3
+
+
+def test_a_reward_is_normalised_on_the_reference_answers_it_is_given(tmp_path: Path):
+    """Mean 0 and variance 1 on answers of the reference, before any policy climbs it."""
+    init, others = folder(tmp_path / "init"), data(7, pairs=False)
+    cfg = replace(CONFIGS["reward"], unit_variance=True)
+    here = Here.at(tmp_path, seed=Seed(5), machine=FP32)
+    made = reward.fit(Checkpoint(init), data(), cfg, zero_on=others, here=here)
+    scores = np.concatenate([g.scores for g in RewardModel(made, machine=FP32)(others)])
+    assert abs(scores.mean()) < 1e-6
+    assert abs(scores.std() - 1) < 1e-6
+    own = np.concatenate([g.scores for g in RewardModel(made, machine=FP32)(data())])
+    assert abs(own.mean()) > 1e-3
 
 
 def one_by_one(model: Any, g: Group) -> np.ndarray:

@@ -312,6 +312,21 @@ def test_adaptive_beta_follows_the_divergence_and_is_resumed(init: Path, tmp_pat
     assert [line["beta"] for line in late.of("round")] == pytest.approx(want[1:])
 
 
+def test_alpacafarms_clamp_is_a_choice_and_not_the_default(init: Path):
+    """With `kl_floor=0` tokens below the reference's probability pay nothing back for it."""
+    actors, groups = cast(init), drawn(init)
+    nudge(actors.policy)
+    calm = replace(PPO, beta=0.5, whiten_rewards=False, whiten_advantages=False)
+    plain, clamped = (
+        returns(ppo.Algorithm(actors, replace(calm, kl_floor=floor)).experience(groups))
+        for floor in (None, 0.0)
+    )
+    old, _ = actors.old(groups)
+    gap = old - actors.ref(groups)
+    assert (gap.values < 0).any()
+    torch.testing.assert_close(plain - clamped, 0.5 * gap.map(lambda x: (-x).clamp(min=0)).sum())
+
+
 def test_the_dials_of_a_round(init: Path, tmp_path: Path):
     heard = Heard()
     climbed(ppo, PPO, init, tmp_path, heard=heard)
@@ -467,6 +482,10 @@ def test_the_best_policy_by_the_chosen_judge_is_exported(init: Path, tmp_path: P
     assert {"proxy", "truth", "kl", "length", "stopped"} <= set(heard.of("watch")[0])
     assert abs(heard.of("watch")[0]["kl"]) < 1e-4
     assert len(heard.of("sample")) == 3 * 5
+    for point, told in zip(heard.of("watch"), heard.of("watched"), strict=True):
+        assert set(told) == set(point)
+        assert all(len(told[k]) == 3 for k in set(point) - {"kind", "round"})
+        assert np.mean(told["kl"]) == pytest.approx(point["kl"], abs=1e-4)
 
 
 def test_early_stopping_ends_after_its_patience_and_exports_the_best(init: Path, tmp_path: Path):

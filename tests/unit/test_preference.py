@@ -335,3 +335,5 @@ def test_what_cannot_be_compared_is_refused(model: Checkpoint):
         PreferenceModel(model, pairs="some")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="first=0"):
         Pointwise(model, first=0)
+    with pytest.raises(ConfigError, match="first=2"):
+        Pointwise(model, baselines=Groups.of([]), first=2)

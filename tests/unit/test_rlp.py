@@ -17,6 +17,7 @@ from tandem.errors import ConfigError
 from tandem.events import Hidden, read
 from tandem.groups import Group, Groups, Preference
 from tandem.judges.agreement import Exact
+from tandem.judges.templates import Formats
 from tandem.loop import Optim
 from tandem.methods import INPUTS, controls, rlp
 from tandem.methods.ppo import PPO
@@ -79,7 +80,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         D = run("preferences", judge, pairs, Early())
         inputs = {
             "pi_sft": pi_sft, "D": D, "x": x, "same": {"exact": Exact()}, "how": HOW,
-            "watching": None, "humans": Early(),
+            "watching": None, "humans": Early(), "formats": Formats(),
         }  # fmt: skip
         results: dict[str, Checkpoint] = {}
         for name, (recipe, cfg) in {

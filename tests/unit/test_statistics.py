@@ -480,3 +480,10 @@ def test_design_spreads_over_directions() -> None:
     assert sorted(d_optimal(x, 9)) == [0, 1, 2]
     with pytest.raises(ConfigError, match="keep = 0"):
         d_optimal(x, 0)
+
+
+def test_a_mean_that_is_the_null_but_for_rounding_has_p_value_one():
+    x = np.random.default_rng(0).normal(size=(3, 20))
+    x -= x.mean()
+    assert abs(x.mean()) < 1e-15
+    assert mean_of(x + 1e-16).p_value == pytest.approx(1.0)

@@ -69,6 +69,8 @@ class Plan:
         model: folder of your model.
         data: your preferences.
         exam: seed of the evaluation prompts.
+        referee: a language model, the task's base, compares every answer with SFT's, in both
+            orders: the AutoSxS column of the RSO paper.
         seconds: start no seed that would end later than this; None runs all seeds.
     """
 
@@ -82,6 +84,7 @@ class Plan:
     model: str | None = None
     data: str | None = None
     exam: int = 0
+    referee: bool = False
     seconds: float | None = None
 
     def __post_init__(self) -> None:

@@ -231,8 +231,9 @@ def _cost(seeds: Sequence[int], folders: Sequence[Path]) -> Iterator[dict[str, A
 
 
 def _spent(scope: Path) -> tuple[float, int]:
-    """Seconds and peak memory of a method alone, shared stages counted in full."""
-    own = [r for r in records(scope) if r.name not in ("exam", "answers", "reward-exam")]
+    """Seconds and peak memory of a method alone, what it shares with others counted in full."""
+    told = read_json(scope / "needed.json") or {"stages": []}
+    own = [r for r in records(scope) if r.name in told["stages"]]
     return sum(r.seconds for r in own), max((r.peak_bytes for r in own), default=0)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tandem.events import Display
 from tandem.exams import examine_answers, examine_reward
 from tandem.groups import Groups
 from tandem.judges import Judge
+from tandem.judges.asking import Asking
 from tandem.judges.models import RewardModel
 from tandem.machine import Machine
 from tandem.methods import Method, load
@@ -29,7 +29,9 @@ from tandem.runs import Run
 from tandem.stages import Policy, sample
 from tandem.tasks import World, worlds
 
-FAILED = "failed.json"
+FAILED, NEEDED = "failed.json", "needed.json"
+WATCHED = ("evaluation", "watched", "held-out-pairs", "held-out", "reward-held")
+"""Stages that only look on: no part of what a method costs."""
 
 
 def run_seed(
@@ -40,15 +42,16 @@ def run_seed(
     configs = plan.entries[0].configs
     with Run(plan.folder(out, seed), seed, machine=machine, display=display) as run:
         start = Course(run.scope(slug(OPPONENT), run.seed), world, configs)
+        write_json(start.run.path / NEEDED, {"stages": ["demonstrations", "sft"]})
         main = answer(start, start.pi_sft)
-        examine(start, main, main, start.pi_sft)
+        examine(plan, start, main, main, start.pi_sft)
         if start.labelled:
             judge = RewardModel(start.r_phi)
             start.run("reward-exam", examine_reward, judge, start.held_out, members=start.members)
         base = Course(run.scope("base", run.seed), world, configs)
-        examine(base, answer(base, base.base), main, base.base)
+        examine(plan, base, answer(base, base.base), main, base.base)
         for entry in plan.entries:
-            attempt(run, world, entry, main)
+            attempt(run, plan, world, entry, main)
 
 
 def open_world(plan: Plan, seed: int) -> World:
@@ -59,7 +62,7 @@ def open_world(plan: Plan, seed: int) -> World:
     return worlds.from_files(Path(plan.model), plan.data, plan.sizes)
 
 
-def attempt(run: Run, world: World, entry: Entry, main: Groups) -> None:
+def attempt(run: Run, plan: Plan, world: World, entry: Entry, main: Groups) -> None:
     """Do one entry, or write down why it failed."""
     scope = run.scope(entry.scope, run.seed)
     course = Course(scope, world, entry.configs)
@@ -67,8 +70,9 @@ def attempt(run: Run, world: World, entry: Entry, main: Groups) -> None:
     told.unlink(missing_ok=True)
     try:
         result, _ = course.do(found(entry))
+        write_json(scope.path / NEEDED, {"stages": [s for s in scope.called if s not in WATCHED]})
         policy = replace(result, name=entry.name)
-        examine(course, answer(course, policy), main, policy)
+        examine(plan, course, answer(course, policy), main, policy)
     except Pending:
         raise
     except Exception as error:
@@ -103,13 +107,20 @@ def answer(course: Course, policy: Policy) -> Groups:
     return course.run("answers", sample, policy, course.exam, n=1, how=course.how)
 
 
-def examine(course: Course, answers: Groups, main: Groups, policy: Policy) -> None:
+def examine(plan: Plan, course: Course, answers: Groups, main: Groups, policy: Policy) -> None:
     """Let every judge see the answers, beside the opponent's."""
     judges: dict[str, Judge] = {}
     if course.truth is not None:
         judges["truth"] = course.truth
     if course.labelled:
         judges |= {"gold_rm": course.gold_rm, "proxy": RewardModel(course.r_phi)}
-    humans: Mapping[str, Judge] = {} if course.humans is None else {"annotator": course.humans}
+    comparers: dict[str, Judge] = {}
+    if course.humans is not None:
+        comparers["annotator"] = course.humans
+    if plan.referee:
+        formats = course.formats
+        comparers["llm"] = Asking(hard=True).labeller(
+            course.base, formats.compare, formats.principles
+        )
     who = {"policy": policy, "opponent": course.pi_sft}
-    course.run("exam", examine_answers, answers, main, judges=judges, comparers=humans, **who)
+    course.run("exam", examine_answers, answers, main, judges=judges, comparers=comparers, **who)

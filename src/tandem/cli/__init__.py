@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval reward": ("tandem.cli.evaluate:reward", "compare a reward model with human judgements"),
     "eval policy": ("tandem.cli.evaluate:policy", "compare a policy with a reference policy"),
     "tasks check": ("tandem.cli.tables:check_task", "check that a task has its phenomena"),
+    "report": ("tandem.cli.report:report", "write a run's or a bench's page, one HTML file"),
     "doctor": ("tandem.cli.doctor:doctor", "check this machine, line by line, with the fix"),
 }
 USAGE = "usage: tandem COMMAND [options]"

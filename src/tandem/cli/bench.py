@@ -29,7 +29,18 @@ from tandem.statistics import minimum_detectable
 from tandem.tasks import Sizes
 
 PRESETS = Path(__file__).parent.parent / "bench" / "presets"
-KEYS = ("title", "question", "task", "seeds", "exam", "claims", "sizes", "settings", "entry")
+KEYS = (
+    "title",
+    "question",
+    "task",
+    "seeds",
+    "exam",
+    "referee",
+    "claims",
+    "sizes",
+    "settings",
+    "entry",
+)
 ENTRY = ("name", "method", "recipe", "settings", "paper")
 TITLES = {
     "best_of_n": "best-of-n", "rlp": "RLP", "lmsi": "LMSI", "star": "STaR", "raft": "RAFT",
@@ -99,6 +110,7 @@ def make_plan(options: Any) -> Plan:
         sizes=sizes,
         claims=tuple(claims),
         exam=table.get("exam", 0),
+        referee=table.get("referee", False),
         seconds=seconds(options.budget) if options.budget else None,
         **start,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from tandem.cli.settings import (
 )
 from tandem.errors import ConfigError
 from tandem.methods import METHODS, Method, find, held, load
+from tandem.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
     from tandem.tasks import World
@@ -52,6 +54,8 @@ def run(words: Sequence[str]) -> int:
     parser = make_run_parser(method.name, configs)
     options = parse(parser, words[1:], _config_file(words[1:]))
     configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
+    for name in options.tracker:
+        check_known(name)
     world = open_world(options, configs["sizes"])
     resolved = resolve(method.name, options, configs)
     if options.dry_run:
@@ -71,7 +75,9 @@ def _go(
     from tandem.runs import Run
 
     path = folder(method.name, options, world)
-    with Run(path, options.seed, redo=options.redo, machine=configs["machine"]) as work:
+    follow = partial(open_trackers, options.tracker, path, resolved)
+    machine = configs["machine"]
+    with Run(path, options.seed, redo=options.redo, machine=machine, follow=follow) as work:
         work.save_config(to_toml(resolved))
         for line in world.notes:
             work.events.log("note", text=line)
@@ -112,6 +118,12 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
         "--dry_run", "--dry-run", action="store_true", help="check and explain only"
     )
     parser.add_argument("--redo", action="append", default=[], help="stage to do again: 03-reward")
+    parser.add_argument(
+        "--tracker",
+        action="append",
+        default=[],
+        help="feed the events also to: tensorboard, trackio, wandb",
+    )
     parser.add_argument(
         "--resume", action="store_true", help="the default: finished stages are kept"
     )

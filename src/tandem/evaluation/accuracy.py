@@ -17,10 +17,10 @@ from tandem.evaluation.tables import Cell, Table, join
 from tandem.groups import Group
 from tandem.operators.columns import largest_cluster
 from tandem.statistics import Estimate, auroc, mean_of, paired
+from tandem.statistics.numerics import Floats
 
-Column = npt.NDArray[np.float64]
 Parts = Mapping[str, npt.NDArray[np.bool_]]
-Solved = Mapping[str, Mapping[str, Column]]
+Solved = Mapping[str, Mapping[str, Floats]]
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def accuracy_evaluation(solved: Solved, parts: Parts, *, opponent: str) -> Accur
     return AccuracyEvaluation(accuracy, gain, opponent, sizes)
 
 
-def _mean(values: Column, inside: npt.NDArray[np.bool_]) -> Estimate | None:
+def _mean(values: Floats, inside: npt.NDArray[np.bool_]) -> Estimate | None:
     return mean_of(np.atleast_2d(values)[:, inside]) if inside.sum() > 1 else None
 
 
-def _gain(mine: Column, theirs: Column, inside: npt.NDArray[np.bool_]) -> Estimate | None:
+def _gain(mine: Floats, theirs: Floats, inside: npt.NDArray[np.bool_]) -> Estimate | None:
     if inside.sum() < 2:
         return None
     a, b = np.broadcast_arrays(np.atleast_2d(mine), np.atleast_2d(theirs))
@@ -124,11 +124,11 @@ def elected(groups: Iterable[Group]) -> list[Group]:
     return [g.keep((largest_cluster(g, "elected") or [0])[:1]) for g in groups]
 
 
-def confidence(groups: Iterable[Group]) -> Column:
+def confidence(groups: Iterable[Group]) -> Floats:
     """Return [P] votes for the commonest answer / completions; 0 where no answer is stated."""
     return np.array([len(largest_cluster(g, "confidence")) / len(g) for g in groups])
 
 
-def confidence_auroc(confident: Column, right: Column) -> float | None:
+def confidence_auroc(confident: Floats, right: Floats) -> float | None:
     """Return P(a right answer had more votes than a wrong one); None without both kinds."""
     return float(auroc(confident, right > 0.5)) if 0 < right.mean() < 1 else None

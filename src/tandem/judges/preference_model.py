@@ -114,6 +114,12 @@ class Pointwise:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or f"{self.checkpoint} pointwise")
+        if self.baselines is not None and self.first != 1:
+            raise ConfigError(
+                f"Pointwise(first={self.first}) with baselines",
+                "given baselines are all used, and none of the group's own completions",
+                "leave one of the two out",
+            )
         if self.first < 1:
             raise ConfigError(
                 f"Pointwise(first={self.first})",

@@ -90,7 +90,7 @@ def recipe(
     run("ai-labelling", report, D_harmless)
     D_helpful = run("helpful-preferences", select, D, asks("harmful", False))
     both = D_harmless + D_helpful  # 5
-    return learn(run, sl_cai, x, both, cfg.rlaif, how, watching)  # 6
+    return learn(run, sl_cai, x, both, cfg.rlaif, how, watching, "RL-CAI")  # 6
 
 
 def revise(

@@ -8,6 +8,7 @@ are the same, so a run that holds both does them once.
     relabelled   SPG's own pairs, labelled by the annotator: what true labels would give
     shuffled     SPG with its clusters dealt at random
     by_reward    as many pairs of the policy's samples, labelled by the old reward (RLAIF by r_phi)
+    by_policy    the same pairs, labelled by the policy that wrote them (RLAIF by pi_theta)
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from tandem.engines import Sampling
 from tandem.groups import Group, Groups
 from tandem.judges import Judge
 from tandem.judges.agreement import Same
+from tandem.judges.asking import Asking
 from tandem.judges.meaning import named
 from tandem.judges.models import RewardModel
+from tandem.judges.templates import Formats
 from tandem.methods import ppo, reward, rlp
 from tandem.methods.rlp import RLP
 from tandem.operators import rank_pairs, shuffled_clusters, synthetic_pairs
@@ -119,27 +122,26 @@ def by_reward(
     return _instead(run, "by-reward", labels, pi_sft, D, x, same, how, watching, cfg)
 
 
-def by_judge(
+def by_policy(
     run: Run,
     pi_sft: Checkpoint,
     D: Groups,
     x: Groups,
     same: Mapping[str, Same],
+    formats: Formats,
     how: Sampling,
     watching: Watching | None,
     cfg: RLP = RLP(),
-    *,
-    who: Callable[[Checkpoint], Judge],
-    tag: str = "by-policy",
 ) -> Checkpoint:
-    """As many of the policy's pairs, labelled by a judge: RLAIF by pi_theta, made from it."""
+    """As many of the policy's pairs, and the policy is asked which is better."""
 
     def labels(P: Groups, D_hat: Groups, r: Checkpoint) -> Groups:
         asked = run("asked", first_two, P, len(D_hat))
         pi_theta = ppo.recipe(run, pi_sft, x, r, how, watching, cfg.ppo)
-        return run(f"pairs-{tag}", judge, asked, who(pi_theta))
+        who = Asking(hard=True).labeller(pi_theta, formats.compare, formats.principles)
+        return run("pairs-by-policy", judge, asked, who)
 
-    return _instead(run, tag, labels, pi_sft, D, x, same, how, watching, cfg)
+    return _instead(run, "by-policy", labels, pi_sft, D, x, same, how, watching, cfg)
 
 
 def first_two(P: Groups, count: int) -> Groups:
@@ -178,5 +180,6 @@ CONTROLS: dict[str, Callable[..., Checkpoint]] = {
     "relabelled": relabelled,
     "shuffled": shuffled,
     "by-reward": by_reward,
+    "by-policy": by_policy,
 }
 """By name; each names its inputs as a method's recipe does (`tandem.methods.INPUTS`)."""

@@ -67,7 +67,7 @@ def recipe(
     """Prompts and a language model in, a policy out; no human label."""
     if cfg.learn == "direct":
         rater = Rater(cfg.asking.lm(base), formats.rate)
-        return climbed(run, pi_sft, x, rater, cfg, how, watching)
+        return climbed(run, pi_sft, x, rater, cfg, how, watching, "d-RLAIF")
     labeller = cfg.asking.labeller(base, formats.compare, formats.principles)
     pairs = run("ai-pairs", sample, pi_sft, x[: cfg.pairs], n=2, how=how)  # 1
     D_ai = run("ai-labels", judge, pairs, labeller)  # 2
@@ -83,12 +83,13 @@ def learn(
     cfg: RLAIF,
     how: Sampling,
     watching: Watching | None,
+    name: str = "RLAIF",
 ) -> Checkpoint:
     """Make a policy of soft labels: DPO, or a reward model and PPO."""
     if cfg.learn == "dpo":
-        return run("policy", dpo.fit, pi, D, cfg.dpo, name="RLAIF")
+        return run("policy", dpo.fit, pi, D, cfg.dpo, name=name)
     r_phi = run("ai-reward", reward.fit, pi, D, cfg.reward, name="ai-reward")
-    return climbed(run, pi, x, RewardModel(r_phi), cfg, how, watching)
+    return climbed(run, pi, x, RewardModel(r_phi), cfg, how, watching, name)
 
 
 def climbed(
@@ -99,7 +100,8 @@ def climbed(
     cfg: RLAIF,
     how: Sampling,
     watching: Watching | None,
+    name: str,
 ) -> Checkpoint:
     """Climb a reward that no human labelled; what humans think is watched, and never chosen by."""
     last = None if watching is None else replace(watching, choose=None, patience=None)
-    return run("policy", ppo.fit, pi, x, r, cfg.ppo, how=how, watching=last, name="RLAIF")
+    return run("policy", ppo.fit, pi, x, r, cfg.ppo, how=how, watching=last, name=name)

@@ -76,10 +76,12 @@ class Crossed:
         if self.variance == 0:
             return 0.0
         t = abs(distance) / math.sqrt(self.variance)
+        low, high = math.log(SMALLEST_P), -SMALLEST_P
+        if self.quantile(math.exp(high)) >= t:
+            return 1.0
         if self.quantile(SMALLEST_P) <= t:
             plain = SMALLEST_P
         else:
-            low, high = math.log(SMALLEST_P), -SMALLEST_P
             plain = math.exp(root(lambda x: self.quantile(math.exp(x)) - t, low, high))
         if plain >= ALPHA or min(self.seeds, self.prompts) == 1:
             return plain

@@ -19,10 +19,11 @@ from tandem.tasks import TASKS, Sizes, World, gsm8k
 from tandem.tasks.micro import ASSETS, Micro
 from tandem.tasks.micro.feedback import FORMATS
 
-SKILLS = {
-    "micro": "summaries",
-    "micro-dialogue": "dialogue",
-    "micro-arithmetic": "arithmetic",
+MICRO = {
+    "micro": Micro("summaries"),
+    "micro-shared": Micro("summaries", shared=0.7),
+    "micro-dialogue": Micro("dialogue"),
+    "micro-arithmetic": Micro("arithmetic"),
 }
 
 
@@ -31,7 +32,7 @@ def settings(task: str | None) -> dict[str, Any]:
 
     A model of a million parameters learns with other rates than one of seven billion.
     """
-    if task not in SKILLS:
+    if task not in MICRO:
         return {}
     return tomllib.loads((ASSETS.parent / "settings.toml").read_text(encoding="utf-8"))
 
@@ -48,13 +49,13 @@ def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
     Raises:
         ConfigError: there is no such task.
     """
-    if name not in SKILLS:
+    if name not in MICRO:
         raise ConfigError(
             f"there is no task {name!r}.{nearest(name, TASKS)}",
             "a task is one of those in tandem/tasks",
             f"name one of: {', '.join(TASKS)}; or give --model and --data",
         )
-    task = Micro(SKILLS[name])  # type: ignore[arg-type]
+    task = MICRO[name]
     at = seed.at("world", name)
     asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
     examined = at if exam is None else exam.at("world", name)
