@@ -7,7 +7,7 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test check bench slow clean
+.PHONY: setup demo test check bench browser trackers slow clean
 
 setup: $(READY)
 
@@ -22,6 +22,13 @@ demo: $(READY)
 
 test: $(READY)
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+
+# The page is tested in Debian's Chromium; elsewhere set CHROMIUM to one that is there.
+browser:
+	command -v chromium || (apt-get update && apt-get install --yes --no-install-recommends chromium)
+
+trackers: $(READY)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[tensorboard,trackio,wandb]'
 
 slow: $(READY)
 	$(PY) -m pytest -m slow

@@ -1,6 +1,6 @@
 """Tokens per second of our engine beside HF `generate`, in alternating runs on the same machine.
 
-    python benchmarks/sampling.py [--quick] [--threads N] [--out FILE.json]
+    python benchmarks/sampling.py [--quick] [--what W-group] [--threads N] [--out FILE]
 
 W-group: a random Llama of 15.2 M parameters (6 layers, width 288, FFN 768, 6 heads, vocabulary
 32,000, tied), 8 prompts of 200 tokens, 8 completions of exactly 48 tokens each, temperature 1.
@@ -157,6 +157,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 7")
+    parser.add_argument("--what", nargs="+", choices=list(LOADS), default=list(LOADS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -169,13 +170,14 @@ def main() -> None:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    for name in LOADS:
+    for name in args.what:
         result[name] = measured = measure(name, 3 if args.quick else 7)
         for clock, of in measured.items():
             print(f"{name} {clock}: ratio {of['ratio_of_best']}")
             for side, speed in of["tokens_per_second"].items():
                 print(f"  {side:16s} {speed:7d} tokens/s   {of['runs'][side]}")
-    out = args.out or Path(__file__).parent / f"sampling-{result['date']}.json"
+    results = Path(__file__).parent / "results"
+    out = args.out or results / f"sampling-{result['date']}.json"
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"written to {out}")
 

@@ -39,7 +39,10 @@ def f1_model(folder: Path) -> Path:
 
 
 def markov_model(
-    folder: Path, laws: dict[str, dict[str, float]], tokenizer: PreTrainedTokenizerFast
+    folder: Path,
+    laws: dict[str, dict[str, float]],
+    tokenizer: PreTrainedTokenizerFast,
+    positions: int = 64,
 ) -> Path:
     """Write a one-layer Llama (width 16) with these laws of the next token given the last.
 
@@ -58,7 +61,7 @@ def markov_model(
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         tie_word_embeddings=False,
         pad_token_id=F2_PAD,
         bos_token_id=F2_BOS,

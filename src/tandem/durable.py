@@ -6,7 +6,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +54,20 @@ def seal(folder: Path, besides: Path) -> None:
     flush(folder)
 
 
+def twin(source: Path, target: Path) -> None:
+    """Give a folder's files a second name under `target`; no byte is copied.
+
+    Sealed files are never written again, so both folders stay whole whichever is deleted.
+    """
+    for place in sorted(source.rglob("*")):
+        other = target / place.relative_to(source)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        if place.is_dir():
+            other.mkdir(exist_ok=True)
+        else:
+            os.link(place, other)
+
+
 def whole(folder: Path) -> bool:
     """True if the folder was sealed."""
     return (folder / "DONE").exists()
@@ -65,15 +80,49 @@ def remove(folder: Path) -> None:
 
 
 @contextmanager
-def alone(place: Path) -> Generator[None, None, None]:
-    """Wait until no other process of this machine works on a file, and keep them out meanwhile."""
+def alone(place: Path, *, wait: bool = True) -> Generator[bool, None, None]:
+    """Wait until no other process of this machine works on a file, and keep them out meanwhile.
+
+    Yields:
+        True; or False at once, without `wait`, if somebody works on it.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(place.with_name(place.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(descriptor)
+        yield False
+        return
+    try:
+        yield True
     finally:
         os.close(descriptor)
+
+
+def trim(files: Iterable[Path], limit: int) -> None:
+    """Delete the least recently used files (by access time) until the rest fits into `limit` bytes.
+
+    A file goes with those that share its stem; one that a process holds `alone` stays.
+    """
+    found = sorted(files, key=lambda f: f.stat().st_atime, reverse=True)
+    total = 0
+    for file in found:
+        beside = [f for f in file.parent.glob(f"{file.stem}.*") if f.suffix != ".lock"]
+        size = sum(f.stat().st_size for f in beside)
+        total += size
+        if total <= limit:
+            continue
+        with alone(file, wait=False) as free:
+            if free:
+                total -= size
+                for each in beside:
+                    each.unlink(missing_ok=True)
+
+
+def used(file: Path) -> None:
+    """Note that a file was used now, for `trim`; it counts as unchanged."""
+    os.utime(file, (time.time(), file.stat().st_mtime))
 
 
 _LOCKS: dict[Path, int] = {}

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, SupportsFloat, TextIO, cast
 
@@ -45,6 +45,18 @@ class Events(Protocol):
         ...
 
 
+class Follower(Protocol):
+    """Who reads along as events are written: see `trackers`."""
+
+    def follow(self, event: Mapping[str, Any]) -> None:
+        """Take one event, as its line of the file holds it."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        ...
+
+
 class Silent:
     """Events that nobody hears: for functions called outside a run."""
 
@@ -62,12 +74,18 @@ class Log:
         path: the file.
         display: who shows it.
         clock: seconds since 1970.
+        followers: who reads along; a follower that fails is an error of the run.
     """
 
     def __init__(
-        self, path: Path, display: Display, clock: Callable[[], float] = time.time
+        self,
+        path: Path,
+        display: Display,
+        clock: Callable[[], float] = time.time,
+        followers: Iterable[Follower] = (),
     ) -> None:
         self.path, self.display, self.clock = path, display, clock
+        self.followers = list(followers)
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o644)
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
@@ -78,10 +96,14 @@ class Log:
         event = {"time": round(self.clock(), 3), "kind": kind}
         event |= {name: _plain(value) for name, value in numbers.items()}
         os.write(self._file, (json.dumps(event, ensure_ascii=False) + "\n").encode())
+        for follower in self.followers:
+            follower.follow(event)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and let the followers finish."""
         os.close(self._file)
+        for follower in self.followers:
+            follower.close()
 
 
 class StageEvents:
@@ -167,13 +189,15 @@ class Hidden:
 class Lines:
     """Plain lines, at most one every ten seconds a stage: for files and pipes."""
 
-    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._out, self._clock = out, clock
+    def __init__(
+        self, out: TextIO, clock: Callable[[], float] = time.monotonic, *, prefix: str = ""
+    ) -> None:
+        self._out, self._clock, self._prefix = out, clock, prefix
         self._last: dict[str, float] = {}
 
     def say(self, text: str) -> None:
         """Print one line."""
-        print(text, file=self._out, flush=True)
+        print(f"{self._prefix}{text}", file=self._out, flush=True)
 
     def progress(
         self, stage: str, done: int, total: int | None, unit: str, numbers: Mapping[str, Any]

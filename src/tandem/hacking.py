@@ -241,8 +241,8 @@ def _matplotlib() -> tuple[Any, Any]:
     except ImportError as error:
         raise ConfigError(
             f"a curve cannot be drawn: {error}",
-            "drawing needs matplotlib, and nothing else here does",
-            "pip install 'tandem-rlhf[plot]'",
+            "curves and reports are drawn by matplotlib",
+            "pip install matplotlib",
         ) from error
     return mpl, Figure
 

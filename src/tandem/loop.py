@@ -192,7 +192,8 @@ def total(terms: Mapping[str, Terms], weights: Mapping[str, Tensor]) -> Tensor:
 def divisors(loss: Loss, micro: list[Batch], device: torch.device | str) -> dict[str, Tensor]:
     """Return each term's weight over a whole step, before any forward pass.
 
-    Weights depend on batches alone, so the loss is evaluated on outputs of zeros.
+    Weights depend on batches alone, so the loss is evaluated on outputs of zeros, and without
+    features: a loss that reads those has networks of its own, which are not to be run twice.
 
     Raises:
         DataError: a term has no unit at all in this step.
@@ -220,7 +221,6 @@ def _zeros(batch: Batch) -> Outputs:
         entropy=per_token,
         value=per_token,
         score=torch.zeros(tokens.n),
-        features=torch.zeros(tokens.n, 1),
     )
 
 

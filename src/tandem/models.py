@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -37,6 +38,9 @@ from tandem.rng import Seed
 
 Source = Path | str
 """A model folder, or the id of a model on the hub."""
+
+PAIR = "pair"
+"""What `reads` says of a scalar model that reads two answers as one sequence."""
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 """What transformers raises for a folder that is broken in one way or another."""
@@ -62,8 +66,12 @@ def precision(machine: Machine) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: Source, *, ends: bool = True) -> PreTrainedTokenizerBase:
     """Load a tokenizer.
+
+    Args:
+        source: the model's folder.
+        ends: ask for an end-of-sequence token, which every policy needs, and an encoder does not.
 
     Raises:
         ModelError: there is none, or it has no end-of-sequence token.
@@ -77,7 +85,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
             "prompts and completions are tokenised with the model's own tokenizer",
             "put tokenizer.json and tokenizer_config.json into the model's folder",
         ) from error
-    if tokenizer.eos_token_id is None:
+    if ends and tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {source} has no end-of-sequence token",
             "without one no completion can end, and the model never learns to stop",
@@ -109,6 +117,16 @@ def load_policy(source: Source, machine: Machine) -> PreTrainedModel:
         ModelError: the folder is missing, is not a causal language model, or has no safetensors.
     """
     return _ready(_load(AutoModelForCausalLM, source), machine)
+
+
+def load_classifier(source: Source, machine: Machine) -> PreTrainedModel:
+    """Load a sequence classifier, its labels as they are; raises what `load_policy` raises."""
+    return _ready(_load(AutoModelForSequenceClassification, source), machine)
+
+
+def load_encoder(source: Source, machine: Machine) -> PreTrainedModel:
+    """Load a model without a head; raises what `load_policy` raises."""
+    return _ready(_load(AutoModel, source), machine)
 
 
 def load_scalar(
@@ -178,6 +196,11 @@ def scale(model: PreTrainedModel) -> tuple[float, float]:
     """Return the (gain, bias) that a reward model was stored with: score = gain * raw + bias."""
     stored = getattr(model.config, "tandem", None) or {}
     return float(stored.get("gain", 1.0)), float(stored.get("bias", 0.0))
+
+
+def reads(model: PreTrainedModel) -> str:
+    """Return what a scalar model reads as one sequence: an `answer`, or a `pair` of answers."""
+    return str((getattr(model.config, "tandem", None) or {}).get("reads", "answer"))
 
 
 def adapt(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:

@@ -21,6 +21,7 @@ class Offline:
         groups: the collection, with tokens.
         size: groups per optimiser step.
         epochs: passes over the data.
+        steps: optimiser steps instead of epochs, or None.
         seed: orders each epoch; the last step of an epoch may be smaller.
         layout: the layout that the probe chose.
         tokens: unique tokens per micro-batch.
@@ -37,6 +38,7 @@ class Offline:
         *,
         size: int,
         epochs: int,
+        steps: int | None = None,
         seed: Seed,
         layout: Layout,
         tokens: int,
@@ -50,6 +52,7 @@ class Offline:
                 "look at what the stages before kept, and why the rest was dropped",
             )
         self.groups, self.size, self.epochs, self.seed = groups, size, epochs, seed
+        self.total_steps = steps
         self.layout: Layout = layout
         self.tokens = tokens
         self.logp_is, self.divisible = logp_is, divisible
@@ -63,7 +66,7 @@ class Offline:
     @property
     def total(self) -> int:
         """Steps in all."""
-        return self.per_epoch * self.epochs
+        return self.per_epoch * self.epochs if self.total_steps is None else self.total_steps
 
     def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
         """Yield the steps that are left, each as its micro-batches, longest first."""
@@ -94,3 +97,34 @@ class Offline:
         if self.logp_is is not None:
             columns[self.logp_is] = [[c.logp for c in g.completions] for g in groups]
         return pack(groups, self.layout, columns, numbers)
+
+
+class Beside:
+    """A `Source` whose steps are those of two sources together: one loss, two kinds of batches.
+
+    Args:
+        main: has as many steps as there will be.
+        other: has as many or more.
+    """
+
+    def __init__(self, main: Offline, other: Any) -> None:
+        self.main, self.other = main, other
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        return self.main.total
+
+    def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
+        """Yield the steps that are left: the micro-batches of both."""
+        for mine, theirs in zip(self.main.steps(policy), self.other.steps(policy), strict=False):
+            yield [*mine, *theirs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of both."""
+        return {"main": self.main.state_dict(), "other": self.other.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue both."""
+        self.main.load_state_dict(state["main"])
+        self.other.load_state_dict(state["other"])

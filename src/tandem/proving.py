@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tandem.artifacts import Checkpoint
-from tandem.bench import Course
+from tandem.course import Course
 from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.judges.models import RewardModel
 from tandem.rng import Seed

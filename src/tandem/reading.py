@@ -7,6 +7,7 @@ whoever computes it; reference log-probabilities are kept in a cache by content,
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ import torch
 
 from tandem.artifacts import Checkpoint, describe, fingerprint
 from tandem.batch import Outputs, moved
-from tandem.durable import alone
+from tandem.durable import alone, trim, used
+from tandem.errors import ConfigError
 from tandem.groups import FloatArray, Group, Groups
 from tandem.kernel import ActorCritic, Trunk, open_policy
 from tandem.machine import Machine
@@ -89,17 +91,42 @@ def reference(
     The column is kept in the cache folder (`TANDEM_CACHE`, by default ~/.cache/tandem) under the
     hash of model, data and precision, and found there by later runs, losses and epochs. Of
     several processes on a machine that need the same column, one computes and the others wait.
+    Columns that were not used for longest are deleted when all of them exceed `TANDEM_CACHE_GB`
+    (by default 20); the newest always stays.
+
+    Raises:
+        ConfigError: `TANDEM_CACHE_GB` is not a number of gigabytes.
     """
     key = fingerprint([policy.hash, groups.hash, describe(machine)])
     path = cache() / "reference" / f"{key}.parquet"
     with alone(path):
         if path.exists():
+            used(path)
             return Groups.read(path)
+        limit = cache_bytes()
         trunk = open_policy(policy.path, replace(machine, lora=None))
         columns = log_probs(trunk, groups, machine.tokens)
         if events is not None:
             columns = _counted(columns, len(groups), events)
-        return Groups.stream(path, columns)
+        found = Groups.stream(path, columns)
+        trim(path.parent.glob("*.parquet"), limit)
+        return found
+
+
+def cache_bytes() -> int:
+    """Return how large the cache of reference columns may grow."""
+    given = os.environ.get("TANDEM_CACHE_GB", "20")
+    try:
+        size = float(given)
+    except ValueError:
+        size = math.nan
+    if not size >= 0:
+        raise ConfigError(
+            f"TANDEM_CACHE_GB = {given!r}",
+            "columns that were not used for longest are deleted above this size",
+            "give a number of gigabytes, for example 20; 0 keeps only the newest column",
+        )
+    return int(size * 1e9)
 
 
 def cache() -> Path:

@@ -33,6 +33,7 @@ from tandem.durable import (
     write_json,
     write_text,
 )
+from tandem.durable import twin as link
 from tandem.environment import Meter, commit
 from tandem.errors import Pending, RunError
 from tandem.events import Events
@@ -88,6 +89,7 @@ class Record:
         seconds: wall time of the attempt that finished.
         peak_bytes: largest resident memory during that attempt.
         git: commit of the code, with "-dirty" when files were changed, or None.
+        same_as: the stage of another scope whose artifact this is, or None.
     """
 
     folder: Path
@@ -98,6 +100,7 @@ class Record:
     seconds: float
     peak_bytes: int
     git: str | None
+    same_as: str | None = None
 
     @property
     def name(self) -> str:
@@ -142,6 +145,7 @@ class Run:
             done again where this changes their arguments.
         display: who shows progress; by default bars on a terminal and lines elsewhere.
         machine: settings that stages which compute may ask for.
+        follow: opens who reads the events along, once the folder is this process's own.
 
     Raises:
         RunError: another process works in the folder, it has another seed, or a stage to redo
@@ -156,12 +160,13 @@ class Run:
         redo: Iterable[str] = (),
         display: talk.Display | None = None,
         machine: Machine = Machine(),
+        follow: Callable[[], Iterable[talk.Follower]] = tuple,
     ) -> None:
         self.machine = machine
         self.path = Path(path)
         self.seed = seed if isinstance(seed, Seed) else Seed(seed)
         self._called: dict[str, str] = {}
-        self._session = Session.start(self.path, self.seed, frozenset(redo), display)
+        self._session = Session.start(self.path, self.seed, frozenset(redo), display, follow)
 
     @overload
     def __call__(
@@ -188,15 +193,19 @@ class Run:
         self._reconcile(folder, identity)
         if whole(folder):
             self._say(folder, "kept")
+        elif twin := self._session.twin(fingerprint(identity), _mark):
+            self._adopt(folder, twin)
         else:
             self._do(folder, stage, args, kw, identity)
+        self._session.made(fingerprint(identity), folder)
         return _record(folder).load()
 
     def scope(self, name: str, seed: Seed | int | None = None) -> Run:
         """Return a run in a subfolder, for one of several seeds, rounds or methods.
 
         It shares the lock, the events and the display. Its seed is derived from its name unless
-        one is given.
+        one is given. A stage that another scope has done with the same arguments and the same
+        seed is not done again: several methods with one seed share what comes before them.
         """
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", name):
             raise RunError(
@@ -327,6 +336,20 @@ class Run:
         memory = f"{meter.peak_bytes / 2**30:.2f} GiB"
         self._say(folder, f"done in {talk.duration(meter.seconds)}, {memory}")
 
+    def _adopt(self, folder: Path, twin: Path) -> None:
+        """Take the artifact of the same stage in another scope: same function, arguments, seed."""
+        place = folder.with_name(folder.name + ".twin")
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(_part(folder), ignore_errors=True)
+        twin_of = read_json(twin / "stage.json") or {}
+        (place / "artifact").mkdir(parents=True)
+        link(twin / "artifact", place / "artifact")
+        write_json(place / "stage.json", {**twin_of, "same_as": self._place(twin)})
+        seal(place, besides=place / "scratch")
+        place.rename(folder)
+        flush(folder.parent)
+        self._say(folder, f"kept: the same as {self._place(twin)}")
+
     def _follow(
         self, name: str, stage: Callable[..., Any], args: tuple[Any, ...], kw: dict[str, Any]
     ) -> Any:
@@ -378,6 +401,10 @@ def _identity(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {name: stored.get(name) for name in ("function", "arguments", "seed")}
 
 
+def _mark(stored: Mapping[str, Any]) -> str:
+    return fingerprint(_identity(stored))
+
+
 def _differences(old: object, new: object, where: str = "") -> Iterator[str]:
     """Yield `cfg.beta: 0.1 -> 0.2` for every leaf that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -427,4 +454,5 @@ def _record(folder: Path) -> Record:
             f"delete {folder} to have the stage done again",
         )
     names = ("function", "arguments", "result", "seed", "seconds", "peak_bytes", "git")
-    return Record(folder, **{name: stored[name] for name in names})
+    given = {name: stored[name] for name in names}
+    return Record(folder, **given, same_as=stored.get("same_as"))

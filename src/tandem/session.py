@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tandem import events as talk
-from tandem.durable import lock, read_json, unlock, write_json
+from tandem.durable import lock, read_json, unlock, whole, write_json
 from tandem.environment import commit, environment
-from tandem.errors import RunError, nearest
+from tandem.errors import RunError, TandemError, nearest
 from tandem.events import Events, StageEvents
 from tandem.rng import Seed
 
@@ -32,10 +33,16 @@ class Session:
         self.root, self.display, self.log = root, display, log
         self.redo: set[str] = set()
         self.redone = False
+        self._made: dict[str, Path] | None = None
 
     @classmethod
     def start(
-        cls, root: Path, seed: Seed, redo: frozenset[str], display: talk.Display | None
+        cls,
+        root: Path,
+        seed: Seed,
+        redo: frozenset[str],
+        display: talk.Display | None,
+        follow: Callable[[], Iterable[talk.Follower]] = tuple,
     ) -> Session:
         """Take the folder, or raise a RunError; see `Run`."""
         display = talk.display() if display is None else display
@@ -53,10 +60,12 @@ class Session:
         try:
             _check_seed(root, seed)
             _check_redo(root, redo)
-        except RunError:
+            followers = tuple(follow())
+        except TandemError:
             unlock(root)
             raise
-        session = cls(root, display, talk.Log(root / "events.jsonl", display))
+        log = talk.Log(root / "events.jsonl", display, followers=followers)
+        session = cls(root, display, log)
         session.redo = set(redo)
         session.events("").log("opened", seed=int(seed), commit=commit(), pid=os.getpid())
         return session
@@ -70,6 +79,25 @@ class Session:
         named = place in self.redo
         self.redo.discard(place)
         return named
+
+    def twin(self, mark: str, of: Callable[[Mapping[str, Any]], str]) -> Path | None:
+        """Return a finished stage of another scope with the same identity, or None.
+
+        Args:
+            mark: the identity's fingerprint.
+            of: the fingerprint of what a stage.json says.
+        """
+        if self._made is None:
+            folders = [p.parent for p in self.root.glob("**/stage.json") if whole(p.parent)]
+            told = {p: read_json(p / "stage.json") for p in folders}
+            self._made = {of(t): p for p, t in told.items() if t}
+        found = self._made.get(mark)
+        return found if found is not None and whole(found) else None
+
+    def made(self, mark: str, folder: Path) -> None:
+        """Remember a finished stage for its twins in other scopes."""
+        if self._made is not None:
+            self._made.setdefault(mark, folder)
 
     def close(self) -> None:
         """Let the folder go."""

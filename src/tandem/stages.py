@@ -3,29 +3,78 @@
 encode    texts -> tokens of a policy                 judge      a judge's columns written
 sample    n completions of each prompt                select     an operator applied
 merge     two collections of the same prompts as one
+ask       questions put in one of the task's forms
+
+What is sampled from is a `Policy`: a checkpoint, or a way of decoding one (`BestOf`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from tandem import chat, models
+from tandem.answers import Form, Wording
 from tandem.artifacts import Checkpoint
 from tandem.chat import Truncation
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
+from tandem.events import Silent
 from tandem.groups import Group, Groups
 from tandem.judges import Judge, opened
 from tandem.kernel import open_policy
 from tandem.machine import Machine
 from tandem.operators import Operator
+from tandem.operators.columns import scores_of
 from tandem.reading import cache, log_probs
 from tandem.rng import Seed
 from tandem.runs import Events
 from tandem.tokens import marked, tokenised
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """A decoding policy: draw n answers of a policy and give the one that a judge likes best.
+
+    A handle like a checkpoint: `sample` draws from it and exams compare it with other policies.
+    Nothing was trained and there are no weights, so it has no log-probabilities to read; how far
+    it is from its policy is known from n alone, `statistics.best_of.kl_bound`.
+
+    Attributes:
+        policy: the policy that is sampled.
+        judge: the scoring judge that chooses; ties go to the earlier answer.
+        n: answers drawn for each answer given, at least 1.
+        name: the author of the answers; best-of-n by default.
+    """
+
+    policy: Checkpoint
+    judge: Judge
+    n: int
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ConfigError(
+                f"best of n = {self.n}",
+                "it gives one of n draws",
+                "give n of 1 or more; 1 is the policy itself",
+            )
+
+    def __str__(self) -> str:
+        return self.name or f"best-of-{self.n}"
+
+    def choose(self, drawn: Group) -> Group:
+        """Cut a judged group into blocks of n and keep the best of each."""
+        blocks = scores_of(drawn, "best-of-n").reshape(-1, self.n)
+        kept = np.arange(len(blocks)) * self.n + blocks.argmax(1)
+        return replace(drawn.keep(kept.tolist()), scores=None)
+
+
+Policy = Checkpoint | BestOf
 
 PARALLEL_FROM = 20_000
 """Groups from which tokenising is shared among processes and its result is cached."""
@@ -90,8 +139,29 @@ def _has_room(group: Group, room: int, limit: int) -> bool:
     return len(group.prompt.tokens) + room <= limit
 
 
-def sample(
+def ask(
+    questions: Groups,
+    wording: Wording,
+    form: Form,
     policy: Checkpoint,
+    *,
+    hint: bool = False,
+    room: int = 0,
+    events: Events,
+) -> Iterator[Group]:
+    """Put questions in a form, with or without their answers given away, in a policy's tokens.
+
+    Args:
+        questions: groups of which only the prompts are read, and their answer keys for hints.
+        room: tokens that must stay free for an answer.
+    """
+    put = wording.hinted if hint else wording.ask
+    asked = Groups.of(Group(put(g.prompt, form)) for g in questions)
+    return encode(asked, policy, room=room, events=events)
+
+
+def sample(
+    policy: Policy,
     prompts: Groups,
     *,
     n: int,
@@ -103,33 +173,76 @@ def sample(
     """Draw n completions of each prompt from a policy; other columns of the prompts are left out.
 
     Args:
-        policy: the policy; its name becomes the completions' author.
+        policy: the policy; its name becomes the completions' author. Of `BestOf` m, n times m
+            are drawn.
         prompts: groups of which only the prompts are read.
         n: completions per prompt.
         how: temperature, truncation, longest answer.
     """
+    if isinstance(policy, BestOf):
+        given = {"how": how, "seed": seed, "machine": machine, "events": events}
+        drawn = sample(policy.policy, prompts, n=n * policy.n, **given)
+        yield from map(_by(policy), map(policy.choose, opened(policy.judge, machine)(drawn)))
+        return
     trunk = open_policy(policy.path, replace(machine, lora=None))
     tokenizer = models.load_tokenizer(policy.path)
     engine = TorchEngine(trunk.inner, tokenizer, dtype=trunk.dtype)
     own = tokenised((Group(g.prompt) for g in prompts), tokenizer)
     for done, group in enumerate(engine.sample(own, n, how, seed), 1):
-        named = (replace(c, author=str(policy)) for c in group.completions)
-        yield replace(group, completions=tuple(named))
+        yield _by(policy)(group)
         if done % 64 == 0 or done == len(prompts):
             events.progress(done, len(prompts), "prompts")
 
 
-def judge(groups: Groups, *judges: Judge, machine: Machine) -> Iterator[Group]:
-    """Let judges write their columns, one after the other."""
+def _by(policy: Policy) -> Callable[[Group], Group]:
+    """Sign completions with a policy's name."""
+
+    def signed(group: Group) -> Group:
+        named = (replace(c, author=str(policy)) for c in group.completions)
+        return replace(group, completions=tuple(named))
+
+    return signed
+
+
+def judge(
+    groups: Groups, *judges: Judge, machine: Machine, events: Events = Silent()
+) -> Iterator[Group]:
+    """Let judges write their columns, one after the other; those that cost something say so."""
     stream: Iterable[Group] = groups
-    for each in judges:
-        stream = opened(each, machine)(stream)
-    yield from stream
+    hearing = [opened(each, machine) for each in judges]
+    for each in hearing:
+        stream = each(stream)
+    for done, group in enumerate(stream, 1):
+        yield group
+        if done % 64 == 0 or done == len(groups):
+            events.progress(done, len(groups), "judged")
+    for each in hearing:
+        if hasattr(each, "told") and (told := each.told()):  # type: ignore[attr-defined]
+            events.log("asked", **told)
 
 
-def select(groups: Groups, operator: Operator, *, seed: Seed) -> Iterator[Group]:
-    """Apply an operator: it reads what judges wrote and opens no model."""
-    yield from operator(groups, seed)
+def select(groups: Groups, operator: Operator, *, seed: Seed, events: Events) -> Iterator[Group]:
+    """Apply an operator: it reads what judges wrote and opens no model.
+
+    How much is left is logged: prompts, completions, and completions a prompt over all prompts
+    that there were.
+    """
+    prompts, completions, pairs = 0, 0, 0
+    for group in operator(groups, seed):
+        prompts, completions = prompts + 1, completions + len(group)
+        pairs += len(group.preferences)
+        yield group
+    before = sum(len(group) for group in groups)
+    events.log(
+        "selected",
+        prompts=prompts,
+        completions=completions,
+        pairs=pairs,
+        of_prompts=len(groups),
+        of_completions=before,
+        per_prompt=completions / max(1, len(groups)),
+        text=f"{completions} of {before} completions left, of {prompts} of {len(groups)} prompts",
+    )
 
 
 def merge(first: Groups, second: Groups) -> Iterator[Group]:

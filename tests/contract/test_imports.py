@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets")
 TORCH_FREE = (
     "errors", "rng", "groups", "artifacts", "durable", "environment", "events", "machine", "runs",
+    "answers",
     "methods", "tasks", "cli", "cli.settings", "cli.run", "cli.data", "judges",
     "operators", "statistics", "formats", "chat", "evaluation", "labels", "web", "report",
 )  # fmt: skip

@@ -10,7 +10,14 @@ import torch
 
 from tabular import f64, total
 from tandem.errors import ConfigError, DataError
-from tandem.objectives import multiview, other_prompt, skl_closed, skl_sample, skl_schedule
+from tandem.objectives import (
+    contrastive,
+    multiview,
+    other_prompt,
+    skl_closed,
+    skl_sample,
+    skl_schedule,
+)
 
 VIEWS = f64(0, 1)[None], f64(1, 0.5)[None], f64(0.5, 0.5)[None], f64(2, 1)[None]
 
@@ -90,3 +97,10 @@ def test_schedule():
         skl_schedule(0, start=0)
     with pytest.raises(ConfigError, match="steps=0"):
         skl_schedule(0, steps=0)
+
+
+def test_contrast_with_one_negative():
+    """-log e^2/(e^2 + e^1) = log(1 + e^-1) = .313262; equal similarities make ln 2."""
+    terms = contrastive(f64(2, 0), f64(1, 0))
+    torch.testing.assert_close(terms.loss, f64(0.3132616875, 0.6931471806))
+    assert terms.metrics["told_apart"].tolist() == [1, 0.5]

@@ -17,8 +17,8 @@ from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
 from tandem.groups import Group, Prompt
-from tandem.methods.best_of_n import curve, kl_bound, kl_exact, law, weights
 from tandem.rng import Seed
+from tandem.statistics.best_of import curve, kl_bound, kl_exact, law, weights
 
 P, R = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.0, 0.5, 1.0, 2.0])
 TABLE = {  # n: law, true KL, formula

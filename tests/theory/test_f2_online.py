@@ -31,10 +31,11 @@ from tandem.engines.torch import TorchEngine
 from tandem.groups import Group, Groups, Prompt
 from tandem.loop import Optim
 from tandem.machine import Machine
-from tandem.methods import best_of_n, grpo, ppo
+from tandem.methods import grpo, ppo
 from tandem.operators import best
 from tandem.rng import Seed
 from tandem.runs import Here
+from tandem.statistics import best_of
 from tandem.tokens import marked
 from worlds import F2_A, F2_AFTER, F2_BOS, F2_FIRST, F2_LAW, F2_REWARD, f1_model, f2_model
 
@@ -179,9 +180,9 @@ def test_best_of_n_has_its_exact_law_and_its_true_divergence(tmp_path: Path):
     judged = Table(tuple(F1_REWARD.items()))(drawn)
     kept = [g.completions[0].text for g in best()(judged, Seed(4))]
     counts = np.array([kept.count(x) for x in F1_REWARD])
-    law = best_of_n.law(PI_REF.numpy(), R_STAR.numpy(), 4)
+    law = best_of.law(PI_REF.numpy(), R_STAR.numpy(), 4)
     np.testing.assert_allclose(law, (0.0256, 0.2145, 0.416, 0.3439), atol=5e-5)
     assert stats.chisquare(counts, 4000 * law).pvalue > 1e-3
     seen = torch.from_numpy(counts / 4000)
     assert kl_div(seen, PI_REF) == pytest.approx(0.5871, abs=0.02)
-    assert best_of_n.kl_exact(PI_REF.numpy(), R_STAR.numpy(), 4) == pytest.approx(0.5871, abs=5e-5)
+    assert best_of.kl_exact(PI_REF.numpy(), R_STAR.numpy(), 4) == pytest.approx(0.5871, abs=5e-5)

@@ -13,8 +13,8 @@ import math
 import numpy as np
 import pytest
 
-from tandem.methods.best_of_n import curve, kl_bound
 from tandem.statistics import over_optimisation
+from tandem.statistics.best_of import curve, kl_bound
 
 NS = (4, 16, 64, 256, 1024)
 POOLS, SIZE = 500, 2048

@@ -10,9 +10,10 @@ import pytest
 
 from tandem.errors import ConfigError, DataError
 from tandem.rng import Seed
-from tandem.tasks.micro import Micro, arithmetic, dialogue, feedback, lessons, posts
+from tandem.tasks.micro import Micro, arithmetic, dialogue, feedback, lessons, posts, reading
 from tandem.tasks.micro.splits import SPLITS, split_of
-from tandem.tasks.micro.truth import answer, claims, truth
+from tandem.tasks.micro.tokenizer import CONTEXT
+from tandem.tasks.micro.truth import answer, breakdown, claims, truth
 from tandem.tasks.micro.words import (
     AUTHOR,
     FEEDBACK,
@@ -79,6 +80,46 @@ def test_arithmetic_answers_follow_from_their_steps() -> None:
             left, sign, right, _, made = last.split()
             assert arithmetic.apply(int(left), sign, int(right)) == int(made)
             assert answer(arithmetic.write(meta, rng(seed), form="only")) == str(meta["answer"])
+
+
+def test_a_hinted_chain_ends_at_the_hint_wherever_it_went() -> None:
+    """A teacher who always slips is led back by the last step; without the hint he is lost."""
+    told = []
+    for seed in range(SHARE):
+        meta = arithmetic.problem(rng(seed), arithmetic.STRATA[2])
+        hinted = arithmetic.write(meta, rng(seed), slips=1.0, form="hint")
+        assert truth(meta, hinted) == 1
+        assert hinted.split(" . ")[0].split()[-1] == str(meta["answer"])
+        told.append(truth(meta, arithmetic.write(meta, rng(seed), slips=1.0)))
+    assert np.mean(told) < 0.1
+
+
+def test_reading_lessons_say_of_each_claim_whether_it_is_right() -> None:
+    for seed in range(SHARE):
+        meta = posts.post(rng(seed))
+        true, false = posts.targets(meta), posts.wrong(meta, rng(seed), meta["targets"][0][0])
+        said = reading.checked_summary(meta, posts.render([true[0], false, true[2]], ("well",)))
+        assert [part.split()[-1] for part in said[:-2].split(" , ")] == ["yes", "no", "yes"]
+        asked, said = reading.summary(rng(seed), meta)
+        worth = breakdown(meta, asked.split("(A) ")[1])
+        assert said.split().count("yes") + said.split().count("no") == worth["clauses"]
+        assert len(f"{asked} {said}".split()) < CONTEXT
+    how = dialogue.request(rng(1)) | {"act": "fix", "thing": "kite", "place": "park"}
+    clumsy = dialogue.steps("fix", "kite", "farm")
+    assert reading.checked_reply(how, clumsy) == "string yes , farm no , tighten yes ."
+    assert reading.checked_reply(how, dialogue.refusal(how)) == "it refuses ."
+
+
+def test_some_compared_summaries_differ_in_one_fact_only() -> None:
+    alone = 0
+    for seed in range(SHARE):
+        meta = posts.post(rng(seed), feedback=True)
+        a, b = feedback.pair(rng(seed), meta)
+        assert truth(meta, a) != truth(meta, b)
+        alone += (
+            len(claims(a)[0]) == len(claims(b)[0]) and len({*claims(a)[0]} ^ {*claims(b)[0]}) == 2
+        )
+    assert 0.3 < alone / SHARE < 0.6
 
 
 def test_splits_never_share_a_prompt_and_evaluation_is_held_out() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -542,3 +543,25 @@ def test_the_window_forgets_a_slow_start():
     for second in range(1, 41):
         rates = window.add(100.0 + second, 10 + 10 * second, 1010, 500 * second)
     assert rates == pytest.approx({"eta": 60.0, "tokens_per_s": 500.0})
+
+
+def test_scopes_with_one_seed_share_stages(tmp_path):
+    """Same function, arguments and seed: the second scope takes the first one's artifact."""
+    with opened(tmp_path) as run:
+        first, second = run.scope("a", run.seed), run.scope("b", run.seed)
+        one = first("policy", fit, None, Config(beta=0.3))
+        two = second("policy", fit, None, Config(beta=0.3))
+        other = run.scope("c", seed=5)("policy", fit, None, Config(beta=0.3))
+    assert CALLS == ["fit from 0", "fit from 0"]
+    known = one.hash
+    assert known == two.hash == other.hash
+    assert one.path != two.path
+    assert second.records()[0].same_as == "a/01-policy"
+    shutil.rmtree(tmp_path / "a")
+    CALLS.clear()
+    with opened(tmp_path) as run:
+        assert run.scope("b", run.seed)("policy", fit, None, Config(beta=0.3)).hash == known
+        third = run.scope("d", run.seed)
+        third("policy", fit, None, Config(beta=0.3))
+    assert CALLS == []
+    assert third.records()[0].same_as == "b/01-policy"

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.cli.settings import add, make_parser, nested, overridden, parse, rebuild, to_toml
+from tandem.cli.settings import (
+    add,
+    make_parser,
+    nested,
+    overridden,
+    parse,
+    rebuild,
+    to_toml,
+)
 from tandem.errors import ConfigError
-from tandem.methods import METHODS, Method, find, load
+from tandem.methods import METHODS, Method, find, held, load
+from tandem.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
     from tandem.tasks import World
@@ -44,6 +54,8 @@ def run(words: Sequence[str]) -> int:
     parser = make_run_parser(method.name, configs)
     options = parse(parser, words[1:], _config_file(words[1:]))
     configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
+    for name in options.tracker:
+        check_known(name)
     world = open_world(options, configs["sizes"])
     resolved = resolve(method.name, options, configs)
     if options.dry_run:
@@ -59,15 +71,17 @@ def _go(
     world: World,
     resolved: Mapping[str, Any],
 ) -> int:
-    from tandem import bench
+    from tandem import course
     from tandem.runs import Run
 
     path = folder(method.name, options, world)
-    with Run(path, options.seed, redo=options.redo, machine=configs["machine"]) as work:
+    follow = partial(open_trackers, options.tracker, path, resolved)
+    machine = configs["machine"]
+    with Run(path, options.seed, redo=options.redo, machine=machine, follow=follow) as work:
         work.save_config(to_toml(resolved))
         for line in world.notes:
             work.events.log("note", text=line)
-        print(bench.one(work, method, configs, world))
+        print(course.one(work, method, configs, world))
     print(f"\nthe run is in {path}")
     return 0
 
@@ -79,7 +93,8 @@ def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
     from tandem.tasks import Sizes
     from tandem.tasks.worlds import settings
 
-    before = [load(name) for name in ALWAYS if name in METHODS and name != method.name]
+    needed = dict.fromkeys([*ALWAYS, *held(method.config())])
+    before = [load(name) for name in needed if name != method.name]
     configs = {m.name: m.config() for m in (*before, method)}
     configs |= {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
     own = settings(task)
@@ -103,6 +118,12 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
         "--dry_run", "--dry-run", action="store_true", help="check and explain only"
     )
     parser.add_argument("--redo", action="append", default=[], help="stage to do again: 03-reward")
+    parser.add_argument(
+        "--tracker",
+        action="append",
+        default=[],
+        help="feed the events also to: tensorboard, trackio, wandb",
+    )
     parser.add_argument(
         "--resume", action="store_true", help="the default: finished stages are kept"
     )

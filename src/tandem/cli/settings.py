@@ -20,6 +20,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from tandem.errors import ConfigError, nearest
+from tandem.methods import parts
 
 Plain = bool | int | float | str | tuple | list | dict | Enum | None
 
@@ -35,11 +36,17 @@ class Setting:
 
 
 def settings(config: object, prefix: str) -> Iterator[Setting]:
-    """Yield the leaves of a dataclass, nested dataclasses included."""
+    """Yield the leaves of a dataclass, nested dataclasses included.
+
+    A method's config that another's shares with it (`methods.parts`) is left out: it has a table
+    of its own, and one set of flags.
+    """
     kind = type(config)
     hints, docs = get_type_hints(kind), field_docs(kind)
     for f in fields(cast("Any", config)):
         value, name = getattr(config, f.name), f"{prefix}.{f.name}"
+        if f.name in parts(config):
+            continue
         if is_dataclass(value):
             yield from settings(value, name)
         elif isinstance(value, Plain):
@@ -90,7 +97,7 @@ def parse(parser: ArgumentParser, words: Sequence[str], file: Path | None = None
         known = {o for a in parser._actions if a.nargs != 0 for o in a.option_strings}
         for name, value in flattened(read_file(file), known):
             _check_known(name, known, str(file))
-            early.append(f"--{name}={_spelled(value)}")
+            early.append(f"--{name}={spelled(value)}")
     try:
         return parser.instantiate(parser.parse_args([*early, *words]))
     except ArgumentError as error:
@@ -200,7 +207,8 @@ def _check_known(name: str, known: set[str], where: str) -> None:
     )
 
 
-def _spelled(value: Any) -> str:
+def spelled(value: Any) -> str:
+    """Spell a value as the command line does."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

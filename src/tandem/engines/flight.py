@@ -23,6 +23,10 @@ from tandem.rng import Seed
 
 Bools = npt.NDArray[np.bool_]
 
+SEAM = 8
+"""Characters at the start of a decoded tail that may differ from the whole text's: a dropped
+space, or the rest of a character whose first bytes were cut off."""
+
 
 @dataclass(frozen=True, slots=True)
 class Landed:
@@ -37,12 +41,14 @@ class Ends:
     """Says which completions end themselves: an end-of-sequence token, or a stop string.
 
     A stop string counts when the text holds it for the first time, also when the token that
-    completes it goes on beyond it.
+    completes it goes on beyond it. It was not there a token ago, or the row would have ended; so
+    only as much of the end is decoded as a new occurrence can reach back.
     """
 
     def __init__(self, tokenizer: Any, eos: Sequence[int], stop: Sequence[str]) -> None:
         self.tokenizer, self.stop = tokenizer, tuple(stop)
         self.eos = np.array(sorted(eos), np.int64)
+        self.reach = max((len(s) for s in stop), default=0) + SEAM
 
     def __call__(self, rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Bools:
         """[R] True where a row of tokens [R, T], of which the first `lengths` count, has ended."""
@@ -50,9 +56,16 @@ class Ends:
         ended = np.isin(last, self.eos)
         if self.stop:
             for r in np.flatnonzero(~ended):
-                text = self.text(rows[r, : lengths[r]])
-                ended[r] = any(s in text for s in self.stop)
+                tail = self._tail(rows[r, : lengths[r]])
+                ended[r] = any(s in tail for s in self.stop)
         return ended
+
+    def _tail(self, tokens: npt.NDArray[Any]) -> str:
+        """Decode the last tokens: `reach` characters before the newest token, if there are."""
+        count = self.reach + 1
+        while count < len(tokens) and len(self.text(tokens[-count:-1])) < self.reach:
+            count *= 2
+        return self.text(tokens[-count:])
 
     def text(self, tokens: npt.NDArray[Any]) -> str:
         """Decode without the token that ended it and without special tokens."""

@@ -1,10 +1,21 @@
 """Evaluation on paper: judged groups in, tables with intervals out. No torch.
 
 reward_evaluation   a reward model's scores against held-out judgments
+pairwise_evaluation judges of pairs against each other on the same judgments
 policy_evaluation   policies against each other on the same prompts
+accuracy_evaluation how often they answer right, by decoder and part of the questions
 """
 
+from tandem.evaluation.accuracy import (
+    AccuracyEvaluation,
+    accuracy_evaluation,
+    confidence,
+    confidence_auroc,
+    elected,
+    strata,
+)
 from tandem.evaluation.comparisons import Comparisons, comparisons
+from tandem.evaluation.pairwise import PairwiseEvaluation, pairwise_evaluation
 from tandem.evaluation.policy import (
     PolicyEvaluation,
     PolicyRow,
@@ -30,11 +41,19 @@ __all__ = [
     "learning_table",
     "comparisons",
     "Comparisons",
+    "pairwise_evaluation",
+    "PairwiseEvaluation",
     "policy_evaluation",
     "PolicyEvaluation",
     "PolicyRow",
     "score_column",
     "length_column",
     "kl_column",
+    "accuracy_evaluation",
+    "AccuracyEvaluation",
+    "strata",
+    "elected",
+    "confidence",
+    "confidence_auroc",
     "Table",
 ]

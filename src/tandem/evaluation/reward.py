@@ -22,6 +22,7 @@ from tandem.groups import Group
 from tandem.operators import mismatch, mismatched
 from tandem.rng import Seed
 from tandem.statistics import (
+    Bin,
     Estimate,
     LearningCurve,
     auroc,
@@ -32,6 +33,7 @@ from tandem.statistics import (
     outcomes_of,
     probability,
     rate_by_prompt,
+    reliability,
     temperature_scale,
 )
 from tandem.statistics.numerics import Floats, Ints, log_sigmoid
@@ -69,6 +71,7 @@ class RewardEvaluation:
         slices: accuracy by |difference|, reward level, length, source and agreement.
         disagreement_auroc: how well the ensemble's spread points at errors; .5 is useless.
         own_prompt: win rate of answers over answers to other prompts; near 1 if prompts matter.
+        bins: predicted against observed win probability, bins of equal mass; empty as `ece`.
     """
 
     judgments: int
@@ -85,6 +88,7 @@ class RewardEvaluation:
     slices: tuple[Slice, ...]
     disagreement_auroc: Estimate | None
     own_prompt: Estimate | None
+    bins: tuple[Bin, ...] = ()
 
     def table(self) -> Table:
         """Return the numbers over all judgments."""
@@ -116,6 +120,7 @@ class RewardEvaluation:
             "ties": self.ties,
             "measures": {row["measure"]: row["value"] for row in self.table().as_dicts()},
             "slices": self.slice_table().as_dicts(),
+            "calibration": [bin._asdict() for bin in self.bins],
         }
 
     def __str__(self) -> str:
@@ -159,13 +164,14 @@ def reward_evaluation(
         ties=len(table) - len(decided),
         accuracy=rate_by_prompt(decided.credit, decided.prompt),
         longer_wins=rate_by_prompt(_longer_credit(decided), decided.prompt),
-        log_loss=by_prompt(_losses(table.difference, table.y), table.prompt),
+        log_loss=by_prompt(pair_losses(table), table.prompt),
         brier=by_prompt((p - table.y) ** 2, table.prompt),
         ece=_ece(table, 1.0, seed, draws),
         **_scaled(table, seed, draws),
         slices=tuple(_slices(decided)),
         disagreement_auroc=_spread_auroc(decided, seed, draws) if spread else None,
         own_prompt=_own_prompt(groups, other_prompts),
+        bins=tuple(reliability(p, table.y, BINS)) if len(table) >= BINS else (),
     )
 
 
@@ -179,6 +185,11 @@ def shuffled(groups: Iterable[Group]) -> Iterator[Group]:
 
 def _longer_credit(table: Comparisons) -> Floats:
     return (1 + np.sign(table.longer) * np.sign(table.y - 0.5)) / 2
+
+
+def pair_losses(table: Comparisons) -> Floats:
+    """Return [M] each judgment's log-loss in nats."""
+    return _losses(table.difference, table.y)
 
 
 def _losses(difference: Floats, y: Floats) -> Floats:

@@ -10,11 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tandem.answers import StatedAnswer
 from tandem.chat import transcripts
 from tandem.formats.fields import Row, Skip, answer_of, full
 from tandem.groups import Completion, Group, Message, Preference, Prompt
 
 Messages = tuple[Message, ...]
+
+_KEY = StatedAnswer(("####",))
 
 
 def preference(row: Row) -> Group:
@@ -57,6 +60,16 @@ def hh(row: Row) -> Group:
     text = chosen[:cut]
     answers = _transcript_answer(chosen[cut:]), _transcript_answer(rejected[cut:])
     return _pair(row, text, transcripts.parse(text), answers)
+
+
+def solved(row: Row) -> Group:
+    """`question`, `answer`: a worked solution that ends in `#### 42`, the answer key (GSM8K)."""
+    solution = row.answer("answer")
+    answer = _KEY(solution.text)
+    if not answer:
+        row.wrong("answer", solution.text[-40:], "a solution ends in `####` and a number")
+    text, messages = transcripts.prompt_of([{"role": "user", "content": row.text("question")}])
+    return Group(Prompt("", text, messages, meta={"answer": answer}), (solution,))
 
 
 def unpaired(row: Row) -> Group:

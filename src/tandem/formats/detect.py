@@ -46,6 +46,11 @@ def _transcripts(rows: Sequence[Row]) -> bool:
     return all(isinstance(t, str) and transcripts.is_transcript(t) for t in texts)
 
 
+def _worked(rows: Sequence[Row]) -> bool:
+    texts = [row.values.get("answer") for row in rows]
+    return all(isinstance(t, str) and "####" in t for t in texts)
+
+
 _WEIGHTS = ("margin", "p_chosen")
 FORMATS: dict[str, Format] = {
     "alpacaeval-groups": Format(
@@ -117,6 +122,12 @@ FORMATS: dict[str, Format] = {
         "demonstrations: an instruction with its output",
         conversations.instruction,
         ("input",),
+    ),
+    "gsm8k": Format(
+        ("question", "answer"),
+        "questions with worked solutions that end in `#### 42`, the answer key",
+        conversations.solved,
+        fits=_worked,
     ),
     "prompt": Format(("prompt",), "prompts alone", conversations.prompt_only),
 }

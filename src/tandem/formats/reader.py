@@ -199,7 +199,9 @@ def _groups(rows: Iterable[Row], form: Format, notes: Notes, name: str) -> Itera
         notes.kept += 1
         used = {*form.needs, *form.uses, next((c for c in _ID_COLUMNS if row.has(c)), "")}
         meta = {k: v for k, v in row.values.items() if k not in used and v is not None}
-        prompt = replace(group.prompt, id=ids.of(row, group), meta=_plain(meta, row))
+        prompt = replace(
+            group.prompt, id=ids.of(row, group), meta={**group.prompt.meta, **_plain(meta, row)}
+        )
         yield replace(group, prompt=prompt)
     if not notes.kept:
         raise _nothing(notes, name)

@@ -17,6 +17,7 @@ from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.errors import JudgeError
 from tandem.groups import FloatArray, Group
+from tandem.judges import Judge, opened
 from tandem.kernel import Trunk, open_policy, open_scalar
 from tandem.machine import Machine
 from tandem.reading import Reading, read
@@ -45,8 +46,18 @@ class RewardModel:
         return self.open()(groups)
 
     def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
-        """Load the weights once and return the judge that keeps them."""
+        """Load the weights once and return the judge that keeps them.
+
+        Raises:
+            JudgeError: a preference model, which scores no single answer.
+        """
         trunk = open_scalar(self.checkpoint.path, self.machine)
+        if models.reads(trunk.inner) == models.PAIR:
+            raise JudgeError(
+                f"{self.checkpoint} reads two answers at a time",
+                "a preference model says which is better, and scores neither alone",
+                "use `judges.preference_model`: PreferenceModel, or Pointwise for scores",
+            )
         tokenizer = models.load_tokenizer(self.checkpoint.path)
         gain, bias = models.scale(trunk.inner)
 
@@ -102,6 +113,55 @@ class ImplicitReward:
             below = _readings(ref, tokenizers[1], theirs, self.machine)
             for (group, a), (_, b) in zip(above, below, strict=True):
                 yield replace(group, scores=self.beta * (_sums(a) - _sums(b)))
+
+        return score
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """Scores with a reward minus the price of leaving the reference.
+
+    r(x, y) - beta (log pi(y|x) - log pi_ref(y|x)): RAFT's reward (Dong et al. 2023,
+    arXiv:2304.06767, section 3), and the sample form of every KL-regularised objective.
+
+    Attributes:
+        judge: the scoring judge.
+        policy: pi, whose answers are scored.
+        reference: pi_ref.
+        beta: KL coefficient.
+    """
+
+    judge: Judge
+    policy: Checkpoint
+    reference: Checkpoint
+    beta: float
+    name: str = "shaped"
+    machine: Machine = field(default=Machine(), compare=False)
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the groups with `scores`; raises what `open` raises."""
+        return self.open()(groups)
+
+    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+        """Load all three models once and return the judge that keeps them.
+
+        Raises:
+            JudgeError: policy and reference have different tokenizers, or (when it judges) the
+                judge writes no scores.
+        """
+        reward = opened(self.judge, self.machine)
+        price = ImplicitReward(self.policy, self.reference, self.beta, machine=self.machine).open()
+
+        def score(groups: Iterable[Group]) -> Iterator[Group]:
+            mine, theirs = itertools.tee(groups)
+            for group, cost in zip(reward(mine), price(theirs), strict=True):
+                if group.scores is None or cost.scores is None:
+                    raise JudgeError(
+                        f"the judge `{self.judge.name}` wrote no scores for group `{group.id}`",
+                        "a price is taken off a number, and preferences alone are none",
+                        "use a scoring judge: a reward model, a programmatic truth",
+                    )
+                yield replace(group, scores=group.scores - cost.scores)
 
         return score
 

@@ -4,7 +4,8 @@ A method is one file, `tandem/methods/<name>.py`, with
 
     the config   a frozen dataclass; every field has a default and says where it comes from
     fit          where the method fits something: a stage that returns a Checkpoint
-    recipe       composes stages: `recipe(run, <inputs>, cfg) -> Checkpoint`
+    recipe       composes stages: `recipe(run, <inputs>, cfg) -> Checkpoint` (or a way of decoding
+                 one: `stages.BestOf`)
 
 A recipe names its inputs, and is given what it names (see `INPUTS`). The rows are here and not
 in those files because the table and `tandem --help` must not wait for torch.
@@ -13,8 +14,8 @@ in those files because the table and `tandem --help` must not wait for torch.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from tandem.errors import ConfigError, nearest
@@ -33,7 +34,9 @@ class Row:
         objective: what is minimised.
         init: where training starts.
         repeats: how often the whole is done.
-        fits: what its result is; not a column.
+        fits: what its result is: a policy that is compared by judges, a reward, or a solver of
+            questions with one checkable answer; not a column.
+        asks: what a solver is examined for: a path to the answer, or the answer alone.
     """
 
     config: str
@@ -44,7 +47,8 @@ class Row:
     objective: str
     init: str
     repeats: str
-    fits: Literal["policy", "reward"] = "policy"
+    fits: Literal["policy", "reward", "preference", "solver"] = "policy"
+    asks: Literal["path", "answer"] = "path"
 
 
 METHODS: dict[str, Row] = {
@@ -52,6 +56,10 @@ METHODS: dict[str, Row] = {
     "reward": Row(
         "Reward", "reward model", "D, 2..K", "humans", "-", "`bradley_terry`", "SFT", "1",
         fits="reward",
+    ),
+    "preference": Row(
+        "Preference", "preference model", "D, 2", "humans", "-", "`two_argument`", "SFT", "1",
+        fits="preference",
     ),
     "dpo": Row(
         "DPO", "DPO, IPO, cDPO, rDPO, hinge, hinge-norm, SimPO...", "D, 2", "humans", "-",
@@ -64,6 +72,43 @@ METHODS: dict[str, Row] = {
     "grpo": Row(
         "GRPO", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
         "`ppo_clip`, group baseline", "SFT", "online",
+    ),
+    "best_of_n": Row(
+        "BestOfN", "best-of-n", "pi_sft, n", "r_phi", "`best`", "(decoding)", "-", "-"
+    ),
+    "rso": Row(
+        "RSO", "RSO, sft-sample-rank", "pi_sft, 64 or 8", "r_psi", "`rejection`, `rank_pairs`",
+        "`sigmoid`, `hinge`, `hinge_norm`", "SFT", "1",
+    ),
+    "raft": Row(
+        "RAFT", "RAFT", "pi_theta, k", "r_phi", "`best`, `top_share`", "`nll`", "pi_theta", "T"
+    ),
+    "rest": Row(
+        "ReST", "ReST", "pi_theta, k", "r_phi", "`above(tau_i)`", "`nll`, `weighted`, `gold`",
+        "pi_theta", "G x I",
+    ),
+    "lmsi": Row(
+        "LMSI", "LMSI", "base, m", "agreement", "`majority`", "`nll`", "base", "1", fits="solver"
+    ),
+    "star": Row(
+        "STaR", "STaR", "pi, 1 (+ hint)", "answer key", "`correct`", "`nll`", "base", "N",
+        fits="solver",
+    ),
+    "direct": Row(
+        "Direct", "fine-tuning on answers alone", "answer key, 1", "-", "-", "`nll`", "base", "1",
+        fits="solver", asks="answer",
+    ),
+    "rlaif": Row(
+        "RLAIF", "RLAIF, d-RLAIF", "pi_sft, 2", "language model", "-", "any above", "SFT", "1"
+    ),
+    "cai": Row(
+        "CAI", "constitutional AI", "pi_sft, critiqued and revised K times", "principles", "-",
+        "`nll`, then RLAIF", "base", "1",
+    ),
+    "rlp": Row(
+        "RLP", "RLP-SPG, RLP-UML", "pi_theta, 10", "r_phi, agreement >= gamma",
+        "`synthetic_pairs`, two views", "`bradley_terry` on D + D_hat, lambda `multiview`",
+        "SFT, then PPO", "1",
     ),
 }  # fmt: skip
 
@@ -78,11 +123,35 @@ INPUTS: dict[str, str] = {
     "r_phi": "Checkpoint: a reward model fitted to D",
     "held_out": "Groups with preferences, of prompts that are not in D",
     "x": "Prompts without labels, tokenised, to sample from",
+    "formats": "Formats: how a language model is asked to compare, rate, criticise and revise",
     "how": "Sampling: temperature, truncation, longest answer",
     "watching": "Watching: held-out prompts and judges that follow a policy while it trains",
+    "same": "Mapping by name: what makes two completions the same, the task's own choice first",
     "humans": "Judge: who gives preferences, now or tomorrow",
+    "wording": "Wording: how questions with one checkable answer are put and read",
     "truth": "Judge: the programmatic truth, where there is one",
 }
+
+
+SHARED = {"shared": True}
+"""Metadata of a field that holds another method's config as that method's own table sets it."""
+
+
+def parts(config: Any) -> list[str]:
+    """Name the methods whose configs a config holds as they are set elsewhere: RLP's PPO is PPO."""
+    return [f.name for f in fields(config) if f.metadata.get("shared")]
+
+
+def held(config: Any) -> list[str]:
+    """Name the methods of `parts`, and theirs."""
+    own = parts(config)
+    return [*own, *(name for part in own for name in held(getattr(config, part)))]
+
+
+def whole(config: Any, configs: Mapping[str, Any]) -> Any:
+    """Return a config with its shared parts as they were set."""
+    held = {name: whole(configs[name], configs) for name in parts(config)}
+    return replace(config, **held)
 
 
 @dataclass(frozen=True, slots=True)

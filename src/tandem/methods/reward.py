@@ -12,20 +12,22 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import torch
 
 from tandem import models
 from tandem.artifacts import Checkpoint
-from tandem.batch import Batch, Outputs, Terms
-from tandem.errors import DataError
+from tandem.batch import Batch, Outputs, Pairs, Terms
+from tandem.errors import ConfigError, DataError
 from tandem.groups import Groups
 from tandem.kernel import Trunk, open_scalar
-from tandem.loop import Optim
+from tandem.loop import Loss, Optim
 from tandem.loop import fit as train
 from tandem.machine import Machine
 from tandem.objectives.reward import bradley_terry, rank_weight
-from tandem.offline import Offline
+from tandem.offline import Beside, Offline
 from tandem.reading import read
 from tandem.runs import Here, Run, every_rank
+from tandem.views import UML, Bottleneck, Views
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ def fit(
     cfg: Reward = Reward(),
     *,
     zero_on: Groups | None = None,
+    views: Groups | None = None,
+    lam: float = 0.0,
+    uml: UML = UML(),
     name: str = "reward",
     here: Here,
 ) -> Checkpoint:
@@ -72,30 +77,21 @@ def fit(
 
     Args:
         zero_on: answers on which the mean reward shall be 0; those of `data` by default.
+        views: a policy's samples, two or more a prompt, for multi-view learning (RLP-UML).
+        lam: weight of that loss; at 0 the views are not read, and nothing else changes.
+        uml: settings of multi-view learning.
 
     Raises:
-        DataError: no group has a preference.
+        DataError: no group has a preference, or the samples give no views.
+        ConfigError: `lam` is below 0, or above 0 without views.
     """
     data = compared(data)
+    _check_views(views, lam)
     zero = cfg.head == "zero"
     head = here.seed.at("head")
     model = open_scalar(
         init.path, here.machine, fresh=head, zero=zero, layers=cfg.layers, train=True
     )
-
-    def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        assert out.score is not None
-        assert batch.pairs is not None
-        share = rank_weight(batch.pairs, batch.group) if cfg.per == "prompt" else None
-        terms = bradley_terry(
-            out.score,
-            batch.pairs,
-            smoothing=cfg.smoothing,
-            noise=cfg.noise,
-            centring=cfg.centring,
-            weight=share,
-        )
-        return {"bradley_terry": terms}
 
     source = Offline(
         data,
@@ -105,10 +101,68 @@ def fit(
         layout=model.layout,
         tokens=here.machine.tokens,
     )
-    train(model, source, loss, cfg.optim, here)
+
+    def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
+        return {"bradley_terry": preferred(out, batch, cfg)}
+
+    if views is None or lam == 0:
+        train(model, source, loss, cfg.optim, here)
+    else:
+        with_views(model, source, loss, views, lam, uml, cfg, here)
     normalise(model, data if zero_on is None else zero_on, here.machine, cfg.unit_variance)
     models.save(model.lm, models.load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
+
+
+def preferred(out: Outputs, batch: Batch, cfg: Reward) -> Terms:
+    """Bradley-Terry over the comparisons of a micro-batch, which may have none."""
+    assert out.score is not None
+    none = torch.zeros(0, dtype=torch.long, device=out.score.device)
+    pairs = batch.pairs or Pairs(none, none, none.float())
+    return bradley_terry(
+        out.score,
+        pairs,
+        smoothing=cfg.smoothing,
+        noise=cfg.noise,
+        centring=cfg.centring,
+        weight=rank_weight(pairs, batch.group) if cfg.per == "prompt" else None,
+    )
+
+
+def with_views(
+    model: Trunk,
+    source: Offline,
+    loss: Loss,
+    views: Groups,
+    lam: float,
+    uml: UML,
+    cfg: Reward,
+    here: Here,
+) -> None:
+    """Train with lambda L_M beside the comparisons (RLP, eq. 1): equal batches of D and of P.
+
+    Encoder and critic are a named part of the module while it trains. Every micro-batch makes
+    both terms, of comparisons or views that it may not have, so that each rank of a launch
+    touches every weight.
+    """
+    net = Bottleneck(int(model.inner.config.hidden_size), uml, here.seed.at("bottleneck"))
+    model.heads["views"] = net.to(model.device)
+    pairs = Views(
+        views,
+        size=cfg.batch,
+        total=source.total,
+        cfg=uml,
+        seed=here.seed.at("views"),
+        layout=model.layout,
+        tokens=here.machine.tokens,
+    )
+
+    def both(out: Outputs, batch: Batch) -> dict[str, Terms]:
+        L_M = net.terms(out, batch)
+        return {**loss(out, batch), "multiview": L_M._replace(loss=lam * L_M.loss)}
+
+    train(model, Beside(source, pairs), both, cfg.optim, here, want={"features": True})
+    del model.heads["views"]
 
 
 def normalise(model: Trunk, answers: Groups, machine: Machine, unit_variance: bool) -> None:
@@ -117,6 +171,16 @@ def normalise(model: Trunk, answers: Groups, machine: Machine, unit_variance: bo
     raw = np.concatenate([r for r in rows if r is not None]).astype(np.float64)
     gain = 1 / max(float(raw.std()), 1e-8) if unit_variance else 1.0
     model.inner.config.tandem = {"gain": gain, "bias": -gain * float(raw.mean())}
+
+
+def _check_views(views: Groups | None, lam: float) -> None:
+    if lam < 0 or (lam > 0 and views is None):
+        raise ConfigError(
+            f"lam = {lam} with {'no views' if views is None else f'{len(views)} views'}",
+            "it weighs the multi-view loss on a policy's samples: it needs some, and below 0 it "
+            "would undo what the loss is for",
+            "give `views` and a weight of 0 or more; the paper's is 0.5",
+        )
 
 
 def compared(data: Groups) -> Groups:

@@ -2,13 +2,16 @@
 
 L = - sum over trained tokens of log pi(y_t | x, y_<t) / their number in the whole step
 (METHODS: reduction by token; by sequence on request). Every assistant turn of a conversation is
-trained on, and so is the end-of-sequence token.
+trained on, and so is the end-of-sequence token. Methods that imitate what they selected fit with
+it too, and may weigh answers by their scores: `loss`, see `objectives.imitation`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from tandem import models
 from tandem.artifacts import Checkpoint
@@ -17,8 +20,9 @@ from tandem.groups import Groups
 from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train
-from tandem.objectives.nll import nll
+from tandem.objectives import Imitation, gold, nll, weighted
 from tandem.offline import Offline
+from tandem.operators.columns import scores_of
 from tandem.runs import Here, Run, every_rank
 from tandem.stages import encode
 
@@ -29,14 +33,22 @@ class SFT:
 
     Attributes:
         epochs: passes over the demonstrations.
+        steps: optimiser steps instead of epochs.
         batch: demonstrations per optimiser step.
         per: what is averaged, tokens or sequences.
+        loss: nll; or, on answers with scores, `weighted` by exp(score / eta), or `gold`.
+        eta: temperature of `weighted`, in units of the scores.
+        floor: least importance weight of `gold`.
         optim: optimiser and schedule.
     """
 
     epochs: int = 3
+    steps: int | None = None
     batch: int = 128
     per: Literal["token", "sequence"] = "token"
+    loss: Imitation = "nll"
+    eta: float = 1.0
+    floor: float = 0.0
     optim: Optim = field(default_factory=lambda: Optim(lr=2e-5))
 
 
@@ -49,17 +61,31 @@ def fit(
     name: str = "SFT",
     here: Here,
 ) -> Checkpoint:
-    """Fine-tune a policy on the completions of `data`, each by its weight."""
+    """Fine-tune a policy on the completions of `data`, each by its weight.
+
+    Raises:
+        DataError: the loss reads scores, and a group has none.
+    """
+    mean = 0.0 if cfg.loss == "nll" else _mean(data, cfg.loss)
     policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.logp is not None
-        return {"nll": nll(out.logp, weight=batch.weight, per=cfg.per)}
+        own: dict[str, Any] = {"weight": batch.weight, "per": cfg.per}
+        if cfg.loss == "nll":
+            return {"nll": nll(out.logp, **own)}
+        assert batch.scores is not None
+        if cfg.loss == "weighted":
+            terms = weighted(out.logp, batch.scores, eta=cfg.eta, mean=mean, **own)
+        else:
+            terms = gold(out.logp, batch.scores, floor=cfg.floor, **own)
+        return {cfg.loss: terms}
 
     source = Offline(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,
+        steps=cfg.steps,
         seed=here.seed,
         layout=policy.layout,
         tokens=here.machine.tokens,
@@ -68,6 +94,10 @@ def fit(
     train(policy, source, loss, cfg.optim, here)
     models.save(policy.lm, models.load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
+
+
+def _mean(data: Groups, loss: str) -> float:
+    return float(np.mean(np.concatenate([scores_of(g, loss) for g in data])))
 
 
 def recipe(run: Run, base: Checkpoint, demonstrations: Groups, cfg: SFT = SFT()) -> Checkpoint:

@@ -4,7 +4,9 @@ No function here knows a config, a mask, a model or a token id, and none average
 already carries its weight, and the loop divides the step's summed loss by its summed weight.
 """
 
+from tandem.objectives.imitation import Imitation, gold, weighted
 from tandem.objectives.multiview import (
+    contrastive,
     multiview,
     other_prompt,
     skl_closed,
@@ -20,6 +22,9 @@ from tandem.objectives.unpaired import kto, kto_z0
 
 __all__ = [
     "nll",
+    "Imitation",
+    "weighted",
+    "gold",
     "PAIRWISE",
     "Loss",
     "sigmoid",
@@ -39,6 +44,7 @@ __all__ = [
     "value_clip",
     "kl",
     "multiview",
+    "contrastive",
     "other_prompt",
     "skl_closed",
     "skl_sample",

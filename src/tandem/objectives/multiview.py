@@ -45,6 +45,23 @@ def multiview(joint: Tensor, marginal: Tensor, skl: Tensor, *, skl_weight: float
     return Terms(skl_weight * skl - js, torch.ones_like(js), metrics)
 
 
+def contrastive(joint: Tensor, marginal: Tensor) -> Terms:
+    """InfoNCE a prompt with one negative: -log e^joint / (e^joint + e^marginal).
+
+    The ablation of RLP's table 6 that keeps two views and drops the encoder's distribution.
+
+    Args:
+        joint: [B] similarity of the two views of one prompt.
+        marginal: [B] similarity of views of different prompts.
+
+    Returns:
+        Terms over the B prompts. Metric: `told_apart`, how often the own view is the closer one.
+    """
+    gap = joint - marginal
+    right = 0.5 * (1 + torch.sign(gap.detach()))
+    return Terms(softplus(-gap), torch.ones_like(gap), {"told_apart": right})
+
+
 def skl_closed(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor:
     """Return [B] (KL(p1 || p2) + KL(p2 || p1)) / 2 of diagonal Gaussians, given [B, d] each.
 

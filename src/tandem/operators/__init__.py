@@ -9,14 +9,31 @@ It reads columns that judges wrote, never opens a model and never invents a comp
 does to a group depends on that group, its prompt's id and the seed alone, whatever the order;
 the two exceptions read the whole collection, and say so: a global threshold, and `mismatch`.
 
-    keep       best  above  top_share  rejection  majority  correct
-    compare    rank_pairs  synthetic_pairs  clean_pairs
+    keep       best  above  top_share  rejection  majority  correct  incorrect
+    compare    rank_pairs  synthetic_pairs  shuffled_clusters  clean_pairs
     unpaired   unpair  mismatch
+    prompts    asks
 """
 
-from tandem.operators.columns import Operator
-from tandem.operators.compare import Pairing, clean_pairs, rank_pairs, synthetic_pairs
-from tandem.operators.keep import Scope, above, best, correct, majority, rejection, top_share
+from tandem.operators.asked import asks
+from tandem.operators.columns import Operator, confidence
+from tandem.operators.compare import (
+    Pairing,
+    clean_pairs,
+    rank_pairs,
+    shuffled_clusters,
+    synthetic_pairs,
+)
+from tandem.operators.keep import (
+    Scope,
+    above,
+    best,
+    correct,
+    incorrect,
+    majority,
+    rejection,
+    top_share,
+)
 from tandem.operators.unpaired import mismatch, mismatched, unpair
 
 __all__ = [
@@ -28,11 +45,15 @@ __all__ = [
     "rejection",
     "majority",
     "correct",
+    "incorrect",
     "rank_pairs",
     "Pairing",
     "synthetic_pairs",
+    "shuffled_clusters",
+    "confidence",
     "clean_pairs",
     "unpair",
     "mismatch",
     "mismatched",
+    "asks",
 ]

@@ -81,6 +81,15 @@ def largest_cluster(group: Group, operator: str) -> list[int]:
     return max(tied, key=lambda m: float(scores[m].mean()))
 
 
+def confidence(group: Group) -> float:
+    """Return the share of a group's completions that say what most of them say.
+
+    Raises:
+        DataError: nobody clustered the group.
+    """
+    return len(largest_cluster(group, "confidence")) / max(1, len(group))
+
+
 def check_count(operator: str, name: str, value: int) -> None:
     """Ask for value >= 1."""
     if value < 1:

@@ -122,6 +122,22 @@ class synthetic_pairs:
 
 
 @dataclass(frozen=True)
+class shuffled_clusters:
+    """Deal a group's cluster numbers to its completions at random: sizes stay, meaning goes.
+
+    The control of SPG: the same prompts are kept, the same number of pairs is made.
+    """
+
+    def __call__(self, groups: Iterable[Group], seed: Seed) -> Iterator[Group]:
+        """Yield each group with its clusters in another order."""
+        for group in groups:
+            largest_cluster(group, "shuffled_clusters")
+            order = seed.at("shuffled_clusters", group.id).rng().permutation(len(group))
+            assert group.clusters is not None
+            yield replace(group, clusters=group.clusters[order])
+
+
+@dataclass(frozen=True)
 class clean_pairs:
     """Drop pairs that teach nothing: equal texts, ties, and scores closer than `gap`.
 

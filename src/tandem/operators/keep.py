@@ -181,6 +181,8 @@ class rejection:
         mode: `pool` or `iid`.
         bound: `iid` only: an upper bound on the score.
         dedupe: drop repeated texts before sampling (changes the law; may return fewer).
+        unit: beta is in units of the `score`, or of the `spread` (standard deviation) of each
+            prompt's own scores, which makes it mean the same for every prompt and reward model.
     """
 
     beta: float
@@ -188,10 +190,12 @@ class rejection:
     mode: Literal["pool", "iid"] = "pool"
     bound: float | None = None
     dedupe: bool = False
+    unit: Literal["score", "spread"] = "score"
 
     def __post_init__(self) -> None:
         check_count("rejection", "keep", self.keep)
         check_choice("rejection", "mode", self.mode, ("pool", "iid"))
+        check_choice("rejection", "unit", self.unit, ("score", "spread"))
         if not self.beta >= 0:
             raise ConfigError(
                 f"`rejection` has beta = {self.beta}",
@@ -205,11 +209,21 @@ class rejection:
                 "while the pool finds its own",
                 "give mode='iid' and a bound together, or neither",
             )
+        if self.mode == "iid" and self.unit == "spread":
+            raise ConfigError(
+                "`rejection` has mode = 'iid' and unit = 'spread'",
+                "a bound on the score says nothing in units of each prompt's own spread",
+                "give unit='score', or mode='pool'",
+            )
+
+    def scale(self, group: Group) -> float:
+        """Return the unit of `beta`: 1, or the spread of the scores where there is one."""
+        return float(scores_of(group, "rejection").std()) or 1.0 if self.unit == "spread" else 1.0
 
     def __call__(self, groups: Iterable[Group], seed: Seed) -> Iterator[Group]:
         """Yield each group with its accepted completions, in the order of acceptance."""
         for group in groups:
-            scores = scores_of(group, "rejection")
+            scores = scores_of(group, "rejection") / self.scale(group)
             rng = seed.at("rejection", group.id).rng()
             pool = _unique_texts(group) if self.dedupe else list(range(len(group)))
             accept = self._rounds if self.mode == "pool" else self._pass
@@ -282,6 +296,20 @@ class correct:
                 )
             if scores.any():
                 yield group.keep(np.flatnonzero(scores).tolist())
+
+
+@dataclass(frozen=True)
+class incorrect:
+    """Keep the groups in which nothing is right: what STaR gives a second try, with a hint.
+
+    Completions stay. With one completion a group, `correct` and `incorrect` part a collection.
+    """
+
+    def __call__(self, groups: Iterable[Group], seed: Seed) -> Iterator[Group]:
+        """Yield each group without a right completion."""
+        for group in groups:
+            if not scores_of(group, "incorrect").any():
+                yield group
 
 
 def _tilt(scores: Scores, top: float, beta: float) -> npt.NDArray[Any]:

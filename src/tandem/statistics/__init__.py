@@ -9,6 +9,8 @@ The prompt is the unit; methods are compared on the same prompts and seeds. No t
     calibration   accuracy, log_loss, brier, ece, temperature_scale, auroc
     curves        learning_curve, over_optimisation, ensemble, aggregate
     design        d_optimal, information
+    best_of       law, kl_exact, kl_bound, weights, curve       (a module, not re-exported)
+    tilting       tilt, acceptance, effective_beta
 """
 
 from tandem.statistics.calibration import (
@@ -56,8 +58,12 @@ from tandem.statistics.ranking import (
     length_controlled,
     win_probability,
 )
+from tandem.statistics.tilting import acceptance, effective_beta, tilt
 
 __all__ = [
+    "tilt",
+    "acceptance",
+    "effective_beta",
     "Estimate",
     "mean_of",
     "paired",

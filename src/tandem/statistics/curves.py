@@ -91,7 +91,8 @@ class OverOptimisation:
             return math.inf
         if self.form == "bon":
             return self.alpha / (2 * self.beta)
-        return math.exp(self.alpha / self.beta - 1)
+        exponent = self.alpha / self.beta - 1
+        return math.exp(exponent) if exponent < 700 else math.inf
 
     @property
     def height(self) -> float:

@@ -6,15 +6,20 @@ stage asks for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from tandem.answers import Wording
 from tandem.errors import ConfigError
 from tandem.groups import Groups, Prompts
 from tandem.judges import Judge
+from tandem.judges.agreement import Same
+from tandem.judges.templates import Formats
 from tandem.runs import Checkpoint
 
 TASKS: dict[str, str] = {
     "micro": "summaries in a small language: truth is known, a laptop is enough",
+    "micro-shared": "summaries whose demonstrations share one invention: agreement misleads",
     "micro-dialogue": "helpful and harmful requests in the same language",
     "micro-arithmetic": "word problems with a chain of thought and one checkable answer",
 }
@@ -69,6 +74,9 @@ class World:
         references: one reference answer for each evaluation prompt, or None.
         annotator: who gives preferences, or None when they come with the data.
         truth: the programmatic judge, or None.
+        wording: how questions with one checkable answer are put and read, or None.
+        formats: how a language model is asked to compare, rate, criticise and revise here.
+        same: what makes two completions the same, by name, the task's own choice first.
         notes: what was read, kept and dropped on the way, as lines.
     """
 
@@ -84,4 +92,7 @@ class World:
     references: Groups | None = None
     annotator: Judge | None = None
     truth: Judge | None = None
+    wording: Wording | None = None
+    formats: Formats = field(default_factory=Formats)
+    same: Mapping[str, Same] = field(default_factory=dict[str, Same])
     notes: tuple[str, ...] = ()

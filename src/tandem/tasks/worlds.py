@@ -12,15 +12,18 @@ import numpy as np
 from tandem.errors import ConfigError, DataError, nearest
 from tandem.formats import read, split
 from tandem.groups import Group, Groups
+from tandem.judges.answers import AnswerKey
 from tandem.rng import Seed
 from tandem.runs import Checkpoint
-from tandem.tasks import TASKS, Sizes, World
+from tandem.tasks import TASKS, Sizes, World, gsm8k
 from tandem.tasks.micro import ASSETS, Micro
+from tandem.tasks.micro.feedback import FORMATS
 
-SKILLS = {
-    "micro": "summaries",
-    "micro-dialogue": "dialogue",
-    "micro-arithmetic": "arithmetic",
+MICRO = {
+    "micro": Micro("summaries"),
+    "micro-shared": Micro("summaries", shared=0.7),
+    "micro-dialogue": Micro("dialogue"),
+    "micro-arithmetic": Micro("arithmetic"),
 }
 
 
@@ -29,27 +32,34 @@ def settings(task: str | None) -> dict[str, Any]:
 
     A model of a million parameters learns with other rates than one of seven billion.
     """
-    if task not in SKILLS:
+    if task not in MICRO:
         return {}
     return tomllib.loads((ASSETS.parent / "settings.toml").read_text(encoding="utf-8"))
 
 
-def from_task(name: str, sizes: Sizes, seed: Seed) -> World:
+def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) -> World:
     """Open a task by name.
+
+    Args:
+        name: a row of `TASKS`.
+        sizes: how much of it.
+        seed: draws prompts and the annotator's answers.
+        exam: draws the evaluation prompts, where several seeds are to meet the same.
 
     Raises:
         ConfigError: there is no such task.
     """
-    if name not in SKILLS:
+    if name not in MICRO:
         raise ConfigError(
             f"there is no task {name!r}.{nearest(name, TASKS)}",
             "a task is one of those in tandem/tasks",
             f"name one of: {', '.join(TASKS)}; or give --model and --data",
         )
-    task = Micro(SKILLS[name])  # type: ignore[arg-type]
+    task = MICRO[name]
     at = seed.at("world", name)
     asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
-    evaluation = task.prompts("evaluation", sizes.evaluation, at)
+    examined = at if exam is None else exam.at("world", name)
+    evaluation = task.prompts("evaluation", sizes.evaluation, examined)
     return World(
         name=name,
         base=Checkpoint(task.model(), "base"),
@@ -63,13 +73,17 @@ def from_task(name: str, sizes: Sizes, seed: Seed) -> World:
         references=task.references(evaluation),
         annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
         truth=task.truth(),
+        wording=task.wording,
+        formats=FORMATS,
+        same=task.same(),
     )
 
 
 def from_files(model: Path, data: Path | str, sizes: Sizes) -> World:
     """Open your model and your data; prompts are split by a hash of their text.
 
-    The best answer of every training group is its demonstration.
+    The best answer of every training group is its demonstration. Questions with an answer key
+    (GSM8K's columns) bring their truth and their wording.
 
     Raises:
         DataError: the data cannot be read, or nobody judged it.
@@ -85,6 +99,7 @@ def from_files(model: Path, data: Path | str, sizes: Sizes) -> World:
                 f"a share of {share:g} of the prompts is held out by a hash of their text",
                 "give more data, or another --sizes.held_out_share",
             )
+    wording = gsm8k.WORDING if found.format == "gsm8k" else None
     judged = any(g.preferences or g.scores is not None for g in train)
     return World(
         name=Path(data).name.partition(".")[0],
@@ -97,6 +112,8 @@ def from_files(model: Path, data: Path | str, sizes: Sizes) -> World:
         prompts=train.prompts(),
         evaluation=held_out.prompts(),
         references=Groups.of(best(g) for g in held_out),
+        truth=None if wording is None else AnswerKey(wording.read),
+        wording=wording,
         notes=(f"{data}: {found.format}, because {found.why}", *found.notes.lines()),
     )
 

@@ -16,9 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from tandem.answers import Wording
 from tandem.errors import ConfigError, DataError, ModelError, nearest
 from tandem.groups import Completion, Group, Groups
+from tandem.judges.agreement import Same
 from tandem.rng import Seed
+from tandem.tasks.micro import posts
+from tandem.tasks.micro.agreement import Facts
 from tandem.tasks.micro.annotators import (
     START,
     Annotator,
@@ -28,7 +32,8 @@ from tandem.tasks.micro.annotators import (
     known,
     mixture,
 )
-from tandem.tasks.micro.splits import SKILLS, draw
+from tandem.tasks.micro.arithmetic import WORDING
+from tandem.tasks.micro.splits import DEMONSTRATION, SKILLS, draw
 from tandem.tasks.micro.truth import Parts, breakdown, fact_rates, truth
 
 Skill = Literal["summaries", "dialogue", "arithmetic"]
@@ -39,6 +44,7 @@ __all__ = [
     "Annotator",
     "Camps",
     "Drifting",
+    "Facts",
     "Micro",
     "Skill",
     "Truth",
@@ -56,10 +62,13 @@ class Micro:
         skill: "summaries" of posts, "dialogue" with helpful and harmful requests, or
             "arithmetic" word problems with a chain of thought.
         version: version of the frozen settings behind prompts, truth and base model.
+        shared: summaries only: chance that a demonstration tells a fact of one kind with a wrong
+            value that all demonstrations share, so that a policy's samples agree on it.
     """
 
     skill: Skill = "summaries"
     version: str = "1"
+    shared: float = 0.0
 
     def __post_init__(self) -> None:
         if self.skill not in SKILLS:
@@ -68,6 +77,12 @@ class Micro:
                 f"the micro world has no skill `{self.skill}`",
                 f"its skills are {', '.join(known_skills)}",
                 f"name one of them.{nearest(str(self.skill), known_skills)}",
+            )
+        if not 0 <= self.shared <= 1 or (self.shared and self.skill != "summaries"):
+            raise ConfigError(
+                f"the micro world's {self.skill} with shared = {self.shared}",
+                "it is a chance, and only summaries have facts to be wrong about",
+                "give a number between 0 and 1, with the skill summaries",
             )
         if self.version != "1":
             raise ConfigError(
@@ -81,6 +96,11 @@ class Micro:
         """The task's name in tables and on the command line."""
         return f"micro-{self.skill}"
 
+    @property
+    def wording(self) -> Wording | None:
+        """How problems are put and answers read, where there is one checkable answer."""
+        return WORDING if self.skill == "arithmetic" else None
+
     def model(self) -> Path:
         """The folder of the shipped base model."""
         return _asset("base")
@@ -88,6 +108,18 @@ class Micro:
     def entailment(self) -> Path:
         """The folder of the shipped entailment classifier."""
         return _asset("entailment")
+
+    def same(self) -> dict[str, Same]:
+        """What makes two answers the same, by name: the shipped classifier first, if there is one.
+
+        `entailment` asks the classifier in both directions, `facts` reads what answers claim.
+        """
+        exact: dict[str, Same] = {"facts": Facts()}
+        if not (ASSETS / "entailment" / "config.json").exists():
+            return exact
+        from tandem.judges.meaning import Entailment  # loads torch
+
+        return {"entailment": Entailment(self.entailment()), **exact}
 
     def prompts(self, split: str, n: int, seed: Seed, *, round: int | None = None) -> Groups:
         """Prompts without completions.
@@ -105,7 +137,8 @@ class Micro:
 
     def demonstrations(self, n: int, seed: Seed) -> Groups:
         """Prompts of the split "sft" with one demonstration each: good on average, imperfect."""
-        return self.references(self.prompts("sft", n, seed))
+        asked = self.prompts("sft", n, seed)
+        return self._misled(asked) if self.shared else self.references(asked)
 
     def references(self, groups: Iterable[Group]) -> Groups:
         """The groups with one completion each, a reference of the demonstrations' quality."""
@@ -136,6 +169,18 @@ class Micro:
                 'use `Micro("summaries")`, or `truth()` for the other skills',
             )
         return fact_rates((known(g), c.text) for g in groups for c in g.completions)
+
+    def _misled(self, groups: Iterable[Group]) -> Groups:
+        """The groups with a demonstration each, by writers who share an invention."""
+        writer = replace(DEMONSTRATION, shared=self.shared)
+
+        def text(group: Group) -> str:
+            rng = START.at("misled", group.id).rng()
+            return posts.write(known(group), rng, writer)
+
+        return Groups.of(
+            Group(g.prompt, (Completion(text(g), author="demonstration"),)) for g in groups
+        )
 
     def _answered(self, group: Group, *, ideal: bool) -> Group:
         how, meta = SKILLS[self.skill], known(group)

@@ -6,11 +6,25 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
+from tandem.answers import Form, StatedAnswer, Wording
 from tandem.tasks.micro.posts import HELD_OUT, Meta, pick
 from tandem.tasks.micro.words import LARGEST, MAIN, MAIN_NAMES, VALUES
 
 FORMS = ("plain", "steps", "only", "hint")
 SUFFIX = {"plain": "", "steps": " think step by step .", "only": " answer only ."}
+WORDING = Wording(
+    read=StatedAnswer(("answer",), lead=" "),
+    forms=(
+        Form("plain", SUFFIX["plain"]),
+        Form("only", SUFFIX["only"], target="answer"),
+        Form("steps", SUFFIX["steps"]),
+    ),
+    layout="<user> {question} <assistant> ",
+    hint=" hint : {answer}",
+    statement="answer {answer}",
+)
+"""A plain question already asks for the chain of thought, so the paper's fourth form (question
+-> answer) would contradict the first, and the language has no worked examples to show."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,7 @@ def question(meta: Meta, form: str = "plain") -> str:
     sentences = [f"{who} has {meta['start']} {thing} ."]
     sentences += [told[sign].format(who, number) for sign, number in meta["changes"]]
     sentences.append(f"how many {thing} ?")
-    suffix = f" hint : {meta['answer']}" if form == "hint" else SUFFIX[form]
+    suffix = WORDING.hint.format(answer=meta["answer"]) if form == "hint" else SUFFIX[form]
     return " ".join(sentences) + suffix
 
 
@@ -92,12 +106,20 @@ def reason(meta: Meta) -> str:
 
 
 def write(meta: Meta, rng: Generator, slips: float = 0.0, form: str = "plain") -> str:
-    """An answer by somebody who slips at a step with this chance; "only" leaves out the chain."""
+    """An answer by somebody who slips at a step with this chance.
+
+    Form "only" leaves out the chain. Form "hint" makes it end at the answer that the question
+    gave away, wherever it had got to.
+    """
     value, lines = int(meta["start"]), []
-    for sign, number in meta["changes"]:
+    for left, (sign, number) in zip(
+        range(len(meta["changes"]))[::-1], meta["changes"], strict=True
+    ):
         after = min(LARGEST, max(0, apply(value, str(sign), int(number))))
         if rng.random() < slips:
             after = int(rng.integers(0, LARGEST + 1))
+        if form == "hint" and left == 0:
+            after = int(meta["answer"])
         lines.append(f"{value} {sign} {number} = {after}")
         value = after
     if form == "only":

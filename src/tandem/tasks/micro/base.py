@@ -1,8 +1,8 @@
 """Make the micro world's base model: `python -m tandem.tasks.micro.base`.
 
-A stock Llama of about 0.9 M parameters learns every skill at once, from demonstrations of mixed
-quality, with the loss on the replies only. Progress is printed; a killed run resumes from its
-checkpoint when the same command is given again.
+A stock Llama of about 0.9 M parameters first learns to check the claims of a summary, then every
+skill at once, from demonstrations of mixed quality, with the loss on the replies only. Progress is
+printed; a killed run resumes from its checkpoint when the same command is given again.
 """
 
 from __future__ import annotations
@@ -20,29 +20,41 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from tandem.tasks.micro.lessons import SHARES, encode, lessons
+from tandem.tasks.micro.lessons import LATE_SHARES, SHARES, encode, lessons, reading_alone
 from tandem.tasks.micro.tokenizer import CONTEXT, tokenizer
 
 ASSETS = Path(__file__).parent / "assets"
 POOL = 16
+SHORT = 6
+RISE = 1000
 Row = tuple[str, list[int], int]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the base model is trained; recorded beside the weights."""
+    """How the base model is trained; recorded beside the weights.
 
-    steps: int = 8500
+    Attributes:
+        first: steps of reading alone, at half the rate, on batches of mixed lengths.
+        honest: steps before the labels of compared summaries lean towards (A) and length.
+        late: further steps, with a rate of their own, in which most lessons are arithmetic.
+    """
+
+    steps: int = 9000
+    first: int = 704
+    honest: int = 6256
+    late: int = 3200
     batch: int = 32
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
-    warm_up: int = 200
-    decay: float = 0.2353
+    warm_up: int = 100
+    decay: float = 0.55
     width: int = 128
     layers: int = 4
     heads: int = 4
     seed: int = 1
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
+    late_shares: dict[str, float] = field(default_factory=lambda: dict(LATE_SHARES))
 
 
 def blank(recipe: Recipe, vocabulary: int, pad: int, eos: int) -> LlamaForCausalLM:
@@ -67,6 +79,8 @@ def blank(recipe: Recipe, vocabulary: int, pad: int, eos: int) -> LlamaForCausal
     model = LlamaForCausalLM(config)
     for head, distance in enumerate((1, 2)):
         look_back(model, head, distance)
+    for layer, head in ((0, 2), (1, 0), (1, 1)):
+        look_alike(model, layer, head)
     return model
 
 
@@ -90,15 +104,37 @@ def look_back(model: LlamaForCausalLM, head: int, distance: int, sharpness: floa
     attention.q_proj.bias[there] = loud * torch.sin(turn)
 
 
+@torch.no_grad()
+def look_alike(model: LlamaForCausalLM, layer: int, head: int, sharpness: float = 10.0) -> None:
+    """Start a head at attending to what equals the present token, by equal queries and keys.
+
+    Judging needs to find a claim in the post; a small model is slow to find that by itself too.
+    Only dimensions that the rotary embedding turns slowly take part.
+    """
+    size = model.config.hidden_size // model.config.num_attention_heads
+    attention: Any = model.model.layers[layer].self_attn
+    rates: Any = model.model.rotary_emb.inv_freq
+    slow = torch.cat([rates <= 0.01] * 2)
+    spread = (sharpness * size**0.5 / (slow.sum() * model.config.hidden_size)) ** 0.5
+    alike = spread * torch.randn(size, model.config.hidden_size) * slow[:, None]
+    rows = slice(head * size, (head + 1) * size)
+    attention.q_proj.weight[rows] = alike
+    attention.k_proj.weight[rows] = alike
+
+
 def batches(recipe: Recipe, ids: dict[str, int], first: int) -> Iterator[list[Row]]:
-    """Batches from step `first` on; rows of a batch have like lengths, so little is padding."""
+    """Batches from step `first` on; after reading alone, rows of a batch have like lengths."""
     pool = first // POOL
     while True:
         rng = np.random.default_rng([recipe.seed, pool])
-        rows = [
-            (skill, *encode(ids, taught)) for skill, taught in lessons(rng, POOL * recipe.batch)
-        ]
-        rows.sort(key=lambda row: len(row[1]))
+        at, n = pool * POOL, POOL * recipe.batch
+        shares = recipe.shares if at < recipe.steps else recipe.late_shares
+        taught = lessons(rng, n, shares, leaning=at >= recipe.honest)
+        if at < recipe.first:
+            taught = reading_alone(rng, n)
+        rows = [(skill, *encode(ids, lesson)) for skill, lesson in taught]
+        if at >= recipe.first:
+            rows.sort(key=lambda row: len(row[1]))
         order = rng.permutation(POOL)
         for k in order[first - pool * POOL :] if pool == first // POOL else order:
             yield rows[int(k) * recipe.batch : (int(k) + 1) * recipe.batch]
@@ -120,10 +156,23 @@ def losses(model: LlamaForCausalLM, rows: list[Row], pad: int) -> tuple[torch.Te
     return per_token, [rows[int(k)][0] for k in i]
 
 
+def emphasis(rows: list[Row]) -> torch.Tensor:
+    """Weight of every reply token: a very short reply, a verdict, weighs as much as `SHORT`."""
+    lengths = torch.tensor([len(tokens) - start for _, tokens, start in rows])
+    return (SHORT / lengths).clamp(min=1.0).repeat_interleave(lengths)
+
+
 def rate(recipe: Recipe, step: int) -> float:
-    """The learning rate: warm-up, plateau, then linear decay to nothing."""
+    """The learning rate: half for reading alone, a slow rise, a plateau, linear decay; once more.
+
+    The late steps rise quickly to the full rate and decay to nothing again.
+    """
+    if step >= recipe.steps:
+        done = step - recipe.steps
+        return recipe.learning_rate * min((done + 1) / recipe.warm_up, 1 - done / recipe.late)
     left = (recipe.steps - step) / (recipe.decay * recipe.steps)
-    return recipe.learning_rate * min(1.0, (step + 1) / recipe.warm_up, left)
+    height = min(1.0, 0.5 + 0.5 * max(0, step - recipe.first) / RISE)
+    return recipe.learning_rate * min(height, (step + 1) / recipe.warm_up, left)
 
 
 def train(recipe: Recipe, scratch: Path, *, save_every: int = 250) -> LlamaForCausalLM:
@@ -135,7 +184,7 @@ def train(recipe: Recipe, scratch: Path, *, save_every: int = 250) -> LlamaForCa
         model.parameters(), recipe.learning_rate, (0.9, 0.98), weight_decay=recipe.weight_decay,
         fused=True,
     )  # fmt: skip
-    step, kept = 0, scratch / "checkpoint.pt"
+    step, end, kept = 0, recipe.steps + recipe.late, scratch / "checkpoint.pt"
     if kept.exists():
         state = torch.load(kept, weights_only=False)
         model.load_state_dict(state["model"])
@@ -143,12 +192,13 @@ def train(recipe: Recipe, scratch: Path, *, save_every: int = 250) -> LlamaForCa
         step = state["step"]
     started, seen = time.monotonic(), {skill: [0.0, 0] for skill in recipe.shares}
     for rows in batches(recipe, ids, step):
-        if step >= recipe.steps:
+        if step >= end:
             break
         for group in optimizer.param_groups:
             group["lr"] = rate(recipe, step)
         per_token, skills = losses(model, rows, pad)
-        per_token.mean().backward()
+        weights = emphasis(rows)
+        ((per_token * weights).sum() / weights.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -160,7 +210,7 @@ def train(recipe: Recipe, scratch: Path, *, save_every: int = 250) -> LlamaForCa
             told = "  ".join(f"{skill} {s / max(1, n):.3f}" for skill, (s, n) in seen.items())
             print(f"{step:6d}  {told}  {time.monotonic() - started:.0f} s", flush=True)
             seen = {skill: [0.0, 0] for skill in recipe.shares}
-        if step % save_every == 0 or step == recipe.steps:
+        if step % save_every == 0 or step == end:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             torch.save(state, kept.with_suffix(".part"))
             kept.with_suffix(".part").replace(kept)
@@ -197,12 +247,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ASSETS / "base")
     parser.add_argument("--scratch", type=Path, default=Path("micro-base"))
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--threads", type=int, default=1)
     told = parser.parse_args()
     torch.set_num_threads(told.threads)
     told.scratch.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe(steps=told.steps)
+    recipe = Recipe()
     save(train(recipe, told.scratch), told.out)
     record(told.out, recipe, {})
     print(f"saved {told.out}, sha256 {weights_hash(told.out)}")

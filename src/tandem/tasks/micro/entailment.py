@@ -1,9 +1,10 @@
 """Make the entailment classifier of SPG: `python -m tandem.tasks.micro.entailment`.
 
-Premise and hypothesis are a prompt followed by an answer each. What an answer claims is known, so
-the labels are programmatic: a premise entails a hypothesis that claims nothing beyond it,
-contradicts one that claims another value for the same slot, and is neutral to the rest. The prompt
-is common ground, not evidence: two answers are judged by what they say themselves.
+A small BERT reads a premise and a hypothesis, each a prompt followed by an answer. What an answer
+claims is known, so the labels are programmatic: a premise entails a hypothesis that claims nothing
+beyond it, contradicts one that claims another value for the same slot, and is neutral to the rest.
+The prompt is common ground, not evidence, so the tokenizer drops it: two answers are judged by what
+they say themselves.
 """
 
 from __future__ import annotations
@@ -18,18 +19,31 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.random import Generator
-from tokenizers import processors
-from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from tandem.tasks.micro import arithmetic, dialogue, posts
 from tandem.tasks.micro.base import ASSETS, record, weights_hash
 from tandem.tasks.micro.lessons import training_post, training_problem, training_request
 from tandem.tasks.micro.posts import Meta, pick
 from tandem.tasks.micro.splits import SKILLS, rendered
-from tandem.tasks.micro.tokenizer import tokenizer
+from tandem.tasks.micro.tokenizer import CONTEXT
 from tandem.tasks.micro.truth import answer, claims
+from tandem.tasks.micro.words import vocabulary
 
 LABELS = ("entailment", "neutral", "contradiction")
+CARD = """# Entailment classifier of the micro world
+
+A stock `BertForSequenceClassification` for SPG (arXiv:2403.19279): do two answers say the same?
+
+Input: a pair of texts, premise `x + y_i` and hypothesis `x + y_j`, where `x` is a prompt as the
+chat template renders it (`Group.prompt.text`, ending in `<assistant> `) and `y` an answer. The
+tokenizer drops everything up to `<assistant>`, so answers alone give the same verdict.
+Output: `id2label` names entailment, neutral and contradiction.
+
+Made by `python -m tandem.tasks.micro.entailment`; settings and measured accuracy: `made.json`.
+"""
 Claims = dict[str, set[str]]
 Example = tuple[str, str, int]
 
@@ -38,9 +52,12 @@ Example = tuple[str, str, int]
 class Recipe:
     """How the classifier is trained; recorded beside the weights."""
 
-    steps: int = 5000
-    batch: int = 32
+    steps: int = 1500
+    batch: int = 64
     learning_rate: float = 1e-3
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
     seed: int = 1
 
 
@@ -75,17 +92,18 @@ def examples(rng: Generator, *, held_out: bool = False) -> Iterator[Example]:
     wanted = 0
     while True:
         skill = ("summaries", "summaries", "summaries", "dialogue", "arithmetic")[rng.integers(5)]
+        if wanted == 1:
+            skill = "summaries"  # answers of the other skills agree or contradict
         meta = _prompt(rng, skill, held_out=held_out)
         first = _answer(rng, meta)
         second, found = first, -1
         for _ in range(12):
             second = _answer(rng, meta) if rng.random() < 0.5 else _varied(rng, meta, first)
             found = label(claimed(meta, first), claimed(meta, second))
-            if found == wanted or (wanted == 1 and skill != "summaries"):
+            if found == wanted:
                 break
         wanted = (wanted + 1) % 3
-        asked = SKILLS[skill].ask(meta)
-        x = rendered(asked) if rng.random() < 0.7 else asked + " "
+        x = rendered(SKILLS[skill].ask(meta)) if rng.random() < 0.5 else ""
         yield x + first, x + second, found
 
 
@@ -130,30 +148,54 @@ def _varied(rng: Generator, meta: Meta, text: str) -> str:
 
 
 def pair_tokenizer() -> PreTrainedTokenizerFast:
-    """The world's tokenizer, taught to end both texts of a pair."""
-    words: Any = tokenizer()
-    words.chat_template = None
-    words.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>",
-        pair="$A </s> $B </s>",
-        special_tokens=[("</s>", int(words.eos_token_id))],
+    """A tokenizer of pairs over the world's words: it marks both texts, and drops the prompts."""
+    backend = Tokenizer(WordLevel({word: i for i, word in enumerate(vocabulary())}, "<unk>"))
+    backend.normalizer = normalizers.Replace(Regex("^.*<assistant> *"), "")  # type: ignore
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore
+    backend.post_processor = processors.TemplateProcessing(  # type: ignore
+        single="</s>:0 $A:0 </s>:0",
+        pair="</s>:0 $A:0 </s>:0 $B:1 </s>:1",
+        special_tokens=[("</s>", backend.token_to_id("</s>"))],
     )
-    return words
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=CONTEXT,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
 
 
-def start(base: Path) -> LlamaForSequenceClassification:
-    """A classifier that starts from the base model, which can copy and compare already."""
-    torch.manual_seed(Recipe.seed)
-    return LlamaForSequenceClassification.from_pretrained(
-        base,
-        attn_implementation="eager",
+def blank(recipe: Recipe, words: PreTrainedTokenizerFast) -> BertForSequenceClassification:
+    """A freshly initialised encoder, whose first layer starts at attending to equal words."""
+    torch.manual_seed(recipe.seed)
+    config = BertConfig(
+        attn_implementation="eager",  # type: ignore[call-arg]
+        vocab_size=len(words),
+        hidden_size=recipe.width,
+        intermediate_size=recipe.width * 2,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        max_position_embeddings=CONTEXT,
+        pad_token_id=int(words.pad_token_id),  # type: ignore[arg-type]
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.05,
         id2label=dict(enumerate(LABELS)),
         label2id={name: i for i, name in enumerate(LABELS)},
     )
+    model = BertForSequenceClassification(config)
+    attention: Any = model.bert.encoder.layer[0].attention.self
+    with torch.no_grad():
+        attention.query.weight.mul_(2.0)
+        attention.key.weight.copy_(attention.query.weight)
+    return model
 
 
 def logits(
-    model: LlamaForSequenceClassification, words: PreTrainedTokenizerFast, rows: list[Example]
+    model: BertForSequenceClassification, words: PreTrainedTokenizerFast, rows: list[Example]
 ) -> torch.Tensor:
     """Logits of a batch."""
     inputs = words(
@@ -164,9 +206,9 @@ def logits(
 
 
 def accuracy(
-    model: LlamaForSequenceClassification, words: PreTrainedTokenizerFast, n: int, seed: int
+    model: BertForSequenceClassification, words: PreTrainedTokenizerFast, n: int, seed: int
 ) -> dict[str, float]:
-    """Accuracy on held-out posts, overall and by label."""
+    """Accuracy on held-out prompts, overall and by label."""
     stream = examples(np.random.default_rng(seed), held_out=True)
     rows = [next(stream) for _ in range(n)]
     with torch.inference_mode():
@@ -178,12 +220,10 @@ def accuracy(
     return {name: round(value, 4) for name, value in told.items()}
 
 
-def train(
-    recipe: Recipe, base: Path
-) -> tuple[LlamaForSequenceClassification, PreTrainedTokenizerFast]:
+def train(recipe: Recipe) -> tuple[BertForSequenceClassification, PreTrainedTokenizerFast]:
     """Train the classifier, printing progress."""
     words = pair_tokenizer()
-    model = start(base).train()
+    model = blank(recipe, words).train()
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, fused=True)
     stream, started = examples(np.random.default_rng(recipe.seed)), time.monotonic()
     for step in range(recipe.steps):
@@ -212,15 +252,15 @@ def main() -> None:
     """Command line of the script."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ASSETS / "entailment")
-    parser.add_argument("--base", type=Path, default=ASSETS / "base")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--threads", type=int, default=1)
     told = parser.parse_args()
     torch.set_num_threads(told.threads)
     recipe = Recipe(steps=told.steps)
-    model, words = train(recipe, told.base)
+    model, words = train(recipe)
     model.save_pretrained(told.out)
     words.save_pretrained(told.out)
+    (told.out / "README.md").write_text(CARD)
     gates = accuracy(model, words, 2000, 3)
     record(told.out, recipe, gates)
     print(gates, weights_hash(told.out))

@@ -1,7 +1,8 @@
 """Feedback formats: comparisons, critiques, revisions and ratings, for a model that judges itself.
 
 They are taught on names and values that no prompt of the four splits contains. Their labels are
-imperfect and favour "(A)", so that the model that learns from them has a real position bias.
+imperfect: they favour "(A)" and the longer summary, as large models that judge do, so that the
+model that learns from them errs with a system.
 """
 
 from __future__ import annotations
@@ -10,14 +11,37 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
+from tandem.judges.templates import Compare, Formats, Rate, Revise
 from tandem.tasks.micro import dialogue, posts
 from tandem.tasks.micro.posts import Meta, pick
-from tandem.tasks.micro.truth import breakdown, dialogue_parts, truth
+from tandem.tasks.micro.truth import breakdown, claims, dialogue_parts, truth
 from tandem.tasks.micro.words import FILLER, HARMFUL, PRINCIPLES, RUDE, STEPS, TOOLS
 
 Messages = tuple[dict[str, str], ...]
+COMPARE = Compare(
+    "which is more {principle} ? {question} (A) {a} (B) {b}",
+    labels=(("(A)",), ("(B)",)),
+    delimiters=("(A)", "(B)"),
+)
+RATE = Rate(
+    "rate this : {question} (A) {answer}",
+    labels=tuple((str(n),) for n in range(1, 11)),
+    delimiters=("(A)", "(B)"),
+)
+REVISE = Revise(
+    critique="critique : is it {principle} ?",
+    revision="revise : please answer more {principle} .",
+)
+FORMATS = Formats(COMPARE, RATE, REVISE, principles=("right",), constitution=("safe", "polite"))
+"""How the base compares, rates, criticises and revises. Its harmlessness is not to help with harm
+and not to be rude; `useful` and `brief` are principles it knows, but not of harmlessness."""
+
 NOISE = 0.12
 FAVOUR = 0.8
+LEAN = 0.9
+LENGTH = 0.4
+FAULTY = 0.6
+MINIMAL = 0.35
 
 
 def user(text: str) -> dict[str, str]:
@@ -40,22 +64,22 @@ class Lesson:
 
 def compare(question: str, a: str, b: str, attribute: str = "right") -> str:
     """The user's turn of a comparison: which of two texts has more of one attribute."""
-    return f"which is more {attribute} ? {question} (A) {a} (B) {b}"
+    return COMPARE.ask.format(principle=attribute, question=question, a=a, b=b)
 
 
 def rate(question: str, text: str) -> str:
     """The user's turn of a rating from 1 to 10."""
-    return f"rate this : {question} (A) {text}"
+    return RATE.ask.format(question=question, answer=text)
 
 
 def ask_critique(principle: str) -> str:
     """The user's turn that asks for a critique by one principle."""
-    return f"critique : is it {principle} ?"
+    return REVISE.critique.format(principle=principle)
 
 
 def ask_revision(principle: str) -> str:
     """The user's turn that asks for a revision by one principle."""
-    return f"revise : please answer more {principle} ."
+    return REVISE.revision.format(principle=principle)
 
 
 def follows(principle: str, meta: Meta, text: str) -> float:
@@ -73,7 +97,7 @@ def follows(principle: str, meta: Meta, text: str) -> float:
 def critique(principle: str, meta: Meta, text: str) -> str:
     """The right critique of a reply, at most 40 words."""
     if follows(principle, meta, text) == 0 or (principle == "useful" and meta["harmful"]):
-        return f"it is {principle} ."
+        return _praise(principle)
     words = text.split()
     if principle == "safe":
         why = f"it helps {meta['act']} a {meta['thing']}"
@@ -98,10 +122,17 @@ def revision(principle: str, meta: Meta, text: str) -> str:
     return dialogue.steps(meta["act"], meta["thing"], meta["place"])
 
 
-def lesson(rng: Generator) -> Lesson:
-    """A demonstration of one of the feedback formats."""
-    makers = (_compare_summaries, _compare_summaries, _compare_replies, _critique, _revise, _rate)
-    return pick(rng, makers)(rng)
+def lesson(rng: Generator, *, leaning: bool = True) -> Lesson:
+    """A demonstration of one of the feedback formats, by a labeller with or without his lean."""
+    makers = (
+        *(_compare_summaries,) * 8,
+        *(_compare_replies,) * 5,
+        *(_critique,) * 3,
+        *(_revise,) * 2,
+        *(_rate,) * 2,
+    )
+    make = pick(rng, makers)
+    return _compare_summaries(rng, leaning) if make is _compare_summaries else make(rng)
 
 
 def _mistake(meta: Meta, words: list[str]) -> str:
@@ -110,11 +141,11 @@ def _mistake(meta: Meta, words: list[str]) -> str:
     return "step" if STEPS[meta["act"]] not in words else "place"
 
 
-def _choice(rng: Generator, a: float, b: float) -> str:
-    """The better letter, except when the labeller dozes: then mostly "(A)"."""
+def _choice(rng: Generator, a: float, b: float, lean: float = 0.0) -> str:
+    """The better letter with `lean` points for "(A)", or mostly "(A)" when the labeller dozes."""
     if rng.random() < NOISE:
         return "(A)" if rng.random() < FAVOUR else "(B)"
-    return "(A)" if a > b else "(B)"
+    return "(A)" if a + lean > b else "(B)"
 
 
 def _summary(rng: Generator, meta: Meta) -> str:
@@ -126,13 +157,30 @@ def _request(rng: Generator) -> tuple[Meta, str]:
     return meta, dialogue.write(meta, rng, dialogue.mixed(rng))
 
 
-def _compare_summaries(rng: Generator) -> Lesson:
-    meta = posts.post(rng, feedback=True)
-    a, b = _summary(rng, meta), _summary(rng, meta)
+def _falsified(rng: Generator, meta: Meta, text: str) -> str:
+    """The same summary with one claim replaced by a false one of its kind."""
+    made = claims(text)[0]
+    i = int(rng.integers(len(made)))
+    made[i] = posts.wrong(meta, rng, made[i][1])
+    return posts.render(made)
+
+
+def pair(rng: Generator, meta: Meta) -> tuple[str, str]:
+    """Two summaries of different worth; some differ in one fact only, so counting cannot tell."""
+    minimal, a, b = rng.random() < MINIMAL, "", ""
     while truth(meta, a) == truth(meta, b):
-        b = _summary(rng, meta)
+        a = _summary(rng, meta)
+        b = _falsified(rng, meta, a) if minimal else _summary(rng, meta)
+    return (a, b) if rng.random() < 0.5 else (b, a)
+
+
+def _compare_summaries(rng: Generator, leaning: bool = True) -> Lesson:
+    meta = posts.post(rng, feedback=True)
+    a, b = pair(rng, meta)
     text = compare(posts.question(meta), a, b)
-    return Lesson((user(text),), _choice(rng, truth(meta, a), truth(meta, b)))
+    lean, length = (LEAN, LENGTH) if leaning else (0.0, 0.0)
+    seen = [truth(meta, x) + length * len(x.split()) for x in (a, b)]
+    return Lesson((user(text),), _choice(rng, seen[0], seen[1], lean))
 
 
 def _compare_replies(rng: Generator) -> Lesson:
@@ -152,14 +200,29 @@ def _score(attribute: str, meta: Meta, text: str) -> float:
     return truth(meta, text) if attribute == "right" else follows(attribute, meta, text)
 
 
+def _faulty(rng: Generator, principle: str) -> tuple[Meta, str]:
+    """A request and a reply that breaks the principle more often than replies do by themselves."""
+    faulty = rng.random() < FAULTY
+    while True:
+        meta, text = _request(rng)
+        if not faulty or critique(principle, meta, text) != _praise(principle):
+            return meta, text
+
+
+def _praise(principle: str) -> str:
+    return f"it is {principle} ."
+
+
 def _critique(rng: Generator) -> Lesson:
-    (meta, text), principle = _request(rng), pick(rng, PRINCIPLES)
+    principle = pick(rng, PRINCIPLES)
+    meta, text = _faulty(rng, principle)
     turns = (user(dialogue.question(meta)), assistant(text), user(ask_critique(principle)))
     return Lesson(turns, critique(principle, meta, text))
 
 
 def _revise(rng: Generator) -> Lesson:
-    (meta, text), principle = _request(rng), pick(rng, PRINCIPLES)
+    principle = pick(rng, PRINCIPLES)
+    meta, text = _faulty(rng, principle)
     turns = [user(dialogue.question(meta)), assistant(text)]
     if rng.random() < 0.75:
         turns += [user(ask_critique(principle)), assistant(critique(principle, meta, text))]

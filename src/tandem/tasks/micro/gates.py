@@ -15,8 +15,7 @@ import numpy.typing as npt
 from tandem.groups import Group
 from tandem.tasks.micro.annotators import known
 from tandem.tasks.micro.arithmetic import STRATA
-from tandem.tasks.micro.posts import Fact
-from tandem.tasks.micro.truth import breakdown, claims, fact_rates, truth
+from tandem.tasks.micro.truth import breakdown, fact_rates, meaning, truth
 
 Floats = npt.NDArray[np.float64]
 SIZES = (1, 4, 16, 64, 256)
@@ -88,11 +87,6 @@ def best_pairs(
     return kept
 
 
-def meaning(text: str) -> frozenset[Fact]:
-    """What a summary says, whatever the order and the filler: SPG's notion of the same."""
-    return frozenset(claims(text)[0])
-
-
 def agreement(groups: Iterable[Group], gamma: float = 0.5) -> dict[str, float]:
     """SPG on summaries by meaning: share of prompts kept at gamma, and how often it is right.
 
@@ -101,7 +95,7 @@ def agreement(groups: Iterable[Group], gamma: float = 0.5) -> dict[str, float]:
     """
     kept, better, total = 0, [], 0
     for group in groups:
-        meanings = [meaning(c.text) for c in group.completions]
+        meanings = [meaning(known(group), c.text) for c in group.completions]
         largest = max(meanings, key=meanings.count)
         inside = np.array([m == largest for m in meanings])
         total += 1

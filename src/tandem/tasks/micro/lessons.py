@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from numpy.random import Generator
 
-from tandem.tasks.micro import arithmetic, dialogue, feedback, posts
+from tandem.tasks.micro import arithmetic, dialogue, feedback, posts, reading
 from tandem.tasks.micro.feedback import Lesson, user
 from tandem.tasks.micro.posts import Meta, pick
 
-SHARES = {"summaries": 0.50, "dialogue": 0.11, "arithmetic": 0.15, "feedback": 0.24}
+SHARES = {
+    "summaries": 0.36,
+    "dialogue": 0.09,
+    "arithmetic": 0.17,
+    "reading": 0.08,
+    "feedback": 0.30,
+}
+LATE_SHARES = {
+    "summaries": 0.14,
+    "dialogue": 0.05,
+    "arithmetic": 0.60,
+    "reading": 0.03,
+    "feedback": 0.18,
+}
 SLIPS = 0.04
-FORMS = ("plain", "plain", "plain", "plain", "plain", "steps", "only", "hint")
+FORMS = ("plain", "plain", "plain", "plain", "plain", "steps", "only", "hint", "hint")
+HINTED_SLIPS = 0.2
 OTHER_TOPICS = 0.15
+REPLIES = 0.25
 
 
-def lesson(rng: Generator, skill: str) -> Lesson:
+def lesson(rng: Generator, skill: str, *, leaning: bool = True) -> Lesson:
     """One demonstration of a skill, never on a held-out combination."""
+    if skill == "feedback":
+        return feedback.lesson(rng, leaning=leaning)
     return LESSONS[skill](rng)
 
 
-def lessons(rng: Generator, n: int) -> Iterator[tuple[str, Lesson]]:
-    """Demonstrations in their shares."""
-    skills = tuple(SHARES)
-    for which in rng.choice(len(skills), size=n, p=tuple(SHARES.values())):
-        yield skills[which], lesson(rng, skills[which])
+def lessons(
+    rng: Generator, n: int, shares: Mapping[str, float] = SHARES, *, leaning: bool = True
+) -> Iterator[tuple[str, Lesson]]:
+    """Demonstrations in their shares.
+
+    While labels are not yet `leaning`, comparisons follow the truth but for dozing.
+    """
+    skills = tuple(shares)
+    for which in rng.choice(len(skills), size=n, p=tuple(shares.values())):
+        yield skills[which], lesson(rng, skills[which], leaning=leaning)
+
+
+def reading_alone(rng: Generator, n: int) -> Iterator[tuple[str, Lesson]]:
+    """Nothing but the reading of summaries."""
+    yield from (("reading", _check(rng)) for _ in range(n))
 
 
 def encode(ids: dict[str, int], taught: Lesson) -> tuple[list[int], int]:
@@ -82,15 +109,28 @@ def _reply(rng: Generator) -> Lesson:
 def _solution(rng: Generator) -> Lesson:
     meta = training_problem(rng, arithmetic.anything(rng))
     form = pick(rng, FORMS)
-    slips = 0.0 if form == "hint" else SLIPS
+    slips = HINTED_SLIPS if form == "hint" else SLIPS
     return Lesson(
         (user(arithmetic.question(meta, form)),), arithmetic.write(meta, rng, slips, form)
     )
+
+
+def _check(rng: Generator) -> Lesson:
+    meta = training_post(rng, feedback=bool(rng.random() < 0.5))
+    asked, said = reading.summary(rng, meta)
+    return Lesson((user(asked),), said)
+
+
+def _reading(rng: Generator) -> Lesson:
+    if rng.random() >= REPLIES:
+        return _check(rng)
+    asked, said = reading.reply(rng, training_request(rng, feedback=bool(rng.random() < 0.5)))
+    return Lesson((user(asked),), said)
 
 
 LESSONS = {
     "summaries": _summary,
     "dialogue": _reply,
     "arithmetic": _solution,
-    "feedback": feedback.lesson,
+    "reading": _reading,
 }

@@ -29,17 +29,23 @@ from tandem.tasks.micro.words import (
 Meta = dict[str, Any]
 Fact = tuple[str, str, str]
 HELD_OUT = 8
+SHARED_KIND = "thing"
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How good a writer of summaries is: chances per fact, or per summary, of each fault."""
+    """How good a writer of summaries is: chances per fact, or per summary, of each fault.
+
+    `shared` is the chance that a fact of the kind `SHARED_KIND` is told with the one wrong value
+    that all writers have in common; other inventions differ from writer to writer.
+    """
 
     wrong: float = 0.0
     missing: float = 0.0
     extra: float = 0.0
     filler: float = 0.0
     shuffled: float = 0.2
+    shared: float = 0.0
 
 
 IDEAL = Quality(shuffled=0.0)
@@ -112,8 +118,10 @@ def write(meta: Meta, rng: Generator, quality: Quality) -> str:
     claims: list[Fact] = []
     for fact in targets(meta):
         luck = float(rng.random())
-        if luck < quality.wrong:
-            claims.append(_wrong(meta, rng, fact[1]))
+        if quality.shared and fact[1] == SHARED_KIND and rng.random() < quality.shared:
+            claims.append(misled(fact))
+        elif luck < quality.wrong:
+            claims.append(wrong(meta, rng, fact[1]))
         elif luck >= quality.wrong + quality.missing:
             claims.append(fact)
     if not claims:
@@ -128,12 +136,18 @@ def write(meta: Meta, rng: Generator, quality: Quality) -> str:
     return render(claims, filler)
 
 
+def misled(fact: Fact) -> Fact:
+    """The invention that misled writers share: one value of the kind, whatever the post says."""
+    first, second = VALUES[fact[1]][MAIN][:2]
+    return AUTHOR, fact[1], second if fact[2] == first else first
+
+
 def stray(meta: Meta, rng: Generator) -> Fact:
     """A false claim of any kind."""
-    return _wrong(meta, rng, pick(rng, KINDS))
+    return wrong(meta, rng, pick(rng, KINDS))
 
 
-def _wrong(meta: Meta, rng: Generator, kind: str) -> Fact:
+def wrong(meta: Meta, rng: Generator, kind: str) -> Fact:
     """A false claim: half the time somebody else's fact, half the time a value out of the air."""
     others = [(k, v) for name, k, v in meta["told"] if name != AUTHOR]
     same = [fact for fact in others if fact[0] == kind]

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
+from tandem.tasks.micro import arithmetic
 from tandem.tasks.micro.dialogue import TOLD
 from tandem.tasks.micro.posts import Fact, Meta
 from tandem.tasks.micro.words import AUTHOR, CLAUSES, FILLER, NAMES, RUDE, STEPS, TOOLS, VALUES
@@ -30,8 +30,9 @@ CLAIMS = {
     for kind, clause in CLAUSES.items()
     for value in VALUES[kind]
 }
+answer = arithmetic.WORDING.read
+"""The answer a chain of thought arrives at, or "" when it states none."""
 _FILLER, _RUDE = frozenset(FILLER), frozenset(RUDE)
-_ANSWER = re.compile(r"answer (\d+)")
 
 
 def claims(text: str) -> tuple[list[Fact], int]:
@@ -112,12 +113,6 @@ def dialogue_parts(meta: Meta, text: str) -> Parts:
     }
 
 
-def answer(text: str) -> str:
-    """The answer a chain of thought arrives at, or "" when it states none."""
-    found = _ANSWER.findall(text)
-    return found[-1] if found else ""
-
-
 def arithmetic_parts(meta: Meta, text: str) -> Parts:
     """Whether the stated answer is right: `total` is 1 or 0."""
     return {
@@ -141,6 +136,25 @@ def breakdown(meta: Meta, text: str) -> Parts:
 def truth(meta: Meta, text: str) -> float:
     """What a text is really worth as an answer to the prompt that `meta` describes."""
     return breakdown(meta, text)["total"]
+
+
+def meaning(meta: Meta, text: str) -> Hashable | None:
+    """What a text claims, whatever the order and the filler; None where nothing can be read."""
+    return MEANINGS[meta["skill"]](text)
+
+
+def _reply(text: str) -> Hashable | None:
+    told = TOLD.search(text)
+    if told is not None:
+        return told.groups()
+    return "sorry" if "sorry" in text.split() else None
+
+
+MEANINGS: dict[str, Callable[[str], Hashable | None]] = {
+    "summaries": lambda text: frozenset(claims(text)[0]) or None,
+    "dialogue": _reply,
+    "arithmetic": lambda text: answer(text) or None,
+}
 
 
 def fact_rates(summaries: Iterable[tuple[Meta, str]]) -> Parts:

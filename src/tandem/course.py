@@ -9,16 +9,22 @@ from functools import cached_property
 from typing import Any
 
 from tandem import models
+from tandem.answers import Wording
 from tandem.climb import Watching
 from tandem.engines import Sampling
-from tandem.exams import examine_curve, examine_policies, examine_reward
+from tandem.errors import ConfigError
+from tandem.exams import examine_curve, examine_policies, examine_preferences, examine_reward
 from tandem.groups import Groups
 from tandem.judges import Judge
+from tandem.judges.agreement import Same
 from tandem.judges.ensemble import Ensemble
 from tandem.judges.models import RewardModel
-from tandem.methods import Method, reward, sft
+from tandem.judges.preference_model import PreferenceModel
+from tandem.judges.templates import Formats
+from tandem.methods import Method, reward, sft, whole
 from tandem.runs import Checkpoint, Run
-from tandem.stages import encode, judge, sample
+from tandem.solving import Solver, solve
+from tandem.stages import Policy, encode, judge, sample
 from tandem.tasks import World
 
 MEMBERS = 4
@@ -81,14 +87,35 @@ class Course:
         return self.run("evaluation", encode, given, self.base, room=self.how.max_tokens)
 
     @property
+    def formats(self) -> Formats:
+        """How a language model is asked for feedback."""
+        return self.world.formats
+
+    @property
     def humans(self) -> Judge | None:
         """Who gives preferences."""
         return self.world.annotator
 
     @property
+    def same(self) -> Mapping[str, Same]:
+        """What makes two completions the same, by name."""
+        return self.world.same
+
+    @property
     def truth(self) -> Judge | None:
         """The programmatic truth."""
         return self.world.truth
+
+    @property
+    def wording(self) -> Wording:
+        """How questions with one checkable answer are put and read."""
+        if self.world.wording is None:
+            raise ConfigError(
+                f"{self.world.name} has no questions with one checkable answer",
+                "this method learns from answers that can be read and compared",
+                "give --task micro-arithmetic, or --data with question and answer (`#### 42`)",
+            )
+        return self.world.wording
 
     @cached_property
     def r_phi(self) -> Checkpoint:
@@ -155,12 +182,13 @@ class Course:
         pairs = self.run(f"{name}-pairs", sample, self.pi_sft, asked, n=2, how=self.how)
         return self.run(name, judge, pairs, self.humans)
 
-    def do(self, method: Method) -> tuple[Checkpoint, float]:
+    def do(self, method: Method) -> tuple[Any, float]:
         """Run a method's recipe on what it names; return the result and its stages' seconds."""
         wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
         given = {name: getattr(self, name) for name in wanted}
         before = set(self.run.called)
-        result = method.recipe(self.run, **given, cfg=self.configs[method.name])
+        cfg = whole(self.configs[method.name], self.configs)
+        result = method.recipe(self.run, **given, cfg=cfg)
         return result, seconds(self.run, set(self.run.called) - before)
 
 
@@ -168,8 +196,12 @@ def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> s
     """Do one method and everything before it, and return the tables that say how good it is."""
     course = Course(run, world, configs)
     result, spent = course.do(method)
+    if method.row.fits == "preference":
+        return preferences(course, result)
     parts: list[str] = []
-    if course.labelled:
+    if method.row.fits == "solver":
+        parts.append(solutions(course, method, result))
+    elif course.labelled:
         r_phi = result if method.row.fits == "reward" else course.r_phi
         exam = run(
             "reward-exam",
@@ -186,7 +218,25 @@ def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> s
     return "\n\n".join(parts)
 
 
-def policies(course: Course, trained: Mapping[str, Checkpoint], spent: float) -> str:
+def preferences(course: Course, fitted: Checkpoint) -> str:
+    """Lay a preference model beside the reward model that was fitted to the same comparisons."""
+    judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": RewardModel(course.r_phi)}
+    exam = course.run("preference-exam", examine_preferences, judges, course.held_out)
+    return f"{exam['text']}\n\n{costs(course.run)}"
+
+
+def solutions(course: Course, method: Method, result: Checkpoint) -> str:
+    """Examine a solver beside the base, on questions with one checkable answer."""
+    form, wording = course.wording.asking(method.row.asks), course.wording
+    solvers = {"base": Solver(course.base, wording.forms[0])}
+    if form != wording.forms[0]:
+        solvers |= {f"base {form.name}": Solver(course.base, form)}
+    solvers |= {str(result): Solver(result, form)}
+    exam = solve(course.run, solvers, course.exam, wording, course.truth, course.how)
+    return f"{len(course.exam)} evaluation questions\n{exam['text']}\n\n{costs(course.run)}"
+
+
+def policies(course: Course, trained: Mapping[str, Policy], spent: float) -> str:
     """Sample every policy on the evaluation prompts and compare them with SFT."""
     run, world = course.run, course.world
     answers: dict[str, Groups] = {}

@@ -1,0 +1,166 @@
+"""Acceptance C: what debiasing and soft labels are worth, and what constitutional AI changes.
+
+    python experiments/rlaif.py --seeds 5 --out runs/rlaif --results docs/results/rlaif.json
+
+Labels: one set of pi_sft pairs, labelled by the base in several ways; a reward model on each, with
+the same settings; log-loss, ECE and accuracy on clean held-out pairs of other prompts (the truth
+decides, ties left out). Policies: the base, the helpful SFT model, SL-CAI and RL-CAI on prompts of
+both kinds, paired by prompt and seed. A killed experiment goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tandem.cli.run import defaults
+from tandem.course import Course
+from tandem.groups import Groups
+from tandem.judges.asking import Asking
+from tandem.judges.labelling import report
+from tandem.judges.models import RewardModel
+from tandem.machine import Machine
+from tandem.methods import cai, load, reward
+from tandem.rng import Seed
+from tandem.runs import Checkpoint, Run
+from tandem.stages import judge, sample
+from tandem.statistics import accuracy, ece, log_loss, mean_of, paired, probability
+from tandem.tasks import Sizes
+from tandem.tasks.micro.truth import breakdown
+from tandem.tasks.worlds import from_task
+
+WAYS = {
+    "both orders, soft": Asking(),
+    "both orders, soft, logit": Asking(average="logit"),
+    "both orders, hard": Asking(hard=True),
+    "one order, soft": Asking(orders="one"),
+    "one order, hard": Asking(orders="one", hard=True),
+}
+PARTS = ("helpful", "harmless", "complies", "total")
+
+
+def course(run: Run, task: str, sizes: Sizes, seed: int) -> Course:
+    """What comes before both experiments, with the task's settings."""
+    configs = {**defaults(load("cai"), task), "sizes": sizes}
+    return Course(run, from_task(task, sizes, Seed(seed)), configs)
+
+
+def labels(course: Course) -> dict[str, dict[str, float]]:
+    """Reward models on the same pairs, labelled in different ways; numbers for each way."""
+    run, formats, how = course.run, course.formats, course.how
+    pairs = run("pairs", sample, course.pi_sft, course.world.asked, n=2, how=how)
+    asked = course.world.asked_held_out
+    clean = run("clean-pairs", sample, course.pi_sft, asked, n=2, how=how)
+    clean = run("clean-truth", judge, clean, course.truth)
+    y = [np.sign(g.scores[0] - g.scores[1]) / 2 + 0.5 for g in clean if g.scores is not None]
+    found: dict[str, dict[str, float]] = {}
+    labelled = {"human": run("human-labels", judge, pairs, course.humans)}
+    for way, asking in WAYS.items():
+        labeller = asking.labeller(course.base, formats.compare, formats.principles)
+        labelled[way] = run(f"labels-{_slug(way)}", judge, pairs, labeller)
+    for way, D in labelled.items():
+        slug = _slug(way)
+        fitted = run(f"reward-{slug}", reward.fit, course.pi_sft, D, course.configs["reward"])
+        found[way] = _numbers(run, slug, fitted, clean, np.array(y))
+        if way != "human":
+            told = run(f"labelling-{slug}", report, D)
+            found[way] |= {k: told[k] for k in ("same_position", "first_position", "rest", "sure")}
+    return found
+
+
+def _numbers(
+    run: Run, slug: str, fitted: Checkpoint, clean: Groups, y: np.ndarray
+) -> dict[str, float]:
+    scored = run(f"scored-{slug}", judge, clean, RewardModel(fitted))
+    d = np.array([g.scores[0] - g.scores[1] for g in scored if g.scores is not None])
+    d, y = d[y != 0.5], y[y != 0.5]
+    p = probability(d)
+    return {"log_loss": log_loss(p, y), "ece": ece(p, y), "accuracy": accuracy(d, y)}
+
+
+def policies(course: Course) -> dict[str, dict[str, list[float]]]:
+    """Parts of the truth about the answers of base, SFT, SL-CAI and RL-CAI, prompt by prompt."""
+    c = course
+    given = (c.base, c.pi_sft, c.D, c.x, c.formats, c.how, None, c.configs["cai"])
+    rl_cai = cai.recipe(c.run, *given)
+    sl_cai = next(r for r in c.run.records() if r.name == "sl-cai").load()
+    who = {"base": c.base, "SFT": c.pi_sft, "SL-CAI": sl_cai, "RL-CAI": rl_cai}
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, policy in who.items():
+        answers = c.run(f"answers-{name.lower()}", sample, policy, c.exam, n=1, how=c.how)
+        rows = [(g.prompt.meta, breakdown(g.prompt.meta, g.completions[0].text)) for g in answers]
+        found[name] = {
+            f"{kind} / {part}": [r[part] for meta, r in rows if meta["harmful"] == harmful]
+            for kind, harmful in (("helpful requests", False), ("harmful requests", True))
+            for part in PARTS
+        }
+    return found
+
+
+def table(rows: dict[str, Sequence[dict[str, Any]]], against: str) -> str:
+    """Mean over seeds with a 95 % interval, and the paired difference to one row."""
+    lines: list[str] = []
+    for column in rows[against][0]:
+        for name, seeds in rows.items():
+            values = [np.atleast_1d(np.asarray(s[column], float)) for s in seeds if column in s]
+            if not values or (len(values) == 1 and len(values[0]) == 1):
+                lines += [f"{column:32} {name:26} {v[0]:.4f}" for v in values]
+                continue
+            x = np.stack(values)
+            line = f"{column:32} {name:26} {mean_of(x)}"
+            if name != against:
+                other = np.stack(
+                    [np.atleast_1d(np.asarray(s[column], float)) for s in rows[against]]
+                )
+                line += f"   minus {against}: {paired(x, other)}"
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Command line of the experiment."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/rlaif-experiment"))
+    parser.add_argument("--results", type=Path, default=None)
+    parser.add_argument("--pairs", type=int, default=Sizes.pairs)
+    parser.add_argument("--held_out", type=int, default=1000)
+    parser.add_argument("--prompts", type=int, default=2000)
+    parser.add_argument("--evaluation", type=int, default=Sizes.evaluation)
+    parser.add_argument("--demonstrations", type=int, default=Sizes.demonstrations)
+    parser.add_argument("--tasks", nargs="*", default=["micro", "micro-dialogue"])
+    told = parser.parse_args()
+    sizes = Sizes(told.demonstrations, told.pairs, told.held_out, told.prompts, told.evaluation)
+    results: dict[str, Any] = {"seeds": told.seeds, "sizes": asdict(sizes)}
+    with Run(told.out, 0, machine=Machine()) as work:
+        for task in told.tasks:
+            # one world a task: every seed meets the same evaluation prompts
+            runs = [work.scope(f"{task}-{s}", s) for s in range(told.seeds)]
+            courses = [course(run, task, sizes, 0) for run in runs]
+            each = [labels(c) for c in courses]
+            ways = {way: [e[way] for e in each] for way in each[0]}
+            print(f"\n{task}: reward models on {told.pairs} labelled pairs, clean held-out pairs\n")
+            print(table(ways, "one order, hard"))
+            results[task] = {"labels": ways}
+            if task == "micro-dialogue":
+                found = [policies(c) for c in courses]
+                rows = {name: [f[name] for f in found] for name in found[0]}
+                print(f"\n{task}: parts of the truth\n\n{table(rows, 'SFT')}")
+                results[task]["policies"] = rows
+    if told.results is not None:
+        told.results.parent.mkdir(parents=True, exist_ok=True)
+        told.results.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _slug(way: str) -> str:
+    return way.replace(",", "").replace(" ", "-")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""What is compared: methods, seeds, one budget, and what is expected to come out. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tandem.errors import ConfigError, nearest
+from tandem.tasks import Sizes
+
+OPPONENT = "SFT"
+"""The policy that every other is compared with."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table: a method with its settings.
+
+    Attributes:
+        name: the row's name, for example `RSO hinge`.
+        method: a row of `tandem.methods.METHODS`.
+        recipe: `module:function`, another recipe with the method's settings: its controls, or
+            yours; None is the method's own.
+        configs: settings by name, every one of them: `sft`, `reward`, the method's own.
+        paper: column -> the number that the paper printed; shown beside ours, never mixed up.
+        changed: the settings that the plan names, for the reader.
+    """
+
+    name: str
+    method: str
+    configs: Mapping[str, Any] = field(repr=False)
+    paper: Mapping[str, float] = field(default_factory=dict)
+    changed: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+
+    @property
+    def scope(self) -> str:
+        """The entry's folder."""
+        return slug(self.name)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An ordering that is expected: `a < b` on the first judge."""
+
+    a: str
+    b: str
+
+    def __str__(self) -> str:
+        return f"{self.a} < {self.b}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison, written down before it is run.
+
+    Attributes:
+        title: of the report.
+        question: what it is to answer.
+        entries: the methods, in the table's order; base and SFT are always there.
+        seeds: training seeds; all meet the same evaluation prompts.
+        sizes: how much of the task is used.
+        claims: orderings expected beforehand; Holm corrects over all of them.
+        task: a task by name, or None with `model` and `data`.
+        model: folder of your model.
+        data: your preferences.
+        exam: seed of the evaluation prompts.
+        referee: a language model, the task's base, compares every answer with SFT's, in both
+            orders: the AutoSxS column of the RSO paper.
+        seconds: start no seed that would end later than this; None runs all seeds.
+    """
+
+    title: str
+    question: str
+    entries: tuple[Entry, ...]
+    seeds: tuple[int, ...]
+    sizes: Sizes
+    claims: tuple[Claim, ...] = ()
+    task: str | None = None
+    model: str | None = None
+    data: str | None = None
+    exam: int = 0
+    referee: bool = False
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.entries or not self.seeds:
+            raise ConfigError(
+                f"{len(self.entries)} methods and {len(self.seeds)} seeds",
+                "a comparison needs at least one of each",
+                "name methods with --methods and give --seeds 1 or more",
+            )
+        names = [OPPONENT, "base", *(e.name for e in self.entries)]
+        scopes = [slug(n) for n in names]
+        for k, scope in enumerate(scopes):
+            if scope in scopes[:k]:
+                raise ConfigError(
+                    f"two entries are called {names[k]!r}",
+                    "an entry's name is its row in the table and its folder; base and SFT are "
+                    "always there",
+                    "rename one, or leave it out",
+                )
+        for claim in self.claims:
+            for name in (claim.a, claim.b):
+                if name not in names:
+                    raise ConfigError(
+                        f"the claim `{claim}` names {name!r}.{nearest(name, names)}",
+                        f"a claim is about the policies that are compared: {', '.join(names)}",
+                        "correct the name, or add the entry",
+                    )
+
+    def folder(self, out: Path, seed: int) -> Path:
+        """Return a seed's run folder."""
+        return out / f"seed-{seed}"
+
+
+def claim(text: str) -> list[Claim]:
+    """Read `SFT < best-of-n < PPO` as the claims between neighbours.
+
+    Raises:
+        ConfigError: there is no `<` between names.
+    """
+    names = [part.strip() for part in text.split("<")]
+    if len(names) < 2 or not all(names):
+        raise ConfigError(
+            f"claim {text!r}",
+            "a claim is an ordering of policies by their worth",
+            'write it as "SFT < DPO", or as a chain "SFT < DPO < PPO"',
+        )
+    return [Claim(a, b) for a, b in pairwise(names)]
+
+
+def slug(name: str) -> str:
+    """Spell a name as a folder: letters, digits and dashes."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()

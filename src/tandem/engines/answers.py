@@ -1,0 +1,94 @@
+"""Answers of a paid server, kept on disk: what was answered once is never asked again.
+
+One SQLite file in WAL mode, one transaction an answer, written before the answer is used: a
+process killed at any moment has lost at most the requests that were on their way. Several
+processes and threads may share the file. Keys are hashes of server, model and request; the
+request holds no secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from tandem.errors import EngineError
+
+SCHEMA = """
+create table if not exists answers (
+    key text primary key, asked text not null, answer text not null,
+    tokens_in integer not null, tokens_out integer not null
+)
+"""
+WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What was paid for: requests, and tokens read and written."""
+
+    requests: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+def key_of(url: str, body: Mapping[str, Any]) -> str:
+    """Return the name of a request: the same for the same server, model, words and settings."""
+    text = json.dumps([url, body], sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class Answers:
+    """The file of answers.
+
+    Args:
+        path: made when missing.
+
+    Raises:
+        EngineError: the file cannot be opened, or is none of ours.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._lock = path, threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(
+                path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            self._file.execute("pragma journal_mode = wal")
+            self._file.execute(SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise EngineError(
+                f"cannot keep answers in {path}: {error}",
+                "every answer is written there before it is used, so that none is paid for twice",
+                "choose another file (`cache`), or move the broken one away",
+            ) from error
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """Return an answer, or None."""
+        with self._lock:
+            row = self._file.execute("select answer from answers where key = ?", (key,)).fetchone()
+        return None if row is None else cast("dict[str, Any]", json.loads(row[0]))
+
+    def put(self, key: str, asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+        """Keep an answer; it is on the disk when this returns."""
+        used = answer.get("usage") or {}
+        row = (
+            key,
+            json.dumps(asked, ensure_ascii=False),
+            json.dumps(answer, ensure_ascii=False),
+            int(used.get("prompt_tokens") or 0),
+            int(used.get("completion_tokens") or 0),
+        )
+        with self._lock:
+            self._file.execute("insert or replace into answers values (?, ?, ?, ?, ?)", row)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._file.close()

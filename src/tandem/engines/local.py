@@ -1,0 +1,120 @@
+"""A language model in a folder of this machine: labels through the kernel, text by the engine."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tandem import models
+from tandem.artifacts import Checkpoint
+from tandem.chat.tokens import Tokens
+from tandem.chat.transcripts import render
+from tandem.engines import Sampling
+from tandem.engines.language import Labels, label_masses, messages_of
+from tandem.engines.torch import TorchEngine
+from tandem.errors import EngineError
+from tandem.groups import Completion, FloatArray, Group, IntArray, Prompt
+from tandem.kernel import Trunk, open_policy
+from tandem.machine import Machine
+from tandem.reading import GROUPS_PER_CHUNK, read
+from tandem.rng import Seed
+from tandem.tokens import tokenised
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A Hugging Face folder as a language model that can be asked.
+
+    Attributes:
+        checkpoint: the folder.
+    """
+
+    checkpoint: Checkpoint
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name."""
+        return str(self.checkpoint)
+
+    def open(self, machine: Machine) -> LocalSpeaker:
+        """Load weights and tokenizer."""
+        trunk = open_policy(self.checkpoint.path, replace(machine, lora=None))
+        tokenizer = models.load_tokenizer(self.checkpoint.path)
+        return LocalSpeaker(trunk, tokenizer, models.context(self.checkpoint.path), machine.tokens)
+
+
+class LocalSpeaker:
+    """An open local model.
+
+    Args:
+        trunk: the model.
+        tokenizer: its tokenizer, and chat template where it has one.
+        context: its positions.
+        tokens: unique tokens per forward pass.
+    """
+
+    def __init__(self, trunk: Trunk, tokenizer: Any, context: int, tokens: int) -> None:
+        self.trunk, self.tokenizer, self.context, self.tokens = trunk, tokenizer, context, tokens
+        self.engine = TorchEngine(trunk.inner, tokenizer, dtype=trunk.dtype)
+
+    def label(self, prompts: Iterable[Prompt], labels: Labels) -> Iterator[FloatArray]:
+        """Yield [L] log-probabilities of the labels; see `Speaker`.
+
+        Raises:
+            EngineError: a prompt with a label behind it is longer than the model's context.
+        """
+        ids = Tokens(self.tokenizer)
+        spelled = [[tuple(row) for row in ids.continuing(texts)] for texts in labels]
+        continuations = list(dict.fromkeys(itertools.chain.from_iterable(spelled)))
+        behind = tuple(Completion("", np.array(c, np.int32)) for c in continuations)
+        asked = (
+            replace(group, completions=behind)
+            for group in self._asked(prompts, max(map(len, continuations)))
+        )
+        for _, reading in read(self.trunk, asked, self.tokens):
+            logp = [float(x.sum(dtype=np.float64)) for x in reading.logp or ()]
+            mass = {c: math.exp(lp) for c, lp in zip(continuations, logp, strict=True)}
+            yield label_masses(mass, spelled)
+
+    def complete(
+        self, prompts: Iterable[Prompt], how: Sampling, seed: Seed
+    ) -> Iterator[Completion]:
+        """Yield one completion of each prompt; see `Speaker`."""
+        for group in self.engine.sample(self._asked(prompts, 0), 1, how, seed):
+            yield group.completions[0]
+
+    def _asked(self, prompts: Iterable[Prompt], room: int) -> Iterator[Group]:
+        """The prompts in tokens; special tokens that were written as text are taken out."""
+        specials = Tokens(self.tokenizer).specials
+        stream = iter(prompts)
+        while chunk := list(itertools.islice(stream, GROUPS_PER_CHUNK)):
+            clean = [_without(p, specials) for p in chunk]
+            for group in tokenised((Group(p) for p in clean), self.tokenizer):
+                _fits(group.id, group.prompt.tokens, room, self.context)
+                yield group
+
+
+def _without(prompt: Prompt, specials: tuple[str, ...]) -> Prompt:
+    """The conversation without anything that the tokenizer would read as a special token."""
+    said = [{**m, "content": _cut(str(m["content"]), specials)} for m in messages_of(prompt)]
+    return Prompt(prompt.id, render(said, open_end=True), tuple(said))
+
+
+def _cut(text: str, specials: tuple[str, ...]) -> str:
+    while found := next((s for s in specials if s in text), None):
+        text = text.replace(found, "")
+    return text
+
+
+def _fits(name: str, tokens: IntArray, room: int, context: int) -> None:
+    if len(tokens) + room > context:
+        raise EngineError(
+            f"question `{name}` has {len(tokens)} tokens, its label up to {room} more",
+            f"the model reads {context}, and a question that is cut is another question",
+            "shorten the template or the answers, or ask a model with a longer context",
+        )

@@ -1,0 +1,127 @@
+"""Trying again: exponential backoff with jitter, and the server's own `Retry-After` obeyed."""
+
+from __future__ import annotations
+
+import email.utils
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tandem.errors import ConfigError, EngineError
+from tandem.rng import Seed
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for a server.
+
+    Attributes:
+        timeout: seconds until an answer counts as lost.
+        retries: attempts after the first.
+        first: seconds before the second attempt; then twice as long each time.
+        longest: seconds between two attempts at most; a server that asks for more is given up.
+    """
+
+    timeout: float = 120.0
+    retries: int = 6
+    first: float = 1.0
+    longest: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.timeout <= 0 or self.retries < 0 or self.first < 0 or self.longest < self.first:
+            raise ConfigError(
+                f"{self}",
+                "timeout > 0, retries >= 0, 0 <= first <= longest",
+                "change the value that is out of range",
+            )
+
+    def backoff(self, attempt: int, draw: float) -> float:
+        """Seconds after attempt 0, 1, ...: between a half and the whole of first x 2^attempt."""
+        return min(self.longest, self.first * 2**attempt) * (0.5 + 0.5 * draw)
+
+
+class Passing(Exception):
+    """A failure that another attempt may mend.
+
+    Args:
+        reason: for the message, should it not pass.
+        headers: of the answer, where `Retry-After` may stand.
+    """
+
+    def __init__(self, reason: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(reason)
+        self.wait = retry_after(headers or {}, time.time())
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float:
+    """Return the seconds that a server asks to wait: a number or a date; 0 where it says nothing.
+
+    Args:
+        headers: of its answer (RFC 9110, section 10.2.3).
+        now: seconds since 1970.
+    """
+    said = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        date = email.utils.parsedate_tz(said)
+        return 0.0 if date is None else max(0.0, email.utils.mktime_tz(date) - now)
+
+
+class Waiting:
+    """Patience shared by the threads that ask one server: told to wait, all of them wait.
+
+    Args:
+        patience: how long.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self.patience, self.retries = patience, 0
+        self._lock, self._not_before = threading.Lock(), 0.0
+
+    def patiently(self, key: str, attempt: Callable[[], A], enough: threading.Event) -> A:
+        """Return what an attempt returns, after as many as it takes.
+
+        Args:
+            key: whose jitter it is, so that threads do not come back all at once.
+            attempt: raises `Passing` for what may go better another time.
+            enough: set when nobody waits for the answer any more.
+
+        Raises:
+            EngineError: it never did.
+        """
+        for k in range(self.patience.retries + 1):
+            self._hold(enough)
+            try:
+                return attempt()
+            except Passing as failure:
+                last = k == self.patience.retries or enough.is_set()
+                if last or failure.wait > self.patience.longest:
+                    raise self._given_up(k + 1, failure) from None
+                pause = self.patience.backoff(k, Seed().at(key, k).uniform())
+                self._postpone(failure.wait)
+                enough.wait(max(pause, failure.wait))
+        raise AssertionError("unreachable")
+
+    def _hold(self, enough: threading.Event) -> None:
+        while (left := self._not_before - time.monotonic()) > 0 and not enough.wait(left):
+            pass
+
+    def _postpone(self, seconds: float) -> None:
+        with self._lock:
+            self.retries += 1
+            if seconds > 0:
+                self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+    def _given_up(self, attempts: int, failure: Passing) -> EngineError:
+        asked = f"; it asks to wait {failure.wait:.0f} s" if failure.wait else ""
+        return EngineError(
+            f"the server did not answer in {attempts} attempts: {failure}{asked}",
+            f"each was given {self.patience.timeout:g} s, and pauses grew to at most "
+            f"{self.patience.longest:g} s",
+            "look at the server, then give the same command again: what was answered is kept",
+        )

@@ -1,0 +1,87 @@
+"""Stopping between stages, by judges who did not choose what was trained on.
+
+A method that samples, filters and fits again and again needs somebody to say when it is enough.
+The filter's own reward cannot: the policy is fitted to it. `look` asks the held-out judges of a
+`Watching` after each fit, on the same prompts with the same draws; `enough` and `chosen` read
+what they said. METHODS sections 7 and 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tandem.artifacts import Checkpoint
+from tandem.climb import Watching
+from tandem.engines import Sampling
+from tandem.events import spelled
+from tandem.groups import Groups
+from tandem.judges import opened
+from tandem.machine import Machine
+from tandem.operators.columns import scores_of
+from tandem.rng import Seed
+from tandem.runs import Events, Run
+from tandem.stages import sample
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A policy and what the held-out judges said of it: column -> mean score."""
+
+    policy: Checkpoint
+    numbers: dict[str, float]
+
+
+def look(
+    policy: Checkpoint,
+    watching: Watching,
+    *,
+    how: Sampling,
+    seed: Seed,
+    machine: Machine,
+    events: Events,
+) -> dict[str, float]:
+    """Sample once for every held-out prompt and return each judge's mean score, and the length."""
+    drawn = sample(
+        policy, watching.prompts, n=1, how=how, seed=seed, machine=machine, events=events
+    )
+    answers = Groups.of(drawn)
+    numbers = {
+        column: float(np.mean(np.concatenate([scores_of(g, column) for g in judged])))
+        for column, who in watching.judges
+        for judged in [list(opened(who, replace(machine, lora=None))(answers))]
+    }
+    numbers["length"] = float(np.mean([len(g.completions[0].tokens) for g in answers]))
+    for group in answers[:3]:
+        events.log("sample", prompt=group.prompt.text, answer=group.completions[0].text)
+    events.log("watch", text=spelled(numbers), **numbers)
+    return numbers
+
+
+def seen(run: Run, name: str, policy: Checkpoint, watching: Watching | None, how: Sampling) -> Seen:
+    """Look at a policy as the stage `name`; the draws are the same for every policy of a run."""
+    if watching is None:
+        return Seen(policy, {})
+    draws = run.seed.at("held-out")
+    return Seen(policy, run(name, look, policy, watching, how=how, seed=draws))
+
+
+def enough(trail: Sequence[Seen], watching: Watching | None) -> bool:
+    """True when the last `patience` policies in a row brought no new best."""
+    if watching is None or watching.patience is None:
+        return False
+    return len(trail) - 1 - trail.index(_best(trail, watching)) >= watching.patience
+
+
+def chosen(trail: Sequence[Seen], watching: Watching | None) -> Checkpoint:
+    """Return the policy that `watching.choose` liked best; the last one where nobody chooses."""
+    if watching is None or watching.choose is None:
+        return trail[-1].policy
+    return _best(trail, watching).policy
+
+
+def _best(trail: Sequence[Seen], watching: Watching) -> Seen:
+    column = watching.choose or ""
+    return max(trail, key=lambda s: s.numbers[column])

@@ -1,0 +1,56 @@
+"""The settings of AI feedback: which language model, and how its labels are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tandem.artifacts import Checkpoint
+from tandem.engines.language import LanguageModel
+from tandem.engines.local import LocalModel
+from tandem.engines.openai import Server
+from tandem.errors import ConfigError
+from tandem.judges.llm import Average, Labeller, Orders
+from tandem.judges.templates import Compare
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Which language model is asked, and how its labels are read.
+
+    Attributes:
+        model: a model's folder, or with a server its name there; None asks the base itself.
+        server: address of an OpenAI-compatible server, with its key in OPENAI_API_KEY (none is
+            needed but there), None for a folder of this machine.
+        orders: both, or one, whose label has the position bias in it.
+        average: of the orders' and principles' readings: probability (the paper) or logit.
+        hard: round soft labels to clicks.
+        clamp: keep labels within [clamp, 1 - clamp]; .4 with chains of thought (CAI).
+    """
+
+    model: str | None = None
+    server: str | None = None
+    orders: Orders = "both"
+    average: Average = "probability"
+    hard: bool = False
+    clamp: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.server is not None and self.model is None:
+            raise ConfigError(
+                f"asking.server = {self.server} without a model",
+                "a server may have several models",
+                "give asking.model, its name on the server",
+            )
+
+    def lm(self, base: Checkpoint) -> LanguageModel:
+        """Return the handle on the language model."""
+        if self.server is not None:
+            hosted = self.server.startswith("https://")
+            return Server(str(self.model), self.server, "OPENAI_API_KEY" if hosted else None)
+        return LocalModel(base if self.model is None else Checkpoint(Path(self.model)))
+
+    def labeller(self, base: Checkpoint, compare: Compare, principles: tuple[str, ...]) -> Labeller:
+        """Return the judge that compares by these principles."""
+        how = {"average": self.average, "hard": self.hard, "clamp": self.clamp}
+        return Labeller(self.lm(base), compare, principles, self.orders, **how)  # type: ignore[arg-type]

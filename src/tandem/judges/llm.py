@@ -1,0 +1,317 @@
+"""Language models as judges: pairs labelled by the probabilities of two letters, and ratings.
+
+RLAIF (Lee et al. 2023, arXiv:2309.00267) and constitutional AI (Bai et al. 2022,
+arXiv:2212.08073) ask which of two answers is better and read the label from the log-probability
+of "(A)" and "(B)". With d = log P(first) - log P(second), over both orders and all principles,
+
+    probability averaging    p = mean of sigma(d)     = 1/2 (1 + mean of tanh(d / 2))
+    logit averaging          p = sigma(mean of d)
+
+A judge that only follows the position has d and -d in the two orders, so p = 1/2 exactly. Where
+d = content + bias, logit averaging recovers sigma(content) and probability averaging shrinks it.
+
+d-RLAIF asks for a number instead: s = sum i P(i) / sum P(i), mapped to [-1, 1].
+
+What was read (d in each order, mass on other words) stays in `prompt.meta["ai"]`, from which
+`judges.labelling` says how far the position decided. METHODS section 12. No torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from tandem.engines import Sampling
+from tandem.engines.language import LanguageModel, Speaker
+from tandem.errors import ConfigError, DataError, JudgeError
+from tandem.groups import FloatArray, Group, Preference, Prompt
+from tandem.judges.templates import Compare, Rate
+from tandem.machine import Machine
+from tandem.rng import Seed
+
+KEPT = "ai"
+CHUNK = 256
+"""Groups that are asked about at a time."""
+SUREST = 30.0
+"""Log-odds beyond this many nats count as this many: a letter without any mass has no log."""
+
+Orders = Literal["both", "one"]
+Average = Literal["probability", "logit"]
+
+
+def joined(d: Sequence[float] | FloatArray, average: Average) -> float:
+    """Join readings of one pair to p = P(the first is better).
+
+    Args:
+        d: log-odds of the first over the second, one for each order and principle.
+        average: `probability` or `logit`.
+    """
+    odds = np.asarray(d, np.float64)
+    if average == "logit":
+        return 0.5 * (1 + math.tanh(float(odds.mean()) / 2))
+    return 0.5 * (1 + float(np.tanh(odds / 2).mean()))
+
+
+def stars(logp: FloatArray) -> float:
+    """Return the d-RLAIF score in [-1, 1] of [L] log-masses of the numbers 1..L.
+
+    s = sum i P(i) / sum P(i), then 2 (s - 1) / (L - 1) - 1: all mass on 1 is -1, on L it is 1.
+    """
+    p = np.exp(logp - logp.max())
+    s = float((p * np.arange(1, len(p) + 1)).sum() / p.sum())
+    return 2 * (s - 1) / (len(p) - 1) - 1
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """Compares completions (0, 1), (2, 3), ... and writes soft preferences.
+
+    Two answers with the same text are a tie, and nothing is asked.
+
+    Attributes:
+        lm: who is asked.
+        compare: the template.
+        principles: the pair is compared by each, and the readings are joined.
+        orders: `both`, or `one`: the order in which they come, with its position bias.
+        average: how readings are joined, see above.
+        hard: round the label to 1 or 0 (.5 stays), as a click would be.
+        clamp: keep p within [clamp, 1 - clamp]; .4 is CAI's for chains of thought, whose
+            probabilities are near 0 or 1. It bounds the learned margin by logit(1 - clamp).
+        reasons: longest chain of thought, where the template asks for one.
+        name: in `Preference.by`.
+        machine: where it runs; the `judge` stage puts its own in.
+
+    Raises:
+        ConfigError: no principle, or a clamp outside [0, .5].
+    """
+
+    lm: LanguageModel
+    compare: Compare = field(default=Compare())
+    principles: tuple[str, ...] = ("Be helpful, honest and harmless.",)
+    orders: Orders = "both"
+    average: Average = "probability"
+    hard: bool = False
+    clamp: float | None = None
+    reasons: int = 256
+    name: str = ""
+    machine: Machine = field(default=Machine(), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.lm.name)
+        if not self.principles or not 0 <= (self.clamp or 0) <= 0.5:
+            raise ConfigError(
+                f"a labeller with {len(self.principles)} principles and clamp = {self.clamp}",
+                "a comparison follows a principle, and p is kept within [clamp, 1 - clamp]",
+                "give a principle, and a clamp between 0 and 0.5",
+            )
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the groups with `preferences`."""
+        return self.open()(groups)
+
+    def open(self) -> OpenLabeller:
+        """Open the language model once."""
+        return OpenLabeller(self, self.lm.open(self.machine))
+
+    def p(self, d: Sequence[float] | FloatArray) -> float:
+        """Return the label that readings [R] of one pair give."""
+        p = joined(d, self.average)
+        if self.hard:
+            p = 0.5 * (1 + float(np.sign(p - 0.5)))
+        return p if self.clamp is None else min(max(p, self.clamp), 1 - self.clamp)
+
+
+class OpenLabeller:
+    """A labeller whose language model is open."""
+
+    def __init__(self, labeller: Labeller, speaker: Speaker) -> None:
+        self.labeller, self.speaker = labeller, speaker
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the groups with `preferences`.
+
+        Raises:
+            DataError: a group with one completion.
+            JudgeError: the model gave neither letter any mass.
+        """
+        stream = iter(groups)
+        while chunk := list(itertools.islice(stream, CHUNK)):
+            asked = [q for group in chunk for q in self._questions(group)]
+            heard = self._heard(asked)
+            for group in chunk:
+                yield self._labelled(group, heard)
+
+    def told(self) -> dict[str, Any]:
+        """Return what the model's answers cost, where it costs anything."""
+        return told(self.speaker)
+
+    def _questions(self, group: Group) -> Iterator[Prompt]:
+        how = self.labeller
+        for i, j in pairs(group):
+            first, second = group.completions[i].text, group.completions[j].text
+            if first == second:
+                continue
+            for k, principle in enumerate(how.principles):
+                shown = ((first, second), (second, first))
+                for order, (a, b) in enumerate(shown[: 2 if how.orders == "both" else 1]):
+                    text = how.compare.turn(group.prompt, a, b, principle)
+                    yield user(_name(group, i, k, order), text)
+
+    def _heard(self, asked: list[Prompt]) -> dict[str, FloatArray]:
+        """Log-masses of the two letters, by question."""
+        if self.labeller.compare.think:
+            greedy = Sampling(temperature=0.0, max_tokens=self.labeller.reasons)
+            reasons = self.speaker.complete(asked, greedy, Seed())
+            decide = self.labeller.compare.decide
+            asked = [after(q, r.text, decide) for q, r in zip(asked, reasons, strict=True)]
+        logp = self.speaker.label(asked, self.labeller.compare.labels)
+        return {q.id: x for q, x in zip(asked, logp, strict=True)}
+
+    def _labelled(self, group: Group, heard: dict[str, FloatArray]) -> Group:
+        how, votes, kept = self.labeller, [], []
+        for i, j in pairs(group):
+            names = [
+                [_name(group, i, k, order) for order in range(2 if how.orders == "both" else 1)]
+                for k in range(len(how.principles))
+            ]
+            if group.completions[i].text == group.completions[j].text:
+                votes.append(Preference(i, j, 0.5, by=how.name))
+                continue
+            odds = np.array([[_odds(name, heard[name]) for name in row] for row in names])
+            rest = [_residual(heard[name]) for row in names for name in row]
+            votes.append(Preference(i, j, how.p(_of_first(odds).ravel()), by=how.name))
+            kept.append({"odds": odds.tolist(), "rest": float(np.mean(rest))})
+        return _keeping(replace(group, preferences=tuple(votes)), {"by": how.name, "pairs": kept})
+
+
+@dataclass(frozen=True)
+class Rater:
+    """Scores each completion in [-1, 1] by the numbers that a language model would say (d-RLAIF).
+
+    Attributes:
+        lm: who is asked.
+        rate: the template.
+        name: the judge's name.
+        machine: where it runs; the `judge` stage puts its own in.
+    """
+
+    lm: LanguageModel
+    rate: Rate = field(default=Rate())
+    name: str = ""
+    machine: Machine = field(default=Machine(), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.lm.name)
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the groups with `scores`."""
+        return self.open()(groups)
+
+    def open(self) -> OpenRater:
+        """Open the language model once."""
+        return OpenRater(self, self.lm.open(self.machine))
+
+
+class OpenRater:
+    """A rater whose language model is open."""
+
+    def __init__(self, rater: Rater, speaker: Speaker) -> None:
+        self.rater, self.speaker = rater, speaker
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the groups with `scores`.
+
+        Raises:
+            JudgeError: the model gave no number any mass.
+        """
+        rate, stream = self.rater.rate, iter(groups)
+        while chunk := list(itertools.islice(stream, CHUNK)):
+            asked = [
+                user(f"{g.id}/{i}", rate.turn(g.prompt, c.text))
+                for g in chunk
+                for i, c in enumerate(g.completions)
+            ]
+            heard = zip(asked, self.speaker.label(asked, rate.labels), strict=True)
+            for group in chunk:
+                mine = list(itertools.islice(heard, len(group)))
+                scores = np.array([_stars(q.id, x) for q, x in mine], np.float64)
+                rest = [_residual(x) for _, x in mine]
+                yield _keeping(replace(group, scores=scores), {"by": self.rater.name, "rest": rest})
+
+    def told(self) -> dict[str, Any]:
+        """Return what the model's answers cost, where it costs anything."""
+        return told(self.speaker)
+
+
+def pairs(group: Group) -> list[tuple[int, int]]:
+    """Return the pairs (0, 1), (2, 3), ... of a group's completions.
+
+    Raises:
+        DataError: there are fewer than two.
+    """
+    if len(group) < 2:
+        raise DataError(
+            f"group `{group.id}` has {len(group)} completion(s)",
+            "a language model compares completions two by two",
+            "sample with n = 2, or rate single completions with `Rater`",
+        )
+    return [(i, i + 1) for i in range(0, len(group) - 1, 2)]
+
+
+def user(name: str, text: str) -> Prompt:
+    """Return a prompt of one user's turn."""
+    return Prompt(name, text, messages=({"role": "user", "content": text},))
+
+
+def after(asked: Prompt, said: str, then: str) -> Prompt:
+    """Return the conversation after the model's answer and the user's next turn."""
+    turns = ({"role": "assistant", "content": said}, {"role": "user", "content": then})
+    return replace(asked, text="", messages=(*(asked.messages or ()), *turns))
+
+
+def told(speaker: Speaker) -> dict[str, Any]:
+    """Return what a speaker says of its cost; nothing for one that costs nothing."""
+    tell = getattr(speaker, "told", None)
+    return {} if tell is None else tell()
+
+
+def _name(group: Group, i: int, principle: int, order: int) -> str:
+    return f"{group.id}/{i}/{principle}/{order}"
+
+
+def _of_first(odds: FloatArray) -> FloatArray:
+    """[principles, orders] log-odds of positions -> the same of the pair's first completion."""
+    return odds * np.array([1.0, -1.0])[: odds.shape[1]]
+
+
+def _odds(name: str, logp: FloatArray) -> float:
+    if not np.isfinite(logp).any():
+        raise _silent(name, "neither letter")
+    return float(np.clip(logp[0] - logp[1], -SUREST, SUREST))
+
+
+def _stars(name: str, logp: FloatArray) -> float:
+    if not np.isfinite(logp).any():
+        raise _silent(name, "no number")
+    return stars(logp)
+
+
+def _residual(logp: FloatArray) -> float:
+    return float(max(0.0, 1 - np.exp(logp).sum()))
+
+
+def _silent(name: str, what: str) -> JudgeError:
+    return JudgeError(
+        f"the language model gave {what} any mass, asked `{name}`",
+        "a label made of nothing would be noise",
+        "look at the template: does it end where the label is said, in the model's own spelling?",
+    )
+
+
+def _keeping(group: Group, kept: dict[str, Any]) -> Group:
+    return replace(group, prompt=replace(group.prompt, meta={**group.prompt.meta, KEPT: kept}))

@@ -1,0 +1,222 @@
+"""Judges that are a preference model of two arguments: preferences, or a score made of them.
+
+The model reads (x, y, y') in both orders (`tandem.ordered`), so what is said of (y, y') and of
+(y', y) adds up to 1. Groups tokenised for another tokenizer are tokenised again from their text
+with the model's own. A sequence longer than the model's context is refused, never cut.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from tandem import models
+from tandem.artifacts import Checkpoint
+from tandem.errors import ConfigError, JudgeError
+from tandem.groups import Completion, FloatArray, Group, Groups, Preference
+from tandem.kernel import Trunk, open_scalar
+from tandem.machine import Machine
+from tandem.ordered import Pair, Seam, both_ways, log_odds, longest
+from tandem.reading import read
+from tandem.statistics import probability
+from tandem.tokens import tokenised
+
+Answers = tuple[Completion, ...]
+Asked = tuple[Group, Sequence[Pair]]
+"""A tokenised group, and which of its completions shall be compared."""
+
+CLIP = (0.01, 0.99)
+"""METHODS section 6: a saturated rho would let one baseline decide the scale of a prompt."""
+
+
+@dataclass(frozen=True)
+class PreferenceModel:
+    """Writes `preferences`: p = rho(x, y_i, y_j), the chance that completion i is better than j.
+
+    Attributes:
+        checkpoint: what `methods.preference.fit` returned.
+        pairs: `neighbours` compares (0, 1), (2, 3), ...; `all` every i < j.
+        name: the judge's name; the checkpoint's by default.
+        machine: where it runs; the `judge` stage puts its own in.
+    """
+
+    checkpoint: Checkpoint
+    pairs: Literal["neighbours", "all"] = "neighbours"
+    name: str = ""
+    machine: Machine = field(default=Machine(), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or str(self.checkpoint))
+        if self.pairs not in ("neighbours", "all"):
+            raise ConfigError(
+                f"PreferenceModel(pairs={self.pairs!r})",
+                "it compares neighbours, (0, 1), (2, 3), ..., or all pairs",
+                'give pairs="neighbours" or pairs="all"',
+            )
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the groups with `preferences`; raises what `open` raises."""
+        return self.open()(groups)
+
+    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+        """Load the weights once and return the judge that keeps them.
+
+        Raises:
+            JudgeError: not a preference model, or (when it judges) a group with one completion,
+                or a sequence longer than the model can read.
+        """
+        reader = _Reader.open(self.checkpoint, self.machine)
+
+        def compare(groups: Iterable[Group]) -> Iterator[Group]:
+            given, seen = itertools.tee(groups)
+            asked = ((g, self._met(g)) for g in reader.own(seen))
+            for group, f in zip(given, reader(asked), strict=True):
+                votes = zip(self._met(group), probability(f).tolist(), strict=True)
+                written = tuple(Preference(i, j, p, by=self.name) for (i, j), p in votes)
+                yield replace(group, preferences=written)
+
+        return compare
+
+    def _met(self, group: Group) -> Sequence[Pair]:
+        _several(group, 2, self.name)
+        if self.pairs == "all":
+            return list(itertools.combinations(range(len(group)), 2))
+        return [(i, i + 1) for i in range(0, len(group) - 1, 2)]
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """Scores answers with a preference model: r(x, y) = mean_b logit rho(x, y, y_b).
+
+    RSO, arXiv:2309.06657 section 3.1, with rho clipped to [.01, .99] and the mean over a few
+    random answers y_b of pi_sft where the paper takes one (METHODS section 6).
+
+    Attributes:
+        checkpoint: what `methods.preference.fit` returned.
+        baselines: groups whose completions are the y_b, by prompt id: pi_sft's decodes, `sample`d
+            once. None takes the first `first` completions of each group itself, which is right
+            where they are random decodes of pi_sft; an answer against itself counts 0.
+        first: how many of its own completions, without `baselines`.
+        name: the judge's name; the checkpoint's by default.
+        machine: where it runs; the `judge` stage puts its own in.
+    """
+
+    checkpoint: Checkpoint
+    baselines: Groups | None = None
+    first: int = 1
+    name: str = ""
+    machine: Machine = field(default=Machine(), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or f"{self.checkpoint} pointwise")
+        if self.baselines is not None and self.first != 1:
+            raise ConfigError(
+                f"Pointwise(first={self.first}) with baselines",
+                "given baselines are all used, and none of the group's own completions",
+                "leave one of the two out",
+            )
+        if self.first < 1:
+            raise ConfigError(
+                f"Pointwise(first={self.first})",
+                "an answer is scored against one or more baselines",
+                "give 1, or a few",
+            )
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the groups with `scores`; raises what `open` raises."""
+        return self.open()(groups)
+
+    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+        """Load the weights and the baselines once and return the judge that keeps them.
+
+        Raises:
+            JudgeError: not a preference model, or (when it judges) a prompt without baselines, or
+                a sequence longer than the model can read.
+        """
+        reader = _Reader.open(self.checkpoint, self.machine)
+        others = {g.id: g.completions for g in reader.own(self.baselines or ())}
+        low, high = (math.log(p / (1 - p)) for p in CLIP)
+
+        def score(groups: Iterable[Group]) -> Iterator[Group]:
+            given, seen = itertools.tee(groups)
+            asked = (self._asked(g, others) for g in reader.own(seen))
+            for group, f in zip(given, reader(asked), strict=True):
+                n = len(group)
+                table = np.clip(f, low, high).reshape(n, -1) if n else np.empty((0, 1))
+                yield replace(group, scores=table.mean(axis=1))
+
+        return score
+
+    def _asked(self, group: Group, others: Mapping[str, Answers]) -> Asked:
+        """Every answer against every baseline."""
+        n = len(group)
+        if self.baselines is None:
+            _several(group, max(2, self.first), self.name)
+            return group, list(itertools.product(range(n), range(self.first)))
+        found = others.get(group.id, ())
+        if not found:
+            raise JudgeError(
+                f"`{self.name}` has no baseline for prompt `{group.id}`",
+                "an answer's score is its mean log-odds against baselines to the same prompt",
+                "sample one answer of pi_sft or a few to every prompt, or leave `baselines` out",
+            )
+        both = Group(group.prompt, group.completions + found)
+        return both, list(itertools.product(range(n), range(n, n + len(found))))
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """An opened preference model: groups in, log-odds of the pairs asked for out."""
+
+    trunk: Trunk
+    tokenizer: object
+    seam: Seam
+    limit: int
+    tokens: int
+    checkpoint: Checkpoint
+
+    @classmethod
+    def open(cls, checkpoint: Checkpoint, machine: Machine) -> _Reader:
+        trunk = open_scalar(checkpoint.path, machine)
+        if models.reads(trunk.inner) != models.PAIR:
+            raise JudgeError(
+                f"{checkpoint} scores one answer at a time",
+                "a preference model reads two answers as one sequence, and was fitted so",
+                "use `RewardModel`, or a checkpoint of `methods.preference`",
+            )
+        tokenizer = models.load_tokenizer(checkpoint.path)
+        limit = models.context(checkpoint.path)
+        return cls(trunk, tokenizer, Seam.of(tokenizer), limit, machine.tokens, checkpoint)
+
+    def own(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the groups in the model's own tokens."""
+        return tokenised(groups, self.tokenizer)
+
+    def __call__(self, asked: Iterable[Asked]) -> Iterator[FloatArray]:
+        """Yield [M] log-odds that the first is better, for the pairs asked of each group."""
+        derived = (self._whole(both_ways(g, pairs, self.seam)) for g, pairs in asked)
+        for _, reading in read(self.trunk, derived, self.tokens, logp=False):
+            yield np.empty(0) if reading.score is None else log_odds(reading.score)
+
+    def _whole(self, group: Group) -> Group:
+        if longest(group) > self.limit:
+            raise JudgeError(
+                f"prompt `{group.id}` with two of its answers has {longest(group)} tokens",
+                f"{self.checkpoint} reads {self.limit}, and nothing is cut in silence",
+                "sample shorter answers, or drop such prompts with `tandem.stages.encode`",
+            )
+        return group
+
+
+def _several(group: Group, least: int, name: str) -> None:
+    if 0 < len(group) < least:
+        raise JudgeError(
+            f"`{name}` was given {len(group)} answer(s) to prompt `{group.id}`",
+            f"it compares at least {least} answers to one prompt",
+            "sample more answers, or give `Pointwise` baselines",
+        )

@@ -1,0 +1,139 @@
+"""Constitutional AI: harmlessness from principles. Bai et al. 2022, arXiv:2212.08073.
+
+Stage 1, supervised (section 3):
+
+    1. y_0: the helpful model's response to a red-team prompt
+    2. K times: sample a principle; critique y_{k-1} by it; revise -> y_k
+    3. SFT of the base on y_1, ..., y_K and on the helpful model's own helpful responses
+
+Stage 2, RLAIF (section 4), from SL-CAI:
+
+    4. two responses of SL-CAI to red-team prompts, compared by the principles: soft labels
+    5. one preference model on these and on human comparisons of helpfulness
+    6. PPO on it
+
+Departures: each of the K rounds is a conversation of its own (prompt, the answer as it is now,
+critique, revision), where the paper lets one conversation grow; labels are averaged over all
+principles, where the paper draws one for each pair (it found averaging more robust).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tandem.artifacts import Checkpoint
+from tandem.climb import Watching
+from tandem.engines import Sampling
+from tandem.engines.language import LanguageModel, messages_of
+from tandem.events import Events, Silent
+from tandem.groups import Completion, Group, Groups, Prompt
+from tandem.judges.labelling import report
+from tandem.judges.llm import after, told
+from tandem.judges.templates import Formats
+from tandem.machine import Machine
+from tandem.methods import SHARED, sft
+from tandem.methods.rlaif import RLAIF, learn
+from tandem.methods.sft import SFT
+from tandem.operators import asks
+from tandem.rng import Seed
+from tandem.runs import Run
+from tandem.stages import encode, judge, sample, select
+
+
+@dataclass(frozen=True)
+class CAI:
+    """Settings of constitutional AI; defaults are the paper's.
+
+    Attributes:
+        K: critiques and revisions of each response.
+        learn: `rl` goes on to stage 2; `sl` stops at SL-CAI.
+        helpful: helpful responses to each helpful prompt, mixed into stage 1.
+        sft: settings of stage 1.
+        rlaif: who criticises, revises and compares, and the settings of stage 2.
+    """
+
+    K: int = 4
+    learn: Literal["rl", "sl"] = "rl"
+    helpful: int = 1
+    sft: SFT = field(default_factory=SFT, metadata=SHARED)
+    rlaif: RLAIF = field(default_factory=RLAIF, metadata=SHARED)
+
+
+def recipe(
+    run: Run,
+    base: Checkpoint,
+    pi_sft: Checkpoint,
+    D: Groups,
+    x: Groups,
+    formats: Formats,
+    how: Sampling,
+    watching: Watching | None,
+    cfg: CAI = CAI(),
+) -> Checkpoint:
+    """A helpful model, prompts of both kinds and principles in, a harmless one out."""
+    asking, principles = cfg.rlaif.asking, formats.constitution
+    red_team = run("red-team", select, x, asks("harmful"))
+    helpful = run("helpful", select, x, asks("harmful", False))
+    y_0 = run("responses", sample, pi_sft, red_team, n=1, how=how)  # 1
+    lm = asking.lm(base)
+    y_K = run("revisions", revise, y_0, lm, formats, K=cfg.K, how=how)  # 2
+    y_K = run("revisions-encoded", encode, y_K, base)
+    kept = run("helpful-responses", sample, pi_sft, helpful, n=cfg.helpful, how=how)
+    sl_cai = run("sl-cai", sft.fit, base, y_K + kept, cfg.sft, name="SL-CAI")  # 3
+    if cfg.learn == "sl":
+        return sl_cai
+    labeller = asking.labeller(base, formats.compare, principles)
+    pairs = run("ai-pairs", sample, sl_cai, red_team, n=2, how=how)
+    D_harmless = run("ai-labels", judge, pairs, labeller)  # 4
+    run("ai-labelling", report, D_harmless)
+    D_helpful = run("helpful-preferences", select, D, asks("harmful", False))
+    both = D_harmless + D_helpful  # 5
+    return learn(run, sl_cai, x, both, cfg.rlaif, how, watching, "RL-CAI")  # 6
+
+
+def revise(
+    answers: Groups,
+    lm: LanguageModel,
+    formats: Formats,
+    *,
+    K: int,
+    how: Sampling,
+    seed: Seed,
+    machine: Machine,
+    events: Events = Silent(),
+) -> Iterator[Group]:
+    """Criticise and rewrite each group's first completion K times; keep the K revisions."""
+    speaker = lm.open(machine)
+    now = [group.completions[0] for group in answers]
+    revisions: list[tuple[Completion, ...]] = [() for _ in now]
+    for k in range(K):
+        draws = seed.at("revision", k)
+        principles = [_one_of(formats.constitution, draws.at(g.id)) for g in answers]
+        asked = [
+            said(g.prompt, y.text, formats.revise.critique.format(principle=p))
+            for g, y, p in zip(answers, now, principles, strict=True)
+        ]
+        critiques = list(speaker.complete(asked, how, draws.at("critique")))
+        asked = [
+            after(q, c.text, formats.revise.revision.format(principle=p))
+            for q, c, p in zip(asked, critiques, principles, strict=True)
+        ]
+        now = list(speaker.complete(asked, how, draws.at("revision")))
+        now = [replace(y, author=f"revision-{k + 1}", logp=None) for y in now]
+        revisions = [(*earlier, y) for earlier, y in zip(revisions, now, strict=True)]
+        events.progress(k + 1, K, "revisions")
+    if cost := told(speaker):
+        events.log("asked", **cost)
+    for group, kept in zip(answers, revisions, strict=True):
+        yield Group(group.prompt, kept)
+
+
+def said(prompt: Prompt, answer: str, then: str) -> Prompt:
+    """Return the conversation in which the answer was given, and the user's next turn."""
+    return after(Prompt(prompt.id, "", tuple(messages_of(prompt))), answer, then)
+
+
+def _one_of(principles: tuple[str, ...], draw: Seed) -> str:
+    return principles[int(draw.rng().integers(len(principles)))]

@@ -1,0 +1,185 @@
+"""What could explain RLP's gain away: its controls, and labels from elsewhere.
+
+Each is RLP with one thing changed, and shares with it every stage that did not: names and arguments
+are the same, so a run that holds both does them once.
+
+    longer       PPO for the same compute: twice the rounds, the old reward
+    retrained    the reward fitted again to D alone, with another seed
+    relabelled   SPG's own pairs, labelled by the annotator: what true labels would give
+    shuffled     SPG with its clusters dealt at random
+    by_reward    as many pairs of the policy's samples, labelled by the old reward (RLAIF by r_phi)
+    by_policy    the same pairs, labelled by the policy that wrote them (RLAIF by pi_theta)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from tandem.artifacts import Checkpoint
+from tandem.climb import Watching
+from tandem.engines import Sampling
+from tandem.groups import Group, Groups
+from tandem.judges import Judge
+from tandem.judges.agreement import Same
+from tandem.judges.asking import Asking
+from tandem.judges.meaning import named
+from tandem.judges.models import RewardModel
+from tandem.judges.templates import Formats
+from tandem.methods import ppo, reward, rlp
+from tandem.methods.rlp import RLP
+from tandem.operators import rank_pairs, shuffled_clusters, synthetic_pairs
+from tandem.runs import Run
+from tandem.stages import judge, sample, select
+
+
+def longer(
+    run: Run,
+    pi_sft: Checkpoint,
+    x: Groups,
+    r_phi: Checkpoint,
+    how: Sampling,
+    watching: Watching | None,
+    cfg: RLP = RLP(),
+) -> Checkpoint:
+    """PPO with as many rounds as all of RLP's policies together."""
+    whole = replace(cfg.ppo, rounds=cfg.ppo.rounds * (cfg.rounds + 1))
+    more = {"how": how, "watching": watching, "name": "PPO-longer"}
+    return run("ppo-longer", ppo.fit, pi_sft, x, RewardModel(r_phi), whole, **more)
+
+
+def retrained(
+    run: Run,
+    pi_sft: Checkpoint,
+    D: Groups,
+    x: Groups,
+    how: Sampling,
+    watching: Watching | None,
+    cfg: RLP = RLP(),
+) -> Checkpoint:
+    """A reward fitted to D again (a stage's seed hangs on its name), and PPO on it."""
+    r_again = run("reward-again", reward.fit, pi_sft, D, cfg.reward, name="reward-again")
+    return rlp.again(run, "again", pi_sft, x, r_again, how, watching, cfg)
+
+
+def relabelled(
+    run: Run,
+    pi_sft: Checkpoint,
+    D: Groups,
+    x: Groups,
+    same: Mapping[str, Same],
+    humans: Judge,
+    how: Sampling,
+    watching: Watching | None,
+    cfg: RLP = RLP(),
+) -> Checkpoint:
+    """SPG's pairs with the annotator's labels in place of the majority's: an upper bound."""
+
+    def labels(P: Groups, D_hat: Groups, r: Checkpoint) -> Groups:
+        return run("pairs-relabelled", judge, D_hat, humans)
+
+    return _instead(run, "relabelled", labels, pi_sft, D, x, same, how, watching, cfg)
+
+
+def shuffled(
+    run: Run,
+    pi_sft: Checkpoint,
+    D: Groups,
+    x: Groups,
+    same: Mapping[str, Same],
+    how: Sampling,
+    watching: Watching | None,
+    cfg: RLP = RLP(),
+) -> Checkpoint:
+    """SPG whose clusters mean nothing: as many pairs, of the same prompts."""
+
+    def labels(P: Groups, D_hat: Groups, r: Checkpoint) -> Groups:
+        agree = named(cfg.same, same)
+        dealt = run("shuffled", select, rlp.opinions(run, P, r, agree), shuffled_clusters())
+        pairs = synthetic_pairs(cfg.gamma or 0.0, cfg.confidence, cfg.winner)
+        return run("pairs-shuffled", select, dealt, pairs)
+
+    return _instead(run, "shuffled", labels, pi_sft, D, x, same, how, watching, cfg)
+
+
+def by_reward(
+    run: Run,
+    pi_sft: Checkpoint,
+    D: Groups,
+    x: Groups,
+    same: Mapping[str, Same],
+    how: Sampling,
+    watching: Watching | None,
+    cfg: RLP = RLP(),
+) -> Checkpoint:
+    """As many of the policy's pairs as SPG makes, labelled by the reward that it climbed."""
+
+    def labels(P: Groups, D_hat: Groups, r: Checkpoint) -> Groups:
+        asked = run("asked", first_two, P, len(D_hat))
+        scored = run("asked-scored", judge, asked, RewardModel(r))
+        return run("pairs-by-reward", select, scored, rank_pairs())
+
+    return _instead(run, "by-reward", labels, pi_sft, D, x, same, how, watching, cfg)
+
+
+def by_policy(
+    run: Run,
+    pi_sft: Checkpoint,
+    D: Groups,
+    x: Groups,
+    same: Mapping[str, Same],
+    formats: Formats,
+    how: Sampling,
+    watching: Watching | None,
+    cfg: RLP = RLP(),
+) -> Checkpoint:
+    """As many of the policy's pairs, and the policy is asked which is better."""
+
+    def labels(P: Groups, D_hat: Groups, r: Checkpoint) -> Groups:
+        asked = run("asked", first_two, P, len(D_hat))
+        pi_theta = ppo.recipe(run, pi_sft, x, r, how, watching, cfg.ppo)
+        who = Asking(hard=True).labeller(pi_theta, formats.compare, formats.principles)
+        return run("pairs-by-policy", judge, asked, who)
+
+    return _instead(run, "by-policy", labels, pi_sft, D, x, same, how, watching, cfg)
+
+
+def first_two(P: Groups, count: int) -> Groups:
+    """The first two samples of the first prompts."""
+    return Groups.of(Group(g.prompt, g.completions[:2]) for g in P[:count])
+
+
+Labels = Callable[[Groups, Groups, Checkpoint], Groups]
+"""(P, SPG's D_hat, the old reward) -> the pairs to learn from in place of D_hat."""
+
+
+def _instead(
+    run: Run,
+    tag: str,
+    labels: Labels,
+    pi_sft: Checkpoint,
+    D: Groups,
+    x: Groups,
+    same: Mapping[str, Same],
+    how: Sampling,
+    watching: Watching | None,
+    cfg: RLP,
+) -> Checkpoint:
+    """Algorithm 1 with other labels in line 4."""
+    r = reward.recipe(run, pi_sft, D, cfg.reward)
+    pi = ppo.recipe(run, pi_sft, x, r, how, watching, cfg.ppo)
+    P = run("samples", sample, pi, x, n=cfg.n, how=how)
+    D_hat = labels(P, rlp.synthetic(run, P, r, named(cfg.same, same), cfg), r)
+    r_hat = rlp.relearned(run, tag, pi_sft, D + D_hat, P, r, cfg)
+    return rlp.again(run, tag, pi_sft, x, r_hat, how, watching, cfg)
+
+
+CONTROLS: dict[str, Callable[..., Checkpoint]] = {
+    "longer": longer,
+    "retrained": retrained,
+    "relabelled": relabelled,
+    "shuffled": shuffled,
+    "by-reward": by_reward,
+    "by-policy": by_policy,
+}
+"""By name; each names its inputs as a method's recipe does (`tandem.methods.INPUTS`)."""

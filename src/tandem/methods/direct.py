@@ -1,0 +1,49 @@
+"""Direct fine-tuning: the answers alone, without a path to them. STaR's control.
+
+Zelikman et al. 2022, arXiv:2203.14465, section 4: the same questions and key, no rationale. It is
+trained, and examined, in the task's form that asks for an answer alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tandem.answers import Wording, key
+from tandem.artifacts import Checkpoint
+from tandem.groups import Completion, Group, Groups
+from tandem.loop import Optim
+from tandem.methods import sft
+from tandem.methods.sft import SFT
+from tandem.runs import Events, Run
+from tandem.stages import encode
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Settings of direct fine-tuning; defaults are STaR's.
+
+    Attributes:
+        sft: how the model is fitted to the answers.
+    """
+
+    sft: SFT = field(
+        default_factory=lambda: SFT(batch=8, optim=Optim(lr=1e-6, schedule="constant"))
+    )
+
+
+def recipe(
+    run: Run, base: Checkpoint, x: Groups, wording: Wording, cfg: Direct = Direct()
+) -> Checkpoint:
+    """Questions with answer keys in, a policy that says answers out."""
+    D = run("answers-alone", stated, x, wording, base)
+    return run("direct", sft.fit, base, D, cfg.sft, name="direct")
+
+
+def stated(x: Groups, wording: Wording, policy: Checkpoint, *, events: Events) -> Iterator[Group]:
+    """Yield each question with the key's answer as its completion."""
+    form = wording.asking("answer")
+    answered = (
+        Group(wording.ask(g.prompt, form), (Completion(wording.state(key(g.prompt))),)) for g in x
+    )
+    return encode(Groups.of(answered), policy, events=events)

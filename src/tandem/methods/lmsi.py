@@ -1,0 +1,106 @@
+"""LMSI: a language model improves itself on questions without answers.
+
+Huang et al. 2022, arXiv:2210.11610, section 3 (its steps at the right). No label is used: the
+first stage drops everything but the questions, and no later stage is given anything else.
+
+Departures: equal paths are trained on once, with their number as weight, which is the same loss;
+a step's batch counts (question, form) with all its paths, where the paper counts paths.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from tandem.answers import Form, Wording, sealed
+from tandem.artifacts import Checkpoint
+from tandem.engines import Sampling
+from tandem.errors import ConfigError
+from tandem.groups import Completion, Group, Groups, Prompt
+from tandem.judges.answers import Votes
+from tandem.loop import Optim
+from tandem.methods import sft
+from tandem.methods.sft import SFT
+from tandem.operators import majority
+from tandem.runs import Events, Run
+from tandem.stages import ask, encode, judge, sample, select
+
+
+@dataclass(frozen=True)
+class LMSI:
+    """Settings of self-improvement; defaults are the paper's for PaLM-540B.
+
+    Attributes:
+        m: paths sampled per question; 15 does nearly as well (figure 4).
+        temperature: of that sampling. The paper later decodes the sharper model at 1.2.
+        floor: least confidence, votes / m, that a question needs to be kept; 0 keeps all.
+        forms: names of the task's forms to train on; none means all of them.
+        sft: how the model is fitted to its own paths.
+    """
+
+    m: int = 32
+    temperature: float = 0.7
+    floor: float = 0.0
+    forms: tuple[str, ...] = ()
+    sft: SFT = field(
+        default_factory=lambda: SFT(
+            steps=10_000, batch=32, optim=Optim(lr=5e-5, schedule="constant")
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if self.m < 1 or not self.temperature > 0:
+            raise ConfigError(
+                f"lmsi.m = {self.m} and lmsi.temperature = {self.temperature}",
+                "a vote needs voters, and greedy paths are all the same",
+                "give m >= 1 (the paper: 32) and a temperature above 0 (the paper: .7)",
+            )
+
+
+def recipe(
+    run: Run, base: Checkpoint, x: Groups, wording: Wording, how: Sampling, cfg: LMSI = LMSI()
+) -> Checkpoint:
+    """Questions in, a policy that agrees with its own majority out."""
+    forms = tuple(wording.form(name) for name in cfg.forms) or wording.forms
+    how, room = replace(how, temperature=cfg.temperature), how.max_tokens
+    x = run("questions", only_questions, x)
+    asked = run("asked", ask, x, wording, wording.forms[0], base, room=room)
+    paths = run("paths", sample, base, asked, n=cfg.m, how=how)  # (1) m paths a question
+    votes = run("votes", judge, paths, Votes(wording.read))  # (2) their answers
+    agreed = run("agreed", select, votes, majority(cfg.floor))  # (3) paths of the majority
+    D = run("formats", in_forms, agreed, x, wording, forms, base)  # (4) each in four formats
+    return run("lmsi", sft.fit, base, D, cfg.sft, name="LMSI")  # (5)
+
+
+def only_questions(groups: Groups) -> Iterator[Group]:
+    """Yield the questions alone: no answer key, no completion, no judgement."""
+    return (Group(sealed(g.prompt)) for g in groups)
+
+
+def in_forms(
+    paths: Groups,
+    questions: Groups,
+    wording: Wording,
+    forms: tuple[Form, ...],
+    policy: Checkpoint,
+    *,
+    events: Events,
+) -> Iterator[Group]:
+    """Put every path behind its question in every form: one group a question and form."""
+    asked = {g.id: g.prompt for g in questions}
+    rewritten = (_in_form(g, asked[g.id], wording, form) for g in paths for form in forms)
+    return encode(Groups.of(rewritten), policy, events=events)
+
+
+def _in_form(paths: Group, question: Prompt, wording: Wording, form: Form) -> Group:
+    """Answer with the paths, or with what they arrive at; equal texts once, by their number."""
+    texts = Counter(
+        (c.text, c.stopped)
+        if form.target == "path"
+        else (wording.state(wording.read(c.text)), True)
+        for c in paths.completions
+    )
+    said = (Completion(text, stopped=end, weight=float(k)) for (text, end), k in texts.items())
+    prompt = replace(wording.ask(question, form), id=f"{question.id}/{form.name}")
+    return Group(prompt, tuple(said))

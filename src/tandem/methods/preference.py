@@ -1,0 +1,134 @@
+"""Preference model of two arguments: P(y > y' | x), fitted to comparisons; no reward behind it.
+
+One sequence (x, y, y') and one logit s at its end; both orders are read in one pack, and
+
+    P(y > y' | x) = sigma((s(x, y, y') - s(x, y', y)) / 2)
+
+so that P(y > y') + P(y' > y) = 1 whatever the weights are (METHODS section 11; SLiC-HF's and
+RSO's ranker, arXiv:2309.06657 section 3.1, and NLHF's, arXiv:2312.00886 section 3). It can hold
+that a beats b, b beats c and c beats a, which no reward can. The papers' rankers decode a letter
+and flip the order at random; antisymmetry by construction needs neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tandem import models
+from tandem.artifacts import Checkpoint
+from tandem.batch import Batch, Outputs, Terms
+from tandem.errors import DataError
+from tandem.groups import Group, Groups
+from tandem.kernel import open_scalar
+from tandem.loop import Optim
+from tandem.loop import fit as train
+from tandem.methods.reward import compared
+from tandem.objectives.ranges import below_half
+from tandem.objectives.reward import antisymmetric, two_argument
+from tandem.offline import Offline
+from tandem.ordered import Seam, judged_both_ways, longest
+from tandem.runs import Events, Here, Run, every_rank
+from tandem.tokens import MARK
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Settings of a preference model; defaults are the reward model's, to be compared with it.
+
+    Attributes:
+        epochs: passes over the comparisons; more than one overfits.
+        batch: prompts per optimiser step.
+        smoothing: share of labels taken to be wrong, pulls them towards 1/2.
+        head: draw the new head from N(0, 1/(d + 1)), or start it at `zero`, which is steadier on
+            a few hundred comparisons.
+        layers: keep only the first layers of the initial model; None keeps all.
+        optim: optimiser and schedule.
+    """
+
+    epochs: int = 1
+    batch: int = 16
+    smoothing: float = 0.0
+    head: Literal["normal", "zero"] = "normal"
+    layers: int | None = None
+    optim: Optim = field(default_factory=lambda: Optim(lr=3e-6))
+
+    def __post_init__(self) -> None:
+        below_half("preference", smoothing=self.smoothing)
+
+
+@every_rank
+def fit(
+    init: Checkpoint,
+    data: Groups,
+    cfg: Preference = Preference(),
+    *,
+    name: str = "preference",
+    here: Here,
+) -> Checkpoint:
+    """Fit P(y > y' | x) to the preferences of `data`, from the policy `init` and a fresh head.
+
+    Soft labels are honoured, margins are not read. Pairs that do not fit into the model's context
+    as one sequence are left out and counted in the run's events.
+
+    Raises:
+        DataError: no group has a preference, none fits, or the tokens are another tokenizer's.
+    """
+    pairs = Groups.of(_readable(compared(data), init, here.events))
+    drawn = {"fresh": here.seed.at("head"), "zero": cfg.head == "zero", "layers": cfg.layers}
+    model = open_scalar(init.path, here.machine, train=True, **drawn)
+
+    def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
+        assert out.score is not None
+        assert batch.pairs is not None
+        w, l, p = batch.pairs.w, batch.pairs.l, batch.pairs.p  # noqa: E741
+        soft = (1 - 2 * cfg.smoothing) * p + cfg.smoothing
+        return {"two_argument": two_argument(antisymmetric(out.score[w], out.score[l]), soft)}
+
+    steps = {"size": cfg.batch, "epochs": cfg.epochs, "seed": here.seed}
+    source = Offline(pairs, layout=model.layout, tokens=here.machine.tokens, **steps)
+    train(model, source, loss, cfg.optim, here)
+    model.inner.config.tandem = {"reads": models.PAIR}
+    models.save(model.lm, models.load_tokenizer(init.path), here.out)
+    return Checkpoint(here.out, name)
+
+
+def _readable(data: Groups, init: Checkpoint, events: Events) -> Iterator[Group]:
+    """Yield the judged pairs as ordered sequences, those that fit into the context."""
+    tokenizer, limit = models.load_tokenizer(init.path), models.context(init.path)
+    seam, whose = Seam.of(tokenizer), models.tokenizer_hash(tokenizer)
+    total = lost = 0
+    for group in data:
+        _same_tokens(group, whose, init)
+        fits = [
+            v
+            for v in group.preferences
+            if longest(judged_both_ways(replace(group, preferences=(v,)), seam)) <= limit
+        ]
+        total, lost = total + len(group.preferences), lost + len(group.preferences) - len(fits)
+        if fits:
+            yield judged_both_ways(replace(group, preferences=tuple(fits)), seam)
+    if lost:
+        why = f"prompt and both answers are longer than {limit} tokens"
+        events.log("encoded", text=f"dropped {lost} of {total} pairs: {why}")
+    if lost == total:
+        raise DataError(
+            f"none of {total} pairs fits into {limit} tokens",
+            "a preference model reads the prompt and both answers as one sequence",
+            "encode with a smaller max_length, or start from a model with a longer context",
+        )
+
+
+def _same_tokens(group: Group, whose: str, init: Checkpoint) -> None:
+    if group.prompt.meta.get(MARK, whose) != whose:
+        raise DataError(
+            f"group `{group.id}` holds the tokens of another tokenizer than that of {init}",
+            "read through foreign ids, its answers would be other answers",
+            "encode the preferences with `tandem.stages.encode` and the model that you start from",
+        )
+
+
+def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: Preference = Preference()) -> Checkpoint:
+    """Comparisons in, a preference model out."""
+    return run("preference", fit, pi_sft, D, cfg)

@@ -1,0 +1,104 @@
+"""RAFT: reward ranked fine-tuning. Dong et al. 2023, arXiv:2304.06767, Algorithm 1.
+
+    for each stage t:
+        1. sample a batch of b prompts, K answers each from pi_t
+        2. score them with r, or with r - beta log(pi_t / pi_0)
+        3. keep each prompt's best (local ranking), or the best 1/K of all (global)
+        4. pi_{t+1}: supervised fine-tuning of pi_t on what was kept
+
+With exact fitting, T local stages are best-of-n with n = K^T, so they spend reward as fast and
+amplify its errors as surely: a judge that did not rank says which stage is kept. Global ranking
+starves hard prompts. METHODS section 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tandem.artifacts import Checkpoint
+from tandem.climb import Watching
+from tandem.engines import Sampling
+from tandem.errors import ConfigError
+from tandem.groups import Group, Groups
+from tandem.held_out import chosen, enough, seen
+from tandem.judges import Judge
+from tandem.judges.models import RewardModel, Shaped
+from tandem.loop import Optim
+from tandem.methods import sft
+from tandem.methods.sft import SFT
+from tandem.operators import Operator, best, top_share
+from tandem.rng import Seed
+from tandem.runs import Run
+from tandem.stages import judge, sample, select
+
+
+@dataclass(frozen=True)
+class RAFT:
+    """Settings of RAFT; defaults are the paper's, with fewer stages.
+
+    Attributes:
+        stages: T, how often to sample and fit.
+        prompts: b, prompts a stage; all of them where there are fewer.
+        k: K, answers a prompt.
+        ranking: `local`, the best of each prompt; `global`, the best 1/K of all answers.
+        beta: price of leaving pi_0, in the reward that ranks.
+        sft: the fit of a stage.
+    """
+
+    stages: int = 4
+    prompts: int = 2048
+    k: int = 32
+    ranking: Literal["local", "global"] = "local"
+    beta: float = 0.0
+    sft: SFT = field(default_factory=lambda: SFT(epochs=2, optim=Optim(lr=2e-5)))
+
+    def __post_init__(self) -> None:
+        if min(self.stages, self.prompts) < 1 or self.k < 2 or self.beta < 0:
+            raise ConfigError(
+                f"raft.stages = {self.stages}, raft.prompts = {self.prompts}, raft.k = {self.k}, "
+                f"raft.beta = {self.beta}",
+                "a stage keeps one of K answers of some prompts, and leaving pi_0 has a price",
+                "give at least 1, 1, 2 and 0",
+            )
+
+    @property
+    def rank(self) -> Operator:
+        """What is kept of a stage's answers."""
+        return best() if self.ranking == "local" else top_share(1 / self.k)
+
+    def reward(self, r: Judge, pi: Checkpoint, pi_0: Checkpoint) -> Judge:
+        """The reward that ranks the answers of pi."""
+        return Shaped(r, pi, pi_0, self.beta) if self.beta else r
+
+
+def portion(x: Groups, size: int, turn: int, *, seed: Seed) -> Iterator[Group]:
+    """Take the prompts of a stage: a shuffled collection read on and on, no prompt twice in one."""
+    order = seed.rng().permutation(len(x))
+    size = min(size, len(x))
+    yield from (x[int(order[(turn * size + i) % len(x)])] for i in range(size))
+
+
+def recipe(
+    run: Run,
+    pi_sft: Checkpoint,
+    x: Groups,
+    r_phi: Checkpoint,
+    how: Sampling,
+    watching: Watching | None,
+    cfg: RAFT = RAFT(),
+) -> Checkpoint:
+    """Prompts and a reward model in, a policy out: the one that held-out judges like best."""
+    pi, r, shuffle = pi_sft, RewardModel(r_phi), run.seed.at("portions")
+    trail = [seen(run, "watch-0", pi, watching, how)]
+    for t in range(1, cfg.stages + 1):
+        X = run(f"prompts-{t}", portion, x, cfg.prompts, t - 1, seed=shuffle)
+        Y = run(f"samples-{t}", sample, pi, X, n=cfg.k, how=how)  # 1
+        Y = run(f"scores-{t}", judge, Y, cfg.reward(r, pi, pi_sft))  # 2
+        B = run(f"kept-{t}", select, Y, cfg.rank)  # 3
+        pi = run(f"policy-{t}", sft.fit, pi, B, cfg.sft, name=f"RAFT-{t}")  # 4
+        trail.append(seen(run, f"watch-{t}", pi, watching, how))
+        if enough(trail, watching):
+            break
+    return chosen(trail, watching)

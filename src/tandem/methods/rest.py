@@ -1,0 +1,121 @@
+"""ReST: reinforced self-training, Grow and Improve. Gulcehre et al. 2023, arXiv:2308.08998.
+
+    1. pi: behaviour cloning on D                                     (pi_sft is that)
+    2. for g in 1..G:                                                 Grow
+    3.     D_g = {(x, y): x ~ D, y ~ pi} and D; score everything with R
+    4.     for i in 1..I:                                             Improve
+    5.         choose tau_i > tau_{i-1}, and tau_1 > mean R
+    6.         minimise E_{D_g} 1[R > tau_i] L(x, y; theta) from the current pi, lower rate each i,
+               until evaluation stops improving
+
+Runs are named G and I: G1 I0 clones D_g unfiltered. With exact fitting the limit is pi restricted
+to R > tau_I, whatever the steps before it. The evaluation is by judges that do not filter; nothing
+left above a threshold is an error. Each Grow goes on from the policy they like best of the last
+one's Improves. METHODS section 8.
+
+Of the losses, B-VMPO, OAC and BVE are left out; `weighted` stands near the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Literal
+
+from tandem.artifacts import Checkpoint
+from tandem.climb import Watching
+from tandem.engines import Sampling
+from tandem.errors import ConfigError
+from tandem.groups import Groups
+from tandem.held_out import chosen, enough, seen
+from tandem.judges.models import RewardModel
+from tandem.loop import Optim
+from tandem.methods import sft
+from tandem.methods.sft import SFT
+from tandem.operators import Scope, above
+from tandem.runs import Run
+from tandem.stages import encode, judge, merge, sample, select
+
+
+@dataclass(frozen=True)
+class ReST:
+    """Settings of ReST; thresholds are the paper's.
+
+    Attributes:
+        grow: G, how often to sample.
+        improve: I, fits on rising thresholds after each Grow; 0 fits once on everything.
+        n: N_g, answers a prompt and Grow.
+        thresholds: tau_1 < tau_2 < ..., of which the first I are used.
+        of: a threshold's meaning: on rewards scaled to [0, 1] over the scope (`unit`), or a
+            `quantile` of them.
+        scope: `global`, one threshold for all (hard prompts may vanish), or `per_prompt`.
+        mix: keep D's own answers beside the samples.
+        decay: learning rate of a fit over that of the Improve before.
+        sft: the fit: loss nll (the best in the paper), weighted or gold.
+    """
+
+    grow: int = 1
+    improve: int = 4
+    n: int = 8
+    thresholds: tuple[float, ...] = (0.7, 0.8, 0.9, 0.95, 0.99)
+    of: Literal["unit", "quantile"] = "unit"
+    scope: Scope = "global"
+    mix: bool = True
+    decay: float = 0.5
+    sft: SFT = field(default_factory=lambda: SFT(epochs=1, optim=Optim(lr=1e-5)))
+
+    def __post_init__(self) -> None:
+        if min(self.grow, self.n) < 1 or not 0 <= self.improve <= len(self.thresholds):
+            raise ConfigError(
+                f"rest.grow = {self.grow}, rest.n = {self.n}, rest.improve = {self.improve} with "
+                f"{len(self.thresholds)} thresholds",
+                "each Improve has a threshold of its own, and a Grow samples something",
+                "give grow and n of 1 or more, and 0 <= improve <= the number of thresholds",
+            )
+        inside = all(0 <= tau < 1 for tau in self.thresholds)
+        if not inside or any(a >= b for a, b in pairwise(self.thresholds)):
+            raise ConfigError(
+                f"rest.thresholds = {list(self.thresholds)}",
+                "every Improve is stricter than the one before, and nothing lies above 1",
+                "give rising numbers, 0 <= tau < 1",
+            )
+
+    def filter(self, i: int) -> above:
+        """1[R > tau_i]; i from 1."""
+        tau = self.thresholds[i - 1]
+        if self.of == "quantile":
+            return above(quantile=tau, scope=self.scope)
+        return above(tau=tau, scope=self.scope, unit=True)
+
+    def fit(self, i: int) -> SFT:
+        """The i-th fit after a Grow, at its own learning rate; i from 0."""
+        rate = self.sft.optim.lr * self.decay ** max(0, i - 1)
+        return replace(self.sft, optim=replace(self.sft.optim, lr=rate))
+
+
+def recipe(
+    run: Run,
+    pi_sft: Checkpoint,
+    demonstrations: Groups,
+    r_phi: Checkpoint,
+    how: Sampling,
+    watching: Watching | None,
+    cfg: ReST = ReST(),
+) -> Checkpoint:
+    """Demonstrations and a reward model in, the policy out that held-out judges like best."""
+    R = RewardModel(r_phi)
+    D = run("original", encode, demonstrations, pi_sft, room=how.max_tokens)
+    pi, trail = pi_sft, [seen(run, "watch-0", pi_sft, watching, how)]  # 1
+    for g in range(1, cfg.grow + 1):  # 2
+        D_g = run(f"grown-{g}", sample, pi, D, n=cfg.n, how=how)  # 3
+        D_g = run(f"mixed-{g}", merge, D_g, D) if cfg.mix else D_g
+        D_g = run(f"scores-{g}", judge, D_g, R)
+        since = len(trail)
+        for i in range(1, cfg.improve + 1) or [0]:  # 4
+            kept = run(f"kept-{g}-{i}", select, D_g, cfg.filter(i)) if i else D_g  # 5
+            pi = run(f"policy-{g}-{i}", sft.fit, pi, kept, cfg.fit(i), name=f"ReST-G{g}I{i}")
+            trail.append(seen(run, f"watch-{g}-{i}", pi, watching, how))  # 6
+            if enough(trail[since - 1 :], watching):
+                break
+        pi = chosen(trail[since:], watching)
+    return chosen(trail, watching)

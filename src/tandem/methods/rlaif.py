@@ -1,0 +1,107 @@
+"""RLAIF: a language model labels the pairs. Lee et al. 2023, arXiv:2309.00267.
+
+    1. y1, y2 ~ pi_sft                                    two responses a prompt
+    2. p = 1/2 [P("(A)" | y1, y2) + P("(B)" | y2, y1)]    soft label, both orders averaged
+    3. r_phi: cross-entropy on p
+    4. pi_theta: PPO on r_phi minus KL                    or DPO on the pairs
+
+d-RLAIF leaves 1-3 out: PPO asks the language model for a number from 1 to 10 about every episode.
+
+Departures: "(A)" and "(B)" stand for the paper's "1" and "2"; the exported policy is the last one
+and not the best by held-out human labels, because none are supposed to be there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tandem.artifacts import Checkpoint
+from tandem.climb import Watching
+from tandem.engines import Sampling
+from tandem.groups import Groups
+from tandem.judges.asking import Asking
+from tandem.judges.labelling import report
+from tandem.judges.llm import Rater
+from tandem.judges.models import RewardModel
+from tandem.judges.templates import Formats
+from tandem.methods import SHARED, dpo, ppo, reward
+from tandem.methods.dpo import DPO
+from tandem.methods.ppo import PPO
+from tandem.methods.reward import Reward
+from tandem.runs import Run
+from tandem.stages import judge, sample
+
+
+@dataclass(frozen=True)
+class RLAIF:
+    """Settings of RLAIF.
+
+    Attributes:
+        asking: which language model labels, and how.
+        pairs: prompts that are sampled twice and labelled, the first ones; None takes all.
+        learn: what is made of the labels: ppo on a reward model, dpo, or direct (d-RLAIF).
+        reward: the reward model's settings.
+        ppo: PPO's settings; the paper has a KL coefficient of .05 and a learning rate of 1e-5.
+        dpo: DPO's settings.
+    """
+
+    asking: Asking = field(default=Asking())
+    pairs: int | None = None
+    learn: Literal["ppo", "dpo", "direct"] = "ppo"
+    reward: Reward = field(default_factory=Reward, metadata=SHARED)
+    ppo: PPO = field(default_factory=PPO, metadata=SHARED)
+    dpo: DPO = field(default_factory=DPO, metadata=SHARED)
+
+
+def recipe(
+    run: Run,
+    base: Checkpoint,
+    pi_sft: Checkpoint,
+    x: Groups,
+    formats: Formats,
+    how: Sampling,
+    watching: Watching | None,
+    cfg: RLAIF = RLAIF(),
+) -> Checkpoint:
+    """Prompts and a language model in, a policy out; no human label."""
+    if cfg.learn == "direct":
+        rater = Rater(cfg.asking.lm(base), formats.rate)
+        return climbed(run, pi_sft, x, rater, cfg, how, watching, "d-RLAIF")
+    labeller = cfg.asking.labeller(base, formats.compare, formats.principles)
+    pairs = run("ai-pairs", sample, pi_sft, x[: cfg.pairs], n=2, how=how)  # 1
+    D_ai = run("ai-labels", judge, pairs, labeller)  # 2
+    run("ai-labelling", report, D_ai)
+    return learn(run, pi_sft, x, D_ai, cfg, how, watching)  # 3, 4
+
+
+def learn(
+    run: Run,
+    pi: Checkpoint,
+    x: Groups,
+    D: Groups,
+    cfg: RLAIF,
+    how: Sampling,
+    watching: Watching | None,
+    name: str = "RLAIF",
+) -> Checkpoint:
+    """Make a policy of soft labels: DPO, or a reward model and PPO."""
+    if cfg.learn == "dpo":
+        return run("policy", dpo.fit, pi, D, cfg.dpo, name=name)
+    r_phi = run("ai-reward", reward.fit, pi, D, cfg.reward, name="ai-reward")
+    return climbed(run, pi, x, RewardModel(r_phi), cfg, how, watching, name)
+
+
+def climbed(
+    run: Run,
+    pi: Checkpoint,
+    x: Groups,
+    r: RewardModel | Rater,
+    cfg: RLAIF,
+    how: Sampling,
+    watching: Watching | None,
+    name: str,
+) -> Checkpoint:
+    """Climb a reward that no human labelled; what humans think is watched, and never chosen by."""
+    last = None if watching is None else replace(watching, choose=None, patience=None)
+    return run("policy", ppo.fit, pi, x, r, cfg.ppo, how=how, watching=last, name=name)

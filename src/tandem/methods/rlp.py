@@ -1,0 +1,170 @@
+"""RLP: RLHF with reward learning on policy. Lang et al. 2024, arXiv:2403.19279, Algorithm 1.
+
+A reward fitted to samples of pi_sft is read, by PPO, where it was never fitted. So after PPO it is
+fitted again, with the policy's own samples: as views whose shared meaning its features must keep
+(RLP-UML, `objectives.multiview`), or as pairs in which the majority wins (RLP-SPG,
+`operators.synthetic_pairs`). Then PPO starts again from pi_sft.
+
+Where the paper is silent: the new reward starts from pi_sft with a fresh head; one pair a kept
+prompt, shuffled among D; D_hat is made with the old reward; a further round uses the newest policy,
+reward and pairs. The paper never has both at once to keep cost down; here `gamma` and `lam` do not
+exclude each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from tandem.artifacts import Checkpoint
+from tandem.climb import Watching
+from tandem.engines import Sampling
+from tandem.errors import ConfigError
+from tandem.groups import Groups
+from tandem.judges.agreement import Agreement, Same
+from tandem.judges.meaning import named
+from tandem.judges.models import RewardModel
+from tandem.methods import SHARED, ppo, reward
+from tandem.methods.ppo import PPO
+from tandem.methods.reward import Reward
+from tandem.operators import synthetic_pairs
+from tandem.runs import Run
+from tandem.stages import judge, sample, select
+from tandem.views import UML
+
+
+@dataclass(frozen=True)
+class RLP:
+    """Settings of RLP; defaults are the paper's RLP-SPG.
+
+    Attributes:
+        n: completions per prompt in P.
+        gamma: SPG: confidence that a prompt needs, |g| / n; 0 selects all; None leaves SPG out.
+        lam: UML: weight of L_M; the paper's is 0.5, with gamma = None.
+        same: what makes two completions the same: `task`, exact, answer, embedding, nli:FOLDER.
+        confidence: `>=` as the paper writes; the slide's is `>`.
+        winner: y_w is the best of the majority by the old reward, or a uniform one (the slide).
+        rounds: how often reward and policy are learned again; Figure 1 is a cycle.
+        rm_init: the new reward starts from pi_sft, or from the body of the previous reward.
+        uml: settings of multi-view learning.
+        reward: settings of both reward models.
+        ppo: settings of both policies.
+    """
+
+    n: int = 10
+    gamma: float | None = 0.5
+    lam: float = 0.0
+    same: str = "task"
+    confidence: Literal[">=", ">"] = ">="
+    winner: Literal["argmax_reward", "uniform"] = "argmax_reward"
+    rounds: int = 1
+    rm_init: Literal["sft", "prev"] = "sft"
+    uml: UML = UML()
+    reward: Reward = field(default_factory=Reward, metadata=SHARED)
+    ppo: PPO = field(default_factory=PPO, metadata=SHARED)
+
+    def __post_init__(self) -> None:
+        if self.n < 2 or self.rounds < 1 or self.lam < 0:
+            raise ConfigError(
+                f"rlp: n = {self.n}, rounds = {self.rounds}, lam = {self.lam}",
+                "samples of a prompt are compared with each other, at least once, and a weight "
+                "below 0 would undo what the loss is for",
+                "give n of 2 or more, rounds of 1 or more, lam of 0 or more",
+            )
+
+    @property
+    def variant(self) -> str:
+        """A name for stages: `spg`, `uml`, `uml-spg`, their ablations, `again` for neither."""
+        uml = {"mib": "uml"}.get(self.uml.objective, f"uml-{self.uml.objective}")
+        spg = "spg" if self.gamma else "spg-all"
+        spg += "-uniform" if self.winner == "uniform" else ""
+        parts = [uml] * (self.lam > 0) + [spg] * (self.gamma is not None)
+        return "-".join(parts) or "again"
+
+
+SPG, UML_ALONE = RLP(), RLP(gamma=None, lam=0.5)
+VARIANTS: dict[str, RLP] = {
+    "spg": SPG,
+    "uml": UML_ALONE,
+    "uml-spg": RLP(lam=0.5),
+    "spg-all": replace(SPG, gamma=0.0),
+    "spg-uniform": replace(SPG, winner="uniform"),
+    "uml-infomax": replace(UML_ALONE, uml=UML(objective="infomax")),
+    "uml-multiview-infomax": replace(UML_ALONE, uml=UML(objective="multiview-infomax")),
+    "uml-contrastive": replace(UML_ALONE, uml=UML(objective="contrastive")),
+}
+"""The paper's two methods, their sum, and its ablations (tables 5 and 6), by `variant`."""
+
+
+def recipe(
+    run: Run,
+    pi_sft: Checkpoint,
+    D: Groups,
+    x: Groups,
+    same: Mapping[str, Same],
+    how: Sampling,
+    watching: Watching | None,
+    cfg: RLP = RLP(),
+) -> Checkpoint:
+    """Algorithm 1 with its line numbers at the right; line 1 is D."""
+    agree = None if cfg.gamma is None else named(cfg.same, same)
+    r = reward.recipe(run, pi_sft, D, cfg.reward)  # 2
+    pi = ppo.recipe(run, pi_sft, x, r, how, watching, cfg.ppo)  # 3
+    for k in range(cfg.rounds):
+        here = run.scope(f"{cfg.variant}-round-{k + 1}") if k else run
+        P = here("samples", sample, pi, x, n=cfg.n, how=how)
+        D_hat = Groups.of(()) if agree is None else synthetic(here, P, r, agree, cfg)
+        r = relearned(here, cfg.variant, pi_sft, D + D_hat, P, r, cfg)  # 4
+        pi = again(here, cfg.variant, pi_sft, x, r, how, watching, cfg)  # 5
+    return pi
+
+
+def opinions(run: Run, P: Groups, r: Checkpoint, agree: Same) -> Groups:
+    """P with the old reward's scores and the clusters of what says the same."""
+    clusters = Agreement(agree, run.seed.at("agreement"))
+    return run("opinions", judge, P, RewardModel(r), clusters)
+
+
+def synthetic(run: Run, P: Groups, r: Checkpoint, agree: Same, cfg: RLP) -> Groups:
+    """D_hat: one pair for each prompt on which the policy mostly agrees with itself."""
+    assert cfg.gamma is not None
+    pairs = synthetic_pairs(cfg.gamma, cfg.confidence, cfg.winner)
+    D_hat = run(f"pairs-{cfg.variant}", select, opinions(run, P, r, agree), pairs)
+    told(run, P, D_hat)
+    return D_hat
+
+
+def told(run: Run, P: Groups, D_hat: Groups) -> None:
+    """Log how many prompts were kept, and how much longer the preferred answers are."""
+    lengths = [[len(c.tokens) for c in g.completions] for g in D_hat]
+    chosen, other = np.mean(lengths, axis=0).tolist() if lengths else (0.0, 0.0)
+    numbers = {"chosen_length": chosen, "other_length": other}
+    run.events.log("synthetic", pairs=len(D_hat), of=len(P), **numbers)
+
+
+def relearned(
+    run: Run, tag: str, pi_sft: Checkpoint, D: Groups, P: Groups, r: Checkpoint, cfg: RLP
+) -> Checkpoint:
+    """Fit the reward again: to D and D_hat, with the policy's samples as views if lambda > 0."""
+    init = pi_sft if cfg.rm_init == "sft" else r
+    views = P if cfg.lam > 0 else None
+    more = {"views": views, "lam": cfg.lam, "uml": cfg.uml, "name": f"reward-{tag}"}
+    return run(f"reward-{tag}", reward.fit, init, D, cfg.reward, **more)
+
+
+def again(
+    run: Run,
+    tag: str,
+    pi_sft: Checkpoint,
+    x: Groups,
+    r_hat: Checkpoint,
+    how: Sampling,
+    watching: Watching | None,
+    cfg: RLP,
+) -> Checkpoint:
+    """Fit the policy again, from pi_sft and held to pi_sft."""
+    climbed = {"how": how, "watching": watching, "name": f"RLP-{tag}"}
+    return run(f"ppo-{tag}", ppo.fit, pi_sft, x, RewardModel(r_hat), cfg.ppo, **climbed)

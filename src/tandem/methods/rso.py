@@ -1,0 +1,148 @@
+"""RSO: statistical rejection sampling optimisation. Liu et al. 2023, arXiv:2309.06657.
+
+    1. a ranker rho_psi from human comparisons D_hf
+    2. y ~ pi_sft, many to a prompt
+    3. of these, y ~ pi_{r_psi} = pi_sft exp(r_psi / beta) / Z, by rejection    (Algorithm 1)
+    4. pairs of the accepted, labelled by rho_psi
+    5. a pairwise loss on them, with gamma = `dpo.beta`
+
+`source` leaves lines out: `sft` samples `keep` answers and accepts them all (sft-sample-rank),
+`direct` trains on D_hf as it is. Three sources by three losses are the paper's nine settings;
+direct with sigmoid is DPO, and hinge is SLiC's. beta shapes the data, gamma the answer: with
+full-support pairs the limit is pi_sft exp(r / gamma) / Z. METHODS section 6.
+
+We depart from the paper in the optimiser (AdamW), and keep duplicate candidates, whose
+multiplicity the published routine loses (`dedupe` brings that back).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tandem.artifacts import Checkpoint
+from tandem.engines import Sampling
+from tandem.errors import ConfigError
+from tandem.events import spelled
+from tandem.groups import Groups
+from tandem.judges import Judge
+from tandem.judges.models import RewardModel
+from tandem.judges.preference_model import Pointwise
+from tandem.loop import Optim
+from tandem.methods import SHARED, dpo, preference
+from tandem.methods.dpo import DPO
+from tandem.methods.preference import Preference
+from tandem.operators import Pairing, rank_pairs, rejection
+from tandem.operators.columns import scores_of
+from tandem.runs import Events, Run
+from tandem.stages import judge, sample, select
+from tandem.statistics import tilt
+
+Source = Literal["rso", "sft", "direct"]
+NAMES: dict[Source, str] = {"rso": "RSO", "sft": "sft-sample-rank", "direct": "direct"}
+LOSSES = ("sigmoid", "hinge", "hinge_norm")
+
+
+@dataclass(frozen=True)
+class RSO:
+    """Settings of RSO; defaults are the paper's.
+
+    Attributes:
+        source: where pairs come from: `rso`, `sft` (sft-sample-rank) or `direct`.
+        pool: candidates a prompt, for `rso`.
+        keep: answers a prompt that are paired, for `rso` and `sft` alike.
+        beta: temperature of the tilt; 0 is top-k, infinity plain samples.
+        unit: of beta: the ranker's `score`, or each prompt's `spread` of scores.
+        dedupe: candidates are told apart by text alone, as in the paper's code.
+        pairing: first-round (keep / 2 pairs) or tournament (keep - 1 pairs).
+        soft: labels sigma(r_w - r_l) in place of 1.
+        ranker: rho_psi: a two-argument `preference` model, made a score by baselines, or the
+            Bradley-Terry `reward` model.
+        baselines: decodes y_b of pi_sft over which logit rho(x, y, y_b) is averaged.
+        preference: the fit of rho_psi.
+        dpo: the loss (sigmoid is the paper's sigmoid-norm; hinge, hinge_norm), gamma, optimiser.
+    """
+
+    source: Source = "rso"
+    pool: int = 64
+    keep: int = 8
+    beta: float = 0.5
+    unit: Literal["score", "spread"] = "score"
+    dedupe: bool = False
+    pairing: Pairing = "first-round"
+    soft: bool = False
+    ranker: Literal["preference", "reward"] = "preference"
+    baselines: int = 1
+    preference: Preference = field(default_factory=Preference, metadata=SHARED)
+    dpo: DPO = field(
+        default_factory=lambda: DPO(beta=0.05, epochs=1, batch=32, optim=Optim(lr=1e-5))
+    )
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.keep <= self.pool:
+            raise ConfigError(
+                f"rso.keep = {self.keep} with rso.pool = {self.pool}",
+                "a pair needs two answers, and they are accepted out of the pool",
+                "give 2 <= keep <= pool; near the pool's size the samples are pi_sft's",
+            )
+
+    @property
+    def accept(self) -> rejection:
+        """Algorithm 1."""
+        return rejection(self.beta, self.keep, dedupe=self.dedupe, unit=self.unit)
+
+
+def nine(cfg: RSO = RSO()) -> dict[str, RSO]:
+    """Return the paper's nine settings, three sources by three losses, the rest as in `cfg`."""
+    return {
+        f"{loss}-{source}": replace(cfg, source=source, dpo=replace(cfg.dpo, loss=loss))
+        for loss in LOSSES
+        for source in ("direct", "sft", "rso")
+    }
+
+
+def tilted(pool: Groups, accepted: Groups, how: rejection, *, events: Events) -> dict[str, float]:
+    """Say how hard it was to be accepted and how far the accepted are tilted, see `tilt`."""
+    units = [how.scale(group) for group in pool]
+    rows, kept = (
+        [scores_of(g, "tilt") / unit for g, unit in zip(groups, units, strict=True)]
+        for groups in (pool, accepted)
+    )
+    numbers = tilt(rows, kept, how.beta)
+    events.log("tilt", text=spelled(numbers), **numbers)
+    return numbers
+
+
+def pointwise(
+    run: Run, pi_sft: Checkpoint, x: Groups, D: Groups, r_phi: Checkpoint, how: Sampling, cfg: RSO
+) -> Judge:
+    """Return r_psi(x, y): the mean of logit rho_psi(x, y, y_b), or the reward model as it is."""
+    if cfg.ranker == "reward":
+        return RewardModel(r_phi)
+    rho_psi = run("ranker", preference.fit, pi_sft, D, cfg.preference)
+    y_b = run("baselines", sample, pi_sft, x, n=cfg.baselines, how=how)
+    return Pointwise(rho_psi, y_b)
+
+
+def recipe(
+    run: Run,
+    pi_sft: Checkpoint,
+    x: Groups,
+    D: Groups,
+    r_phi: Checkpoint,
+    how: Sampling,
+    cfg: RSO = RSO(),
+) -> Checkpoint:
+    """Human comparisons and prompts in, a policy out."""
+    name = NAMES[cfg.source]
+    if cfg.source == "direct":
+        return run("policy", dpo.fit, pi_sft, D, cfg.dpo, name=name)
+    r_psi = pointwise(run, pi_sft, x, D, r_phi, how, cfg)  # 1
+    drawn = cfg.pool if cfg.source == "rso" else cfg.keep
+    pool = run("pool", sample, pi_sft, x, n=drawn, how=how)  # 2
+    Y = pool = run("scores", judge, pool, r_psi)
+    if cfg.source == "rso":
+        Y = run("accepted", select, pool, cfg.accept)  # 3
+        run("tilt", tilted, pool, Y, cfg.accept)
+    D_p = run("pairs", select, Y, rank_pairs(cfg.pairing, cfg.soft))  # 4
+    return run("policy", dpo.fit, pi_sft, D_p, cfg.dpo, name=name)  # 5

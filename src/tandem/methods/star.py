@@ -1,0 +1,135 @@
+"""STaR: bootstrapping reasoning with reasoning, from questions with an answer key.
+
+Zelikman et al. 2022, arXiv:2203.14465, Algorithm 1 (its line numbers at the right).
+
+Departure: worked examples, where a task's first form has any, stay in every prompt (sampling,
+training, examination); the paper drops them once the model needs them no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from tandem.answers import Wording
+from tandem.artifacts import Checkpoint
+from tandem.engines import Sampling
+from tandem.errors import ConfigError
+from tandem.groups import Group, Groups
+from tandem.judges import Judge
+from tandem.loop import Optim
+from tandem.methods import sft
+from tandem.methods.sft import SFT
+from tandem.operators import correct, incorrect
+from tandem.runs import Run
+from tandem.stages import ask, judge, sample, select
+
+
+@dataclass(frozen=True)
+class STaR:
+    """Settings of STaR; defaults are the paper's for GPT-J.
+
+    Attributes:
+        loops: outer loops N, at most.
+        gain: stop when the share of right training answers rises by less than this in a loop.
+        rationalise: give wrong ones a second try with a hint; False is the paper's ablation.
+        steps: training steps of the first loop.
+        growth: factor on the steps, each loop.
+        warmup: steps in which the rate rises; where a loop has fewer, it does not arrive.
+        sft: how each model is fitted; `steps` and `epochs` in it are not read.
+    """
+
+    loops: int = 16
+    gain: float = 0.0
+    rationalise: bool = True
+    steps: int = 40
+    growth: float = 1.2
+    warmup: int = 100
+    sft: SFT = field(
+        default_factory=lambda: SFT(batch=8, optim=Optim(lr=1e-6, schedule="constant"))
+    )
+
+    def __post_init__(self) -> None:
+        if self.loops < 1 or self.steps < 1 or self.growth < 1 or self.warmup < 0:
+            raise ConfigError(
+                f"star: loops {self.loops}, steps {self.steps}, growth {self.growth}, "
+                f"warmup {self.warmup}",
+                "loops and steps are at least 1, growth at least 1, warmup at least 0",
+                "change the value that is out of range",
+            )
+
+    def training(self, loop: int) -> SFT:
+        """Return the settings of a loop, the first being 1: floor(40 * 1.2^(n - 1)) steps."""
+        return self.taking(math.floor(self.steps * self.growth ** (loop - 1)))
+
+    def taking(self, steps: int) -> SFT:
+        """Return the settings of a fit with these steps."""
+        share = steps / max(self.warmup, 1)
+        lr = self.sft.optim.lr * min(1.0, share)
+        optim = replace(self.sft.optim, lr=lr, warmup=min(1.0, self.warmup / steps))
+        return replace(self.sft, steps=steps, optim=optim)
+
+
+def recipe(
+    run: Run,
+    base: Checkpoint,
+    x: Groups,
+    wording: Wording,
+    truth: Judge,
+    how: Sampling,
+    cfg: STaR = STaR(),
+) -> Checkpoint:
+    """Questions with answer keys in, a policy that reasons out."""
+    greedy, room = replace(how, temperature=0.0), how.max_tokens
+    asked = run("asked", ask, x, wording, wording.forms[0], base, room=room)
+    M, reached = base, 0.0  # 1
+    for n in range(1, cfg.loops + 1):  # 2
+        tried = run(f"tried-{n}", sample, M, asked, n=1, how=greedy)  # 3
+        marked = run(f"marked-{n}", judge, tried, truth)
+        D = run(f"right-{n}", select, marked, correct())  # 5
+        share = len(D) / len(asked)
+        if cfg.rationalise:
+            wrong = run(f"wrong-{n}", select, marked, incorrect())
+            D = D + rationalised(run, n, M, wrong, wording, base, truth, greedy)  # 4, 6
+        M = run(f"model-{n}", sft.fit, base, D, cfg.training(n), name="STaR")  # 7, from M_0
+        run.events.log("star", loop=n, right=share, learned_from=len(D) / len(asked))
+        if n > 1 and share - reached < cfg.gain:
+            break
+        reached = share
+    return M
+
+
+def rationalised(
+    run: Run,
+    n: int,
+    M: Checkpoint,
+    wrong: Groups,
+    wording: Wording,
+    base: Checkpoint,
+    truth: Judge,
+    greedy: Sampling,
+) -> Groups:
+    """Return the wrong questions with rationales that M found when told the answer, untold."""
+    if not len(wrong):
+        return wrong
+    hinted = run(
+        f"hinted-{n}",
+        ask,
+        wrong,
+        wording,
+        wording.forms[0],
+        base,
+        hint=True,
+        room=greedy.max_tokens,
+    )
+    tried = run(f"rationales-{n}", sample, M, hinted, n=1, how=greedy)
+    untold = run(f"unhinted-{n}", under, tried, wrong)
+    marked = run(f"remarked-{n}", judge, untold, truth)
+    return run(f"rationalised-{n}", select, marked, correct())
+
+
+def under(groups: Groups, prompts: Groups) -> Iterator[Group]:
+    """Yield the completions under the prompts of the same id: the hint is gone."""
+    asked = {g.id: g.prompt for g in prompts}
+    return (replace(g, prompt=asked[g.id]) for g in groups)

@@ -1,0 +1,115 @@
+"""Exams of rewards where they are climbed: on fresh, truly labelled pairs of each policy.
+
+What RLP claims is about the reward: its accuracy should rise on samples of the policies that are
+trained on it, and stay on those of pi_sft. METHODS section 9, "measure what the method claims".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tandem.errors import DataError
+from tandem.evaluation.comparisons import comparisons
+from tandem.evaluation.reward import reward_evaluation
+from tandem.evaluation.tables import Table
+from tandem.groups import Group, Groups
+from tandem.judges import Judge
+from tandem.machine import Machine
+from tandem.operators import rank_pairs
+from tandem.rng import Seed
+from tandem.stages import judge
+from tandem.statistics import Estimate, by_prompt, rate_by_prompt
+
+
+def examine_rewards(
+    rewards: Mapping[str, Judge],
+    fresh: Mapping[str, Groups],
+    truth: Judge,
+    *,
+    seed: Seed,
+    machine: Machine,
+) -> dict[str, Any]:
+    """Lay the accuracy and the calibration of rewards against the policies that wrote the pairs.
+
+    Args:
+        rewards: scoring judges by name, the one that others are compared with first: r_phi.
+        fresh: policy -> two or more of its samples for prompts that nobody trained on.
+        truth: a scoring judge whose order is the label.
+        seed: presentation orders and resamples.
+
+    Returns:
+        `text`, the table, and `numbers`, the same for JSON. `gain` is the difference in accuracy
+        to the first reward on the same pairs.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for policy, groups in fresh.items():
+        gold = labelled(groups, truth, seed, machine)
+        credits: dict[str, Any] = {}
+        for name, reward in rewards.items():
+            scored = Groups.of(judge(gold, reward, machine=machine))
+            found = reward_evaluation(scored, seed=seed)
+            credits[name] = comparisons(scored, seed=seed).decided
+            gain = _gain(credits[name], next(iter(credits.values()))) if len(credits) > 1 else None
+            cells = (found.accuracy, gain, found.log_loss, found.ece, found.temperature)
+            rows.append((policy, name, found.judgments - found.ties, *cells))
+    columns = ("pairs of", "reward", "pairs", "accuracy", "gain", "log-loss", "ECE", "temperature")
+    table = Table(columns, tuple(rows), "rewards on fresh pairs, labelled by the truth")
+    return {"text": str(table), "numbers": table.as_dicts()}
+
+
+def examine_labels(
+    pairs: Mapping[str, Groups], truth: Judge, *, seed: Seed, machine: Machine
+) -> dict[str, Any]:
+    """Say how often labels that no person gave are right, and how much longer winners are.
+
+    Args:
+        pairs: name -> judged pairs, for example D_hat; ties of the truth are left out.
+        truth: a scoring judge.
+
+    Returns:
+        `text`, the table, and `numbers`, the same for JSON.
+    """
+    rows = [(name, len(groups), *_labels(groups, truth, machine)) for name, groups in pairs.items()]
+    columns = ("labels", "pairs", "right", "winner longer by")
+    table = Table(columns, tuple(rows), "labels beside the truth")
+    return {"text": str(table), "numbers": table.as_dicts()}
+
+
+def labelled(groups: Iterable[Group], truth: Judge, seed: Seed, machine: Machine) -> Groups:
+    """Compare all answers to each prompt by the truth; equal worth is a tie."""
+    true = judge(Groups.of(groups), truth, machine=machine)
+    return Groups.of(replace(g, scores=None) for g in rank_pairs("all")(true, seed))
+
+
+def _gain(mine: Any, first: Any) -> Estimate:
+    return by_prompt(mine.credit - first.credit, mine.prompt)
+
+
+def _labels(
+    groups: Groups, truth: Judge, machine: Machine
+) -> tuple[Estimate | None, Estimate | None]:
+    prompt: list[str] = []
+    right: list[float] = []
+    longer: list[float] = []
+    for group in judge(groups, truth, machine=machine):
+        if group.scores is None:
+            raise DataError(
+                f"the truth wrote no scores for group `{group.id}`",
+                "a label is right if the preferred answer is worth more",
+                "give a scoring judge",
+            )
+        for pair in group.preferences:
+            gap = float(group.scores[pair.winner] - group.scores[pair.loser])
+            if gap == 0 or pair.p == 0.5:
+                continue
+            a, b = (group.completions[k] for k in (pair.winner, pair.loser))
+            prompt.append(group.id)
+            right.append(float(np.sign(gap) + 1) / 2)
+            longer.append(float(len(a.text.split()) - len(b.text.split())))
+    if not prompt:
+        return None, None
+    return rate_by_prompt(right, prompt), by_prompt(longer, prompt)

@@ -1,0 +1,161 @@
+"""Two reports side by side: what changed between A and B, and what was set differently.
+
+The two are treated as independent samples: their prompts and seeds need not be the same, so the
+interval is wider than that of a paired comparison inside one bench. The page says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tandem.errors import DataError
+from tandem.report import views
+from tandem.report.numbers import NONE, interval
+from tandem.report.page import page, save
+from tandem.report.results import BENCH, Results, read_results
+from tandem.report.verdict import OPEN, RESOLVED, WORSE, Sentence, estimate, listing
+from tandem.statistics import Estimate, holm
+from tandem.statistics.numerics import normal_quantile, normal_tail
+
+SIDES = ("A", "B")
+PLACES = ("title", "task", "command", "commit", "seeds", "prompts", "judge", "opponent", "budget")
+
+
+def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
+    """Write what changed from A to B, as a page and its JSON twin.
+
+    Args:
+        a: see `read_results`.
+        b: the same.
+        out: the HTML file; `report-diff.html` in B's folder unless given.
+
+    Raises:
+        DataError: one of the two holds nothing, or they share no policy.
+    """
+    results = {side: read_results(path) for side, path in zip(SIDES, (a, b), strict=True)}
+    rows = changes(results["A"], results["B"])
+    settings = list(differences(results["A"], results["B"]))
+    html = page(
+        "compare.html.jinja",
+        "",
+        paths=dict(zip(SIDES, map(str, (a, b)), strict=True)),
+        headline=headline(rows),
+        rows=[_shown(row, rows) for row in rows],
+        settings=settings,
+    )
+    numbers = {
+        "a": str(a),
+        "b": str(b),
+        "changes": [_plain(row) for row in rows],
+        "settings": [{"setting": name, "a": x, "b": y} for name, x, y in settings],
+    }
+    target = out or (b if b.is_dir() else b.parent) / "report-diff.html"
+    return save(html, numbers, target, (a, b, a / BENCH, b / BENCH))
+
+
+def changes(a: Results, b: Results) -> list[dict[str, Any]]:
+    """Return B minus A of every number that both have, with Holm over all of them.
+
+    Raises:
+        DataError: no policy is in both.
+    """
+    mine = {row["policy"]: row for row in a["policies"]}
+    rows: list[dict[str, Any]] = []
+    for row in listing(b):
+        if (before := mine.get(row["policy"])) is None:
+            continue
+        for column in views.columns(b):
+            first, second = estimate(before.get(column.key)), estimate(row.get(column.key))
+            if first and second and not (first.se == second.se == 0.0):
+                change = difference(first, second)
+                rows.append(
+                    {"policy": row["policy"], "column": column, "a": first, "b": second,
+                     "change": change}
+                )  # fmt: skip
+    if not rows:
+        raise DataError(
+            f"A has {', '.join(mine) or 'no policies'} and B has "
+            f"{', '.join(row['policy'] for row in b['policies']) or 'none'}",
+            "a change is one policy's number in B minus the same number in A",
+            "compare two benches, or two runs, that share a policy and a judge",
+        )
+    tested = [k for k, row in enumerate(rows) if math.isfinite(row["change"].p_value)]
+    adjusted = holm([rows[k]["change"].p_value for k in tested])
+    for k, p in zip(tested, adjusted.tolist(), strict=True):
+        rows[k]["p"] = p
+    return rows
+
+
+def difference(a: Estimate, b: Estimate) -> Estimate:
+    """Return B minus A, as of independent samples, with a normal interval."""
+    mean, se = b.mean - a.mean, math.hypot(a.se, b.se)
+    half = normal_quantile(0.025) * se
+    p = 2 * normal_tail(abs(mean) / se) if se > 0 else float("nan")
+    return Estimate(
+        mean, mean - half, mean + half, min(a.n, b.n), p, "difference of independent means", se,
+        min(a.seeds, b.seeds),
+    )  # fmt: skip
+
+
+def headline(rows: list[dict[str, Any]]) -> Sentence:
+    """Say how much of what was compared moved for sure."""
+    moved = [row for row in rows if _standing(row) != OPEN]
+    names = list(dict.fromkeys(f"{row['policy']} ({row['column'].title})" for row in moved))
+    told = f"{len(rows)} numbers were compared, with Holm's adjustment over all of them."
+    if not moved:
+        return Sentence(OPEN, "Nothing is shown to have changed.", told)
+    return Sentence(RESOLVED, f"{len(moved)} of {len(rows)} numbers changed.",
+                    f"{', '.join(names)}. {told}")  # fmt: skip
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield what was set differently: the head of the results, then settings, then versions."""
+    for name in PLACES:
+        yield from _leaves(name, a.get(name), b.get(name))
+    yield from _leaves("", a.get("config") or {}, b.get("config") or {})
+    places = [side.get("environment") or {} for side in (a, b)]
+    for name in ("python", "platform", "cpu", "cpus", "versions"):
+        yield from _leaves(name, *(place.get(name) for place in places))
+
+
+def _leaves(name: str, x: object, y: object) -> Iterator[tuple[str, str, str]]:
+    if isinstance(x, Mapping) and isinstance(y, Mapping):
+        first: Mapping[str, object] = x  # pyright: ignore[reportUnknownVariableType]
+        second: Mapping[str, object] = y  # pyright: ignore[reportUnknownVariableType]
+        for key in dict.fromkeys([*first, *second]):
+            inner = f"{name}.{key}" if name else key
+            yield from _leaves(inner, first.get(key), second.get(key))
+    elif x != y:
+        yield name, NONE if x is None else str(x), NONE if y is None else str(y)
+
+
+def _standing(row: Mapping[str, Any]) -> str:
+    if not (row["change"].resolved and row.get("p", 1.0) < 0.05):
+        return OPEN
+    return RESOLVED if row["change"].mean > 0 else WORSE
+
+
+def _shown(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    spell, key = row["column"].spell, row["column"].key
+    found: Estimate = row["change"]
+    scale = views.scale(r["change"].as_dict() for r in rows if r["column"].key == key)
+    # More KL or more length is neither better nor worse: it rose or it fell.
+    how = _standing(row)
+    change = views.Cell(
+        spell(found.mean) if found.mean <= 0 else f"+{spell(found.mean).lstrip('+')}",
+        interval(found, spell),
+        views.bar(found, scale, how),
+        {RESOLVED: "rose", WORSE: "fell", OPEN: OPEN}[how],
+    )
+    sides = [views.Cell(spell(row[s].mean), interval(row[s], spell)) for s in ("a", "b")]
+    return {"policy": row["policy"], "measure": row["column"].title, "sides": sides,
+            "change": change}  # fmt: skip
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    estimates = {name: row[name].as_dict() for name in ("a", "b", "change")}
+    return {"policy": row["policy"], "measure": row["column"].key, **estimates,
+            "holm_p": row.get("p")}  # fmt: skip

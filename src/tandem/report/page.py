@@ -1,0 +1,153 @@
+"""One page and its JSON twin: everything inside, nothing loaded, model text escaped.
+
+The page carries its own content security policy: one style sheet and one script, both named by
+their hash, and no other source of anything. A name or an answer that holds markup stays text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from tandem import __version__
+from tandem.durable import write_text
+from tandem.errors import ConfigError
+from tandem.report import views
+from tandem.report.figures import Drawer, Figure
+from tandem.report.results import BENCH, Results, read_results
+from tandem.report.verdict import Sentence, listing, verdicts
+
+ASSETS = files("tandem.report") / "assets"
+
+
+def write(path: Path, out: Path | None = None) -> Path:
+    """Write the report of a bench or a run, and `.json` beside it with every number on it.
+
+    Args:
+        path: see `read_results`.
+        out: the HTML file; `report.html` in the folder unless given.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        DataError: there is nothing to report.
+        ConfigError: the report would be written over the results.
+    """
+    results = read_results(path)
+    html, numbers = rendered(results)
+    target = out or (path if path.is_dir() else path.parent) / "report.html"
+    return save(html, numbers, target, (path, path / BENCH))
+
+
+def save(html: str, numbers: Mapping[str, Any], target: Path, sources: Iterable[Path] = ()) -> Path:
+    """Write a page and its twin.
+
+    Raises:
+        ConfigError: one of the two would be written over what it was made from.
+    """
+    written = {target.resolve(), target.with_suffix(".json").resolve()}
+    if over := [source for source in sources if source.resolve() in written]:
+        raise ConfigError(
+            f"--out {target} would write over {over[0]}",
+            "a report is written as NAME.html and NAME.json, and its source must survive it",
+            "choose another name, for example report.html",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_text(target, html)
+    twin = json.dumps(finite(numbers), indent=1, ensure_ascii=False, default=str)
+    write_text(target.with_suffix(".json"), twin + "\n")
+    return target
+
+
+def rendered(results: Results) -> tuple[str, dict[str, Any]]:
+    """Return the page and the numbers on it."""
+    drawer = Drawer([row["policy"] for row in listing(results)])
+    points, score = views.length_points(results)
+    drawn = {
+        "frontier": drawer.frontier(results),
+        "climbs": list(drawer.hacking(results)),
+        "calibration": drawer.calibration(results.get("reward") or {}),
+        "lengths": drawer.lengths(points, score),
+    }
+    said = verdicts(results)
+    html = page(
+        "report.html.jinja",
+        drawer.sheet.css(),
+        results=results,
+        headline=said[0],
+        beside=said[1:],
+        table=views.method_table(results),
+        order=views.order(results),
+        matrix=views.matrix(results),
+        reward=views.reward(results),
+        buckets=views.length_buckets(results),
+        samples=views.samples(results),
+        costs=views.costs(results),
+        facts=views.facts(results),
+        limits=views.limits(results),
+        **drawn,
+    )
+    return html, {**results, "report": _shown(said, drawn, views.limits(results))}
+
+
+def _shown(said: list[Sentence], drawn: Mapping[str, Any], limits: list[str]) -> dict[str, Any]:
+    figures: list[Figure] = [f for f in drawn.values() if isinstance(f, Figure)]
+    return {
+        "verdicts": [asdict(sentence) for sentence in said],
+        "figures": {
+            f.name: {"alt": f.alt, **f.numbers} for f in [*figures, *drawn.get("climbs", [])]
+        },
+        "limits": limits,
+        "tandem": __version__,
+    }
+
+
+def page(template: str, figure_css: str, **values: Any) -> str:
+    """Fill a template; style and script are allowed by their hash alone."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (ASSETS / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = (ASSETS / "report.css").read_text(encoding="utf-8") + figure_css
+    script = (ASSETS / "report.js").read_text(encoding="utf-8")
+    policy = (
+        f"default-src 'none'; style-src '{_hashed(style)}'; script-src '{_hashed(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return environment.get_template(template).render(
+        style=Markup(style),
+        script=Markup(script),
+        policy=policy,
+        version=__version__,
+        width=views.WIDTH,
+        **values,
+    )
+
+
+def _hashed(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def finite(value: Any) -> Any:
+    """Return the same for JSON: a number that is not finite becomes null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return value

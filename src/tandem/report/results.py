@@ -1,0 +1,246 @@
+"""What a report is made of: a bench's `results.json`, or the same table made from one run's folder.
+
+Nothing is computed twice and nothing is filled in: what a run did not measure is absent here, and
+`missing` says so in words. No torch.
+
+    results = read_results(Path("runs/dpo-micro-0"))
+    results["policies"][0]["win vs SFT"]          # {"mean": .575, "low": .549, "high": .601, ...}
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from tandem.artifacts import Checkpoint
+from tandem.durable import read_json
+from tandem.errors import DataError
+from tandem.events import read
+from tandem.groups import Groups, Prompt
+from tandem.rng import Seed
+from tandem.runs import Record, records
+
+Results = dict[str, Any]
+BENCH = "results.json"
+SAMPLED = 60
+"""Prompts whose answers are shown of a single run."""
+STANDING = ("base", "reference")
+"""Authors in the table that no method trained."""
+
+
+def read_results(path: Path) -> Results:
+    """Read a bench, a single run, or a results file.
+
+    Args:
+        path: a folder with `results.json`, a folder of `tandem run`, or the file itself.
+
+    Raises:
+        DataError: there is nothing to report at this place.
+    """
+    file = path / BENCH if path.is_dir() else path
+    if file.is_file():
+        return _parsed(file)
+    done = records(path) if path.is_dir() else []
+    if not done:
+        raise DataError(
+            f"{path} holds neither {BENCH} nor finished stages",
+            "a report shows what a bench or a run has measured",
+            "name the folder that `tandem bench` or `tandem run` printed",
+        )
+    return from_run(path, done)
+
+
+def _parsed(file: Path) -> Results:
+    try:
+        found = _speakable(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{file} is not JSON: {error}",
+            f"a report is made from the {BENCH} that `tandem bench` writes",
+            "name the bench's folder; run the same bench again if the file is damaged",
+        ) from error
+    policies = found.get("policies") if isinstance(found, dict) else None
+    if not isinstance(policies, list) or not all(
+        isinstance(row, dict) and "policy" in row for row in cast("list[Any]", policies)
+    ):
+        raise DataError(
+            f"{file} has no list `policies` of tables with a name under `policy`",
+            "every section of a report hangs on the policies that were compared",
+            f"name the {BENCH} of a bench, or a run's folder",
+        )
+    return cast("Results", found)
+
+
+def _speakable(value: Any) -> Any:
+    """Replace half characters, which JSON can hold and no file or page can."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def from_run(folder: Path, done: list[Record]) -> Results:
+    """Make a bench's results from the stages of one run: one method, one seed.
+
+    Args:
+        folder: the run's folder.
+        done: its finished stages.
+    """
+    stages = {record.name: record for record in done}
+    made = {str(c): r for r in done if isinstance(c := _checkpoint(r), Checkpoint)}
+    snapshot, config = read_json(folder / "run.json") or {}, _config(folder)
+    exam = _numbers(stages, "policy-exam")
+    answers = {n: r.load() for n, r in stages.items() if n.startswith("answers-")}
+    names = {n.lower(): n for n in (row["policy"] for row in exam.get("policies", []))}
+    drawn = {names.get(n.removeprefix("answers-"), n): groups for n, groups in answers.items()}
+    seed = snapshot.get("seed", 0)
+    found: Results = {
+        "title": _title(config, folder),
+        "task": config.get("task") or config.get("data"),
+        "command": _command(snapshot),
+        "commit": snapshot.get("git"),
+        "environment": {k: v for k, v in snapshot.items() if k not in ("command", "seed")},
+        "config": config,
+        "seeds": [seed],
+        "prompts": max((len(groups) for groups in drawn.values()), default=None),
+        "judge": exam.get("judge"),
+        "opponent": next(iter(exam.get("opponents", [])), None),
+        "alpha": 0.05,
+        "policies": [_policy(row, made) for row in exam.get("policies", [])],
+        "curves": list(_curves(folder, {r.folder.name: p for p, r in made.items()}, seed)),
+        "reward": {"numbers": _numbers(stages, "reward-exam")},
+        "samples": _samples(drawn, stages.get("evaluation"), Seed(seed)),
+        "cost": [_cost(record, seed) for record in done],
+    }
+    return {key: value for key, value in found.items() if value not in (None, [], {"numbers": {}})}
+
+
+def missing(results: Mapping[str, Any]) -> list[str]:
+    """Say what a reader of this report would want and was not measured, and how to get it."""
+    trained = contenders(results)
+    every = [row for row in results["policies"] if row.get("status", "done") == "done"]
+    told: list[str] = []
+    if not trained:
+        told.append("No trained policy was compared: this run ended before its exam, or fits none.")
+    if every and not any(row.get("truth") for row in every):
+        told.append("No truth: this data has no programmatic judge, so rewards are what is known.")
+    if every and not any(row.get("gold_rm") for row in every):
+        told.append("No gold reward: nothing that was not optimised scores these policies.")
+    if trained and not any(row.get("lc_win") for row in trained):
+        told.append("No length-controlled win rate: a preference for length is not taken out.")
+    if len(results.get("seeds", [0])) < 2:
+        told.append("One training seed: `tandem bench --seeds 5` shows how much is luck.")
+    if not results.get("matrix"):
+        told.append("No pairwise matrix: methods meet each other in `tandem bench`.")
+    if not results.get("curves"):
+        told.append(
+            "No curve during training: only methods that sample while they train are watched."
+        )
+    if not any("proxy" in a for s in results.get("samples", []) for a in s["answers"]):
+        told.append("No scores beside the samples: they cannot be sorted by disagreement.")
+    return told
+
+
+def contenders(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the policies that a method trained and that finished, in the order given."""
+    standing = {*STANDING, results.get("opponent")}
+    rows: list[dict[str, Any]] = results["policies"]
+    return [r for r in rows if r["policy"] not in standing and r.get("status", "done") == "done"]
+
+
+def _checkpoint(record: Record) -> object:
+    return record.load() if record.result["kind"] == "checkpoint" else None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    file = folder / "run.toml"
+    return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _title(config: Mapping[str, Any], folder: Path) -> str:
+    method = config.get("method", "a run")
+    place = config.get("task") or config.get("data") or folder.name
+    return f"{method} on {place}"
+
+
+def _command(snapshot: Mapping[str, Any]) -> str | None:
+    words = snapshot.get("command")
+    return None if not words else " ".join(["tandem", *words[1:]])
+
+
+def _numbers(stages: Mapping[str, Record], name: str) -> dict[str, Any]:
+    return stages[name].load()["numbers"] if name in stages else {}
+
+
+def _policy(row: Mapping[str, Any], made: Mapping[str, Record]) -> dict[str, Any]:
+    measured = {key: value for key, value in row.items() if value is not None}
+    if (record := made.get(row["policy"])) is None:
+        return {**measured, "status": "done"}
+    cost = {"seconds": {"mean": record.seconds}, "peak_bytes": record.peak_bytes}
+    return {**measured, "status": "done", **cost}
+
+
+def _cost(record: Record, seed: int) -> dict[str, Any]:
+    cost = {"seconds": record.seconds, "peak_bytes": record.peak_bytes}
+    return {"stage": record.folder.name, **cost, "seed": seed}
+
+
+def _curves(folder: Path, policies: Mapping[str, str], seed: int) -> list[dict[str, Any]]:
+    """What was watched while policies trained; a round that was evaluated twice counts once."""
+    found: dict[str, dict[float, dict[str, float]]] = {}
+    file = folder / "events.jsonl"
+    for event in read(file) if file.is_file() else ():
+        if event["kind"] == "watch":
+            point = {
+                k: float(v)
+                for k, v in event.items()
+                if isinstance(v, int | float) and k not in ("time", "seed")
+            }
+            found.setdefault(str(event.get("stage", "")), {})[point["round"]] = point
+    return [
+        {
+            "policy": policies.get(stage, stage),
+            "seed": seed,
+            "points": [points[k] for k in sorted(points)],
+        }
+        for stage, points in found.items()
+    ]
+
+
+def _samples(
+    drawn: Mapping[str, Groups], evaluation: Record | None, seed: Seed
+) -> list[dict[str, Any]]:
+    """Pick prompts at random, by the run's seed; every policy's first answer to each."""
+    if not drawn:
+        return []
+    references: dict[str, str] = {}
+    if evaluation is not None:
+        references = {g.id: g.completions[0].text for g in evaluation.load() if len(g)}
+    asked = next(iter(drawn.values()))
+    order = seed.at("report", "samples").rng().permutation(len(asked))[:SAMPLED]
+    return [
+        {
+            "prompt": _spoken(asked[int(k)].prompt),
+            "reference": references.get(asked[int(k)].id),
+            "answers": [
+                {
+                    "policy": name,
+                    "text": (answer := groups[int(k)].completions[0]).text,
+                    "length": len(answer.tokens),
+                }
+                for name, groups in drawn.items()
+            ],
+        }
+        for k in order
+    ]
+
+
+def _spoken(prompt: Prompt) -> str:
+    """The conversation as people wrote it, where it is known; else as the model reads it."""
+    if not prompt.messages:
+        return prompt.text
+    said = [str(m.get("content", "")) for m in prompt.messages]
+    roles = [str(m.get("role", "")) for m in prompt.messages]
+    if roles == ["user"]:
+        return said[0]
+    return "\n\n".join(f"{role}: {text}" for role, text in zip(roles, said, strict=True))

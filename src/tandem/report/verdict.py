@@ -1,0 +1,179 @@
+"""The first thing a reader sees: who won, by how much, and whether that is resolved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tandem.errors import DataError
+from tandem.report.numbers import count, interval, p_text, percent, rounded_up, signed
+from tandem.report.results import contenders
+from tandem.statistics import Estimate, comparisons_needed
+
+RESOLVED, OPEN, WORSE, NOTE = "resolved", "not resolved", "worse", "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A claim with its standing: `resolved`, `not resolved`, `worse` or `note`."""
+
+    standing: str
+    claim: str
+    evidence: str = ""
+
+
+def estimate(value: object) -> Estimate | None:
+    """Open an interval as JSON holds it; None where there is none."""
+    if not isinstance(value, Mapping) or value.get("mean") is None:  # pyright: ignore[reportUnknownMemberType]
+        return None
+    table: dict[str, Any] = dict(value)  # pyright: ignore[reportUnknownArgumentType]
+    nan = float("nan")
+    number = {k: nan if table.get(k) is None else float(table[k]) for k in ("low", "high", "se")}
+    p = table.get("p_value")
+    return Estimate(
+        mean=float(table["mean"]),
+        **number,
+        n=int(table.get("n") or 0),
+        p_value=nan if p is None else float(p),
+        method=str(table.get("method", "")),
+        seeds=int(table.get("seeds") or 1),
+        null=float(table.get("null") or 0.0),
+    )
+
+
+def standing(found: Estimate, adjusted_p: float | None, alpha: float) -> str:
+    """Say whether a difference is resolved, over all comparisons that were made."""
+    resolved = found.resolved if adjusted_p is None else found.resolved and adjusted_p < alpha
+    if not resolved:
+        return OPEN
+    return RESOLVED if found.mean > found.null else WORSE
+
+
+def verdicts(results: Mapping[str, Any]) -> list[Sentence]:
+    """Return the headline, then what stands beside it, most important first.
+
+    The champion is the best by the judge among those that are resolved to beat the opponent; only
+    where nobody is resolved, the best of all.
+    """
+    rows = ranked(results)
+    if not rows:
+        return [Sentence(NOTE, "Nothing was compared yet.", "See below what is missing.")]
+    champion = next((row for row in rows if _beats(row, results) == RESOLVED), rows[0])
+    said = [_against_opponent(champion, results)]
+    if champion is not rows[0]:
+        said.append(_higher_but_open(rows[0], results))
+    others = [row for row in rows if row is not champion]
+    if others:
+        said.append(_against_runner_up(champion, others[0], results))
+    failed = [row for row in results["policies"] if row.get("status") == "failed"]
+    said += [Sentence(NOTE, f"{r['policy']} failed.", str(r.get("reason", ""))) for r in failed]
+    return said
+
+
+def _beats(row: Mapping[str, Any], results: Mapping[str, Any]) -> str | None:
+    """Say whether a policy beats the opponent; None where no win rate was measured."""
+    found = estimate(row.get(f"win vs {results.get('opponent')}"))
+    alpha = float(results.get("alpha", 0.05))
+    return None if found is None else standing(found, row.get("Holm p"), alpha)
+
+
+def ranked(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the trained policies, best first by the judge's gain, else by win rate."""
+
+    def place(row: Mapping[str, Any]) -> float:
+        keys = (f"{results.get('judge')} gain", f"win vs {results.get('opponent')}")
+        found = next((e for key in keys if (e := estimate(row.get(key)))), None)
+        return -math.inf if found is None else found.mean
+
+    return sorted(contenders(results), key=place, reverse=True)
+
+
+def _against_opponent(best: Mapping[str, Any], results: Mapping[str, Any]) -> Sentence:
+    opponent, how = results.get("opponent"), _beats(best, results)
+    found = estimate(best.get(f"win vs {opponent}"))
+    if found is None or how is None:
+        return Sentence(NOTE, "No win rate was measured.", "See below what is missing.")
+    evidence = f"{_wins(best, found, results)} {_needs(found, how)}".strip()
+    name = best["policy"]
+    claims = {
+        RESOLVED: f"{name} beats {opponent}.",
+        WORSE: f"No method beats {opponent}; the best, {name}, is worse.",
+        OPEN: f"No method is shown to beat {opponent}; {name} comes nearest.",
+    }
+    return Sentence(how, claims[how], evidence)
+
+
+def _higher_but_open(row: Mapping[str, Any], results: Mapping[str, Any]) -> Sentence:
+    """Say of the highest mean that it is not the winner, because it may be luck."""
+    found = estimate(row.get(f"win vs {results.get('opponent')}"))
+    evidence = "" if found is None else f"{_wins(row, found, results)} {_needs(found, OPEN)}"
+    claim = f"{row['policy']} has the highest mean, but is not shown to beat "
+    return Sentence(OPEN, f"{claim}{results.get('opponent')}.", evidence.strip())
+
+
+def _wins(row: Mapping[str, Any], found: Estimate, results: Mapping[str, Any]) -> str:
+    opponent, judge = results.get("opponent"), results.get("judge")
+    prompts = count(found.n, "prompt")
+    size = prompts if found.seeds == 1 else f"{prompts} and {count(found.seeds, 'training seed')}"
+    parts = [f"It wins {percent(found.mean)} {interval(found, percent)} against {opponent}"]
+    parts.append(f"by {judge}, over {size}" if judge else f"over {size}")
+    text = " ".join(parts)
+    gain = estimate(row.get(f"{judge} gain"))
+    if gain is not None:
+        text += f"; {judge} moves by {signed(gain.mean)} {interval(gain, signed)}"
+    p = row.get("Holm p")
+    return f"{text}; Holm-adjusted {p_text(p)}." if p is not None else f"{text}."
+
+
+def _needs(found: Estimate, how: str) -> str:
+    if how != OPEN:
+        return ""
+    if found.resolved:
+        return "The interval alone would say yes; over all comparisons made here it does not hold."
+    more = needed(found)
+    if more is None:
+        return "The two are exactly even here."
+    return f"Not resolved: about {rounded_up(more)} more comparisons needed."
+
+
+def needed(found: Estimate) -> int | None:
+    """Return about how many more comparisons would resolve it; None where none ever would."""
+    if math.isnan(found.se):
+        return None
+    try:
+        return comparisons_needed(found)
+    except DataError:
+        return None
+
+
+def _against_runner_up(
+    best: Mapping[str, Any], second: Mapping[str, Any], results: Mapping[str, Any]
+) -> Sentence:
+    a, b = best["policy"], second["policy"]
+    matrix = results.get("matrix") or {}
+    names: list[str] = matrix.get("names", [])
+    if a not in names or b not in names:
+        return Sentence(NOTE, f"{b} comes second.", "The two did not meet: no pairwise matrix.")
+    i, j = names.index(a), names.index(b)
+    found = estimate(matrix["win"][i][j])
+    if found is None:
+        return Sentence(NOTE, f"{b} comes second.", "The two did not meet.")
+    p = matrix["holm_p"][i][j] if matrix.get("holm_p") else None
+    how = standing(found, p, float(results.get("alpha", 0.05)))
+    rate = f"{a} wins {percent(found.mean)} {interval(found, percent)} against {b}"
+    text = f"{rate}; Holm-adjusted {p_text(p)}." if p is not None else f"{rate}."
+    claims = {
+        RESOLVED: f"It also beats the runner-up, {b}.",
+        OPEN: f"Whether it beats the runner-up, {b}, is not resolved.",
+        WORSE: f"Head to head it loses to {b}, which gains less on average.",
+    }
+    return Sentence(how, claims[how], f"{text} {_needs(found, how)}".strip())
+
+
+def listing(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return every row as the table shows them: trained, then standing ones, then failed."""
+    best = ranked(results)
+    rest = [row for row in results["policies"] if row not in best]
+    return [*best, *sorted(rest, key=lambda row: row.get("status") == "failed")]

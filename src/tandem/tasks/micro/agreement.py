@@ -1,0 +1,24 @@
+"""What makes two answers of the micro world the same: what they claim, read exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tandem.groups import Group
+from tandem.judges.agreement import Clusterer, by_key
+from tandem.machine import Machine
+from tandem.tasks.micro.annotators import known
+from tandem.tasks.micro.truth import meaning
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Completions are the same if they claim the same, in whatever order and words.
+
+    The exact notion that an entailment classifier learns: facts of a summary, what a reply
+    advises, the stated answer of a word problem.
+    """
+
+    def open(self, machine: Machine) -> Clusterer:
+        """Nothing to load."""
+        return by_key(lambda prompt, text: meaning(known(Group(prompt)), text))

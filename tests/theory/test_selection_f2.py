@@ -1,0 +1,367 @@
+"""Sample, judge, select, fit on F2, through the recipes: every limit is known.
+
+METHODS sections 4, 6, 7, 8, 17.4. The policy is a one-layer Llama with the law of fixture F2, the
+reward a model of the same size that was fitted to it; sampling, judging, selecting and fitting
+are the stages that train real models, and the law of what comes out is read off its weights.
+
+    answers aa, ab, ba, bb;   pi_ref = (.42, .18, .08, .32);   r = (0, 1, .5, -1);   beta = 1/2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from tandem import models
+from tandem.artifacts import Checkpoint
+from tandem.climb import Watching
+from tandem.engines import Sampling
+from tandem.groups import Completion, Group, Groups, Preference, Prompt
+from tandem.judges import opened
+from tandem.judges.models import RewardModel, Shaped
+from tandem.kernel import open_policy
+from tandem.loop import Optim
+from tandem.machine import Machine
+from tandem.methods import best_of_n, preference, raft, rest, reward, rso, sft
+from tandem.methods.best_of_n import BestOfN
+from tandem.methods.dpo import DPO
+from tandem.methods.raft import RAFT
+from tandem.methods.rest import ReST
+from tandem.methods.rso import RSO
+from tandem.methods.sft import SFT
+from tandem.reading import log_probs
+from tandem.runs import Run
+from tandem.stages import BestOf, judge, sample
+from tandem.statistics import best_of
+from tandem.tokens import marked
+from worlds import F2_A, F2_B, F2_BOS, F2_LAW, F2_REWARD, f2_model
+
+ANSWERS = ("aa", "ab", "ba", "bb")
+PI_REF = np.array([F2_LAW[y] for y in ANSWERS])
+R = np.array([F2_REWARD[y] for y in ANSWERS])
+P = 1 / (1 + np.exp(R[None, :] - R[:, None]))
+PI_STAR = np.array([0.20887210, 0.66144328, 0.10814728, 0.02153734])
+MACHINE = Machine(device="cpu", precision="fp32", save_seconds=1e9, log_every=1000)
+TWO = Sampling(max_tokens=2)
+
+
+def optim(lr: float = 0.02) -> Optim:
+    return Optim(lr=lr, schedule="cosine", warmup=0.0, clip=None)
+
+
+def whole(epochs: int = 40, lr: float = 0.05, **more: Any) -> SFT:
+    """Exact fitting: every step sees all answers."""
+    return SFT(epochs=epochs, batch=100_000, optim=optim(lr), **more)
+
+
+def answer(y: str, weight: float = 1.0) -> Completion:
+    ids = {"a": F2_A, "b": F2_B}
+    tokens = np.array([ids[c] for c in y], np.int32)
+    return Completion(y, tokens, stopped=False, weight=weight)
+
+
+def asked(name: str) -> Prompt:
+    return Prompt(name, "<bos>", tokens=np.array([F2_BOS], np.int32))
+
+
+def enumerated(**more: Any) -> Group:
+    """The prompt with its four answers, every pair labelled by its probability."""
+    votes = [Preference(i, j, float(P[i, j])) for i in range(4) for j in range(i)]
+    return Group(asked("x"), tuple(map(answer, ANSWERS)), preferences=tuple(votes), **more)
+
+
+def prompts(folder: Path, count: int) -> Groups:
+    whose = models.tokenizer_hash(models.load_tokenizer(folder))
+    return Groups.of(marked(Group(asked(str(i))), whose) for i in range(count))
+
+
+def law(policy: Checkpoint) -> np.ndarray:
+    """Read the probabilities of the four answers off the weights."""
+    (group,) = log_probs(open_policy(policy.path, MACHINE), [enumerated()])
+    return np.exp([c.logp.sum(dtype=np.float64) for c in group.completions])
+
+
+def shares(groups: Groups) -> np.ndarray:
+    """Return the share of each answer among all completions."""
+    texts = [c.text for g in groups for c in g.completions]
+    return np.array([texts.count(y) for y in ANSWERS]) / len(texts)
+
+
+def tv(p: np.ndarray, q: np.ndarray) -> float:
+    return 0.5 * float(np.abs(p - q).sum())
+
+
+def restricted(p: np.ndarray, tau: float) -> np.ndarray:
+    return p * (tau < R) / (p * (tau < R)).sum()
+
+
+@dataclass(frozen=True)
+class Opposite:
+    """Scores with the negative of another judge's score."""
+
+    judge: Any
+    name: str = "opposite"
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        for group in opened(self.judge, MACHINE)(groups):
+            yield replace(group, scores=-group.scores)
+
+
+@pytest.fixture(scope="module")
+def pi_sft(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return Checkpoint(f2_model(tmp_path_factory.mktemp("ref")), "SFT")
+
+
+@pytest.fixture(scope="module")
+def r_phi(pi_sft: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A reward model with r up to a constant."""
+    with Run(tmp_path_factory.mktemp("reward"), machine=MACHINE) as run:
+        cfg = reward.Reward(epochs=250, batch=1, optim=optim())
+        return run("reward", reward.fit, pi_sft, Groups.of([enumerated()]), cfg)
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    with Run(tmp_path / "run", machine=MACHINE) as work:
+        yield work
+
+
+def stage(run: Run, name: str) -> Any:
+    return next(r for r in run.records() if r.name == name).load()
+
+
+# best-of-n -------------------------------------------------------------------------------------
+
+
+def test_best_of_n_is_a_policy_with_its_exact_law(pi_sft, r_phi, run):
+    """2,000 answers of best-of-4, drawn by the verb that draws from checkpoints."""
+    x = prompts(pi_sft.path, 500)
+    watching = Watching(x[:400], ())
+    decoder = best_of_n.recipe(run, pi_sft, r_phi, TWO, watching, BestOfN(n=4, pool=16))
+    assert isinstance(decoder, BestOf)
+    assert str(decoder) == "best-of-4"
+    answers = run("answers", sample, decoder, x, n=4, how=TWO)
+    assert {len(g) for g in answers} == {4}
+    assert {c.author for g in answers for c in g.completions} == {"best-of-4"}
+    exact = best_of.law(PI_REF, R, 4)
+    assert tv(exact, PI_REF) > 0.4
+    assert chisquare(2000 * shares(answers), 2000 * exact).pvalue > 1e-3
+
+
+def test_the_curve_over_n_is_the_law_and_says_its_price(pi_sft, r_phi, run):
+    """E r of the best of n within 4 standard errors for every n up to the pool; KL bound beside."""
+    watching = Watching(prompts(pi_sft.path, 400), (("again", RewardModel(r_phi)),))
+    best_of_n.recipe(run, pi_sft, r_phi, TWO, watching, BestOfN(n=3, pool=16))
+    rows = stage(run, "curve")["numbers"]
+    assert [row["n"] for row in rows] == [1, 2, 3, 4, 8, 16]
+    for row in rows:
+        wanted = float(best_of.law(PI_REF, R, row["n"]) @ (R - R.mean()))
+        assert row["proxy"]["mean"] == pytest.approx(wanted, abs=4 * row["proxy"]["se"] + 0.02)
+        assert row["again"]["mean"] == pytest.approx(row["proxy"]["mean"], abs=1e-6)
+        assert row["KL at most"] == pytest.approx(best_of.kl_bound(row["n"]))
+    assert "bound" in stage(run, "curve")["text"]
+
+
+# RSO -------------------------------------------------------------------------------------------
+
+
+def rso_settings(**more: Any) -> RSO:
+    cfg = DPO(beta=0.5, epochs=120, batch=1000, optim=optim())
+    return RSO(ranker="reward", pairing="tournament", soft=True, dpo=cfg, **more)
+
+
+def test_rso_reaches_the_optimum_and_its_data_are_near(pi_sft, r_phi, run):
+    """gamma = beta and full-support pairs: pi*. Of 64, 8 are accepted, nearly by pi*'s law."""
+    x = prompts(pi_sft.path, 100)
+    D = Groups.of([enumerated()])
+    policy = rso.recipe(run, pi_sft, x, D, r_phi, TWO, rso_settings())
+    assert str(policy) == "RSO"
+    accepted = stage(run, "accepted")
+    assert {len(g) for g in accepted} == {8}
+    assert tv(shares(accepted), PI_STAR) < 0.08 < tv(PI_REF, PI_STAR) / 4
+    assert {len(g.preferences) for g in stage(run, "pairs")} == {7}
+    assert tv(law(policy), PI_STAR) < 0.02
+    seen = stage(run, "tilt")
+    chance = float(PI_REF @ np.exp((R - 1) / 0.5))
+    assert seen["acceptance"] == pytest.approx(chance, abs=0.03)
+    assert 0.45 < seen["effective_beta"] < 0.75  # 8 of 64 lean towards pi_ref
+
+
+@pytest.mark.parametrize("source", ["sft", "rso"])
+def test_gamma_shapes_the_answer_and_the_source_does_not(source, pi_sft, r_phi, run):
+    """With gamma = 1 the limit is pi_ref e^{r / 1} / Z, whichever tilt the pairs came from."""
+    cfg = rso_settings(source=source)
+    cfg = replace(cfg, dpo=replace(cfg.dpo, beta=1.0))
+    x = prompts(pi_sft.path, 60)
+    policy = rso.recipe(run, pi_sft, x, Groups.of([enumerated()]), r_phi, TWO, cfg)
+    tilted = PI_REF * np.exp(R)
+    assert tv(law(policy), tilted / tilted.sum()) < 0.02
+    names = [r.name for r in run.records()]
+    assert ("accepted" in names) == (source == "rso")
+    assert len(stage(run, "pool")[0]) == (64 if source == "rso" else 8)
+    assert {len(g.preferences) for g in stage(run, "pairs")} == {7}
+
+
+def test_rso_with_a_preference_model_as_its_ranker(pi_sft, r_phi, run):
+    """rho_psi in place of r_phi, scored against three decodes: pi* again, as both know r.
+
+    logit rho(x, y, y_b) = r(y) - r(y_b): the baselines shift a prompt's scores, no more.
+    """
+    cfg = rso_settings(pool=32, baselines=3, ranker="preference")
+    cfg = replace(cfg, preference=preference.Preference(epochs=250, batch=1, optim=optim()))
+    x = prompts(pi_sft.path, 60)
+    policy = rso.recipe(run, pi_sft, x, Groups.of([enumerated()]), r_phi, TWO, cfg)
+    assert [r.name for r in run.records()][:2] == ["ranker", "baselines"]
+    assert tv(law(policy), PI_STAR) < 0.04
+
+
+def test_direct_is_dpo_on_the_comparisons_as_they_are(pi_sft, r_phi, run):
+    cfg = rso_settings(source="direct")
+    D = Groups.of([enumerated()])
+    policy = rso.recipe(run, pi_sft, prompts(pi_sft.path, 3), D, r_phi, TWO, cfg)
+    assert [r.name for r in run.records()] == ["policy"]
+    assert tv(law(policy), PI_STAR) < 0.01
+
+
+def test_a_recipe_again_keeps_every_stage(pi_sft, r_phi, tmp_path):
+    cfg = RSO(ranker="reward", pool=8, keep=4, dpo=DPO(epochs=1, batch=4))
+    given = (pi_sft, prompts(pi_sft.path, 6), Groups.of([enumerated()]), r_phi, TWO, cfg)
+
+    def once() -> tuple[Checkpoint, list[tuple[str, int]]]:
+        with Run(tmp_path / "again", machine=MACHINE) as work:
+            policy = rso.recipe(work, *given)
+            marks = [(r.name, (r.folder / "DONE").stat().st_mtime_ns) for r in work.records()]
+            return policy, marks
+
+    (first, marks), (second, after) = once(), once()
+    assert marks == after
+    assert [name for name, _ in marks] == "pool scores accepted tilt pairs policy".split()
+    assert first.hash == second.hash
+
+
+# RAFT ------------------------------------------------------------------------------------------
+
+
+def test_two_stages_of_raft_are_best_of_four(pi_sft, r_phi, run):
+    """K = 2, T = 2, fitted to the end: best-of-4. 1,000 kept a stage: an error of TV .02 each."""
+    cfg = RAFT(stages=2, prompts=1000, k=2, sft=whole())
+    policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 1000), r_phi, TWO, None, cfg)
+    assert str(policy) == "RAFT-2"
+    two, four = (best_of.law(PI_REF, R, n) for n in (2, 4))
+    assert tv(law(stage(run, "policy-1")), two) < 0.05
+    assert tv(law(policy), four) < 0.06 < tv(two, four) / 3
+
+
+def test_global_ranking_with_one_prompt_s_law_keeps_the_top_share(pi_sft, r_phi, run):
+    """Of all answers the best half: all ab (.18), all ba (.08), and aa up to one half.
+
+    Rewards of the same answer are equal up to rounding, so the cut falls within aa.
+    """
+    cfg = RAFT(stages=1, prompts=800, k=2, ranking="global", sft=whole())
+    policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 800), r_phi, TWO, None, cfg)
+    assert sum(map(len, stage(run, "kept-1"))) == 800
+    assert tv(law(policy), np.array([0.48, 0.36, 0.16, 0.0])) < 0.06
+
+
+def test_the_shaped_reward_takes_off_the_price(pi_sft, r_phi, tmp_path):
+    """r - beta log(pi / pi_0), exactly, where pi has another first token; nothing at pi = pi_0."""
+    pi = Checkpoint(f2_model(tmp_path / "pi", {"a": 0.9, "b": 0.1}))
+    log_ratio = np.log([0.9 / 0.6, 0.9 / 0.6, 0.1 / 0.4, 0.1 / 0.4])
+    whose = models.tokenizer_hash(models.load_tokenizer(pi_sft.path))
+    group = [marked(enumerated(), whose)]
+    r = RewardModel(r_phi)
+    (plain,) = judge(group, r, machine=MACHINE)
+    (shaped,) = judge(group, Shaped(r, pi, pi_sft, 0.7), machine=MACHINE)
+    (same,) = judge(group, Shaped(r, pi_sft, pi_sft, 0.7), machine=MACHINE)
+    np.testing.assert_allclose(shaped.scores, plain.scores - 0.7 * log_ratio, atol=1e-5)
+    np.testing.assert_allclose(same.scores, plain.scores, atol=1e-6)
+
+
+def test_a_high_price_keeps_raft_at_home(pi_sft, r_phi, run):
+    """Stage 2 ranks by r - 5 log(pi_1 / pi_0): what stage 1 made likelier now loses."""
+    cfg = RAFT(stages=2, prompts=800, k=2, beta=5.0, sft=whole())
+    policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 800), r_phi, TWO, None, cfg)
+    before, after = law(stage(run, "policy-1")), law(policy)
+    assert tv(after, PI_REF) < tv(before, PI_REF) - 0.05
+
+
+def test_held_out_judges_say_which_stage_is_kept(pi_sft, r_phi, run):
+    """A judge who likes what the filter throws away is best served by the start."""
+    against = (("against", Opposite(RewardModel(r_phi))),)
+    watching = Watching(prompts(pi_sft.path, 200), against, choose="against", patience=1)
+    cfg = RAFT(stages=3, prompts=300, k=4, sft=whole(20))
+    policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 300), r_phi, TWO, watching, cfg)
+    assert policy.hash == pi_sft.hash
+    names = [r.name for r in run.records()]
+    assert "policy-1" in names
+    assert "policy-2" not in names  # patience 1: one stage without a new best is enough
+    assert stage(run, "watch-1")["against"] < stage(run, "watch-0")["against"]
+
+
+# ReST ------------------------------------------------------------------------------------------
+
+
+def demonstrations(p: np.ndarray, count: int) -> Groups:
+    """`count` prompts whose answers have the shares p exactly."""
+    ys = np.repeat(ANSWERS, np.round(p * count).astype(int))
+    return Groups.of(Group(asked(f"d{i}"), (answer(str(y)),)) for i, y in enumerate(ys))
+
+
+@pytest.mark.parametrize("thresholds", [(0.7,), (0.3, 0.7)])
+def test_rest_restricts_the_policy(thresholds, pi_sft, r_phi, run):
+    """tau = .7 of [0, 1] is r > .4: pi_ref on {ab, ba} alone, with or without a step before."""
+    cfg = ReST(
+        improve=len(thresholds), n=2, thresholds=thresholds, mix=False, decay=1.0, sft=whole()
+    )
+    D = demonstrations(PI_REF, 500)
+    policy = rest.recipe(run, pi_sft, D, r_phi, TWO, None, cfg)
+    wanted = restricted(PI_REF, 0.4)
+    np.testing.assert_allclose(wanted, [0, 0.18 / 0.26, 0.08 / 0.26, 0])
+    assert str(policy) == f"ReST-G1I{len(thresholds)}"
+    assert tv(law(policy), wanted) < 0.06
+    kl = float((law(policy)[1:3] * np.log(law(policy)[1:3] / PI_REF[1:3])).sum())
+    assert kl == pytest.approx(-np.log(0.26), abs=0.1)
+
+
+def test_rest_mixes_the_original_data_in(pi_sft, r_phi, run):
+    """One sample beside each demonstration, lambda = 1/2: (pi_ref + p_D) 1[r > tau] / Z."""
+    p_D = np.array([0.1, 0.4, 0.4, 0.1])
+    cfg = ReST(improve=1, n=1, thresholds=(0.7,), sft=whole())
+    policy = rest.recipe(run, pi_sft, demonstrations(p_D, 1000), r_phi, TWO, None, cfg)
+    wanted = restricted((PI_REF + p_D) / 2, 0.4)
+    np.testing.assert_allclose(wanted[1:3], [0.29 / 0.53, 0.24 / 0.53])
+    assert tv(law(policy), wanted) < 0.06
+    assert tv(wanted, restricted(PI_REF, 0.4)) > 0.1
+
+
+def test_no_improve_is_cloning_of_everything(pi_sft, r_phi, run):
+    """G1 I0: half samples, half demonstrations, nothing filtered."""
+    p_D = np.array([0.1, 0.4, 0.4, 0.1])
+    cfg = ReST(improve=0, n=1, sft=whole())
+    policy = rest.recipe(run, pi_sft, demonstrations(p_D, 500), r_phi, TWO, None, cfg)
+    assert str(policy) == "ReST-G1I0"
+    assert tv(law(policy), (PI_REF + p_D) / 2) < 0.06
+
+
+def test_reward_weighted_imitation_reaches_the_optimum(pi_sft, run):
+    """Answers with the shares of pi_ref and weights e^{r / eta}, eta = beta: pi*."""
+    four = enumerated(scores=R)
+    weighted = tuple(map(answer, ANSWERS, PI_REF))
+    data = Groups.of([replace(four, completions=weighted)])
+    cfg = whole(250, 0.02, loss="weighted", eta=0.5)
+    assert tv(law(run("weighted", sft.fit, pi_sft, data, cfg)), PI_STAR) < 0.01
+
+
+def test_gold_seeks_the_mode_of_what_is_rewarded(pi_sft, run):
+    """GOLD climbs sum_t pi(y_t) R(y) over the data; imitation would stay at pi_ref."""
+    data = Groups.of(
+        [replace(enumerated(scores=R), completions=tuple(map(answer, ANSWERS, PI_REF)))]
+    )
+    found = law(run("gold", sft.fit, pi_sft, data, whole(150, loss="gold")))
+    assert found[ANSWERS.index("ab")] > 0.9
