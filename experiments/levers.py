@@ -88,7 +88,7 @@ class Plan:
     """
 
     sizes: Sizes = SIZES
-    rounds: int = 10
+    rounds: int = 12
     prompts: int = 256
     minibatch: int = 64
     lr: float = 3e-4
