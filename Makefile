@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: export OMP_NUM_THREADS = $(JOBS)
 demo: $(READY)
-	$(PY) -m tandem run dpo --task micro --out runs/demo
+	$(PY) -m tandem bench --preset laptop --out runs/demo
 
 test: $(READY)
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow"

@@ -73,6 +73,10 @@ class Pending(Exception):
         super().__init__(f"{have} of {need} judgements; answer at {address}, then run this again")
         self.address, self.have, self.need = address, have, need
 
+    def __reduce__(self) -> tuple[type[Pending], tuple[str, int, int]]:
+        """Travel between processes whole."""
+        return Pending, (self.address, self.have, self.need)
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ' Did you mean `x`?' for the closest known word, or ''."""

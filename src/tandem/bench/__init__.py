@@ -3,11 +3,16 @@
 plan       what is compared, and what is expected: written down before it is run
 seeds      one seed: every method from the same start, on the same evaluation prompts
 workers    seeds side by side: processes, or a Ray cluster
-results    the exams of all seeds as `results.json`
+finished   what the finished seeds have left on disk
+results    their exams as `results.json`
+shown      what a report shows beside the table
+limits     what the comparison does not show
+presets    plans that come with Tandem
 """
 
+from tandem.bench.finished import Finished
 from tandem.bench.plan import OPPONENT, Claim, Entry, Plan, claim
 from tandem.bench.results import collect
 from tandem.bench.workers import run_seeds
 
-__all__ = ["OPPONENT", "Claim", "Entry", "Plan", "claim", "collect", "run_seeds"]
+__all__ = ["OPPONENT", "Claim", "Entry", "Finished", "Plan", "claim", "collect", "run_seeds"]

@@ -97,6 +97,12 @@ class Plan:
         names = [OPPONENT, "base", *(e.name for e in self.entries)]
         scopes = [slug(n) for n in names]
         for k, scope in enumerate(scopes):
+            if not scope[:1].isalpha():
+                raise ConfigError(
+                    f"an entry is called {names[k]!r}",
+                    "its folder is named after it, and begins with a letter",
+                    "give another name, for example `DPO 3`",
+                )
             if scope in scopes[:k]:
                 raise ConfigError(
                     f"two entries are called {names[k]!r}",

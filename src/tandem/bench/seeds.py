@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib
 import traceback
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from tandem.bench.finished import FAILED, NEEDED
 from tandem.bench.plan import OPPONENT, Entry, Plan, slug
 from tandem.course import Course
 from tandem.durable import write_json
@@ -28,19 +30,25 @@ from tandem.rng import Seed
 from tandem.runs import Run
 from tandem.stages import Policy, sample
 from tandem.tasks import World, worlds
+from tandem.trackers import open_trackers
 
-FAILED, NEEDED = "failed.json", "needed.json"
 WATCHED = ("evaluation", "watched", "held-out-pairs", "held-out", "reward-held")
 """Stages that only look on: no part of what a method costs."""
 
 
 def run_seed(
-    plan: Plan, seed: int, out: Path, machine: Machine, display: Display | None = None
+    plan: Plan,
+    seed: int,
+    out: Path,
+    machine: Machine,
+    display: Display | None = None,
+    trackers: tuple[str, ...] = (),
 ) -> None:
     """Do every entry of a plan with one seed; finished stages are kept."""
     world = open_world(plan, seed)
-    configs = plan.entries[0].configs
-    with Run(plan.folder(out, seed), seed, machine=machine, display=display) as run:
+    configs, folder = plan.entries[0].configs, plan.folder(out, seed)
+    follow = partial(open_trackers, trackers, folder, {"title": plan.title, "seed": seed})
+    with Run(folder, seed, machine=machine, display=display, follow=follow) as run:
         start = Course(run.scope(slug(OPPONENT), run.seed), world, configs)
         write_json(start.run.path / NEEDED, {"stages": ["demonstrations", "sft"]})
         main = answer(start, start.pi_sft)
@@ -55,11 +63,23 @@ def run_seed(
 
 
 def open_world(plan: Plan, seed: int) -> World:
-    """Open the task for a seed: its own training prompts, everybody's evaluation prompts."""
+    """Open the task for a seed: its own training prompts, everybody's evaluation prompts.
+
+    Raises:
+        ConfigError: nobody could judge the answers.
+    """
     if plan.task is not None:
         return worlds.from_task(plan.task, plan.sizes, Seed(seed), exam=Seed(plan.exam))
     assert plan.model is not None and plan.data is not None  # noqa: PT018
-    return worlds.from_files(Path(plan.model), plan.data, plan.sizes)
+    world = worlds.from_files(Path(plan.model), plan.data, plan.sizes)
+    if world.truth is None and world.preferences is None:
+        raise ConfigError(
+            f"nobody can judge answers to {plan.data}",
+            "it holds neither preferences, from which a reward could be learned, nor answers "
+            "that can be checked",
+            "give data with preferences or scores",
+        )
+    return world
 
 
 def attempt(run: Run, plan: Plan, world: World, entry: Entry, main: Groups) -> None:

@@ -7,63 +7,107 @@ stopped. On a Ray cluster `out` has to lie on a disk that all machines see.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal
+from threading import Thread, current_thread, main_thread
+from typing import Any, Literal, Protocol
 
 from tandem.bench.plan import Plan
-from tandem.errors import ConfigError
+from tandem.errors import ConfigError, RunError
 from tandem.events import Lines
 from tandem.machine import Machine
 
 Engine = Literal["processes", "ray"]
+Job = Callable[..., float]
+"""(seed, threads) -> seconds that it took."""
+
+
+class Crew(Protocol):
+    """Workers: seeds go in, seconds come out."""
+
+    def start(self, seed: int) -> None:
+        """Begin a seed."""
+
+    def wait(self) -> list[float]:
+        """Return the seconds of seeds that have ended since, at least of one."""
+        ...
+
+    def __len__(self) -> int:
+        """Return how many are at work."""
+        ...
+
+    def close(self) -> None:
+        """Stop whoever is still at work."""
 
 
 def run_seeds(
-    plan: Plan, out: Path, machine: Machine, *, workers: int = 1, engine: Engine = "processes"
+    plan: Plan,
+    out: Path,
+    machine: Machine,
+    *,
+    workers: int = 1,
+    engine: Engine = "processes",
+    trackers: tuple[str, ...] = (),
 ) -> list[int]:
     """Do every seed of a plan, or as many as fit into `plan.seconds`.
 
-    A seed is started when the mean time of those that were finished says that it will end in
-    time; which seeds are done depends on the clock alone, never on a result. The first is always
-    done.
+    Every worker's first seed is always done. Another is started when the mean time of those that
+    were finished says that it will end in time: which seeds are done depends on the clock alone,
+    never on a result.
+
+    Args:
+        plan: what is compared.
+        out: the comparison's folder, made when missing.
+        machine: the same for every seed.
+        workers: seeds done side by side.
+        engine: who works.
+        trackers: who follows the events of every seed.
 
     Returns:
         the seeds that were started, all finished.
 
     Raises:
-        ConfigError: workers below 1, or Ray is wanted and not installed.
+        ConfigError: workers below 1, an unknown engine, or Ray is wanted and not installed.
+        RunError: a worker was killed.
     """
     if workers < 1:
         raise ConfigError(f"workers = {workers}", "somebody has to work", "give 1 or more")
-    out.mkdir(parents=True, exist_ok=True)
+    job = partial(one_seed, plan, out=out.resolve(), machine=machine, trackers=trackers)
+    crew = _crew(engine, workers, job)
     begun, spent, started = time.monotonic(), list[float](), list[int]()
-
-    def wanted() -> Iterator[int]:
+    try:
         for seed in plan.seeds:
-            late = plan.seconds is not None and started and not spent
-            each = sum(spent) / len(spent) if spent else 0.0
-            used = time.monotonic() - begun
-            if plan.seconds is not None and started and (late or used + each > plan.seconds):
-                return
+            while len(crew) >= workers:
+                spent += crew.wait()
+            if len(started) >= workers and plan.seconds is not None:
+                each = sum(spent) / len(spent)
+                if time.monotonic() - begun + each > plan.seconds:
+                    break
+            crew.start(seed)
             started.append(seed)
-            yield seed
-
-    if engine == "ray":
-        _with_ray(plan, out, machine, wanted(), workers, spent.append)
-    elif workers == 1:
-        for seed in wanted():
-            spent.append(one_seed(plan, seed, out, machine, None))
-    else:
-        _with_processes(plan, out, machine, wanted(), workers, spent.append)
+        while len(crew):
+            spent += crew.wait()
+    finally:
+        crew.close()
     return started
 
 
-def one_seed(plan: Plan, seed: int, out: Path, machine: Machine, threads: int | None) -> float:
+def one_seed(
+    plan: Plan,
+    seed: int,
+    threads: int | None = None,
+    *,
+    out: Path,
+    machine: Machine,
+    trackers: tuple[str, ...] = (),
+) -> float:
     """Do one seed and return its seconds; with `threads`, as one of several workers."""
     from tandem.bench.seeds import run_seed
 
@@ -74,58 +118,166 @@ def one_seed(plan: Plan, seed: int, out: Path, machine: Machine, threads: int | 
         torch.set_num_threads(threads)
         display = Lines(sys.stderr, prefix=f"seed {seed}  ")
     begun = time.monotonic()
-    run_seed(plan, seed, out, machine, display)
+    run_seed(plan, seed, out, machine, display, trackers)
     return time.monotonic() - begun
 
 
-def _with_processes(
-    plan: Plan,
-    out: Path,
-    machine: Machine,
-    seeds: Iterator[int],
-    workers: int,
-    tell: Callable[[float], None],
-) -> None:
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        busy: set[Future[float]] = set()
-        for seed in seeds:
-            busy.add(pool.submit(one_seed, plan, seed, out, machine, threads))
-            while len(busy) >= workers:
-                done, busy = wait(busy, return_when=FIRST_COMPLETED)
-                for each in done:
-                    tell(each.result())
-        for each in busy:
-            tell(each.result())
-
-
-def _with_ray(
-    plan: Plan,
-    out: Path,
-    machine: Machine,
-    seeds: Iterator[int],
-    workers: int,
-    tell: Callable[[float], None],
-) -> None:
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
+def _crew(engine: str, workers: int, job: Job) -> Crew:
+    if engine == "ray":
+        return OnRay(workers, job)
+    if engine != "processes":
         raise ConfigError(
-            "--engine ray",
-            "Ray is not installed",
-            "`pip install 'tandem-rlhf[ray]'`, or --engine processes",
-        ) from error
-    cluster: Any = ray
-    if not cluster.is_initialized():
-        cluster.init(log_to_driver=True, include_dashboard=False)
-    threads = max(1, int(cluster.cluster_resources().get("CPU", 1)) // workers)
-    work = cluster.remote(num_cpus=threads)(one_seed)
-    busy: list[Any] = []
-    for seed in seeds:
-        busy.append(work.remote(plan, seed, out.resolve(), machine, threads))
-        while len(busy) >= workers:
-            done, busy = cluster.wait(busy)
-            for each in cluster.get(done):
-                tell(each)
-    for each in cluster.get(busy):
-        tell(each)
+            f"--engine {engine}", "seeds are done by processes or by Ray", "give one of the two"
+        )
+    return Here(job) if workers == 1 else Processes(workers, job)
+
+
+class Here:
+    """This process."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._spent = job, list[float]()
+
+    def start(self, seed: int) -> None:
+        """Do a seed, now."""
+        self._spent.append(self._job(seed))
+
+    def wait(self) -> list[float]:
+        """Return what was done."""
+        spent, self._spent = self._spent, []
+        return spent
+
+    def __len__(self) -> int:
+        return len(self._spent)
+
+    def close(self) -> None:
+        """Nobody is left at work."""
+
+
+class Processes:
+    """A process a seed; the processors are shared out evenly.
+
+    A worker does not hear Ctrl-C: this process does, and ends the others. What they had finished
+    stays, as after any kill.
+    """
+
+    def __init__(self, workers: int, job: Job) -> None:
+        self._threads = max(1, (os.cpu_count() or 1) // workers)
+        self._context, self._job = get_context("spawn"), job
+        self._busy: dict[Connection, tuple[int, Any]] = {}
+
+    def start(self, seed: int) -> None:
+        """Begin a seed in a process of its own."""
+        answer, far = self._context.Pipe(duplex=False)
+        work = self._context.Process(target=_work, args=(far, self._job, seed, self._threads))
+        with deaf():
+            work.start()
+        far.close()
+        self._busy[answer] = (seed, work)
+
+    def wait(self) -> list[float]:
+        """Return the seconds of those that ended; raise what a worker raised."""
+        return [self._end(end) for end in wait(list(self._busy)) if isinstance(end, Connection)]
+
+    def _end(self, answer: Connection) -> float:
+        seed, work = self._busy[answer]
+        try:
+            told = answer.recv()
+        except EOFError:
+            work.join()
+            told = RunError(
+                f"the worker of seed {seed} ended with exit code {work.exitcode}",
+                "something killed it: often there was no memory left for so many side by side",
+                "give fewer --workers; the same command goes on from here",
+            )
+        work.join()
+        del self._busy[answer]
+        if isinstance(told, BaseException):
+            raise told
+        return told
+
+    def __len__(self) -> int:
+        return len(self._busy)
+
+    def close(self) -> None:
+        """End whoever is still at work."""
+        for _, work in self._busy.values():
+            work.terminate()
+        for _, work in self._busy.values():
+            work.join()
+        self._busy.clear()
+
+
+def _work(answer: Connection, job: Job, seed: int, threads: int) -> None:
+    """Do a seed in a process of its own, and tell its seconds or what went wrong."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        answer.send(job(seed, threads))
+    except Exception as error:
+        answer.send(error)
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Start processes that do not hear Ctrl-C, from their first moment: they inherit it."""
+    if current_thread() is not main_thread():  # where signals cannot be changed
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would hold its seed's folder against the next command."""
+    if (parent := parent_process()) is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+class OnRay:
+    """Tasks on a Ray cluster: the one that RAY_ADDRESS names, or one on this machine."""
+
+    def __init__(self, workers: int, job: Job) -> None:
+        try:
+            import ray  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ConfigError(
+                "--engine ray",
+                "Ray is not installed",
+                "`pip install 'tandem-rlhf[ray]'`, or --engine processes",
+            ) from error
+        self._ray: Any = ray
+        self._own = not self._ray.is_initialized()
+        if self._own:
+            self._ray.init(log_to_driver=True, include_dashboard=False)
+        cpus = self._ray.cluster_resources().get("CPU", 1)
+        self._threads = max(1, int(cpus) // workers)
+        self._busy: list[Any] = []
+
+        def work(seed: int, threads: int) -> float:
+            return job(seed, threads)
+
+        self._task = self._ray.remote(num_cpus=self._threads)(work)
+
+    def start(self, seed: int) -> None:
+        """Hand a seed to the cluster."""
+        self._busy.append(self._task.remote(seed, self._threads))
+
+    def wait(self) -> list[float]:
+        """Return the seconds of those that ended; raise what a task raised."""
+        done, self._busy = self._ray.wait(self._busy)
+        return self._ray.get(done)
+
+    def __len__(self) -> int:
+        return len(self._busy)
+
+    def close(self) -> None:
+        """Cancel whoever is still at work, and leave the cluster."""
+        for task in self._busy:
+            self._ray.cancel(task, force=True)
+        self._busy = []
+        if self._own:
+            self._ray.shutdown()

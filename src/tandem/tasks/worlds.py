@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ def settings(task: str | None) -> dict[str, Any]:
     if task not in MICRO:
         return {}
     return tomllib.loads((ASSETS.parent / "settings.toml").read_text(encoding="utf-8"))
+
+
+def tallies(task: str | None) -> dict[str, Callable[[Group], float]]:
+    """Return what can be counted in answers to a task: column -> a group's mean count."""
+    return MICRO[task].tallies() if task in MICRO else {}
 
 
 def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) -> World:

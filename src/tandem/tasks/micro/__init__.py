@@ -11,7 +11,7 @@ No part of this package but the scripts `base`, `entailment` and `gates` loads t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -170,6 +170,13 @@ class Micro:
             )
         return fact_rates((known(g), c.text) for g in groups for c in g.completions)
 
+    def tallies(self) -> dict[str, Callable[[Group], float]]:
+        """What is counted in an answer beside its worth: column -> the group's mean count.
+
+        `invented` are the facts of a summary that the post does not tell.
+        """
+        return {"invented": invented} if self.skill == "summaries" else {}
+
     def _misled(self, groups: Iterable[Group]) -> Groups:
         """The groups with a demonstration each, by writers who share an invention."""
         writer = replace(DEMONSTRATION, shared=self.shared)
@@ -194,6 +201,12 @@ class Micro:
             preferences=(),
             clusters=None,
         )
+
+
+def invented(group: Group) -> float:
+    """Return how many facts a summary invents, on average over the group's completions."""
+    parts = (breakdown(known(group), c.text) for c in group.completions)
+    return sum(p["invented"] for p in parts) / len(group)
 
 
 def _asset(name: str) -> Path:

@@ -1,0 +1,137 @@
+"""What a report shows beside the table: curves, best-of-n, the reward, length, samples, costs.
+
+Shapes: S seeds, P prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tandem.bench.finished import JUDGES, Finished, has, stage
+from tandem.bench.plan import OPPONENT
+from tandem.evaluation.tables import plain
+from tandem.events import read
+from tandem.runs import records
+from tandem.statistics import outcomes_of, rate_by_prompt
+
+SAMPLES = 40
+"""Prompts whose answers are kept for reading: the first of the exam, which is in random order."""
+POINTS = 60
+"""Answers of each policy in the drawing of reward against length."""
+Rows = list[dict[str, Any]]
+
+
+def curves(found: Finished) -> Iterator[dict[str, Any]]:
+    """Yield what was watched while policies climbed.
+
+    A stage that was taken from another entry has that entry's curve.
+    """
+    for seed in found.seeds:
+        folder = found.plan.folder(found.out, seed)
+        watched: dict[str, Rows] = {}
+        for event in read(folder / "events.jsonl"):
+            if event["kind"] == "watch":
+                watched.setdefault(str(event["stage"]), []).append(event)
+        for entry in found.plan.entries:
+            for r in records(folder / entry.scope):
+                if points := watched.get(r.same_as or f"{entry.scope}/{r.folder.name}"):
+                    about = {"policy": entry.name, "stage": r.name, "seed": seed}
+                    yield about | {"points": by_round(points)}
+
+
+def by_round(events: Iterable[dict[str, Any]]) -> Rows:
+    """Return one point a round, the last that was written: a killed stage may have said it twice.
+
+    Round 0 of a stage that is done again would otherwise stand there twice.
+    """
+    last = {e["round"]: e for e in events}
+    hidden = ("time", "kind", "stage")
+    return [{k: v for k, v in e.items() if k not in hidden} for _, e in sorted(last.items())]
+
+
+def best_of_n(found: Finished) -> Rows:
+    """Return what each n of best-of-n brings, averaged over seeds: n, kl, and every judge."""
+    entries = [e for e in found.plan.entries if e.method == "best_of_n" and e.recipe is None]
+    done = [e.name for e in entries if e.name not in found.failed]
+    scopes = [scope for name in done[:1] for scope in found.scopes(name) if has(scope, "curve")]
+    tables: list[Rows] = [stage(scope, "curve").load()["numbers"] for scope in scopes]
+    points: Rows = []
+    for rows in zip(*tables, strict=True):
+        judges = [k for k in rows[0] if k not in ("n", "KL at most")]
+        means = {j: float(np.mean([row[j]["mean"] for row in rows])) for j in judges}
+        points.append({"n": rows[0]["n"], "kl": rows[0]["KL at most"], **means})
+    return points
+
+
+def reward(found: Finished) -> dict[str, Any] | None:
+    """Return the reward model's exam, of the first seed."""
+    scopes = [scope for scope in found.scopes(OPPONENT) if has(scope, "reward-exam")]
+    if not scopes:
+        return None
+    exam = stage(scopes[0], "reward-exam").load()
+    return {"text": exam["text"], "numbers": exam["numbers"], "seed": found.seeds[0]}
+
+
+def length_bias(found: Finished) -> dict[str, Any]:
+    """Return answers with length and rewards, and wins by how much longer an answer is."""
+    judges = [j for j in JUDGES if j in found.main]
+    scatter = [
+        {"policy": name} | {k: float(own[k][0, p]) for k in ("length", *judges)}
+        for name, own in found.columns.items()
+        for p in range(min(POINTS, own["length"].shape[1]))
+    ]
+    by = "proxy" if "proxy" in judges else found.judge
+    return {"scatter": scatter, "by": by, "by_difference": by_difference(found, by)}
+
+
+def by_difference(found: Finished, judge: str) -> Rows:
+    """Return win rates against the opponent by difference in length, over all policies and seeds.
+
+    The middle of the longer and of the shorter answers, in tokens, parts them into two halves.
+    """
+    others = [own for name, own in found.columns.items() if name != OPPONENT]
+    gap = np.concatenate([own["length"] - found.main["length"] for own in others])  # [R, P]
+    won = np.concatenate([outcomes_of(own[judge], found.main[judge]) for own in others])
+    prompt = np.broadcast_to(np.arange(gap.shape[1]), gap.shape)
+    if not gap.any():
+        return []
+    middle = float(np.median(np.abs(gap[gap != 0])))
+    parts = {
+        f"shorter by more than {middle:g}": gap < -middle,
+        f"shorter by up to {middle:g}": (gap < 0) & (gap >= -middle),
+        "as long": gap == 0,
+        f"longer by up to {middle:g}": (gap > 0) & (gap <= middle),
+        f"longer by more than {middle:g}": gap > middle,
+    }
+    return [
+        {"bucket": name, "n": int(inside.sum()),
+         "win": plain(rate_by_prompt(won[inside], prompt[inside]))}
+        for name, inside in parts.items() if len(np.unique(prompt[inside])) > 1
+    ]  # fmt: skip
+
+
+def samples(found: Finished) -> Rows:
+    """Return answers side by side, of the first seed."""
+    drawn = {name: found.answers(name)[:SAMPLES] for name in found.columns}
+    rows: Rows = []
+    for k, group in enumerate(drawn[OPPONENT]):
+        answers: Rows = []
+        for name, groups in drawn.items():
+            own = found.columns[name]
+            scores = {j: float(own[j][0, k]) for j in (*JUDGES, "length") if j in own}
+            answers.append({"policy": name, "text": groups[k].completions[0].text, **scores})
+        rows.append({"prompt": group.prompt.text, "answers": answers})
+    return rows
+
+
+def cost(found: Finished) -> Iterator[dict[str, Any]]:
+    """Yield every stage that was really done, once."""
+    for seed in found.seeds:
+        for scope in sorted(p for p in found.plan.folder(found.out, seed).iterdir() if p.is_dir()):
+            for r in records(scope):
+                if r.same_as is None:
+                    spent = {"seconds": r.seconds, "peak_bytes": r.peak_bytes}
+                    yield {"stage": f"{scope.name}/{r.name}", **spent, "seed": seed}

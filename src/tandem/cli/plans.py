@@ -1,0 +1,206 @@
+"""A plan from a file, a preset and flags. Every mistake in it is found before anything runs.
+
+A plan's file is TOML or YAML: title, question, task, seeds, exam, referee, claims, [sizes],
+[settings.METHOD], and one [[entry]] a row with name, method, recipe, settings and the paper's
+numbers. Flags win over the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tandem.bench import Claim, Entry, Plan, claim
+from tandem.bench.seeds import found
+from tandem.cli.run import defaults
+from tandem.cli.settings import add, flattened, make_parser, parse, read_file, rebuild, spelled
+from tandem.errors import ConfigError, nearest
+from tandem.methods import METHODS, find, load
+from tandem.tasks import TASKS, Sizes
+
+FOLDER = Path(__file__).parent.parent / "bench" / "presets"
+PRESETS = tuple(sorted(p.stem for p in FOLDER.glob("*.toml")))
+ROOMS = (("smoke", 300.0), ("laptop", 3600.0), ("full", float("inf")))
+"""The preset that a budget below so many seconds is given, where no plan is named."""
+
+KEYS: dict[str, type] = {
+    "title": str, "question": str, "task": str, "seeds": int, "exam": int, "referee": bool,
+    "claims": list, "sizes": dict, "settings": dict, "entry": list,
+}  # fmt: skip
+ENTRY: dict[str, type] = {
+    "name": str, "method": str, "recipe": str, "settings": dict, "paper": dict,
+}  # fmt: skip
+SPELLED = {str: "a text", int: "a whole number", bool: "true or false", list: "a list",
+           dict: "a table"}  # fmt: skip
+TITLES = {
+    "best_of_n": "best-of-n", "rlp": "RLP", "lmsi": "LMSI", "star": "STaR", "raft": "RAFT",
+    "rest": "ReST",
+}  # fmt: skip
+
+
+def make_plan(options: Any) -> Plan:
+    """Build the plan from a file or a preset, and the flags that change it.
+
+    Args:
+        options: what `tandem bench` was given.
+
+    Raises:
+        ConfigError: a mistake in the plan or the flags.
+    """
+    table = _table(options)
+    start = _start(options, table)
+    names = options.methods.split(",") if options.methods else None
+    rows = table.get("entry", []) if names is None else [{"method": n.strip()} for n in names]
+    common, where = table.get("settings", {}), str(options.file or options.preset)
+    known = dict.fromkeys([*METHODS, "sampling"], dict)
+    _check(common, known, f"[settings] of {where}")
+    claims: list[Claim] = []
+    for text in table.get("claims", []) if names is None else []:
+        claims += claim(text)
+    count = table.get("seeds", 1) if options.seeds is None else options.seeds
+    return Plan(
+        title=table.get("title", "methods compared"),
+        question=table.get("question", "Which method is better than SFT on the same prompts?"),
+        entries=tuple(_entry(row, common, start.get("task")) for row in rows),
+        seeds=tuple(range(options.first_seed, options.first_seed + count)),
+        sizes=_typed({"sizes": Sizes()}, {"sizes": table.get("sizes", {})}, "sizes")["sizes"],
+        claims=tuple(claims),
+        exam=table.get("exam", 0),
+        referee=table.get("referee", False),
+        seconds=seconds(options.budget) if options.budget else None,
+        **start,
+    )
+
+
+def seconds(text: str) -> float:
+    """Read `90s`, `30min`, `2h`.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h)", text)
+    if found is None:
+        raise ConfigError(
+            f"--budget {text}", "a budget is a time with its unit", "write 90s, 30min or 2h"
+        )
+    return float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
+
+
+def fitting(budget: str | None) -> str:
+    """Name the preset for a budget: smoke below 5 minutes, laptop below an hour, else full."""
+    if budget is None:
+        return "smoke"
+    return next(name for name, room in ROOMS if seconds(budget) < room)
+
+
+def _table(options: Any) -> dict[str, Any]:
+    """Read the plan's file, or the preset; with --methods alone there is none."""
+    if options.file and options.preset:
+        raise ConfigError(
+            f"both a plan {options.file} and --preset {options.preset}",
+            "each says what is compared",
+            "give one of them",
+        )
+    if not (options.file or options.preset or options.methods):
+        options.preset = fitting(options.budget)
+    if options.preset and options.preset not in PRESETS:
+        raise ConfigError(
+            f"there is no preset {options.preset!r}.{nearest(options.preset, PRESETS)}",
+            "a preset is a plan that comes with Tandem",
+            f"name one of: {', '.join(PRESETS)}",
+        )
+    place = options.file or (options.preset and FOLDER / f"{options.preset}.toml")
+    if place is None:
+        return {}
+    table = read_file(Path(place))
+    _check(table, KEYS, str(place))
+    for text in table.get("claims", []):
+        _check({"claim": text}, {"claim": str}, f"the claims of {place}")
+    return table
+
+
+def _start(options: Any, table: Mapping[str, Any]) -> dict[str, str]:
+    """Return the task, or the model and the data."""
+    own = {n: options[n] for n in ("model", "data") if options[n] is not None}
+    if len(own) == 1 or (own and options.task):
+        raise ConfigError(
+            f"given: {' '.join(f'--{n} {v}' for n, v in own.items())}",
+            "a comparison starts from a task, or from a model and data",
+            "give `--task micro`, or `--model PATH --data FILE`",
+        )
+    task = options.task or table.get("task", "micro")
+    if not own and task not in TASKS:
+        raise ConfigError(
+            f"there is no task {task!r}.{nearest(task, TASKS)}",
+            "a task is one of those in tandem/tasks",
+            f"name one of: {', '.join(TASKS)}; or give --model and --data",
+        )
+    return own or {"task": task}
+
+
+def _entry(given: Any, common: Mapping[str, Any], task: str | None) -> Entry:
+    """Check one row of the plan and resolve its settings."""
+    _check({"entry": given}, {"entry": dict}, "the plan")
+    where = f"entry {given.get('name', given.get('method', '?'))!r}"
+    _check(given, ENTRY, where)
+    if "method" not in given:
+        raise ConfigError(
+            f"{where} names no method", "a row is a method with settings", 'write method = "dpo"'
+        )
+    _policy(given["method"], where)
+    configs = defaults(load(given["method"]), task)
+    configs = {name: c for name, c in configs.items() if name not in ("sizes", "machine")}
+    shared = {name: values for name, values in common.items() if name in configs}
+    changed = given.get("settings", {})
+    entry = Entry(
+        name=given.get("name") or TITLES.get(given["method"], given["method"].upper()),
+        method=given["method"],
+        configs=_typed(_typed(configs, shared, "settings"), changed, where),
+        paper=given.get("paper", {}),
+        changed=changed,
+        recipe=given.get("recipe"),
+    )
+    found(entry)
+    return entry
+
+
+def _policy(method: str, where: str) -> None:
+    """Refuse a method that does not end in a policy."""
+    if (fits := find(method).fits) == "policy":
+        return
+    what = {"reward": "a reward model", "preference": "a preference model", "solver": "a solver"}
+    raise ConfigError(
+        f"{where}: {method} fits {what[fits]}",
+        "a bench compares policies by their answers to the same prompts; rewards and preference "
+        "models are compared by accuracy on judgments, solvers by right answers",
+        f"`tandem run {method}` examines it; or leave the row out",
+    )
+
+
+def _typed(configs: Mapping[str, Any], table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return configs with a table's values, checked like flags."""
+    parser = make_parser(where, "")
+    add(parser, configs)
+    known = {o for a in parser._actions if a.nargs != 0 for o in a.option_strings}
+    words = [f"--{name}={spelled(value)}" for name, value in flattened(table, known)]
+    options = parse(parser, words)
+    return {name: rebuild(config, options[name]) for name, config in configs.items()}
+
+
+def _check(table: Mapping[str, Any], keys: Mapping[str, type], where: str) -> None:
+    """Refuse names that nobody reads, and values of another type."""
+    for key, value in table.items():
+        if key not in keys:
+            raise ConfigError(
+                f"unknown `{key}` in {where}.{nearest(key, keys)}",
+                "what nobody reads would be lost without a word",
+                f"there are: {', '.join(keys)}",
+            )
+        if not isinstance(value, keys[key]) or (keys[key] is int and isinstance(value, bool)):
+            raise ConfigError(
+                f"`{key} = {value!r}` in {where}",
+                f"{key} is {SPELLED[keys[key]]}",
+                "correct the value; experiments/ and the presets have examples",
+            )

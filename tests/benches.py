@@ -1,0 +1,55 @@
+"""A small comparison on the micro world, for tests: a plan's file, and recipes that misbehave."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from tandem.errors import DataError
+from tandem.methods.dpo import DPO
+from tandem.runs import Checkpoint, Run
+
+PLAN: dict[str, Any] = {
+    "title": "tiny",
+    "question": "Does the machinery work?",
+    "task": "micro",
+    "seeds": 2,
+    "claims": ["SFT < DPO < best-of-n"],
+    "sizes": {
+        "demonstrations": 48, "pairs": 32, "held_out": 24, "prompts": 32, "evaluation": 24
+    },
+    "settings": {
+        "sft": {"epochs": 1},
+        "dpo": {"epochs": 1, "batch": 16},
+        "best_of_n": {"n": 2, "pool": 4},
+    },
+    "entry": [
+        {"name": "DPO", "method": "dpo", "paper": {"win": 50.2}},
+        {"name": "best-of-n", "method": "best_of_n"},
+        {"name": "broken", "method": "dpo", "recipe": "benches:broken"},
+    ],
+}  # fmt: skip
+
+
+def plan(path: Path, **changes: Any) -> Path:
+    """Write the plan, with these values changed, as a file that `tandem bench` reads."""
+    path.write_text(json.dumps(copy.deepcopy(PLAN) | changes))  # JSON is YAML
+    return path
+
+
+def broken(run: Run, pi_sft: Checkpoint, cfg: DPO) -> Checkpoint:
+    """A recipe that finds a mistake when it is too late."""
+    raise DataError("the moon is missing", "this recipe is broken on purpose", "leave it out")
+
+
+def numbers(told: dict[str, Any]) -> dict[str, Any]:
+    """Return results without what another run may have otherwise: time, memory, the command."""
+    kept = copy.deepcopy(told)
+    for key in ("command", "environment", "commit", "cost"):
+        del kept[key]
+    for row in kept["policies"]:
+        for key in ("seconds", "peak_bytes"):
+            row.pop(key, None)
+    return kept

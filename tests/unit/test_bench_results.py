@@ -1,0 +1,230 @@
+"""Exams with known truth in, `results.json` out: claims, Holm, the matrix, what a report shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tandem.bench import Claim, Entry, Finished, Plan, collect
+from tandem.bench.finished import FAILED, NEEDED
+from tandem.bench.plan import slug
+from tandem.bench.shown import by_round
+from tandem.cli.bench import conclusion, table
+from tandem.durable import write_json
+from tandem.errors import RunError
+from tandem.events import Hidden
+from tandem.groups import Completion, Group, Groups, Prompt
+from tandem.report import write
+from tandem.runs import Run
+from tandem.statistics import holm, paired
+from tandem.tasks import Sizes
+
+SEEDS, PROMPTS = 3, 60
+GAINS = {"base": -1.0, "SFT": 0.0, "better": 0.8, "same": 0.0, "worse": -0.8}
+PLAN = Plan(
+    title="invented numbers",
+    question="Are known truths found?",
+    entries=(
+        Entry("better", "dpo", {}, paper={"win": 70.0}),
+        Entry("same", "best_of_n", {}),
+        Entry("worse", "ppo", {}),
+        Entry("fails", "kto", {}),
+    ),
+    seeds=tuple(range(SEEDS)),
+    sizes=Sizes(),
+    claims=(Claim("SFT", "better"), Claim("SFT", "same"), Claim("SFT", "worse")),
+    task="micro",
+)
+
+
+def given(columns: dict[str, list[float]]) -> dict[str, list[float]]:
+    """An exam whose numbers were decided beforehand."""
+    return columns
+
+
+def said(texts: list[str]) -> Groups:
+    """Answers whose texts were decided beforehand."""
+    tokens = np.array([1], np.int32)
+    return Groups.of(
+        Group(Prompt(f"p{k}", f"post {k}", tokens=tokens), (Completion(text, tokens),))
+        for k, text in enumerate(texts)
+    )
+
+
+def priced(seed: int) -> dict[str, Any]:
+    """Best-of-n's curve as the method writes it."""
+    rows = [
+        {"n": n, "KL at most": kl, "proxy": {"mean": n + seed}, "truth": {"mean": 2.0 * seed}}
+        for n, kl in ((1, 0.0), (2, 0.19))
+    ]
+    return {"text": "", "numbers": rows}
+
+
+def truths(seed: int) -> dict[str, np.ndarray]:
+    level = np.random.default_rng(99).normal(0, 1, PROMPTS)
+    rng = np.random.default_rng(seed)
+    return {n: level + g + rng.normal(0, 0.5, PROMPTS) for n, g in GAINS.items()}
+
+
+def examined(name: str, truth: np.ndarray) -> dict[str, list[float]]:
+    columns = {"truth": truth, "proxy": -truth, "length": 10 + np.round(truth), "kl": truth**2}
+    if name != "SFT":
+        columns["annotator_win"] = (truth > 0) * 1.0
+    return {k: [float(x) for x in v] for k, v in columns.items()}
+
+
+def write_seed(out: Path, seed: int, names: tuple[str, ...] = tuple(GAINS)) -> None:
+    numbers = truths(seed)
+    with Run(PLAN.folder(out, seed), seed, display=Hidden()) as run:
+        for name in names:
+            scope = run.scope(slug(name), run.seed)
+            scope("answers", said, [f"{name} {k} !{'!' * (k % 2)}" for k in range(PROMPTS)])
+            if name == "same":
+                scope("curve", priced, seed)
+            scope("exam", given, examined(name, numbers[name]))
+            write_json(scope.path / NEEDED, {"stages": ["answers"]})
+        if len(names) == len(GAINS):
+            failed = run.scope("fails", run.seed)
+            write_json(failed.path / FAILED, {"reason": "the moon is missing"})
+        climbing = {"stage": "worse/01-answers", "kl": 0.1, "proxy": 1.0}
+        for at in (0, 1, 1):
+            run.events.log("watch", round=at, **climbing)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("bench")
+    for seed in range(SEEDS):
+        write_seed(place, seed)
+    return place
+
+
+def exclamations(group: Group) -> float:
+    return float(group.completions[0].text.count("!"))
+
+
+@pytest.fixture(scope="module")
+def told(out) -> dict[str, Any]:
+    return collect(PLAN, out, "tandem bench invented.toml", {"invented": exclamations})
+
+
+def row(told: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(p for p in told["policies"] if p["policy"] == name)
+
+
+def test_claims_are_judged_with_holm_over_all_of_them(told):
+    each = [truths(s) for s in range(SEEDS)]
+    gains = [
+        paired(np.array([t[c.b] for t in each]), np.array([t[c.a] for t in each]))
+        for c in PLAN.claims
+    ]
+    adjusted = holm([g.p_value for g in gains])
+    assert [r["verdict"] for r in told["order"]] == ["resolved", "not resolved", "reversed"]
+    assert [r["holm_p"] for r in told["order"]] == pytest.approx(list(adjusted))
+    assert told["order"][0]["gain"]["mean"] == pytest.approx(gains[0].mean)
+    assert told["order"][1]["needs"] > 0
+
+
+def test_the_table_has_every_policy_with_its_numbers(told):
+    assert [p["policy"] for p in told["policies"]] == [
+        "base", "SFT", "better", "same", "worse", "fails",
+    ]  # fmt: skip
+    better, sft = row(told, "better"), row(told, "SFT")
+    assert better["truth gain"]["mean"] == pytest.approx(0.8, abs=0.15)
+    assert better["win vs SFT"]["mean"] > 0.7 > row(told, "worse")["win vs SFT"]["mean"]
+    assert better["proxy_win"]["mean"] == pytest.approx(1 - better["win vs SFT"]["mean"])
+    assert (better["paper"], better["method"]) == ({"win": 70.0}, "dpo")
+    assert len(better["per_seed"]["truth gain"]) == SEEDS
+    assert "win vs SFT" not in sft or sft["win vs SFT"] is None
+    assert sft["seconds"]["mean"] >= 0
+
+
+def test_what_a_task_can_count_is_a_column(told):
+    """Answer k has one sign more where k is odd: 1.5 on average."""
+    assert row(told, "better")["invented"]["mean"] == pytest.approx(1.5)
+
+
+def test_a_failed_method_is_a_row_with_its_reason(told):
+    failed = row(told, "fails")
+    assert (failed["status"], failed["reason"]) == ("failed", "seed 0: the moon is missing")
+    assert "truth" not in failed
+    assert "fails failed: seed 0: the moon is missing" in table(told)
+    assert "fails" not in told["matrix"]["names"]
+    assert any("fails failed" in line for line in told["limits"])
+
+
+def test_the_matrix_adds_up_to_one(told):
+    matrix, n = told["matrix"], len(GAINS)
+    assert matrix["names"] == list(GAINS)
+    for i in range(n):
+        assert matrix["win"][i][i] is None
+        for j in range(i):
+            both = matrix["win"][i][j]["mean"] + matrix["win"][j][i]["mean"]
+            assert both == pytest.approx(1)
+            assert matrix["holm_p"][i][j] == matrix["holm_p"][j][i]
+
+
+def test_best_of_n_is_averaged_over_seeds(told):
+    """proxy is n + seed and truth 2 seed; the seeds are 0, 1, 2."""
+    assert told["bon"] == [
+        {"n": 1, "kl": 0.0, "proxy": 2.0, "truth": 2.0},
+        {"n": 2, "kl": 0.19, "proxy": 3.0, "truth": 2.0},
+    ]
+
+
+def test_length_is_laid_against_the_proxy(told):
+    """Length rises with truth and proxy falls: the longer an answer, the rarer it wins."""
+    bias = told["length_bias"]
+    wins = [part["win"]["mean"] for part in bias["by_difference"]]
+    assert bias["by"] == "proxy"
+    assert wins == sorted(wins, reverse=True)
+    assert sum(part["n"] for part in bias["by_difference"]) == 4 * SEEDS * PROMPTS
+    assert {point["policy"] for point in bias["scatter"]} == set(GAINS)
+
+
+def test_a_round_that_was_said_twice_is_one_point(told):
+    (curve,) = [c for c in told["curves"] if c["seed"] == 1]
+    assert (curve["policy"], [p["round"] for p in curve["points"]]) == ("worse", [0, 1])
+    late = [{"round": 1, "kl": 5}, {"round": 0, "kl": 1}, {"round": 1, "kl": 2}]
+    assert by_round(late) == [{"round": 0, "kl": 1}, {"round": 1, "kl": 2}]
+
+
+def test_samples_stand_side_by_side_with_their_scores(told):
+    first = told["samples"][0]
+    assert [a["policy"] for a in first["answers"]] == list(GAINS)
+    assert first["answers"][2]["text"] == "better 0 !"
+    assert first["answers"][2]["truth"] == pytest.approx(truths(0)["better"][0])
+
+
+def test_limits_come_from_the_facts(told, out):
+    every = " ".join(told["limits"])
+    assert "errs on 25 %" in every or "errs on 25%" in every
+    assert "gold_rm" not in every  # nobody with that name judged
+    assert "best-of-n is its bound" in every
+    assert "not finished" not in every
+    longer = Plan(**{f: getattr(PLAN, f) for f in PLAN.__dataclass_fields__} | {"seeds": range(5)})
+    assert "2 of 5 planned seeds are not finished." in collect(longer, out, "")["limits"][-1]
+
+
+def test_an_unfinished_seed_is_left_out(tmp_path):
+    write_seed(tmp_path, 0)
+    write_seed(tmp_path, 1, ("base", "SFT"))
+    found = Finished(PLAN, tmp_path, {})
+    assert (found.seeds, found.begun) == ([0], [1])
+
+
+def test_nothing_finished_is_an_error(tmp_path):
+    with pytest.raises(RunError, match="no seed of 'invented numbers' is finished"):
+        collect(PLAN, tmp_path, "")
+
+
+def test_the_verdict_and_the_page_follow(told, tmp_path):
+    assert conclusion(told).startswith("better beats SFT.")
+    write_json(tmp_path / "results.json", told)
+    page = write(tmp_path).read_text(encoding="utf-8")
+    assert "the moon is missing" in page
+    assert "1 million" in page or "million parameters" in page
+    assert page.count("<svg") >= 2
