@@ -42,6 +42,7 @@ WAYS = {
     "one order, soft": Asking(orders="one"),
     "one order, hard": Asking(orders="one", hard=True),
 }
+READ = ("same_position", "first_position", "rest", "sure")
 PARTS = ("helpful", "harmless", "complies", "total")
 
 
@@ -70,7 +71,7 @@ def labels(course: Course) -> dict[str, dict[str, float]]:
         found[way] = _numbers(run, slug, fitted, clean, np.array(y))
         if way != "human":
             told = run(f"labelling-{slug}", report, D)
-            found[way] |= {k: told[k] for k in ("same_position", "first_position", "rest", "sure")}
+            found[way] |= {k: told[k] for k in READ if told[k] is not None}
     return found
 
 
@@ -104,23 +105,30 @@ def policies(course: Course) -> dict[str, dict[str, list[float]]]:
 
 
 def table(rows: dict[str, Sequence[dict[str, Any]]], against: str) -> str:
-    """Mean over seeds with a 95 % interval, and the paired difference to one row."""
+    """Mean over seeds with a 95 % interval, and the paired difference to one row where it has it.
+
+    Args:
+        rows: name -> one dict a seed: column -> a number, or a list of one number a prompt.
+        against: the row that the others are compared with.
+    """
+    columns = dict.fromkeys(c for seeds in rows.values() for c in seeds[0])
     lines: list[str] = []
-    for column in rows[against][0]:
+    for column in columns:
         for name, seeds in rows.items():
-            values = [np.atleast_1d(np.asarray(s[column], float)) for s in seeds if column in s]
-            if not values or (len(values) == 1 and len(values[0]) == 1):
-                lines += [f"{column:32} {name:26} {v[0]:.4f}" for v in values]
+            if column not in seeds[0]:
                 continue
-            x = np.stack(values)
-            line = f"{column:32} {name:26} {mean_of(x)}"
-            if name != against:
-                other = np.stack(
-                    [np.atleast_1d(np.asarray(s[column], float)) for s in rows[against]]
-                )
-                line += f"   minus {against}: {paired(x, other)}"
-            lines.append(line)
+            x = _stacked(seeds, column)
+            shown = str(mean_of(x)) if x.size > 1 else f"{x.item():.4f}"
+            if name != against and column in rows[against][0] and x.size > 1:
+                gap = paired(x, _stacked(rows[against], column))
+                shown += f"   minus {against}: {gap}"
+            lines.append(f"{column:28} {name:26} {shown}")
     return "\n".join(lines)
+
+
+def _stacked(seeds: Sequence[dict[str, Any]], column: str) -> np.ndarray:
+    """[S, P] a column of every seed."""
+    return np.stack([np.atleast_1d(np.asarray(s[column], float)) for s in seeds])
 
 
 def main() -> None:

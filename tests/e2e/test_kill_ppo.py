@@ -45,11 +45,15 @@ def kinds(where: Path) -> list[str]:
     return [e["kind"] for e in read(log)] if log.exists() else []
 
 
-def kill_at(init: Path, where: Path, step: int, delay: float) -> bool:
-    """Kill once the log tells of this step, after a delay; False if it was done before."""
+def kill_at(init: Path, where: Path, count: int, delay: float, kind: str = "train") -> bool:
+    """Kill once the log tells of so many steps (`train`) or rounds, after a delay.
+
+    After a step it is training that is hit, after a round sampling or evaluating. False if the
+    process was done before.
+    """
     process = start(init, where)
     deadline = time.monotonic() + PATIENCE
-    while kinds(where).count("train") < step:
+    while kinds(where).count(kind) < count:
         if process.poll() is not None or time.monotonic() > deadline:
             break
         time.sleep(0.002)
@@ -73,12 +77,20 @@ def undisturbed(init: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[s
 
 
 def killed_twice(init: Path, where: Path, seed: int) -> str:
-    """Kill at two random moments, the second in the resumed run; then let it finish."""
+    """Kill at two random moments, once in training and once in sampling; then let it finish.
+
+    Odd seeds are hit in sampling first. The second moment is in the resumed run.
+    """
     rng = np.random.default_rng(seed)
-    first = int(rng.integers(0, 56))
-    assert kill_at(init, where, first, float(rng.uniform(0, 0.15)))
-    logged = kinds(where).count("train")
-    kill_at(init, where, logged + int(rng.integers(1, 8)), float(rng.uniform(0, 0.05)))
+    moments = {"train": (40, 0.01), "round": (6, 0.03)}
+    order = ("train", "round") if seed % 2 == 0 else ("round", "train")
+    for kind in order:
+        most, longest = moments[kind]
+        count = kinds(where).count(kind) if where.exists() else 0
+        wanted = int(rng.integers(count, most)) + 1 if count < most else count + 1
+        assert kill_at(init, where, wanted, float(rng.uniform(0, longest)), kind)
+        last = [k for k in kinds(where) if k in ("train", "round")][-1]
+        print(f"seed {seed}: killed in {'training' if last == 'train' else 'sampling'}")
     return finish(init, where)
 
 
