@@ -43,7 +43,7 @@ def test_the_majority_of_such_writers_is_wrong():
     """What SPG would learn: right of diverse inventions, wrong of shared ones."""
     right = {name: majority(MICRO[name]) for name in ("micro", "micro-shared")}
     assert right["micro"] > 0.9
-    assert right["micro-shared"] < 0.1
+    assert right["micro-shared"] < 0.3
 
 
 def majority(task: Micro) -> float:
