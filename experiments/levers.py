@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tandem import hacking
-from tandem.bench import Course
+from tandem.course import Course
 from tandem.cli.settings import overridden
 from tandem.climb import Watching
 from tandem.engines import Sampling
@@ -88,7 +88,7 @@ class Plan:
     """
 
     sizes: Sizes = SIZES
-    rounds: int = 16
+    rounds: int = 12
     prompts: int = 256
     minibatch: int = 64
     lr: float = 3e-4

@@ -53,9 +53,9 @@ def contrast(group: Group) -> float | None:
     return float(group.scores[inside].mean() - group.scores[outside].mean())
 
 
-def agreement(data: Path, thresholds: Iterable[float]) -> None:
+def agreement(data: Path, thresholds: Iterable[float], limit: int | None) -> None:
     """Print, for several thresholds, how often the largest cluster is the better one."""
-    groups = read(data).groups
+    groups = read(data).groups[:limit]
     for threshold in thresholds:
         same = Embedding(sentence_encoder(), threshold, too_long="apart")
         clustered = Groups.of(fitting(Agreement(same)(groups)))
@@ -93,9 +93,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/rlp-text"))
     parser.add_argument("--groups", type=int, default=60)
-    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.9, 0.85, 0.8, 0.7])
+    parser.add_argument("--limit", type=int, help="measure agreement on the first groups only")
+    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.8])
     told = parser.parse_args()
-    agreement(told.data, told.thresholds)
+    agreement(told.data, told.thresholds, told.limit)
     if told.model is not None:
         data = short(told.data, told.out, told.groups)
         words = ["run", "rlp", f"--model={told.model}", f"--data={data}", f"--out={told.out}/run"]

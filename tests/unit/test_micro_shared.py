@@ -1,43 +1,71 @@
-"""The world in which agreement misleads: demonstrations that share one invention."""
+"""The world in which agreement misleads: demonstrations that share their inventions."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tandem.errors import ConfigError
+from tandem.groups import Completion, Groups
+from tandem.judges.agreement import Agreement
+from tandem.operators import synthetic_pairs
 from tandem.rng import Seed
 from tandem.tasks import TASKS, Sizes
-from tandem.tasks.micro import Micro
+from tandem.tasks.micro import Facts, Micro
 from tandem.tasks.micro.annotators import known
-from tandem.tasks.micro.posts import SHARED_KIND, misled, targets
+from tandem.tasks.micro.posts import misled, targets, write
+from tandem.tasks.micro.splits import DEMONSTRATION
 from tandem.tasks.micro.truth import claims, truth
-from tandem.tasks.worlds import from_task
+from tandem.tasks.worlds import MICRO, from_task
 
 SIZES = Sizes(demonstrations=600, pairs=2, held_out=1, prompts=1, evaluation=2)
 
 
-def test_demonstrations_tell_one_kind_of_fact_with_one_wrong_value():
-    """Seven in ten of the facts of that kind, one and the same value nearly always."""
+def test_demonstrations_tell_facts_with_one_wrong_value_a_kind():
+    """Nine in ten facts, and one and the same value for nearly all facts of a kind."""
     world = from_task("micro-shared", SIZES, Seed(0))
-    told, seen = [], []
+    told: list[bool] = []
+    seen: dict[str, list[str]] = {}
     for g in world.demonstrations:
+        said = claims(g.completions[0].text)[0]
         for fact in targets(known(g)):
-            if fact[1] == SHARED_KIND:
-                said = claims(g.completions[0].text)[0]
-                told.append(misled(fact) in said)
-                seen += [c[2] for c in said if c == misled(fact)]
-    assert len(told) > 200
-    assert np.mean(told) == pytest.approx(0.7, abs=4 * np.sqrt(0.21 / len(told)))
-    assert max(map(seen.count, set(seen))) > 0.85 * len(seen)
-    assert misled(("i", SHARED_KIND, seen[0]))[2] != seen[0]
+            told.append(misled(fact) in said)
+            seen.setdefault(fact[1], []).append(misled(fact)[2])
+            assert misled(fact) != fact
+    assert np.mean(told) == pytest.approx(0.9, abs=4 * np.sqrt(0.09 / len(told)))
+    for values in seen.values():
+        assert max(map(values.count, set(values))) > 0.85 * len(values)
+
+
+def test_the_majority_of_such_writers_is_wrong():
+    """What SPG would learn: right of diverse inventions, wrong of shared ones."""
+    right = {name: majority(MICRO[name]) for name in ("micro", "micro-shared")}
+    assert right["micro"] > 0.9
+    assert right["micro-shared"] < 0.3
+
+
+def majority(task: Micro) -> float:
+    """How often SPG's label is right among ten demonstrations a prompt (one writer, ten times)."""
+    quality = replace(DEMONSTRATION, shared=task.shared)
+    groups = (
+        replace(g, completions=tuple(
+            Completion(write(known(g), Seed(k).at(g.id).rng(), quality)) for k in range(10)
+        ))
+        for g in task.prompts("unlabelled", 150, Seed(0))
+    )  # fmt: skip
+    pairs = Groups.of(synthetic_pairs(winner="uniform")(Agreement(Facts())(groups), Seed(0)))
+    assert len(pairs) > 30
+    worth = [g.scores for g in task.truth()(pairs) if g.scores is not None]
+    return float(np.mean([(np.sign(won - lost) + 1) / 2 for won, lost in worth]))
 
 
 def test_all_else_is_the_micro_world():
     plain, shared = (from_task(name, SIZES, Seed(0)) for name in ("micro", "micro-shared"))
     assert "micro-shared" in TASKS
     assert shared.demonstrations.prompts().hash != plain.demonstrations.prompts().hash
-    one, two = Micro(), Micro(shared=0.7)
+    one, two = Micro(), Micro(shared=0.9)
     asked = one.prompts("sft", 50, Seed(1))
     assert two.prompts("sft", 50, Seed(1)).hash == asked.hash
     assert two.references(asked).hash == one.references(asked).hash

@@ -360,6 +360,20 @@ class Picky:
             yield replace(g, scores=spread)
 
 
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [({}, 1), ({"kl": "k2"}, 0), ({"kl": "reward"}, 0), ({"beta": 0.0}, 0)],
+    ids=str,
+)
+def test_k3_as_a_loss_says_that_its_optimum_is_another(
+    how: dict[str, Any], told: int, init: Path, tmp_path: Path
+):
+    heard = Heard()
+    climbed(grpo, replace(GRPO, rounds=1, inner=1, **how), init, tmp_path, heard=heard)
+    assert len(heard.of("estimator")) == told
+    assert all("not pi_ref exp" in line["text"] for line in heard.of("estimator"))
+
+
 def test_dapo_leaves_out_groups_without_spread(init: Path):
     """They never reach a batch, and the columns of the others stay with their completions."""
     groups = drawn(init, 3)

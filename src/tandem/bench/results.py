@@ -42,7 +42,7 @@ def collect(plan: Plan, out: Path, command: str) -> dict[str, Any]:
     """Gather everything that the finished seeds of a plan say.
 
     Returns:
-        the content of `results.json`; see docs/results.md for its fields.
+        the content of `results.json`; `tandem report` makes a page of it.
     """
     done = [s for s in plan.seeds if (plan.folder(out, s) / slug(OPPONENT)).exists()]
     folders = [plan.folder(out, seed) for seed in done]

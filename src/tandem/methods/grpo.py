@@ -37,6 +37,10 @@ from tandem.online import Experience, Rounds
 from tandem.runs import Here, Run, every_rank
 
 STD_FLOOR = 1e-4
+K3 = (
+    "the KL is k3 as a loss, as in GRPO's paper: its optimum is pi_ref beta/(beta + E r - r), not "
+    "pi_ref exp(r/beta)/Z; kl = reward or k2 have the latter"
+)
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,12 @@ def fit(
     name: str = "GRPO",
     here: Here,
 ) -> Checkpoint:
-    """Climb a reward from the policy `init`; see `climb` for the arguments."""
+    """Climb a reward from the policy `init`; see `climb` for the arguments.
+
+    Where the KL is k3 as a loss, the events say that its optimum is another than PPO's.
+    """
+    if cfg.kl == "k3" and cfg.beta:
+        here.events.log("estimator", kl="k3", text=K3)
     return climb(
         ActorCritic(
             open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))

@@ -19,7 +19,7 @@ from tandem.runs import Checkpoint
 
 TASKS: dict[str, str] = {
     "micro": "summaries in a small language: truth is known, a laptop is enough",
-    "micro-shared": "summaries whose demonstrations share one invention: agreement misleads",
+    "micro-shared": "summaries whose demonstrations share their inventions: agreement misleads",
     "micro-dialogue": "helpful and harmful requests in the same language",
     "micro-arithmetic": "word problems with a chain of thought and one checkable answer",
 }

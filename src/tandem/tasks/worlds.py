@@ -21,7 +21,7 @@ from tandem.tasks.micro.feedback import FORMATS
 
 MICRO = {
     "micro": Micro("summaries"),
-    "micro-shared": Micro("summaries", shared=0.7),
+    "micro-shared": Micro("summaries", shared=0.9),
     "micro-dialogue": Micro("dialogue"),
     "micro-arithmetic": Micro("arithmetic"),
 }

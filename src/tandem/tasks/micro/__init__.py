@@ -62,8 +62,8 @@ class Micro:
         skill: "summaries" of posts, "dialogue" with helpful and harmful requests, or
             "arithmetic" word problems with a chain of thought.
         version: version of the frozen settings behind prompts, truth and base model.
-        shared: summaries only: chance that a demonstration tells a fact of one kind with a wrong
-            value that all demonstrations share, so that a policy's samples agree on it.
+        shared: summaries only: chance that a demonstration tells a fact with the wrong value that
+            all demonstrations share for its kind, so that a policy's samples agree on it.
     """
 
     skill: Skill = "summaries"

@@ -29,15 +29,14 @@ from tandem.tasks.micro.words import (
 Meta = dict[str, Any]
 Fact = tuple[str, str, str]
 HELD_OUT = 8
-SHARED_KIND = "thing"
 
 
 @dataclass(frozen=True)
 class Quality:
     """How good a writer of summaries is: chances per fact, or per summary, of each fault.
 
-    `shared` is the chance that a fact of the kind `SHARED_KIND` is told with the one wrong value
-    that all writers have in common; other inventions differ from writer to writer.
+    `shared` is the chance that a fact is told with the one wrong value of its kind that all writers
+    have in common; other inventions differ from writer to writer.
     """
 
     wrong: float = 0.0
@@ -118,7 +117,7 @@ def write(meta: Meta, rng: Generator, quality: Quality) -> str:
     claims: list[Fact] = []
     for fact in targets(meta):
         luck = float(rng.random())
-        if quality.shared and fact[1] == SHARED_KIND and rng.random() < quality.shared:
+        if quality.shared and rng.random() < quality.shared:
             claims.append(misled(fact))
         elif luck < quality.wrong:
             claims.append(wrong(meta, rng, fact[1]))
