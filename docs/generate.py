@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import method_pages
 from method_pages import METHODS, numbers, table
 from symbols import ROOT
-
 from tandem.methods import markdown
 
 RESULTS = ROOT / "docs" / "results"
