@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import method_pages
 from method_pages import METHODS, numbers, table
-from symbols import ROOT
+from symbols import ROOT, Told, errors
+from tandem.formats.detect import FORMATS
 from tandem.methods import markdown
 
 RESULTS = ROOT / "docs" / "results"
@@ -50,8 +52,15 @@ def generated() -> Iterator[tuple[Path, str]]:
     readme = ROOT / "README.md"
     parts = {"methods": markdown(), "results": results(), "speed": speed()}
     yield readme, filled(readme, parts)
-    start = ROOT / "docs" / "index.md"
-    yield start, filled(start, {"pages": pages()})
+    single = {
+        "index": {"pages": pages()},
+        "guide": {"guide": guide()},
+        "errors": {"errors": index_of_errors()},
+        "formats": {"formats": formats()},
+    }
+    for name, parts in single.items():
+        path = ROOT / "docs" / f"{name}.md"
+        yield path, filled(path, parts)
 
 
 def filled(path: Path, parts: dict[str, str]) -> str:
@@ -125,6 +134,41 @@ def speed() -> str:
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     found = re.findall(r"^## ([^\n]+)\n.*?(^\|.*?)(?:\n\n|\Z)", text, flags=re.M | re.S)
     return "\n\n".join(f"{title}:\n\n{rows.strip()}" for title, rows in found) + "\n"
+
+
+def guide() -> str:
+    """The decision guide's table; a row is measured where a committed comparison has its method."""
+    told = tomllib.loads((ROOT / "docs" / "guide.toml").read_text(encoding="utf-8"))["row"]
+    lines = []
+    for row in told:
+        found = sorted({r[0] for r in method_pages.results_of(row.get("method", ""))})
+        seen = ", ".join(f"measured: {link.replace('../', '')}" for link in found)
+        lines.append([row["have"], row["start"], row["because"], seen or "from the papers"])
+    return table(["you have", "start with", "because, and then", "evidence"], lines) + "\n"
+
+
+def formats() -> str:
+    """What can be read, in the order in which it is looked for."""
+    rows = [
+        [f"`{name}`", ", ".join(f"`{c}`" for c in f.needs), f.means.replace("\n", "\\n")]
+        for name, f in FORMATS.items()
+    ]
+    return table(["format", "columns", "a row is"], rows) + "\n"
+
+
+def index_of_errors() -> str:
+    """Every error that a user can meet, by kind, as it is written where it is raised."""
+    lines = []
+    for kind, found in errors().items():
+        lines.append(f"### {kind}")
+        rows = [[f"`{e.what}`", e.why, e.do] for e in in_order(found)]
+        lines.append(table(["what", "why", "do"], rows))
+    return "\n\n".join(lines) + "\n"
+
+
+def in_order(found: list[Told]) -> list[Told]:
+    """Sort errors by their words, so that the page is the same each time."""
+    return sorted(found, key=lambda e: (e.what.lower(), e.why, e.do))
 
 
 def pages() -> str:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+ERRORS = ("ConfigError", "DataError", "ModelError", "JudgeError", "EngineError", "RunError")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,39 @@ def knobs(module: str, config: str) -> Iterator[Knob]:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value:
             name = line.target.id
             yield Knob(name, _default(line.value), said.get(name, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An error's three parts, with `...` where a value stands."""
+
+    what: str
+    why: str
+    do: str
+
+
+def errors() -> dict[str, list[Told]]:
+    """Every error of `tandem.errors` that is made somewhere in the package, by class."""
+    found: dict[str, set[Told]] = {kind: set() for kind in ERRORS}
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in found:
+                parts = [spoken(a) for a in node.args]
+                if len(parts) == 3 and all(parts):
+                    found[node.func.id].add(Told(*parts))  # type: ignore[attr-defined]
+    return {kind: list(told) for kind, told in found.items()}
+
+
+def spoken(node: ast.expr) -> str:
+    """Return a string as written, each value in it as `...`; empty where it is computed."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return " ".join(node.value.split())
+    if isinstance(node, ast.JoinedStr):
+        parts = [p.value if isinstance(p, ast.Constant) else "..." for p in node.values]
+        return " ".join("".join(map(str, parts)).replace("`", "'").split())
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return spoken(node.left) + (spoken(node.right) or "...") if spoken(node.left) else ""
+    return ""
 
 
 def file_of(module: str) -> Path:
