@@ -15,7 +15,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 OUT = Path(__file__).with_name("report.png")
-SIZE = {"width": 1180, "height": 760}
+SIZE = {"width": 1180, "height": 1120}
 LARGEST = 200_000
 
 

@@ -161,8 +161,9 @@ def small(words: list[str]) -> list[str]:
 
 def _plan(words: list[str]) -> str:
     names = words[words.index("--methods") + 1].split(",")
-    entries = "".join(f'\n[[entry]]\nmethod = "{n}"\n' for n in names if n != "ppo")
-    tables = "[settings.sampling]\nmax_tokens = 16\n[settings.best_of_n]\nn = 2\npool = 4\n[settings.rso]\npool = 4\nkeep = 2\n"
+    entries = "".join(f'\n[[entry]]\nmethod = "{n}"\n' for n in names)
+    tables = "[settings.best_of_n]\nn = 2\npool = 4\n[settings.rso]\npool = 4\nkeep = 2\n"
+    tables += "[settings.ppo]\nrounds = 1\nprompts = 16\nminibatch = 8\n"
     return f'title = "small"\n{TINY_PLAN}\n{tables}{entries}'
 
 
