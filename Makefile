@@ -7,7 +7,7 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test check bench browser trackers slow clean
+.PHONY: setup demo test check docs picture reproduce bench browser trackers slow clean
 
 setup: $(READY)
 
@@ -30,14 +30,37 @@ browser:
 trackers: $(READY)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[tensorboard,trackio,wandb]'
 
+# What is generated in README.md and docs/ (torch is not loaded).
+docs: $(READY)
+	$(PY) docs/generate.py
+
+REPORT ?= runs/demo/report.html
+picture: $(READY) browser
+	$(PY) docs/picture.py $(REPORT)
+
+# Hours. Every command goes on where it stopped; `make reproduce SEEDS=1` is a first look.
+# `rlp`'s plan has 10 seeds, the others 5; SEEDS replaces all of them.
+seeds = $(if $(SEEDS),--seeds $(SEEDS))
+reproduce: export OMP_NUM_THREADS = $(JOBS)
+reproduce: $(READY)
+	for plan in rlp rso rest; do \
+	  $(PY) -m tandem bench experiments/$$plan.toml $(seeds) --out runs/reproduce/$$plan && \
+	  $(PY) experiments/pages.py runs/reproduce/$$plan --name $$plan || exit 1; done
+	$(PY) experiments/overoptimisation.py $(seeds) --runs runs/reproduce/overoptimisation
+	$(PY) experiments/self_improvement.py $(seeds) --out runs/reproduce/self-improvement \
+	  --page docs/results/self-improvement.md
+	$(PY) experiments/rlaif.py $(seeds) --out runs/reproduce/rlaif --results docs/results/rlaif.json
+	$(PY) docs/generate.py
+
 slow: $(READY)
 	$(PY) -m pytest -m slow
 
 check: $(READY)
-	$(VENV)/bin/ruff format --check src tests benchmarks experiments
-	$(VENV)/bin/ruff check src tests benchmarks experiments
+	$(VENV)/bin/ruff format --check src tests benchmarks experiments docs
+	$(VENV)/bin/ruff check src tests benchmarks experiments docs
 	$(VENV)/bin/pyright --pythonpath $(PY)
 	$(VENV)/bin/lint-imports
+	$(PY) docs/generate.py --check
 
 bench: export OMP_NUM_THREADS = $(JOBS)
 bench: $(READY)

@@ -185,25 +185,7 @@ def climb(
     method = algorithm(cast)
     tokenizer = models.load_tokenizer(init.path)
     engine = TorchEngine(policy.actor.lm, tokenizer, dtype=policy.actor.dtype, name=name)
-    watch = None
-    if watching is not None:
-        judges = {column: opened(j, here.machine) for column, j in watching.judges}
-        watch = Policies(
-            watching.prompts,
-            engine,
-            _actor,
-            {"proxy": cast.reward, **judges},
-            pi_ref,
-            how=how,
-            seed=here.seed.at("watch"),
-            every=watching.every,
-            rounds=shape.rounds,
-            tokens=here.machine.tokens,
-            events=here.events,
-            choose=watching.choose,
-            patience=watching.patience,
-            keep=here.scratch / "best",
-        )
+    watch = watching and _watch(watching, cast, engine, shape, how, here)
     source = Online(
         prompts,
         engine,
@@ -223,6 +205,29 @@ def climb(
         here.events.log("chosen", **best)
     models.save(policy.actor.lm, tokenizer, here.out)
     return Checkpoint(here.out, name)
+
+
+def _watch(
+    watching: Watching, cast: Cast, engine: TorchEngine, shape: Rounds, how: Sampling, here: Here
+) -> Policies:
+    """Open the judges that look on."""
+    judges = {column: opened(j, here.machine) for column, j in watching.judges}
+    return Policies(
+        watching.prompts,
+        engine,
+        _actor,
+        {"proxy": cast.reward, **judges},
+        cast.pi_ref,
+        how=how,
+        seed=here.seed.at("watch"),
+        every=watching.every,
+        rounds=shape.rounds,
+        tokens=here.machine.tokens,
+        events=here.events,
+        choose=watching.choose,
+        patience=watching.patience,
+        keep=here.scratch / "best",
+    )
 
 
 def over_all(rows: Sequence[Sequence[Any]]) -> Ragged:

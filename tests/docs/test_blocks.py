@@ -1,0 +1,185 @@
+"""Every block of commands and of Python in the README and the docs is run.
+
+A page is a session: its `sh` and `python` blocks, in order, in one empty folder that holds what the
+pages speak of: `my-model`, a small model, and `preferences.jsonl`. Commands of `tandem` run in this
+process, with sizes made small by flags that a user has too (`SMALL`). Two passes: the fast one stops
+before anything is trained (`--dry_run`, `--help`); the slow one (`make slow`) runs all of it.
+
+`make` and `pip` lines are not run here but compared with the Makefile and pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tandem.cli import main
+
+ROOT = Path(__file__).parents[2]
+SKIPPED = ("log.md", "results", "adr", "gallery")
+METHODS = [p for p in sorted((ROOT / "docs/methods").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(
+        p
+        for p in sorted((ROOT / "docs").rglob("*.md"))
+        if not set(SKIPPED) & set(p.relative_to(ROOT).parts) and p not in METHODS
+    ),
+]
+RUN = ("run", "bench")
+SMALL = [
+    "--sizes.demonstrations=64", "--sizes.pairs=48", "--sizes.held_out=24", "--sizes.prompts=48",
+    "--sizes.evaluation=24", "--sft.epochs=1", "--sft.batch=16", "--reward.batch=16",
+    "--sampling.max_tokens=12",
+]  # fmt: skip
+FEW = {
+    "ppo": ["--ppo.rounds=1", "--ppo.prompts=16", "--ppo.minibatch=8"],
+    "best_of_n": ["--best_of_n.n=2", "--best_of_n.pool=4"],
+}
+TINY_PLAN = """
+[sizes]
+demonstrations = 64
+pairs = 48
+held_out = 24
+prompts = 48
+evaluation = 24
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language and its text."""
+
+    kind: str
+    text: str
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """Yield the fenced blocks of a page."""
+    text = page.read_text(encoding="utf-8")
+    for kind, inside in re.findall(r"^```(\w+)\n(.*?)^```$", text, flags=re.M | re.S):
+        yield Block(kind, inside)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the words of every command line of a page; comments are dropped."""
+    lines = [x for b in blocks(page) if b.kind == "sh" for x in b.text.splitlines()]
+    return [w for line in lines if (w := shlex.split(line, comments=True))]
+
+
+def test_every_block_is_of_a_kind_that_is_looked_at():
+    known = {"sh", "python", "toml", "json", "text", "py", "diff"}
+    assert {b.kind for page in [*PAGES, *METHODS] for b in blocks(page)} <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_make_and_pip_lines_name_what_is_there(page: Path):
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for words in commands(page):
+        assert words[0] in ("make", "pip", "tandem", "python", "accelerate"), words
+        if words[0] == "make":
+            assert words[1] in targets
+        for extra in re.findall(r"\.\[(\w+)\]", " ".join(words)):
+            assert extra in extras["optional-dependencies"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_data_blocks_parse(page: Path):
+    for block in blocks(page):
+        if block.kind == "toml":
+            tomllib.loads(block.text)
+        if block.kind == "json":
+            assert all(json.loads(line) for line in block.text.splitlines())
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the pages speak of; the working folder of the session."""
+    from tandem.tasks.micro import Micro
+
+    (tmp_path / "my-model").symlink_to(Micro().model(), target_is_directory=True)
+    rows = [
+        {"prompt": f"say w{i}", "chosen": f"i saw w{i} .", "rejected": f"no {i % 7}"}
+        for i in range(80)
+    ]
+    file = tmp_path / "preferences.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments", target_is_directory=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    for block in (b for page in PAGES for b in blocks(page) if b.kind == "toml"):
+        if "title" in (plan := tomllib.loads(block.text)):
+            Path(f"{plan['title']}.toml").write_text(block.text + TINY_PLAN)
+    return tmp_path
+
+
+def checked(words: list[str]) -> list[str] | None:
+    """Return a `tandem` command that looks at everything and does nothing; None: nothing to do."""
+    if words[0] in RUN:
+        return words if "--dry_run" in words else [*words, "--dry_run"]
+    return words if words[0] in ("methods", "data") else None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_are_understood(page: Path, home: Path, capsys):
+    """No command of a page is refused: names, flags, values and files are as the pages say."""
+    for words in (w[1:] for w in commands(page) if w[0] == "tandem"):
+        if (asked := checked(words)) is not None:
+            assert main(asked) in (0, 1), (words, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("page", METHODS, ids=lambda p: p.stem)
+def test_the_command_of_a_methods_page_is_understood(page: Path, home: Path, capsys):
+    (words,) = commands(page)
+    assert main([*words[1:], "--dry_run"]) == 0, capsys.readouterr().err
+
+
+def small(words: list[str]) -> list[str]:
+    """Return a command that runs in seconds, by flags."""
+    if words[0] == "run" and "--dry_run" not in words:
+        return [*words, *SMALL, *FEW.get(words[1], [])]
+    if words[0] == "bench" and not {"--dry_run", "--preset"} & set(words):
+        Path("small.toml").write_text(_plan(words))
+        kept = [*words[1:]]
+        if "--methods" in kept:
+            at = kept.index("--methods")
+            del kept[at : at + 2]
+        return ["bench", "small.toml", *kept]
+    return words
+
+
+def _plan(words: list[str]) -> str:
+    names = words[words.index("--methods") + 1].split(",")
+    entries = "".join(f'\n[[entry]]\nmethod = "{n}"\n' for n in names)
+    tables = "[settings.best_of_n]\nn = 2\npool = 4\n[settings.rso]\npool = 4\nkeep = 2\n"
+    tables += "[settings.ppo]\nrounds = 1\nprompts = 16\nminibatch = 8\n"
+    return f'title = "small"\n{TINY_PLAN}\n{tables}{entries}'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_a_page_runs_from_top_to_bottom(page: Path, home: Path, capsys):
+    if page.name == "README.md":
+        main(["run", "dpo", "--task", "micro", "--out", "runs/dpo-micro-0", *SMALL])
+    for block in blocks(page):
+        if block.kind == "sh":
+            for line in block.text.splitlines():
+                words = shlex.split(line, comments=True)
+                if words and words[0] == "tandem":
+                    assert main(small(words[1:])) in (0, 1), (line, capsys.readouterr().err)
+        elif block.kind == "python":
+            done = subprocess.run(
+                [sys.executable, "-c", block.text], cwd=home, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stderr[-2000:]

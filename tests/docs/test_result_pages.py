@@ -1,0 +1,62 @@
+"""Pages of results: numbers come from the JSON, the paper's stand apart, and the JSON is small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pages
+from pages import FOLDER, LARGEST, is_bench, listed, page, portable, reduced
+from reports import synthetic
+from tandem.report.results import read_results
+
+
+def results() -> dict:
+    """A synthetic bench with a paper's number on one row and one failed method."""
+    found = synthetic()
+    found.setdefault("budget", {})
+    found["budget"] |= {"demonstrations": 3000, "pairs": 1000, "flips": 0.25, "prompts": 4000}
+    return found
+
+
+def test_the_papers_number_stands_in_its_own_column():
+    found = reduced(results(), "2026-11-21")
+    trained = next(p for p in found["policies"] if p["policy"] not in ("base", found["opponent"]))
+    trained["paper"] = {"win": 45.0}
+    text = page(found, "x")
+    inside = text.split("## Beside the paper")[1].split("\n## ")[0]
+    head, row = [x for x in inside.splitlines() if x.startswith("| ")][0::2]
+    assert head.split(" | ")[-1] == "paper: win rate, % |"
+    assert row.endswith("| 45 |")
+    assert "| 45 |" not in text.replace(inside, "")
+
+
+def test_the_committed_json_is_a_results_file(tmp_path: Path):
+    source = tmp_path / "results.json"
+    source.write_text(json.dumps(results()))
+    out = tmp_path / "docs"
+    assert pages.main([str(tmp_path), "--name", "x", "--out", str(out)]) == 0
+    assert (out / "x.json").stat().st_size < LARGEST
+    assert read_results(out / "x.json")["policies"]
+    before = (out / "x.md").read_text()
+    (out / "x.md").write_text("")
+    assert pages.main(["--again", "--out", str(out)]) == 0
+    assert (out / "x.md").read_text() == before
+
+
+def test_committed_pages_are_made_from_their_json():
+    for file in FOLDER.glob("*.json"):
+        assert file.stat().st_size < LARGEST, file
+        if is_bench(found := json.loads(file.read_text(encoding="utf-8"))):
+            assert file.with_suffix(".md").read_text(encoding="utf-8") == page(found, file.stem)
+
+
+def test_a_command_names_no_folder_of_one_machine():
+    said = portable("tandem bench /home/x/experiments/rso.toml --out /home/x/runs/a --workers 2")
+    assert said == "tandem bench experiments/rso.toml --workers 2"
+
+
+def test_seeds_are_spelled_shortly():
+    assert [listed(s) for s in ([0], [0, 1], [0, 1, 2], [0, 2, 5])] == [
+        "0", "0, 1", "0 to 2", "0, 2, 5"
+    ]  # fmt: skip
