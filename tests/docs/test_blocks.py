@@ -2,8 +2,8 @@
 
 A page is a session: its `sh` and `python` blocks, in order, in one empty folder that holds what the
 pages speak of: `my-model`, a small model, and `preferences.jsonl`. Commands of `tandem` run in this
-process, with sizes made small by flags that a user has too (`SMALL`). Two passes: the fast one stops
-before anything is trained (`--dry_run`, `--help`); the slow one (`make slow`) runs all of it.
+process, with sizes made small by flags that a user has too (`SMALL`). Two passes: the fast one
+stops before anything is trained (`--dry_run`, `--help`); the slow one (`make slow`) runs all of it.
 
 `make` and `pip` lines are not run here but compared with the Makefile and pyproject.toml.
 """
@@ -26,7 +26,7 @@ from tandem.cli import main
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = ("log.md", "results", "adr", "gallery")
-METHODS = [p for p in sorted((ROOT / "docs/methods").glob("*.md"))]
+METHODS = sorted((ROOT / "docs/methods").glob("*.md"))
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",

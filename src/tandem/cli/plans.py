@@ -155,7 +155,7 @@ def _entry(given: Any, common: Mapping[str, Any], task: str | None) -> Entry:
     shared = {name: values for name, values in common.items() if name in configs}
     changed = given.get("settings", {})
     entry = Entry(
-        name=given.get("name") or TITLES.get(given["method"], given["method"].upper()),
+        name=str(given.get("name") or TITLES.get(given["method"], given["method"].upper())),
         method=given["method"],
         configs=_typed(_typed(configs, shared, "settings"), changed, where),
         paper=given.get("paper", {}),
