@@ -30,6 +30,8 @@ from tandem.statistics import OverOptimisation
 from tandem.tasks.micro import Micro
 
 NAME = "overoptimisation"
+FAR = 100.0
+"""A fitted peak this far, in sqrt(KL), is no peak of what was measured."""
 TITLES = {
     "SFT": "SFT, not optimised",
     "free": "beta .001, one reward",
@@ -198,7 +200,7 @@ def _turns(found: Mapping[str, Any]) -> str:
     lines = []
     for name, fit in fits.items():
         mean, across = fit["mean_curve"], fit["peak_over_seeds"]
-        peaks = ", ".join("never" if p is None else f"{p:.2f}" for p in fit["peak"])
+        peaks = ", ".join(map(_number, fit["peak"]))
         interval = f"; {_spelled(across)}" if across else ""
         numbers = [_number(mean[k]) for k in ("alpha", "beta", "peak", "height")]
         lines.append((name, *numbers, peaks + interval))
@@ -231,7 +233,9 @@ def _mark(rows: Mapping[str, Any], k: int) -> str:
 
 
 def _number(x: float | None) -> str:
-    return "never" if x is None else f"{x:.2f}"
+    if x is None or x > FAR:
+        return "never"
+    return f"{x:.2f}"
 
 
 def _spelled(x: Mapping[str, Any]) -> str:
