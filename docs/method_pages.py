@@ -72,9 +72,7 @@ def _term(term: Told) -> str:
     found = symbol(term["code"])
     name = term["code"].partition(":")[2]
     link = f"[{found.path}, line {found.first}](../../{found.path}#L{found.first})"
-    return (
-        f"```text\n{term['formula']}\n```\n\n`{name}`, {link}:\n\n```py\n{found.body}\n```"
-    )
+    return f"```text\n{term['formula']}\n```\n\n`{name}`, {link}:\n\n```py\n{found.body}\n```"
 
 
 def _settings(name: str, told: Told) -> str:

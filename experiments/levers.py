@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from tandem import hacking
-from tandem.course import Course
 from tandem.cli.settings import overridden
 from tandem.climb import Watching
+from tandem.course import Course
 from tandem.engines import Sampling
 from tandem.groups import Groups
 from tandem.judges import Judge

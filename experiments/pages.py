@@ -118,7 +118,7 @@ def _write(found: dict[str, Any], file: Path) -> None:
 
 
 def _report(file: Path, out: Path) -> None:
-    from tandem.report import rendered
+    from tandem.report.page import rendered
     from tandem.report.results import read_results
 
     html, _ = rendered(read_results(file))

@@ -228,6 +228,12 @@ def preferences(course: Course, fitted: Checkpoint) -> str:
 def solutions(course: Course, method: Method, result: Checkpoint) -> str:
     """Examine a solver beside the base, on questions with one checkable answer."""
     form, wording = course.wording.asking(method.row.asks), course.wording
+    if course.truth is None:
+        raise ConfigError(
+            f"{course.world.name} has no answer key",
+            "a solver is examined by how many questions it answers right",
+            "use data with answers (GSM8K), or --task micro-arithmetic",
+        )
     solvers = {"base": Solver(course.base, wording.forms[0])}
     if form != wording.forms[0]:
         solvers |= {f"base {form.name}": Solver(course.base, form)}

@@ -175,7 +175,8 @@ def examine_policies(
         for name in answers.keys() - {main}:
             won = outcomes_of(columns[name][column], columns[main][column])
             columns[name][f"{column}_win"] = won.tolist()
-    found = policy_evaluation(columns, opponents=opponents, judge=next(iter(judges)))
+    arrays = {name: {k: np.array(v) for k, v in own.items()} for name, own in columns.items()}
+    found = policy_evaluation(arrays, opponents=opponents, judge=next(iter(judges)))
     return {"text": "\n".join([str(found), *_caveats(policies)]), "numbers": found.as_dict()}
 
 

@@ -12,7 +12,7 @@ Shapes: M points of a curve.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,7 +209,7 @@ def plot(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
 
 
 @contextmanager
-def drawing(path: Path, width: float, height: float, panels: int = 1) -> Iterator[list[Any]]:
+def drawing(path: Path, width: float, height: float, panels: int = 1) -> Generator[list[Any]]:
     """Give some axes side by side, and write them as an SVG that is the same file every time.
 
     Text stays text, there is no date, and ids are fixed.

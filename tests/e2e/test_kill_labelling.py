@@ -17,7 +17,7 @@ from chat_server import ChatServer
 pytest.importorskip("openai")
 VICTIM = Path(__file__).with_name("labelling_victim.py")
 ROOT = Path(__file__).parents[2]
-GROUPS, FLYING = 30, 4
+GROUPS, FLYING, PATIENCE = 30, 4, 300.0
 
 
 def start(url: str, kept: Path) -> subprocess.Popen[str]:
@@ -37,7 +37,7 @@ def test_a_killed_labelling_loses_nothing_and_asks_nothing_twice(tmp_path: Path)
     kept = tmp_path / "kept.sqlite"
     with ChatServer(seconds=0.03) as server:
         process = start(server.url, kept)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while sum(server.answered.values()) < 20 and time.monotonic() < deadline:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
@@ -46,12 +46,12 @@ def test_a_killed_labelling_loses_nothing_and_asks_nothing_twice(tmp_path: Path)
         before = on_disk(kept)
         assert 10 <= len(before) < 2 * GROUPS
         asked_then = len(server.bodies)
-        out, _ = start(server.url, kept).communicate(timeout=120)
+        out, _ = start(server.url, kept).communicate(timeout=PATIENCE)
         assert len(out.split()) == GROUPS
         assert len(on_disk(kept)) == 2 * GROUPS
         again = server.bodies[asked_then:]
         assert len(again) == 2 * GROUPS - len(before)
         assert max(server.answered.values()) <= 2
         assert sum(server.answered.values()) - 2 * GROUPS <= FLYING  # lost on their way
-        start(server.url, kept).communicate(timeout=120)
+        start(server.url, kept).communicate(timeout=PATIENCE)
         assert len(server.bodies) == asked_then + len(again)

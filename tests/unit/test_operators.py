@@ -59,7 +59,7 @@ def texts(g: Group) -> str:
 
 def test_operators_are_values_that_print_as_their_call() -> None:
     assert repr(rejection(beta=0.5, keep=8)) == (
-        "rejection(beta=0.5, keep=8, mode='pool', bound=None, dedupe=False)"
+        "rejection(beta=0.5, keep=8, mode='pool', bound=None, dedupe=False, unit='score')"
     )
     assert rejection(0.5, 8) == rejection(beta=0.5, keep=8)
     assert len({best(), best(), best(2)}) == 2

@@ -32,7 +32,6 @@ from tandem.engines.patience import Passing, Patience, Waiting
 from tandem.errors import ConfigError, EngineError
 from tandem.groups import Completion, FloatArray, Prompt
 from tandem.machine import Machine
-from tandem.reading import cache
 from tandem.rng import Seed
 
 LABEL_TOKENS = 4
@@ -94,7 +93,7 @@ class Server:
             ConfigError: the client is not installed, or the key is not in the environment.
         """
         del machine
-        return ServedSpeaker(self, _client(self), Answers(self.kept or cache() / "answers.sqlite"))
+        return ServedSpeaker(self, _client(self), Answers(self.kept or _place()))
 
 
 class ServedSpeaker:
@@ -363,6 +362,12 @@ def _remedy(status: int, server: Server) -> str:
     if status == 429:
         return "fill the account, and give the same command again: what was answered is kept"
     return "change what the message names: the model, the length of the question, a setting"
+
+
+def _place() -> Path:
+    from tandem.reading import cache  # loads torch, which asking a server does not need
+
+    return cache() / "answers.sqlite"
 
 
 def _client(server: Server) -> Any:

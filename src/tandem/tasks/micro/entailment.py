@@ -187,7 +187,8 @@ def blank(recipe: Recipe, words: PreTrainedTokenizerFast) -> BertForSequenceClas
         label2id={name: i for i, name in enumerate(LABELS)},
     )
     model = BertForSequenceClassification(config)
-    attention: Any = model.bert.encoder.layer[0].attention.self
+    layer: Any = model.bert.encoder.layer[0]
+    attention = layer.attention.self
     with torch.no_grad():
         attention.query.weight.mul_(2.0)
         attention.key.weight.copy_(attention.query.weight)
