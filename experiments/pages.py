@@ -268,7 +268,7 @@ def _claims(found: Mapping[str, Any]) -> list[str]:
             needs = "-"
         lines.append(
             [
-                f"`{row['claim']}`", spelled(row["gain"]), spelled(row["win"], percent=True),
+                f"`{row['claim']}`", spelled(row["gain"]), spelled(row.get("win"), percent=True),
                 f"{row['holm_p']:.2g}", row["verdict"], needs,
             ]
         )  # fmt: skip
@@ -301,7 +301,7 @@ def _reward(found: Mapping[str, Any]) -> list[str]:
     if not exam:
         return []
     lines = [
-        [name, spelled(x, sign=False) if isinstance(x, Mapping) else f"{x:.3f}"]
+        [name, f"{x:.3f}" if isinstance(x, float) else spelled(x, sign=False)]
         for name, x in exam["measures"].items()
     ]
     told = (
