@@ -3,7 +3,7 @@
     python docs/generate.py            # write; `make docs`
     python docs/generate.py --check    # exit code 1 and a list, if anything would change
 
-Torch is not loaded. Parts of a page stand between `<!-- name: generated ... -->` and
+Torch is not loaded. A part of a page stands between `<!-- name: generated ... -->` and
 `<!-- /name -->`.
 """
 

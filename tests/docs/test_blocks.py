@@ -1,9 +1,9 @@
 """Every block of commands and of Python in the README and the docs is run.
 
-A page is a session: its `sh` and `python` blocks, in order, in one empty folder that holds what the
-pages speak of: `my-model`, a small model, and `preferences.jsonl`. Commands of `tandem` run in this
-process, with sizes made small by flags that a user has too (`SMALL`). Two passes: the fast one
-stops before anything is trained (`--dry_run`, `--help`); the slow one (`make slow`) runs all of it.
+A page is a session: its `sh` and `python` blocks, in order, in one empty folder that holds what
+the pages speak of: `my-model`, a small model, and `preferences.jsonl`. Commands of `tandem` run in
+this process, with sizes made small by flags that a user has too (`SMALL`). Two passes: the fast one
+stops before anything is trained (`--dry_run`); the slow one (`make slow`) runs all of it.
 
 `make` and `pip` lines are not run here but compared with the Makefile and pyproject.toml.
 """
@@ -162,7 +162,8 @@ def small(words: list[str]) -> list[str]:
 def _plan(words: list[str]) -> str:
     names = words[words.index("--methods") + 1].split(",")
     entries = "".join(f'\n[[entry]]\nmethod = "{n}"\n' for n in names)
-    tables = "[settings.best_of_n]\nn = 2\npool = 4\n[settings.rso]\npool = 4\nkeep = 2\n"
+    tables = "[settings.sampling]\nmax_tokens = 16\n[settings.best_of_n]\nn = 2\npool = 4\n"
+    tables += "[settings.rso]\npool = 4\nkeep = 2\n"
     tables += "[settings.ppo]\nrounds = 1\nprompts = 16\nminibatch = 8\n"
     return f'title = "small"\n{TINY_PLAN}\n{tables}{entries}'
 

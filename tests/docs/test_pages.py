@@ -32,7 +32,7 @@ def test_a_page_has_all_parts(page: Path):
     sections = re.split(r"^## ", text, flags=re.M)
     told = {s.partition("\n")[0]: s.partition("\n")[2].strip() for s in sections[1:]}
     assert list(told) == list(method_pages.PARTS)
-    assert all(len(part) > 10 for part in told.values())
+    assert all(len(part) > 12 for part in told.values())
     assert "**Not when**" in told["When to use it"]
     assert "](" in told["The paper, and what differs"].partition("The head of")[0]
 
