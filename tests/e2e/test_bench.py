@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
 import os
 import random
@@ -104,13 +106,14 @@ def test_two_workers_find_the_same_numbers(finished, plan, tmp_path, monkeypatch
 def test_a_ray_cluster_finds_the_same_numbers(finished, plan, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="pip install 'tandem-rlhf[ray]'")
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray leaves its token
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        words = [str(plan), f"--out={tmp_path}", "--workers=2", "--engine=ray", *STEADY]
+        words = [str(plan), f"--out={tmp_path / 'out'}", "--workers=2", "--engine=ray", *STEADY]
         assert cli.main(["bench", *words]) == 0
     finally:
         ray.shutdown()
-    assert benches.numbers(read(tmp_path)) == benches.numbers(read(finished))
+    assert benches.numbers(read(tmp_path / "out")) == benches.numbers(read(finished))
 
 
 # your own model and data ----------------------------------------------------------------------
@@ -160,15 +163,10 @@ def test_data_that_nobody_judged_is_refused(tmp_path, capsys):
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.exists(), reason="no ../shared beside the repository")
 def test_a_real_model_on_real_preferences(tmp_path):
-    model, data = SHARED / "models" / "stories260k", SHARED / "data" / "hh_harmless.jsonl.gz"
-    plan = own(
-        tmp_path,
-        sampling={"max_tokens": 16},
-        sft={"steps": 2, "batch": 8},
-        reward={"steps": 2, "batch": 8},
-        dpo={"steps": 2, "batch": 8},
-    )
-    out = tmp_path / "out"
+    model, data = SHARED / "models" / "stories260k", tmp_path / "harmless.jsonl"
+    with gzip.open(SHARED / "data" / "hh_harmless.jsonl.gz", "rt", encoding="utf-8") as lines:
+        data.write_text("".join(itertools.islice(lines, 60)), encoding="utf-8")
+    plan, out = own(tmp_path, sampling={"max_tokens": 16}), tmp_path / "out"
     words = [f"--model={model}", f"--data={data}", f"--out={out}"]
     assert cli.main(["bench", str(plan), *words]) == 0
     assert read(out)["judge"] == "gold_rm"
@@ -199,6 +197,18 @@ def wait_for_news(out: Path, before: int, process: subprocess.Popen[str]) -> Non
         time.sleep(0.01)
 
 
+def gone(group: int) -> bool:
+    """Say whether nobody of a process group is left, soon."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_an_interrupt_ends_it_cleanly(count, plan, tmp_path):
     with started(plan, tmp_path, f"--workers={count}") as process:
@@ -208,8 +218,7 @@ def test_an_interrupt_ends_it_cleanly(count, plan, tmp_path):
     assert process.returncode == 130, errors
     assert "interrupted: the same command goes on" in errors
     assert "Traceback" not in errors
-    with pytest.raises(ProcessLookupError):  # nobody of the group is left
-        os.killpg(process.pid, 0)
+    assert gone(process.pid)
 
 
 @pytest.mark.slow
