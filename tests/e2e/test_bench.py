@@ -176,12 +176,16 @@ def test_a_real_model_on_real_preferences(tmp_path):
 
 
 def started(plan: Path, out: Path, *words: str) -> subprocess.Popen[str]:
-    """Start the command in a process group of its own."""
+    """Start the command in a process group of its own.
+
+    A shell's background jobs ignore SIGINT, and what they start inherits that: it is undone.
+    """
     env = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tandem", "bench", str(plan), f"--out={out}", *STEADY, *words]
     return subprocess.Popen(
         command, env=env, text=True, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
