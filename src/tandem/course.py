@@ -24,7 +24,7 @@ from tandem.judges.templates import Formats
 from tandem.methods import Method, reward, sft, whole
 from tandem.runs import Checkpoint, Run
 from tandem.solving import Solver, solve
-from tandem.stages import Policy, encode, judge, sample
+from tandem.stages import Policy, encode, judge, mix, sample
 from tandem.tasks import World
 
 MEMBERS = 4
@@ -63,6 +63,13 @@ class Course:
     def pi_sft(self) -> Checkpoint:
         """The base after SFT on the demonstrations."""
         return sft.recipe(self.run, self.base, self.demonstrations, self.configs["sft"])
+
+    @cached_property
+    def early(self) -> Checkpoint:
+        """A weaker policy: the base after SFT on a tenth of the demonstrations."""
+        D = self.run("demonstrations", encode, self.demonstrations, self.base)
+        few = D[: max(1, len(D) // 10)]
+        return self.run("early-sft", sft.fit, self.base, few, self.configs["sft"], name="early")
 
     @cached_property
     def D(self) -> Groups:
@@ -179,8 +186,18 @@ class Course:
     def _judged(self, name: str, given: Groups | None, asked: Groups | None) -> Groups:
         if given is not None:
             return self.run(name, encode, given, self.base)
-        pairs = self.run(f"{name}-pairs", sample, self.pi_sft, asked, n=2, how=self.how)
-        return self.run(name, judge, pairs, self.humans)
+        pairs = f"{name}-pairs"
+        if self.world.weaker:
+            shares = (1 - self.world.weaker, self.world.weaker / 2, self.world.weaker / 2)
+            writers = {"sft": self.pi_sft, "base": self.base, "early": self.early}
+            written = tuple(
+                self.run(f"{name}-by-{by}", sample, writer, asked, n=2, how=self.how)
+                for by, writer in writers.items()
+            )
+            drawn = self.run(pairs, mix, written, shares, n=2)
+        else:
+            drawn = self.run(pairs, sample, self.pi_sft, asked, n=2, how=self.how)
+        return self.run(name, judge, drawn, self.humans)
 
     def do(self, method: Method) -> tuple[Any, float]:
         """Run a method's recipe on what it names; return the result and its stages' seconds."""

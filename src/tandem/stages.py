@@ -3,6 +3,7 @@
 encode    texts -> tokens of a policy                 judge      a judge's columns written
 sample    n completions of each prompt                select     an operator applied
 merge     two collections of the same prompts as one
+mix       completions of several policies, each drawn from one of them
 ask       questions put in one of the task's forms
 
 What is sampled from is a `Policy`: a checkpoint, or a way of decoding one (`BestOf`).
@@ -11,7 +12,7 @@ What is sampled from is a `Policy`: a checkpoint, or a way of decoding one (`Bes
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -259,6 +260,35 @@ def merge(first: Groups, second: Groups) -> Iterator[Group]:
                 "sample both from the same prompts",
             )
         yield Group(a.prompt, a.completions + b.completions)
+
+
+def mix(
+    policies: Sequence[Groups], shares: Sequence[float], *, n: int, seed: Seed
+) -> Iterator[Group]:
+    """Draw n completions a prompt, each anew from one of several policies' samples, by its share.
+
+    Raises:
+        ConfigError: not one share for each policy.
+        DataError: the collections do not hold the same prompts, or too few completions.
+    """
+    if len(policies) != len(shares) or not policies:
+        raise ConfigError(
+            f"{len(policies)} policies and {len(shares)} shares",
+            "each policy needs its share",
+            "give as many shares as policies, for example (.5, .25, .25)",
+        )
+    edges = np.cumsum(shares[:-1]) / sum(shares)
+    for groups in zip(*policies, strict=True):
+        if len({g.id for g in groups}) > 1 or min(map(len, groups)) < n:
+            raise DataError(
+                f"the groups {[g.id for g in groups]} hold {[len(g) for g in groups]} completions",
+                f"{n} completions for one prompt are taken from any of the policies",
+                f"sample all policies on the same prompts with n={n}",
+            )
+        draws = seed.at("mix", groups[0].id).rng().random(n)
+        writers = np.searchsorted(edges, draws, "right").tolist()
+        chosen = [groups[writer].completions[k] for k, writer in enumerate(writers)]
+        yield Group(groups[0].prompt, tuple(chosen))
 
 
 def reference(policy: Checkpoint, groups: Groups, *, machine: Machine) -> Iterator[Group]:

@@ -11,7 +11,7 @@ from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.judges import Judge
 from tandem.rng import Seed
-from tandem.tasks.micro import Annotator, Camps, Drifting, Micro, Truth, mixture, posts
+from tandem.tasks.micro import Annotator, Camps, Drifting, Micro, Truth, posts
 
 TASK = Micro("summaries")
 
@@ -130,20 +130,6 @@ def test_truth_drifts() -> None:
     assert before.worth(meta, good) - before.worth(meta, short) < after.worth(
         meta, good
     ) - after.worth(meta, short)
-
-
-def test_a_mixture_takes_completions_by_share() -> None:
-    prompts = TASK.prompts("preference", 400, Seed(0))
-
-    def by(author: str) -> Groups:
-        return prompts.map(
-            lambda group: Group(group.prompt, tuple(Completion("x", author=author) for _ in "ab"))
-        )
-
-    mixed = mixture([by("sft"), by("base"), by("other")], (0.5, 0.25, 0.25), Seed(0))
-    authors = [c.author for group in mixed for c in group.completions]
-    assert authors.count("sft") / len(authors) == pytest.approx(0.5, abs=0.06)
-    assert {len(group) for group in mixed} == {2}
 
 
 def test_mistakes_are_explained() -> None:

@@ -36,6 +36,8 @@ class Sizes:
         prompts: unlabelled prompts to sample from.
         evaluation: prompts on which policies are compared.
         flips: share of the annotator's answers that are wrong.
+        weaker: share of the compared answers that other policies than pi_sft wrote: half of
+            them the base, half an SFT policy of a tenth of the demonstrations.
         held_out_share: files: share of the prompts kept out of training.
     """
 
@@ -45,14 +47,16 @@ class Sizes:
     prompts: int = 4000
     evaluation: int = 1000
     flips: float = 0.25
+    weaker: float = 0.0
     held_out_share: float = 0.1
 
     def __post_init__(self) -> None:
         counts = (self.demonstrations, self.pairs, self.held_out, self.prompts, self.evaluation)
-        if min(counts) < 1 or not 0 <= self.flips < 0.5 or not 0 < self.held_out_share < 1:
+        shares = 0 <= self.flips < 0.5 and 0 <= self.weaker <= 1 and 0 < self.held_out_share < 1
+        if min(counts) < 1 or not shares:
             raise ConfigError(
                 f"sizes: {self}",
-                "counts are at least 1, 0 <= flips < 0.5, 0 < held_out_share < 1",
+                "counts are at least 1, 0 <= flips < 0.5, 0 <= weaker <= 1, 0 < held_out_share < 1",
                 "change the value that is out of range",
             )
 
@@ -71,6 +75,7 @@ class World:
         asked_held_out: the same for the held-out comparisons.
         prompts: unlabelled prompts to sample from while training.
         evaluation: prompts on which policies are compared; they are in no other split.
+        weaker: share of the answers that the annotator compares which pi_sft did not write.
         references: one reference answer for each evaluation prompt, or None.
         annotator: who gives preferences, or None when they come with the data.
         truth: the programmatic judge, or None.
@@ -89,6 +94,7 @@ class World:
     asked_held_out: Prompts | None
     prompts: Prompts
     evaluation: Prompts
+    weaker: float = 0.0
     references: Groups | None = None
     annotator: Judge | None = None
     truth: Judge | None = None

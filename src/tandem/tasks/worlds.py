@@ -76,6 +76,7 @@ def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
         asked_held_out=asked[sizes.pairs :],
         prompts=task.prompts("unlabelled", sizes.prompts, at),
         evaluation=evaluation,
+        weaker=sizes.weaker,
         references=task.references(evaluation),
         annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
         truth=task.truth(),

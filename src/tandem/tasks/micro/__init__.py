@@ -30,7 +30,6 @@ from tandem.tasks.micro.annotators import (
     Drifting,
     Truth,
     known,
-    mixture,
 )
 from tandem.tasks.micro.arithmetic import WORDING
 from tandem.tasks.micro.splits import DEMONSTRATION, SKILLS, draw
@@ -49,7 +48,6 @@ __all__ = [
     "Skill",
     "Truth",
     "breakdown",
-    "mixture",
     "truth",
 ]
 

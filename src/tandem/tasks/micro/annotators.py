@@ -9,14 +9,14 @@ prompt's id and the pair alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from tandem.errors import ConfigError, DataError
-from tandem.groups import Completion, Group, Groups, Preference
+from tandem.groups import Group, Preference
 from tandem.rng import Seed
 from tandem.tasks.micro.posts import Meta
 from tandem.tasks.micro.truth import breakdown, truth
@@ -233,43 +233,3 @@ class Drifting:
             return self.flips + (1 - 2 * self.flips) * _sure(gap, 0.0)
 
         return _vote(groups, f"{self.name}-{self.round}", self.seed, one)
-
-
-def mixture(policies: Sequence[Groups], shares: Sequence[float], seed: Seed, n: int = 2) -> Groups:
-    """Human-like sets: each completion from a policy drawn by its share (half pi_sft, half weaker).
-
-    Args:
-        policies: samples of several policies on the same prompts, at least `n` a prompt.
-        shares: the chance of each policy, for every completion anew.
-        seed: where the draws start.
-        n: completions a prompt.
-
-    Raises:
-        DataError: the collections do not hold the same prompts, or too few completions.
-        ConfigError: not one share for each policy.
-    """
-    if len(policies) != len(shares) or not policies:
-        raise ConfigError(
-            f"{len(policies)} policies and {len(shares)} shares",
-            "each policy needs its share",
-            "give as many shares as policies, for example (.5, .25, .25)",
-        )
-    edges = np.cumsum(shares) / np.sum(shares)
-    return Groups.of(
-        _mixed(groups, edges, seed, n) for groups in zip(*map(iter, policies), strict=True)
-    )
-
-
-def _mixed(groups: tuple[Group, ...], edges: np.ndarray, seed: Seed, n: int) -> Group:
-    if len({group.id for group in groups}) > 1 or min(map(len, groups)) < n:
-        raise DataError(
-            f"the groups {sorted({group.id for group in groups})} hold "
-            f"{[len(group) for group in groups]} completions",
-            f"a mixture takes {n} completions for the same prompt from any of the policies",
-            f"sample all policies on the same prompts with n={n}",
-        )
-    chosen: list[Completion] = []
-    for k in range(n):
-        which = np.searchsorted(edges, seed.at("mixture", groups[0].id, k).uniform(), "right")
-        chosen.append(groups[min(int(which), len(groups) - 1)].completions[k])
-    return Group(groups[0].prompt, tuple(chosen))
