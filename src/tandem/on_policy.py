@@ -43,9 +43,12 @@ def examine_rewards(
 
     Returns:
         `text`, the table, and `numbers`, the same for JSON. `gain` is the difference in accuracy
-        to the first reward on the same pairs.
+        to the first reward on the same pairs, `spread` the standard deviation of the difference
+        of two rewards. `credits`: policy -> the decided pairs' prompts, and each reward's credit
+        for them, for means over several seeds.
     """
     rows: list[tuple[Any, ...]] = []
+    credit: dict[str, dict[str, list[Any]]] = {}
     for policy, groups in fresh.items():
         gold = labelled(groups, truth, seed, machine)
         credits: dict[str, Any] = {}
@@ -54,11 +57,17 @@ def examine_rewards(
             found = reward_evaluation(scored, seed=seed)
             credits[name] = comparisons(scored, seed=seed).decided
             gain = _gain(credits[name], next(iter(credits.values()))) if len(credits) > 1 else None
-            cells = (found.accuracy, gain, found.log_loss, found.ece, found.temperature)
+            spread = float(credits[name].difference.std())
+            cells = (found.accuracy, gain, found.log_loss, found.ece, found.temperature, spread)
             rows.append((policy, name, found.judgments - found.ties, *cells))
-    columns = ("pairs of", "reward", "pairs", "accuracy", "gain", "log-loss", "ECE", "temperature")
+        prompt = next(iter(credits.values())).prompt.tolist()
+        credit[policy] = {"prompt": prompt} | {n: c.credit.tolist() for n, c in credits.items()}
+    columns = (
+        "pairs of", "reward", "pairs", "accuracy", "gain", "log-loss", "ECE", "temperature",
+        "spread",
+    )  # fmt: skip
     table = Table(columns, tuple(rows), "rewards on fresh pairs, labelled by the truth")
-    return {"text": str(table), "numbers": table.as_dicts()}
+    return {"text": str(table), "numbers": table.as_dicts(), "credits": credit}
 
 
 def examine_labels(
