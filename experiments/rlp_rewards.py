@@ -278,7 +278,7 @@ def _sixth(rows: Sequence[Mapping[str, Any]]) -> str:
         own = f"pi_hat {name.removeprefix('r_hat ')}"
         at = {r["policy"]: r for r in rows if r["reward"] == name}
         flat = at["pi_sft"]["gain"]
-        equal = -FLAT <= flat["low"] and flat["high"] <= FLAT
+        equal = flat["low"] >= -FLAT and flat["high"] <= FLAT
         told = "equal" if equal else f"not shown equal: {spelled(flat, '+')}"
         lines.append([name, _higher(at["pi_theta"]), _higher(at[own]), told])
     head = ["reward", "more accurate on pi_theta", "on its own pi_hat", "equal on pi_sft"]
