@@ -3,8 +3,9 @@
     python experiments/rlp_rewards.py runs/bench-rlp [--out docs/results] [--name rlp-rewards]
     python experiments/rlp_rewards.py --page          # the page again, from its JSON
 
-Samples two answers of pi_sft, pi_theta and each pi_hat to the evaluation prompts, labels them by
-the truth, and measures every reward on all of them; then the labels of D_hat, and others of the
+Samples two answers of pi_sft, pi_theta and each pi_hat to evaluation prompts, and labels them by
+the truth. Every reward is measured on pairs of pi_sft and pi_theta, r_phi and each r_hat on those
+of its own pi_hat; then the labels of D_hat, and others of the
 same policy's pairs, beside the truth. Stages are kept beside the seed's others, in the scope
 `rewards`, so a killed run goes on. Hypotheses 6 and 7 of rlp.md.
 """
@@ -44,6 +45,9 @@ ROWS = {
     "true labels": ("true-labels", "relabelled"),
     "shuffled clusters": ("shuffled-clusters", "shuffled"),
 }
+WHERE = {"pi_sft": "pi_sft", "pi_theta": "pi_theta", "own": "own pi_hat"}
+PROMPTS = 500
+"""Evaluation prompts that are used: the first of them."""
 FLAT = 0.02
 """Accuracy on pi_sft's pairs may change by this much and still be called equal (rlp.md)."""
 
@@ -52,6 +56,7 @@ def main(words: list[str] | None = None) -> int:
     """Measure every seed, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("bench", nargs="?", type=Path, help="the folder of a finished comparison")
+    parser.add_argument("--seeds", type=int, help="only the first seeds of the comparison")
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--name", default="rlp-rewards")
     parser.add_argument("--page", action="store_true", help="only the page, from the JSON")
@@ -60,7 +65,7 @@ def main(words: list[str] | None = None) -> int:
     if not asked.page:
         if asked.bench is None:
             parser.error("give the folder of a comparison, or --page")
-        seeds = sorted(asked.bench.glob("seed-*"), key=_number)
+        seeds = sorted(asked.bench.glob("seed-*"), key=_number)[: asked.seeds]
         found = collected([_number(s) for s in seeds], [measured(s) for s in seeds])
         asked.out.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -84,7 +89,7 @@ def measured(seed: Path) -> dict[str, Any]:
         if (fit := stage(seed, scope, f"reward-{tag}")) is not None:
             rewards[f"r_hat {name}"] = fit
             policies[f"pi_hat {name}"] = stage(seed, scope, f"ppo-{tag}")
-    asked: Groups = stage(seed, "sft", "evaluation")
+    asked: Groups = stage(seed, "sft", "evaluation")[:PROMPTS]
     how = Sampling(max_tokens=32)
     with Run(seed, _number(seed)) as run:
         own = run.scope("rewards", run.seed)
@@ -93,10 +98,22 @@ def measured(seed: Path) -> dict[str, Any]:
             for k, (name, policy) in enumerate(policies.items())
         }
         judges = {name: RewardModel(fit) for name, fit in rewards.items()}
-        exam = own("rewards", examine_rewards, judges, fresh, Truth())
+        exams = [own("rewards", examine_rewards, judges, first(fresh, 2), Truth())]
+        for k, name in enumerate(list(fresh)[2:]):
+            two = {n: judges[n] for n in (FIRST, name.replace("pi_hat", "r_hat"))}
+            exams.append(own(f"rewards-{k}", examine_rewards, two, {name: fresh[name]}, Truth()))
         labels = own("labels", examine_labels, labelled(own, seed), Truth())
-    prompts = [g.id for g in asked]
-    return {"rewards": exam, "labels": labels["numbers"], "prompts": prompts}
+    return {
+        "rewards": [row for exam in exams for row in exam["numbers"]],
+        "credits": {name: x for exam in exams for name, x in exam["credits"].items()},
+        "labels": labels["numbers"],
+        "prompts": [g.id for g in asked],
+    }
+
+
+def first(fresh: Mapping[str, Groups], count: int) -> dict[str, Groups]:
+    """The first policies: pi_sft and pi_theta, on whose pairs every reward is measured."""
+    return {name: fresh[name] for name in list(fresh)[:count]}
 
 
 def labelled(run: Run, seed: Path) -> dict[str, Groups]:
@@ -157,7 +174,7 @@ def collected(seeds: Sequence[int], found: Sequence[Mapping[str, Any]]) -> dict[
 
 
 def _rewards(found: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    tables = [one["rewards"]["numbers"] for one in found]
+    tables = [one["rewards"] for one in found]
     for rows in zip(*tables, strict=True):
         policy, reward = rows[0]["pairs of"], rows[0]["reward"]
         credit, first = (cells(found, policy, name) for name in (reward, FIRST))
@@ -179,7 +196,7 @@ def cells(found: Sequence[Mapping[str, Any]], policy: str, reward: str) -> np.nd
     table = np.full((len(found), len(found[0]["prompts"])), np.nan)
     for row, one in zip(table, found, strict=True):
         place = {prompt: k for k, prompt in enumerate(one["prompts"])}
-        credits = one["rewards"]["credits"][policy]
+        credits = one["credits"][policy]
         row[[place[p] for p in credits["prompt"]]] = credits[reward]
     return table
 
@@ -228,7 +245,8 @@ def page(found: Mapping[str, Any], name: str) -> str:
         "out). Intervals are 95 %, over seeds and prompts (docs/adr/0006); *resolved* is after "
         "Holm over all gains of the page.",
         "## Accuracy",
-        "Columns are the policies that wrote the pairs. A coin is right half of the time.",
+        "A coin is right half of the time. *Own* is the policy that climbed this reward; r_phi is "
+        "measured on the same pairs.",
         _accuracy(found["rewards"]),
         f"## Gain over {FIRST}, on the same pairs",
         _gains(found["rewards"]),
@@ -249,38 +267,48 @@ def page(found: Mapping[str, Any], name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _grid(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, list[Any]]]:
-    policies = list(dict.fromkeys(row["policy"] for row in rows))
-    rewards = dict.fromkeys(row["reward"] for row in rows)
-    return policies, {n: [r for r in rows if r["reward"] == n] for n in rewards}
+def _grid(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Reward -> where -> row; where is `pi_sft`, `pi_theta`, `own`, and `first`: r_phi there."""
+    grid: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        own = row["policy"].removeprefix("pi_hat ")
+        if own == row["policy"]:
+            grid.setdefault(row["reward"], {})[own] = row
+        elif row["reward"] == FIRST:
+            grid.setdefault(f"r_hat {own}", {})["first"] = row
+        else:
+            grid.setdefault(row["reward"], {})["own"] = row
+    return grid
 
 
 def _accuracy(rows: Sequence[Mapping[str, Any]]) -> str:
-    policies, grid = _grid(rows)
-    lines = [[name, *(spelled(r["accuracy"]) for r in cells)] for name, cells in grid.items()]
-    return markdown(["reward", *policies], lines)
+    where = {**WHERE, "first": "r_phi there"}
+    lines = [
+        [name, *(spelled(at[w]["accuracy"]) if w in at else "-" for w in where)]
+        for name, at in _grid(rows).items()
+    ]
+    return markdown(["reward", *where.values()], lines)
 
 
 def _gains(rows: Sequence[Mapping[str, Any]]) -> str:
-    policies, grid = _grid(rows)
     lines = [
-        [name, *(f"{spelled(r['gain'], '+')}{_resolved(r)}" for r in cells)]
-        for name, cells in grid.items()
+        [name, *(f"{spelled(at[w]['gain'], '+')}{_resolved(at[w])}" for w in WHERE)]
+        for name, at in _grid(rows).items()
         if name != FIRST
     ]
-    return markdown(["reward", *policies], lines) + "\n\n`*`: resolved."
+    return markdown(["reward", *WHERE.values()], lines) + "\n\n`*`: resolved."
 
 
 def _sixth(rows: Sequence[Mapping[str, Any]]) -> str:
     """Each r_hat where it should be better than r_phi, and where it should be equal."""
     lines = []
-    for name in dict.fromkeys(r["reward"] for r in rows if r["gain"]):
-        own = f"pi_hat {name.removeprefix('r_hat ')}"
-        at = {r["policy"]: r for r in rows if r["reward"] == name}
+    for name, at in _grid(rows).items():
+        if name == FIRST:
+            continue
         flat = at["pi_sft"]["gain"]
         equal = flat["low"] >= -FLAT and flat["high"] <= FLAT
         told = "equal" if equal else f"not shown equal: {spelled(flat, '+')}"
-        lines.append([name, _higher(at["pi_theta"]), _higher(at[own]), told])
+        lines.append([name, _higher(at["pi_theta"]), _higher(at["own"]), told])
     head = ["reward", "more accurate on pi_theta", "on its own pi_hat", "equal on pi_sft"]
     return markdown(head, lines)
 

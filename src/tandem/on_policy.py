@@ -46,14 +46,14 @@ def examine_rewards(
         rewards: scoring judges by name, the one that others are compared with first: r_phi.
         fresh: policy -> two or more of its samples for prompts that nobody trained on.
         truth: a scoring judge whose order is the label.
-        seed: presentation orders and resamples.
+        seed: presentation orders.
 
     Returns:
         `text`, the table, and `numbers`, the same for JSON, about pairs that the truth decides.
         `gain` is the difference in accuracy to the first reward on the same pairs; `temperature`
         is fitted to all of them; `spread` is the standard deviation of the difference of two
-        rewards; ECE is None below 15 pairs. `credits`: policy -> the decided pairs' prompts, and each reward's credit
-        for them, for means over several seeds.
+        rewards; ECE is None below 15 pairs. `credits`: policy -> the pairs' prompts, and each
+        reward's credit for them, for means over several seeds.
     """
     rows: list[tuple[Any, ...]] = []
     credit: dict[str, dict[str, list[Any]]] = {}
