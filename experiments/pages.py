@@ -121,7 +121,8 @@ def _report(file: Path, out: Path) -> None:
     from tandem.report.page import rendered
     from tandem.report.results import read_results
 
-    html, _ = rendered(read_results(file))
+    results = read_results(file)
+    html, _ = rendered(results | {"command": portable(results["command"])})
     out.write_text(html, encoding="utf-8")
     print(f"{out} ({out.stat().st_size:,} bytes)")
 
