@@ -49,7 +49,7 @@ define compared
 endef
 reproduce: export OMP_NUM_THREADS = $(JOBS)
 reproduce: $(READY)
-	$(call compared,experiments/rlp.toml,rlp,rlp --html)
+	$(call compared,experiments/rlp.toml,rlp,rlp)
 	$(call compared,--preset full,rlp,full --html)
 	$(call compared,experiments/rlp_ablations.toml,rlp,rlp-ablations)
 	$(call compared,experiments/rso.toml,rso,rso)
