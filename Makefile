@@ -39,17 +39,26 @@ picture: $(READY) browser
 	$(PY) docs/picture.py $(REPORT)
 
 # Hours. Every command goes on where it stopped; `make reproduce SEEDS=1` is a first look.
-# `rlp`'s plan has 10 seeds, the others 5; SEEDS replaces all of them.
+# `rlp`'s plan has 10 seeds, the others 5; SEEDS replaces all of them. The full preset and RLP's
+# ablations find the stages of `rlp` in its folder.
+runs  = runs/reproduce
 seeds = $(if $(SEEDS),--seeds $(SEEDS))
+define compared
+	$(PY) -m tandem bench $(1) $(seeds) --out $(runs)/$(2)
+	$(PY) experiments/pages.py $(runs)/$(2) --name $(3)
+endef
 reproduce: export OMP_NUM_THREADS = $(JOBS)
 reproduce: $(READY)
-	for plan in rlp rso rest; do \
-	  $(PY) -m tandem bench experiments/$$plan.toml $(seeds) --out runs/reproduce/$$plan && \
-	  $(PY) experiments/pages.py runs/reproduce/$$plan --name $$plan || exit 1; done
-	$(PY) experiments/overoptimisation.py $(seeds) --runs runs/reproduce/overoptimisation
-	$(PY) experiments/self_improvement.py $(seeds) --out runs/reproduce/self-improvement \
+	$(call compared,experiments/rlp.toml,rlp,rlp)
+	$(call compared,--preset full,rlp,full --html)
+	$(call compared,experiments/rlp_ablations.toml,rlp,rlp-ablations)
+	$(call compared,experiments/rlp_shared.toml,rlp-shared,rlp-shared)
+	$(call compared,experiments/rso.toml,rso,rso)
+	$(call compared,experiments/rest.toml,rest,rest)
+	$(PY) experiments/overoptimisation.py $(seeds) --runs $(runs)/overoptimisation
+	$(PY) experiments/self_improvement.py $(seeds) --out $(runs)/self-improvement \
 	  --page docs/results/self-improvement.md
-	$(PY) experiments/rlaif.py $(seeds) --out runs/reproduce/rlaif --results docs/results/rlaif.json
+	$(PY) experiments/rlaif.py $(seeds) --out $(runs)/rlaif --results docs/results/rlaif.json
 	$(PY) docs/generate.py
 
 slow: $(READY)

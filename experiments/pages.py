@@ -121,7 +121,8 @@ def _report(file: Path, out: Path) -> None:
     from tandem.report.page import rendered
     from tandem.report.results import read_results
 
-    html, _ = rendered(read_results(file))
+    results = read_results(file)
+    html, _ = rendered(results | {"command": portable(results["command"])})
     out.write_text(html, encoding="utf-8")
     print(f"{out} ({out.stat().st_size:,} bytes)")
 
@@ -157,11 +158,14 @@ def page(found: Mapping[str, Any], name: str) -> str:
 def setting(found: Mapping[str, Any]) -> str:
     """Say what was compared on what."""
     seeds, budget = found["seeds"], found["budget"]
+    share = budget.get("weaker", 0)
+    weaker = f" ({share:.0%} of the answers in them by weaker policies)" if share else ""
     plural = "s" if len(seeds) != 1 else ""
     return (
         f"{found['task']}; {len(seeds)} training seed{plural} ({listed(seeds)}), the same "
         f"{found['prompts']:,} evaluation prompts for all; {budget['demonstrations']:,} "
-        f"demonstrations, {budget['pairs']:,} labelled pairs with {budget['flips']:.0%} flips, "
+        f"demonstrations, {budget['pairs']:,} labelled pairs with {budget['flips']:.0%} flips"
+        f"{weaker}, "
         f"{budget['prompts']:,} unlabelled prompts. Judge: {found['judge']}."
     )
 

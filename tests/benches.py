@@ -33,6 +33,21 @@ PLAN: dict[str, Any] = {
 }  # fmt: skip
 
 
+BRIEF: dict[str, Any] = {
+    "sft": {"epochs": 1},
+    "best_of_n": {"n": 2, "pool": 4},
+    "dpo": {"epochs": 1, "batch": 16},
+    "kto": {"epochs": 1, "batch": 16},
+    "rso": {"pool": 4, "keep": 2},
+    "raft": {"stages": 1, "prompts": 16, "k": 2},
+    "rest": {"grow": 1, "improve": 1, "n": 2},
+    "ppo": {"prompts": 16, "rounds": 1, "minibatch": 16},
+    "grpo": {"prompts": 8, "rounds": 1, "n": 2, "minibatch": 8},
+    "rlp": {"n": 4, "gamma": 0.0},
+}
+"""Every method of the full preset, as brief as it can be."""
+
+
 def plan(path: Path, **changes: Any) -> Path:
     """Write the plan, with these values changed, as a file that `tandem bench` reads."""
     path.write_text(json.dumps(copy.deepcopy(PLAN) | changes))  # JSON is YAML

@@ -56,7 +56,7 @@ def look(
     numbers["length"] = float(np.mean([len(g.completions[0].tokens) for g in answers]))
     for group in answers[:3]:
         events.log("sample", prompt=group.prompt.text, answer=group.completions[0].text)
-    events.log("watch", text=spelled(numbers), **numbers)
+    events.log("looked", text=spelled(numbers), **numbers)
     return numbers
 
 

@@ -19,10 +19,11 @@ from tandem.groups import Completion, FloatArray, Group, Groups, Prompt
 from tandem.judges.asking import Asking
 from tandem.judges.labelling import labelling
 from tandem.judges.llm import Labeller, Rater
+from tandem.judges.revising import revise
 from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.methods import cai, rlaif
-from tandem.methods.cai import CAI, revise
+from tandem.methods.cai import CAI
 from tandem.methods.dpo import DPO
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward

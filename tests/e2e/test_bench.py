@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,25 @@ def test_a_method_that_fails_takes_nobody_along(finished, capsys):
     assert "the moon is missing" in (finished / "report.html").read_text()
     told = json.loads((finished / "seed-0" / "broken" / "failed.json").read_text())
     assert "benches.py" in told["traceback"]
+
+
+def test_every_method_of_the_full_preset_gets_into_the_report(tmp_path):
+    full = tomllib.loads((ROOT / "src/tandem/bench/presets/full.toml").read_text())
+    entries = full["entry"]
+    path = benches.plan(
+        tmp_path / "brief.yaml",
+        entry=entries,
+        settings=benches.BRIEF,
+        claims=full["claims"],
+        seeds=1,
+    )
+    out = tmp_path / "out"
+    assert cli.main(["bench", str(path), "--out", str(out), *STEADY]) == 0
+    results = read(out)
+    assert [row.get("reason") for row in results["policies"]] == [None] * (len(entries) + 2)
+    curves = {curve["policy"] for curve in results["curves"]}
+    assert curves >= {"PPO", "GRPO", "RLOO", "RLP-UML", "RLP-SPG"}
+    assert (out / "report.html").stat().st_size < 1_000_000
 
 
 def test_two_workers_find_the_same_numbers(finished, plan, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,14 @@ def test_every_preset_is_a_plan(preset):
     plan = planned(f"--preset={preset}")
     assert plan.title == preset
     assert preset in promise(plan)
+
+
+def test_rsos_nine_settings_differ_in_source_and_loss_alone():
+    (path,) = [p for p in EXPERIMENTS if p.stem == "rso"]
+    settings = [e.configs["rso"] for e in planned(path).entries if e.method == "rso"]
+    assert len({(s.source, s.dpo.loss) for s in settings}) == len(settings) == 9
+    alike = {replace(s, source="rso", dpo=replace(s.dpo, loss="sigmoid")) for s in settings}
+    assert len(alike) == 1
 
 
 def test_the_presets_compare_what_they_promise():

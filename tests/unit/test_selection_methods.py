@@ -19,10 +19,9 @@ from tandem.errors import ConfigError, DataError
 from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.held_out import Seen, chosen, enough
 from tandem.methods.best_of_n import BestOfN
-from tandem.methods.dpo import DPO
 from tandem.methods.raft import RAFT, portion
 from tandem.methods.rest import ReST
-from tandem.methods.rso import RSO, nine
+from tandem.methods.rso import RSO
 from tandem.models import load_tokenizer
 from tandem.operators import above, best, rejection, top_share
 from tandem.rng import Seed
@@ -127,15 +126,6 @@ def test_in_spreads_the_scale_of_rewards_does_not_matter():
 
 
 # settings --------------------------------------------------------------------------------------
-
-
-def test_nine_settings_differ_in_source_and_loss_alone():
-    cfg = RSO(keep=6, dpo=DPO(beta=0.3))
-    found = nine(cfg)
-    assert len({(s.source, s.dpo.loss) for s in found.values()}) == len(found) == 9
-    assert found["sigmoid-rso"] == cfg
-    for s in found.values():
-        assert replace(s, source="rso", dpo=replace(s.dpo, loss="sigmoid")) == cfg
 
 
 @pytest.mark.parametrize(

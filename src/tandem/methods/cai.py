@@ -19,25 +19,20 @@ principles, where the paper draws one for each pair (it found averaging more rob
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.engines import Sampling
-from tandem.engines.language import LanguageModel, messages_of
-from tandem.events import Events, Silent
-from tandem.groups import Completion, Group, Groups, Prompt
+from tandem.groups import Groups
 from tandem.judges.labelling import report
-from tandem.judges.llm import after, told
+from tandem.judges.revising import revise
 from tandem.judges.templates import Formats
-from tandem.machine import Machine
 from tandem.methods import SHARED, sft
 from tandem.methods.rlaif import RLAIF, learn
 from tandem.methods.sft import SFT
 from tandem.operators import asks
-from tandem.rng import Seed
 from tandem.runs import Run
 from tandem.stages import encode, judge, sample, select
 
@@ -91,49 +86,3 @@ def recipe(
     D_helpful = run("helpful-preferences", select, D, asks("harmful", False))
     both = D_harmless + D_helpful  # 5
     return learn(run, sl_cai, x, both, cfg.rlaif, how, watching, "RL-CAI")  # 6
-
-
-def revise(
-    answers: Groups,
-    lm: LanguageModel,
-    formats: Formats,
-    *,
-    K: int,
-    how: Sampling,
-    seed: Seed,
-    machine: Machine,
-    events: Events = Silent(),
-) -> Iterator[Group]:
-    """Criticise and rewrite each group's first completion K times; keep the K revisions."""
-    speaker = lm.open(machine)
-    now = [group.completions[0] for group in answers]
-    revisions: list[tuple[Completion, ...]] = [() for _ in now]
-    for k in range(K):
-        draws = seed.at("revision", k)
-        principles = [_one_of(formats.constitution, draws.at(g.id)) for g in answers]
-        asked = [
-            said(g.prompt, y.text, formats.revise.critique.format(principle=p))
-            for g, y, p in zip(answers, now, principles, strict=True)
-        ]
-        critiques = list(speaker.complete(asked, how, draws.at("critique")))
-        asked = [
-            after(q, c.text, formats.revise.revision.format(principle=p))
-            for q, c, p in zip(asked, critiques, principles, strict=True)
-        ]
-        now = list(speaker.complete(asked, how, draws.at("revision")))
-        now = [replace(y, author=f"revision-{k + 1}", logp=None) for y in now]
-        revisions = [(*earlier, y) for earlier, y in zip(revisions, now, strict=True)]
-        events.progress(k + 1, K, "revisions")
-    if cost := told(speaker):
-        events.log("asked", **cost)
-    for group, kept in zip(answers, revisions, strict=True):
-        yield Group(group.prompt, kept)
-
-
-def said(prompt: Prompt, answer: str, then: str) -> Prompt:
-    """Return the conversation in which the answer was given, and the user's next turn."""
-    return after(Prompt(prompt.id, "", tuple(messages_of(prompt))), answer, then)
-
-
-def _one_of(principles: tuple[str, ...], draw: Seed) -> str:
-    return principles[int(draw.rng().integers(len(principles)))]

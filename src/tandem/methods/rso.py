@@ -17,13 +17,13 @@ multiplicity the published routine loses (`dedupe` brings that back).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tandem.artifacts import Checkpoint
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.events import spelled
+from tandem.evaluation.tilting import tilted
 from tandem.groups import Groups
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel
@@ -33,14 +33,11 @@ from tandem.methods import SHARED, dpo, preference
 from tandem.methods.dpo import DPO
 from tandem.methods.preference import Preference
 from tandem.operators import Pairing, rank_pairs, rejection
-from tandem.operators.columns import scores_of
-from tandem.runs import Events, Run
+from tandem.runs import Run
 from tandem.stages import judge, sample, select
-from tandem.statistics import tilt
 
 Source = Literal["rso", "sft", "direct"]
 NAMES: dict[Source, str] = {"rso": "RSO", "sft": "sft-sample-rank", "direct": "direct"}
-LOSSES = ("sigmoid", "hinge", "hinge_norm")
 
 
 @dataclass(frozen=True)
@@ -90,27 +87,6 @@ class RSO:
     def accept(self) -> rejection:
         """Algorithm 1."""
         return rejection(self.beta, self.keep, dedupe=self.dedupe, unit=self.unit)
-
-
-def nine(cfg: RSO = RSO()) -> dict[str, RSO]:
-    """Return the paper's nine settings, three sources by three losses, the rest as in `cfg`."""
-    return {
-        f"{loss}-{source}": replace(cfg, source=source, dpo=replace(cfg.dpo, loss=loss))
-        for loss in LOSSES
-        for source in ("direct", "sft", "rso")
-    }
-
-
-def tilted(pool: Groups, accepted: Groups, how: rejection, *, events: Events) -> dict[str, float]:
-    """Say how hard it was to be accepted and how far the accepted are tilted, see `tilt`."""
-    units = [how.scale(group) for group in pool]
-    rows, kept = (
-        [scores_of(g, "tilt") / unit for g, unit in zip(groups, units, strict=True)]
-        for groups in (pool, accepted)
-    )
-    numbers = tilt(rows, kept, how.beta)
-    events.log("tilt", text=spelled(numbers), **numbers)
-    return numbers
 
 
 def pointwise(

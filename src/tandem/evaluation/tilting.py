@@ -1,0 +1,21 @@
+"""What a rejection sample became: how hard it was to be accepted, how far it is tilted."""
+
+from __future__ import annotations
+
+from tandem.events import Events, spelled
+from tandem.groups import Groups
+from tandem.operators import rejection
+from tandem.operators.columns import scores_of
+from tandem.statistics import tilt
+
+
+def tilted(pool: Groups, accepted: Groups, how: rejection, *, events: Events) -> dict[str, float]:
+    """Say how hard it was to be accepted and how far the accepted are tilted, see `tilt`."""
+    units = [how.scale(group) for group in pool]
+    rows, kept = (
+        [scores_of(g, "tilt") / unit for g, unit in zip(groups, units, strict=True)]
+        for groups in (pool, accepted)
+    )
+    numbers = tilt(rows, kept, how.beta)
+    events.log("tilt", text=spelled(numbers), **numbers)
+    return numbers
