@@ -4,8 +4,8 @@
 
 First: does agreement point at quality there? Completions that the sentence encoder reads whole, in
 groups with at least ten of them, are clustered by their embeddings; the largest cluster's mean
-win_prob is compared with the rest's, beside clusters dealt at random and beside as many of the
-longest completions. Then the whole recipe runs once, with small sizes, on that model and those
+win_prob is compared with the rest's, beside as many completions drawn at random and as many of
+the longest. Then the whole recipe runs once, with small sizes, on that model and those
 graded completions. Writes OUT/rlp-text.json and .md; `--page` makes the page again.
 """
 
@@ -27,7 +27,7 @@ from tandem.environment import commit
 from tandem.formats import read
 from tandem.groups import FloatArray, Group, Groups
 from tandem.judges.meaning import complete_linkage, embeddings, sentence_encoder
-from tandem.operators import confidence, rank_pairs, shuffled_clusters
+from tandem.operators import confidence, rank_pairs
 from tandem.operators.columns import largest_cluster
 from tandem.report.results import read_results
 from tandem.rng import Seed
@@ -36,6 +36,8 @@ from tandem.statistics import mean_of, rate_by_prompt
 
 NAME = "rlp-text"
 LEAST = 10
+DEALS = 400
+"""Random draws by which chance is known, for each prompt."""
 SMALL = [
     "--rlp.same=embedding", "--rlp.n=4", "--rlp.gamma=0.25", "--sampling.max_tokens=48",
     "--sft.epochs=1", "--sft.batch=8", "--reward.batch=8", "--reward.epochs=1",
@@ -80,6 +82,15 @@ def contrast(group: Group, inside: list[int]) -> tuple[float, float] | None:
     return gaps[0], gaps[1]
 
 
+def chance(group: Group, size: int) -> float:
+    """How often as many members, drawn at random, win. Not a half: win_prob is skewed."""
+    assert group.scores is not None
+    rng = Seed(0).at("deal", group.id).rng()
+    dealt = np.stack([rng.permutation(group.scores) for _ in range(DEALS)])
+    gap = dealt[:, :size].mean(axis=1) - dealt[:, size:].mean(axis=1)
+    return float((1 + np.sign(np.round(gap, 12))).mean() / 2)
+
+
 def agreement(groups: Groups, thresholds: Iterable[float]) -> dict[str, Any]:
     """For several thresholds: how often the largest cluster is the better one, beside controls."""
     rows = embeddings(sentence_encoder(), (c.text for g in groups for c in g.completions))
@@ -87,14 +98,9 @@ def agreement(groups: Groups, thresholds: Iterable[float]) -> dict[str, Any]:
     lines = []
     for threshold in thresholds:
         those = clustered(kept, rows, threshold)
-        dealt = Groups.of(shuffled_clusters()(those, Seed(0)))
         sure = float(np.mean([confidence(g) >= 0.5 for g in those]))
-        for name, which, of in (
-            ("largest cluster", largest, those),
-            ("dealt at random", largest, dealt),
-            ("longest", longest, those),
-        ):
-            line = compared(of, which)
+        for name, which in (("largest cluster", largest), ("longest", longest)):
+            line = compared(those, which)
             lines.append({"cosine": threshold, "who": name, "confident": sure, **line})
             print(lines[-1], flush=True)
     return {"groups": len(groups), "kept": len(kept), "texts": len(rows), "rows": lines}
@@ -102,11 +108,15 @@ def agreement(groups: Groups, thresholds: Iterable[float]) -> dict[str, Any]:
 
 def compared(groups: Groups, which: Callable[[Group], list[int]]) -> dict[str, Any]:
     """Estimates over the groups in which some completions agree and others do not."""
-    found = {g.id: c for g in groups if (c := contrast(g, which(g))) is not None}
-    gaps, words = zip(*found.values(), strict=True)
+    found = [(g, c, len(who)) for g in groups if (c := contrast(g, who := which(g))) is not None]
+    gaps, words = zip(*(c for _, c, _ in found), strict=True)
+    wins = (1 + np.sign(gaps)) / 2
+    luck = np.array([chance(g, size) for g, _, size in found])
     return {
         "compared": len(found),
-        "wins": rate_by_prompt([(np.sign(x) + 1) / 2 for x in gaps], list(found)).as_dict(),
+        "wins": rate_by_prompt(wins, [g.id for g, _, _ in found]).as_dict(),
+        "chance": float(luck.mean()),
+        "over": mean_of(wins - luck).as_dict(),
         "gap": mean_of(gaps).as_dict(),
         "words": mean_of(words).as_dict(),
     }
@@ -137,8 +147,10 @@ def pipeline(data: Path, model: Path, out: Path, count: int) -> dict[str, Any]:
         raise SystemExit(code)
     table = read_results(out / "run")
     keys = ("policies", "reward", "prompts", "judge", "opponent")
-    synthetic = next(r for r in records(out / "run") if r.name == "pairs-spg").load()
-    kept = {"prompts": len(synthetic), "of": len(Groups.read(out / "short.parquet"))}
+    made = {
+        r.name: len(r.load()) for r in records(out / "run") if r.name in ("samples", "pairs-spg")
+    }
+    kept = {"prompts": made["pairs-spg"], "of": made["samples"]}
     return {"settings": SMALL, "synthetic": kept, **{k: table[k] for k in keys if k in table}}
 
 
@@ -185,8 +197,10 @@ def page(found: Mapping[str, Any]) -> str:
         f"against one reference (win_prob); {told['kept']:,} of them have at least {LEAST} "
         f"completions that the sentence encoder reads whole. Compared are the groups in which the "
         "largest cluster has two members or more and leaves some out. *Wins*: its mean win_prob "
-        "is above that of the rest; a half is chance. Of two clusters as large the first counts. "
-        "*Longest*: as many of the longest completions. Intervals are 95 %, over prompts.",
+        f"is above that of the rest. *Chance*: as many completions drawn at random, {DEALS} times "
+        "a prompt; it is no half, because few systems have a high win_prob. Of two clusters as "
+        "large the first counts. *Longest*: as many of the longest completions. Intervals are "
+        "95 %, over prompts.",
         _agreement(told["rows"]),
         "## The recipe, once",
         "RLP-SPG by embeddings on the story model, at the sizes that the JSON holds: that the "
@@ -199,12 +213,14 @@ def page(found: Mapping[str, Any]) -> str:
 
 def _agreement(rows: Iterable[Mapping[str, Any]]) -> str:
     head = (
-        "cosine at least", "who", "groups compared", "wins", "win_prob, difference",
+        "cosine at least", "who", "groups compared", "wins", "chance", "wins over chance",
+        "win_prob, difference",
         "words, difference", "groups with confidence of a half",
     )  # fmt: skip
     lines = [
         [
             f"{r['cosine']:.2f}", r["who"], str(r["compared"]), _spelled(r["wins"], ".3f"),
+            f"{r['chance']:.3f}", _spelled(r["over"], "+.3f"),
             _spelled(r["gap"], "+.3f"), _spelled(r["words"], "+.1f"), f"{r['confident']:.2f}",
         ]
         for r in rows

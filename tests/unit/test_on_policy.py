@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -122,3 +123,11 @@ def test_committed_pages_are_made_from_their_numbers(name):
     found = json.loads(file.read_text(encoding="utf-8"))
     page = rlp_text.page(found) if name == "rlp-text" else rlp_rewards.page(found, name)
     assert page == file.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_chance_is_what_a_random_draw_of_that_size_wins():
+    """One of four is worth 1, the rest 0: a single draw wins one time in four."""
+    texts = tuple(Completion(t) for t in "abcd")
+    group = Group(Prompt("p", "?"), texts, scores=np.array([1.0, 0.0, 0.0, 0.0]))
+    assert rlp_text.chance(group, 1) == pytest.approx(0.25, abs=0.06)
+    assert rlp_text.chance(replace(group, scores=np.zeros(4)), 2) == 0.5
