@@ -289,7 +289,7 @@ def test_comparing_what_shares_no_policy_is_refused(tmp_path):
     [
         (decimal(-0.5), "\u22120.50"), (decimal(-0.001), "0.00"), (decimal(None), "\u2013"),
         (decimal(float("nan")), "\u2013"), (signed(0.25), "+0.25"), (signed(-0.25), "\u22120.25"),
-        (signed(0.001), "0.00"), (percent(0.575), "57.5\u2009%"), (p_text(1e-9), "p < 0.001"),
+        (signed(0.001), "0.00"), (percent(0.575), "57.5\u202f%"), (p_text(1e-9), "p < 0.001"),
         (p_text(None), "p unknown"), (rounded_up(1234), "1,300"), (seconds(75.2), "1 min 15 s"),
         (seconds(7500), "2 h 05 min"),
     ],

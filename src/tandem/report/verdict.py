@@ -13,6 +13,7 @@ from tandem.report.results import contenders
 from tandem.statistics import Estimate, comparisons_needed
 
 RESOLVED, OPEN, WORSE, NOTE = "resolved", "not resolved", "worse", "note"
+ONE_SEED = "This is about these weights; several seeds show what another training would give."
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ def verdicts(results: Mapping[str, Any]) -> list[Sentence]:
     others = [row for row in rows if row is not champion]
     if others:
         said.append(_against_runner_up(champion, others[0], results))
+    if len(results.get("seeds") or ()) == 1 and _beats(champion, results) is not None:
+        said.append(Sentence(NOTE, "One training seed.", ONE_SEED))
     failed = [row for row in results["policies"] if row.get("status") == "failed"]
     said += [Sentence(NOTE, f"{r['policy']} failed.", str(r.get("reason", ""))) for r in failed]
     return said
