@@ -93,6 +93,14 @@ def test_a_winner_that_is_worse_than_its_opponent_is_said_to_be():
     assert verdicts(results)[0].standing == "worse"
 
 
+def test_a_policy_that_did_not_move_is_said_not_to_have_moved():
+    even = win_rate([0.0, 1.0] * 50).as_dict()
+    row = {"policy": "DPO", "win vs SFT": even, "kl": {"mean": 0.001}}
+    said = verdicts({"policies": [{"policy": "SFT"}, row], "opponent": "SFT", "seeds": [0]})
+    assert "Training hardly moved it: KL 0.00 to SFT." in said[0].evidence
+    assert said[-1].claim == "One training seed."
+
+
 def test_nothing_compared_is_said_plainly():
     assert verdicts({"policies": []})[0].claim == "Nothing was compared yet."
 

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tandem.artifacts import Checkpoint
 from tandem.bench import Plan, collect, run_seeds
 from tandem.bench.plan import slug
 from tandem.bench.seeds import open_world
@@ -39,13 +38,8 @@ def bench(words: Sequence[str]) -> int:
     for name in options.tracker:
         check_known(name)
     out = Path(options.out or f"runs/bench-{slug(plan.title)}")
-    if plan.model is not None:
-        Checkpoint(Path(plan.model)).files()
-        check_answers(plan.model, [(e.method, e.configs) for e in plan.entries])
-    print(promise(plan), flush=True)
+    print("\n".join([promise(plan), *opened(plan)]), flush=True)
     if options.dry_run:
-        if plan.model is not None:
-            print("\n".join(open_world(plan, plan.seeds[0]).notes))
         return 0
     machine = rebuild(Machine(), options["machine"])
     run_seeds(plan, out, machine, workers=options.workers, engine=options.engine,
@@ -81,6 +75,16 @@ def make_bench_parser() -> Any:
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="check the plan only")
     add(parser, {"machine": Machine()})
     return parser
+
+
+def opened(plan: Plan) -> tuple[str, ...]:
+    """Open your model and data, so that what they lack is said now; return what was read."""
+    if plan.model is None:
+        return ()
+    world = open_world(plan, plan.seeds[0])
+    world.base.files()
+    check_answers(plan.model, [(e.method, e.configs) for e in plan.entries])
+    return world.notes
 
 
 def promise(plan: Plan) -> str:

@@ -140,7 +140,6 @@ def open_world(options: Namespace, sizes: Any) -> World:
         ConfigError: neither or both were given.
         ModelError: the folder holds no model.
     """
-    from tandem.artifacts import Checkpoint
     from tandem.rng import Seed
     from tandem.tasks import worlds
 
@@ -154,8 +153,9 @@ def open_world(options: Namespace, sizes: Any) -> World:
         )
     if "task" in start:
         return worlds.from_task(start["task"], sizes, Seed(options.seed))
-    Checkpoint(Path(start["model"])).files()
-    return worlds.from_files(Path(start["model"]), start["data"], sizes)
+    world = worlds.from_files(Path(start["model"]), start["data"], sizes)
+    world.base.files()
+    return world
 
 
 def check_answers(model: str, methods: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
