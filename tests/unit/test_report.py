@@ -22,6 +22,7 @@ from tandem.report.numbers import decimal, p_text, percent, rounded_up, seconds,
 from tandem.report.page import rendered
 from tandem.report.svg import SERIES, Sheet
 from tandem.report.verdict import estimate, verdicts
+from tandem.report.views import by_length
 from tandem.statistics import Estimate, win_rate
 
 CSS = (Path(__file__).parents[2] / "src/tandem/report/assets/report.css").read_text()
@@ -91,6 +92,14 @@ def test_a_winner_that_is_worse_than_its_opponent_is_said_to_be():
     lost = win_rate([0.0] * 90 + [1.0] * 10).as_dict()
     results["policies"] = [{"policy": "SFT"}, {"policy": "DPO", "win vs SFT": lost}]
     assert verdicts(results)[0].standing == "worse"
+
+
+def test_a_policy_that_did_not_move_is_said_not_to_have_moved():
+    even = win_rate([0.0, 1.0] * 50).as_dict()
+    row = {"policy": "DPO", "win vs SFT": even, "kl": {"mean": 0.001}}
+    said = verdicts({"policies": [{"policy": "SFT"}, row], "opponent": "SFT", "seeds": [0]})
+    assert "Training hardly moved it: KL 0.00 to SFT." in said[0].evidence
+    assert said[-1].claim == "One training seed."
 
 
 def test_nothing_compared_is_said_plainly():
@@ -289,7 +298,7 @@ def test_comparing_what_shares_no_policy_is_refused(tmp_path):
     [
         (decimal(-0.5), "\u22120.50"), (decimal(-0.001), "0.00"), (decimal(None), "\u2013"),
         (decimal(float("nan")), "\u2013"), (signed(0.25), "+0.25"), (signed(-0.25), "\u22120.25"),
-        (signed(0.001), "0.00"), (percent(0.575), "57.5\u2009%"), (p_text(1e-9), "p < 0.001"),
+        (signed(0.001), "0.00"), (percent(0.575), "57.5\u202f%"), (p_text(1e-9), "p < 0.001"),
         (p_text(None), "p unknown"), (rounded_up(1234), "1,300"), (seconds(75.2), "1 min 15 s"),
         (seconds(7500), "2 h 05 min"),
     ],
@@ -337,3 +346,17 @@ def test_a_real_run_is_told_as_it_was(tmp_path):
     assert {"frontier", "climb-0"} <= numbers["report"]["figures"].keys()
     row = next(r for r in results["policies"] if r["policy"] == "PPO")
     assert percent(row["win vs SFT"]["mean"]) in html
+
+
+def test_a_reward_that_follows_length_is_said_to():
+    def part(name: str, right: float) -> dict[str, object]:
+        accuracy = win_rate(np.arange(100) < 100 * right).as_dict()
+        return {"slice": "length", "part": name, "n": 100, "accuracy": accuracy}
+
+    said = by_length([part("longer answer wins", 0.95), part("shorter answer wins", 0.23)])
+    assert said is not None
+    assert "95.0" in said
+    assert "23.0" in said
+    fair = [part("longer answer wins", 0.72), part("shorter answer wins", 0.68)]
+    assert by_length(fair) is None
+    assert by_length(fair[:1]) is None
