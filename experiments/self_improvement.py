@@ -9,13 +9,16 @@ Said before any seed was run:
        answer already is the base's plurality; where it is not, it gains nothing or loses.
     3. Rationalisation adds to STaR where the base fails most, in stratum 2.
 Said after the search for settings (docs/log.md), on a seed of its own, before these seeds:
-    4. Claim 3 fails: the base ends at whatever it was told, so every rationale is accepted, and
-       most have wrong steps. `STaR, steps checked` is the same recipe with a judge of every step
-       in place of the key: what rationalisation is worth when reasons have to be right.
+    4. Claim 3 fails as it is said. Told the answer, the base ends at it whatever its steps say,
+       so every rationale is accepted; about two in five are right in every step in stratum 1, one
+       in seven in stratum 2. Rationalisation adds to STaR in stratum 1 and takes from it in 2.
+    5. Where every step has to be right (`STaR, steps checked`: the same recipe, with a judge of
+       the steps in place of the key), it adds in stratum 2.
 
 Seeds 1 to 5; 0 was the pilot's. Each draws its own training questions; all policies of a seed
 learn from the same ones and all answer the same evaluation questions. Decoded greedily (primary)
-and sampled; the base and LMSI by vote too. A killed run goes on where it stopped.
+and sampled; the base and LMSI by vote too. A killed run goes on where it stopped, also one with
+`--quick` without it.
 """
 
 from __future__ import annotations
@@ -44,9 +47,8 @@ from tandem.tasks.micro.arithmetic import WORDING, reason
 
 TASK = Micro("arithmetic")
 UNHINTED, CHECKED = "STaR without hints", "STaR, steps checked"
-ARMS = ("LMSI", "STaR", UNHINTED, CHECKED, "direct")
+ARMS = ("STaR", UNHINTED, "direct", "LMSI")
 OPPONENTS = ("base", "direct", UNHINTED)
-VOTERS = ("base", "LMSI")
 PATH, ALONE = WORDING.asking("path"), WORDING.asking("answer")
 CLAIMS = (
     (1, "STaR", "base", "greedy", "all"),
@@ -58,7 +60,8 @@ CLAIMS = (
     (2, "LMSI", "base", "greedy", "plurality right"),
     (2, "LMSI", "base", "sampled", "plurality right"),
     (3, "STaR", UNHINTED, "greedy", "stratum 2"),
-    (4, CHECKED, UNHINTED, "greedy", "stratum 2"),
+    (4, "STaR", UNHINTED, "greedy", "stratum 1"),
+    (5, CHECKED, UNHINTED, "greedy", "stratum 2"),
 )
 """(number above, who, above whom, decoder, where); Holm over all of them."""
 CLAIMED = ("", "claim", "decoder", "where", "gain", "Holm p", "verdict")
@@ -96,40 +99,46 @@ def trained(run: Run, arm: str, base: Checkpoint, x: Groups, cfg: Mapping[str, A
     return star.recipe(run, base, x, WORDING, Steps() if arm == CHECKED else TASK.truth(), how, own)
 
 
-def examined(run: Run, name: str, solver: Solver, exam: Groups, cfg: Mapping[str, Any]) -> Any:
-    """Mark a policy on the evaluation questions."""
-    by = {d: how for d, how in DECODERS.items() if name in VOTERS or not how.vote}
-    return solve(run, {name: solver}, exam, WORDING, TASK.truth(), cfg["sampling"], by)
+def examined(
+    run: Run, name: str, solver: Solver, exam: Groups, cfg: Mapping[str, Any], *, vote: bool
+) -> Any:
+    """Mark a policy on the evaluation questions, by vote or by single answers."""
+    by = {decoder: how for decoder, how in DECODERS.items() if how.vote == vote}
+    at = run.scope(f"{name.replace(',', '').replace(' ', '-')}-{'votes' if vote else 'answers'}")
+    return solve(at, {"policy": solver}, exam, WORDING, TASK.truth(), cfg["sampling"], by)
 
 
 def collect(run: Run, base: Checkpoint, told: argparse.Namespace) -> dict[str, Any]:
-    """Train and examine every arm of every seed.
+    """Train and examine every arm of every seed; what `--quick` leaves out comes last.
 
     Returns:
-        `solved`, marks by policy, decoder, seed and prompt; `parts` of the prompts; `chains`, by
-        arm and seed, how many chains were learned from and how many are right in every step.
+        `solved`, marks by policy, decoder, seed and prompt; `parts` of the prompts; `chains` of
+        STaR, by seed: how many were learned from, and how many are right in every step.
     """
     cfg, exam = settings(), TASK.prompts("evaluation", told.evaluation, Seed(1))
     solved: dict[str, dict[str, list[Any]]] = {}
-    first = examined(run.scope("base", 0), "base", Solver(base, PATH), exam, cfg)
-    alone = examined(run.scope("base-alone", 0), "answer alone", Solver(base, ALONE), exam, cfg)
-    for name, marks in (first["solved"] | alone["solved"]).items():
-        solved["base" if name == "base" else "base, answer alone"] = {
-            decoder: [row] for decoder, row in marks.items()
-        }
-    chains: dict[str, list[Any]] = {}
-    for seed in range(1, told.seeds + 1):
+
+    def mark(at: Run, name: str, solver: Solver, *, vote: bool = False) -> Any:
+        marked = examined(at, name, solver, exam, cfg, vote=vote)
+        for decoder, row in marked["solved"]["policy"].items():
+            solved.setdefault(name, {}).setdefault(decoder, []).append(row)
+        return marked["parts"]
+
+    parts = mark(run, "base", Solver(base, PATH))
+    parts |= mark(run, "base", Solver(base, PATH), vote=True)
+    mark(run, "base, answer alone", Solver(base, ALONE))
+    seeds, chains = range(1, told.seeds + 1), []
+    plan = [(seed, arm, False) for seed in seeds for arm in ARMS]
+    if not told.quick:
+        plan += [(seed, arm, arm == "LMSI") for seed in seeds for arm in ("LMSI", CHECKED)]
+    for seed, arm, vote in plan:
         x = TASK.prompts("unlabelled", told.prompts, Seed(seed))
-        for arm in ARMS:
-            at = run.scope(f"seed-{seed}-{arm.replace(',', '').replace(' ', '-')}", seed)
-            policy = trained(at, arm, base, x, cfg)
-            form = ALONE if arm == "direct" else PATH
-            marks = examined(at, arm.replace(",", ""), Solver(policy, form), exam, cfg)["solved"]
-            for decoder, row in next(iter(marks.values())).items():
-                solved.setdefault(arm, {}).setdefault(decoder, []).append(row)
-            if arm == "STaR":
-                chains.setdefault("chains", []).append(learned_from(at, cfg["star"].loops))
-    return {"solved": solved, "parts": first["parts"], **chains}
+        at = run.scope(f"seed-{seed}-{arm.replace(',', '').replace(' ', '-')}", seed)
+        policy = trained(at, arm, base, x, cfg)
+        mark(at, arm, Solver(policy, ALONE if arm == "direct" else PATH), vote=vote)
+        if arm == "STaR":
+            chains.append(learned_from(at, cfg["star"].loops))
+    return {"solved": solved, "parts": parts, "chains": chains}
 
 
 def learned_from(run: Run, loops: int) -> dict[str, dict[str, list[int]]]:
@@ -183,13 +192,14 @@ def measured(found: AccuracyEvaluation, seeds: int) -> dict[str, str]:
 
 def claims(solved: Mapping[str, Any], parts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Hold each claim against what was measured; Holm over all of them."""
+    held = [claim for claim in CLAIMS if claim[1] in solved]
     gains: list[Estimate] = []
-    for _, who, other, decoder, part in CLAIMS:
+    for _, who, other, decoder, part in held:
         a, b = np.broadcast_arrays(solved[who][decoder], solved[other][decoder])
         gains.append(paired(a[:, parts[part]], b[:, parts[part]]).scaled(100))
     adjusted = holm([gain.p_value for gain in gains])
     told = []
-    for (number, who, other, decoder, part), gain, p in zip(CLAIMS, gains, adjusted, strict=True):
+    for (number, who, other, decoder, part), gain, p in zip(held, gains, adjusted, strict=True):
         verdict = "not resolved" if p >= 0.05 else "resolved" if gain.mean > 0 else "reversed"
         row = {"number": number, "claim": f"{other} < {who}", "decoder": decoder, "part": part}
         told.append(row | {"gain": spelled(gain), "holm_p": float(f"{p:.2g}"), "verdict": verdict})
@@ -301,6 +311,7 @@ def main() -> None:
     parser.add_argument("--evaluation", type=int, default=999, help="evaluation questions")
     parser.add_argument("--out", type=Path, default=Path("runs/self-improvement"))
     parser.add_argument("--page", type=Path, default=None, help="write the page and its JSON here")
+    parser.add_argument("--quick", action="store_true", help="no votes of LMSI, no checked steps")
     parser.add_argument("--again", action="store_true", help="only the page, from the JSON")
     told = parser.parse_args()
     if not told.again:
