@@ -76,7 +76,9 @@ class Steps:
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the groups with `scores`."""
         for group in groups:
-            right = [c.text.split() == reason(dict(group.prompt.meta)).split() for c in group]
+            right = [
+                c.text.split() == reason(dict(group.prompt.meta)).split() for c in group.completions
+            ]
             yield replace(group, scores=np.array(right, np.float64))
 
 
