@@ -49,9 +49,10 @@ define compared
 endef
 reproduce: export OMP_NUM_THREADS = $(JOBS)
 reproduce: $(READY)
-	$(call compared,experiments/rlp.toml,rlp,rlp --html)
+	$(call compared,experiments/rlp.toml,rlp,rlp)
 	$(call compared,--preset full,rlp,full --html)
 	$(call compared,experiments/rlp_ablations.toml,rlp,rlp-ablations)
+	$(call compared,experiments/rlp_shared.toml,rlp-shared,rlp-shared)
 	$(call compared,experiments/rso.toml,rso,rso)
 	$(call compared,experiments/rest.toml,rest,rest)
 	$(PY) experiments/overoptimisation.py $(seeds) --runs $(runs)/overoptimisation

@@ -158,11 +158,14 @@ def page(found: Mapping[str, Any], name: str) -> str:
 def setting(found: Mapping[str, Any]) -> str:
     """Say what was compared on what."""
     seeds, budget = found["seeds"], found["budget"]
+    share = budget.get("weaker", 0)
+    weaker = f" ({share:.0%} of the answers in them by weaker policies)" if share else ""
     plural = "s" if len(seeds) != 1 else ""
     return (
         f"{found['task']}; {len(seeds)} training seed{plural} ({listed(seeds)}), the same "
         f"{found['prompts']:,} evaluation prompts for all; {budget['demonstrations']:,} "
-        f"demonstrations, {budget['pairs']:,} labelled pairs with {budget['flips']:.0%} flips, "
+        f"demonstrations, {budget['pairs']:,} labelled pairs with {budget['flips']:.0%} flips"
+        f"{weaker}, "
         f"{budget['prompts']:,} unlabelled prompts. Judge: {found['judge']}."
     )
 

@@ -27,7 +27,7 @@ from tandem.evaluation import (
 )
 from tandem.groups import Group, Groups
 from tandem.judges import Judge
-from tandem.judges.answers import Votes
+from tandem.judges.agreement import Agreement, Stated
 from tandem.machine import Machine
 from tandem.rng import Seed
 from tandem.stages import BestOf, Policy, judge, merge, reference
@@ -282,7 +282,7 @@ def examine_solutions(
         solved[name] = {}
         for decoder, groups in by.items():
             voting = decoders[decoder].vote
-            counted = list(Votes(read)(groups)) if voting else list(groups)
+            counted = list(Agreement(Stated(read))(groups)) if voting else list(groups)
             said = Groups.of(elected(counted) if voting else counted)
             right = score_column(judge(said, truth, machine=machine))
             solved[name][decoder] = right

@@ -7,10 +7,9 @@ when large, and its rows open as ordinary Parquet (`datasets.load_dataset("parqu
     n = 1 demonstrations and PPO    n = 2 preferences    n = k best-of-n, RSO, ReST, GRPO, RLP
 """
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
-# pyright: reportUnknownParameterType=false
-# (pyarrow ships no types)
+# pyarrow ships no types
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownParameterType=false
 
 from __future__ import annotations
 
@@ -475,9 +474,7 @@ def _record_batch(rows: list[Group]) -> pa.RecordBatch:
     columns = {
         "id": pa.array([g.prompt.id for g in rows], pa.string()),
         "prompt": pa.array([g.prompt.text for g in rows], pa.string()),
-        "messages": pa.array(
-            [None if (m := g.prompt.messages) is None else json.dumps(m) for g in rows], pa.string()
-        ),
+        "messages": pa.array([_dumped(g.prompt.messages) for g in rows], pa.string()),
         "prompt_tokens": _lists([g.prompt.tokens for g in rows], pa.int32()),
         "meta": pa.array([json.dumps(g.prompt.meta) for g in rows], pa.string()),
         "completions": column([c.text for c in flat], pa.string()),
@@ -487,17 +484,17 @@ def _record_batch(rows: list[Group]) -> pa.RecordBatch:
         "stopped": column([c.stopped for c in flat], pa.bool_()),
         "mask": nested([c.mask for c in flat], pa.bool_()),
         "weight": column([c.weight for c in flat], pa.float64()),
-        "turns": column(
-            [None if c.turns is None else json.dumps(c.turns) for c in flat], pa.string()
-        ),
+        "turns": column([_dumped(c.turns) for c in flat], pa.string()),
         "scores": _lists([g.scores for g in rows], pa.float64()),
         "better": vote([v.i for v in votes], pa.int32()),
         "worse": vote([v.j for v in votes], pa.int32()),
         "p": vote([v.p for v in votes], pa.float64()),
-        "margin": vote(
-            [float("nan") if v.margin is None else v.margin for v in votes], pa.float64()
-        ),
+        "margin": vote([np.nan if v.margin is None else v.margin for v in votes], pa.float64()),
         "by": vote([v.by for v in votes], pa.string()),
         "clusters": _lists([g.clusters for g in rows], pa.int32()),
     }
     return pa.RecordBatch.from_arrays([columns[n] for n in SCHEMA.names], schema=SCHEMA)
+
+
+def _dumped(said: object) -> str | None:
+    return None if said is None else json.dumps(said)

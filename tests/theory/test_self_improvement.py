@@ -23,7 +23,8 @@ from tandem.batch import Batch, Outputs, Terms
 from tandem.engines import Sampling
 from tandem.evaluation import confidence, confidence_auroc, elected
 from tandem.groups import Completion, Group, Groups, Prompt
-from tandem.judges.answers import AnswerKey, Votes
+from tandem.judges.agreement import Agreement, Stated
+from tandem.judges.answers import AnswerKey
 from tandem.kernel import Trunk, open_policy
 from tandem.loop import Optim
 from tandem.machine import Machine
@@ -61,7 +62,7 @@ LETTERS = Wording(Arrives(), (Form("plain"),), layout="{question}", hint="", sta
 
 def voted(texts: list[str]) -> Group:
     group = Group(Prompt("x", "?"), tuple(map(Completion, texts)))
-    return next(Votes(StatedAnswer())([group]))
+    return next(Agreement(Stated())([group]))
 
 
 @pytest.mark.parametrize(

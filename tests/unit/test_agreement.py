@@ -20,7 +20,7 @@ from tandem.judges import Judge, opened
 from tandem.judges.agreement import (
     Agreement,
     Exact,
-    ParsedAnswer,
+    Stated,
     cluster,
     greedy,
     numbered,
@@ -62,13 +62,11 @@ def test_equal_texts():
     assert cluster(Exact(), ASKED, ["b", "a", "b"]) == [0, 1, 0]
 
 
-def test_parsed_answers_are_self_consistency():
-    texts = ["so 1 + 1 ... answer 2", "#### 1,024", "Answer: 1024", "no idea", "answer 3 answer 2"]
-    assert clusters(ParsedAnswer(), group(texts)) == [[0, 1, 1, -1, 0]]
-    assert clusters(ParsedAnswer(r"is (\w+)"), group(["it is so", "is so", "is no"])) == [[0, 0, 1]]
-    for pattern in ("(", "no group"):
-        with pytest.raises(ConfigError, match="pattern"):
-            clusters(ParsedAnswer(pattern), group(["x"]))
+def test_stated_answers_are_self_consistency():
+    texts = ["the answer is 2", "#### 1,024", "Answer: 1024", "no idea, 2", "answer: 3 answer: 2."]
+    assert clusters(Stated(), group(texts)) == [[0, 1, 1, -1, 0]]
+    words = Stated(lambda text: text.rpartition("is ")[2])
+    assert clusters(words, group(["it is so", "is so", "is no"])) == [[0, 0, 1]]
 
 
 def test_the_facts_of_the_micro_world_are_compared_whatever_their_order():
@@ -305,7 +303,7 @@ def test_backends_have_names(tmp_path: Path):
     assert named("task", own) is next(iter(own.values()))
     assert named("facts", own) == Facts()
     assert named("exact", {}) == Exact()
-    assert named("answer", {}) == ParsedAnswer()
+    assert named("answer", {}) == Stated()
     assert named(f"nli:{tmp_path}", {}) == Entailment(tmp_path, too_long="apart")
     assert named(f"embedding:{tmp_path}", {}) == Embedding(tmp_path, too_long="apart")
     for spec in ("task", "nli", "meaning"):

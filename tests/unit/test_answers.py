@@ -13,7 +13,8 @@ from tandem.answers import Form, StatedAnswer, Wording, key, question, sealed
 from tandem.errors import ConfigError, DataError
 from tandem.formats import read
 from tandem.groups import Completion, Group, Prompt
-from tandem.judges.answers import AnswerKey, Votes
+from tandem.judges.agreement import Agreement, Stated
+from tandem.judges.answers import AnswerKey
 from tandem.methods.lmsi import _in_form, only_questions
 from tandem.rng import Seed
 from tandem.tasks import Sizes, gsm8k
@@ -106,7 +107,7 @@ def test_micro_hints_are_those_its_grammar_teaches():
 def test_votes_count_answers_and_never_their_absence():
     texts = ("#### 7", "answer is 7.0", "#### 8", "seven", "nothing")
     group = Group(Prompt("x", "?"), tuple(map(Completion, texts)))
-    assert next(Votes(StatedAnswer())([group])).clusters.tolist() == [0, 0, 1, -1, -1]
+    assert next(Agreement(Stated(StatedAnswer()))([group])).clusters.tolist() == [0, 0, 1, -1, -1]
 
 
 def test_a_key_is_needed_and_said_to_be_missing():

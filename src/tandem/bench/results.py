@@ -62,7 +62,7 @@ def collect(
         "environment": environment(),
         "seeds": found.seeds,
         "prompts": int(found.main["length"].shape[1]),
-        "budget": {f: getattr(plan.sizes, f) for f in plan.sizes.__slots__},
+        "budget": plan.sizes.amounts(plan.task is not None),
         "judge": found.judge,
         "opponent": OPPONENT,
         "alpha": ALPHA,

@@ -12,21 +12,19 @@ A cluster below 0 means that no answer was found: it counts among the n, and is 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from tandem.errors import ConfigError
+from tandem.answers import Read, StatedAnswer
 from tandem.groups import Group, Prompt
 from tandem.machine import Machine
 from tandem.rng import Seed
 
 NO_ANSWER = -1
 GROUPS_PER_CHUNK = 64
-NUMBER = r"(?:####|[Aa]nswer:?)\s*(-?[\d.,]*\d)"
 
 Asked = tuple[Prompt, Sequence[str]]
 Clusterer = Callable[[Sequence[Asked], Seed], list[list[int]]]
@@ -52,35 +50,18 @@ class Exact:
 
 
 @dataclass(frozen=True)
-class ParsedAnswer:
-    """Completions are the same if the last answer that they state is: self-consistency.
+class Stated:
+    """Completions are the same if the answers that they state are: self-consistency.
 
     Attributes:
-        pattern: regular expression whose first group is the answer; commas are not compared.
+        read: how an answer is read from a text.
     """
 
-    pattern: str = NUMBER
+    read: Read = field(default_factory=StatedAnswer)
 
     def open(self, machine: Machine) -> Clusterer:
-        """Compile the pattern.
-
-        Raises:
-            ConfigError: it is no regular expression with a group.
-        """
-        try:
-            found = re.compile(self.pattern)
-        except re.error as error:
-            raise _bad_pattern(self.pattern, str(error)) from error
-        if not found.groups:
-            raise _bad_pattern(self.pattern, "it has no group")
-
-        def answer(_: Prompt, text: str) -> str | None:
-            stated = found.findall(text)
-            last = stated[-1] if stated else None
-            first = last[0] if isinstance(last, tuple) else last
-            return first and first.replace(",", "").strip()
-
-        return by_key(answer)
+        """Nothing to load."""
+        return by_key(lambda _, text: self.read(text) or None)
 
 
 @dataclass(frozen=True)
@@ -92,7 +73,7 @@ class Agreement:
         seed: orders the completions where the order matters (greedy clustering).
     """
 
-    same: Same = ParsedAnswer()
+    same: Same = Stated()
     seed: Seed = Seed()
     name: str = "agreement"
     machine: Machine = field(default=Machine(), compare=False)
@@ -199,11 +180,3 @@ def together(
         replies = iter(verdicts([(k, *pair) for k, pairs in wanted.items() for pair in pairs]))
         sent = {k: list(itertools.islice(replies, len(pairs))) for k, pairs in wanted.items()}
     return [done[k] for k in range(len(running))]
-
-
-def _bad_pattern(pattern: str, why: str) -> ConfigError:
-    return ConfigError(
-        f"the pattern {pattern!r}: {why}",
-        "the answer is what its first group matches",
-        r"give a regular expression such as `answer is (\S+)`",
-    )

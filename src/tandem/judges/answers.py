@@ -1,4 +1,4 @@
-"""Judges of stated answers: who agrees with whom, and who agrees with the answer key."""
+"""Whose stated answer is the key's; who agrees with whom is said by `agreement`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,6 @@ import numpy as np
 
 from tandem.answers import Read, key
 from tandem.groups import Group
-
-
-@dataclass(frozen=True)
-class Votes:
-    """Writes `clusters`: the same number for the same answer, -1 where none is stated.
-
-    What `majority` counts. It reads completions alone, never the answer key.
-    """
-
-    read: Read
-    name: str = "votes"
-
-    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
-        """Yield the groups with `clusters`."""
-        for group in groups:
-            answers = [self.read(c.text) for c in group.completions]
-            number = {a: k for k, a in enumerate(dict.fromkeys(a for a in answers if a))}
-            clusters = np.array([number.get(a, -1) for a in answers], np.int32)
-            yield replace(group, clusters=clusters)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from tandem.judges.agreement import (
     Asked,
     Clusterer,
     Exact,
-    ParsedAnswer,
     Same,
+    Stated,
     greedy,
     numbered,
     together,
@@ -148,7 +148,7 @@ def named(spec: str, own: Mapping[str, Same]) -> Same:
         ModelError: the extra is not installed.
     """
     kind, _, folder = spec.partition(":")
-    known = {**own, "exact": Exact(), "answer": ParsedAnswer()}
+    known = {**own, "exact": Exact(), "answer": Stated()}
     if own:
         known["task"] = next(iter(own.values()))
     if spec in known:

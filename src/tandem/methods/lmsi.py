@@ -18,7 +18,7 @@ from tandem.artifacts import Checkpoint
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.groups import Completion, Group, Groups, Prompt
-from tandem.judges.answers import Votes
+from tandem.judges.agreement import Agreement, Stated
 from tandem.loop import Optim
 from tandem.methods import sft
 from tandem.methods.sft import SFT
@@ -67,7 +67,7 @@ def recipe(
     x = run("questions", only_questions, x)
     asked = run("asked", ask, x, wording, wording.forms[0], base, room=room)
     paths = run("paths", sample, base, asked, n=cfg.m, how=how)  # (1) m paths a question
-    votes = run("votes", judge, paths, Votes(wording.read))  # (2) their answers
+    votes = run("votes", judge, paths, Agreement(Stated(wording.read)))  # (2) their answers
     agreed = run("agreed", select, votes, majority(cfg.floor))  # (3) paths of the majority
     D = run("formats", in_forms, agreed, x, wording, forms, base)  # (4) each in four formats
     return run("lmsi", sft.fit, base, D, cfg.sft, name="LMSI")  # (5)

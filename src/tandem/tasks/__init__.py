@@ -7,7 +7,7 @@ stage asks for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from tandem.answers import Wording
 from tandem.errors import ConfigError
@@ -59,6 +59,13 @@ class Sizes:
                 "counts are at least 1, 0 <= flips < 0.5, 0 <= weaker <= 1, 0 < held_out_share < 1",
                 "change the value that is out of range",
             )
+
+    def amounts(self, task: bool) -> dict[str, float]:
+        """Return what is used of a task by name; of files, all is used but what is held out."""
+        if not task:
+            return {"held_out_share": self.held_out_share}
+        every = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: v for k, v in every.items() if k != "held_out_share" and (v or k != "weaker")}
 
 
 @dataclass(frozen=True, slots=True)
