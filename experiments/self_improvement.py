@@ -11,7 +11,7 @@ Said before any seed was run:
 Said after the search for settings (docs/log.md), on a seed of its own, before these seeds:
     4. Claim 3 fails as it is said. Told the answer, the base ends at it whatever its steps say,
        so every rationale is accepted; about two in five are right in every step in stratum 1, one
-       in seven in stratum 2. Rationalisation adds to STaR in stratum 1 and takes from it in 2.
+       in nine in stratum 2. Rationalisation adds to STaR in stratum 1 and takes from it in 2.
     5. Where every step has to be right (`STaR, steps checked`: the same recipe, with a judge of
        the steps in place of the key), it adds in stratum 2.
 
