@@ -41,6 +41,22 @@ class Checkpoint:
     path: Path
     name: str = ""
 
+    def files(self) -> list[Path]:
+        """Return the model's files, sorted.
+
+        Raises:
+            ModelError: the folder is missing or holds no model files.
+        """
+        found = sorted({f for pattern in MODEL_FILES for f in self.path.rglob(pattern)})
+        if not found:
+            raise ModelError(
+                f"{self.path} holds no model",
+                "a checkpoint is a folder with config.json and safetensors weights",
+                "give the folder that `save_pretrained` wrote; for a model of the hub, "
+                "`hf download ID --local-dir FOLDER` first",
+            )
+        return found
+
     @property
     def hash(self) -> str:
         """Hash of the content: weights, configuration, tokenizer; not of the place.
@@ -48,15 +64,8 @@ class Checkpoint:
         Raises:
             ModelError: the folder is missing or holds no model files.
         """
-        files = sorted({f for pattern in MODEL_FILES for f in self.path.rglob(pattern)})
-        if not files:
-            raise ModelError(
-                f"{self.path} holds no model",
-                "a checkpoint is a folder with config.json and safetensors weights",
-                "give the folder that `save_pretrained` wrote",
-            )
         digest = hashlib.blake2b(digest_size=16)
-        for file in files:
+        for file in self.files():
             digest.update(f"{file.relative_to(self.path).as_posix()}\0".encode())
             digest.update(file_hash(file).encode())
         return digest.hexdigest()

@@ -58,10 +58,15 @@ def attention(
     heads, width = query.shape[1], query.shape[3]
     low = _compute_dtype(query)
     q, k, v = (x[0].transpose(0, 1).reshape(x.shape[2], -1).to(low) for x in (query, key, value))
+    of_q, of_k = ([getattr(b, x).shape for b in segments.blocks] for x in ("queries", "keys"))
+    blocks = zip(
+        _blocks(q, segments.queries, of_q, width),
+        _blocks(k, segments.keys, of_k, width),
+        _blocks(v, segments.keys, of_k, width),
+        strict=True,
+    )
     outputs: list[Tensor] = []
-    for b, block in enumerate(segments.blocks):
-        q_b = _gather(q, block.queries, width)
-        k_b, v_b = _gather(k, block.keys, width), _gather(v, block.keys, width)
+    for b, (q_b, k_b, v_b) in enumerate(blocks):
         if k_b.shape[1] != heads:
             k_b, v_b = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k_b, v_b))
         if softcap is not None or _by_hand(q_b, k_b):
@@ -78,9 +83,13 @@ def attention(
     return out.view(1, out.shape[0], heads, -1), None
 
 
-def _gather(x: Tensor, index: Tensor, width: int) -> Tensor:
-    rows = x.index_select(0, index.reshape(-1))
-    return rows.view(*index.shape, -1, width).transpose(1, 2)
+def _blocks(x: Tensor, index: Tensor, shapes: list[torch.Size], width: int) -> list[Tensor]:
+    """Gather the rows of all blocks at once (one gradient sum); cut into [B, H, Q, D] each."""
+    parts = x.index_select(0, index).split([shape.numel() for shape in shapes])
+    return [
+        part.view(*shape, -1, width).transpose(1, 2)
+        for part, shape in zip(parts, shapes, strict=True)
+    ]
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

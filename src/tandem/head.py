@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-KEEP_BYTES = 256 << 20
+KEEP_BYTES = 1 << 30
 """Logits up to this size are kept for the backward pass; above it they are made again."""
-CHUNK_BYTES = 64 << 20
+CHUNK_BYTES = 256 << 20
 """Size of a chunk of logits when they are not kept."""
 CACHE_BYTES = 2 << 20
 """Size in fp32 of the piece on which sums over the vocabulary are taken."""

@@ -27,6 +27,7 @@ from tandem.groups import Completion, Group, Prompt
 from tandem.head import Logits, token_logp
 from tandem.layout import Plan
 from tandem.machine import Machine
+from tandem.norms import quicken
 from tandem.packing import Layout, pack
 from tandem.ragged import Ragged
 from tandem.rng import Seed
@@ -283,6 +284,7 @@ def open_scalar(
 
 
 def _opened(lm: Any, machine: Machine, train: bool) -> Trunk:
+    quicken(lm)
     trunk = Trunk(lm, dtype=models.precision(machine))
     if machine.layout == "auto":
         probe(trunk)

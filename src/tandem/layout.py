@@ -61,10 +61,14 @@ class Plan:
 
     Attributes:
         blocks: the stacked blocks.
-        back: [S] for each token its place among all the blocks' queries laid end to end.
+        queries: all the blocks' queries laid end to end.
+        keys: all the blocks' keys laid end to end.
+        back: [S] for each token its place among `queries`.
     """
 
     blocks: tuple[Block, ...]
+    queries: Tensor
+    keys: Tensor
     back: Tensor
     masks: dict[tuple[int, int | None, torch.dtype, bool], Tensor | None] = field(
         default_factory=dict
@@ -98,7 +102,8 @@ class Plan:
             )
             for b in self.blocks
         )
-        return Plan(blocks, self.back.to(device))
+        queries, keys, back = (x.to(device) for x in (self.queries, self.keys, self.back))
+        return Plan(blocks, queries, keys, back)
 
 
 @dataclass(slots=True)
@@ -145,7 +150,11 @@ def plan(lengths: Sequence[int], parent: Sequence[int], positions: Tensor) -> Pl
     where = positions.numpy()
     stacks = [*_stacks(prompts), *_stacks(runs)]
     blocks = tuple(_block(stack, where) for stack in stacks)
-    return Plan(blocks, _way_back(blocks, stacks, len(where)))
+    queries, keys = (
+        torch.cat([torch.empty(0, dtype=torch.long), *(x.flatten() for x in of)])
+        for of in ([b.queries for b in blocks], [b.keys for b in blocks])
+    )
+    return Plan(blocks, queries, keys, _way_back(blocks, stacks, len(where)))
 
 
 def _stacks(pieces: list[_Piece]) -> Iterator[list[_Piece]]:

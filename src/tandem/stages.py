@@ -105,12 +105,7 @@ def encode(
     """
     tokenizer = models.load_tokenizer(policy.path)
     limit = max_length or models.context(policy.path)
-    if room >= limit:
-        raise ConfigError(
-            f"room for {room} tokens of answer in a context of {limit}",
-            "a prompt of at least one token comes first",
-            "lower sampling.max_tokens",
-        )
+    check_room(room, limit)
     workers = min(os.cpu_count() or 1, 8) if len(groups) >= PARALLEL_FROM else 0
     encoded = chat.encode(
         groups,
@@ -134,6 +129,20 @@ def encode(
         )
     whose = models.tokenizer_hash(tokenizer)
     return (marked(group, whose) for group in encoded.groups if _has_room(group, room, limit))
+
+
+def check_room(room: int, limit: int) -> None:
+    """Refuse answers that are as long as the context.
+
+    Raises:
+        ConfigError: no prompt could have that much room.
+    """
+    if room >= limit:
+        raise ConfigError(
+            f"room for {room} tokens of answer in a context of {limit}",
+            "a prompt of at least one token comes first",
+            "lower sampling.max_tokens: a flag of `tandem run`, [settings.sampling] of a plan",
+        )
 
 
 def _has_room(group: Group, room: int, limit: int) -> bool:

@@ -166,6 +166,7 @@ def test_without_truth_the_gold_reward_decides(tmp_path):
     assert cli.main(["bench", str(own(tmp_path, **tables(FAST))), *words]) == 0
     results = read(out)
     assert results["judge"] == "gold_rm"
+    assert results["budget"] == {"held_out_share": 0.25}
     assert "truth" not in results["policies"][0]
     assert any("Nobody knows the truth" in line for line in results["limits"])
     assert "No truth" in (out / "report.html").read_text()

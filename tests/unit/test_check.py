@@ -47,6 +47,18 @@ def test_the_longest_answer_baseline(tmp_path: Path):
     assert "'the longest answer wins' scores 62.5% of 4 pairs" in result.text()
 
 
+def test_a_misspelt_column_is_not_passed_over(tmp_path: Path):
+    result = found(tmp_path, {"prompt": "a", "chosen": "b", "rejcted": "c"})
+    assert result.format == "prompt"
+    assert any("`chosen` look like judgments" in w for w in result.warnings)
+    assert "not read: chosen" in result.text()
+
+
+def test_examples_say_which_answer_was_preferred(tmp_path: Path):
+    text = found(tmp_path, pair("a", "xx", "y")).text()
+    assert "-- completion 0, preferred in 1 of 1\nxx" in text
+
+
 def test_duplicates_contradictions_and_what_was_dropped(tmp_path: Path):
     row = pair("a", "yes", "no!")
     result = found(

@@ -93,6 +93,14 @@ def test_a_winner_that_is_worse_than_its_opponent_is_said_to_be():
     assert verdicts(results)[0].standing == "worse"
 
 
+def test_a_policy_that_did_not_move_is_said_not_to_have_moved():
+    even = win_rate([0.0, 1.0] * 50).as_dict()
+    row = {"policy": "DPO", "win vs SFT": even, "kl": {"mean": 0.001}}
+    said = verdicts({"policies": [{"policy": "SFT"}, row], "opponent": "SFT", "seeds": [0]})
+    assert "Training hardly moved it: KL 0.00 to SFT." in said[0].evidence
+    assert said[-1].claim == "One training seed."
+
+
 def test_nothing_compared_is_said_plainly():
     assert verdicts({"policies": []})[0].claim == "Nothing was compared yet."
 
@@ -289,7 +297,7 @@ def test_comparing_what_shares_no_policy_is_refused(tmp_path):
     [
         (decimal(-0.5), "\u22120.50"), (decimal(-0.001), "0.00"), (decimal(None), "\u2013"),
         (decimal(float("nan")), "\u2013"), (signed(0.25), "+0.25"), (signed(-0.25), "\u22120.25"),
-        (signed(0.001), "0.00"), (percent(0.575), "57.5\u2009%"), (p_text(1e-9), "p < 0.001"),
+        (signed(0.001), "0.00"), (percent(0.575), "57.5\u202f%"), (p_text(1e-9), "p < 0.001"),
         (p_text(None), "p unknown"), (rounded_up(1234), "1,300"), (seconds(75.2), "1 min 15 s"),
         (seconds(7500), "2 h 05 min"),
     ],

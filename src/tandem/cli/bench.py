@@ -18,7 +18,9 @@ from typing import Any
 
 from tandem.bench import Plan, collect, run_seeds
 from tandem.bench.plan import slug
+from tandem.bench.seeds import open_world
 from tandem.cli.plans import PRESETS, make_plan
+from tandem.cli.run import check_answers
 from tandem.cli.settings import add, make_parser, parse, rebuild
 from tandem.durable import write_json
 from tandem.machine import Machine
@@ -36,7 +38,7 @@ def bench(words: Sequence[str]) -> int:
     for name in options.tracker:
         check_known(name)
     out = Path(options.out or f"runs/bench-{slug(plan.title)}")
-    print(promise(plan), flush=True)
+    print("\n".join([promise(plan), *opened(plan)]), flush=True)
     if options.dry_run:
         return 0
     machine = rebuild(Machine(), options["machine"])
@@ -57,7 +59,7 @@ def make_bench_parser() -> Any:
         "--preset": f"a plan that comes with Tandem: {', '.join(PRESETS)}",
         "--methods": "methods by name, with commas; in place of a plan's entries",
         "--task": "a task by name; micro if neither it nor --model is given",
-        "--model": "folder or hub id of a causal language model",
+        "--model": "folder of a causal language model",
         "--data": "preferences: JSONL, JSON, CSV, Parquet, a folder, a hub id",
         "--budget": "30min, 2h: start no seed that would end later; every worker's first is always "
         "done. Without a plan: the preset smoke below 5min, laptop below 1h, else full",
@@ -73,6 +75,16 @@ def make_bench_parser() -> Any:
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="check the plan only")
     add(parser, {"machine": Machine()})
     return parser
+
+
+def opened(plan: Plan) -> tuple[str, ...]:
+    """Open your model and data, so that what they lack is said now; return what was read."""
+    if plan.model is None:
+        return ()
+    world = open_world(plan, plan.seeds[0])
+    world.base.files()
+    check_answers(plan.model, [(e.method, e.configs) for e in plan.entries])
+    return world.notes
 
 
 def promise(plan: Plan) -> str:
@@ -92,9 +104,10 @@ def promise(plan: Plan) -> str:
         f"methods: {', '.join(e.name for e in plan.entries)}",
     ]
     if plan.task:
+        one = "for these weights; one seed says nothing about others"
         lines.append(
-            f"a win rate {smallest:.1%} away from one half would be resolved four times in five"
-            + ("" if seeds > 1 else " (for these weights; one seed says nothing about others)")
+            f"a win rate {100 * smallest:.1f} points from 50% would be resolved four times in five "
+            f"({one if seeds == 1 else 'if seeds hardly differ'})"
         )
     return "\n".join([*lines, *(f"expected: {c}" for c in plan.claims)])
 

@@ -7,7 +7,7 @@ nothing behind. The same command, given again, goes on where it stopped.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,8 @@ def run(words: Sequence[str]) -> int:
     for name in options.tracker:
         check_known(name)
     world = open_world(options, configs["sizes"])
+    if options.model is not None:
+        check_answers(options.model, [(method.name, configs)])
     resolved = resolve(method.name, options, configs)
     if options.dry_run:
         print(plan(options, resolved, world))
@@ -106,7 +108,7 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
     parser = make_parser(f"run {name}", f"{METHODS[name].title}: {METHODS[name].objective}.")
     for option, text in {
         "--task": "a task by name, for example micro",
-        "--model": "folder or hub id of a causal language model",
+        "--model": "folder of a causal language model",
         "--data": "preferences or demonstrations: JSONL, JSON, CSV, Parquet, a folder, a hub id",
         "--out": "the run's folder; runs/METHOD-NAME-SEED if not given",
         "--config": "TOML or YAML with any of these settings; flags win",
@@ -136,6 +138,7 @@ def open_world(options: Namespace, sizes: Any) -> World:
 
     Raises:
         ConfigError: neither or both were given.
+        ModelError: the folder holds no model.
     """
     from tandem.rng import Seed
     from tandem.tasks import worlds
@@ -150,7 +153,28 @@ def open_world(options: Namespace, sizes: Any) -> World:
         )
     if "task" in start:
         return worlds.from_task(start["task"], sizes, Seed(options.seed))
-    return worlds.from_files(Path(start["model"]), start["data"], sizes)
+    world = worlds.from_files(Path(start["model"]), start["data"], sizes)
+    world.base.files()
+    return world
+
+
+def check_answers(model: str, methods: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Refuse, before anything is trained, answers for which the model has no room.
+
+    Args:
+        model: your model's folder.
+        methods: (method, its configs); those that fit no policy sample no answers.
+
+    Raises:
+        ConfigError: no prompt could have that much room.
+    """
+    from tandem import models
+    from tandem.stages import check_room
+
+    limit = models.context(Path(model))
+    for name, configs in methods:
+        if find(name).fits == "policy":
+            check_room(configs["sampling"].max_tokens, limit)
 
 
 def resolve(name: str, options: Namespace, configs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """How good is a policy: win rates, rewards, KL and length, paired by prompt.
 
-Words: `truth` is the micro world's programmatic judge, `gold_rm` a larger reward model trained on
-the same human data, `proxy` the reward that was optimised. A gap that opens between proxy and
+Words: `truth` is the micro world's programmatic judge, `gold_rm` several reward models fitted to
+the same preferences, `proxy` the reward that was optimised. A gap that opens between proxy and
 the other two is reward hacking.
 
 Shapes: S seeds, P prompts.

@@ -18,6 +18,7 @@ from tandem.chat import encode, render
 from tandem.chat.encode import Encoded
 from tandem.chat.lengths import Counts, fit
 from tandem.chat.transcripts import prompt_key
+from tandem.chat.view import judged
 from tandem.formats import findings
 from tandem.formats.findings import Facts, Lengths
 from tandem.formats.reader import Notes, read
@@ -137,7 +138,8 @@ def _example(group: Group, tokenizer: Any, *, colour: bool) -> str:
         return render(group, tokenizer, colour=colour)
     lines = [f"-- prompt {group.id}", _short(group.prompt.text)]
     for k, completion in enumerate(group.completions):
-        lines += [f"-- completion {k}", _short(completion.text)]
+        head = ", ".join([f"-- completion {k}", *judged(group, k)])
+        lines += [head, _short(completion.text)]
     return "\n".join(lines)
 
 

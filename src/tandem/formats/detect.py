@@ -132,6 +132,10 @@ FORMATS: dict[str, Format] = {
     "prompt": Format(("prompt",), "prompts alone", conversations.prompt_only),
 }
 
+UNJUDGED = ("prompt-completion", "messages", "alpaca", "gsm8k", "prompt")
+JUDGMENTS = {"chosen", "rejected", "completions", "ranks", "scores", "output_1", "output_2",
+             "preference", "label"}  # fmt: skip
+
 
 def detect(rows: Sequence[Row], name: str, asked: str | None = None) -> tuple[str, str]:
     """Return (name of the format, one sentence that says why).
@@ -160,6 +164,15 @@ def detect(rows: Sequence[Row], name: str, asked: str | None = None) -> tuple[st
     if others:
         why += f" (its columns also fit {_quoted(others)}; say format=... to choose)"
     return fitting[0], why
+
+
+def unread(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return columns that look like judgments and that the format does not read."""
+    if name not in UNJUDGED:
+        return ()
+    columns = {column for row in rows for column in row.values}
+    read = {*FORMATS[name].needs, *FORMATS[name].uses}
+    return tuple(sorted((columns & JUDGMENTS) - read))
 
 
 def _asked(asked: str, columns: set[str], name: str) -> tuple[str, str]:

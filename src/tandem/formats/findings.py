@@ -211,6 +211,8 @@ def warnings(notes: Notes, facts: Facts, lengths: Lengths) -> list[str]:
     longest = facts.longest_wins or 0.0
     refused = sum(lengths.refused.values())
     rules = {
+        f"columns {', '.join(f'`{c}`' for c in notes.unread)} look like judgments and are not "
+        "read: is another column missing or misspelt?": notes.unread,
         f"{facts.duplicates} groups repeat an earlier prompt with the same answers":
             facts.duplicates,
         f"{facts.contradictory} preferences contradict an earlier one of the same two answers":

@@ -20,7 +20,7 @@ from typing import Any
 from tandem.chat.transcripts import prompt_key
 from tandem.errors import ConfigError, DataError
 from tandem.formats import sources
-from tandem.formats.detect import FORMATS, PEEK, Format, detect
+from tandem.formats.detect import FORMATS, PEEK, Format, detect, unread
 from tandem.formats.fields import Row, Skip
 from tandem.groups import Group, Groups
 
@@ -43,6 +43,7 @@ class Notes:
         empty_completions: empty answers left out of groups that have others.
         repeated_prompts: rows whose prompt an earlier row has; their ids end in #2, #3, ...
         remarks: what was decided on the way, one sentence each.
+        unread: columns that look like judgments and that the format does not read.
     """
 
     rows: int = 0
@@ -52,6 +53,7 @@ class Notes:
     empty_completions: int = 0
     repeated_prompts: int = 0
     remarks: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     def drop(self, reason: str, place: str) -> None:
         """Count one dropped row."""
@@ -66,6 +68,8 @@ class Notes:
             out.append(f"left out {self.empty_completions} empty completions of groups with others")
         if self.repeated_prompts:
             out.append(f"{self.repeated_prompts} rows repeat the prompt of an earlier row")
+        if self.unread:
+            out.append(f"not read: {', '.join(self.unread)}")
         return [*out, *self.remarks]
 
 
@@ -128,7 +132,7 @@ def read(
         )
     name, why = detect(head, found.name, format)
     rows = itertools.islice(_renamed(found.rows(), columns), limit)
-    notes = Notes(remarks=found.notes)
+    notes = Notes(remarks=found.notes, unread=unread(name, head))
     parsed = _groups(rows, FORMATS[name], notes, found.name)
     if found.bytes <= STREAM_ABOVE_BYTES:
         groups = Groups.of(parsed)
@@ -178,7 +182,7 @@ def _streamed(
     counts = path.with_suffix(".json")
     if path.exists() and counts.exists():
         kept: dict[str, Any] = json.loads(counts.read_text())
-        kept["remarks"] = tuple(kept["remarks"])
+        kept |= {k: tuple(kept.get(k, ())) for k in ("remarks", "unread")}
         return Groups.read(path), Notes(**kept)
     groups = Groups.stream(path, parsed)
     counts.write_text(json.dumps(asdict(notes)))

@@ -333,7 +333,7 @@ def _ends(axes: Any, d: Any, lines: Mapping[str, Any]) -> None:
 
 
 def _fit_line(axes: Any, numbers: Mapping[str, Any], d: Any) -> None:
-    if "fit" in numbers:
+    if "peak" in numbers.get("fit", {}):
         fit = OverOptimisation(*(numbers["fit"][k] for k in ("alpha", "beta", "form")))
         x = np.linspace(max(float(d.max()) / 100, 1e-3), float(d.max()), 60)
         axes.plot(x, fit.at(x), color=INK, linewidth=0.7, alpha=0.7)

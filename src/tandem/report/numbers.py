@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tandem.statistics import Estimate
 
-MINUS, THIN, NONE = "\u2212", "\u2009", "\u2013"
+MINUS, THIN, NONE = "\u2212", "\u202f", "\u2013"
 
 
 def decimal(x: float | None, digits: int = 2) -> str:

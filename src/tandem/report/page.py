@@ -95,6 +95,7 @@ def rendered(results: Results) -> tuple[str, dict[str, Any]]:
         samples=views.samples(results),
         costs=views.costs(results),
         facts=views.facts(results),
+        sizes=views.sizes(results),
         limits=views.limits(results),
         **drawn,
     )

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from tandem.errors import DataError
-from tandem.report.numbers import count, interval, p_text, percent, rounded_up, signed
+from tandem.report.numbers import count, decimal, interval, p_text, percent, rounded_up, signed
 from tandem.report.results import contenders
 from tandem.statistics import Estimate, comparisons_needed
 
 RESOLVED, OPEN, WORSE, NOTE = "resolved", "not resolved", "worse", "note"
+ONE_SEED = "This is about these weights; several seeds show what another training would give."
+STILL = 0.01
+"""KL in nats below which a policy answers as it did before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ def verdicts(results: Mapping[str, Any]) -> list[Sentence]:
     others = [row for row in rows if row is not champion]
     if others:
         said.append(_against_runner_up(champion, others[0], results))
+    if len(results.get("seeds") or ()) == 1 and _beats(champion, results) is not None:
+        said.append(Sentence(NOTE, "One training seed.", ONE_SEED))
     failed = [row for row in results["policies"] if row.get("status") == "failed"]
     said += [Sentence(NOTE, f"{r['policy']} failed.", str(r.get("reason", ""))) for r in failed]
     return said
@@ -96,7 +101,9 @@ def _against_opponent(best: Mapping[str, Any], results: Mapping[str, Any]) -> Se
     if found is None or how is None:
         return Sentence(NOTE, "No win rate was measured.", "See below what is missing.")
     evidence = f"{_wins(best, found, results)} {_needs(found, how)}".strip()
-    name = best["policy"]
+    kl, name = estimate(best.get("kl")), best["policy"]
+    if how == OPEN and kl is not None and abs(kl.mean) < STILL:
+        evidence += f" Training hardly moved it: KL {decimal(kl.mean)} to {opponent}."
     claims = {
         RESOLVED: f"{name} beats {opponent}.",
         WORSE: f"No method beats {opponent}; the best, {name}, is worse.",

@@ -29,6 +29,11 @@ from tandem.statistics import Estimate
 
 WIDTH = 116
 """Length of an interval's bar, in its own units."""
+STRIP = {
+    "pairs": "labelled pairs", "held_out": "held-out pairs", "flips": "labels flipped",
+    "weaker": "pairs by weaker policies", "held_out_share": "share held out",
+}  # fmt: skip
+"""Names of sizes, in words."""
 SAMPLE_BYTES = 420_000
 """Room for model text on the page."""
 
@@ -52,6 +57,7 @@ class Cell:
     note: str = ""
     bar: Bar | None = None
     standing: str = ""
+    below: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ def columns(results: Mapping[str, Any]) -> list[Column]:
                f"share of prompts won by {judge}, ties one half", percent, True),
         Column(f"{judge} gain", f"{judge} gained", f"paired, over {opponent}", signed, True),
         Column("lc_win", "length-controlled", "win rate at equal length", percent),
-        Column("gold_rm_win", "gold wins", "a larger reward that nobody optimised", percent),
+        Column("gold_rm_win", "gold wins", "other rewards, which nobody optimised", percent),
         Column("proxy_win", "proxy wins", "the reward that was optimised", percent),
         Column("annotator_win", "annotator", "who gave the preferences, asked again", percent),
         Column("llm_win", "LLM judge", "in both orders", percent),
@@ -143,7 +149,7 @@ def _cell(
         return Cell(text, note, bar(found, line, "plain"))
     how = standing(found, row.get("Holm p"), float(results.get("alpha", 0.05)))
     if (ties := row.get(f"ties vs {results.get('opponent')}")) is not None:
-        note += f" · {percent(ties)} ties"
+        return Cell(text, note, bar(found, line, how), how, f"{percent(ties)} ties")
     return Cell(text, note, bar(found, line, how), how)
 
 
@@ -389,6 +395,25 @@ def costs(results: Mapping[str, Any]) -> dict[str, Any] | None:
 def limits(results: Results) -> list[str]:
     """Return what the page does not show: the bench's own lines, then what is missing."""
     return [*results.get("limits", []), *missing(results)]
+
+
+def sizes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the comparison was made of, for the strip under the verdict."""
+    seeds, budget = results.get("seeds"), results.get("budget") or {}
+    counted = {"prompts", "evaluation"} | ({"held_out_share"} if "pairs" in budget else set())
+    known = {
+        "task": results.get("task"),
+        "prompts": results.get("prompts"),
+        "training seeds": len(seeds) if seeds else None,
+        "judge": results.get("judge"),
+        "against": results.get("opponent"),
+        **{STRIP.get(k, k): v for k, v in budget.items() if k not in counted and v},
+    }
+    return [
+        (k, f"{v:,}" if isinstance(v, int | float) else str(v))
+        for k, v in known.items()
+        if v is not None
+    ]
 
 
 def facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
