@@ -55,6 +55,7 @@ reproduce: $(READY)
 	$(call compared,experiments/rlp_shared.toml,rlp-shared,rlp-shared)
 	$(call compared,experiments/rso.toml,rso,rso)
 	$(call compared,experiments/rest.toml,rest,rest)
+	$(PY) experiments/rlp_rewards.py runs/reproduce/rlp
 	$(PY) experiments/overoptimisation.py $(seeds) --runs $(runs)/overoptimisation
 	$(PY) experiments/self_improvement.py $(seeds) --out $(runs)/self-improvement \
 	  --page docs/results/self-improvement.md

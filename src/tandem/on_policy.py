@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from tandem.errors import DataError
-from tandem.evaluation.comparisons import comparisons
-from tandem.evaluation.reward import reward_evaluation
+from tandem.evaluation.comparisons import Comparisons, comparisons
+from tandem.evaluation.reward import BINS, pair_losses
 from tandem.evaluation.tables import Table
 from tandem.groups import Group, Groups
 from tandem.judges import Judge
@@ -22,7 +22,14 @@ from tandem.machine import Machine
 from tandem.operators import rank_pairs
 from tandem.rng import Seed
 from tandem.stages import judge
-from tandem.statistics import Estimate, by_prompt, rate_by_prompt
+from tandem.statistics import (
+    Estimate,
+    by_prompt,
+    ece,
+    probability,
+    rate_by_prompt,
+    temperature_scale,
+)
 
 
 def examine_rewards(
@@ -39,26 +46,33 @@ def examine_rewards(
         rewards: scoring judges by name, the one that others are compared with first: r_phi.
         fresh: policy -> two or more of its samples for prompts that nobody trained on.
         truth: a scoring judge whose order is the label.
-        seed: presentation orders and resamples.
+        seed: presentation orders.
 
     Returns:
-        `text`, the table, and `numbers`, the same for JSON. `gain` is the difference in accuracy
-        to the first reward on the same pairs.
+        `text`, the table, and `numbers`, the same for JSON, about pairs that the truth decides.
+        `gain` is the difference in accuracy to the first reward on the same pairs; `temperature`
+        is fitted to all of them; `spread` is the standard deviation of the difference of two
+        rewards; ECE is None below 15 pairs. `credits`: policy -> the pairs' prompts, and each
+        reward's credit for them, for means over several seeds.
     """
     rows: list[tuple[Any, ...]] = []
+    credit: dict[str, dict[str, list[Any]]] = {}
     for policy, groups in fresh.items():
         gold = labelled(groups, truth, seed, machine)
-        credits: dict[str, Any] = {}
+        credits: dict[str, Comparisons] = {}
         for name, reward in rewards.items():
-            scored = Groups.of(judge(gold, reward, machine=machine))
-            found = reward_evaluation(scored, seed=seed)
+            scored = judge(gold, reward, machine=machine)
             credits[name] = comparisons(scored, seed=seed).decided
             gain = _gain(credits[name], next(iter(credits.values()))) if len(credits) > 1 else None
-            cells = (found.accuracy, gain, found.log_loss, found.ece, found.temperature)
-            rows.append((policy, name, found.judgments - found.ties, *cells))
-    columns = ("pairs of", "reward", "pairs", "accuracy", "gain", "log-loss", "ECE", "temperature")
+            rows.append((policy, name, len(credits[name]), *_numbers(credits[name], gain)))
+        prompt = next(iter(credits.values())).prompt.tolist()
+        credit[policy] = {"prompt": prompt} | {n: c.credit.tolist() for n, c in credits.items()}
+    columns = (
+        "pairs of", "reward", "pairs", "accuracy", "gain", "log-loss", "ECE", "temperature",
+        "spread",
+    )  # fmt: skip
     table = Table(columns, tuple(rows), "rewards on fresh pairs, labelled by the truth")
-    return {"text": str(table), "numbers": table.as_dicts()}
+    return {"text": str(table), "numbers": table.as_dicts(), "credits": credit}
 
 
 def examine_labels(
@@ -85,7 +99,18 @@ def labelled(groups: Iterable[Group], truth: Judge, seed: Seed, machine: Machine
     return Groups.of(replace(g, scores=None) for g in rank_pairs("all")(true, seed))
 
 
-def _gain(mine: Any, first: Any) -> Estimate:
+def _numbers(table: Comparisons, gain: Estimate | None) -> tuple[Any, ...]:
+    return (
+        rate_by_prompt(table.credit, table.prompt),
+        gain,
+        by_prompt(pair_losses(table), table.prompt),
+        ece(probability(table.difference), table.y, BINS) if len(table) >= BINS else None,
+        temperature_scale(table.difference, table.y),
+        float(table.difference.std()),
+    )
+
+
+def _gain(mine: Comparisons, first: Comparisons) -> Estimate:
     return by_prompt(mine.credit - first.credit, mine.prompt)
 
 

@@ -20,6 +20,7 @@ from tiny import folder
 
 SCRIPT = str(Path(__file__).with_name("training.py"))
 STAGES = ["01-sft", "02-reward", "03-dpo"]
+VIEWS = "04-reward-uml"
 
 
 def launch(launcher: list[str], home: Path, base: Path, settings: dict) -> Path:
@@ -58,7 +59,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return launch([sys.executable], tmp_path_factory.mktemp("alone"), base, {})
+    return launch([sys.executable], tmp_path_factory.mktemp("alone"), base, {"views": True})
 
 
 @pytest.mark.parametrize(
@@ -71,10 +72,12 @@ def test_two_processes_make_the_same_weights(launcher, base: Path, alone: Path, 
 
     Sums are taken in another order, and 48 steps of training follow: 1e-6 of the norm remains.
     What the launcher was told about precision and accumulation is not this loop's business.
+    In the last stage a step's micro-batches are comparisons and views, so that ranks hold
+    different terms of the loss, and negatives come from prompts of the other rank.
     """
-    both = launch(launcher(), tmp_path, base, {})
-    assert [r.folder.name for r in records(both)] == STAGES
-    for stage in STAGES:
+    both = launch(launcher(), tmp_path, base, {"views": True})
+    assert [r.folder.name for r in records(both)] == [*STAGES, VIEWS]
+    for stage in (*STAGES, VIEWS):
         one, two = (
             load_file(run / stage / "artifact" / "model.safetensors") for run in (alone, both)
         )

@@ -1,4 +1,4 @@
-"""A run of three fitting stages on a tiny model: a command to be killed, or launched on two ranks.
+"""A run of a few fitting stages on a tiny model: a command to be killed, or launched on two ranks.
 
 python training.py RUN BASE [MACHINE SETTINGS AS JSON]
 """
@@ -22,6 +22,7 @@ from tandem.loop import Optim
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo, grpo, reward, sft
 from tandem.runs import Run
+from tandem.views import UML
 from tiny import group, labelled
 
 OPTIM = Optim(lr=2e-3, warmup=0.1, eps=1e-4)
@@ -42,7 +43,7 @@ def data(pairs: bool) -> Groups:
 def main(place: Path, base: Path, settings: dict) -> None:
     """Demonstrations and preferences in, a policy out."""
     settings |= {"lora": Lora(**settings["lora"])} if settings.get("lora") else {}
-    climbs = settings.pop("climbs", False)
+    climbs, views = settings.pop("climbs", False), settings.pop("views", False)
     machine = Machine(device="cpu", precision="fp32", tokens=60, log_every=3, **settings)
     with Run(place, seed=7, display=Hidden(), machine=machine) as run:
         epochs = 12
@@ -52,6 +53,10 @@ def main(place: Path, base: Path, settings: dict) -> None:
         compared = data(True)
         r = run("reward", reward.fit, pi_sft, compared, reward.Reward(epochs, batch=4, optim=OPTIM))
         run("dpo", dpo.fit, pi_sft, compared, dpo.DPO(epochs=epochs, batch=4, optim=OPTIM))
+        if views:
+            cfg = reward.Reward(epochs=4, batch=4, optim=OPTIM)
+            multi = {"views": compared, "lam": 0.5, "uml": UML(z=4, hidden=16)}
+            run("reward-uml", reward.fit, pi_sft, compared, cfg, **multi)
         if climbs:
             shape = {"prompts": 6, "n": 3, "rounds": 3, "minibatch": 3, "optim": OPTIM}
             how, x = Sampling(max_tokens=8), compared.prompts()

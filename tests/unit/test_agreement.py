@@ -30,6 +30,7 @@ from tandem.judges.meaning import (
     Embedding,
     Entailment,
     complete_linkage,
+    embeddings,
     named,
     sentence_encoder,
 )
@@ -281,6 +282,9 @@ def test_any_encoder_folder_embeds(tmp_path: Path):
     assert alone[0][:2] == [0, 0]
     assert clusters(Embedding(tmp_path, -1), group(["ab", "cd", "ba"])) == [[0, 0, 0]]
     assert clusters(Embedding(tmp_path, 1.0), group(["ab", "cd", "ba"])) == [[0, 1, 2]]
+    rows = embeddings(tmp_path, ["ab", "cd", "ba", "abcdefghi", "ab"])
+    assert sorted(rows) == ["ab", "ba", "cd"]  # each once, and what is too long not at all
+    assert complete_linkage(["ab", "cd", "ba"], rows, 1.0) == [0, 1, 2]
     with pytest.raises(JudgeError, match="do not fit"):
         clusters(Embedding(tmp_path), group(["abcdefghi", "a"]))
 

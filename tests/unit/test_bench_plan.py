@@ -98,6 +98,13 @@ def test_a_budget_chooses_the_preset(budget, preset):
     assert plan.seconds == (None if budget is None else seconds(budget))
 
 
+def test_ones_own_data_are_not_a_smoke_test(tmp_path):
+    own = [f"--model={tmp_path}", f"--data={tmp_path}"]
+    assert [e.method for e in planned(*own).entries] == ["best_of_n", "dpo", "ppo"]
+    assert [e.method for e in planned(*own, "--methods=kto").entries] == ["kto"]
+    assert planned(*own, "--preset=smoke").title == "smoke"
+
+
 def test_a_budget_leaves_a_named_plan_alone():
     assert planned("--preset=smoke", "--budget=2h").title == "smoke"
 

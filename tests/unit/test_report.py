@@ -22,6 +22,7 @@ from tandem.report.numbers import decimal, p_text, percent, rounded_up, seconds,
 from tandem.report.page import rendered
 from tandem.report.svg import SERIES, Sheet
 from tandem.report.verdict import estimate, verdicts
+from tandem.report.views import by_length
 from tandem.statistics import Estimate, win_rate
 
 CSS = (Path(__file__).parents[2] / "src/tandem/report/assets/report.css").read_text()
@@ -345,3 +346,17 @@ def test_a_real_run_is_told_as_it_was(tmp_path):
     assert {"frontier", "climb-0"} <= numbers["report"]["figures"].keys()
     row = next(r for r in results["policies"] if r["policy"] == "PPO")
     assert percent(row["win vs SFT"]["mean"]) in html
+
+
+def test_a_reward_that_follows_length_is_said_to():
+    def part(name: str, right: float) -> dict[str, object]:
+        accuracy = win_rate(np.arange(100) < 100 * right).as_dict()
+        return {"slice": "length", "part": name, "n": 100, "accuracy": accuracy}
+
+    said = by_length([part("longer answer wins", 0.95), part("shorter answer wins", 0.23)])
+    assert said is not None
+    assert "95.0" in said
+    assert "23.0" in said
+    fair = [part("longer answer wins", 0.72), part("shorter answer wins", 0.68)]
+    assert by_length(fair) is None
+    assert by_length(fair[:1]) is None

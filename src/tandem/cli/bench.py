@@ -57,7 +57,8 @@ def make_bench_parser() -> Any:
     parser.add_argument("file", nargs="?", default=None, help="a plan: experiments/*.toml")
     for option, text in {
         "--preset": f"a plan that comes with Tandem: {', '.join(PRESETS)}",
-        "--methods": "methods by name, with commas; in place of a plan's entries",
+        "--methods": "methods by name, with commas; in place of a plan's entries. For --model and "
+        "--data alone: best_of_n,dpo,ppo",
         "--task": "a task by name; micro if neither it nor --model is given",
         "--model": "folder of a causal language model",
         "--data": "preferences: JSONL, JSON, CSV, Parquet, a folder, a hub id",

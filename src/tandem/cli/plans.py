@@ -38,6 +38,8 @@ TITLES = {
     "best_of_n": "best-of-n", "rlp": "RLP", "lmsi": "LMSI", "star": "STaR", "raft": "RAFT",
     "rest": "ReST",
 }  # fmt: skip
+OWN = "best_of_n,dpo,ppo"
+"""What is compared on a model and data of one's own, where nothing else is said."""
 
 
 def make_plan(options: Any) -> Plan:
@@ -104,7 +106,10 @@ def _table(options: Any) -> dict[str, Any]:
             "give one of them",
         )
     if not (options.file or options.preset or options.methods):
-        options.preset = fitting(options.budget)
+        if options.model is not None and options.budget is None:
+            options.methods = OWN
+        else:
+            options.preset = fitting(options.budget)
     if options.preset and options.preset not in PRESETS:
         raise ConfigError(
             f"there is no preset {options.preset!r}.{nearest(options.preset, PRESETS)}",

@@ -7,7 +7,7 @@ the model is refused, or is set apart as no answer.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -113,12 +113,25 @@ class Embedding:
         reader = _Encoder(self.folder, machine)
 
         def clustered(asked: Sequence[Asked], seed: Seed) -> list[list[int]]:
-            fitting = [_fitting(p, texts, reader.fits, self.too_long) for p, texts in asked]
+            fits = lambda _, text: reader.fits(text)  # noqa: E731
+            fitting = [_fitting(p, texts, fits, self.too_long) for p, texts in asked]
             every = sorted({t for texts in fitting for t in texts if t is not None})
             rows = dict(zip(every, reader.embed(every), strict=True))
             return [complete_linkage(texts, rows, self.threshold) for texts in fitting]
 
         return clustered
+
+
+def embeddings(
+    folder: Path, texts: Iterable[str], machine: Machine = Machine()
+) -> dict[str, FloatArray]:
+    """Return [d] a unit vector for each different text that the encoder reads whole.
+
+    For clusterings of one collection at several thresholds, with `complete_linkage`.
+    """
+    reader = _Encoder(folder, machine)
+    fitting = sorted(t for t in set(texts) if reader.fits(t))
+    return dict(zip(fitting, reader.embed(fitting), strict=True))
 
 
 def complete_linkage(
@@ -233,7 +246,7 @@ class _Encoder(_Reader):
         super().__init__(folder, models.load_encoder(folder, machine), machine)
         self.special = int(self.tokenizer.num_special_tokens_to_add())
 
-    def fits(self, prompt: Prompt, text: str) -> bool:
+    def fits(self, text: str) -> bool:
         return self.length(text) + self.special <= self.room
 
     def embed(self, texts: Sequence[str]) -> list[FloatArray]:

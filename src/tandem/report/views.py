@@ -249,7 +249,20 @@ def reward(results: Mapping[str, Any]) -> dict[str, Any] | None:
         "ties": found.get("ties"),
         "measures": measures,
         "slices": slices,
+        "by_length": by_length(found.get("slices", [])),
     }
+
+
+def by_length(slices: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say so where the reward is right about longer answers and wrong about shorter ones."""
+    right = {p["part"]: estimate(p["accuracy"]) for p in slices if p["slice"] == "length"}
+    longer, shorter = right.get("longer answer wins"), right.get("shorter answer wins")
+    if longer is None or shorter is None or longer.low <= shorter.high:
+        return None
+    return (
+        f"It follows length: right in {percent(longer.mean)} of the judgments where the longer "
+        f"answer won, and in {percent(shorter.mean)} of those where the shorter one did."
+    )
 
 
 def length_points(results: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
