@@ -142,7 +142,9 @@ def guide() -> str:
     told = tomllib.loads((ROOT / "docs" / "guide.toml").read_text(encoding="utf-8"))["row"]
     lines = []
     for row in told:
-        found = sorted({r[0] for r in method_pages.results_of(row.get("method", ""))})
+        method = row.get("method", "")
+        links = [*method_pages.results_of(method), *method_pages.said_of(method)]
+        found = sorted({link[0] for link in links})
         seen = ", ".join(f"measured: {link.replace('../', '')}" for link in found)
         lines.append([row["have"], row["start"], row["because"], seen or "from the papers"])
     return table(["you have", "start with", "because, and then", "evidence"], lines) + "\n"

@@ -114,11 +114,20 @@ def _metrics(heading: str) -> str:
 
 def _measured(name: str) -> str:
     """Our numbers, from every committed comparison of enough seeds."""
-    rows = list(results_of(name))
-    if not rows:
+    rows, lines = list(results_of(name)), [f"- {link}: {said}" for link, said in said_of(name)]
+    if not rows and not lines:
         return "Not measured: no comparison in [docs/results](../results/index.md) has it."
     head = ["comparison", "row", "seeds", "judge's gain over SFT", "win over SFT", "KL", "resolved"]
-    return table(head, rows)
+    return "\n\n".join([table(head, rows)] * bool(rows) + ["\n".join(lines)] * bool(lines))
+
+
+def said_of(name: str) -> Iterator[tuple[str, str]]:
+    """Yield what other experiments of enough seeds say of a method, each with its link."""
+    for file in sorted((ROOT / "docs" / "results").glob("*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        said = found.get("measured", {}).get(name)
+        if said and len(found["seeds"]) >= FEWEST:
+            yield f"[{file.stem}](../results/{file.stem}.md)", said
 
 
 def results_of(name: str) -> Iterator[list[str]]:

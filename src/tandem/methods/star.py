@@ -81,52 +81,27 @@ def recipe(
     cfg: STaR = STaR(),
 ) -> Checkpoint:
     """Questions with answer keys in, a policy that reasons out."""
-    greedy, room = replace(how, temperature=0.0), how.max_tokens
-    asked = run("asked", ask, x, wording, wording.forms[0], base, room=room)
+    greedy, form, room = replace(how, temperature=0.0), wording.forms[0], how.max_tokens
+    asked = run("asked", ask, x, wording, form, base, room=room)
     M, reached = base, 0.0  # 1
     for n in range(1, cfg.loops + 1):  # 2
         tried = run(f"tried-{n}", sample, M, asked, n=1, how=greedy)  # 3
         marked = run(f"marked-{n}", judge, tried, truth)
         D = run(f"right-{n}", select, marked, correct())  # 5
         share = len(D) / len(asked)
-        if cfg.rationalise:
+        if cfg.rationalise and share < 1:
             wrong = run(f"wrong-{n}", select, marked, incorrect())
-            D = D + rationalised(run, n, M, wrong, wording, base, truth, greedy)  # 4, 6
+            hinted = run(f"hinted-{n}", ask, wrong, wording, form, base, hint=True, room=room)
+            led = run(f"rationales-{n}", sample, M, hinted, n=1, how=greedy)  # 4
+            untold = run(f"unhinted-{n}", under, led, wrong)
+            remarked = run(f"remarked-{n}", judge, untold, truth)
+            D = D + run(f"rationalised-{n}", select, remarked, correct())  # 6
         M = run(f"model-{n}", sft.fit, base, D, cfg.training(n), name="STaR")  # 7, from M_0
         run.events.log("star", loop=n, right=share, learned_from=len(D) / len(asked))
         if n > 1 and share - reached < cfg.gain:
             break
         reached = share
     return M
-
-
-def rationalised(
-    run: Run,
-    n: int,
-    M: Checkpoint,
-    wrong: Groups,
-    wording: Wording,
-    base: Checkpoint,
-    truth: Judge,
-    greedy: Sampling,
-) -> Groups:
-    """Return the wrong questions with rationales that M found when told the answer, untold."""
-    if not len(wrong):
-        return wrong
-    hinted = run(
-        f"hinted-{n}",
-        ask,
-        wrong,
-        wording,
-        wording.forms[0],
-        base,
-        hint=True,
-        room=greedy.max_tokens,
-    )
-    tried = run(f"rationales-{n}", sample, M, hinted, n=1, how=greedy)
-    untold = run(f"unhinted-{n}", under, tried, wrong)
-    marked = run(f"remarked-{n}", judge, untold, truth)
-    return run(f"rationalised-{n}", select, marked, correct())
 
 
 def under(groups: Groups, prompts: Groups) -> Iterator[Group]:
