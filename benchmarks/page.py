@@ -24,7 +24,14 @@ def performance(results: Path) -> str:
             "`benchmarks/workloads.py`."
         ),
     ]
-    makers = {"vs_trl": beside_trl, "sampling": sampled, "limits": limits, "scaling": scaling}
+    makers = {
+        "vs_trl": beside_trl,
+        "sampling": sampled,
+        "limits": limits,
+        "norms": norms,
+        "scaling": scaling,
+        "share": whole,
+    }
     for kind, make in makers.items():
         found = newest(results, kind)
         if found is not None:
@@ -156,6 +163,7 @@ def limits(file: Path, found: dict[str, Any]) -> list[str]:
         (
             row["workload"],
             row["what"],
+            "yes" if row["memory_kept"] else "no",
             f"{row['parameters'] / 1e6:.0f} M",
             f"{row['unique_tokens']:,.0f}",
             f"{row['flops'] / 1e9:,.0f}",
@@ -166,18 +174,42 @@ def limits(file: Path, found: dict[str, Any]) -> list[str]:
         )
         for row in found["rows"]
     ]
-    head = ("workload", "method", "parameters", "unique tokens a step", "least GFLOP", "s/step",
-            "share of ceiling", "optimiser's share", "optimiser over bandwidth")  # fmt: skip
+    head = ("workload", "method", "memory kept", "parameters", "unique tokens a step",
+            "least GFLOP", "s/step", "share of ceiling", "optimiser's share",
+            "optimiser over bandwidth")  # fmt: skip
     return [
         "## Beside the machine's limit",
         source(file, found),
         prose(
             f"Matrix products: {top}; memory: {found['bytes_per_second'] / 1e9:.1f} GB/s. The "
             "share is of the operations that are needed (each unique token once) in the time of a "
-            "step without its optimiser; the last column is the optimiser's time over that of its "
+            "step without its optimiser. *Memory kept*: with `MALLOC_MMAP_MAX_=0 "
+            "MALLOC_TRIM_THRESHOLD_=34359738368`, so that glibc does not hand pages back after "
+            "every step. The last column is the optimiser's time over that of its "
             "memory traffic."
         ),
         table(head, rows),
+    ]
+
+
+def norms(file: Path, found: dict[str, Any]) -> list[str]:
+    """RMSNorm beside transformers'."""
+    rows = [(f"{r['tokens']:,} x {r['width']:,}", f"{r['ratio']:.1f}x") for r in found["rows"]]
+    head = ("tokens x width", "forward and backward, beside transformers")
+    return ["## RMSNorm", source(file, found), table(head, rows)]
+
+
+def whole(file: Path, found: dict[str, Any]) -> list[str]:
+    """Where the time of a whole comparison goes."""
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in found["shares"].items())
+    return [
+        "## A whole comparison",
+        source(file, found),
+        prose(
+            f"`tandem bench --preset {found['preset']}` in one process: {found['seconds']:.0f} s, "
+            f"{found['model']:.1%} of them in the model ({shares}). The rest is imports, "
+            "tokenising, packing, files, statistics and the report."
+        ),
     ]
 
 

@@ -57,7 +57,13 @@ class Ears:
 
 def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, Any]:
     """Train one epoch, or some rounds; return what the meter saw, losses and reference time."""
-    machine = Machine(precision=precision, device="cpu", log_every=1, save_seconds=1e9)  # type: ignore[arg-type]
+    machine = Machine(
+        device="cpu",
+        precision=precision,  # type: ignore[arg-type]
+        tokens=work.tokens,
+        log_every=1,
+        save_seconds=1e9,
+    )
     meter = Meter()
     ears = Ears(meter)
     here = Here.at(Path(tempfile.mkdtemp(dir=folder)), events=ears, machine=machine)

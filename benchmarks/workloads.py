@@ -7,7 +7,7 @@ W-pair   15.2 M parameters (6 layers, width 288, FFN 768, 6 heads, vocabulary 32
 W-hh     the same model on the lengths of Anthropic's HH (harmless, test): `hh_lengths.json`, words
          and signs of 512 prompts with their two answers, cut at 900 tokens by choice of rows
 W-big    100 M parameters (11 layers, width 512, vocabulary 128,000, tied), rows of W-pair; 40
-         records a step, which are more than 8,192 unique tokens
+         records a step, which are more than 8,192 unique tokens, in micro-batches of 4,096
 W-tiny   to see that a benchmark runs, on a machine that is too busy to measure on
 """
 
@@ -54,6 +54,7 @@ class Workload:
     records: int = 64
     size: int = 8
     max_length: int = 512
+    tokens: int = 16_384
     prompt: tuple[int, int] = (150, 350)
     answer: tuple[int, int] = (20, 60)
     recorded: bool = False
@@ -84,7 +85,7 @@ TINY = Shape(vocabulary=500, width=32, ffn=64, layers=2, heads=2)
 WORKLOADS = {
     "W-pair": Workload("W-pair", Shape()),
     "W-hh": Workload("W-hh", Shape(), max_length=1024, recorded=True),
-    "W-big": Workload("W-big", BIG, records=120, size=40),
+    "W-big": Workload("W-big", BIG, records=120, size=40, tokens=4096),
     "W-tiny": Workload("W-tiny", TINY, records=8, size=4, prompt=(20, 40), answer=(5, 10)),
     "W-big-quick": Workload("W-big", BIG, records=6, size=2),
 }
