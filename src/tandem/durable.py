@@ -45,9 +45,13 @@ def flush(place: Path) -> None:
 
 
 def seal(folder: Path, besides: Path) -> None:
-    """Flush everything in a folder except one subfolder, then mark the folder DONE."""
+    """Flush everything in a folder except one subfolder, then mark the folder DONE.
+
+    A file that has a second name (see `twin`) was flushed when that folder was sealed.
+    """
     for place in sorted(folder.rglob("*"), reverse=True):
-        if not place.is_relative_to(besides):
+        flushed = place.is_file() and place.stat().st_nlink > 1
+        if not flushed and not place.is_relative_to(besides):
             flush(place)
     (folder / "DONE").touch()
     flush(folder / "DONE")
