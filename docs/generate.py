@@ -131,10 +131,13 @@ def results() -> str:
 
 
 def speed() -> str:
-    """The tables of docs/performance.md."""
+    """The tables of docs/performance.md that lay Tandem beside others."""
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     found = re.findall(r"^## ([^\n]+)\n.*?(^\|.*?)(?:\n\n|\Z)", text, flags=re.M | re.S)
-    return "\n\n".join(f"{title}:\n\n{rows.strip()}" for title, rows in found) + "\n"
+    beside = [
+        (title, rows) for title, rows in found if title.startswith(("Beside TRL", "Sampling"))
+    ]
+    return "\n\n".join(f"{title}:\n\n{rows.strip()}" for title, rows in beside) + "\n"
 
 
 def guide() -> str:
