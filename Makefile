@@ -54,6 +54,7 @@ reproduce: $(READY)
 	$(call compared,experiments/rlp_ablations.toml,rlp,rlp-ablations)
 	$(call compared,experiments/rlp_shared.toml,rlp-shared,rlp-shared)
 	$(call compared,experiments/rso.toml,rso,rso)
+	$(PY) experiments/rso_labels.py $(runs)/rso
 	$(call compared,experiments/rest.toml,rest,rest)
 	$(PY) experiments/rlp_rewards.py $(runs)/rlp
 	$(PY) experiments/overoptimisation.py $(seeds) --runs $(runs)/overoptimisation

@@ -58,7 +58,8 @@ def attention(
     heads, width = query.shape[1], query.shape[3]
     low = _compute_dtype(query)
     q, k, v = (x[0].transpose(0, 1).reshape(x.shape[2], -1).to(low) for x in (query, key, value))
-    of_q, of_k = ([getattr(b, x).shape for b in segments.blocks] for x in ("queries", "keys"))
+    of_q = [block.queries.shape for block in segments.blocks]
+    of_k = [block.keys.shape for block in segments.blocks]
     blocks = zip(
         _blocks(q, segments.queries, of_q, width),
         _blocks(k, segments.keys, of_k, width),

@@ -45,13 +45,9 @@ def flush(place: Path) -> None:
 
 
 def seal(folder: Path, besides: Path) -> None:
-    """Flush everything in a folder except one subfolder, then mark the folder DONE.
-
-    A file that has a second name (see `twin`) was flushed when that folder was sealed.
-    """
+    """Flush everything in a folder except one subfolder, then mark the folder DONE."""
     for place in sorted(folder.rglob("*"), reverse=True):
-        flushed = place.is_file() and place.stat().st_nlink > 1
-        if not flushed and not place.is_relative_to(besides):
+        if not place.is_relative_to(besides):
             flush(place)
     (folder / "DONE").touch()
     flush(folder / "DONE")
@@ -59,17 +55,20 @@ def seal(folder: Path, besides: Path) -> None:
 
 
 def twin(source: Path, target: Path) -> None:
-    """Give a folder's files a second name under `target`; no byte is copied.
+    """Give a sealed folder's files a second name under `target`; no byte is copied.
 
-    Sealed files are never written again, so both folders stay whole whichever is deleted.
+    Sealed files are never written again, so both folders stay whole whichever is deleted; and they
+    are on the disk, so that the new names alone are flushed.
     """
+    target.mkdir(parents=True)
     for place in sorted(source.rglob("*")):
         other = target / place.relative_to(source)
-        other.parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
             other.mkdir(exist_ok=True)
         else:
             os.link(place, other)
+    for folder in (target, *(p for p in target.rglob("*") if p.is_dir())):
+        flush(folder)
 
 
 def whole(folder: Path) -> bool:

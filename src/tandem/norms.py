@@ -1,4 +1,4 @@
-"""RMSNorm on a CPU in a few passes over memory, where transformers takes about fifteen.
+"""RMSNorm on a CPU in a few passes over memory, where transformers takes one an operation.
 
     y = x r w,  r = (mean x^2 + eps)^(-1/2)          g = dL/dy,  d the width
 

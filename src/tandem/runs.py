@@ -342,10 +342,9 @@ class Run:
         shutil.rmtree(place, ignore_errors=True)
         shutil.rmtree(_part(folder), ignore_errors=True)
         twin_of = read_json(twin / "stage.json") or {}
-        (place / "artifact").mkdir(parents=True)
         link(twin / "artifact", place / "artifact")
         write_json(place / "stage.json", {**twin_of, "same_as": self._place(twin)})
-        seal(place, besides=place / "scratch")
+        seal(place, besides=place / "artifact")
         place.rename(folder)
         flush(folder.parent)
         self._say(folder, f"kept: the same as {self._place(twin)}")

@@ -413,14 +413,13 @@ def limits(results: Results) -> list[str]:
 def sizes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what the comparison was made of, for the strip under the verdict."""
     seeds, budget = results.get("seeds"), results.get("budget") or {}
-    counted = {"prompts", "evaluation"} | ({"held_out_share"} if "pairs" in budget else set())
     known = {
         "task": results.get("task"),
         "prompts": results.get("prompts"),
         "training seeds": len(seeds) if seeds else None,
         "judge": results.get("judge"),
         "against": results.get("opponent"),
-        **{STRIP.get(k, k): v for k, v in budget.items() if k not in counted and v},
+        **{STRIP.get(k, k): v for k, v in budget.items() if k not in ("prompts", "evaluation")},
     }
     return [
         (k, f"{v:,}" if isinstance(v, int | float) else str(v))
