@@ -69,17 +69,20 @@ def seen(run: Run, name: str, policy: Checkpoint, watching: Watching | None, how
 
 
 def enough(trail: Sequence[Seen], watching: Watching | None) -> bool:
-    """True when the last `patience` policies in a row brought no new best."""
+    """True when the last `patience` policies in a row brought no new best.
+
+    The trail begins with the policy that they are to be better than.
+    """
     if watching is None or watching.patience is None:
         return False
     return len(trail) - 1 - trail.index(_best(trail, watching)) >= watching.patience
 
 
-def chosen(trail: Sequence[Seen], watching: Watching | None) -> Checkpoint:
+def chosen(trail: Sequence[Seen], watching: Watching | None) -> Seen:
     """Return the policy that `watching.choose` liked best; the last one where nobody chooses."""
     if watching is None or watching.choose is None:
-        return trail[-1].policy
-    return _best(trail, watching).policy
+        return trail[-1]
+    return _best(trail, watching)
 
 
 def _best(trail: Sequence[Seen], watching: Watching) -> Seen:

@@ -23,6 +23,7 @@ from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.engines import Sampling
 from tandem.groups import Completion, Group, Groups, Preference, Prompt
+from tandem.held_out import Seen
 from tandem.judges import opened
 from tandem.judges.models import RewardModel, Shaped
 from tandem.kernel import open_policy
@@ -347,6 +348,39 @@ def test_no_improve_is_cloning_of_everything(pi_sft, r_phi, run):
     policy = rest.recipe(run, pi_sft, demonstrations(p_D, 500), r_phi, TWO, None, cfg)
     assert str(policy) == "ReST-G1I0"
     assert tv(law(policy), (PI_REF + p_D) / 2) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("said", "patience", "names", "grown_from", "best"),
+    [
+        ({"0": 1, "1-1": 6, "1-2": 2, "2-1": 4}, 1, "1-1 1-2 2-1", "1-1", "1-1"),
+        ({"0": 9, "1-1": 1, "1-2": 2, "2-1": 3, "2-2": 1}, 3, "1-1 1-2 2-1 2-2", "1-2", "0"),
+    ],
+    ids=["patience", "no better"],
+)
+def test_a_grow_is_measured_against_what_it_samples_from(
+    said, patience, names, grown_from, best, pi_sft, r_phi, run, monkeypatch
+):
+    """The second Grow goes on from the first's best Improve, and has to beat that one.
+
+    `patience`: 4 beats the last Improve's 2, but not the 6 of the policy that the Grow sampled
+    from: with a patience of one it ends. `no better`: a Grow whose Improves are all worse than
+    what it began with goes on from the best of them, and the whole returns the best of all.
+    """
+
+    def numbers(run: Run, name: str, policy: Checkpoint, *_: Any) -> Seen:
+        return Seen(policy, {"held_out": said[name.removeprefix("watch-")]})
+
+    monkeypatch.setattr(rest, "seen", numbers)
+    judges = (("held_out", RewardModel(r_phi)),)
+    watching = Watching(prompts(pi_sft.path, 1), judges, choose="held_out", patience=patience)
+    cfg = ReST(grow=2, improve=2, n=2, thresholds=(0.5, 0.7), sft=SFT(steps=1, optim=optim()))
+    policy = rest.recipe(run, pi_sft, demonstrations(PI_REF, 50), r_phi, TWO, watching, cfg)
+    done = {r.name: r for r in run.records()}
+    assert [n for n in done if n.startswith("policy")] == [f"policy-{n}" for n in names.split()]
+    assert done["grown-2"].arguments["policy"]["name"] == f"ReST-G{grown_from[0]}I{grown_from[2]}"
+    wanted = pi_sft if best == "0" else done[f"policy-{best}"].load()
+    assert policy.hash == wanted.hash
 
 
 def test_reward_weighted_imitation_reaches_the_optimum(pi_sft, run):

@@ -16,6 +16,7 @@ from tandem.climb import Watching
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
+from tandem.evaluation.thresholds import above_mean
 from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.held_out import Seen, chosen, enough
 from tandem.methods.best_of_n import BestOfN
@@ -189,6 +190,26 @@ def test_nothing_left_is_refused():
         list(ReST().filter(1)([group([1, 1]), group([1, 1], "y")], Seed(0)))
 
 
+def test_a_first_threshold_that_is_not_above_the_mean_is_said():
+    """Scores 0, 1, 1, 1, 1, 10, mean 7/3: the median keeps nothing worse, the lower half does.
+
+    Above the quantile 1/6 (a score of 0) lie 1, 1, 1, 1, 10, of which four are below the mean. A
+    prompt's own mean counts where the threshold is its own: [0, 1] and [9, 10] have 1/2 and 19/2.
+    """
+    heard = Heard()
+    skewed = Groups.of([group([0, 1, 1]), group([1, 1, 10], "y")])
+    low = above_mean(skewed, above(quantile=1 / 6), events=heard)
+    assert low == pytest.approx({"mean": 7 / 3, "kept": 5 / 6, "worse": 4 / 5})
+    high = above_mean(skewed, ReST().filter(1), events=heard)
+    assert high == pytest.approx({"mean": 7 / 3, "kept": 1 / 6, "worse": 0})
+    texts_ = [line["text"] for line in heard.of("threshold")]
+    assert ["not above the mean" in text for text in texts_] == [True, False]
+    own = Groups.of([group([0, 1]), group([9, 10], "y")])
+    halves = above(quantile=0.5, scope="per_prompt")
+    assert above_mean(own, halves, events=heard)["worse"] == 0
+    assert above_mean(own, above(tau=-1.0), events=heard)["worse"] == 0.5
+
+
 def test_best_of_cuts_into_blocks():
     decoder = BestOf(Checkpoint(Path()), None, 3)  # type: ignore[arg-type]
     kept = decoder.choose(group([0, 2, 1, 5, 5, 4]))
@@ -213,13 +234,13 @@ def trail(*values: float) -> list[Seen]:
 
 def test_the_best_by_a_held_out_judge_is_chosen():
     watching = Watching(Groups.of([]), (("held_out", Any),), choose="held_out", patience=2)  # type: ignore[arg-type]
-    assert str(chosen(trail(0.1, 0.5, 0.4), watching)) == "1"
+    assert str(chosen(trail(0.1, 0.5, 0.4), watching).policy) == "1"
     assert not enough(trail(0.1, 0.5, 0.4), watching)
     assert enough(trail(0.1, 0.5, 0.4, 0.5), watching)
     assert not enough(trail(0.1, 0.5, 0.4, 0.6), watching)
 
 
 def test_without_a_judge_the_last_is_chosen():
-    assert str(chosen(trail(0.5, 0.1), None)) == "1"
+    assert str(chosen(trail(0.5, 0.1), None).policy) == "1"
     assert not enough(trail(0.5, 0.1, 0.1), None)
-    assert str(chosen(trail(0.5, 0.1), Watching(Groups.of([])))) == "1"
+    assert str(chosen(trail(0.5, 0.1), Watching(Groups.of([]))).policy) == "1"

@@ -7,8 +7,10 @@
         4. pi_{t+1}: supervised fine-tuning of pi_t on what was kept
 
 With exact fitting, T local stages are best-of-n with n = K^T, so they spend reward as fast and
-amplify its errors as surely: a judge that did not rank says which stage is kept. Global ranking
-starves hard prompts. METHODS section 7.
+amplify its errors as surely. Global ranking starves hard prompts. METHODS section 7.
+
+Departure: a judge that did not rank says when to stop and which stage is kept, where the paper
+stops by the mean of the reward that ranks.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from tandem.stages import judge, sample, select
 
 @dataclass(frozen=True)
 class RAFT:
-    """Settings of RAFT; defaults are the paper's, with fewer stages.
+    """Settings of RAFT; the paper's are prompts, k, and the epochs and rate of a stage's fit.
 
     Attributes:
         stages: T, how often to sample and fit.
@@ -101,4 +103,4 @@ def recipe(
         trail.append(seen(run, f"watch-{t}", pi, watching, how))
         if enough(trail, watching):
             break
-    return chosen(trail, watching)
+    return chosen(trail, watching).policy

@@ -8,11 +8,12 @@
     6.         minimise E_{D_g} 1[R > tau_i] L(x, y; theta) from the current pi, lower rate each i,
                until evaluation stops improving
 
-Runs are named G and I: G1 I0 clones D_g unfiltered. With exact fitting the limit is pi restricted
-to R > tau_I, whatever the steps before it. The evaluation is by judges that do not filter; nothing
-left above a threshold is an error. Each Grow goes on from the policy they like best of the last
-one's Improves. METHODS section 8.
+G1 I0 clones D_g unfiltered. With exact fitting the limit is pi restricted to R > tau_I, whatever
+the steps before it. The event `threshold` says where tau_1 is not above the mean. METHODS section 8.
 
+Departures: fits have a fixed length, and judges that do not filter look between them. `patience`
+Improves no better than what the Grow sampled from end it; the next samples from the Improve they
+like best (the paper: the last), never from the same policy again; the best of all is returned.
 Of the losses, B-VMPO, OAC and BVE are left out; `weighted` stands near the first.
 """
 
@@ -26,6 +27,7 @@ from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.evaluation.thresholds import above_mean
 from tandem.groups import Groups
 from tandem.held_out import chosen, enough, seen
 from tandem.judges.models import RewardModel
@@ -39,15 +41,14 @@ from tandem.stages import encode, judge, merge, sample, select
 
 @dataclass(frozen=True)
 class ReST:
-    """Settings of ReST; thresholds are the paper's.
+    """Settings of ReST; the paper's are thresholds, of, scope, mix, and improve (on WMT).
 
     Attributes:
         grow: G, how often to sample.
         improve: I, fits on rising thresholds after each Grow; 0 fits once on everything.
         n: N_g, answers a prompt and Grow.
         thresholds: tau_1 < tau_2 < ..., of which the first I are used.
-        of: a threshold's meaning: on rewards scaled to [0, 1] over the scope (`unit`), or a
-            `quantile` of them.
+        of: on rewards scaled to [0, 1] over the scope (`unit`), or a `quantile` of them.
         scope: `global`, one threshold for all (hard prompts may vanish), or `per_prompt`.
         mix: keep D's own answers beside the samples.
         decay: learning rate of a fit over that of the Improve before.
@@ -72,8 +73,8 @@ class ReST:
                 "each Improve has a threshold of its own, and a Grow samples something",
                 "give grow and n of 1 or more, and 0 <= improve <= the number of thresholds",
             )
-        inside = all(0 <= tau < 1 for tau in self.thresholds)
-        if not inside or any(a >= b for a, b in pairwise(self.thresholds)):
+        rising = all(a < b for a, b in pairwise((*self.thresholds, 1.0)))
+        if not rising or min(self.thresholds, default=0) < 0:
             raise ConfigError(
                 f"rest.thresholds = {list(self.thresholds)}",
                 "every Improve is stricter than the one before, and nothing lies above 1",
@@ -105,17 +106,19 @@ def recipe(
     """Demonstrations and a reward model in, the policy out that held-out judges like best."""
     R = RewardModel(r_phi)
     D = run("original", encode, demonstrations, pi_sft, room=how.max_tokens)
-    pi, trail = pi_sft, [seen(run, "watch-0", pi_sft, watching, how)]  # 1
+    start = best = seen(run, "watch-0", pi_sft, watching, how)  # 1
     for g in range(1, cfg.grow + 1):  # 2
+        pi, tried = start.policy, [start]
         D_g = run(f"grown-{g}", sample, pi, D, n=cfg.n, how=how)  # 3
         D_g = run(f"mixed-{g}", merge, D_g, D) if cfg.mix else D_g
         D_g = run(f"scores-{g}", judge, D_g, R)
-        since = len(trail)
         for i in range(1, cfg.improve + 1) or [0]:  # 4
+            if i == 1:
+                run(f"threshold-{g}", above_mean, D_g, cfg.filter(i))
             kept = run(f"kept-{g}-{i}", select, D_g, cfg.filter(i)) if i else D_g  # 5
-            pi = run(f"policy-{g}-{i}", sft.fit, pi, kept, cfg.fit(i), name=f"ReST-G{g}I{i}")
-            trail.append(seen(run, f"watch-{g}-{i}", pi, watching, how))  # 6
-            if enough(trail[since - 1 :], watching):
+            pi = run(f"policy-{g}-{i}", sft.fit, pi, kept, cfg.fit(i), name=f"ReST-G{g}I{i}")  # 6
+            tried.append(seen(run, f"watch-{g}-{i}", pi, watching, how))
+            if enough(tried, watching):
                 break
-        pi = chosen(trail[since:], watching)
-    return chosen(trail, watching)
+        start, best = chosen(tried[1:], watching), chosen([best, *tried], watching)
+    return best.policy

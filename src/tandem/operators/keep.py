@@ -92,11 +92,11 @@ class above:
             cut = self.tau
         else:
             groups = twice(groups)
-            cut = self._cut(np.concatenate([np.empty(0), *(scores_of(g, "above") for g in groups)]))
+            cut = self.cut(np.concatenate([np.empty(0), *(scores_of(g, "above") for g in groups)]))
         survived, seen, top = 0, 0, -math.inf
         for group in groups:
             scores = scores_of(group, "above")
-            kept = np.flatnonzero(scores > (self._cut(scores) if cut is None else cut))
+            kept = np.flatnonzero(scores > (self.cut(scores) if cut is None else cut))
             seen, top = seen + 1, max(top, float(scores.max()))
             if len(kept):
                 survived += 1
@@ -108,8 +108,10 @@ class above:
                 "lower the threshold, or sample more completions per prompt",
             )
 
-    def _cut(self, scores: Scores) -> float:
-        """Return the threshold on the raw scores that are in scope."""
+    def cut(self, scores: Scores) -> float:
+        """Return the threshold, in raw scores, given the scores that are in scope."""
+        if self.tau is not None and not self.unit:
+            return self.tau
         if not len(scores):
             return 0.0
         if self.quantile is not None:
