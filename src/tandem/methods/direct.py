@@ -21,7 +21,7 @@ from tandem.stages import encode
 
 @dataclass(frozen=True)
 class Direct:
-    """Settings of direct fine-tuning; defaults are STaR's.
+    """Settings of direct fine-tuning; batch and rate are STaR's, epochs SFT's.
 
     Attributes:
         sft: how the model is fitted to the answers.

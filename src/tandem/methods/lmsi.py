@@ -1,7 +1,16 @@
 """LMSI: a language model improves itself on questions without answers.
 
-Huang et al. 2022, arXiv:2210.11610, section 3 (its steps at the right). No label is used: the
-first stage drops everything but the questions, and no later stage is given anything else.
+Huang et al. 2022, arXiv:2210.11610, section 3:
+
+    1. y_1, ..., y_m ~ base for each question x, at temperature .7       paths: chains of thought
+    2. a = the answer that most of them state; confidence = its votes / m
+    3. keep all paths that arrive at a (optionally where the confidence is high enough)
+    4. put each path behind x in every form: with and without worked examples, "let's think step
+       by step", and the bare answer in the path's place
+    5. fine-tune the base on all of it
+
+No label of x is used: the first stage drops everything but the questions, and no later stage is
+given anything else.
 
 Departures: equal paths are trained on once, with their number as weight, which is the same loss;
 a step's batch counts (question, form) with all its paths, where the paper counts paths.
@@ -29,7 +38,7 @@ from tandem.stages import ask, encode, judge, sample, select
 
 @dataclass(frozen=True)
 class LMSI:
-    """Settings of self-improvement; defaults are the paper's for PaLM-540B.
+    """Settings of self-improvement; m, temperature and the fit's numbers are those for PaLM-540B.
 
     Attributes:
         m: paths sampled per question; 15 does nearly as well (figure 4).
@@ -66,11 +75,11 @@ def recipe(
     how, room = replace(how, temperature=cfg.temperature), how.max_tokens
     x = run("questions", only_questions, x)
     asked = run("asked", ask, x, wording, wording.forms[0], base, room=room)
-    paths = run("paths", sample, base, asked, n=cfg.m, how=how)  # (1) m paths a question
-    votes = run("votes", judge, paths, Agreement(Stated(wording.read)))  # (2) their answers
-    agreed = run("agreed", select, votes, majority(cfg.floor))  # (3) paths of the majority
-    D = run("formats", in_forms, agreed, x, wording, forms, base)  # (4) each in four formats
-    return run("lmsi", sft.fit, base, D, cfg.sft, name="LMSI")  # (5)
+    paths = run("paths", sample, base, asked, n=cfg.m, how=how)  # 1
+    votes = run("votes", judge, paths, Agreement(Stated(wording.read)))  # 2
+    agreed = run("agreed", select, votes, majority(cfg.floor))  # 3
+    D = run("formats", in_forms, agreed, x, wording, forms, base)  # 4
+    return run("lmsi", sft.fit, base, D, cfg.sft, name="LMSI")  # 5
 
 
 def only_questions(groups: Groups) -> Iterator[Group]:

@@ -1,6 +1,17 @@
 """STaR: bootstrapping reasoning with reasoning, from questions with an answer key.
 
-Zelikman et al. 2022, arXiv:2203.14465, Algorithm 1 (its line numbers at the right).
+Zelikman et al. 2022, arXiv:2203.14465, Algorithm 1:
+
+    1. M_0: the base
+    2. for n in 1..N, until the share of right answers rises no more:
+    3.     r, y = M_{n-1}(x), greedy: a rationale and an answer
+    4.     r', y' = M_{n-1}(x + hint at the key's answer), where y is wrong       rationalisation
+    5.     D = {(x, r, y): y right}
+    6.     D += {(x, r', y'): y wrong, y' right}, the hint taken out of the prompt
+    7.     M_n: M_0, the base again, fine-tuned on D
+
+Line 3 measures M_{n-1}. Where it is no better than the model before, nothing more is fitted, and
+the best measured model is returned; after all N loops M_N is, which nobody measured.
 
 Departure: worked examples, where a task's first form has any, stay in every prompt (sampling,
 training, examination); the paper drops them once the model needs them no more.
@@ -28,11 +39,12 @@ from tandem.stages import ask, judge, sample, select
 
 @dataclass(frozen=True)
 class STaR:
-    """Settings of STaR; defaults are the paper's for GPT-J.
+    """Settings of STaR; the paper's, for GPT-J, are steps, growth, warmup, sft's batch and rate.
 
     Attributes:
         loops: outer loops N, at most.
-        gain: stop when the share of right training answers rises by less than this in a loop.
+        gain: stop when the share of right training answers rises by no more than this from one
+            model to the next: 0 stops on a plateau, -1 lets all loops run.
         rationalise: give wrong ones a second try with a hint; False is the paper's ablation.
         steps: training steps of the first loop.
         growth: factor on the steps, each loop.
@@ -83,12 +95,16 @@ def recipe(
     """Questions with answer keys in, a policy that reasons out."""
     greedy, form, room = replace(how, temperature=0.0), wording.forms[0], how.max_tokens
     asked = run("asked", ask, x, wording, form, base, room=room)
-    M, reached = base, 0.0  # 1
+    M, measured = base, list[tuple[float, Checkpoint]]()  # 1
     for n in range(1, cfg.loops + 1):  # 2
         tried = run(f"tried-{n}", sample, M, asked, n=1, how=greedy)  # 3
         marked = run(f"marked-{n}", judge, tried, truth)
         D = run(f"right-{n}", select, marked, correct())  # 5
         share = len(D) / len(asked)
+        measured.append((share, M))
+        if n > 1 and share - measured[-2][0] <= cfg.gain:
+            run.events.log("star", loop=n, right=share)
+            return max(measured, key=lambda model: model[0])[1]
         if cfg.rationalise and share < 1:
             wrong = run(f"wrong-{n}", select, marked, incorrect())
             hinted = run(f"hinted-{n}", ask, wrong, wording, form, base, hint=True, room=room)
@@ -96,11 +112,8 @@ def recipe(
             untold = run(f"unhinted-{n}", under, led, wrong)
             remarked = run(f"remarked-{n}", judge, untold, truth)
             D = D + run(f"rationalised-{n}", select, remarked, correct())  # 6
-        M = run(f"model-{n}", sft.fit, base, D, cfg.training(n), name="STaR")  # 7, from M_0
+        M = run(f"model-{n}", sft.fit, base, D, cfg.training(n), name="STaR")  # 7
         run.events.log("star", loop=n, right=share, learned_from=len(D) / len(asked))
-        if n > 1 and share - reached < cfg.gain:
-            break
-        reached = share
     return M
 
 
