@@ -222,6 +222,30 @@ def test_rso_with_a_preference_model_as_its_ranker(pi_sft, r_phi, run):
     assert tv(law(policy), PI_STAR) < 0.04
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_ranker_labels_the_pairs_and_clipped_scores_do_not(soft, pi_sft, r_phi, run):
+    """rho saturates where r is 20 times as large; r_psi ties at the clip, and rho_psi does not.
+
+    With baselines bb (the worst) all other answers have r_psi = logit .99, while rho(ab, aa) is
+    sigma(20). The labels are rho's own, rounded to clicks without `soft`; equal texts tie.
+    """
+    sure = 1 / (1 + np.exp(20 * (R[None, :] - R[:, None])))
+    votes = tuple(Preference(i, j, float(sure[i, j])) for i in range(4) for j in range(i))
+    D = Groups.of([replace(enumerated(), preferences=votes)])
+    cfg = RSO(pool=16, keep=8, soft=soft, dpo=DPO(epochs=1, batch=100, optim=optim()))
+    cfg = replace(cfg, preference=preference.Preference(epochs=150, batch=1, optim=optim()))
+    rso.recipe(run, pi_sft, prompts(pi_sft.path, 30), D, r_phi, TWO, cfg)
+    ties = 0
+    for met, labelled in zip(stage(run, "pairs"), stage(run, "labels"), strict=True):
+        assert len(labelled.preferences) == len(met.preferences) == 4
+        for before, vote in zip(met.preferences, labelled.preferences, strict=True):
+            i, j = (ANSWERS.index(labelled.completions[k].text) for k in (vote.i, vote.j))
+            ties += before.p == 0.5 and i != j
+            wanted = sure[i, j] if soft else 0.5 + np.sign(sure[i, j] - 0.5) / 2
+            assert vote.p == pytest.approx(wanted, abs=0.05 if soft else 0)
+    assert ties > 5
+
+
 def test_direct_is_dpo_on_the_comparisons_as_they_are(pi_sft, r_phi, run):
     cfg = rso_settings(source="direct")
     D = Groups.of([enumerated()])

@@ -247,6 +247,28 @@ def test_pairs_that_do_not_fit_are_counted_and_never_cut(tmp_path: Path):
 # ---------------------------------------------------------------------------- judges
 
 
+def test_given_pairs_are_labelled_anew(model: Checkpoint):
+    """The same p as among all pairs, for the pairs that are there; hard: 1, 0, or 1/2."""
+    ask = {"machine": FP32}
+    bare = [replace(g, preferences=()) for g in world(4, n=4, seed=1)]
+    twice = [replace(g, completions=(*g.completions, g.completions[0])) for g in bare]
+    met = (Preference(2, 0), Preference(1, 3, 0.5), Preference(0, 4))
+    given = [replace(g, preferences=met) for g in twice]
+    soft = list(PreferenceModel(model, "given", **ask)(given))
+    hard = list(PreferenceModel(model, "given", hard=True, **ask)(given))
+    for every, here, clicks in zip(
+        PreferenceModel(model, "all", **ask)(bare), soft, hard, strict=True
+    ):
+        p = {(v.i, v.j): v.p for v in every.preferences}
+        wanted = [1 - p[0, 2], p[1, 3], 0.5]
+        assert [(v.i, v.j) for v in here.preferences] == [(2, 0), (1, 3), (0, 4)]
+        assert [v.p for v in here.preferences] == pytest.approx(wanted, abs=1e-5)
+        assert [v.p for v in clicks.preferences] == [*(float(q > 0.5) for q in wanted[:2]), 0.5]
+        assert {v.by for v in clicks.preferences} == {str(model)}
+    with pytest.raises(DataError, match="needs preferences"):
+        list(PreferenceModel(model, "given", **ask)(bare))
+
+
 def test_pointwise_is_the_mean_clipped_log_odds_against_baselines(model: Checkpoint):
     """Against PreferenceModel's own answers to the same pairs, baselines given from outside."""
     groups, others = list(world(4, n=3, seed=1)), world(4, n=2, seed=2)

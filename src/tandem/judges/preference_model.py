@@ -21,6 +21,7 @@ from tandem.errors import ConfigError, JudgeError
 from tandem.groups import Completion, FloatArray, Group, Groups, Preference
 from tandem.kernel import Trunk, open_scalar
 from tandem.machine import Machine
+from tandem.operators.columns import preferences_of
 from tandem.ordered import Pair, Seam, both_ways, log_odds, longest
 from tandem.reading import read
 from tandem.statistics import probability
@@ -40,23 +41,26 @@ class PreferenceModel:
 
     Attributes:
         checkpoint: what `methods.preference.fit` returned.
-        pairs: `neighbours` compares (0, 1), (2, 3), ...; `all` every i < j.
+        pairs: `neighbours` compares (0, 1), (2, 3), ...; `all` every i < j; `given` those that
+            the group has preferences for, which it labels anew.
+        hard: round the label to 1 or 0, as a click would be; equal texts stay a tie, .5.
         name: the judge's name; the checkpoint's by default.
         machine: where it runs; the `judge` stage puts its own in.
     """
 
     checkpoint: Checkpoint
-    pairs: Literal["neighbours", "all"] = "neighbours"
+    pairs: Literal["neighbours", "all", "given"] = "neighbours"
+    hard: bool = False
     name: str = ""
     machine: Machine = field(default=Machine(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or str(self.checkpoint))
-        if self.pairs not in ("neighbours", "all"):
+        if self.pairs not in ("neighbours", "all", "given"):
             raise ConfigError(
                 f"PreferenceModel(pairs={self.pairs!r})",
-                "it compares neighbours, (0, 1), (2, 3), ..., or all pairs",
-                'give pairs="neighbours" or pairs="all"',
+                "it compares neighbours, (0, 1), (2, 3), ..., all pairs, or those that are given",
+                'give pairs="neighbours", pairs="all" or pairs="given"',
             )
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
@@ -69,6 +73,7 @@ class PreferenceModel:
         Raises:
             JudgeError: not a preference model, or (when it judges) a group with one completion,
                 or a sequence longer than the model can read.
+            DataError: `given`, and a group without preferences.
         """
         reader = _Reader.open(self.checkpoint, self.machine)
 
@@ -77,16 +82,25 @@ class PreferenceModel:
             asked = ((g, self._met(g)) for g in reader.own(seen))
             for group, f in zip(given, reader(asked), strict=True):
                 votes = zip(self._met(group), probability(f).tolist(), strict=True)
-                written = tuple(Preference(i, j, p, by=self.name) for (i, j), p in votes)
+                labels = ((i, j, self._label(group, i, j, p)) for (i, j), p in votes)
+                written = tuple(Preference(i, j, p, by=self.name) for i, j, p in labels)
                 yield replace(group, preferences=written)
 
         return compare
 
     def _met(self, group: Group) -> Sequence[Pair]:
         _several(group, 2, self.name)
+        if self.pairs == "given":
+            return [(v.i, v.j) for v in preferences_of(group, self.name)]
         if self.pairs == "all":
             return list(itertools.combinations(range(len(group)), 2))
         return [(i, i + 1) for i in range(0, len(group) - 1, 2)]
+
+    def _label(self, group: Group, i: int, j: int, p: float) -> float:
+        if not self.hard:
+            return p
+        same = group.completions[i].text == group.completions[j].text
+        return 0.5 if same else 0.5 + float(np.sign(p - 0.5)) / 2
 
 
 @dataclass(frozen=True)

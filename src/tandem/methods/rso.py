@@ -3,16 +3,17 @@
     1. a ranker rho_psi from human comparisons D_hf
     2. y ~ pi_sft, many to a prompt
     3. of these, y ~ pi_{r_psi} = pi_sft exp(r_psi / beta) / Z, by rejection    (Algorithm 1)
-    4. pairs of the accepted, labelled by rho_psi
+    4. pairs of the accepted, each labelled by rho_psi
     5. a pairwise loss on them, with gamma = `dpo.beta`
 
 `source` leaves lines out: `sft` samples `keep` answers and accepts them all (sft-sample-rank),
-`direct` trains on D_hf as it is. Three sources by three losses are the paper's nine settings;
-direct with sigmoid is DPO, and hinge is SLiC's. beta shapes the data, gamma the answer: with
-full-support pairs the limit is pi_sft exp(r / gamma) / Z. METHODS section 6.
+`direct` trains on D_hf as it is. By three losses these are the paper's nine settings; direct with
+sigmoid is DPO, hinge is SLiC's. beta shapes the data, gamma the answer: with soft labels and
+full-support pairs sigmoid's limit is pi_sft exp(r / gamma) / Z; hard labels have no finite one.
+Ties stay, with the label 1/2. METHODS section 6.
 
-We depart from the paper in the optimiser (AdamW), and keep duplicate candidates, whose
-multiplicity the published routine loses (`dedupe` brings that back).
+Departures: AdamW; duplicates keep their multiplicity, which the published routine loses (`dedupe`
+is that routine); in a tournament r_psi says who meets again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tandem.evaluation.tilting import tilted
 from tandem.groups import Groups
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel
-from tandem.judges.preference_model import Pointwise
+from tandem.judges.preference_model import Pointwise, PreferenceModel
 from tandem.loop import Optim
 from tandem.methods import SHARED, dpo, preference
 from tandem.methods.dpo import DPO
@@ -42,7 +43,7 @@ NAMES: dict[Source, str] = {"rso": "RSO", "sft": "sft-sample-rank", "direct": "d
 
 @dataclass(frozen=True)
 class RSO:
-    """Settings of RSO; defaults are the paper's.
+    """Settings of RSO; the paper's are pool, keep, beta, pairing, and dpo's gamma, batch and rate.
 
     Attributes:
         source: where pairs come from: `rso`, `sft` (sft-sample-rank) or `direct`.
@@ -52,9 +53,9 @@ class RSO:
         unit: of beta: the ranker's `score`, or each prompt's `spread` of scores.
         dedupe: candidates are told apart by text alone, as in the paper's code.
         pairing: first-round (keep / 2 pairs) or tournament (keep - 1 pairs).
-        soft: labels sigma(r_w - r_l) in place of 1.
-        ranker: rho_psi: a two-argument `preference` model, made a score by baselines, or the
-            Bradley-Terry `reward` model.
+        soft: labels rho_psi in place of 1 and 0.
+        ranker: rho_psi: a two-argument `preference` model, or the Bradley-Terry `reward` model's
+            sigma(r - r').
         baselines: decodes y_b of pi_sft over which logit rho(x, y, y_b) is averaged.
         preference: the fit of rho_psi.
         dpo: the loss (sigmoid is the paper's sigmoid-norm; hinge, hinge_norm), gamma, optimiser.
@@ -89,15 +90,15 @@ class RSO:
         return rejection(self.beta, self.keep, dedupe=self.dedupe, unit=self.unit)
 
 
-def pointwise(
+def ranker(
     run: Run, pi_sft: Checkpoint, x: Groups, D: Groups, r_phi: Checkpoint, how: Sampling, cfg: RSO
-) -> Judge:
-    """Return r_psi(x, y): the mean of logit rho_psi(x, y, y_b), or the reward model as it is."""
+) -> tuple[Judge, Judge | None]:
+    """Return r_psi, the mean of logit rho_psi(x, y, y_b), and rho_psi; or the reward alone."""
     if cfg.ranker == "reward":
-        return RewardModel(r_phi)
-    rho_psi = run("ranker", preference.fit, pi_sft, D, cfg.preference)
+        return RewardModel(r_phi), None
+    fitted = run("ranker", preference.fit, pi_sft, D, cfg.preference)
     y_b = run("baselines", sample, pi_sft, x, n=cfg.baselines, how=how)
-    return Pointwise(rho_psi, y_b)
+    return Pointwise(fitted, y_b), PreferenceModel(fitted, "given", hard=not cfg.soft)
 
 
 def recipe(
@@ -113,12 +114,14 @@ def recipe(
     name = NAMES[cfg.source]
     if cfg.source == "direct":
         return run("policy", dpo.fit, pi_sft, D, cfg.dpo, name=name)
-    r_psi = pointwise(run, pi_sft, x, D, r_phi, how, cfg)  # 1
+    r_psi, rho_psi = ranker(run, pi_sft, x, D, r_phi, how, cfg)  # 1
     drawn = cfg.pool if cfg.source == "rso" else cfg.keep
-    pool = run("pool", sample, pi_sft, x, n=drawn, how=how)  # 2
-    Y = pool = run("scores", judge, pool, r_psi)
+    Y = run("pool", sample, pi_sft, x, n=drawn, how=how)  # 2
+    Y = run("scores", judge, Y, r_psi)
     if cfg.source == "rso":
-        Y = run("accepted", select, pool, cfg.accept)  # 3
-        run("tilt", tilted, pool, Y, cfg.accept)
+        accepted = run("accepted", select, Y, cfg.accept)  # 3
+        run("tilt", tilted, Y, accepted, cfg.accept)
+        Y = accepted
     D_p = run("pairs", select, Y, rank_pairs(cfg.pairing, cfg.soft))  # 4
+    D_p = run("labels", judge, D_p, rho_psi) if rho_psi else D_p
     return run("policy", dpo.fit, pi_sft, D_p, cfg.dpo, name=name)  # 5
