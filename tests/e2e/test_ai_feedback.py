@@ -48,6 +48,8 @@ SMALL = RLAIF(
     dpo=DPO(epochs=1, batch=4),
 )
 
+PAIRS = 3
+
 
 @pytest.fixture(scope="module")
 def x() -> Groups:
@@ -181,7 +183,8 @@ def test_rlaif_runs_on_the_base(x: Groups, tmp_path: Path, learn) -> None:
 def test_constitutional_ai_runs_on_the_base(x: Groups, tmp_path: Path) -> None:
     pairs = [replace(g, completions=(Completion("a"), Completion("b"))) for g in x]
     human = Groups.of(encode(Groups.of(TASK.annotator()(pairs)), BASE, events=Silent()))
-    cfg = CAI(K=2, sft=SFT(epochs=1, batch=8, optim=Optim(lr=1e-3)), rlaif=SMALL)
+    few = replace(SMALL, pairs=PAIRS)
+    cfg = CAI(K=2, sft=SFT(epochs=1, batch=8, optim=Optim(lr=1e-3)), rlaif=few)
     with Run(tmp_path, display=Hidden()) as run:
         made = cai.recipe(run, BASE, BASE, human, x, FORMATS, HOW, None, cfg)
         stages = {r.name: r for r in run.records()}
@@ -192,10 +195,20 @@ def test_constitutional_ai_runs_on_the_base(x: Groups, tmp_path: Path) -> None:
         assert {len(g) for g in stages["revisions"].load()} == {2}
         labels = stages["ai-labels"].load()
         assert {p.by for g in labels for p in g.preferences} == {"base"}
+        assert [g.id for g in labels] == [g.id for g in red][:PAIRS]
+        assert len(red) > PAIRS
         kept = stages["helpful-preferences"].load()
         assert len(kept) + len(red) == len(x)
         sl = cai.recipe(run, BASE, BASE, human, x, FORMATS, HOW, None, replace(cfg, learn="sl"))
         assert sl.hash == stages["sl-cai"].load().hash
+
+
+def test_constitutional_ai_learns_from_comparisons() -> None:
+    """d-RLAIF has none: refused, unless stage 2 is left out and it is not read."""
+    direct = replace(SMALL, learn="direct")
+    with pytest.raises(ConfigError, match=r"rlaif\.learn = 'direct' with cai\.learn = 'rl'"):
+        CAI(rlaif=direct)
+    assert CAI(learn="sl", rlaif=direct).rlaif.learn == "direct"
 
 
 def test_prompts_of_no_kind_are_refused(tmp_path: Path) -> None:

@@ -141,6 +141,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "sizes of one entry": (
         {"entry": [ROW | {"settings": {"sizes": {"pairs": 3}}}]}, "sizes.pairs"
     ),
+    "parts that do not go together": (
+        {"entry": [{"method": "cai", "settings": {"rlaif": {"learn": "direct"}}}]},
+        "rlaif.learn = 'direct' with cai.learn = 'rl'",
+    ),
     "a reward": ({"entry": [{"method": "reward"}]}, "reward fits a reward model"),
     "a preference": ({"entry": [{"method": "preference"}]}, "fits a preference model"),
     "a solver": ({"entry": [{"method": "star"}]}, "star fits a solver"),

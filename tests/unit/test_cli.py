@@ -191,6 +191,15 @@ def test_mistakes_end_in_three_parts_and_exit_2(words, what):
     assert not done.stdout
 
 
+def test_parts_that_do_not_go_together_are_refused_before_anything_runs(tmp_path, capsys):
+    """Each table is right alone; constitutional AI cannot learn from d-RLAIF's ratings."""
+    out = tmp_path / "run"
+    words = ["run", "cai", "--task", "micro-dialogue", "--out", str(out)]
+    assert cli.main([*words, "--rlaif.learn", "direct"]) == 2
+    assert "rlaif.learn = 'direct' with cai.learn = 'rl'" in capsys.readouterr().err
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [

@@ -17,7 +17,7 @@ from tandem.bench.seeds import found
 from tandem.cli.run import defaults
 from tandem.cli.settings import add, flattened, make_parser, parse, read_file, rebuild, spelled
 from tandem.errors import ConfigError, nearest
-from tandem.methods import METHODS, find, load
+from tandem.methods import METHODS, find, load, whole
 from tandem.tasks import TASKS, Sizes
 
 FOLDER = Path(__file__).parent.parent / "bench" / "presets"
@@ -167,6 +167,7 @@ def _entry(given: Any, common: Mapping[str, Any], task: str | None) -> Entry:
         changed=changed,
         recipe=given.get("recipe"),
     )
+    whole(entry.configs[entry.method], entry.configs)  # refuses parts that do not go together
     found(entry)
     return entry
 

@@ -24,7 +24,7 @@ from tandem.cli.settings import (
     to_toml,
 )
 from tandem.errors import ConfigError
-from tandem.methods import METHODS, Method, find, held, load
+from tandem.methods import METHODS, Method, find, held, load, whole
 from tandem.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def run(words: Sequence[str]) -> int:
     parser = make_run_parser(method.name, configs)
     options = parse(parser, words[1:], _config_file(words[1:]))
     configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
+    whole(configs[method.name], configs)  # refuses parts that do not go together
     for name in options.tracker:
         check_known(name)
     world = open_world(options, configs["sizes"])

@@ -10,11 +10,14 @@ Stage 2, RLAIF (section 4), from SL-CAI:
 
     4. two responses of SL-CAI to red-team prompts, compared by the principles: soft labels
     5. one preference model on these and on human comparisons of helpfulness
-    6. PPO on it
+    6. PPO on it                                          or DPO on the comparisons, which is ours
 
-Departures: each of the K rounds is a conversation of its own (prompt, the answer as it is now,
-critique, revision), where the paper lets one conversation grow; labels are averaged over all
-principles, where the paper draws one for each pair (it found averaging more robust).
+METHODS section 12. Departures: the base criticises, revises and compares unless `asking.model` is
+another, and not the helpful model; each round is a conversation of its own (prompt, the answer as
+it is now, critique, revision), where the paper's grows; labels are averaged over all principles
+and both orders, where the paper draws one principle for each pair; our constitution
+(`Formats.constitution`) has 4 principles, the paper's 16; SFT takes its own number of epochs, 3
+unless set, the paper 1.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Literal
 from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.engines import Sampling
+from tandem.errors import ConfigError
 from tandem.groups import Groups
 from tandem.judges.labelling import report
 from tandem.judges.revising import revise
@@ -39,14 +43,15 @@ from tandem.stages import encode, judge, sample, select
 
 @dataclass(frozen=True)
 class CAI:
-    """Settings of constitutional AI; defaults are the paper's.
+    """Settings of constitutional AI; K is the paper's, the parts' defaults are their own.
 
     Attributes:
         K: critiques and revisions of each response.
         learn: `rl` goes on to stage 2; `sl` stops at SL-CAI.
         helpful: helpful responses to each helpful prompt, mixed into stage 1.
         sft: settings of stage 1.
-        rlaif: who criticises, revises and compares, and the settings of stage 2.
+        rlaif: who criticises, revises and compares, and the settings of stage 2: `pairs` counts
+            red-team prompts; `learn` is ppo or dpo.
     """
 
     K: int = 4
@@ -54,6 +59,14 @@ class CAI:
     helpful: int = 1
     sft: SFT = field(default_factory=SFT, metadata=SHARED)
     rlaif: RLAIF = field(default_factory=RLAIF, metadata=SHARED)
+
+    def __post_init__(self) -> None:
+        if self.learn == "rl" and self.rlaif.learn == "direct":
+            raise ConfigError(
+                "rlaif.learn = 'direct' with cai.learn = 'rl'",
+                "stage 2 learns from comparisons, AI and human ones together, and d-RLAIF has none",
+                "give rlaif.learn = 'ppo' or 'dpo', or stop at SL-CAI with cai.learn = 'sl'",
+            )
 
 
 def recipe(
@@ -80,7 +93,7 @@ def recipe(
     if cfg.learn == "sl":
         return sl_cai
     labeller = asking.labeller(base, formats.compare, principles)
-    pairs = run("ai-pairs", sample, sl_cai, red_team, n=2, how=how)
+    pairs = run("ai-pairs", sample, sl_cai, red_team[: cfg.rlaif.pairs], n=2, how=how)
     D_harmless = run("ai-labels", judge, pairs, labeller)  # 4
     run("ai-labelling", report, D_harmless)
     D_helpful = run("helpful-preferences", select, D, asks("harmful", False))

@@ -7,8 +7,9 @@
 
 d-RLAIF leaves 1-3 out: PPO asks the language model for a number from 1 to 10 about every episode.
 
-Departures: "(A)" and "(B)" stand for the paper's "1" and "2"; the exported policy is the last one
-and not the best by held-out human labels, because none are supposed to be there.
+Departures: PPO stands for the paper's REINFORCE with a value baseline; DPO on the pairs is ours;
+"(A)" and "(B)" stand for its "1" and "2"; the exported policy is the last one and not the best by
+held-out human labels, because none are supposed to be there.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ from tandem.stages import judge, sample
 
 @dataclass(frozen=True)
 class RLAIF:
-    """Settings of RLAIF.
+    """Settings of RLAIF; orders and average are the paper's, the parts' defaults are their own.
 
     Attributes:
         asking: which language model labels, and how.
-        pairs: prompts that are sampled twice and labelled, the first ones; None takes all.
+        pairs: prompts that are sampled twice and labelled, the first ones; None takes all, and
+            d-RLAIF none.
         learn: what is made of the labels: ppo on a reward model, dpo, or direct (d-RLAIF).
         reward: the reward model's settings.
         ppo: PPO's settings; the paper has a KL coefficient of .05 and a learning rate of 1e-5.
