@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from symbols import ROOT, docstring, knobs, symbol
+from symbols import ROOT, docstring, knobs, opening, symbol
 from tandem.methods import COLUMNS, HEADINGS, METHODS
 
 FEWEST = 3
@@ -78,15 +78,17 @@ def _term(term: Told) -> str:
 def _settings(name: str, told: Told) -> str:
     """Every field of the config: the default, micro's value, a sane range, the meaning."""
     own = micro().get(name, {})
+    module, config = f"tandem.methods.{name}", METHODS[name].config
     rows = []
-    for knob in knobs(f"tandem.methods.{name}", METHODS[name].config):
+    for knob in knobs(module, config):
         here = f"`{_spelled(own[knob.name])}`" if knob.name in own else "="
         span = told.get("ranges", {}).get(knob.name, "-")
         rows.append([f"`{name}.{knob.name}`", f"`{knob.default}`", here, span, knob.meaning])
     head = ["setting", "default", "micro", "sane", "meaning"]
     said = (
-        "Defaults are the paper's, for models of billions of parameters; *micro* is what the "
-        "embedded world's model of one million uses (`=`: the default). Every setting is a flag."
+        f"{opening(module, config)} Defaults are for models of billions of parameters; *micro* is "
+        "what the embedded world's model of one million uses (`=`: the default). "
+        "Every setting is a flag."
     )
     return f"{said}\n\n{table(head, rows)}"
 

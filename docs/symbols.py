@@ -62,6 +62,13 @@ def docstring(module: str) -> str:
     return ast.get_docstring(_tree(file_of(module))) or ""
 
 
+def opening(module: str, config: str) -> str:
+    """Return the first line of a class's docstring."""
+    node = _child(_tree(file_of(module)), config, f"{module}:{config}")
+    assert isinstance(node, ast.ClassDef)
+    return (ast.get_docstring(node) or "").partition("\n")[0]
+
+
 def knobs(module: str, config: str) -> Iterator[Knob]:
     """Yield the settings of a config dataclass, in order."""
     node = _child(_tree(file_of(module)), config, f"{module}:{config}")

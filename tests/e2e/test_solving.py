@@ -72,6 +72,19 @@ def test_a_solver_ends_with_its_accuracies(method: str, model: Path, data: Path,
     assert all(decoder in told for decoder in ("greedy", "sampled", "vote-0.7", "vote-1.2"))
 
 
+def test_star_without_a_gain_is_the_base(model: Path, data: Path, tmp_path: Path,
+                                         capsys: pytest.CaptureFixture[str]):  # fmt: skip
+    """At a rate of 1e-6 three steps change no greedy answer: loop 2 sees a plateau and ends."""
+    words = ["run", "star", "--model", str(model), "--data", str(data), *FAST, "--star.steps=3"]
+    assert cli.main([*words, "--out", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr()
+    assert "right answers, %" in told.out
+    assert "model-1  done" in told.err
+    assert "no gain: model is kept, " in told.err
+    assert "model-2" not in told.err
+    assert not list((tmp_path / "run").glob("*tried-3"))
+
+
 def test_a_task_without_answers_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = ["run", "lmsi", "--task", "micro", "--out", str(tmp_path / "run")]
     small = ["--sizes.prompts=4", "--sizes.evaluation=4", "--sizes.demonstrations=4"]

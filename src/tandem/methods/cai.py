@@ -43,7 +43,7 @@ from tandem.stages import encode, judge, sample, select
 
 @dataclass(frozen=True)
 class CAI:
-    """Settings of constitutional AI; K is the paper's, the parts' defaults are their own.
+    """Settings of constitutional AI; K is the paper's.
 
     Attributes:
         K: critiques and revisions of each response.

@@ -38,7 +38,7 @@ from tandem.stages import ask, encode, judge, sample, select
 
 @dataclass(frozen=True)
 class LMSI:
-    """Settings of self-improvement; m, temperature and the fit's numbers are those for PaLM-540B.
+    """Settings of LMSI; m, temperature, and sft's steps, batch and rate are the paper's.
 
     Attributes:
         m: paths sampled per question; 15 does nearly as well (figure 4).

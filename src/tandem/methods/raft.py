@@ -38,7 +38,7 @@ from tandem.stages import judge, sample, select
 
 @dataclass(frozen=True)
 class RAFT:
-    """Settings of RAFT; the paper's are prompts, k, and the epochs and rate of a stage's fit.
+    """Settings of RAFT; prompts, k, ranking, beta, and sft's epochs and rate are the paper's.
 
     Attributes:
         stages: T, how often to sample and fit.

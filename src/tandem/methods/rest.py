@@ -41,7 +41,7 @@ from tandem.stages import encode, judge, merge, sample, select
 
 @dataclass(frozen=True)
 class ReST:
-    """Settings of ReST; the paper's are thresholds, of, scope, mix, and improve (on WMT).
+    """Settings of ReST; thresholds, of, scope, mix and (on WMT) improve are the paper's.
 
     Attributes:
         grow: G, how often to sample.

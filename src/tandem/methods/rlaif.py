@@ -36,7 +36,7 @@ from tandem.stages import judge, sample
 
 @dataclass(frozen=True)
 class RLAIF:
-    """Settings of RLAIF; orders and average are the paper's, the parts' defaults are their own.
+    """Settings of RLAIF; asking's orders and average are the paper's.
 
     Attributes:
         asking: which language model labels, and how.

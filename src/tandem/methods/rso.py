@@ -8,9 +8,9 @@
 
 `source` leaves lines out: `sft` samples `keep` answers and accepts them all (sft-sample-rank),
 `direct` trains on D_hf as it is. By three losses these are the paper's nine settings; direct with
-sigmoid is DPO, hinge is SLiC's. beta shapes the data, gamma the answer: with soft labels and
-full-support pairs sigmoid's limit is pi_sft exp(r / gamma) / Z; hard labels have no finite one.
-Ties stay, with the label 1/2. METHODS section 6.
+sigmoid is DPO, hinge is SLiC's. beta shapes the data, gamma the answer: sigmoid's limit with soft
+labels and full-support pairs is pi_sft exp(r / gamma) / Z; with hard labels there is none. Ties
+stay, labelled 1/2. METHODS section 6.
 
 Departures: AdamW; duplicates keep their multiplicity, which the published routine loses (`dedupe`
 is that routine); in a tournament r_psi says who meets again.
@@ -43,7 +43,7 @@ NAMES: dict[Source, str] = {"rso": "RSO", "sft": "sft-sample-rank", "direct": "d
 
 @dataclass(frozen=True)
 class RSO:
-    """Settings of RSO; the paper's are pool, keep, beta, pairing, and dpo's gamma, batch and rate.
+    """Settings of RSO; pool, keep, beta, pairing, and dpo's gamma, batch and rate are the paper's.
 
     Attributes:
         source: where pairs come from: `rso`, `sft` (sft-sample-rank) or `direct`.
@@ -54,8 +54,7 @@ class RSO:
         dedupe: candidates are told apart by text alone, as in the paper's code.
         pairing: first-round (keep / 2 pairs) or tournament (keep - 1 pairs).
         soft: labels rho_psi in place of 1 and 0.
-        ranker: rho_psi: a two-argument `preference` model, or the Bradley-Terry `reward` model's
-            sigma(r - r').
+        ranker: rho_psi: a two-argument `preference` model, or the `reward` model's sigma(r - r').
         baselines: decodes y_b of pi_sft over which logit rho(x, y, y_b) is averaged.
         preference: the fit of rho_psi.
         dpo: the loss (sigmoid is the paper's sigmoid-norm; hinge, hinge_norm), gamma, optimiser.
@@ -119,9 +118,8 @@ def recipe(
     Y = run("pool", sample, pi_sft, x, n=drawn, how=how)  # 2
     Y = run("scores", judge, Y, r_psi)
     if cfg.source == "rso":
-        accepted = run("accepted", select, Y, cfg.accept)  # 3
-        run("tilt", tilted, Y, accepted, cfg.accept)
-        Y = accepted
+        pool, Y = Y, run("accepted", select, Y, cfg.accept)  # 3
+        run("tilt", tilted, pool, Y, cfg.accept)
     D_p = run("pairs", select, Y, rank_pairs(cfg.pairing, cfg.soft))  # 4
     D_p = run("labels", judge, D_p, rho_psi) if rho_psi else D_p
     return run("policy", dpo.fit, pi_sft, D_p, cfg.dpo, name=name)  # 5

@@ -39,7 +39,7 @@ from tandem.stages import ask, judge, sample, select
 
 @dataclass(frozen=True)
 class STaR:
-    """Settings of STaR; the paper's, for GPT-J, are steps, growth, warmup, sft's batch and rate.
+    """Settings of STaR; steps, growth, warmup, and sft's batch and rate are the paper's for GPT-J.
 
     Attributes:
         loops: outer loops N, at most.
@@ -103,8 +103,11 @@ def recipe(
         share = len(D) / len(asked)
         measured.append((share, M))
         if n > 1 and share - measured[-2][0] <= cfg.gain:
-            run.events.log("star", loop=n, right=share)
-            return max(measured, key=lambda model: model[0])[1]
+            best, M = max(measured, key=lambda model: model[0])
+            run.events.log(
+                "star", loop=n, right=share, text=f"no gain: {M} is kept, {best:.1%} right"
+            )
+            return M
         if cfg.rationalise and share < 1:
             wrong = run(f"wrong-{n}", select, marked, incorrect())
             hinted = run(f"hinted-{n}", ask, wrong, wording, form, base, hint=True, room=room)
