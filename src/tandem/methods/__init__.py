@@ -77,8 +77,8 @@ METHODS: dict[str, Row] = {
         "BestOfN", "best-of-n", "pi_sft, n", "r_phi", "`best`", "(decoding)", "-", "-"
     ),
     "rso": Row(
-        "RSO", "RSO, sft-sample-rank", "pi_sft, 64 or 8", "r_psi", "`rejection`, `rank_pairs`",
-        "`sigmoid`, `hinge`, `hinge_norm`", "SFT", "1",
+        "RSO", "RSO, sft-sample-rank", "pi_sft, 64 or 8", "r_psi, rho_psi",
+        "`rejection`, `rank_pairs`", "`sigmoid`, `hinge`, `hinge_norm`", "SFT", "1",
     ),
     "raft": Row(
         "RAFT", "RAFT", "pi_theta, k", "r_phi", "`best`, `top_share`", "`nll`", "pi_theta", "T"
