@@ -168,6 +168,12 @@ def test_soft_labels_are_sigmoids_of_the_difference_and_ties_a_half() -> None:
     }
 
 
+def test_a_tie_is_kept_among_clicks_too() -> None:
+    """RSO's hard labels are sign(r - r'): 1, or 1/2 where both scores are the same."""
+    (ranked,) = run(rank_pairs("all"), group([2.0, 1.0, 2.0]))
+    assert {(v.i, v.j): v.p for v in ranked.preferences} == {(0, 1): 1, (0, 2): 0.5, (2, 1): 1}
+
+
 def test_majority_and_its_floor() -> None:
     g = group(clusters=[0, 1, 1, 2, -1, -1, -1])
     assert texts(run(majority(), g)[0]) == "bc"
