@@ -13,11 +13,12 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4
-"""Names of two numbers in glibc's malloc.h: M_TRIM_THRESHOLD and M_MMAP_MAX."""
-USUAL = {TRIM_THRESHOLD: 128 << 10, MMAP_MAX: 65536}
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+"""Names of numbers in glibc's malloc.h, there with M_ before them."""
 KEPT = {TRIM_THRESHOLD: -1, MMAP_MAX: 0}
-"""-1: the heap's top is never given back; 0: nothing is mapped on its own."""
+"""-1: the top of the heap is never given back; 0: nothing is mapped on its own."""
+USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}
+"""Where glibc's own adjustment ends; it adjusts no more once it was told a number."""
 
 _depth = 0
 
