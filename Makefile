@@ -57,6 +57,7 @@ reproduce: $(READY)
 	$(PY) experiments/rso_labels.py $(runs)/rso
 	$(call compared,experiments/rest.toml,rest,rest)
 	$(PY) experiments/rlp_rewards.py $(runs)/rlp
+	$(PY) experiments/rlp_rewards.py $(runs)/rlp-shared --name rlp-shared-rewards
 	$(PY) experiments/overoptimisation.py $(seeds) --runs $(runs)/overoptimisation
 	$(PY) experiments/self_improvement.py $(seeds) --out $(runs)/self-improvement \
 	  --page docs/results/self-improvement.md

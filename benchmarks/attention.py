@@ -1,9 +1,9 @@
-"""Plain products beside the fused attention kernel, forward and backward, on this CPU.
+"""Attention by `tandem.products` beside the fused kernel, forward and backward, on this CPU.
 
     python benchmarks/attention.py [--threads 1]
 
-Shapes are [blocks, heads, tokens, head width], causal, as `tandem.attention` stacks them. Prints
-medians and writes benchmarks/results/attention-DATE.json.
+A row is of groups, each a prompt and two answers to it, attended as `tandem.layout` plans it; the
+sides take turns. Prints medians and writes benchmarks/results/attention-DATE.json.
 """
 
 from __future__ import annotations
@@ -13,46 +13,49 @@ import datetime
 import json
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
-SHAPES = ((10, 8, 300, 8), (64, 4, 64, 32), (8, 6, 256, 48), (8, 6, 340, 48), (2, 8, 1024, 64))
+from tandem import attention
+from tandem.layout import plan
+from tandem.memory import kept
+
+SHAPES = (
+    (40, 60, 20, 8, 16),
+    (8, 250, 40, 6, 48),
+    (8, 110, 45, 6, 48),
+    (4, 400, 120, 6, 48),
+    (4, 600, 100, 8, 64),
+    (2, 900, 100, 8, 64),
+)
+"""Groups, tokens of a prompt and of an answer, heads, head width."""
+SIDES = {"products": 10**9, "fused": 0}
+"""Up to how many keys products are used."""
 
 
-def median(work: Callable[[], None], runs: int = 7) -> float:
-    work()
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-def measure(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> dict[str, object]:
-    blocks, heads, tokens, width = shape
-    draw = lambda: torch.randn(blocks, tokens, heads, width, dtype=dtype).transpose(1, 2)  # noqa: E731
-    q, k, v = (draw().requires_grad_() for _ in range(3))
-    grad = draw()
-    unseen = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
-    lowest = torch.finfo(dtype).min
-    mask = torch.zeros(tokens, tokens, dtype=dtype).masked_fill(unseen, lowest)
-    mask = mask.expand(blocks, 1, -1, -1).contiguous()
-
-    def fused() -> None:
-        F.scaled_dot_product_attention(q, k, v, is_causal=True).backward(grad)
-
-    def plain() -> None:
-        scores = (q * width**-0.5) @ k.transpose(2, 3) + mask
-        (scores.softmax(-1) @ v).backward(grad)
-
-    fast, slow = median(plain), median(fused)
-    print(f"{dtype!s:15} {shape!s:20} fused {slow * 1e3:7.1f} ms, plain {fast * 1e3:7.1f} ms: "
-          f"{slow / fast:.1f}x")  # fmt: skip
-    return {"dtype": str(dtype), "shape": shape, "fused_s": slow, "plain_s": fast}
+@kept()
+def measure(shape: tuple[int, int, int, int, int], runs: int = 9) -> dict[str, object]:
+    groups, prompt, answer, heads, width = shape
+    lengths = [prompt, answer, answer] * groups
+    parents = [p for g in range(groups) for p in (-1, 3 * g, 3 * g)]
+    at = torch.cat([torch.arange(prompt), *[torch.arange(prompt, prompt + answer)] * 2])
+    laid = plan(lengths, parents, at.repeat(groups))
+    draw = lambda: torch.randn(1, sum(lengths), heads, width, dtype=torch.bfloat16)  # noqa: E731
+    q, k, v = (draw().transpose(1, 2).requires_grad_() for _ in range(3))
+    grad, times = draw(), {side: list[float]() for side in SIDES}
+    for _ in range(runs + 1):
+        for side, longest in SIDES.items():
+            attention.LONGEST = longest
+            began = time.perf_counter()
+            out, _ = attention.attention(torch.nn.Identity(), q, k, v, None, segments=laid)
+            torch.autograd.grad(out, [q, k, v], grad)
+            times[side].append(time.perf_counter() - began)
+    medians = {side: statistics.median(t[1:]) for side, t in times.items()}
+    ratio = medians["fused"] / medians["products"]
+    print(f"{shape!s:24} fused {medians['fused'] * 1e3:6.1f} ms, "
+          f"products {medians['products'] * 1e3:6.1f} ms: {ratio:.2f}x")  # fmt: skip
+    return {"shape": shape, "keys": prompt + 2 * answer, **medians, "ratio": ratio}
 
 
 def main() -> None:
@@ -60,7 +63,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = [measure(d, s) for d in (torch.bfloat16, torch.float32) for s in SHAPES]
+    rows = [measure(shape) for shape in SHAPES]
     date = datetime.date.today().isoformat()
     out = Path(__file__).parent / "results" / f"attention-{date}.json"
     out.parent.mkdir(exist_ok=True)

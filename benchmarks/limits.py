@@ -12,17 +12,13 @@ once (a prompt once for all its answers), with the language head on trained posi
 The share of the ceiling is that work over the time of a step without its optimiser, divided by
 the ceiling in the precision that was trained in. The optimiser stands beside it: its share of the
 step, and the time that reading p, g, m, v and writing p, m, v in fp32 would take at the measured
-bandwidth. Training is measured as it is, and with glibc told to keep the memory that is freed
-(`MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=...`): else a step's pages are handed back and faulted
-in again by the next. W-big, 100 M parameters, has about 13,000 unique tokens a step (DPO) and
-11,600 (SFT).
+bandwidth. W-big, 100 M parameters, has about 13,000 unique tokens a step (DPO) and 11,600 (SFT).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -40,7 +36,6 @@ PRODUCTS: tuple[Product, ...] = (
 )  # fmt: skip
 QUICK: tuple[Product, ...] = ((512, 512, 512), (1024, 288, 768))
 ADAM_BYTES = 28
-KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 35)}
 
 
 def median(work: Callable[[], Any], runs: int) -> float:
@@ -99,14 +94,10 @@ def least(what: str, work: Workload) -> dict[str, float]:
 
 
 def reached(
-    what: str, name: str, args: argparse.Namespace, ceiling: dict[str, Any], rate: float, keep: bool
+    what: str, name: str, args: argparse.Namespace, ceiling: dict[str, Any], rate: float
 ) -> dict[str, Any]:
     """Train some steps, and compare with the least work."""
     work = WORKLOADS[name]
-    for variable, value in KEPT.items():
-        os.environ.pop(variable, None)
-        if keep:
-            os.environ[variable] = value
     with tempfile.TemporaryDirectory() as place:
         folder = make_model(Path(place), work.shape)
         found = child("tandem", what, name, args.precision, folder, args.threads)
@@ -116,7 +107,6 @@ def reached(
         "what": what,
         "workload": work.name,
         "parameters": work.shape.parameters,
-        "memory_kept": keep,
         "peak_gb": found["peak_gb"],
         **need,
         "seconds_per_step": step,
@@ -129,9 +119,8 @@ def reached(
 
 
 def line(row: dict[str, Any]) -> str:
-    kept = ", memory kept" * row["memory_kept"]
     return (
-        f"{row['workload']} {row['what']}{kept}: {row['unique_tokens']:.0f} unique tokens and "
+        f"{row['workload']} {row['what']}: {row['unique_tokens']:.0f} unique tokens and "
         f"{row['flops'] / 1e9:.0f} GFLOP a step in {row['seconds_per_step']:.2f} s, of which the "
         f"optimiser {row['optimiser_share']:.0%}; {row['share_of_ceiling']:.0%} of the ceiling"
     )
@@ -157,10 +146,8 @@ def main() -> None:
     found["rows"] = []
     for name in names:
         for what in ("dpo",) if args.quick else ("dpo", "sft", "reward"):
-            for keep in (False, True):
-                row = reached(what, name, args, found["ceilings"], rate, keep)
-                found["rows"].append(row)
-                print(line(row), flush=True)
+            found["rows"].append(reached(what, name, args, found["ceilings"], rate))
+            print(line(found["rows"][-1]), flush=True)
     out = args.out or result_file("limits", args.quick)
     out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(out)

@@ -163,7 +163,6 @@ def limits(file: Path, found: dict[str, Any]) -> list[str]:
         (
             row["workload"],
             row["what"],
-            "yes" if row["memory_kept"] else "no",
             f"{row['parameters'] / 1e6:.0f} M",
             f"{row['unique_tokens']:,.0f}",
             f"{row['flops'] / 1e9:,.0f}",
@@ -174,7 +173,7 @@ def limits(file: Path, found: dict[str, Any]) -> list[str]:
         )
         for row in found["rows"]
     ]
-    head = ("workload", "method", "memory kept", "parameters", "unique tokens a step",
+    head = ("workload", "method", "parameters", "unique tokens a step",
             "least GFLOP", "s/step", "share of ceiling", "optimiser's share",
             "optimiser over bandwidth")  # fmt: skip
     return [
@@ -183,9 +182,7 @@ def limits(file: Path, found: dict[str, Any]) -> list[str]:
         prose(
             f"Matrix products: {top}; memory: {found['bytes_per_second'] / 1e9:.1f} GB/s. The "
             "share is of the operations that are needed (each unique token once) in the time of a "
-            "step without its optimiser. *Memory kept*: with `MALLOC_MMAP_MAX_=0 "
-            "MALLOC_TRIM_THRESHOLD_=34359738368`, so that glibc does not hand pages back after "
-            "every step. The last column is the optimiser's time over that of its "
+            "step without its optimiser. The last column is the optimiser's time over that of its "
             "memory traffic."
         ),
         table(head, rows),

@@ -15,9 +15,11 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tandem.layout import Plan
+from tandem.products import Products
 
 IMPLEMENTATION = "tandem"
-LONGEST_BY_HAND = 512
+LONGEST = 1024
+"""Rows up to this many keys are attended by `products` on a CPU in bf16."""
 
 
 def attention(
@@ -57,6 +59,10 @@ def attention(
         )
     heads, width = query.shape[1], query.shape[3]
     low = _compute_dtype(query)
+    scale = width**-0.5 if scaling is None else scaling
+    if _short(query, low, segments) and softcap is None and not dropout:
+        out = Products.apply(query[0], key[0], value[0], segments, scale, sliding_window, low)
+        return out.view(1, len(out), heads, width), None
     q, k, v = (x[0].transpose(0, 1).reshape(x.shape[2], -1).to(low) for x in (query, key, value))
     of_q = [block.queries.shape for block in segments.blocks]
     of_k = [block.keys.shape for block in segments.blocks]
@@ -70,13 +76,13 @@ def attention(
     for b, (q_b, k_b, v_b) in enumerate(blocks):
         if k_b.shape[1] != heads:
             k_b, v_b = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k_b, v_b))
-        if softcap is not None or _by_hand(q_b, k_b):
+        if softcap is not None:
             mask = segments.mask(b, sliding_window, q_b.dtype, always=True)
-            y = _explicit(q_b, k_b, v_b, mask, dropout, scaling, softcap)
+            y = _explicit(q_b, k_b, v_b, mask, dropout, scale, softcap)
         else:
             mask = segments.mask(b, sliding_window, q_b.dtype)
             y = F.scaled_dot_product_attention(
-                q_b, k_b, v_b, mask, dropout, is_causal=mask is None, scale=scaling
+                q_b, k_b, v_b, mask, dropout, is_causal=mask is None, scale=scale
             )
         outputs.append(y.transpose(1, 2).reshape(-1, y.shape[1] * y.shape[3]))
     stacked = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
@@ -99,12 +105,10 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _by_hand(q: Tensor, k: Tensor) -> bool:
-    """True where plain products beat the fused kernel: short rows in bf16 on a CPU.
-
-    benchmarks/attention.py measures it: 1.2 to 6.5 times up to 340 tokens, slower at 1,024.
-    """
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= LONGEST_BY_HAND
+def _short(query: Tensor, low: torch.dtype, plan: Plan) -> bool:
+    """True where plain products beat the fused kernel: short rows in bf16 on a CPU."""
+    longest = max((block.keys.shape[1] for block in plan.blocks), default=0)
+    return query.device.type == "cpu" and low == torch.bfloat16 and longest <= LONGEST
 
 
 def _explicit(
@@ -113,12 +117,10 @@ def _explicit(
     v: Tensor,
     mask: Tensor | None,
     dropout: float,
-    scaling: float | None,
-    softcap: float | None,
+    scale: float,
+    softcap: float,
 ) -> Tensor:
-    scores = (q * (q.shape[-1] ** -0.5 if scaling is None else scaling)) @ k.transpose(2, 3)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
+    scores = softcap * torch.tanh((q * scale) @ k.transpose(2, 3) / softcap)
     if mask is not None:
         scores = scores + mask
     return F.dropout(scores.softmax(-1), dropout) @ v
@@ -156,7 +158,8 @@ def _stock(
     if mask is None and query.shape[2] > 1:
         seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
         mask = _additive(seen.tril(key.shape[2] - query.shape[2]), query.dtype)
-    out = _explicit(query, key, value, mask, dropout, scaling, softcap)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = _explicit(query, key, value, mask, dropout, scale, softcap)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -160,13 +160,14 @@ def plan(lengths: Sequence[int], parent: Sequence[int], positions: Tensor) -> Pl
 def _stacks(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
     """Put pieces of similar size together while padding is cheaper than another call."""
     stack: list[_Piece] = []
+    queries = cells = 0
     for piece in sorted(pieces, key=lambda p: (p.keys, p.queries), reverse=True):
-        longer = [*stack, piece]
-        padded = len(longer) * max(p.queries for p in longer) * longer[0].keys
-        if stack and padded > sum(p.cells for p in longer) * 1.15 + CALL_COST:
+        queries, cells = max(queries, piece.queries), cells + piece.cells
+        padded = (len(stack) + 1) * queries * (stack or [piece])[0].keys
+        if stack and padded > cells * 1.15 + CALL_COST:
             yield stack
-            longer = [piece]
-        stack = longer
+            stack, queries, cells = [], piece.queries, piece.cells
+        stack.append(piece)
     if stack:
         yield stack
 

@@ -29,6 +29,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tandem.batch import Batch, Outputs, Terms
 from tandem.errors import ConfigError, DataError
 from tandem.machine import Machine
+from tandem.memory import kept
 from tandem.models import device
 from tandem.ragged import Ragged
 from tandem.runs import Events, Here
@@ -104,6 +105,7 @@ class Source(Protocol):
         ...
 
 
+@kept()
 def fit(
     module: nn.Module,
     source: Source,

@@ -6,6 +6,7 @@ stopped. On a Ray cluster `out` has to lie on a disk that all machines see.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -116,6 +117,7 @@ def one_seed(
         import torch
 
         torch.set_num_threads(threads)
+        gc.freeze()  # as in `cli.dispatch`
         display = Lines(sys.stderr, prefix=f"seed {seed}  ")
     begun = time.monotonic()
     run_seed(plan, seed, out, machine, display, trackers)

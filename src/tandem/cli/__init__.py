@@ -11,6 +11,7 @@ Nothing here imports torch before a command needs it.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -68,7 +69,9 @@ def dispatch(words: list[str]) -> int:
         name = " ".join(words[:length])
         if name in COMMANDS:
             module, _, function = COMMANDS[name][0].partition(":")
-            return getattr(importlib.import_module(module), function)(words[length:])
+            command = getattr(importlib.import_module(module), function)
+            gc.freeze()  # what was imported stays: no collection has to look through it again
+            return command(words[length:])
     family = [name for name in COMMANDS if name.split()[0] == words[0]]
     if family and (len(words) == 1 or words[1] in ("-h", "--help")):
         print(overview(family))

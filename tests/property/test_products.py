@@ -1,0 +1,102 @@
+"""Attention with its gradient written out is attention with the gradient of autograd.
+
+The other side is `attention` as it is where products are not used: blocks gathered by autograd,
+and PyTorch's own kernel. In fp32 both agree to rounding; in bf16 to bf16's.
+"""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+import torch
+from torch import Tensor
+
+from tandem import attention
+from tandem.layout import Plan, plan
+from tandem.memory import kept
+from tandem.products import Products
+
+WIDTH = 12
+
+
+def laid(groups: list[tuple[int, list[int]]]) -> Plan:
+    """Plan a row of prompts, each with its answers behind it."""
+    lengths, parents, positions = [], [], []
+    for prompt, answers in groups:
+        mine = len(lengths)
+        lengths += [prompt, *answers]
+        parents += [-1, *[mine] * len(answers)]
+        positions += [torch.arange(prompt), *(torch.arange(prompt, prompt + n) for n in answers)]
+    return plan(lengths, parents, torch.cat(positions))
+
+
+ROWS = {
+    "one": [(7, [3])],
+    "padded": [(31, [9, 4]), (18, [2, 2, 11]), (3, [14])],
+    "prompts alone": [(12, []), (5, [])],
+    "no prompt": [(0, [6, 2])],
+}
+
+
+def drawn(tokens: int, heads: int, own: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(tokens)
+    q, k, v = (torch.randn(1, tokens, n, WIDTH, generator=draw) for n in (heads, own, own))
+    q, k, v = (x.transpose(1, 2).requires_grad_() for x in (q, k, v))
+    return q, k, v, torch.randn(1, tokens, heads, WIDTH, generator=draw)
+
+
+def both(rows: str, heads: int, own: int, window: int | None) -> list[list[Tensor]]:
+    where = laid(ROWS[rows])
+    q, k, v, g = drawn(len(where.back), heads, own)
+    layer = torch.nn.Identity()
+    theirs, _ = attention.attention(
+        layer, q, k, v, None, sliding_window=window, segments=where, scaling=0.4
+    )
+    mine = Products.apply(q[0], k[0], v[0], where, 0.4, window, torch.float32)
+    mine = mine.view(theirs.shape)
+    return [[y.detach(), *torch.autograd.grad(y, [q, k, v], g)] for y in (theirs, mine)]
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(("heads", "own"), [(4, 4), (4, 2), (6, 1)])
+@pytest.mark.parametrize("window", [None, 5])
+def test_value_and_gradients_are_autograds(rows: str, heads: int, own: int, window: int | None):
+    for theirs, mine in zip(*both(rows, heads, own, window), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_in_bf16_it_is_used_and_right_to_bf16(monkeypatch: pytest.MonkeyPatch):
+    where = laid(ROWS["padded"])
+    q, k, v, g = drawn(len(where.back), 4, 2)
+    exact, _ = attention.attention(torch.nn.Identity(), q, k, v, None, segments=where)
+    wanted = [exact.detach(), *torch.autograd.grad(exact, [q, k, v], g)]
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = attention.attention(torch.nn.Identity(), q, k, v, None, segments=where)
+    assert "Products" in str(y.grad_fn.next_functions[0][0])
+    found = [y, *torch.autograd.grad(y, [q, k, v], g.bfloat16())]
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert (mine.float() - theirs).abs().max() < 0.02 * theirs.abs().max()
+    monkeypatch.setattr(attention, "LONGEST", 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        longer, _ = attention.attention(torch.nn.Identity(), q, k, v, None, segments=where)
+    assert "Products" not in str(longer.grad_fn.next_functions[0][0])
+
+
+def faults(times: int) -> int:
+    """Pages that were given anew while 40 MB were used and freed, again and again."""
+    torch.ones(10 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        torch.ones(10 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_freed_memory_is_kept_within_and_given_back_after():
+    pages = (40 << 20) // resource.getpagesize()
+    assert faults(4) > 2 * pages
+    with kept():
+        with kept():
+            assert faults(4) < pages / 8
+        assert faults(4) < pages / 8
+    assert faults(4) > 2 * pages
