@@ -21,6 +21,9 @@ from torch.autograd.function import once_differentiable
 
 from tandem.layout import Block, Plan
 
+SCORES = 1 << 24
+"""Scores that are held in fp32 at once: 64 MB."""
+
 
 class Products(torch.autograd.Function):
     """q [H, S, D], k and v [H', S, D] with H' dividing H -> [S, H D], in `dtype`."""
@@ -46,7 +49,7 @@ class Products(torch.autograd.Function):
         for b, (block, here, _) in enumerate(_places(plan)):
             Q, K, V = _take(q, block.queries), _take(k, block.keys), _take(v, block.keys)
             mask = plan.mask(b, window, torch.float32, always=True)
-            P = _softmax(Q @ K.mT, mask).to(dtype)
+            P = _softmax(Q, K, mask)
             _put(P @ V, out[here], block.queries.shape)
             kept += [Q, K, V, P]
         ctx.save_for_backward(*kept)
@@ -115,9 +118,13 @@ def _cut(rows: Tensor, like: Tensor, shape: torch.Size) -> Tensor:
     return rows.view(pieces, n, -1, like.shape[2]).permute(2, 0, 1, 3).reshape(like.shape)
 
 
-def _softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """[H B, Q, K] with a mask [B, 1, Q, K] -> [H B, Q, K] in fp32."""
-    scores = scores.float()
-    if mask is not None:
-        scores.view(-1, *mask.shape[:1], *mask.shape[2:]).add_(mask.transpose(0, 1))
-    return scores.softmax(-1)
+def _softmax(Q: Tensor, K: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(Q K' + mask) [H B, Q, K] with a mask [B, 1, Q, K]; in fp32, some heads at a time."""
+    assert mask is not None
+    P = Q.new_empty(len(Q), Q.shape[1], K.shape[1])
+    step = len(mask) * max(1, SCORES // mask.numel())
+    for rows in (slice(a, a + step) for a in range(0, len(Q), step)):
+        scores = (Q[rows] @ K[rows].mT).float()
+        scores.view(-1, len(mask), *P.shape[1:]).add_(mask.transpose(0, 1))
+        P[rows] = scores.softmax(-1)
+    return P
