@@ -16,6 +16,7 @@ import numpy as np
 from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.engines import Sampling
+from tandem.errors import ConfigError
 from tandem.events import spelled
 from tandem.groups import Groups
 from tandem.judges import opened
@@ -64,6 +65,13 @@ def seen(run: Run, name: str, policy: Checkpoint, watching: Watching | None, how
     """Look at a policy as the stage `name`; the draws are the same for every policy of a run."""
     if watching is None:
         return Seen(policy, {})
+    columns = [column for column, _ in watching.judges]
+    if watching.choose is not None and watching.choose not in columns:
+        raise ConfigError(
+            f"watching.choose = {watching.choose!r} with judges {', '.join(columns) or 'none'}",
+            "a method that samples, filters and fits is stopped by judges who did not filter",
+            "name one of the judges, or give `choose = None` for the last policy",
+        )
     draws = run.seed.at("held-out")
     return Seen(policy, run(name, look, policy, watching, how=how, seed=draws))
 

@@ -191,6 +191,21 @@ def test_a_scripted_generator_fills_the_share_that_theory_gives(
     assert (sizes["right-1"] + sizes["rationalised-1"]) / 3000 == pytest.approx(0.7, abs=0.034)
 
 
+def test_a_hinted_question_is_put_in_its_form_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Behind the worked examples, and before the layout's last words, as `wording.hinted` says."""
+    monkeypatch.setattr(star, "sample", scripted)
+    form = Form("shown", shots=(("0", "#### 0"),), suffix=" !")
+    wording = Wording(StatedAnswer(), (form,), layout="Q {question} A", hint=HINT)
+    base = Checkpoint(tiny.folder(tmp_path / "base"), "base")
+    x = Groups.of(Group(Prompt(f"q{i}", "<bos>", meta={"answer": 1})) for i in range(20))
+    with Run(tmp_path / "run", 0, machine=MACHINE) as run:
+        star.recipe(run, base, x, wording, AnswerKey(wording.read), ONE, STaR(loops=1, steps=1))
+        hinted = next(r for r in run.records() if r.name == "hinted-1").load()
+    texts = {g.prompt.text for g in hinted}
+    assert texts == {wording.hinted(x[0].prompt, form).text}
+    assert texts == {"Q 0 A #### 0\n\nQ <bos> !" + HINT + " A"}
+
+
 RIGHT: dict[str, int] = {}
 """How many of the questions each model answers right; what is left for models not met before."""
 TO_COME: list[int] = []

@@ -17,8 +17,9 @@ from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
 from tandem.evaluation.thresholds import above_mean
+from tandem.evaluation.tilting import tilted
 from tandem.groups import Completion, Group, Groups, Prompt
-from tandem.held_out import Seen, chosen, enough
+from tandem.held_out import Seen, chosen, enough, seen
 from tandem.methods.best_of_n import BestOfN
 from tandem.methods.raft import RAFT, portion
 from tandem.methods.rest import ReST
@@ -26,6 +27,7 @@ from tandem.methods.rso import RSO
 from tandem.models import load_tokenizer
 from tandem.operators import above, best, rejection, top_share
 from tandem.rng import Seed
+from tandem.runs import Run
 from tandem.stages import BestOf, select
 from tandem.statistics import acceptance, effective_beta, tilt
 from worlds import F2_BOS, f1_model
@@ -87,6 +89,24 @@ def test_tilt_tells_beta_in_spreads():
     assert numbers["spreads"] == pytest.approx(1 / (2 * POPULATION.std()))
     assert numbers["acceptance"] == pytest.approx(0.149329, abs=1e-6)
     assert numbers["effective_beta"] == 0.0
+
+
+def test_duplicates_that_were_not_candidates_are_no_pool(tmp_path: Path):
+    """Of a, a, a, b without duplicates both are accepted: nothing was tilted."""
+    pool = Group(Prompt("x", ""), tuple(map(Completion, "aaab")), scores=np.array([2.0, 2, 2, 0]))
+    how = rejection(0.5, keep=8, dedupe=True)
+    with Run(tmp_path, 0) as run:
+        kept = run("kept", select, Groups.of([pool]), how)
+        numbers = run("tilt", tilted, Groups.of([pool]), kept, how)
+    assert len(kept[0]) == 2
+    assert numbers["effective_beta"] == math.inf
+    assert numbers["acceptance"] == pytest.approx((1 + math.exp(-4)) / 2)
+
+
+def test_a_method_that_filters_is_not_stopped_by_its_filter(tmp_path: Path):
+    watching = Watching(Groups.of([]), (("held_out", Any),), choose="proxy")  # type: ignore[arg-type]
+    with Run(tmp_path, 0) as run, pytest.raises(ConfigError, match="judges who did not filter"):
+        seen(run, "watch-0", Checkpoint(f1_model(tmp_path / "m"), "m"), watching, Sampling())
 
 
 def test_rejection_from_the_engine_s_own_draws(tmp_path: Path):

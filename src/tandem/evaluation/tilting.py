@@ -12,10 +12,11 @@ from tandem.statistics import tilt
 def tilted(pool: Groups, accepted: Groups, how: rejection, *, events: Events) -> dict[str, float]:
     """Say how hard it was to be accepted and how far the accepted are tilted, see `tilt`."""
     units = [how.scale(group) for group in pool]
-    rows, kept = (
-        [scores_of(g, "tilt") / unit for g, unit in zip(groups, units, strict=True)]
-        for groups in (pool, accepted)
-    )
+    rows = [
+        scores_of(group, "tilt")[how.candidates(group)] / unit
+        for group, unit in zip(pool, units, strict=True)
+    ]
+    kept = [scores_of(group, "tilt") / unit for group, unit in zip(accepted, units, strict=True)]
     numbers = tilt(rows, kept, how.beta)
     events.log("tilt", text=spelled(numbers), **numbers)
     return numbers

@@ -61,6 +61,12 @@ class CAI:
     rlaif: RLAIF = field(default_factory=RLAIF, metadata=SHARED)
 
     def __post_init__(self) -> None:
+        if min(self.K, self.helpful) < 1:
+            raise ConfigError(
+                f"cai.K = {self.K}, cai.helpful = {self.helpful}",
+                "stage 1 learns from revisions and from helpful responses",
+                "give 1 or more of each (the paper: K = 4)",
+            )
         if self.learn == "rl" and self.rlaif.learn == "direct":
             raise ConfigError(
                 "rlaif.learn = 'direct' with cai.learn = 'rl'",

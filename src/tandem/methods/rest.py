@@ -8,8 +8,9 @@
     6.         minimise E_{D_g} 1[R > tau_i] L(x, y; theta) from the current pi, lower rate each i,
                until evaluation stops improving
 
-G1 I0 clones D_g unfiltered. With exact fitting the limit is pi restricted to R > tau_I, whatever
-the steps before it. The event `threshold` says if tau_1 is not above the mean. METHODS section 8.
+G1 I0 clones D_g unfiltered. With exact fitting the limit is pi (mixed with D's answers, if `mix`)
+restricted to R > tau_I, whatever the steps before it. The event `threshold` says if tau_1 is not
+above the mean. METHODS section 8.
 
 Departures: fits have a fixed length, and judges that do not filter look between them. `patience`
 Improves no better than what the Grow sampled from end it; the next samples from the Improve they

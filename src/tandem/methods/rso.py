@@ -13,7 +13,8 @@ labels and full-support pairs is pi_sft exp(r / gamma) / Z; with hard labels the
 stay, labelled 1/2. METHODS section 6.
 
 Departures: AdamW; duplicates keep their multiplicity, which the published routine loses (`dedupe`
-is that routine); in a tournament r_psi says who meets again.
+is that routine); samples are pi_sft's own unless `sampling` says so, the paper's top-40 at .7;
+a step's batch counts prompts, not pairs; in a tournament r_psi says who meets again.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ NAMES: dict[Source, str] = {"rso": "RSO", "sft": "sft-sample-rank", "direct": "d
 
 @dataclass(frozen=True)
 class RSO:
-    """Settings of RSO; pool, keep, beta, pairing, and dpo's gamma, batch and rate are the paper's.
+    """Settings of RSO; pool, keep, beta, pairing, and dpo's gamma and rate are the paper's.
 
     Attributes:
         source: where pairs come from: `rso`, `sft` (sft-sample-rank) or `direct`.

@@ -110,7 +110,8 @@ def recipe(
             return M
         if cfg.rationalise and share < 1:
             wrong = run(f"wrong-{n}", select, marked, incorrect())
-            hinted = run(f"hinted-{n}", ask, wrong, wording, form, base, hint=True, room=room)
+            unsolved = run(f"unsolved-{n}", under, wrong, x)
+            hinted = run(f"hinted-{n}", ask, unsolved, wording, form, base, hint=True, room=room)
             led = run(f"rationales-{n}", sample, M, hinted, n=1, how=greedy)  # 4
             untold = run(f"unhinted-{n}", under, led, wrong)
             remarked = run(f"remarked-{n}", judge, untold, truth)
@@ -121,6 +122,6 @@ def recipe(
 
 
 def under(groups: Groups, prompts: Groups) -> Iterator[Group]:
-    """Yield the completions under the prompts of the same id: the hint is gone."""
+    """Yield the groups under other prompts of the same id: bare ones, or ones without a hint."""
     asked = {g.id: g.prompt for g in prompts}
     return (replace(g, prompt=asked[g.id]) for g in groups)

@@ -4,10 +4,10 @@
 |------------|-----------------------------------------------|-----------------------------------|
 | `nll`      | -log pi(y_t)                                  | q                                 |
 | `weighted` | -exp((R - mean) / eta) log pi(y_t)            | q exp(R / eta) / Z                |
-| `gold`     | -[max(pi(y_t), floor)] R log pi(y_t)          | all mass on the largest q R       |
+| `gold`     | -[max(pi(y_t), floor)] R log pi(y_t)          | at each token the largest q R     |
 
 In brackets: held fixed. `nll` is behaviour cloning, ReST's best. `weighted` is the simplest
-relative of offline V-MPO (reward-weighted regression, Peters and Schaal 2007): with q = pi_theta
+relative of offline V-MPO (reward-weighted regression, Peters and Schaal 2007): with q = pi_ref
 and eta = beta its limit is pi*. GOLD (Pang and He 2021, arXiv:2009.07839) is an off-policy policy
 gradient whose importance weight, for demonstrations of unknown law, is pi itself.
 

@@ -227,10 +227,14 @@ class rejection:
         for group in groups:
             scores = scores_of(group, "rejection") / self.scale(group)
             rng = seed.at("rejection", group.id).rng()
-            pool = _unique_texts(group) if self.dedupe else list(range(len(group)))
+            pool = self.candidates(group)
             accept = self._rounds if self.mode == "pool" else self._pass
             if kept := accept(group, scores, pool, rng):
                 yield group.keep(kept)
+
+    def candidates(self, group: Group) -> list[int]:
+        """Return which completions may be accepted."""
+        return _unique_texts(group) if self.dedupe else list(range(len(group)))
 
     def _rounds(
         self, group: Group, scores: Scores, pool: list[int], rng: np.random.Generator
