@@ -7,7 +7,10 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test check docs picture reproduce bench browser trackers slow clean
+# what `make reproduce` is made of
+PARTS = rlp full selection hacking solving feedback
+
+.PHONY: setup demo test check docs picture reproduce $(PARTS:%=reproduce-%) bench browser trackers slow clean
 
 setup: $(READY)
 
@@ -38,31 +41,37 @@ REPORT ?= runs/demo/report.html
 picture: $(READY) browser
 	$(PY) docs/picture.py $(REPORT)
 
-# Hours. Every command goes on where it stopped; `make reproduce SEEDS=1` is a first look.
-# `rlp`'s plan has 10 seeds, the others 5; SEEDS replaces all of them. The full preset and RLP's
-# ablations find the stages of `rlp` in its folder.
+# Hours. Every command goes on where it stopped; `make reproduce SEEDS=1` is a first look, and
+# `make reproduce-rlp` is a part. `rlp`'s plan has 10 seeds, the others 5; SEEDS replaces all of
+# them. The full preset and RLP's ablations find the stages of `rlp` in its folder.
 runs  = runs/reproduce
 seeds = $(if $(SEEDS),--seeds $(SEEDS))
 define compared
 	$(PY) -m tandem bench $(1) $(seeds) --out $(runs)/$(2)
 	$(PY) experiments/pages.py $(runs)/$(2) --name $(3)
 endef
-reproduce: export OMP_NUM_THREADS = $(JOBS)
-reproduce: $(READY)
+reproduce: $(PARTS:%=reproduce-%)
+	$(PY) docs/generate.py
+reproduce-%: export OMP_NUM_THREADS = $(JOBS)
+reproduce-rlp: $(READY)
 	$(call compared,experiments/rlp.toml,rlp,rlp)
-	$(call compared,--preset full,rlp,full --html)
+	$(PY) experiments/rlp_rewards.py $(runs)/rlp
 	$(call compared,experiments/rlp_ablations.toml,rlp,rlp-ablations)
 	$(call compared,experiments/rlp_shared.toml,rlp-shared,rlp-shared)
+	$(PY) experiments/rlp_rewards.py $(runs)/rlp-shared --name rlp-shared-rewards
+reproduce-full: $(READY)
+	$(call compared,--preset full,rlp,full --html)
+reproduce-selection: $(READY)
 	$(call compared,experiments/rso.toml,rso,rso)
 	$(PY) experiments/rso_labels.py $(runs)/rso
 	$(call compared,experiments/rest.toml,rest,rest)
-	$(PY) experiments/rlp_rewards.py $(runs)/rlp
-	$(PY) experiments/rlp_rewards.py $(runs)/rlp-shared --name rlp-shared-rewards
+reproduce-hacking: $(READY)
 	$(PY) experiments/overoptimisation.py $(seeds) --runs $(runs)/overoptimisation
+reproduce-solving: $(READY)
 	$(PY) experiments/self_improvement.py $(seeds) --out $(runs)/self-improvement \
 	  --page docs/results/self-improvement.md
+reproduce-feedback: $(READY)
 	$(PY) experiments/rlaif.py $(seeds) --out $(runs)/rlaif --results docs/results/rlaif.json
-	$(PY) docs/generate.py
 
 slow: $(READY)
 	$(PY) -m pytest -m slow
