@@ -16,12 +16,15 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from tandem import attention
-from tandem.layout import plan
+from tandem.attention import in_blocks
+from tandem.layout import Plan, plan
 from tandem.memory import kept
+from tandem.products import Products
 
-SHAPES = (
+Shape = tuple[int, int, int, int, int]
+SHAPES: tuple[Shape, ...] = (
     (40, 60, 20, 8, 16),
     (8, 250, 40, 6, 48),
     (8, 110, 45, 6, 48),
@@ -30,32 +33,39 @@ SHAPES = (
     (2, 900, 100, 8, 64),
 )
 """Groups, tokens of a prompt and of an answer, heads, head width."""
-SIDES = {"products": 10**9, "fused": 0}
-"""Up to how many keys products are used."""
+
+
+def products(q: Tensor, k: Tensor, v: Tensor, laid: Plan) -> Tensor:
+    return Products.apply(q, k, v, laid, q.shape[2] ** -0.5, None, q.dtype)  # type: ignore[no-any-return]
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, laid: Plan) -> Tensor:
+    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    return in_blocks(q, k, v, laid, 0.0, q.shape[2] ** -0.5, None, None)
 
 
 @kept()
-def measure(shape: tuple[int, int, int, int, int], runs: int = 9) -> dict[str, object]:
+def measure(shape: Shape, dtype: torch.dtype, runs: int = 9) -> dict[str, object]:
     groups, prompt, answer, heads, width = shape
     lengths = [prompt, answer, answer] * groups
     parents = [p for g in range(groups) for p in (-1, 3 * g, 3 * g)]
     at = torch.cat([torch.arange(prompt), *[torch.arange(prompt, prompt + answer)] * 2])
     laid = plan(lengths, parents, at.repeat(groups))
-    draw = lambda: torch.randn(1, sum(lengths), heads, width, dtype=torch.bfloat16)  # noqa: E731
-    q, k, v = (draw().transpose(1, 2).requires_grad_() for _ in range(3))
-    grad, times = draw(), {side: list[float]() for side in SIDES}
+    draw = lambda: torch.randn(sum(lengths), heads, width).to(dtype)  # noqa: E731
+    q, k, v = (draw().transpose(0, 1).requires_grad_() for _ in range(3))
+    grad = draw().flatten(1)
+    times: dict[str, list[float]] = {"products": [], "fused": []}
     for _ in range(runs + 1):
-        for side, longest in SIDES.items():
-            attention.LONGEST = longest
+        for side in (products, fused):
             began = time.perf_counter()
-            out, _ = attention.attention(torch.nn.Identity(), q, k, v, None, segments=laid)
-            torch.autograd.grad(out, [q, k, v], grad)
-            times[side].append(time.perf_counter() - began)
+            torch.autograd.grad(side(q, k, v, laid), [q, k, v], grad)
+            times[side.__name__].append(time.perf_counter() - began)
     medians = {side: statistics.median(t[1:]) for side, t in times.items()}
     ratio = medians["fused"] / medians["products"]
-    print(f"{shape!s:24} fused {medians['fused'] * 1e3:6.1f} ms, "
+    name = str(dtype).removeprefix("torch.")
+    print(f"{name:8} {shape!s:24} fused {medians['fused'] * 1e3:6.1f} ms, "
           f"products {medians['products'] * 1e3:6.1f} ms: {ratio:.2f}x")  # fmt: skip
-    return {"shape": shape, "keys": prompt + 2 * answer, **medians, "ratio": ratio}
+    return {"dtype": name, "shape": shape, "keys": prompt + 2 * answer, **medians, "ratio": ratio}
 
 
 def main() -> None:
@@ -63,7 +73,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = [measure(shape) for shape in SHAPES]
+    rows = [measure(shape, x) for x in (torch.bfloat16, torch.float32) for shape in SHAPES]
     date = datetime.date.today().isoformat()
     out = Path(__file__).parent / "results" / f"attention-{date}.json"
     out.parent.mkdir(exist_ok=True)

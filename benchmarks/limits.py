@@ -3,10 +3,12 @@
     python benchmarks/limits.py [--quick] [--threads 2] [--precision bf16] [--out FILE]
 
 Ceilings: the fastest of some matrix products in fp32 and in bf16, the sizes of the 100 M model
-among them, and bytes copied a second. The least work of a training step reads each unique token
-once (a prompt once for all its answers), with the language head on trained positions alone:
+among them, and bytes copied a second. The least work of a training step makes each unique token
+once (a prompt once for all its answers); of the last layer it makes keys and values of every
+token, and the rest where a state is read; of the language head, trained positions alone:
 
     forward   2 x (layers' parameters) x tokens  +  4 x width x layers x (keys seen, summed)
+              - (last layer's share of both where nothing is read)
               +  2 x vocabulary x width x trained tokens          backward: twice that
 
 The share of the ceiling is that work over the time of a step without its optimiser, divided by
@@ -73,12 +75,19 @@ def bandwidth(megabytes: int, runs: int) -> float:
     return 2 * source.nbytes / median(lambda: target.copy_(source), runs)
 
 
-def forward_flops(shape: Shape, prompt: int, answers: list[int], *, head: bool = True) -> float:
+def forward_flops(shape: Shape, prompt: int, answers: list[int], what: str) -> float:
     """The least floating-point operations of reading one group once, its answers trained on."""
-    tokens = prompt + sum(answers)
+    tokens, above = prompt + sum(answers), shape.layers - 1
     keys = prompt * (prompt + 1) / 2 + sum(a * prompt + a * (a + 1) / 2 for a in answers)
-    words = 2 * shape.vocabulary * shape.width * sum(answers) if head else 0
-    return 2 * shape.body * tokens + 4 * shape.width * shape.layers * keys + words
+    if what == "reward":  # read at the ends of answers
+        read, seen, words = len(answers), sum(prompt + a for a in answers), 0
+    else:  # read at the prompt's end and at every token of an answer but the last
+        read, words = 1 + sum(answers) - len(answers), sum(answers)
+        seen = keys - prompt * (prompt - 1) / 2 - sum(prompt + a for a in answers)
+    layer, kv = shape.body / shape.layers, 2 * shape.width**2
+    products = (above * layer + kv) * tokens + (layer - kv) * read
+    products += shape.vocabulary * shape.width * words
+    return 2 * products + 4 * shape.width * (above * keys + seen)
 
 
 def least(what: str, work: Workload) -> dict[str, float]:
@@ -88,7 +97,7 @@ def least(what: str, work: Workload) -> dict[str, float]:
         prompt = len(row["prompt"].split())
         answers = [len(row[s].split()) + 1 for s in ("chosen", "rejected")]
         answers = answers[:1] if what == "sft" else answers
-        flops += 3 * forward_flops(work.shape, prompt, answers, head=what != "reward")
+        flops += 3 * forward_flops(work.shape, prompt, answers, what)
         tokens += prompt + sum(answers)
     return {"flops": flops / work.steps, "unique_tokens": tokens / work.steps}
 
@@ -107,7 +116,6 @@ def reached(
         "what": what,
         "workload": work.name,
         "parameters": work.shape.parameters,
-        "peak_gb": found["peak_gb"],
         **need,
         "seconds_per_step": step,
         "phases": found["phases"],

@@ -28,6 +28,7 @@ def performance(results: Path) -> str:
         "vs_trl": beside_trl,
         "sampling": sampled,
         "limits": limits,
+        "last-layer": last_layer,
         "norms": norms,
         "scaling": scaling,
         "share": whole,
@@ -181,9 +182,9 @@ def limits(file: Path, found: dict[str, Any]) -> list[str]:
         source(file, found),
         prose(
             f"Matrix products: {top}; memory: {found['bytes_per_second'] / 1e9:.1f} GB/s. The "
-            "share is of the operations that are needed (each unique token once) in the time of a "
-            "step without its optimiser. The last column is the optimiser's time over that of its "
-            "memory traffic."
+            "share is of the operations that are needed (each unique token once, in the last layer "
+            "what is read) in the time of a step without its optimiser. The last column is the "
+            "optimiser's time over that of its memory traffic."
         ),
         table(head, rows),
     ]
@@ -194,6 +195,21 @@ def norms(file: Path, found: dict[str, Any]) -> list[str]:
     rows = [(f"{r['tokens']:,} x {r['width']:,}", f"{r['ratio']:.1f}x") for r in found["rows"]]
     head = ("tokens x width", "forward and backward, beside transformers")
     return ["## RMSNorm", source(file, found), table(head, rows)]
+
+
+def last_layer(file: Path, found: dict[str, Any]) -> list[str]:
+    """Steps with the last layer on the tokens that are read, beside all tokens."""
+    rows = [
+        (r["what"], r["workload"], f"{r['whole']:.3f}", f"{r['read']:.3f}", f"{r['ratio']:.2f}x")
+        for r in found["rows"]
+    ]
+    head = ("method", "workload", "all tokens, s", "tokens that are read, s", "ratio")
+    return [
+        "## The last layer",
+        source(file, found),
+        prose("Forward and backward of a step on average, without the optimiser (ADR 12)."),
+        table(head, rows),
+    ]
 
 
 def whole(file: Path, found: dict[str, Any]) -> list[str]:

@@ -39,10 +39,10 @@ def attention(
 
     Args:
         query: [1, H, S, D]; key and value: [1, H', S, D] with H' dividing H.
-        segments: the plan that `packing` made for this row.
+        segments: the plan that `packing` made for this row, or a tail's.
 
     Returns:
-        [1, S, H, D], None.
+        [1, S, H, D], None; zero for a token that does not ask.
     """
     if segments is None:
         return _stock(
@@ -57,19 +57,38 @@ def attention(
             sliding_window,
             kwargs,
         )
-    heads, width = query.shape[1], query.shape[3]
-    low = _compute_dtype(query)
+    tokens, width = query.shape[2:]
     scale = width**-0.5 if scaling is None else scaling
+    low = _compute_dtype(query)
     if _short(query, low, segments) and softcap is None and not dropout:
-        out = Products.apply(query[0], key[0], value[0], segments, scale, sliding_window, low)
-        return out.view(1, len(out), heads, width), None
-    q, k, v = (x[0].transpose(0, 1).reshape(x.shape[2], -1).to(low) for x in (query, key, value))
+        q, k, v = query[0], key[0], value[0]
+        out = Products.apply(q, k, v, segments, scale, sliding_window, low)
+    else:
+        q, k, v = (x[0].transpose(0, 1).to(low) for x in (query, key, value))
+        out = in_blocks(q, k, v, segments, dropout, scale, softcap, sliding_window)
+    if segments.asking is not None:
+        out = out.new_zeros(tokens, out.shape[1]).index_copy(0, segments.asking, out)
+    return out.view(1, tokens, -1, width), None
+
+
+def in_blocks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Plan,
+    dropout: float,
+    scale: float,
+    softcap: float | None,
+    window: int | None,
+) -> Tensor:
+    """q [S, H, D], k and v [S, H', D] -> [A, H D]: gathered by autograd, attended by PyTorch."""
+    heads, width = q.shape[1:]
     of_q = [block.queries.shape for block in segments.blocks]
     of_k = [block.keys.shape for block in segments.blocks]
     blocks = zip(
-        _blocks(q, segments.queries, of_q, width),
-        _blocks(k, segments.keys, of_k, width),
-        _blocks(v, segments.keys, of_k, width),
+        _blocks(q, segments.queries, of_q),
+        _blocks(k, segments.keys, of_k),
+        _blocks(v, segments.keys, of_k),
         strict=True,
     )
     outputs: list[Tensor] = []
@@ -77,24 +96,24 @@ def attention(
         if k_b.shape[1] != heads:
             k_b, v_b = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k_b, v_b))
         if softcap is not None:
-            mask = segments.mask(b, sliding_window, q_b.dtype, always=True)
+            mask = segments.mask(b, window, q_b.dtype, always=True)
             y = _explicit(q_b, k_b, v_b, mask, dropout, scale, softcap)
         else:
-            mask = segments.mask(b, sliding_window, q_b.dtype)
+            mask = segments.mask(b, window, q_b.dtype)
             y = F.scaled_dot_product_attention(
                 q_b, k_b, v_b, mask, dropout, is_causal=mask is None, scale=scale
             )
-        outputs.append(y.transpose(1, 2).reshape(-1, y.shape[1] * y.shape[3]))
+        outputs.append(y.transpose(1, 2).reshape(-1, heads * width))
     stacked = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-    out = stacked.index_select(0, segments.back)
-    return out.view(1, out.shape[0], heads, -1), None
+    return stacked.index_select(0, segments.back)
 
 
-def _blocks(x: Tensor, index: Tensor, shapes: list[torch.Size], width: int) -> list[Tensor]:
+def _blocks(x: Tensor, index: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
     """Gather the rows of all blocks at once (one gradient sum); cut into [B, H, Q, D] each."""
-    parts = x.index_select(0, index).split([shape.numel() for shape in shapes])
+    heads, width = x.shape[1:]
+    parts = x.reshape(len(x), -1).index_select(0, index).split([shape.numel() for shape in shapes])
     return [
-        part.view(*shape, -1, width).transpose(1, 2)
+        part.view(*shape, heads, width).transpose(1, 2)
         for part, shape in zip(parts, shapes, strict=True)
     ]
 

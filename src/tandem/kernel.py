@@ -25,6 +25,7 @@ from tandem.batch import Outputs, Packed
 from tandem.errors import ModelError
 from tandem.groups import Completion, Group, Prompt
 from tandem.head import Logits, token_logp
+from tandem.last_layer import watch
 from tandem.layout import Plan
 from tandem.machine import Machine
 from tandem.norms import quicken
@@ -60,6 +61,7 @@ class Trunk(nn.Module):
         self.dtype = dtype
         self.temperature = temperature
         self.layout: Layout = "rows"
+        self.narrow = False
 
     @property
     def inner(self) -> PreTrainedModel:
@@ -98,37 +100,43 @@ class Trunk(nn.Module):
             entropy: also compute each predicting distribution's entropy.
             features: also return the last hidden state at each completion's last token.
         """
+        logp = logp and self.inner.get_output_embeddings() is not None
+        scalar = getattr(self.inner, "score", None)
+        read = {"source": logp or "value" in self.heads, "last": features or scalar is not None}
         with self.precision():
-            states = self.states(tokens)
-        out = Outputs()
+            states = self.states(tokens, *(name for name, wanted in read.items() if wanted))
         fields: dict[str, Any] = {}
-        if logp and self.inner.get_output_embeddings() is not None:
-            values, ent = self._logp(states[tokens.source], tokens.target, entropy)
+        if logp:
+            values, ent = self._logp(states["source"], tokens.target, entropy)
             fields["logp"] = Ragged(values, tokens.owner, tokens.n)
             fields["entropy"] = None if ent is None else Ragged(ent, tokens.owner, tokens.n)
-        last = states[tokens.last].float()
-        if (scalar := getattr(self.inner, "score", None)) is not None:
-            fields["score"] = scalar(last)[:, 0]
         if "value" in self.heads:
-            before = states[tokens.source].float()
+            before = states["source"].float()
             fields["value"] = Ragged(self.heads["value"](before)[:, 0], tokens.owner, tokens.n)
-        if features:
-            fields["features"] = last
-        return Outputs(**fields) if fields else out
+        if "last" in states:
+            last = states["last"].float()
+            fields["score"] = None if scalar is None else scalar(last)[:, 0]
+            fields["features"] = last if features else None
+        return Outputs(**fields)
 
-    def states(self, tokens: Packed) -> Tensor:
-        """[R * L, d] last hidden states of the body."""
-        extra: dict[str, Any] = {}
-        if tokens.plan is not None:
+    def states(self, tokens: Packed, *names: str) -> dict[str, Tensor]:
+        """Return the body's last states [T or N, d] where they are read: `source`, `last`."""
+        if not names:
+            return {}
+        at = {"source": tokens.source, "last": tokens.last}
+        extra: dict[str, Any] = {"position_ids": tokens.positions}
+        if tokens.plan is None:
+            extra["attention_mask"] = tokens.real.long()
+        else:
             # a mask of four dimensions is passed through untouched; the plan replaces it
             extra["attention_mask"] = torch.empty(1, 1, 1, 1, device=tokens.ids.device)
             extra["segments"] = tokens.plan
-            extra["position_ids"] = tokens.positions
-        else:
-            extra["attention_mask"] = tokens.real.long()
-            extra["position_ids"] = tokens.positions
+            if self.narrow:
+                extra["tail"] = tail = tokens.plan.tail(*names)
+                at = tail.at
         out = self.body(input_ids=tokens.ids, use_cache=False, **extra)
-        return out.last_hidden_state.flatten(0, 1)
+        states = out.last_hidden_state.flatten(0, 1)
+        return {name: states[at[name]] for name in names}
 
     def _logp(self, h: Tensor, target: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:
         head: Any = self.inner.get_output_embeddings()
@@ -200,6 +208,7 @@ def probe(trunk: Trunk) -> Layout:
             trunk.layout = "rows"
             if _shares(trunk, groups, wanted):
                 trunk.layout = "shared"
+                trunk.narrow = _narrows(trunk, groups, wanted)
             else:
                 trunk.inner.set_attn_implementation(stock)  # type: ignore[arg-type]
     finally:
@@ -217,6 +226,23 @@ def _shares(trunk: Trunk, groups: list[Group], wanted: Tensor) -> bool:
         return False
     same = got.shape == wanted.shape and bool((got - wanted).abs().max() < 1e-3)
     return same and _asks_for_windows(trunk.inner.config, tokens.plan)
+
+
+def _narrows(trunk: Trunk, groups: list[Group], wanted: Tensor) -> bool:
+    """Narrow the last layer, and keep it so if that changes no number."""
+    tokens = pack(groups, "shared").to(trunk.device).tokens
+    last = watch(trunk.body, lambda: _reading(trunk, tokens))
+    if last is None:
+        return False
+    last.narrow()
+    trunk.narrow = True
+    try:
+        same = bool((_reading(trunk, tokens) - wanted).abs().max() < 1e-3)
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        same = False
+    if not same:
+        last.widen()
+    return same
 
 
 def _asks_for_windows(config: Any, plan: Plan | None) -> bool:

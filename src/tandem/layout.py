@@ -5,13 +5,17 @@ one prompt), blocks of similar size are stacked into one call, and nothing is co
 strangers. Distances are between positions, so that sliding windows mean what they mean when each
 sequence has a row of its own.
 
-Shapes: S tokens of the row, B stacked blocks, Q queries, K keys.
+The last layer's states are read at a few tokens only: those that predict a trained token, or end
+a completion. `Plan.tail` is the plan in which they alone ask.
+
+Shapes: S tokens of the row, A tokens that ask (all S, or a tail's), B stacked blocks, Q queries,
+K keys.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,23 +60,45 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """What a plan is made from, on the host.
+
+    Attributes:
+        spans: the segments, laid end to end.
+        parent: for each segment the index of its prompt's segment, or -1 for a prompt.
+        positions: [S] position of each token in its own prompt + completion.
+        reads: name -> tokens whose last states are read under that name, in the reader's order.
+    """
+
+    spans: list[range]
+    parent: Sequence[int]
+    positions: np.ndarray
+    reads: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """How one row of segments is attended: its blocks, and the way back to row order.
 
     Attributes:
+        row: the segments.
         blocks: the stacked blocks.
         queries: all the blocks' queries laid end to end.
         keys: all the blocks' keys laid end to end.
-        back: [S] for each token its place among `queries`.
+        back: [A] for each token that asks its place among `queries`.
+        asking: [A] the tokens that ask, in row order; None if all do.
     """
 
+    row: Row
     blocks: tuple[Block, ...]
     queries: Tensor
     keys: Tensor
     back: Tensor
+    asking: Tensor | None = None
     masks: dict[tuple[int, int | None, torch.dtype, bool], Tensor | None] = field(
         default_factory=dict
     )
+    tails: dict[tuple[str, ...], Tail] = field(default_factory=dict)
 
     def mask(
         self, block: int, window: int | None, dtype: torch.dtype, *, always: bool = False
@@ -87,6 +113,17 @@ class Plan:
     def windows(self) -> set[int | None]:
         """The windows that layers have asked for so far, None for a layer without one."""
         return {window for _, window, *_ in self.masks}
+
+    def tail(self, *names: str) -> Tail:
+        """Return the plan of a layer whose states are read under these names alone; made once."""
+        if names not in self.tails:
+            reads = [self.row.reads[name] for name in names]
+            asking, at = np.unique(np.concatenate(reads), return_inverse=True)
+            parts = np.split(at, np.cumsum([len(r) for r in reads])[:-1])
+            found = {n: torch.from_numpy(p) for n, p in zip(names, parts, strict=True)}
+            tail = Tail(_planned(self.row, asking), found)
+            self.tails[names] = tail.to(self.back.device)
+        return self.tails[names]
 
     def to(self, device: torch.device) -> Plan:
         """Move the index tensors."""
@@ -103,58 +140,111 @@ class Plan:
             for b in self.blocks
         )
         queries, keys, back = (x.to(device) for x in (self.queries, self.keys, self.back))
-        return Plan(blocks, queries, keys, back)
+        asking = None if self.asking is None else self.asking.to(device)
+        return Plan(self.row, blocks, queries, keys, back, asking)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tail:
+    """The plan of the last layer, and where its states are read.
+
+    Attributes:
+        plan: the plan in which the read tokens alone ask.
+        at: name -> the reader's tokens as indices into `plan.asking`.
+    """
+
+    plan: Plan
+    at: dict[str, Tensor]
+
+    @property
+    def asking(self) -> Tensor:
+        """[A] the tokens whose states are made."""
+        assert self.plan.asking is not None
+        return self.plan.asking
+
+    def to(self, device: torch.device) -> Tail:
+        """Move the index tensors."""
+        return Tail(self.plan.to(device), {name: x.to(device) for name, x in self.at.items()})
 
 
 @dataclass(slots=True)
 class _Piece:
-    """Queries of one block: a prompt, or a run of completions with their prompt as keys."""
+    """Queries of one block: a prompt's, or those of some completions that see their prompt."""
 
     prompt: range
     completions: list[range]
+    asking: np.ndarray
 
     @property
     def queries(self) -> int:
-        return sum(map(len, self.completions)) if self.completions else len(self.prompt)
+        return len(self.asking)
+
+    @property
+    def own(self) -> int:
+        return sum(map(len, self.completions))
 
     @property
     def keys(self) -> int:
-        return len(self.prompt) + sum(map(len, self.completions))
+        return len(self.prompt) + self.own
 
     @property
     def cells(self) -> int:
         return self.queries * self.keys
 
 
-def plan(lengths: Sequence[int], parent: Sequence[int], positions: Tensor) -> Plan:
+def plan(
+    lengths: Sequence[int],
+    parent: Sequence[int],
+    positions: Tensor,
+    reads: Mapping[str, np.ndarray] | None = None,
+) -> Plan:
     """Plan attention over segments laid end to end.
 
     Args:
         lengths: tokens of each segment.
         parent: for each segment the index of its prompt's segment, or -1 for a prompt.
         positions: [S] position of each token in its own prompt + completion.
+        reads: name -> tokens whose last states are read under that name.
     """
     starts = np.concatenate([[0], np.cumsum(lengths)])
     spans = [range(int(a), int(b)) for a, b in itertools.pairwise(starts)]
-    prompts = [_Piece(spans[s], []) for s in range(len(spans)) if parent[s] < 0 and spans[s]]
-    runs: list[_Piece] = []
-    last_parent = -2
-    for s, span in enumerate(spans):
-        if parent[s] < 0 or not span:
-            continue
-        if parent[s] == last_parent and runs[-1].queries + len(span) <= QUERIES_PER_BLOCK:
-            runs[-1].completions.append(span)
-        else:
-            runs.append(_Piece(spans[parent[s]], [span]))
-        last_parent = parent[s]
-    where = positions.numpy()
-    stacks = [*_stacks(prompts), *_stacks(runs)]
-    blocks = tuple(_block(stack, where) for stack in stacks)
+    return _planned(Row(spans, parent, positions.numpy(), reads or {}), None)
+
+
+def _planned(row: Row, asking: np.ndarray | None) -> Plan:
+    stacks = [list(stack) for pieces in _pieces(row, asking) for stack in _stacks(pieces)]
+    blocks = tuple(_block(stack, row.positions, whole=asking is None) for stack in stacks)
     queries, keys = (
         torch.cat([torch.empty(0, dtype=torch.long), *(x.flatten() for x in of)])
         for of in ([b.queries for b in blocks], [b.keys for b in blocks])
     )
-    return Plan(blocks, queries, keys, _way_back(blocks, stacks, len(where)))
+    back = _way_back(blocks, stacks, len(row.positions))
+    if asking is None:
+        return Plan(row, blocks, queries, keys, back)
+    who = torch.from_numpy(asking)
+    return Plan(row, blocks, queries, keys, back[who], who)
+
+
+def _pieces(row: Row, asking: np.ndarray | None) -> tuple[list[_Piece], list[_Piece]]:
+    """Return the prompts, and runs of completions, as far as any of their tokens ask."""
+    prompts: list[_Piece] = []
+    runs: list[_Piece] = []
+    last_parent = -2
+    for span, parent in zip(row.spans, row.parent, strict=True):
+        who = np.arange(span.start, span.stop)
+        if asking is not None:
+            who = asking[np.searchsorted(asking, span.start) : np.searchsorted(asking, span.stop)]
+        if parent < 0 and len(who):
+            prompts.append(_Piece(span, [], who))
+        if parent < 0 or not len(who):
+            continue
+        if parent == last_parent and runs[-1].own + len(span) <= QUERIES_PER_BLOCK:
+            runs[-1].completions.append(span)
+            runs[-1].asking = np.concatenate([runs[-1].asking, who])
+        else:
+            runs.append(_Piece(row.spans[parent], [span], who))
+        last_parent = parent
+    return prompts, runs
 
 
 def _stacks(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
@@ -172,40 +262,30 @@ def _stacks(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
         yield stack
 
 
-def _block(stack: list[_Piece], positions: np.ndarray) -> Block:
+def _block(stack: list[_Piece], positions: np.ndarray, *, whole: bool) -> Block:
+    """Lay pieces on each other, padded; `whole` prompts need no more than causality."""
     rows, width = max(p.queries for p in stack), max(p.keys for p in stack)
     queries = np.zeros((len(stack), rows), np.int64)
     keys = np.zeros((len(stack), width), np.int64)
-    causal = not stack[0].completions
-    own_q = np.full((len(stack), rows), -1, np.int32)
+    own_q = np.empty((len(stack), rows), np.int32)
     own_k = np.full((len(stack), width), -2, np.int32)
     for b, piece in enumerate(stack):
-        parts = piece.completions or [piece.prompt]
-        q = np.concatenate([np.arange(s.start, s.stop) for s in parts])
+        q = piece.asking
+        spans = [piece.prompt, *piece.completions]
+        k = np.concatenate([np.arange(s.start, s.stop) for s in spans])
         queries[b], queries[b, : len(q)] = q[0], q
-        k = (
-            np.concatenate([np.arange(piece.prompt.start, piece.prompt.stop), q])
-            if not causal
-            else q
-        )
         keys[b], keys[b, : len(k)] = k[0], k
-        if not causal:
-            own = np.repeat(np.arange(len(parts)), [len(s) for s in parts])
-            own_q[b], own_q[b, : len(q)] = 0, own
-            own_k[b, : len(piece.prompt)] = -1
-            own_k[b, len(piece.prompt) : len(k)] = own
-    distance = positions[queries][:, :, None].astype(np.int32) - positions[keys][:, None, :]
-    if causal:
+        own = np.repeat(np.arange(-1, len(piece.completions)), [len(s) for s in spans])
+        own_k[b, : len(k)] = own
+        asked = own[np.searchsorted(k, q)]
+        own_q[b], own_q[b, : len(q)] = asked[0], asked
+    if whole and not stack[0].completions:
         distance = np.arange(rows)[None, :, None] - np.arange(width)[None, None, :]
-        return Block(
-            torch.from_numpy(queries),
-            torch.from_numpy(keys),
-            True,
-            None,
-            torch.from_numpy(distance),
-        )
-    same = own_q[:, :, None] == own_k[:, None, :]
-    allowed = (own_k == -1)[:, None, :] | (same & (distance >= 0))
+        q_t, k_t, distance_t = map(torch.from_numpy, (queries, keys, distance))
+        return Block(q_t, k_t, True, None, distance_t)
+    distance = positions[queries][:, :, None].astype(np.int32) - positions[keys][:, None, :]
+    known = (own_q[:, :, None] == own_k[:, None, :]) | (own_k == -1)[:, None, :]
+    allowed = known & (distance >= 0)
     tensors = map(torch.from_numpy, (queries, keys, allowed, distance))
     q_t, k_t, allowed_t, distance_t = tensors
     return Block(q_t, k_t, False, allowed_t, distance_t)

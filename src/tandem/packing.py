@@ -169,15 +169,16 @@ def _shared(groups: Sequence[Group]) -> Packed:
             at += n
             last.append(at - 1)
     where = torch.from_numpy(np.concatenate(positions))
+    reads = {"source": _joined(source), "last": np.array(last)}
     return Packed(
         ids=_long(ids)[None],
         positions=where[None],
         real=torch.ones(1, at, dtype=torch.bool),
-        plan=plan(lengths, parent, where),
-        source=_long(source),
+        plan=plan(lengths, parent, where, reads),
+        source=torch.from_numpy(reads["source"]),
         target=_long(target),
         owner=_owner(counts),
-        last=torch.tensor(last),
+        last=torch.from_numpy(reads["last"]),
         n=len(last),
     )
 
@@ -247,8 +248,12 @@ def _column(
     return Ragged(values_t, tokens.owner, tokens.n)
 
 
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts).astype(np.int64)
+
+
 def _long(parts: Sequence[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+    return torch.from_numpy(_joined(parts))
 
 
 def _owner(counts: Sequence[int]) -> Tensor:

@@ -7,7 +7,8 @@ Blocks of a plan are gathered, multiplied and put back within one function: auto
 more, and give every gather a gradient of the whole row. The softmax is taken in fp32, which is
 the faster kernel on a CPU. `benchmarks/attention.py` measures it.
 
-Shapes: S tokens of the row, H heads, D head width; a block has B pieces, Q queries, K keys.
+Shapes: S tokens of the row, A that ask, H heads, D head width; a block has B pieces, Q queries, K
+keys.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SCORES = 1 << 24
 
 
 class Products(torch.autograd.Function):
-    """q [H, S, D], k and v [H', S, D] with H' dividing H -> [S, H D], in `dtype`."""
+    """q [H, S, D], k and v [H', S, D] with H' dividing H -> [A, H D], in `dtype`."""
 
     @staticmethod
     def forward(
@@ -40,8 +41,9 @@ class Products(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         """Attend block by block; Q, K, V and P of every block are kept."""
-        heads, width = q.shape[0], q.shape[2]
-        ctx.plan, ctx.scale, ctx.like = plan, scale, [(len(x), x.dtype) for x in (q, k, v)]
+        heads, tokens, width = q.shape
+        ctx.plan, ctx.scale, ctx.tokens = plan, scale, tokens
+        ctx.like = [(len(x), x.dtype) for x in (q, k, v)]
         q = (q * scale).to(dtype).contiguous()
         k, v = (_all_heads(x, heads, dtype) for x in (k, v))
         out = q.new_empty(len(plan.queries), heads * width)
@@ -73,7 +75,9 @@ class Products(torch.autograd.Function):
             _put(dS.mT @ Q, dk[there], block.keys.shape)
             _put(P.mT @ dO_b, dv[there], block.keys.shape)
         dq = dq.index_select(0, plan.back).mul_(ctx.scale)
-        dk, dv = (x.new_zeros(len(g), width).index_add_(0, plan.keys, x) for x in (dk, dv))
+        if plan.asking is not None:
+            dq = dq.new_zeros(ctx.tokens, width).index_copy_(0, plan.asking, dq)
+        dk, dv = (x.new_zeros(ctx.tokens, width).index_add_(0, plan.keys, x) for x in (dk, dv))
         heads = ctx.like[0][0]
         d = (_own_heads(x, heads, *like) for x, like in zip((dq, dk, dv), ctx.like, strict=True))
         return *d, None, None, None, None

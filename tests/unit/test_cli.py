@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -304,14 +306,20 @@ def test_plain_lines_when_not_a_terminal(tmp_path):
     assert "\x1b" not in text
 
 
+def read_all(terminal: int) -> Iterator[bytes]:
+    """Read a terminal, which gives some at a time and fails when its other end is closed."""
+    with contextlib.suppress(OSError):
+        while some := os.read(terminal, 1 << 16):
+            yield some
+
+
 def test_bars_on_a_terminal(tmp_path):
     here, there = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "160"}
     command = [sys.executable, "-c", SHOWN, str(tmp_path)]
-    with subprocess.Popen(command, stderr=there, env=env) as shown:
-        shown.wait(timeout=60)
-    os.close(there)
-    text = os.read(here, 1 << 16).decode()
+    with subprocess.Popen(command, stderr=there, env=env):
+        os.close(there)
+        text = b"".join(read_all(here)).decode()
     os.close(here)
     assert "\x1b[" in text
     assert "5/5 steps  loss 0.2  gold 0.5  proxy 1.5" in text
