@@ -191,10 +191,13 @@ def limits(file: Path, found: dict[str, Any]) -> list[str]:
 
 
 def norms(file: Path, found: dict[str, Any]) -> list[str]:
-    """RMSNorm beside transformers'."""
-    rows = [(f"{r['tokens']:,} x {r['width']:,}", f"{r['ratio']:.1f}x") for r in found["rows"]]
-    head = ("tokens x width", "forward and backward, beside transformers")
-    return ["## RMSNorm", source(file, found), table(head, rows)]
+    """RMSNorm and rotary embeddings beside transformers'."""
+    rows = [
+        (r["what"], f"{r['tokens']:,} x {r['width']:,}", f"{r['ratio']:.1f}x")
+        for r in found["rows"]
+    ]
+    head = ("part", "tokens x width", "forward and backward, beside transformers")
+    return ["## RMSNorm and rotary embeddings", source(file, found), table(head, rows)]
 
 
 def last_layer(file: Path, found: dict[str, Any]) -> list[str]:

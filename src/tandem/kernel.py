@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tandem import attention, models
+from tandem import attention, models, norms, rotary
 from tandem.batch import Outputs, Packed
 from tandem.errors import ModelError
 from tandem.groups import Completion, Group, Prompt
@@ -28,7 +28,6 @@ from tandem.head import Logits, token_logp
 from tandem.last_layer import watch
 from tandem.layout import Plan
 from tandem.machine import Machine
-from tandem.norms import quicken
 from tandem.packing import Layout, pack
 from tandem.ragged import Ragged
 from tandem.rng import Seed
@@ -310,7 +309,8 @@ def open_scalar(
 
 
 def _opened(lm: Any, machine: Machine, train: bool) -> Trunk:
-    quicken(lm)
+    norms.quicken(lm)
+    rotary.quicken(lm)
     trunk = Trunk(lm, dtype=models.precision(machine))
     if machine.layout == "auto":
         probe(trunk)

@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -153,8 +154,9 @@ def fit(
                 accelerator.backward(value if mine else value * 0)
             log.add(terms, weights, share=1.0 if mine else 0.0)
         log.tokens += sum(batch.tokens.useful for batch in micro)
-        largest = math.inf if optim.clip is None else optim.clip
-        norm = log.check(step + 1, accelerator.clip_grad_norm_(module.parameters(), largest))
+        norm = log.check(step + 1, total_norm(module))
+        if optim.clip is not None and norm > optim.clip:
+            clip_grads_with_norm_(module.parameters(), optim.clip, torch.tensor(norm))
         prepared.step()
         schedule.step()
         prepared.zero_grad(set_to_none=True)
@@ -183,6 +185,11 @@ def _accelerator(machine: Machine) -> Accelerator:
             "launch with plain data parallelism (--multi_gpu, or --cpu), or with one process",
         )
     return accelerator
+
+
+def total_norm(module: nn.Module) -> Tensor:
+    """Return the norm of all gradients together."""
+    return get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
 
 
 def total(terms: Mapping[str, Terms], weights: Mapping[str, Tensor]) -> Tensor:
@@ -305,11 +312,11 @@ class _Log:
         row = torch.stack([value.float(), value.new_tensor(count, dtype=torch.float32)])
         self.sums[name] = self.sums[name] + row if name in self.sums else row
 
-    def check(self, step: int, norm: Tensor | float | None) -> float:
+    def check(self, step: int, norm: Tensor) -> float:
         """Refuse a step that is not a number, on every rank; return the gradient's norm."""
         losses = torch.stack(list(self.losses.values()))
         whole = torch.as_tensor(self.accelerator.reduce(losses, "sum"))
-        values = torch.cat([whole, torch.as_tensor(norm).to(whole).reshape(1)]).tolist()
+        values = torch.cat([whole, norm.to(whole).reshape(1)]).tolist()
         _refuse(dict(zip([*self.losses, "grad_norm"], values, strict=True)), step)
         for name, loss in self.losses.items():
             self._sum(name, loss, 0)
