@@ -87,7 +87,7 @@ WORKLOADS = {
     "W-hh": Workload("W-hh", Shape(), max_length=1024, recorded=True),
     "W-big": Workload("W-big", BIG, records=240, size=40, tokens=4096),
     "W-tiny": Workload("W-tiny", TINY, records=8, size=4, prompt=(20, 40), answer=(5, 10)),
-    "W-big-quick": Workload("W-big", BIG, records=6, size=2),
+    "W-big-quick": Workload("W-big", BIG, records=12, size=2),
 }
 
 
