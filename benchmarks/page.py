@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 
+SAMPLING = "## Sampling beside HF generate"
+
+
 def newest(results: Path, kind: str) -> tuple[Path, dict[str, Any]] | None:
     """Return the last result file of a kind and what it holds."""
     files = sorted(results.glob(f"{kind}-*.json"))
@@ -33,11 +36,13 @@ def performance(results: Path) -> str:
         "scaling": scaling,
         "share": whole,
     }
+    measured = newest(results, "vs_trl")
     for kind, make in makers.items():
         found = newest(results, kind)
         if found is not None:
             parts += make(*found)
-    measured = newest(results, "vs_trl")
+        elif kind == "sampling" and measured is not None and kind in measured[1]:
+            parts += [SAMPLING, sampling_table({"W-group": measured[1][kind]})]
     big = measured is not None and any(r.get("workload") == "W-big" for r in measured[1]["rows"])
     largest = "100" if big else "15"
     parts.append(f"Not measured beside TRL: GPUs, models above {largest} M parameters, LoRA.")
@@ -90,8 +95,6 @@ def beside_trl(file: Path, found: dict[str, Any]) -> list[str]:
             ),
             table(head, [_detail(row) for row in rows if "phases" in row]),
         ]
-    if "sampling" in found:
-        parts += ["## Sampling beside HF generate", sampling_table({"W-group": found["sampling"]})]
     return parts
 
 
@@ -141,7 +144,7 @@ def _detail(row: dict[str, Any]) -> tuple[str, ...]:
 def sampled(file: Path, found: dict[str, Any]) -> list[str]:
     """Tokens per second of the engine beside `generate`."""
     loads = {k: v for k, v in found.items() if isinstance(v, dict) and "by_clock" in v}
-    return ["## Sampling, all loads", source(file, found), sampling_table(loads)]
+    return [SAMPLING, source(file, found), sampling_table(loads)]
 
 
 def sampling_table(loads: dict[str, Any]) -> str:
