@@ -7,7 +7,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-
 SAMPLING = "## Sampling beside HF generate"
 
 
