@@ -30,25 +30,13 @@ def measure(what: str, name: str) -> dict[str, Any]:
     from tandem.loop import divisors, total
     from tandem.machine import Machine
     from tandem.memory import kept
-    from tandem.rng import Seed
 
     work = WORKLOADS[name]
     with tempfile.TemporaryDirectory() as place:
         folder = make_model(Path(place), work.shape)
         machine = Machine(device="cpu", precision="bf16", tokens=work.tokens)
-        data, trunk = side.groups(work, folder), side.opened(what, folder, machine)
-        if what == "sft":
-            data = side.Groups.of(g.keep([0]) for g in data)
-        data, _ = side.with_reference(what, work, folder, machine, data)
-    source = side.Offline(
-        data,
-        size=work.size,
-        epochs=1,
-        seed=Seed(0),
-        layout=trunk.layout,
-        tokens=machine.tokens,
-        logp_is="ref" if what == "dpo" else None,
-    )
+        trunk, data, _ = side.prepared(what, work, folder, machine)
+    source = side.steps_of(side.Offline, what, work, trunk, data)
     steps, loss = list(source.steps(trunk)), side.loss_of(what)
 
     def epoch() -> float:

@@ -67,28 +67,40 @@ def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, An
     meter = Meter()
     ears = Ears(meter)
     here = Here.at(Path(tempfile.mkdtemp(dir=folder)), events=ears, machine=machine)
-    data = groups(work, folder)
     if what == "grpo":
-        return online(work, folder, data.prompts(), here, meter, ears)
+        return online(work, folder, groups(work, folder).prompts(), here, meter, ears)
+    policy, data, reference = prepared(what, work, folder, machine)
+    source = steps_of(in_order(what, work, meter), what, work, policy, data)
+    fit(policy, source, loss_of(what), OPTIM, here)
+    found = {"losses": ears.of("train", f"{what}_loss"), "reference": reference}
+    found["grad_norm"] = ears.of("train", "grad_norm")
+    return found | meter.report() | {"useful_per_step": useful(data) / source.total}
+
+
+def prepared(
+    what: str, work: Workload, folder: Path, machine: Machine
+) -> tuple[Trunk, Groups, float]:
+    """Open the model, lay out the rows as the method reads them; the reference's seconds a step."""
+    data = groups(work, folder)
     if what == "sft":
         data = Groups.of(g.keep([0]) for g in data)
     if what == "kto":
         data = Groups.of(mismatch()(unpair()(data, Seed()), Seed()))
     policy = opened(what, folder, machine)
-    data, reference = with_reference(what, work, folder, machine, data)
-    source = in_order(what, work, meter)(
+    return policy, *with_reference(what, work, folder, machine, data)
+
+
+def steps_of(kind: Any, what: str, work: Workload, policy: Trunk, data: Groups) -> Any:
+    """One epoch over the rows, by a source of this kind."""
+    return kind(
         data,
         size=work.size,
         epochs=1,
         seed=Seed(0),
         layout=policy.layout,
-        tokens=machine.tokens,
+        tokens=work.tokens,
         logp_is="ref" if what in ("dpo", "kto") else None,
     )
-    fit(policy, source, loss_of(what), OPTIM, here)
-    found = {"losses": ears.of("train", f"{what}_loss"), "reference": reference}
-    found["grad_norm"] = ears.of("train", "grad_norm")
-    return found | meter.report() | {"useful_per_step": useful(data) / source.total}
 
 
 def groups(work: Workload, folder: Path) -> Groups:
