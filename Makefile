@@ -70,6 +70,8 @@ reproduce-hacking: $(READY)
 reproduce-solving: $(READY)
 	$(PY) experiments/self_improvement.py $(seeds) --out $(runs)/self-improvement \
 	  --page docs/results/self-improvement.md
+	$(PY) experiments/self_improvement.py --ways $(seeds) --out $(runs)/self-improvement-ways \
+	  --page docs/results/self-improvement-ways.md
 reproduce-feedback: $(READY)
 	$(PY) experiments/rlaif.py $(seeds) --out $(runs)/rlaif --results docs/results/rlaif.json
 

@@ -69,6 +69,49 @@ def test_ideal_answers_are_the_best_of_all_writers() -> None:
         assert skill == "arithmetic" or np.mean(best) > np.mean(usual) + 0.5
 
 
+def test_a_problem_may_be_solved_in_any_order_that_arrives() -> None:
+    meta = arithmetic.problem(rng(), arithmetic.STRATA[2]) | {
+        "start": 2,
+        "changes": [["-", 1], ["x", 3], ["+", 4]],
+        "answer": 7,
+    }
+    assert arithmetic.orders(meta) == [meta]
+    meta |= {"start": 5, "changes": [["-", 3], ["+", 4], ["-", 4]], "answer": 2}
+    assert [[n for _, n in way["changes"]] for way in arithmetic.orders(meta)] == [
+        [3, 4, 4],
+        [4, 3, 4],
+        [4, 4, 3],
+        [4, 4, 3],
+    ]
+    for seed in range(SHARE):
+        meta = arithmetic.problem(rng(seed), arithmetic.STRATA[2])
+        ways = arithmetic.orders(meta)
+        assert meta in ways
+        assert all(arithmetic.sound(meta, arithmetic.reason(way)) for way in ways)
+
+
+@pytest.mark.parametrize(
+    ("chain", "right"),
+    [
+        ("9 + 4 = 13 , 13 - 3 = 10 . answer 10", True),
+        ("9 - 3 = 6 , 6 + 4 = 10 . answer 10", True),
+        ("9 + 4 = 13 , 13 - 3 = 9 . answer 10", False),
+        ("9 + 4 = 12 , 12 - 3 = 10 . answer 10", False),
+        ("9 + 4 = 13 , 13 - 3 = 10 . answer 11", False),
+        ("9 + 4 = 13 , 12 - 2 = 10 . answer 10", False),
+        ("9 + 1 = 10 . answer 10", False),
+        ("9 + 4 = 13 . answer 13", False),
+        ("9 + 4 = 13 , 13 + 4 = 17 . answer 17", False),
+        ("9 + 4 = 13 , 13 - 3 = 10", False),
+        ("answer 10", False),
+        ("", False),
+    ],
+)
+def test_a_sound_chain_is_right_in_every_step(chain: str, right: bool) -> None:
+    meta = {"start": 9, "changes": [["+", 4], ["-", 3]], "answer": 10}
+    assert arithmetic.sound(meta, chain) is right
+
+
 def test_arithmetic_answers_follow_from_their_steps() -> None:
     for seed in range(SHARE):
         for stratum in arithmetic.STRATA:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import permutations
 
 from numpy.random import Generator
 
@@ -25,6 +27,8 @@ WORDING = Wording(
 )
 """A plain question already asks for the chain of thought, so the paper's fourth form (question
 -> answer) would contradict the first, and the language has no worked examples to show."""
+
+STEP = re.compile(r"(\d+) ([-+x]) (\d+) = (\d+)")
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,37 @@ def reason(meta: Meta) -> str:
         lines.append(f"{value} {sign} {number} = {after}")
         value = after
     return " , ".join(lines) + f" . answer {value}"
+
+
+def orders(meta: Meta) -> list[Meta]:
+    """The problem with its changes in each order that stays in range and ends at its answer."""
+    found = ({**meta, "changes": list(order)} for order in permutations(meta["changes"]))
+    return [each for each in found if _arrives(each)]
+
+
+def _arrives(meta: Meta) -> bool:
+    value = int(meta["start"])
+    for sign, number in meta["changes"]:
+        value = apply(value, str(sign), int(number))
+        if not 0 <= value <= LARGEST:
+            return False
+    return value == meta["answer"]
+
+
+def sound(meta: Meta, text: str) -> bool:
+    """Whether a chain makes every change once, in whatever order, and is right in every step."""
+    steps, _, answer = " ".join(text.split()).rpartition(" . answer ")
+    value, left = int(meta["start"]), [(str(sign), int(n)) for sign, n in meta["changes"]]
+    for step in steps.split(" , "):
+        read = STEP.fullmatch(step)
+        if read is None:
+            return False
+        before, sign, number, after = int(read[1]), read[2], int(read[3]), int(read[4])
+        if before != value or (sign, number) not in left or after != apply(value, sign, number):
+            return False
+        left.remove((sign, number))
+        value = after
+    return not left and answer == str(value) == str(meta["answer"])
 
 
 def write(meta: Meta, rng: Generator, slips: float = 0.0, form: str = "plain") -> str:

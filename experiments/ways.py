@@ -1,0 +1,76 @@
+"""A world for self-improvement in which there are several ways, and hints may mislead.
+
+    python experiments/self_improvement.py --ways --page docs/results/self-improvement-ways.md
+
+The questions, their answers and the shipped base are micro arithmetic's. The base goes on
+learning from people who differ from its own teachers in two things:
+
+    1. They make a problem's changes in whatever order they like, where the shipped base has seen
+       only the question's order. So there are several paths to an answer, with facts of their
+       own, and a vote over paths can be right where the likeliest path is wrong. LMSI needs that.
+    2. Told a hint, they keep the largest number for the last step and calculate on by themselves,
+       and the hint is wrong three times in ten. The shipped base's teachers end at the hint
+       whatever their steps say. So a rationale arrives at a hint mostly when its steps lead there.
+
+Both were chosen by looking at bases alone: how far a vote of 32 paths is above the greedy answer,
+and how many rationales that arrive at the answer are right in every step (docs/log.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from numpy.random import Generator
+
+from tandem.artifacts import Checkpoint
+from tandem.groups import Completion, Group, Groups, Prompt
+from tandem.loop import Optim
+from tandem.methods import sft
+from tandem.methods.sft import SFT
+from tandem.rng import Seed
+from tandem.runs import Events, Run
+from tandem.stages import encode
+from tandem.tasks.micro import arithmetic
+from tandem.tasks.micro.lessons import FORMS, SLIPS, training_problem
+from tandem.tasks.micro.posts import Meta, pick
+from tandem.tasks.micro.words import LARGEST
+
+MISLEADING = 0.3
+LEARNING = SFT(
+    steps=700,
+    batch=64,
+    optim=Optim(lr=1e-3, schedule="linear", warmup=1 / 7, weight_decay=0.05),
+)
+
+
+def base(run: Run, shipped: Checkpoint) -> Checkpoint:
+    """Teach the shipped base that there are several ways."""
+    taught = run("several-ways", demonstrations, LEARNING.steps * LEARNING.batch, shipped)
+    return run("base", sft.fit, shipped, taught, LEARNING, name="base")
+
+
+def demonstrations(n: int, shipped: Checkpoint, *, seed: Seed, events: Events) -> Iterator[Group]:
+    """Yield problems in every form, each solved by one person, never on held-out numbers."""
+    drawn = Groups.of(demonstration(seed.at(i).rng(), f"ways/{i}") for i in range(n))
+    return encode(drawn, shipped, events=events)
+
+
+def demonstration(rng: Generator, name: str) -> Group:
+    """One problem and its solution."""
+    meta, form = training_problem(rng, arithmetic.anything(rng)), pick(rng, FORMS)
+    ways = arithmetic.orders(meta)
+    if form == "hint":
+        wrong = rng.random() < MISLEADING
+        hint = int(rng.integers(0, LARGEST + 1)) if wrong else meta["answer"]
+        asked = arithmetic.question({**meta, "answer": hint}, "hint")
+        solved = arithmetic.write(max(ways, key=last_number), rng)
+    else:
+        asked = arithmetic.question(meta, form)
+        solved = arithmetic.write(pick(rng, ways), rng, SLIPS, form)
+    turn = {"role": "user", "content": asked}
+    return Group(Prompt(name, asked, (turn,)), (Completion(solved),))
+
+
+def last_number(way: Meta) -> list[int]:
+    """Numbers that are gained or lost, the last first; a product comes before all of them."""
+    return [0 if sign == "x" else int(number) for sign, number in reversed(way["changes"])]
