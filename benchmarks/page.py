@@ -7,6 +7,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from workloads import WORKLOADS
+
 SAMPLING = "## Sampling beside HF generate"
 
 
@@ -31,6 +33,7 @@ def performance(results: Path) -> str:
         "sampling": sampled,
         "limits": limits,
         "last-layer": last_layer,
+        "vocabulary": vocabulary,
         "norms": norms,
         "scaling": scaling,
         "share": whole,
@@ -213,6 +216,30 @@ def last_layer(file: Path, found: dict[str, Any]) -> list[str]:
         "## The last layer",
         source(file, found),
         prose("Forward and backward of a step on average, without the optimiser (ADR 12)."),
+        table(head, rows),
+    ]
+
+
+def vocabulary(file: Path, found: dict[str, Any]) -> list[str]:
+    """A reward's steps with the table's rows that are read, beside the whole table."""
+    rows = [
+        (
+            WORKLOADS[r["workload"]].name,
+            f"{r['read']:,} of {r['vocabulary']:,}",
+            *(f"{r['step'][side]:.3f}" for side in ("table", "rows")),
+            f"{r['ratio']:.2f}x",
+            f"{r['peak_gb']['rows'] / r['peak_gb']['table']:.2f}",
+        )
+        for r in found["rows"]
+    ]
+    head = ("workload", "rows that are read", "table, s/step", "rows, s/step", "ratio", "memory")
+    return [
+        "## The embedding table",
+        source(file, found),
+        prose(
+            "A reward's step with its optimiser, and peak memory beside the whole table's (ADR "
+            "14). A workload's words are drawn evenly; text reads fewer rows."
+        ),
         table(head, rows),
     ]
 

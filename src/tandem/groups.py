@@ -264,6 +264,15 @@ class Groups:
         """Undo `to_bytes`."""
         return cls(ipc.open_stream(pa.py_buffer(data.tobytes())).read_all())
 
+    def vocabulary(self) -> IntArray:
+        """Return the different tokens of all prompts and completions, in order."""
+        read = set[int]()
+        for batch in self._batches:
+            asked, said = batch["prompt_tokens"].flatten(), batch["tokens"].flatten().flatten()
+            for tokens in (asked, said):
+                read.update(tokens.unique().to_pylist())
+        return np.array(sorted(read), np.int32)
+
     def __len__(self) -> int:
         return self._starts[-1]
 

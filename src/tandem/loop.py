@@ -29,11 +29,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tandem.batch import Batch, Outputs, Terms
 from tandem.errors import ConfigError, DataError
+from tandem.groups import IntArray
 from tandem.machine import Machine
 from tandem.memory import kept
 from tandem.models import device
 from tandem.ragged import Ragged
 from tandem.runs import Events, Here
+from tandem.vocabulary import narrowed
 
 Loss = Callable[[Outputs, Batch], Mapping[str, Terms]]
 STATE = "state.pt"
@@ -97,6 +99,10 @@ class Source(Protocol):
         """Yield the steps that are left, each as its micro-batches."""
         ...
 
+    def reads(self) -> IntArray | None:
+        """Return the different tokens of all steps, or None where nobody knows them before."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Position, buffers, controllers: numbers, strings, tensors, lists and dicts of them."""
         ...
@@ -131,6 +137,19 @@ def fit(
             term), before the step reached the weights.
         ConfigError: the launcher shards the weights (FSDP, DeepSpeed).
     """
+    with narrowed(module, source.reads(), optim.weight_decay):
+        _train(module, source, loss, optim, here, dict(want or {}))
+    return module.eval()
+
+
+def _train(
+    module: nn.Module,
+    source: Source,
+    loss: Loss,
+    optim: Optim,
+    here: Here,
+    want: Mapping[str, bool],
+) -> None:
     machine = here.machine
     accelerator = _accelerator(machine)
     inner = module
@@ -140,7 +159,6 @@ def fit(
     state = _State(inner, optimiser, schedule, source, here.scratch, machine.save_seconds)
     step = state.resume()
     log = _Log(here.events, source.total, machine.log_every, accelerator)
-    want = dict(want or {})
     module.train()
     for micro in source.steps(inner):
         weights = divisors(loss, micro, accelerator.device)
@@ -165,9 +183,7 @@ def fit(
         state.save(step, accelerator.is_main_process)
     log.close(step)
     accelerator.wait_for_everyone()
-    module.eval()
     accelerator.free_memory()
-    return inner
 
 
 def _accelerator(machine: Machine) -> Accelerator:

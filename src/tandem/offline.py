@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import numpy as np
 from torch import nn
 
 from tandem.batch import Batch
 from tandem.errors import DataError
-from tandem.groups import FloatArray, Group, Groups
+from tandem.groups import FloatArray, Group, Groups, IntArray
 from tandem.packing import Layout, pack, split
 from tandem.rng import Seed
 
@@ -79,6 +80,10 @@ class Offline:
         micro = split(groups, self.tokens, divisible=self.divisible)
         return [self._pack([n for n, _ in m], [g for _, g in m]) for m in micro]
 
+    def reads(self) -> IntArray:
+        """The different tokens of the collection."""
+        return self.groups.vocabulary()
+
     def state_dict(self) -> dict[str, Any]:
         """The position: steps already given out."""
         return {"position": self.position}
@@ -119,6 +124,11 @@ class Beside:
         """Yield the steps that are left: the micro-batches of both."""
         for mine, theirs in zip(self.main.steps(policy), self.other.steps(policy), strict=False):
             yield [*mine, *theirs]
+
+    def reads(self) -> IntArray | None:
+        """The tokens of both."""
+        mine, theirs = self.main.reads(), self.other.reads()
+        return None if theirs is None else np.union1d(mine, theirs)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of both."""

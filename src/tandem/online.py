@@ -206,6 +206,9 @@ class Online:
             batches.append(pack([g for _, g in micro], self.layout, columns, [k for k, _ in micro]))
         return batches
 
+    def reads(self) -> None:
+        """Samples may have any token."""
+
     def state_dict(self) -> dict[str, Any]:
         """Step, the buffer of the round under way, controllers, and what the watch remembers."""
         state: dict[str, Any] = {"step": self.step, "numbers": dict(self.numbers)}

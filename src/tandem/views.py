@@ -25,7 +25,7 @@ from torch.nn.functional import cosine_similarity, softplus
 
 from tandem.batch import Batch, Outputs, Terms
 from tandem.errors import ConfigError, DataError
-from tandem.groups import Group, Groups
+from tandem.groups import Group, Groups, IntArray
 from tandem.objectives.multiview import (
     contrastive,
     multiview,
@@ -204,6 +204,10 @@ class Views:
         weight = torch.tensor(self.cfg.skl_weight(step, self.total))
         blocks = _blocks(chosen, self.tokens)
         return [self._pack([block[0] - 1, *block], chosen, noise, weight) for block in blocks]
+
+    def reads(self) -> IntArray:
+        """The different tokens of all samples."""
+        return self.groups.vocabulary()
 
     def state_dict(self) -> dict[str, Any]:
         """The position: steps already given out."""
