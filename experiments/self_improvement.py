@@ -321,12 +321,13 @@ def main() -> None:
     parser.add_argument("--ways", action="store_true", help="the base of ways.py, which is made")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 1, 2, ... are reported")
     parser.add_argument("--prompts", type=int, default=4000, help="training questions a seed")
-    parser.add_argument("--evaluation", type=int, default=999, help="evaluation questions")
+    parser.add_argument("--evaluation", type=int, help="evaluation questions; 999, of ways 2,997")
     parser.add_argument("--out", type=Path, default=Path("runs/self-improvement"))
     parser.add_argument("--page", type=Path, default=None, help="write the page and its JSON here")
     parser.add_argument("--quick", action="store_true", help="no votes of LMSI, no checked steps")
     parser.add_argument("--again", action="store_true", help="only the page, from the JSON")
     told = parser.parse_args()
+    told.evaluation = told.evaluation or (2997 if told.ways else 999)
     if not told.again:
         base = Checkpoint(TASK.model(), "base")
         with Run(told.out, 0) as run:

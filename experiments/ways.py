@@ -9,11 +9,12 @@ learning from people who differ from its own teachers in two things:
        only the question's order. So there are several paths to an answer, with facts of their
        own, and a vote over paths can be right where the likeliest path is wrong. LMSI needs that.
     2. Told a hint, they keep the largest number for the last step and calculate on by themselves,
-       and the hint is wrong three times in ten. The shipped base's teachers end at the hint
+       and the hint is wrong four times in ten. The shipped base's teachers end at the hint
        whatever their steps say. So a rationale arrives at a hint mostly when its steps lead there.
 
-Both were chosen by looking at bases alone: how far a vote of 32 paths is above the greedy answer,
-and how many rationales that arrive at the answer are right in every step (docs/log.md).
+Both were chosen by looking at bases, on questions that no reported seed answers: how far a vote of
+32 paths is above the greedy answer, and how many rationales that arrive at the answer are right in
+every step. What was tried before is in docs/log.md.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from tandem.tasks.micro.lessons import FORMS, SLIPS, training_problem
 from tandem.tasks.micro.posts import Meta, pick
 from tandem.tasks.micro.words import LARGEST
 
-MISLEADING = 0.3
+HINTS = 4
+"""Further hinted forms beside the two of the base's lessons: six demonstrations of thirteen."""
+MISLEADING = 0.4
 LEARNING = SFT(
     steps=700,
     batch=64,
@@ -57,7 +60,10 @@ def demonstrations(n: int, shipped: Checkpoint, *, seed: Seed, events: Events) -
 
 def demonstration(rng: Generator, name: str) -> Group:
     """One problem and its solution."""
-    meta, form = training_problem(rng, arithmetic.anything(rng)), pick(rng, FORMS)
+    meta, form = (
+        training_problem(rng, arithmetic.anything(rng)),
+        pick(rng, FORMS + ("hint",) * HINTS),
+    )
     ways = arithmetic.orders(meta)
     if form == "hint":
         wrong = rng.random() < MISLEADING
