@@ -40,9 +40,9 @@ HINTS = 4
 """Further hinted forms beside the two of the base's lessons: six demonstrations of thirteen."""
 MISLEADING = 0.4
 LEARNING = SFT(
-    steps=700,
+    steps=550,
     batch=64,
-    optim=Optim(lr=1e-3, schedule="linear", warmup=1 / 7, weight_decay=0.05),
+    optim=Optim(lr=1e-3, schedule="linear", warmup=2 / 11, weight_decay=0.05),
 )
 
 
