@@ -79,7 +79,7 @@ def narrowed(module: nn.Module, ids: IntArray | None, weight_decay: float) -> It
     heads = {id(getattr(m.get_output_embeddings(), "weight", None)) for m in models}
     if ids is not None and not weight_decay:
         for lm in models:
-            table: Any = lm.get_input_embeddings()
+            table = _table(lm)
             if _a_look_up(table) and id(table.weight) not in heads and _few(ids, table):
                 read = np.union1d(ids, FILL)
                 rows = Rows(table, torch.from_numpy(read).long().to(table.weight.device))
@@ -90,6 +90,13 @@ def narrowed(module: nn.Module, ids: IntArray | None, weight_decay: float) -> It
     finally:
         for lm, rows in changed:
             lm.set_input_embeddings(rows.put_back())
+
+
+def _table(lm: PreTrainedModel) -> Any:
+    try:
+        return lm.get_input_embeddings()
+    except NotImplementedError:  # a part that reads no tokens
+        return None
 
 
 def _a_look_up(table: Any) -> bool:
