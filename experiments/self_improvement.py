@@ -4,21 +4,21 @@
     python experiments/self_improvement.py --ways --page docs/results/self-improvement-ways.md
     python experiments/self_improvement.py --page ... --again      # the page, from its JSON alone
 
-Two worlds: the shipped base, and with `--ways` one that has seen several ways to an answer and
-hints that may mislead (experiments/ways.py).
-
-Said before any seed was run, of both:
+Two bases answer the same questions: the shipped one, and with `--ways` one that has seen several
+ways to an answer and hints that may mislead (ways.py). Said before any seed was run, of both:
     1. STaR answers more questions right than the base, and than fine-tuning on answers alone.
     2. LMSI, which sees no answer, answers more right than the base, and gains where the right
        answer already is the base's plurality; where it is not, it gains nothing or loses.
     3. Rationalisation adds to STaR where the base fails most, in stratum 2.
 Said of the shipped base after the search for settings (docs/log.md), on a seed of its own, before
-these seeds; the claims of the other are 1 to 3, and that hints add in stratum 1 and with 5 too:
+these seeds:
     4. Claim 3 fails as it is said. Told the answer, the base ends at it whatever its steps say,
        so every rationale is accepted; about two in five are right in every step in stratum 1, one
        in nine in stratum 2. Rationalisation adds to STaR in stratum 1 and takes from it in 2.
     5. Where every step has to be right (`STaR, steps checked`: the same recipe, with a judge of
        the steps in place of the key), it adds in stratum 2.
+Of the other, after its base was made and looked at, and STaR on seed 100: claims 1 to 3 hold, and
+with them what 4 says of stratum 1, and 5.
 
 Said after an equal search of six settings each (self_improvement_search.py), which changed LMSI's
 paths from 8 to the paper's 32, and direct fine-tuning from 600 steps at 1e-3 to 1,200 at 2e-3:
