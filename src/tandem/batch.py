@@ -16,6 +16,8 @@ from tandem.layout import Plan
 from tandem.ragged import Ragged
 
 _D = TypeVar("_D")
+FILL = 0
+"""The token that rows of unequal length are filled with; nobody attends to it."""
 
 
 class Terms(NamedTuple):

@@ -284,8 +284,15 @@ class _State:
         if self.path is None or not self.path.exists():
             return 0
         state = torch.load(self.path, map_location="cpu", weights_only=True)
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{self.path} is of another model: {str(error).splitlines()[0]}",
+                "a fit goes on from the state of the same version of Tandem, or not at all",
+                "delete that file; what it began starts anew",
+            ) from error
         return int(state["step"])
 
     def save(self, step: int, main: bool) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tandem.batch import Batch, Packed, Pairs
+from tandem.batch import FILL, Batch, Packed, Pairs
 from tandem.errors import DataError
 from tandem.groups import FloatArray, Group
 from tandem.layout import plan
@@ -190,7 +190,7 @@ def _rows(groups: Sequence[Group]) -> Packed:
         for c, t in zip(g.completions, _trained(g), strict=True)
     ]
     width = max(len(p) + len(c.tokens) for p, c, _ in whole)
-    ids = np.zeros((len(whole), width), np.int64)
+    ids = np.full((len(whole), width), FILL, np.int64)
     real = np.zeros((len(whole), width), np.bool_)
     source, target, last = [], [], []
     for r, (prompt, completion, trained) in enumerate(whole):

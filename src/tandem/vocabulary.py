@@ -3,12 +3,13 @@
 Comparisons hold some thousands of a vocabulary of 32,000 to 256,000. The gradient of every other
 row is 0 at every step; its moments stay 0, and AdamW without weight decay leaves it where it is.
 Yet a dense gradient, a part of its norm, two moments and an update are made of it each time. A
-source that knows its tokens before the first step says so, and while it is fitted the table is a
-smaller parameter: the rows that are read. Afterwards they are put back.
+source that knows its tokens before the first step says so, and while the module is trained on
+them its table is a smaller parameter: the rows that are read. Afterwards they are put back.
 
-Exact where it is done. It is not done under weight decay, which moves all rows; where the table
-is also the language head, whose gradient has all rows; for adapters, which leave it frozen; for
-a table that is more than a look-up; and where less than half of the rows would be left out.
+Every weight ends where it would have, to the bit on a CPU. It is not done under weight decay,
+which moves all rows; where the table is also the language head, whose gradient has all rows; for
+adapters, which leave it frozen; for a table that is more than a look-up; and where half of the
+rows or more are read.
 """
 
 from __future__ import annotations
@@ -22,23 +23,21 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tandem.batch import FILL
 from tandem.groups import IntArray
 
-FILL = 0
-"""What rows of unequal length are filled with."""
 MOST = 0.5
-"""Of a table's rows: where more are read, the table is left as it is."""
+"""Of a table's rows: where as many are read, the table is left as it is."""
 
 
 class Rows(nn.Embedding):
     """Some rows [U, d] of a table [V, d], looked up by the table's own numbers.
 
     Args:
-        table: the whole table; it keeps its values until `put_back`.
-        ids: [U] the rows, different ones. Looking up another is an IndexError.
+        table: the whole table, which is not touched.
+        ids: [U] the rows, different ones. Looking up another is an IndexError on a CPU, and an
+            assertion of the device elsewhere.
     """
-
-    index: Tensor
 
     def __init__(self, table: nn.Embedding, ids: Tensor) -> None:
         index = torch.full((table.num_embeddings,), -1, device=ids.device)
@@ -50,19 +49,13 @@ class Rows(nn.Embedding):
             padding_idx=pad if pad >= 0 else None,
             _weight=table.weight.detach()[ids],
         )
-        self.register_buffer("index", index, persistent=False)
-        self.whole, self.ids = (table,), ids  # in a tuple, so that it is no part of this module
+        self.index = index  # not a buffer: DDP would send it to all ranks at every step
 
     def forward(self, input: Tensor) -> Tensor:
         """Look up rows: [...] -> [..., d]."""
+        if self.index.device != input.device:
+            self.index = self.index.to(input.device)
         return super().forward(self.index[input])
-
-    @torch.no_grad()
-    def put_back(self) -> nn.Embedding:
-        """Return the whole table, with these rows as they are now."""
-        (table,) = self.whole
-        table.weight[self.ids] = self.weight
-        return table
 
 
 @contextmanager
@@ -74,22 +67,32 @@ def narrowed(module: nn.Module, ids: IntArray | None, weight_decay: float) -> It
         ids: the different tokens that it will read, or None if nobody knows them yet.
         weight_decay: of the table, as the optimiser will be told.
     """
-    changed: list[tuple[PreTrainedModel, Rows]] = []
+    if ids is None or weight_decay:
+        yield
+        return
     models = [m for m in module.modules() if isinstance(m, PreTrainedModel)]
     heads = {id(getattr(m.get_output_embeddings(), "weight", None)) for m in models}
-    if ids is not None and not weight_decay:
+    changed: list[tuple[PreTrainedModel, nn.Embedding, Tensor]] = []
+    try:
         for lm in models:
             table = _table(lm)
             if _a_look_up(table) and id(table.weight) not in heads and _few(ids, table):
-                read = np.union1d(ids, FILL)
-                rows = Rows(table, torch.from_numpy(read).long().to(table.weight.device))
-                changed.append((lm, rows))
-                lm.set_input_embeddings(rows)
-    try:
+                read = torch.from_numpy(np.union1d(ids, FILL)).long().to(table.weight.device)
+                changed.append((lm, table, read))
+                lm.set_input_embeddings(Rows(table, read))
         yield
     finally:
-        for lm, rows in changed:
-            lm.set_input_embeddings(rows.put_back())
+        for lm, table, read in changed:
+            _put_back(lm, table, read)
+
+
+@torch.no_grad()
+def _put_back(lm: PreTrainedModel, table: nn.Embedding, ids: Tensor) -> None:
+    """Give the model its table again, with the rows as they are now."""
+    rows = lm.get_input_embeddings()
+    if isinstance(rows, Rows):
+        table.to(rows.weight.device).weight[ids.to(rows.weight.device)] = rows.weight
+        lm.set_input_embeddings(table)
 
 
 def _table(lm: PreTrainedModel) -> Any:

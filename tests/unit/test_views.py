@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,22 @@ def source(tokens: int = 16384, size: int = 4, total: int = 6, **more: Any) -> V
 
 def weights(checkpoint: Checkpoint) -> bytes:
     return (checkpoint.path / "model.safetensors").read_bytes()
+
+
+def few(groups: Groups, first: int) -> Groups:
+    """The groups in six tokens, from `first` on, and the end."""
+
+    def of(ids: np.ndarray) -> np.ndarray:
+        return np.where(ids == 2, ids, first + ids % 6).astype(np.int32)
+
+    return Groups.of(
+        replace(
+            g,
+            prompt=replace(g.prompt, tokens=of(g.prompt.tokens)),
+            completions=tuple(replace(c, tokens=of(c.tokens)) for c in g.completions),
+        )
+        for g in groups
+    )
 
 
 # --- what it leaves alone ------------------------------------------------------------------------
@@ -215,3 +232,14 @@ def test_the_weight_of_the_skl_follows_its_schedule():
     assert UML(objective="multiview-infomax").skl_weight(0, 100) == 0
     with pytest.raises(ConfigError, match="warmup"):
         UML(hold=0.8, warmup=0.3)
+
+
+def test_the_rows_of_comparisons_and_of_views_are_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    init = folder(tmp_path / "lm")
+    data, views = few(compared(), 3), few(sampled(), 12)
+    told = fitted(tmp_path / "told", init, data=data, views=views, lam=0.5)
+    monkeypatch.setattr("tandem.loop.narrowed", lambda *_: nullcontext())
+    whole = fitted(tmp_path / "whole", init, data=data, views=views, lam=0.5)
+    assert weights(told) == weights(whole) != (init / "model.safetensors").read_bytes()
