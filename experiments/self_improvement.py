@@ -5,7 +5,7 @@
     python experiments/self_improvement.py --page ... --again      # the page, from its JSON alone
 
 Two bases answer the same questions: the shipped one, and with `--ways` one that has seen several
-ways to an answer and hints that may mislead (ways.py). Said before any seed was run, of both:
+ways to an answer and hints that may mislead (ways.py). Said before any seed was run:
     1. STaR answers more questions right than the base, and than fine-tuning on answers alone.
     2. LMSI, which sees no answer, answers more right than the base, and gains where the right
        answer already is the base's plurality; where it is not, it gains nothing or loses.
@@ -17,8 +17,9 @@ these seeds:
        in nine in stratum 2. Rationalisation adds to STaR in stratum 1 and takes from it in 2.
     5. Where every step has to be right (`STaR, steps checked`: the same recipe, with a judge of
        the steps in place of the key), it adds in stratum 2.
-Of the other, after its base was made and looked at, and STaR on seed 100: claims 1 to 3 hold, and
-with them what 4 says of stratum 1, and 5.
+Of the other base: claims 1 to 3 hold, and with them what 4 says of stratum 1, and 5. That was said
+of a first such base, whose seeds were run; then the base was changed, and the same seeds answer
+2,997 questions in place of 999. So its claims are not blind: ways.py and docs/log.md say why.
 
 Said after an equal search of six settings each (self_improvement_search.py), which changed LMSI's
 paths from 8 to the paper's 32, and direct fine-tuning from 600 steps at 1e-3 to 1,200 at 2e-3:
@@ -174,8 +175,8 @@ def numbers(found: Mapping[str, Any], told: argparse.Namespace, base: Checkpoint
     laid = {o: accuracy_evaluation(solved, parts, opponent=o) for o in OPPONENTS}
     cfg = settings()
     return {
-        "title": "Self-improvement on micro arithmetic" + told.ways * ", several ways",
-        "command": "python experiments/self_improvement.py" + told.ways * " --ways",
+        "title": f"Self-improvement on {world(told)}",
+        "command": "python experiments/self_improvement.py" + (" --ways" if told.ways else ""),
         "seeds": list(range(1, told.seeds + 1)),
         "training": told.prompts,
         "sizes": {name: int(inside.sum()) for name, inside in parts.items()},
@@ -190,9 +191,14 @@ def numbers(found: Mapping[str, Any], told: argparse.Namespace, base: Checkpoint
     }
 
 
+def world(told: argparse.Namespace) -> str:
+    """Say where it was measured."""
+    return "micro arithmetic, several ways" if told.ways else "micro arithmetic"
+
+
 def measured(found: AccuracyEvaluation, told: argparse.Namespace) -> dict[str, str]:
     """Say what the pages of the methods show."""
-    said, where = {}, "micro arithmetic" + told.ways * " with several ways"
+    said, where = {}, world(told)
     for name, who in {"lmsi": "LMSI", "star": "STaR", "direct": "direct"}.items():
         gains = [
             f"{decoder} {signed(spelled(e.scaled(100)))}"
@@ -322,11 +328,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="seeds 1, 2, ... are reported")
     parser.add_argument("--prompts", type=int, default=4000, help="training questions a seed")
     parser.add_argument("--evaluation", type=int, help="evaluation questions; 999, of ways 2,997")
-    parser.add_argument("--out", type=Path, default=Path("runs/self-improvement"))
+    parser.add_argument("--out", type=Path, help="runs/self-improvement, with -ways; resumed")
     parser.add_argument("--page", type=Path, default=None, help="write the page and its JSON here")
     parser.add_argument("--quick", action="store_true", help="no votes of LMSI, no checked steps")
     parser.add_argument("--again", action="store_true", help="only the page, from the JSON")
     told = parser.parse_args()
+    told.out = told.out or Path(
+        "runs/self-improvement-ways" if told.ways else "runs/self-improvement"
+    )
     told.evaluation = told.evaluation or (2997 if told.ways else 999)
     if not told.again:
         base = Checkpoint(TASK.model(), "base")
