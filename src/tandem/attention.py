@@ -7,6 +7,8 @@ attention implementation `tandem`; without a plan it is the stock implementation
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,10 +16,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from tandem.flex import flexible
 from tandem.layout import Plan
 from tandem.products import Products
 
 IMPLEMENTATION = "tandem"
+COMPILED = "tandem-compiled"
+"""The same with `flex` in place of blocks."""
 LONGEST = 640
 """Up to this many keys `products` attend, on a CPU in bf16: they keep every probability."""
 
@@ -33,6 +38,7 @@ def attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     segments: Plan | None = None,
+    compiled: bool = False,
     **kwargs: object,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend within groups when a plan is given, else as the stock implementation does.
@@ -40,6 +46,7 @@ def attention(
     Args:
         query: [1, H, S, D]; key and value: [1, H', S, D] with H' dividing H.
         segments: the plan that `packing` made for this row, or a tail's.
+        compiled: attend in one call of FlexAttention.
 
     Returns:
         [1, S, H, D], None; zero for a token that does not ask.
@@ -60,7 +67,11 @@ def attention(
     tokens, width = query.shape[2:]
     scale = width**-0.5 if scaling is None else scaling
     low = _compute_dtype(query)
-    if _short(query, low, segments) and softcap is None and not dropout:
+    segments.windows.add(sliding_window)
+    if compiled and not dropout:
+        q, k, v = (x[0].to(low) for x in (query, key, value))
+        out = flexible(q, k, v, segments, scale, softcap, sliding_window)
+    elif _short(query, low, segments) and softcap is None and not dropout:
         q, k, v = query[0], key[0], value[0]
         out = Products.apply(q, k, v, segments, scale, sliding_window, low)
     else:
@@ -187,4 +198,6 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+ALL_ATTENTION_FUNCTIONS.register(COMPILED, functools.partial(attention, compiled=True))
+for name in (IMPLEMENTATION, COMPILED):
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

@@ -184,7 +184,13 @@ def climb(
     cast = Cast(policy, pi_ref, opened(reward, here.machine), here.machine)
     method = algorithm(cast)
     tokenizer = models.load_tokenizer(init.path)
-    engine = TorchEngine(policy.actor.lm, tokenizer, dtype=policy.actor.dtype, name=name)
+    engine = TorchEngine(
+        policy.actor.lm,
+        tokenizer,
+        dtype=policy.actor.dtype,
+        name=name,
+        compiled=here.machine.compiled,
+    )
     watch = watching and _watch(watching, cast, engine, shape, how, here)
     source = Online(
         prompts,

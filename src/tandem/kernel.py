@@ -183,12 +183,13 @@ class ActorCritic(nn.Module):
         return Outputs(out.logp, out.entropy, value, out.score, out.features)
 
 
-def probe(trunk: Trunk) -> Layout:
+def probe(trunk: Trunk, *, compiled: bool = False) -> Layout:
     """Choose the layout in which this model reads packs, by trying both.
 
     The model first keeps its stock attention and reads two toy groups one sequence a row; then
     it takes the within-group attention and reads them in one row. If log-probabilities (or
-    states, without a language head) agree to 1e-3 nats, the layout is `shared`.
+    states, without a language head) agree to 1e-3 nats, the layout is `shared`. With `compiled`
+    it takes FlexAttention, or blocks where that fails or does not agree.
 
     Raises:
         ModelError: the log-probabilities differ from the model's own logits: the kernel does not
@@ -205,7 +206,8 @@ def probe(trunk: Trunk) -> Layout:
             wanted = _reading(trunk, rows)
             _same_as_own_logits(trunk, rows, wanted)
             trunk.layout = "rows"
-            if _shares(trunk, groups, wanted):
+            ways = (attention.COMPILED,) * compiled + (attention.IMPLEMENTATION,)
+            if any(_shares(trunk, way, groups, wanted) for way in ways):
                 trunk.layout = "shared"
                 trunk.narrow = _narrows(trunk, groups, wanted)
             else:
@@ -216,9 +218,9 @@ def probe(trunk: Trunk) -> Layout:
     return trunk.layout
 
 
-def _shares(trunk: Trunk, groups: list[Group], wanted: Tensor) -> bool:
+def _shares(trunk: Trunk, way: str, groups: list[Group], wanted: Tensor) -> bool:
     try:
-        trunk.inner.set_attn_implementation(attention.IMPLEMENTATION)
+        trunk.inner.set_attn_implementation(way)
         tokens = pack(groups, "shared").to(trunk.device).tokens
         got = _reading(trunk, tokens)
     except (TypeError, ValueError, RuntimeError, NotImplementedError):
@@ -313,5 +315,5 @@ def _opened(lm: Any, machine: Machine, train: bool) -> Trunk:
     rotary.quicken(lm)
     trunk = Trunk(lm, dtype=models.precision(machine))
     if machine.layout == "auto":
-        probe(trunk)
+        probe(trunk, compiled=machine.compiled)
     return trunk.train(train)

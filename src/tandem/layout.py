@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,6 +88,8 @@ class Plan:
         keys: all the blocks' keys laid end to end.
         back: [A] for each token that asks its place among `queries`.
         asking: [A] the tokens that ask, in row order; None if all do.
+        windows: those that layers have asked for so far, None for a layer without one.
+        tiles: by window, what `flex` keeps of a row for all layers.
     """
 
     row: Row
@@ -99,6 +102,8 @@ class Plan:
         default_factory=dict
     )
     tails: dict[tuple[str, ...], Tail] = field(default_factory=dict)
+    windows: set[int | None] = field(default_factory=set)
+    tiles: dict[int | None, Any] = field(default_factory=dict)
 
     def mask(
         self, block: int, window: int | None, dtype: torch.dtype, *, always: bool = False
@@ -108,11 +113,6 @@ class Plan:
         if key not in self.masks:
             self.masks[key] = self.blocks[block].mask(window, dtype, always)
         return self.masks[key]
-
-    @property
-    def windows(self) -> set[int | None]:
-        """The windows that layers have asked for so far, None for a layer without one."""
-        return {window for _, window, *_ in self.masks}
 
     def tail(self, *names: str) -> Tail:
         """Return the plan of a layer whose states are read under these names alone; made once."""

@@ -196,7 +196,7 @@ def sample(
         return
     trunk = open_policy(policy.path, replace(machine, lora=None))
     tokenizer = models.load_tokenizer(policy.path)
-    engine = TorchEngine(trunk.inner, tokenizer, dtype=trunk.dtype)
+    engine = TorchEngine(trunk.inner, tokenizer, dtype=trunk.dtype, compiled=machine.compiled)
     own = tokenised((Group(g.prompt) for g in prompts), tokenizer)
     for done, group in enumerate(engine.sample(own, n, how, seed), 1):
         yield _by(policy)(group)

@@ -36,13 +36,18 @@ from transformers import (
 )
 
 import worlds
+from tandem.artifacts import Checkpoint
+from tandem.attention import COMPILED, IMPLEMENTATION
 from tandem.engines import Sampling
-from tandem.engines.forking import ForkingDecoder
+from tandem.engines.forking import ForkingDecoder, attention
+from tandem.engines.local import LocalModel
 from tandem.engines.rows import RowsDecoder
+from tandem.engines.static import StaticDecoder
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.groups import Group, Prompt
 from tandem.kernel import Trunk
+from tandem.machine import Machine
 from tandem.reading import read
 from tandem.rng import Seed
 
@@ -243,6 +248,60 @@ def test_both_decoders_agree(family: str) -> None:
     for a, b in zip(ours, theirs, strict=True):
         for x, y in zip(a.completions, b.completions, strict=True):
             np.testing.assert_allclose(x.logp, y.logp, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral window", "gemma2"])
+def test_fixed_shapes_change_nothing(family: str) -> None:
+    """Rows leave one by one, prompts join, both are rounded up: the same tokens, logp to 1e-5."""
+    lm, prompts, how = _model(family), _prompts((9, 3, 14, 9, 1, 20, 6)), Sampling(max_tokens=14)
+    static, free = (_engine(lm, max_rows=7, compiled=compiled) for compiled in (True, False))
+    assert isinstance(static._decoder, StaticDecoder)
+    for seed in (Seed(1), Seed(2)):
+        ours, theirs = (list(e.sample(prompts, 3, how, seed)) for e in (static, free))
+        assert _tokens(ours) == _tokens(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            for x, y in zip(a.completions, b.completions, strict=True):
+                np.testing.assert_allclose(x.logp, y.logp, atol=1e-5)
+
+
+def test_the_machine_asks_for_fixed_shapes_and_flex(f2: Path) -> None:
+    """`machine.compiled` reaches attention and decoding, and changes no token."""
+    asked = {}
+    for compiled in (False, True):
+        speaker = LocalModel(Checkpoint(f2)).open(Machine(precision="fp32", compiled=compiled))
+        how = speaker.trunk.inner.config._attn_implementation
+        assert how == (COMPILED if compiled else IMPLEMENTATION)
+        assert isinstance(speaker.engine._decoder, StaticDecoder) == compiled
+        asked[compiled] = list(speaker.engine.sample(_two(), 8, Sampling(max_tokens=6), Seed(0)))
+    assert _tokens(asked[True]) == _tokens(asked[False])
+
+
+def _two() -> list[Group]:
+    return [
+        Group(Prompt(str(k), "", tokens=np.array(t, np.int32))) for k, t in enumerate([[1], [1, 3]])
+    ]
+
+
+def test_a_step_of_a_shape_stays_where_it_is() -> None:
+    """What a recording needs: the second step of a shape reads and writes the first one's memory.
+
+    Nine completions are rounded up to 16; when one prompt's three have left, six are to 8.
+    """
+    decoder = StaticDecoder(_model("llama"))
+    draw = np.random.default_rng(0).integers
+    with torch.inference_mode(), attention(decoder.lm):
+        decoder.reset(12)
+        decoder.join([draw(3, V, k).astype(np.int32) for k in (4, 7, 2)], 3)
+        decoder.step(draw(3, V, 9))
+        [(step, recorded)] = decoder._steps.values()
+        where = step.tokens.data_ptr(), *decoder._addresses()
+        decoder.step(draw(3, V, 9))
+        assert decoder._steps == {(16, 4, 3): (step, recorded)}
+        assert (step.tokens.data_ptr(), *decoder._addresses()) == where
+        decoder.keep(np.repeat([True, False, True], 3))
+        decoder.step(draw(3, V, 6))
+        assert list(decoder._steps) == [(16, 4, 3), (8, 2, 3)]
+        assert decoder._addresses() == list(where[1:])
 
 
 @pytest.mark.parametrize("how", worlds.SAMPLINGS, ids=str)

@@ -118,6 +118,22 @@ def holes(alive: npt.NDArray[np.bool_]) -> tuple[Ints, Ints, int]:
     return count + np.flatnonzero(alive[count:]), np.flatnonzero(~alive[:count]), count
 
 
+def cells_of(owner: Ints, prompts: int, per: int) -> tuple[Ints, Ints]:
+    """Lay completions out by prompt, `per` cells each.
+
+    Returns:
+        place [R]: each completion's cell; cells [prompts * per]: who is in it, 0 where nobody is.
+    """
+    count = np.bincount(owner, minlength=prompts)
+    order = np.argsort(owner, kind="stable")
+    rank = np.empty_like(owner)
+    rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+    place = owner * per + rank
+    cells = np.zeros(prompts * per, np.int64)
+    cells[place] = np.arange(len(place))
+    return place, cells
+
+
 class Plan:
     """What a forward needs to know: where each token's keys are and what it may see."""
 
@@ -196,14 +212,8 @@ class Step(Plan):
     _masks: dict[int | None, tuple[Tensor | None, Tensor | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        count = np.bincount(self.owner, minlength=len(self.lengths))
-        order = np.argsort(self.owner, kind="stable")
-        rank = np.empty_like(self.owner)
-        rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
-        self.per = int(count.max())
-        place = self.owner * self.per + rank
-        cells = np.zeros(len(self.lengths) * self.per, np.int64)
-        cells[place] = np.arange(len(place))
+        self.per = int(np.bincount(self.owner).max())
+        place, cells = cells_of(self.owner, len(self.lengths), self.per)
         self.dense = len(cells) == len(place) and bool((place == np.arange(len(place))).all())
         self.place, self.cells = self._on(place), self._on(cells)
         self.rows, self.column = self._on(np.arange(len(place))), self._on(self.age)

@@ -45,7 +45,7 @@ class LocalModel:
         """Load weights and tokenizer."""
         trunk = open_policy(self.checkpoint.path, replace(machine, lora=None))
         tokenizer = models.load_tokenizer(self.checkpoint.path)
-        return LocalSpeaker(trunk, tokenizer, models.context(self.checkpoint.path), machine.tokens)
+        return LocalSpeaker(trunk, tokenizer, models.context(self.checkpoint.path), machine)
 
 
 class LocalSpeaker:
@@ -55,12 +55,14 @@ class LocalSpeaker:
         trunk: the model.
         tokenizer: its tokenizer, and chat template where it has one.
         context: its positions.
-        tokens: unique tokens per forward pass.
+        machine: unique tokens per forward pass, and how to sample.
     """
 
-    def __init__(self, trunk: Trunk, tokenizer: Any, context: int, tokens: int) -> None:
-        self.trunk, self.tokenizer, self.context, self.tokens = trunk, tokenizer, context, tokens
-        self.engine = TorchEngine(trunk.inner, tokenizer, dtype=trunk.dtype)
+    def __init__(self, trunk: Trunk, tokenizer: Any, context: int, machine: Machine) -> None:
+        self.trunk, self.tokenizer, self.context = trunk, tokenizer, context
+        self.tokens = machine.tokens
+        compiled = machine.compiled
+        self.engine = TorchEngine(trunk.inner, tokenizer, dtype=trunk.dtype, compiled=compiled)
 
     def label(self, prompts: Iterable[Prompt], labels: Labels) -> Iterator[FloatArray]:
         """Yield [L] log-probabilities of the labels; see `Speaker`.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tandem.engines.forking import ForkingDecoder, attention, holes
+from tandem.engines.static import StaticDecoder
 from tandem.errors import ModelError
 from tandem.groups import IntArray
 from tandem.rng import Seed
@@ -105,22 +106,22 @@ def _inner(lm: nn.Module) -> nn.Module:
     return unwrap() if unwrap is not None else lm
 
 
-def decoder_for(lm: nn.Module) -> ForkingDecoder | RowsDecoder:
+def decoder_for(lm: nn.Module, *, compiled: bool = False) -> ForkingDecoder | RowsDecoder:
     """Return the fastest decoder whose logits are the model's own.
 
+    Args:
+        lm: the model.
+        compiled: try steps of fixed shapes first.
+
     Raises:
-        ModelError: with neither of them are they.
+        ModelError: with none of them are they.
     """
-    forking, rows = ForkingDecoder(lm), RowsDecoder(lm)
-    with attention(lm):
-        forked = _try(forking)
-    config = _config(lm)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    windowed = "sliding_attention" in kinds or (not kinds and getattr(config, "sliding_window", 0))
-    # what three steps cannot show: chunks, and a window that never reaches `attend`
-    hidden = kinds - PLAIN_LAYERS or getattr(config, "attention_chunk_size", None)
-    if not hidden and not (windowed and forking.windows <= {None}) and _agrees(lm, forked):
-        return forking
+    rows = RowsDecoder(lm)
+    for forking in [StaticDecoder(lm)] * compiled + [ForkingDecoder(lm)]:
+        with attention(lm):
+            forked = _try(forking)
+        if _says_its_windows(lm, forking) and _agrees(lm, forked):
+            return forking
     if _agrees(lm, _try(rows)):
         return rows
     raise ModelError(
@@ -128,6 +129,15 @@ def decoder_for(lm: nn.Module) -> ForkingDecoder | RowsDecoder:
         "sampling from them would be sampling from another model, and log-probabilities would lie",
         "use an engine made for this architecture, or report the model to transformers",
     )
+
+
+def _says_its_windows(lm: nn.Module, decoder: ForkingDecoder) -> bool:
+    """False for what three steps cannot show: chunks, and a window that never reaches `attend`."""
+    config = _config(lm)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    windowed = "sliding_attention" in kinds or (not kinds and getattr(config, "sliding_window", 0))
+    hidden = kinds - PLAIN_LAYERS or getattr(config, "attention_chunk_size", None)
+    return not hidden and not (windowed and decoder.windows <= {None})
 
 
 def _toys(lm: nn.Module) -> tuple[list[IntArray], npt.NDArray[np.int64]]:

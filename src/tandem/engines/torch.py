@@ -77,6 +77,7 @@ class TorchEngine:
         name: written as the completions' author.
         unit_rows: completions in a unit of work, at least one prompt's.
         max_rows: completions in the batch at once, at least one prompt's.
+        compiled: steps of fixed shapes, on a GPU as CUDA graphs (`engines.static`).
 
     Raises:
         ModelError: a folder holds no model, a model's cache changes its logits, or a mixture's
@@ -94,9 +95,10 @@ class TorchEngine:
         name: str = "policy",
         unit_rows: int = 512,
         max_rows: int = 128,
+        compiled: bool = False,
     ) -> None:
         self.tokenizer, self.dtype, self.name = tokenizer, dtype, name
-        self.unit_rows, self.max_rows = unit_rows, max_rows
+        self.unit_rows, self.max_rows, self.compiled = unit_rows, max_rows, compiled
         self._other = None if mixture is None else _opened(mixture[0], dtype)
         self._share = 0.0 if mixture is None else mixture[1]
         if not 0 <= self._share <= 1:
@@ -123,11 +125,11 @@ class TorchEngine:
     def _open(self, weights: Weights) -> None:
         self.lm = _opened(weights, self.dtype)
         self._owned = self.lm is not weights
-        self._decoders: list[ForkingDecoder | RowsDecoder] = [_decoder(self.lm)]
+        self._decoders: list[ForkingDecoder | RowsDecoder] = [_decoder(self.lm, self.compiled)]
         self._decoder: Decoder = self._decoders[0]
         if self._other is not None:
             _same_vocabulary(self.lm, self._other)
-            self._decoders.append(_decoder(self._other))
+            self._decoders.append(_decoder(self._other, self.compiled))
             self._decoder = Mixture(self._decoders, (1 - self._share, self._share))
 
     def _refresh(self, live: nn.Module) -> bool:
@@ -272,9 +274,9 @@ def _opened(weights: Weights, dtype: torch.dtype | None) -> nn.Module:
     return weights if dtype is None else copy.deepcopy(weights).to(dtype).eval()
 
 
-def _decoder(lm: nn.Module) -> ForkingDecoder | RowsDecoder:
+def _decoder(lm: nn.Module, compiled: bool) -> ForkingDecoder | RowsDecoder:
     with torch.inference_mode(), _evaluating(lm):
-        return decoder_for(lm)
+        return decoder_for(lm, compiled=compiled)
 
 
 def _shape(lm: nn.Module) -> tuple[Any, ...]:
