@@ -34,6 +34,7 @@ from tandem.machine import Machine
 from tandem.memory import kept
 from tandem.models import device
 from tandem.ragged import Ragged
+from tandem.room import make_room
 from tandem.runs import Events, Here
 from tandem.vocabulary import narrowed
 
@@ -91,12 +92,24 @@ class Source(Protocol):
     """Yields optimiser steps; offline sources ignore the policy, online ones sample from it."""
 
     @property
+    def tokens(self) -> int:
+        """Unique tokens of a micro-batch at most; the loop may lower it before the first step."""
+        ...
+
+    @tokens.setter
+    def tokens(self, most: int) -> None: ...
+
+    @property
     def total(self) -> int:
         """Number of optimiser steps in all."""
         ...
 
     def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
         """Yield the steps that are left, each as its micro-batches."""
+        ...
+
+    def least(self) -> int:
+        """Return the tokens of the largest piece that cannot be cut, 0 where nobody knows."""
         ...
 
     def reads(self) -> IntArray | None:
@@ -135,10 +148,13 @@ def fit(
     Raises:
         DataError: a loss or the gradient became infinite or not a number (with the step and the
             term), before the step reached the weights.
-        ConfigError: the launcher shards the weights (FSDP, DeepSpeed).
+        ConfigError: the launcher shards the weights (FSDP, DeepSpeed), or there is too little
+            memory.
     """
+    wanted = dict(want or {})
+    source.tokens = make_room(module, source.tokens, source.least(), here.events, wanted)
     with narrowed(module, source.reads(), optim.weight_decay):
-        _train(module, source, loss, optim, here, dict(want or {}))
+        _train(module, source, loss, optim, here, wanted)
     return module.eval()
 
 

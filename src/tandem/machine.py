@@ -36,8 +36,9 @@ class Machine:
         layout: `auto` lets the probe choose; `rows` is one sequence a row.
         compiled: on a GPU, attention by FlexAttention and decoding by CUDA graphs. Not measured
             yet; on a CPU it only costs time.
-        tokens: unique tokens of one micro-batch; the step is cut into as many as it needs.
-        checkpointing: recompute activations in the backward pass.
+        tokens: unique tokens of one micro-batch at most, fewer where an estimate of memory says
+            so; the step is cut into as many as it needs.
+        checkpointing: recompute activations in the backward pass; done unasked where it must be.
         lora: train adapters instead of all weights.
         save_seconds: how often a long stage writes what it can resume from.
         log_every: optimiser steps between two log lines.

@@ -314,11 +314,11 @@ def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
         if isinstance(module, nn.Embedding):
             module.padding_idx = None  # the padding token may be EOS, which learns like any other
     if machine.checkpointing:
-        _recompute(model)
+        recompute(model)
     return model.to(device(machine))  # type: ignore[arg-type]
 
 
-def _recompute(model: Any) -> None:
+def recompute(model: Any) -> None:
     """Recompute activations in the backward pass; transformers renamed the switch in 5.x."""
     switch = getattr(model, "activation_checkpointing_enable", None)
     (switch or model.gradient_checkpointing_enable)({"use_reentrant": False})
