@@ -47,7 +47,12 @@ def performance(results: Path) -> str:
             parts += [SAMPLING, sampling_table({"W-group": measured[1][kind]})]
     big = measured is not None and any(r.get("workload") == "W-big" for r in measured[1]["rows"])
     largest = "100" if big else "15"
-    parts.append(f"Not measured beside TRL: GPUs, models above {largest} M parameters, LoRA.")
+    parts.append(
+        prose(
+            f"Not measured beside TRL: GPUs, models above {largest} M parameters, LoRA. Not measured "
+            "at all: what is for GPUs alone, FlexAttention and CUDA graphs (`machine.compiled`)."
+        )
+    )
     return "\n\n".join(parts) + "\n"
 
 
