@@ -49,8 +49,8 @@ def performance(results: Path) -> str:
     largest = "100" if big else "15"
     parts.append(
         prose(
-            f"Not measured beside TRL: GPUs, models above {largest} M parameters, LoRA. Not measured "
-            "at all: what is for GPUs alone, FlexAttention and CUDA graphs (`machine.compiled`)."
+            f"Not measured beside TRL: GPUs, models above {largest} M parameters, LoRA. Not "
+            "measured at all: what is for GPUs alone, FlexAttention and CUDA graphs (`machine.compiled`)."
         )
     )
     return "\n\n".join(parts) + "\n"
