@@ -199,5 +199,5 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, attention)
 ALL_ATTENTION_FUNCTIONS.register(COMPILED, functools.partial(attention, compiled=True))
-for name in (IMPLEMENTATION, COMPILED):
-    ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+ALL_MASK_ATTENTION_FUNCTIONS.register(COMPILED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

@@ -27,6 +27,8 @@ from tandem.layout import Plan
 
 COMPILED = {"cuda"}
 """Kinds of devices for which the call is compiled."""
+VARIANTS = {"recompile_limit": 64, "fail_on_recompile_limit_hit": True}
+"""Heads, widths, dtypes and gradients each compile anew; PyTorch gives up after 8 in silence."""
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Batch, head, query and key, as numbers, to whether the query sees the key."""
 
@@ -46,15 +48,16 @@ def flexible(
     if q.device.type == "cpu" and torch.is_grad_enabled():
         return _plainly(q, k, v, _sees(plan, window), scale, softcap)
     cap = None if softcap is None else torch.tensor(softcap, device=q.device)
-    out = _attend(q.device.type in COMPILED)(
-        q[None],
-        k[None],
-        v[None],
-        score_mod=None if cap is None else lambda score, *_: _capped(cap, score),
-        block_mask=_mask(plan, window),
-        scale=scale,
-        enable_gqa=len(q) != len(k),
-    )
+    with torch._dynamo.config.patch(VARIANTS):
+        out = _attend(q.device.type in COMPILED)(
+            q[None],
+            k[None],
+            v[None],
+            score_mod=None if cap is None else lambda score, *_: _capped(cap, score),
+            block_mask=_mask(plan, window),
+            scale=scale,
+            enable_gqa=len(q) != len(k),
+        )
     return out[0].transpose(0, 1).flatten(1)
 
 

@@ -9,6 +9,8 @@ Shapes: T trained tokens, V vocabulary, d width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,17 @@ CHUNK_BYTES = 256 << 20
 """Size of a chunk of logits when they are not kept."""
 CACHE_BYTES = 2 << 20
 """Size in fp32 of the piece on which sums over the vocabulary are taken."""
+
+
+@contextmanager
+def made_again() -> Iterator[None]:
+    """Keep no logits inside the block, however few they are."""
+    global KEEP_BYTES
+    before, KEEP_BYTES = KEEP_BYTES, 0
+    try:
+        yield
+    finally:
+        KEEP_BYTES = before
 
 
 @dataclass(frozen=True, slots=True)

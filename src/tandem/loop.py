@@ -34,7 +34,7 @@ from tandem.machine import Machine
 from tandem.memory import kept
 from tandem.models import device
 from tandem.ragged import Ragged
-from tandem.room import make_room
+from tandem.room import make_room, memory
 from tandem.runs import Events, Here
 from tandem.vocabulary import narrowed
 
@@ -108,10 +108,6 @@ class Source(Protocol):
         """Yield the steps that are left, each as its micro-batches."""
         ...
 
-    def least(self) -> int:
-        """Return the tokens of the largest piece that cannot be cut, 0 where nobody knows."""
-        ...
-
     def reads(self) -> IntArray | None:
         """Return the different tokens of all steps, or None where nobody knows them before."""
         ...
@@ -148,13 +144,15 @@ def fit(
     Raises:
         DataError: a loss or the gradient became infinite or not a number (with the step and the
             term), before the step reached the weights.
-        ConfigError: the launcher shards the weights (FSDP, DeepSpeed), or there is too little
-            memory.
+        ConfigError: the launcher shards the weights (FSDP, DeepSpeed), or weights and optimiser
+            need more memory than there is.
     """
     wanted = dict(want or {})
-    source.tokens = make_room(module, source.tokens, source.least(), here.events, wanted)
+    accelerator = _accelerator(here.machine)
+    there = _least(memory(device(here.machine)), accelerator)
+    source.tokens = make_room(module, source.tokens, there, here.events, wanted)
     with narrowed(module, source.reads(), optim.weight_decay):
-        _train(module, source, loss, optim, here, wanted)
+        _train(module, source, loss, optim, here, wanted, accelerator)
     return module.eval()
 
 
@@ -165,9 +163,9 @@ def _train(
     optim: Optim,
     here: Here,
     want: Mapping[str, bool],
+    accelerator: Accelerator,
 ) -> None:
     machine = here.machine
-    accelerator = _accelerator(machine)
     inner = module
     optimiser = _optimiser(module, optim)
     module, prepared = accelerator.prepare(module, optimiser)
@@ -217,6 +215,14 @@ def _accelerator(machine: Machine) -> Accelerator:
             "launch with plain data parallelism (--multi_gpu, or --cpu), or with one process",
         )
     return accelerator
+
+
+def _least(memory: int | None, accelerator: Accelerator) -> int | None:
+    """Return the least of all ranks' memory, so that all cut their steps alike."""
+    if memory is None or accelerator.num_processes == 1:
+        return memory
+    own = torch.tensor([memory], device=accelerator.device)
+    return min(torch.as_tensor(accelerator.gather(own)).tolist())
 
 
 def total_norm(module: nn.Module) -> Tensor:
@@ -293,6 +299,7 @@ class _State:
             "schedule": schedule,
             "source": source,
         }
+        self.source = source
         self.path = None if scratch is None else scratch / STATE
         self.every, self.saved = every, time.monotonic()
 
@@ -303,6 +310,7 @@ class _State:
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
+            self.source.tokens = int(state["tokens"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise DataError(
                 f"{self.path} is of another model: {str(error).splitlines()[0]}",
@@ -315,6 +323,7 @@ class _State:
         if self.path is None or not main or time.monotonic() - self.saved < self.every:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
+        state["tokens"] = self.source.tokens
         part = self.path.with_suffix(".part")
         torch.save({**state, "step": step}, part)
         part.replace(self.path)

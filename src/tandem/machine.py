@@ -35,7 +35,7 @@ class Machine:
             Master weights and sums are fp32 either way.
         layout: `auto` lets the probe choose; `rows` is one sequence a row.
         compiled: on a GPU, attention by FlexAttention and decoding by CUDA graphs. Not measured
-            yet; on a CPU it only costs time.
+            yet; on a CPU it costs time and memory.
         tokens: unique tokens of one micro-batch at most, fewer where an estimate of memory says
             so; the step is cut into as many as it needs.
         checkpointing: recompute activations in the backward pass; done unasked where it must be.

@@ -11,7 +11,7 @@ from torch import nn
 from tandem.batch import Batch
 from tandem.errors import DataError
 from tandem.groups import FloatArray, Group, Groups, IntArray
-from tandem.packing import Layout, pack, split, unique_tokens
+from tandem.packing import Layout, pack, split
 from tandem.rng import Seed
 
 
@@ -80,13 +80,6 @@ class Offline:
         micro = split(groups, self.tokens, divisible=self.divisible)
         return [self._pack([n for n, _ in m], [g for _, g in m]) for m in micro]
 
-    def least(self) -> int:
-        """Tokens of the largest group, or where groups may be cut, of a prompt and one answer."""
-        if not self.divisible:
-            return max(map(unique_tokens, self.groups))
-        answers = (g.keep([k]) for g in self.groups for k in range(len(g)))
-        return max(map(unique_tokens, answers))
-
     def reads(self) -> IntArray:
         """The different tokens of the collection."""
         return self.groups.vocabulary()
@@ -135,10 +128,6 @@ class Beside:
     @tokens.setter
     def tokens(self, most: int) -> None:
         self.main.tokens, self.other.tokens = (min(s.tokens, most) for s in (self.main, self.other))
-
-    def least(self) -> int:
-        """The larger of both."""
-        return max(self.main.least(), self.other.least())
 
     def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
         """Yield the steps that are left: the micro-batches of both."""

@@ -206,10 +206,6 @@ class Online:
             batches.append(pack([g for _, g in micro], self.layout, columns, [k for k, _ in micro]))
         return batches
 
-    def least(self) -> int:
-        """Nobody knows how long answers will be."""
-        return 0
-
     def reads(self) -> None:
         """Samples may have any token."""
 

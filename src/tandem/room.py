@@ -1,22 +1,22 @@
 """How much of a step fits into memory at once, estimated before the first one.
 
-    weights and optimiser + (bytes that a token keeps for the backward pass) x tokens <= room
+    weights and optimiser + logits + (bytes that a token keeps for the backward pass) x tokens
 
-The first is counted. The second is measured: two toy batches go through the module, and the
+The first two are counted. The last is measured: two toy batches go through the module, and the
 difference of what they keep, over the difference of their tokens, is a token's own share; weights
-that were cast are in neither. It knows every architecture, dtype and adapter, and no attention
-over longer prompts than the toys'. So it is an estimate: a third of the memory is left for the
-reference, the data and what a backward pass holds for a moment.
+that were cast are in neither. It follows architecture, dtype and adapters by itself, and knows
+nothing of attention over longer prompts than the toys'. So it is an estimate: a third of the
+memory is left for the reference, the data and what a backward pass holds for a moment.
 
-Where a micro-batch of `machine.tokens` does not fit, it is halved until it does; where the largest
-piece that cannot be cut still does not, activations are recomputed. Neither changes a result but
-in its last bits. A training run that cannot work is refused before its first step.
+Where a micro-batch of `machine.tokens` does not fit, it is halved until it does; where three times
+are not enough, activations are recomputed as well. Neither changes a result but in its last bits.
+Weights and optimiser that are larger than the memory are refused before the first step.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tandem import models
+from tandem import head, models
 from tandem.errors import ConfigError
 from tandem.groups import Completion, Group, Prompt
-from tandem.packing import pack
+from tandem.packing import pack, unique_tokens
 from tandem.runs import Events
 
 SHARE = 2 / 3
@@ -38,79 +38,123 @@ TOYS = (16, 96)
 """Tokens of the toy batches, fewer where a model has fewer positions."""
 TRAINED, FROZEN = 16, 4
 """Bytes of a weight: fp32, with gradient and two moments; fp32 alone."""
+HALVINGS = 3
+"""So often a micro-batch is halved before activations are recomputed."""
+FEWEST = 256
+"""Tokens of a micro-batch below which halving saves little: groups are not cut."""
+CGROUPS = Path("/sys/fs/cgroup")
 GIB = 2**30
 
 
 def make_room(
-    module: nn.Module, tokens: int, least: int, events: Events, want: Mapping[str, bool]
+    module: nn.Module, tokens: int, total: int | None, events: Events, want: Mapping[str, bool]
 ) -> int:
-    """Return how many unique tokens a micro-batch may have, and recompute where it must be.
+    """Return how many unique tokens a micro-batch may have; recompute activations where it must be.
 
     Args:
         module: what is to be trained, before its first step.
         tokens: the most, `machine.tokens`.
-        least: tokens of the largest piece that cannot be cut; 0 where nobody knows yet.
+        total: bytes of memory, the same for all ranks; None where nobody knows.
         events: hears of what was changed.
         want: what the kernel will be asked for.
 
     Raises:
-        ConfigError: weights, optimiser and the largest piece need more than the device has.
+        ConfigError: weights and optimiser alone need more than there is.
     """
-    lms = [m for m in module.modules() if isinstance(m, PreTrainedModel)]
-    total = memory(next(module.parameters()).device)
+    lms = _outermost(module)
     if not lms or total is None:
         return tokens
-    fixed = sum(p.numel() * (TRAINED if p.requires_grad else FROZEN) for p in module.parameters())
+    fixed = _states(module, total) + _logits(lms, tokens)
     room = SHARE * total - fixed
     each = per_token(module, lms, want)
     if each * tokens <= room:
         return tokens
-    if each * least > room and not _recomputes(lms):
+    words = []
+    if each * tokens > room * 2**HALVINGS and all(map(_could_recompute, lms)):
         for lm in lms:
             models.recompute(lm)
         each = per_token(module, lms, want)
-        events.log("room", text="little memory: activations are recomputed in the backward pass")
-    if fixed + each * least > total:
+        words.append("activations recomputed")
+    fits = tokens
+    while fits > FEWEST and each * fits > room:
+        fits //= 2
+    if fits < tokens:
+        words.append(f"micro-batches of {fits:,} tokens")
+    need = fixed + each * fits
+    text = f"little memory: {', '.join(words)}; about {need / GIB:.2f} of {total / GIB:.2f} GiB"
+    events.log("room", text=text, tokens=fits, bytes_per_token=each)
+    return fits
+
+
+def _outermost(module: nn.Module) -> list[PreTrainedModel]:
+    """Return the models that are no part of another one."""
+    lms = [m for m in module.modules() if isinstance(m, PreTrainedModel)]
+    parts = {id(part) for lm in lms for part in lm.modules() if part is not lm}
+    return [lm for lm in lms if id(lm) not in parts]
+
+
+def _states(module: nn.Module, total: int) -> int:
+    """Return the bytes of weights, gradients and moments.
+
+    Rows of an embedding that are not read have neither gradient nor moments (`vocabulary`): a
+    run is refused only if it does not fit even without them.
+    """
+    sizes = [p.numel() * (TRAINED if p.requires_grad else FROZEN) for p in module.parameters()]
+    tables = (p for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters())
+    fewest = sum(sizes) - sum(p.numel() * (TRAINED - FROZEN) for p in tables if p.requires_grad)
+    if fewest > total:
         raise ConfigError(
-            f"training needs about {(fixed + each * least) / GIB:.1f} GiB, "
-            f"the device has {total / GIB:.1f}",
-            f"weights and optimiser take {fixed / GIB:.1f} GiB, and {least:,} tokens that belong "
-            f"together {each * least / GIB:.1f}, with activations recomputed",
-            "train adapters (machine.lora.rank), cut answers (max_length), or start from a "
-            "smaller model",
+            f"weights and optimiser need {fewest / GIB:.2f} GiB, there are {total / GIB:.2f}",
+            "each trained weight has 16 bytes: itself, its gradient and Adam's two moments in fp32",
+            "train adapters (machine.lora.rank), or start from a smaller model",
         )
-    while tokens > max(1, least) and each * tokens > room:
-        tokens //= 2
-    events.log(
-        "room",
-        text=f"micro-batches of {tokens:,} tokens: {each / 2**20:.2f} MiB each, in about "
-        f"{max(0.0, room) / GIB:.1f} GiB beside weights and optimiser",
-        tokens=tokens,
-        bytes_per_token=each,
-    )
-    return tokens
+    return sum(sizes)
 
 
-def _recomputes(lms: list[PreTrainedModel]) -> bool:
-    """Whether activations are recomputed already; each layer says so itself."""
-    return any(getattr(m, "gradient_checkpointing", False) for lm in lms for m in lm.modules())
+def _logits(lms: Sequence[PreTrainedModel], tokens: int) -> int:
+    """Return the bytes of logits that the head keeps at most."""
+    weights = [getattr(lm.get_output_embeddings(), "weight", None) for lm in lms]
+    words = max((len(w) for w in weights if w is not None), default=0)
+    return min(head.KEEP_BYTES, 4 * tokens * words)
+
+
+def _could_recompute(lm: PreTrainedModel) -> bool:
+    """Whether it can recompute activations, and does not yet; each layer says so itself."""
+    does = any(getattr(m, "gradient_checkpointing", False) for m in lm.modules())
+    return not does and bool(getattr(lm, "supports_gradient_checkpointing", False))
 
 
 def memory(device: torch.device) -> int | None:
-    """Return the bytes that a process may use there, or None where nobody says."""
+    """Return the bytes that a process may use there, or None where nobody says.
+
+    On a CPU the least of the machine's memory and of its control groups' limits, shared among
+    the processes of a launch.
+    """
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     if device.type != "cpu":
         return None
-    with suppress(ValueError, OSError, AttributeError):
+    try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        with suppress(ValueError, OSError):
-            total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-        return total // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return None
+    except (ValueError, OSError, AttributeError):
+        return None
+    return min([total, *_limits(CGROUPS)]) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def per_token(module: nn.Module, lms: list[PreTrainedModel], want: Mapping[str, bool]) -> float:
+def _limits(mounted: Path, groups: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """Yield the limits of this process's control groups, of version 2 and 1, up to the root."""
+    with suppress(OSError):
+        for line in groups.read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds in ("", "memory"):
+                name = "memory.limit_in_bytes" if kinds else "memory.max"
+                own = Path(path.lstrip("/"))
+                for folder in (own, *own.parents):
+                    with suppress(OSError, ValueError):  # no such file, or `max`
+                        yield int((mounted / kinds / folder / name).read_text())
+
+
+def per_token(module: nn.Module, lms: Sequence[PreTrainedModel], want: Mapping[str, bool]) -> float:
     """Return how many bytes one more token keeps for the backward pass."""
     longest = min(_positions(lm) for lm in lms)
     words = min(int(lm.config.get_text_config().vocab_size) for lm in lms)
@@ -134,17 +178,18 @@ def _toy(tokens: int, words: int) -> Group:
 
 
 def kept(module: nn.Module, groups: Sequence[Group], want: Mapping[str, bool]) -> tuple[int, int]:
-    """Return unique tokens, and the bytes that autograd keeps of their forward pass."""
+    """Return unique tokens, and the bytes that autograd keeps of their forward pass, no logits."""
     held: Any = module
     tokens = pack(groups, held.layout).to(held.device).tokens
-    seen: dict[int, int] = {}
+    seen: dict[int, torch.UntypedStorage] = {}
 
     def note(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
-        return x
+        seen[storage.data_ptr()] = storage  # held, so that its address is not another's
+        return x.detach()  # x itself would be a circle that nothing frees
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda x: x)
+    with torch.enable_grad(), head.made_again(), hooks:
         out = module(tokens, **want)
     del out
-    return tokens.useful, sum(seen.values())
+    return sum(map(unique_tokens, groups)), sum(x.nbytes() for x in seen.values())

@@ -205,10 +205,6 @@ class Views:
         blocks = _blocks(chosen, self.tokens)
         return [self._pack([block[0] - 1, *block], chosen, noise, weight) for block in blocks]
 
-    def least(self) -> int:
-        """Tokens of two prompts' samples: a block holds the prompt before it too."""
-        return 2 * max(map(unique_tokens, self.groups))
-
     def reads(self) -> IntArray:
         """The different tokens of all samples."""
         return self.groups.vocabulary()

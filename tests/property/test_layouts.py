@@ -116,6 +116,29 @@ def test_flex_compiled_once_serves_all_rows(monkeypatch: pytest.MonkeyPatch):
     assert frames <= 6, f"{frames} graphs for 18 calls"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_flex_is_compiled_for_every_model_of_a_process(monkeypatch: pytest.MonkeyPatch):
+    """A policy, a reward and a critic, each in two dtypes, whole and as a tail: 24 calls.
+
+    PyTorch stops compiling after 8 variants, and would go on with all scores in memory.
+    """
+    monkeypatch.setattr(flex, "COMPILED", {"cpu"})
+    for name, function in (("_attend", flex.flex_attention), ("_tiles", flex.create_block_mask)):
+        traced = torch.compile(function, dynamic=True, backend="eager")
+        monkeypatch.setattr(flex, name, lambda _, traced=traced: traced)
+    torch._dynamo.reset()
+    whole = pack(some_groups(), "shared").tokens.plan
+    assert whole is not None
+    shapes = ((8, 4, 16), (12, 12, 16), (16, 8, 32))
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True), torch.no_grad():
+        for (heads, own, width), low, plan, window in itertools.product(
+            shapes, (torch.float32, torch.bfloat16), (whole, whole.tail("source").plan), (None, 6)
+        ):
+            size = len(plan.row.positions), width
+            q, k, v = (torch.randn(h, *size, dtype=low) for h in (heads, own, own))
+            assert flex.flexible(q, k, v, plan, 0.25, None, window).isfinite().all()
+
+
 @pytest.mark.parametrize("compiled", [False, True], ids=["blocks", "flex"])
 @pytest.mark.parametrize("kind", SHARED)
 def test_shared_equals_rows(kind: str, compiled: bool):

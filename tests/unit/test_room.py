@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import torch
 import transformers as hf
 
-from tandem import room
+from tandem import loop, room
 from tandem.artifacts import Checkpoint
 from tandem.errors import ConfigError
 from tandem.groups import Groups
@@ -20,7 +22,6 @@ from tandem.loop import Optim
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo
 from tandem.offline import Offline
-from tandem.rng import Seed
 from tandem.runs import Here
 from tiny import folder, group, labelled
 
@@ -28,19 +29,22 @@ FP32 = Machine(device="cpu", precision="fp32")
 
 
 class Heard:
-    """Keeps what was logged."""
+    """Keeps what was logged, and dies (as by a kill) when it hears of a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.dies_at = dies_at
         self.lines: list[dict[str, Any]] = []
 
     def log(self, kind: str, **numbers: Any) -> None:
         self.lines.append({"kind": kind, **numbers})
+        if kind == "train" and numbers["step"] == self.dies_at:
+            raise KeyboardInterrupt
 
     def progress(self, *_: Any, **__: Any) -> None:
         pass
 
 
-def data(n: int = 12) -> Groups:
+def groups(n: int = 12) -> Groups:
     rng = np.random.default_rng(0)
     return Groups.of(labelled(group(str(i), rng, 9, (7, 5)), rng) for i in range(n))
 
@@ -49,103 +53,165 @@ def trunk(tmp_path: Path, machine: Machine = FP32) -> Trunk:
     return open_policy(folder(tmp_path), machine, train=True)
 
 
-def asked(policy: Trunk, tokens: int, least: int = 0) -> tuple[int, list[dict[str, Any]]]:
+def asked(policy: Trunk, tokens: int, total: int) -> tuple[int, list[dict[str, Any]]]:
     heard = Heard()
-    return room.make_room(policy, tokens, least, heard, {}), heard.lines
+    return room.make_room(policy, tokens, total, heard, {}), heard.lines
 
 
-def limited(monkeypatch: pytest.MonkeyPatch, policy: Trunk, tokens: float) -> float:
-    """Give the device what a step of so many tokens needs; return a token's bytes."""
+def enough(policy: Trunk, tokens: float) -> int:
+    """Memory in which a step of so many tokens just fits."""
     each = room.per_token(policy, [policy.inner], {})
-    states = sum(
-        p.numel() * (room.TRAINED if p.requires_grad else room.FROZEN) for p in policy.parameters()
-    )
-    monkeypatch.setattr(room, "memory", lambda _: int((states + each * tokens) / room.SHARE) + 1)
-    return each
+    fixed = room._states(policy, 10**12) + room._logits([policy.inner], 1000)
+    return int((fixed + each * tokens) / room.SHARE) + 1
 
 
+def recomputes(policy: Trunk) -> bool:
+    return any(getattr(m, "gradient_checkpointing", False) for m in policy.inner.modules())
+
+
+@pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_token_keeps_as_much_in_a_large_batch(dtype: torch.dtype):
-    """A slope from 16 and 96 tokens, against what 2,400 tokens keep; weights are in neither."""
+def test_a_token_keeps_as_much_in_a_large_batch(dtype: torch.dtype, rows: bool):
+    """A slope from 16 and 96 tokens, against what 2,400 keep; weights and logits are in neither."""
     shape = {"hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 4}
     config = hf.LlamaConfig(vocab_size=500, num_hidden_layers=3, **shape)
     policy = Trunk(hf.LlamaForCausalLM(config), dtype=dtype)
-    probe(policy)
+    if not rows:
+        probe(policy)
     each = room.per_token(policy, [policy.inner], {})
     rng = np.random.default_rng(0)
     groups = [group(str(i), rng, 48, (24, 24)) for i in range(25)]
     (a, small), (b, large) = (room.kept(policy, groups[:n], {}) for n in (5, 25))
+    assert (a, b) == (5 * 96, 25 * 96)
     assert 0.75 < each * (b - a) / (large - small) < 1.25
 
 
+def test_nothing_is_left_of_a_measurement(tmp_path: Path):
+    """Autograd frees no circle: a hook that gave a tensor itself would keep the model for good."""
+    policy = trunk(tmp_path)
+    held = [weakref.ref(p) for p in policy.parameters()]
+    room.per_token(policy, [policy.inner], {})
+    del policy
+    gc.collect()
+    assert not [1 for ref in held if ref() is not None]
+
+
 def test_enough_memory_changes_nothing(tmp_path: Path):
-    assert asked(trunk(tmp_path), 16384) == (16384, [])
-
-
-def test_micro_batches_are_halved_until_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     policy = trunk(tmp_path)
-    limited(monkeypatch, policy, 300)
-    tokens, [line] = asked(policy, 1000, least=21)
-    assert tokens == 250
-    assert line["text"].startswith("micro-batches of 250 tokens")
-    assert not room._recomputes([policy.inner])
+    assert asked(policy, 1000, enough(policy, 1000)) == (1000, [])
+    assert room.make_room(policy, 1000, None, Heard(), {}) == 1000
 
 
-def test_what_cannot_be_cut_is_recomputed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_micro_batches_are_halved_until_they_fit(tmp_path: Path):
     policy = trunk(tmp_path)
-    each = limited(monkeypatch, policy, 300)
-    _, lines = asked(policy, 1000, least=400)
-    assert room._recomputes([policy.inner])
-    assert room.per_token(policy, [policy.inner], {}) < 0.7 * each
-    assert "recomputed" in lines[0]["text"]
+    tokens, [line] = asked(policy, 4096, enough(policy, 1500))
+    assert tokens == 1024
+    assert line["text"].startswith("little memory: micro-batches of 1,024 tokens; about 0.0")
+    assert not recomputes(policy)
 
 
-def test_what_cannot_work_is_refused_before_the_first_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_after_three_halvings_activations_are_recomputed(tmp_path: Path):
     policy = trunk(tmp_path)
-    monkeypatch.setattr(room, "memory", lambda _: 100_000)
-    with pytest.raises(ConfigError, match=r"training needs about .* GiB, the device has 0\.0"):
-        asked(policy, 1000, least=400)
+    each, there = room.per_token(policy, [policy.inner], {}), enough(policy, 300)
+    tokens, [line] = asked(policy, 4096, there)
+    assert recomputes(policy)
+    assert "activations recomputed" in line["text"]
+    lean = room.per_token(policy, [policy.inner], {})
+    assert lean < 0.2 * each
+    assert 300 < tokens <= 4096
 
 
-def test_adapters_need_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Frozen weights have no gradient and no moments: what does not fit as a whole does as LoRA."""
+def test_a_model_that_cannot_recompute_has_smaller_micro_batches(tmp_path: Path):
+    """To no fewer than 256 tokens: groups are not cut, so that fewer would save nothing."""
+    policy = trunk(tmp_path)
+    policy.inner.supports_gradient_checkpointing = False
+    tokens, [line] = asked(policy, 4096, enough(policy, 30))
+    assert tokens == room.FEWEST
+    assert "recomputed" not in line["text"]
+    assert not recomputes(policy)
+
+
+def test_what_cannot_work_is_refused_before_the_first_step(tmp_path: Path):
+    """Sixteen bytes a weight; adapters need four for most of them."""
     whole, adapters = (
         trunk(tmp_path / name, replace(FP32, lora=lora))
         for name, lora in (("whole", None), ("lora", Lora(rank=2)))
     )
+    tables = whole.inner.get_input_embeddings().weight.numel()
     weights = sum(p.numel() for p in whole.parameters())
-    monkeypatch.setattr(room, "memory", lambda _: 15 * weights)
-    with pytest.raises(ConfigError):
-        asked(whole, 100, least=21)
-    assert asked(adapters, 100, least=21)[0] >= 21
+    least = 16 * weights - 12 * tables
+    with pytest.raises(ConfigError, match=r"weights and optimiser need 0\.00 GiB"):
+        asked(whole, 4096, least - 1)
+    assert asked(whole, 4096, least)[0] == room.FEWEST
+    assert asked(adapters, 4096, least - 1)[0] >= room.FEWEST
 
 
 def test_a_fit_with_little_memory_ends_at_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Up to rounding: the split and the recomputing are no part of the result."""
-    init = Checkpoint(folder(tmp_path / "init"))
-    ends = []
-    for name in ("plenty", "little"):
-        if name == "little":
-            limited(monkeypatch, trunk(tmp_path / "again"), 18)
-        heard = Heard()
-        here = Here.at(tmp_path / name, machine=FP32, events=heard)
-        cfg = dpo.DPO(epochs=2, batch=6, optim=Optim(lr=1e-3))
-        made = dpo.fit(init, data(), cfg, here=here)
-        said = [line["text"] for line in heard.lines if line["kind"] == "room"]
-        assert bool(said) == (name == "little")
+    """Up to rounding, in more and smaller micro-batches."""
+    init, data = Checkpoint(folder(tmp_path / "init")), groups()
+    ends, sizes = [], []
+    cut = Offline.batches
+    monkeypatch.setattr(room, "FEWEST", 21)
+    for name, there in (("plenty", 10**12), ("little", enough(trunk(tmp_path / "again"), 60))):
+        largest = [0]
+
+        def batches(self: Offline, chosen: Any, largest: list[int] = largest) -> Any:
+            made = cut(self, chosen)
+            largest[0] = max(largest[0], *(b.tokens.useful for b in made))
+            return made
+
+        monkeypatch.setattr(loop, "memory", lambda _, there=there: there)
+        monkeypatch.setattr(Offline, "batches", batches)
+        here = Here.at(tmp_path / name, machine=replace(FP32, tokens=240))
+        made = dpo.fit(init, data, dpo.DPO(epochs=2, batch=6, optim=Optim(lr=1e-3)), here=here)
+        sizes.append(largest[0])
         ends.append(torch.cat([p.flatten() for p in open_policy(made.path, FP32).parameters()]))
+    assert sizes == [126, 42]
     assert (ends[0] - ends[1]).norm() < 1e-4 * ends[0].norm()
 
 
-def test_sources_say_what_cannot_be_cut():
-    """Pairs stay together; where answers may be parted, a prompt and its longest answer do."""
-    groups = data()
-    whole, parts = (
-        Offline(groups, size=4, epochs=1, seed=Seed(0), layout="shared", tokens=99, divisible=d)
-        for d in (False, True)
-    )
-    assert (whole.least(), parts.least()) == (21, 16)
+def test_a_killed_fit_goes_on_with_the_cut_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where there is less memory than before: bit for bit the uninterrupted one."""
+    init, data, ends = Checkpoint(folder(tmp_path / "init")), groups(), []
+    cfg = dpo.DPO(epochs=3, batch=6, optim=Optim(lr=1e-2))
+    monkeypatch.setattr(room, "FEWEST", 21)
+    little = enough(trunk(tmp_path / "again"), 60)
+    for name in ("whole", "killed"):
+        machine = replace(FP32, tokens=240, save_seconds=0.0, log_every=1)
+        monkeypatch.setattr(loop, "memory", lambda _: 10**12)
+        if name == "killed":
+            dying = Here.at(tmp_path / name, machine=machine, events=Heard(dies_at=3))
+            with pytest.raises(KeyboardInterrupt):
+                dpo.fit(init, data, cfg, here=dying)
+            monkeypatch.setattr(loop, "memory", lambda _: little)
+        heard = Heard()
+        made = dpo.fit(
+            init, data, cfg, here=Here.at(tmp_path / name, machine=machine, events=heard)
+        )
+        assert ("room" in {line["kind"] for line in heard.lines}) == (name == "killed")
+        ends.append(torch.cat([p.flatten() for p in open_policy(made.path, FP32).parameters()]))
+    assert torch.equal(*ends)
+
+
+def test_memory_is_that_of_the_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Version 2 and 1, the group itself and those above it; `max` is no limit."""
+    groups = tmp_path / "cgroup"
+    groups.write_text("3:cpu:/else\n2:memory:/job/step\n0::/user/app\n")
+    for path, text in {
+        "memory/job/memory.limit_in_bytes": "9000\n",
+        "memory/memory.limit_in_bytes": "7000\n",
+        "user/app/memory.max": "max\n",
+        "user/memory.max": "5000\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert sorted(room._limits(tmp_path, groups)) == [5000, 7000, 9000]
+    assert list(room._limits(tmp_path, tmp_path / "none")) == []
+    monkeypatch.setattr(room, "_limits", lambda _: [4000])
+    assert room.memory(torch.device("cpu")) == 4000
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert room.memory(torch.device("cpu")) == 2000

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -83,6 +85,7 @@ class StaticDecoder(ForkingDecoder):
         self._steps: dict[tuple[int, int, int], tuple[StaticStep, Recorded]] = {}
         self._most = 1
         self._home: list[int] = []
+        self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
     def join(self, prompts: Sequence[IntArray], n: int) -> Tensor:
         """Take prompts in, with n completions each; return [P, V] logits of the first tokens."""
@@ -106,6 +109,12 @@ class StaticDecoder(ForkingDecoder):
         self.age = self.age + 1
         return logits[: len(tokens)].clone()
 
+    def keep(self, alive: npt.NDArray[np.bool_]) -> None:
+        """Let completions leave, [R] False; with the last one the recordings go."""
+        super().keep(alive)
+        if not len(self.owner):
+            self._steps.clear()
+
     def _addresses(self) -> list[int]:
         """Where the stores lie: a recording reads and writes there and nowhere else."""
         return [s.keys.data_ptr() for of in (self._prompts, self._own) for s in of.values()]
@@ -126,7 +135,7 @@ class StaticDecoder(ForkingDecoder):
             )
             return out.logits[0]
 
-        return step, Recorded(run, self.device)
+        return step, Recorded(run, self.device, self._pool)
 
 
 class Recorded:
@@ -135,10 +144,11 @@ class Recorded:
     Args:
         run: does the same to the same memory every time, and may be run twice.
         device: where.
+        pool: memory that recordings share, since the result of one is read before the next runs.
     """
 
-    def __init__(self, run: Callable[[], Tensor], device: torch.device) -> None:
-        self._run, self._device = run, device
+    def __init__(self, run: Callable[[], Tensor], device: torch.device, pool: Any) -> None:
+        self._run, self._device, self._pool = run, device, pool
         self._graph: torch.cuda.CUDAGraph | None = None
         self._out = torch.empty(0)
 
@@ -146,24 +156,31 @@ class Recorded:
         """Return what `run` returns; on a GPU in memory that the next call writes again."""
         if self._device.type != "cuda":
             return self._run()
-        if self._graph is None:
-            self._record()
-        else:
+        with torch.cuda.device(self._device):
+            if self._graph is None:
+                self._graph = self._record()
             self._graph.replay()
         return self._out
 
-    def _record(self) -> None:
-        """Run freely on a stream of its own, as recording asks for; then record, and replay."""
-        now, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(now)
-        with torch.cuda.stream(aside):
-            self._run()
-        now.wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._out = self._run()
-        graph.replay()
-        self._graph = graph
+    def _record(self) -> torch.cuda.CUDAGraph:
+        """Run freely on a stream of its own, as recording asks for; then record.
+
+        A model that waits for the device inside is refused by the free run: a recording that
+        fails leaves PyTorch's allocator in its state.
+        """
+        graph, own = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        own.wait_stream(torch.cuda.current_stream())
+        mode = torch.cuda.get_sync_debug_mode()
+        with torch.cuda.stream(own):
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                self._run()
+            finally:
+                torch.cuda.set_sync_debug_mode(mode)
+            with torch.cuda.graph(graph, pool=self._pool, stream=own):
+                self._out = self._run()
+        torch.cuda.current_stream().wait_stream(own)
+        return graph
 
 
 def _rounded(n: int) -> int:
