@@ -50,7 +50,8 @@ def performance(results: Path) -> str:
     parts.append(
         prose(
             f"Not measured beside TRL: GPUs, models above {largest} M parameters, LoRA. Not "
-            "measured at all: what is for GPUs alone, FlexAttention and CUDA graphs (`machine.compiled`)."
+            "measured at all: what is for GPUs alone, FlexAttention and CUDA graphs "
+            "(`machine.compiled`)."
         )
     )
     return "\n\n".join(parts) + "\n"
