@@ -2,11 +2,12 @@
 
     weights and optimiser + logits + (bytes that a token keeps for the backward pass) x tokens
 
-The first two are counted. The last is measured: two toy batches go through the module, and the
-difference of what they keep, over the difference of their tokens, is a token's own share; weights
-that were cast are in neither. It follows architecture, dtype and adapters by itself, and knows
-nothing of attention over longer prompts than the toys'. So it is an estimate: a third of the
-memory is left for the reference, the data and what a backward pass holds for a moment.
+The first two are counted. The last, unless a rough bound fits, is measured: two toy batches go
+through the module, and the difference of what they keep, over the difference of their tokens, is a
+token's own share; weights that were cast are in neither. It follows architecture, dtype and
+adapters by itself, and knows nothing of attention over longer prompts than the toys'. So it is an
+estimate: a third of the memory is left for the reference, the data and what a backward pass holds
+for a moment.
 
 Where a micro-batch of `machine.tokens` does not fit, it is halved until it does; where three times
 are not enough, activations are recomputed as well. Neither changes a result but in its last bits.
@@ -15,6 +16,7 @@ Weights and optimiser that are larger than the memory are refused before the fir
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -43,6 +45,8 @@ HALVINGS = 3
 FEWEST = 256
 """Tokens of a micro-batch below which halving saves little: groups are not cut."""
 CGROUPS = Path("/sys/fs/cgroup")
+ROUGH = 16
+"""Bytes a token for each weight of a model, over its width: where they fit, nothing is measured."""
 GIB = 2**30
 
 
@@ -66,6 +70,8 @@ def make_room(
         return tokens
     fixed = _states(module, total) + _logits(lms, tokens)
     room = SHARE * total - fixed
+    if sum(map(_roughly, lms)) * tokens <= room:
+        return tokens
     each = per_token(module, lms, want)
     if each * tokens <= room:
         return tokens
@@ -109,6 +115,12 @@ def _states(module: nn.Module, total: int) -> int:
             "train adapters (machine.lora.rank), or start from a smaller model",
         )
     return sum(sizes)
+
+
+def _roughly(lm: PreTrainedModel) -> float:
+    """Return about twice the bytes that a token keeps: a layer keeps as it multiplies."""
+    width = getattr(lm.config.get_text_config(), "hidden_size", None)
+    return ROUGH * sum(p.numel() for p in lm.parameters()) / width if width else math.inf
 
 
 def _logits(lms: Sequence[PreTrainedModel], tokens: int) -> int:
