@@ -47,7 +47,7 @@ def flexible(
         q = q.index_select(1, plan.asking)
     if q.device.type == "cpu" and torch.is_grad_enabled():
         return _plainly(q, k, v, _sees(plan, window), scale, softcap)
-    cap = None if softcap is None else torch.tensor(softcap, device=q.device)
+    cap = None if softcap is None else torch.full((), softcap, device=q.device)
     with torch._dynamo.config.patch(VARIANTS):
         out = _attend(q.device.type in COMPILED)(
             q[None],
@@ -101,7 +101,8 @@ def _sees(plan: Plan, window: int | None) -> Rule:
     )
 
     far = len(position) if window is None else window
-    limit = torch.tensor(far, device=position.device)  # a number would be compiled in
+    # filled there: a number would be compiled in, and a copy would wait for the device
+    limit = torch.full((), far, device=position.device)
 
     def sees(_: Tensor, __: Tensor, i: Tensor, j: Tensor) -> Tensor:
         behind = now[i] - position[j]

@@ -34,7 +34,7 @@ from tandem.machine import Machine
 from tandem.memory import kept
 from tandem.models import device
 from tandem.ragged import Ragged
-from tandem.room import make_room, memory
+from tandem.room import installed, make_room
 from tandem.runs import Events, Here
 from tandem.vocabulary import narrowed
 
@@ -149,7 +149,7 @@ def fit(
     """
     wanted = dict(want or {})
     accelerator = _accelerator(here.machine)
-    there = _least(memory(device(here.machine)), accelerator)
+    there = _least(installed(device(here.machine)), accelerator)
     source.tokens = make_room(module, source.tokens, there, here.events, wanted)
     with narrowed(module, source.reads(), optim.weight_decay):
         _train(module, source, loss, optim, here, wanted, accelerator)

@@ -123,11 +123,11 @@ class Beside:
     @property
     def tokens(self) -> int:
         """Unique tokens of a micro-batch of either."""
-        return max(self.main.tokens, self.other.tokens)
+        return self.main.tokens
 
     @tokens.setter
     def tokens(self, most: int) -> None:
-        self.main.tokens, self.other.tokens = (min(s.tokens, most) for s in (self.main, self.other))
+        self.main.tokens = self.other.tokens = most
 
     def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
         """Yield the steps that are left: the micro-batches of both."""

@@ -118,7 +118,7 @@ def _states(module: nn.Module, total: int) -> int:
 
 
 def _roughly(lm: PreTrainedModel) -> float:
-    """Return about twice the bytes that a token keeps: a layer keeps as it multiplies."""
+    """Return some times the bytes that a token keeps: a layer keeps as much as it multiplies."""
     width = getattr(lm.config.get_text_config(), "hidden_size", None)
     return ROUGH * sum(p.numel() for p in lm.parameters()) / width if width else math.inf
 
@@ -136,7 +136,7 @@ def _could_recompute(lm: PreTrainedModel) -> bool:
     return not does and bool(getattr(lm, "supports_gradient_checkpointing", False))
 
 
-def memory(device: torch.device) -> int | None:
+def installed(device: torch.device) -> int | None:
     """Return the bytes that a process may use there, or None where nobody says.
 
     On a CPU the least of the machine's memory and of its control groups' limits, shared among
@@ -171,7 +171,7 @@ def per_token(module: nn.Module, lms: Sequence[PreTrainedModel], want: Mapping[s
     longest = min(_positions(lm) for lm in lms)
     words = min(int(lm.config.get_text_config().vocab_size) for lm in lms)
     few, many = (_toy(min(n, longest // k), words) for n, k in zip(TOYS, (4, 1), strict=True))
-    (a, small), (b, large) = (kept(module, [toy], want) for toy in (few, many))
+    (a, small), (b, large) = (saved(module, [toy], want) for toy in (few, many))
     return max(0.0, (large - small) / max(1, b - a))
 
 
@@ -189,7 +189,7 @@ def _toy(tokens: int, words: int) -> Group:
     return Group(Prompt("toy", "", tokens=ids[0]), (first, second))
 
 
-def kept(module: nn.Module, groups: Sequence[Group], want: Mapping[str, bool]) -> tuple[int, int]:
+def saved(module: nn.Module, groups: Sequence[Group], want: Mapping[str, bool]) -> tuple[int, int]:
     """Return unique tokens, and the bytes that autograd keeps of their forward pass, no logits."""
     held: Any = module
     tokens = pack(groups, held.layout).to(held.device).tokens

@@ -133,6 +133,14 @@ def _tokens(groups: list[Group]) -> list[list[list[int]]]:
     return [[c.tokens.tolist() for c in g.completions] for g in groups]
 
 
+def _assert_same(ours: list[Group], theirs: list[Group]) -> None:
+    """The same tokens, log-probabilities to 1e-5."""
+    assert _tokens(ours) == _tokens(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        for x, y in zip(a.completions, b.completions, strict=True):
+            np.testing.assert_allclose(x.logp, y.logp, atol=1e-5)
+
+
 def _law_along(lm: PreTrainedModel, prompt: Prompt, tokens: np.ndarray, how: Sampling) -> list:
     """[T] log-probabilities: a plain forward of the whole sequence, then truncation in numpy."""
     ids = torch.from_numpy(np.concatenate([prompt.tokens, tokens]).astype(np.int64))[None]
@@ -244,10 +252,7 @@ def test_both_decoders_agree(family: str) -> None:
     engine._decoders[:] = [RowsDecoder(lm)]
     engine._decoder = engine._decoders[0]
     theirs = list(engine.sample(prompts, 3, how, Seed(1)))
-    assert _tokens(ours) == _tokens(theirs)
-    for a, b in zip(ours, theirs, strict=True):
-        for x, y in zip(a.completions, b.completions, strict=True):
-            np.testing.assert_allclose(x.logp, y.logp, atol=1e-5)
+    _assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral window", "gemma2"])
@@ -258,10 +263,7 @@ def test_fixed_shapes_change_nothing(family: str) -> None:
     assert isinstance(static._decoder, StaticDecoder)
     for seed in (Seed(1), Seed(2)):
         ours, theirs = (list(e.sample(prompts, 3, how, seed)) for e in (static, free))
-        assert _tokens(ours) == _tokens(theirs)
-        for a, b in zip(ours, theirs, strict=True):
-            for x, y in zip(a.completions, b.completions, strict=True):
-                np.testing.assert_allclose(x.logp, y.logp, atol=1e-5)
+        _assert_same(ours, theirs)
 
 
 def test_the_machine_asks_for_fixed_shapes_and_flex(f2: Path) -> None:

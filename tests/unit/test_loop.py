@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from climbing import somewhere
+from climbing import Heard, somewhere
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
@@ -40,25 +40,6 @@ from worlds import letters
 
 FP32 = Machine(device="cpu", precision="fp32", save_seconds=0.0, log_every=1)
 FAST = Optim(lr=3e-3, schedule="linear", warmup=0.2)
-
-
-@dataclass
-class Heard:
-    """Keeps what was logged, and dies (as by a kill) when it hears of a step."""
-
-    dies_at: int | None = None
-    lines: list[dict[str, Any]] = field(default_factory=list)
-
-    def log(self, kind: str, **numbers: Any) -> None:
-        self.lines.append({"kind": kind, **numbers})
-        if kind == "train" and numbers["step"] == self.dies_at:
-            raise KeyboardInterrupt
-
-    def progress(self, done: int, total: int | None, unit: str, **numbers: Any) -> None:
-        pass
-
-    def trained(self) -> list[dict[str, Any]]:
-        return [line for line in self.lines if line["kind"] == "train"]
 
 
 def data(n: int = 10, pairs: bool = True) -> Groups:
@@ -147,7 +128,7 @@ def test_the_example_of_two_micro_batches(tmp_path: Path):
         heard = Heard()
         source = Offline(groups, size=2, epochs=1, seed=Seed(), layout="rows", tokens=budget)
         train(Trunk(lm()), source, loss, FAST, somewhere(heard, FP32))
-        assert heard.trained()[0]["toy_loss"] == pytest.approx(1.2)
+        assert heard.of("train")[0]["toy_loss"] == pytest.approx(1.2)
 
 
 def test_terms_are_divided_each_by_its_own_weight():
@@ -162,7 +143,7 @@ def test_terms_are_divided_each_by_its_own_weight():
 
     heard = Heard()
     trained(loss, FAST, events=heard)
-    line = heard.trained()[0]
+    line = heard.of("train")[0]
     assert line["a_loss"] == pytest.approx(2)
     assert line["b_loss"] == pytest.approx(3)
     assert line["share"] == pytest.approx(19 / 40)
@@ -192,7 +173,7 @@ def test_clipping_bounds_the_gradient_and_logs_it_unclipped():
     assert norm > 0.5
     assert step["clipped"].norm().item() * eps / lr == pytest.approx(0.25, rel=1e-2)
     close(step["clipped"] / step["clipped"].norm(), step["free"] / step["free"].norm(), 1e-2)
-    assert loud.trained()[0]["grad_norm"] == pytest.approx(norm, rel=1e-2)
+    assert loud.of("train")[0]["grad_norm"] == pytest.approx(norm, rel=1e-2)
 
 
 def flat(module: nn.Module) -> Tensor:
@@ -231,7 +212,7 @@ def test_the_schedule_reaches_the_optimiser(tmp_path: Path):
     fitted("sft", tmp_path, folder(tmp_path / "init"), heard=heard)
     total = 2 * 3
     wanted = [FAST.lr * FAST.factor(s, total) for s in range(1, total + 1)]
-    assert [line["lr"] for line in heard.trained()] == pytest.approx(wanted)
+    assert [line["lr"] for line in heard.of("train")] == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("bad", [{"lr": 0.0}, {"lr": math.nan}, {"warmup": 1.5}])
@@ -287,8 +268,8 @@ def test_the_log_is_the_mean_since_the_last_line(tmp_path: Path):
     fine, coarse = Heard(), Heard()
     fitted("sft", tmp_path / "a", init, heard=fine)
     fitted("sft", tmp_path / "b", init, replace(FP32, log_every=4), coarse)
-    losses = [line["nll_loss"] for line in fine.trained()]
-    lines = coarse.trained()
+    losses = [line["nll_loss"] for line in fine.of("train")]
+    lines = coarse.of("train")
     assert [line["step"] for line in lines] == [4, 6]
     assert [line["nll_loss"] for line in lines] == pytest.approx(
         [np.mean(losses[:4]), np.mean(losses[4:])], rel=1e-5
@@ -309,7 +290,7 @@ def test_the_first_loss_is_the_models_own(tmp_path: Path):
         n = len(g.completions[0].tokens)
         total += stock(input_ids=ids, labels=labels).loss.item() * n
         count += n
-    assert heard.trained()[0]["nll_loss"] == pytest.approx(total / count, rel=1e-5)
+    assert heard.of("train")[0]["nll_loss"] == pytest.approx(total / count, rel=1e-5)
 
 
 # --- resume -------------------------------------------------------------------------------------
@@ -326,7 +307,7 @@ def test_resume_equals_uninterrupted_bit_for_bit(name: str, lora: Lora | None, t
             fitted(name, tmp_path / "torn", init, machine, Heard(dies_at))
     heard = Heard()
     torn = fitted(name, tmp_path / "torn", init, machine, heard)
-    assert [line["step"] for line in heard.trained()] == [5, 6]
+    assert [line["step"] for line in heard.of("train")] == [5, 6]
     assert weights(torn) == weights(calm)
     assert torn.hash == calm.hash
     assert weights(calm) != (init / "model.safetensors").read_bytes()
@@ -339,8 +320,8 @@ def test_the_log_after_a_resume_counts_its_own_steps(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         fitted("sft", tmp_path / "b", init, heard=Heard(dies_at=4))
     fitted("sft", tmp_path / "b", init, replace(FP32, log_every=5), late)
-    losses = [line["nll_loss"] for line in fine.trained()]
-    assert late.trained()[0]["nll_loss"] == pytest.approx(np.mean(losses[3:5]), rel=1e-5)
+    losses = [line["nll_loss"] for line in fine.of("train")]
+    assert late.of("train")[0]["nll_loss"] == pytest.approx(np.mean(losses[3:5]), rel=1e-5)
 
 
 def test_the_order_of_steps_does_not_depend_on_a_resume():
@@ -401,8 +382,8 @@ def test_the_reference_of_adapters_is_the_policy_without_them(tmp_path: Path):
     init, heard = folder(tmp_path / "init"), Heard()
     machine = replace(FP32, lora=Lora(rank=4))
     fitted("dpo", tmp_path, init, machine, heard)
-    assert heard.trained()[0]["sigmoid_loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert heard.trained()[-1]["sigmoid_loss"] != pytest.approx(math.log(2), abs=1e-4)
+    assert heard.of("train")[0]["sigmoid_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert heard.of("train")[-1]["sigmoid_loss"] != pytest.approx(math.log(2), abs=1e-4)
     column = reference(Checkpoint(init), data(), machine)
     plain = log_probs(open_policy(init, FP32), data())
     for a, b in zip(column, plain, strict=True):
@@ -616,4 +597,4 @@ def test_metrics_are_means_over_units():
     machine = replace(FP32, log_every=100)
     train(Trunk(lm()), source, loss, FAST, somewhere(heard, machine))
     lengths = [len(c.tokens) for g in data() for c in g.completions]
-    assert heard.trained()[-1]["length"] == pytest.approx(np.mean(lengths))
+    assert heard.of("train")[-1]["length"] == pytest.approx(np.mean(lengths))

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers as hf
 
+from climbing import Heard
 from tandem import loop, room
 from tandem.artifacts import Checkpoint
 from tandem.errors import ConfigError
@@ -26,22 +27,6 @@ from tandem.runs import Here
 from tiny import folder, group, labelled
 
 FP32 = Machine(device="cpu", precision="fp32")
-
-
-class Heard:
-    """Keeps what was logged, and dies (as by a kill) when it hears of a step."""
-
-    def __init__(self, dies_at: int | None = None) -> None:
-        self.dies_at = dies_at
-        self.lines: list[dict[str, Any]] = []
-
-    def log(self, kind: str, **numbers: Any) -> None:
-        self.lines.append({"kind": kind, **numbers})
-        if kind == "train" and numbers["step"] == self.dies_at:
-            raise KeyboardInterrupt
-
-    def progress(self, *_: Any, **__: Any) -> None:
-        pass
 
 
 def groups(n: int = 12) -> Groups:
@@ -81,7 +66,7 @@ def test_a_token_keeps_as_much_in_a_large_batch(dtype: torch.dtype, rows: bool):
     each = room.per_token(policy, [policy.inner], {})
     rng = np.random.default_rng(0)
     groups = [group(str(i), rng, 48, (24, 24)) for i in range(25)]
-    (a, small), (b, large) = (room.kept(policy, groups[:n], {}) for n in (5, 25))
+    (a, small), (b, large) = (room.saved(policy, groups[:n], {}) for n in (5, 25))
     assert (a, b) == (5 * 96, 25 * 96)
     assert 0.75 < each * (b - a) / (large - small) < 1.25
 
@@ -162,7 +147,7 @@ def test_a_fit_with_little_memory_ends_at_the_same_weights(
             largest[0] = max(largest[0], *(b.tokens.useful for b in made))
             return made
 
-        monkeypatch.setattr(loop, "memory", lambda _, there=there: there)
+        monkeypatch.setattr(loop, "installed", lambda _, there=there: there)
         monkeypatch.setattr(Offline, "batches", batches)
         here = Here.at(tmp_path / name, machine=replace(FP32, tokens=240))
         made = dpo.fit(init, data, dpo.DPO(epochs=2, batch=6, optim=Optim(lr=1e-3)), here=here)
@@ -182,12 +167,12 @@ def test_a_killed_fit_goes_on_with_the_cut_it_began_with(
     little = enough(trunk(tmp_path / "again"), 60)
     for name in ("whole", "killed"):
         machine = replace(FP32, tokens=240, save_seconds=0.0, log_every=1)
-        monkeypatch.setattr(loop, "memory", lambda _: 10**12)
+        monkeypatch.setattr(loop, "installed", lambda _: 10**12)
         if name == "killed":
             dying = Here.at(tmp_path / name, machine=machine, events=Heard(dies_at=3))
             with pytest.raises(KeyboardInterrupt):
                 dpo.fit(init, data, cfg, here=dying)
-            monkeypatch.setattr(loop, "memory", lambda _: little)
+            monkeypatch.setattr(loop, "installed", lambda _: little)
         heard = Heard()
         made = dpo.fit(
             init, data, cfg, here=Here.at(tmp_path / name, machine=machine, events=heard)
@@ -212,6 +197,6 @@ def test_memory_is_that_of_the_control_groups(tmp_path: Path, monkeypatch: pytes
     assert sorted(room._limits(tmp_path, groups)) == [5000, 7000, 9000]
     assert list(room._limits(tmp_path, tmp_path / "none")) == []
     monkeypatch.setattr(room, "_limits", lambda _: [4000])
-    assert room.memory(torch.device("cpu")) == 4000
+    assert room.installed(torch.device("cpu")) == 4000
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert room.memory(torch.device("cpu")) == 2000
+    assert room.installed(torch.device("cpu")) == 2000

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_engine import V, _engine, _model, _prompts, _tokens
+from test_engine import V, _assert_same, _engine, _model, _prompts
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -78,10 +78,7 @@ def test_a_replayed_step_draws_the_same_tokens(family: str, replayed: list[int])
             list(_engine(lm, max_rows=rows, compiled=compiled).sample(prompts, 3, how, Seed(1)))
             for compiled in (True, False)
         )
-        assert _tokens(ours) == _tokens(theirs)
-        for a, b in zip(ours, theirs, strict=True):
-            for x, y in zip(a.completions, b.completions, strict=True):
-                np.testing.assert_allclose(x.logp, y.logp, atol=1e-5)
+        _assert_same(ours, theirs)
     assert replayed[0] > 20
 
 
