@@ -15,7 +15,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -33,6 +33,7 @@ from tandem.groups import IntArray
 from tandem.machine import Machine
 from tandem.memory import kept
 from tandem.models import device
+from tandem.packing import Cut
 from tandem.ragged import Ragged
 from tandem.room import installed, make_room
 from tandem.runs import Events, Here
@@ -92,12 +93,12 @@ class Source(Protocol):
     """Yields optimiser steps; offline sources ignore the policy, online ones sample from it."""
 
     @property
-    def tokens(self) -> int:
-        """Unique tokens of a micro-batch at most; the loop may lower it before the first step."""
+    def cut(self) -> Cut:
+        """How a step is cut into micro-batches; the loop sets it before the first step."""
         ...
 
-    @tokens.setter
-    def tokens(self, most: int) -> None: ...
+    @cut.setter
+    def cut(self, cut: Cut) -> None: ...
 
     @property
     def total(self) -> int:
@@ -150,7 +151,8 @@ def fit(
     wanted = dict(want or {})
     accelerator = _accelerator(here.machine)
     there = _least(installed(device(here.machine)), accelerator)
-    source.tokens = make_room(module, source.tokens, there, here.events, wanted)
+    tokens = make_room(module, source.cut.tokens, there, here.events, wanted)
+    source.cut = Cut(tokens, parts=accelerator.num_processes)
     with narrowed(module, source.reads(), optim.weight_decay):
         _train(module, source, loss, optim, here, wanted, accelerator)
     return module.eval()
@@ -310,7 +312,7 @@ class _State:
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
-            self.source.tokens = int(state["tokens"])
+            self.source.cut = replace(self.source.cut, tokens=int(state["tokens"]))
         except (RuntimeError, ValueError, KeyError) as error:
             raise DataError(
                 f"{self.path} is of another model: {str(error).splitlines()[0]}",
@@ -323,7 +325,7 @@ class _State:
         if self.path is None or not main or time.monotonic() - self.saved < self.every:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        state["tokens"] = self.source.tokens
+        state["tokens"] = self.source.cut.tokens
         part = self.path.with_suffix(".part")
         torch.save({**state, "step": step}, part)
         part.replace(self.path)

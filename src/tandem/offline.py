@@ -11,7 +11,7 @@ from torch import nn
 from tandem.batch import Batch
 from tandem.errors import DataError
 from tandem.groups import FloatArray, Group, Groups, IntArray
-from tandem.packing import Layout, pack, split
+from tandem.packing import Cut, Layout, Piece, pack, split
 from tandem.rng import Seed
 
 
@@ -55,7 +55,7 @@ class Offline:
         self.groups, self.size, self.epochs, self.seed = groups, size, epochs, seed
         self.total_steps = steps
         self.layout: Layout = layout
-        self.tokens = tokens
+        self.cut = Cut(tokens)
         self.logp_is, self.divisible = logp_is, divisible
         self.position = 0
 
@@ -77,8 +77,7 @@ class Offline:
 
     def batches(self, groups: Sequence[Group]) -> list[Batch]:
         """Pack the groups of one step into its micro-batches."""
-        micro = split(groups, self.tokens, divisible=self.divisible)
-        return [self._pack([n for n, _ in m], [g for _, g in m]) for m in micro]
+        return self._packed(split(groups, self.cut, divisible=self.divisible))
 
     def reads(self) -> IntArray:
         """The different tokens of the collection."""
@@ -96,6 +95,9 @@ class Offline:
         epoch, inside = divmod(step, self.per_epoch)
         order = self.seed.at("epoch", epoch).rng().permutation(len(self.groups))
         return order[inside * self.size : (inside + 1) * self.size].tolist()
+
+    def _packed(self, micro: list[list[Piece]]) -> list[Batch]:
+        return [self._pack([n for n, _ in m], [g for _, g in m]) for m in micro]
 
     def _pack(self, numbers: list[int], groups: list[Group]) -> Batch:
         columns: dict[str, list[list[FloatArray | None]]] = {}
@@ -121,13 +123,13 @@ class Beside:
         return self.main.total
 
     @property
-    def tokens(self) -> int:
-        """Unique tokens of a micro-batch of either."""
-        return self.main.tokens
+    def cut(self) -> Cut:
+        """How the steps of either are cut."""
+        return self.main.cut
 
-    @tokens.setter
-    def tokens(self, most: int) -> None:
-        self.main.tokens = self.other.tokens = most
+    @cut.setter
+    def cut(self, cut: Cut) -> None:
+        self.main.cut = self.other.cut = cut
 
     def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
         """Yield the steps that are left: the micro-batches of both."""

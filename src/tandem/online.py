@@ -25,7 +25,7 @@ from tandem.batch import Batch
 from tandem.engines import Engine, Sampling
 from tandem.errors import ConfigError
 from tandem.groups import Group, Groups
-from tandem.packing import Layout, pack, split
+from tandem.packing import Cut, Layout, pack, split
 from tandem.ragged import Ragged
 from tandem.rng import Seed
 from tandem.runs import Events
@@ -124,7 +124,7 @@ class Online:
         self.prompts, self.engine, self.weights = prompts, engine, weights
         self.experience, self.shape, self.how, self.seed = experience, shape, how, seed
         self.layout: Layout = layout
-        self.tokens, self.events = tokens, events
+        self.cut, self.events = Cut(tokens), events
         self.watch, self.controllers = watch, controllers or {}
         self.step = 0
         self.buffer: Experience | None = None
@@ -197,7 +197,7 @@ class Online:
         starts = np.cumsum([0, *(len(g) for g in buffer.groups)])
         rows = {name: column.rows() for name, column in buffer.columns.items()}
         batches: list[Batch] = []
-        for micro in split([buffer.groups[i] for i in chosen], self.tokens):
+        for micro in split([buffer.groups[i] for i in chosen], self.cut):
             own = [chosen[k] for k, _ in micro]
             columns = {
                 name: [[r.numpy() for r in values[starts[i] : starts[i + 1]]] for i in own]

@@ -10,6 +10,7 @@ Shapes: S tokens of the row, R rows, L columns, T trained tokens, N completions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,21 @@ Layout = Literal["shared", "rows"]
 Columns = Mapping[str, Sequence[Sequence[FloatArray | None]]]
 """Per-token numbers beside the groups: name -> one array a completion, aligned to its tokens."""
 RAGGED = ("ref", "old", "adv", "ret", "value")
+Piece = tuple[int, Group]
+"""A group's number in its step, and the group or a part of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a step is cut into micro-batches.
+
+    Attributes:
+        tokens: unique tokens of a micro-batch at most.
+        parts: their number is a multiple of this, as far as there are groups: one a process.
+    """
+
+    tokens: int
+    parts: int = 1
 
 
 def unique_tokens(group: Group) -> int:
@@ -33,35 +49,59 @@ def unique_tokens(group: Group) -> int:
     return len(group.prompt.tokens) + sum(len(c.tokens) for c in group.completions)
 
 
-def split(
-    groups: Sequence[Group], budget: int, *, divisible: bool = False
-) -> Iterator[list[tuple[int, Group]]]:
-    """Cut a step into micro-batches of at most `budget` unique tokens, longest first.
+def split(groups: Sequence[Group], cut: Cut, *, divisible: bool = False) -> list[list[Piece]]:
+    """Cut a step into micro-batches, longest groups first.
+
+    Each is filled up to `cut.tokens`. For several processes groups are then dealt out anew, to
+    micro-batches of about the same size, as many for each process.
 
     A single group above the budget forms its own micro-batch, unless `divisible`: then its
     completions are spread over several, each behind the prompt (losses without pairs). The parts
     of a group come one after the other, in the order of its completions.
-
-    Yields:
-        (index into `groups`, group or part of it).
     """
     order = sorted(range(len(groups)), key=lambda i: unique_tokens(groups[i]), reverse=True)
-    parts = (
+    pieces = [
         (i, part)
         for i in order
-        for part in (_parts(groups[i], budget) if divisible else (groups[i],))
-    )
-    micro: list[tuple[int, Group]] = []
+        for part in (_parts(groups[i], cut.tokens) if divisible else (groups[i],))
+    ]
+    filled = list(_filled(pieces, cut.tokens))
+    if cut.parts == 1 or not filled:
+        return filled
+    turns = -(-len(filled) // cut.parts)
+    dealt = _dealt(pieces, min(turns * cut.parts, len(pieces)))
+    most = max(cut.tokens, _tokens(pieces[:1]))
+    return dealt if max(map(_tokens, dealt)) <= most else filled
+
+
+def _tokens(pieces: Sequence[Piece]) -> int:
+    return sum(unique_tokens(group) for _, group in pieces)
+
+
+def _filled(pieces: Sequence[Piece], budget: int) -> Iterator[list[Piece]]:
+    """Fill one micro-batch after the other."""
+    micro: list[Piece] = []
     size = 0
-    for item in parts:
-        tokens = unique_tokens(item[1])
+    for piece in pieces:
+        tokens = unique_tokens(piece[1])
         if micro and size + tokens > budget:
             yield micro
             micro, size = [], 0
-        micro.append(item)
+        micro.append(piece)
         size += tokens
     if micro:
         yield micro
+
+
+def _dealt(pieces: Sequence[Piece], parts: int) -> list[list[Piece]]:
+    """Give each piece, the longest first, to the micro-batch that has the fewest tokens."""
+    micro: list[list[Piece]] = [[] for _ in range(parts)]
+    sizes = [0] * parts
+    for piece in pieces:
+        least = sizes.index(min(sizes))
+        micro[least].append(piece)
+        sizes[least] += unique_tokens(piece[1])
+    return micro
 
 
 def _parts(group: Group, budget: int) -> Iterator[Group]:

@@ -24,7 +24,7 @@ from tandem.errors import ConfigError
 from tandem.groups import FloatArray, Group, Groups
 from tandem.kernel import ActorCritic, Trunk, open_policy
 from tandem.machine import Machine
-from tandem.packing import pack, split
+from tandem.packing import Cut, pack, split
 from tandem.ragged import Ragged
 from tandem.runs import Events
 
@@ -64,7 +64,7 @@ def read(
         parts: dict[int, list[Reading]] = {}
         present = [g for g in chunk if len(g)]
         where = [i for i, g in enumerate(chunk) if len(g)]
-        for micro in split(present, tokens, divisible=True):
+        for micro in split(present, Cut(tokens), divisible=True):
             pieces = [g for _, g in micro]
             with torch.inference_mode():
                 packed = pack(pieces, trunk.layout).tokens

@@ -33,7 +33,7 @@ from tandem.objectives.multiview import (
     skl_sample,
     skl_schedule,
 )
-from tandem.packing import Layout, pack, unique_tokens
+from tandem.packing import Cut, Layout, pack, unique_tokens
 from tandem.rng import Seed
 
 SIGMA_FLOOR = 1e-7
@@ -186,7 +186,7 @@ class Views:
         self.groups, self.cfg, self.seed = _different(groups), cfg, seed
         self.size = max(2, min(size, len(self.groups)))
         self.layout: Layout = layout
-        self.tokens, self.total, self.position = tokens, total, 0
+        self.cut, self.total, self.position = Cut(tokens), total, 0
 
     def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
         """Yield the steps that are left, each as its micro-batches."""
@@ -202,7 +202,7 @@ class Views:
         chosen = [self._two(self.groups[i], epoch) for i in drawn]
         noise = [self._noise(g, epoch) for g in chosen]
         weight = torch.tensor(self.cfg.skl_weight(step, self.total))
-        blocks = _blocks(chosen, self.tokens)
+        blocks = _blocks(chosen, self.cut.tokens)
         return [self._pack([block[0] - 1, *block], chosen, noise, weight) for block in blocks]
 
     def reads(self) -> IntArray:

@@ -32,7 +32,7 @@ from tandem.methods.kto import Mismatched, log_ratio
 from tandem.objectives import PAIRWISE, bradley_terry, kto, nll
 from tandem.offline import Offline
 from tandem.operators import mismatch
-from tandem.packing import Layout, pack, split, unique_tokens
+from tandem.packing import Cut, Layout, pack, split, unique_tokens
 from tandem.reading import read
 from tandem.rng import Seed
 from tiny import CONFIGS, SHARED, close, gradient, group, labelled, lm, tokens
@@ -355,7 +355,7 @@ def test_a_large_group_is_spread_over_several_micro_batches():
     big = masked([group("big", rng, 20, rng.integers(1, 30, 12).tolist())])[0]
     small = group("small", rng, 4, (3,))
     shared, rows = trunks("llama")
-    parts = list(split([big, small], 80, divisible=True))
+    parts = list(split([big, small], Cut(80), divisible=True))
     assert len(parts) >= 3
     assert sum(len(g) for micro in parts for _, g in micro) == 13
     assert all(sum(unique_tokens(g) for _, g in micro) <= 80 for micro in parts)
@@ -382,8 +382,34 @@ def test_readings_come_back_in_the_order_of_completions():
 def test_a_group_above_the_budget_is_whole_where_it_may_not_be_cut():
     rng = np.random.default_rng(0)
     big = group("big", rng, 20, (30, 30, 30))
-    assert [len(m) for m in split([big, big], 50)] == [1, 1]
-    assert [len(g) for m in split([big], 50) for _, g in m] == [3]
+    assert [len(m) for m in split([big, big], Cut(50))] == [1, 1]
+    assert [len(g) for m in split([big], Cut(50)) for _, g in m] == [3]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_a_step_is_dealt_out_evenly_to_processes(parts: int):
+    """Every process has as many micro-batches, of about the same size, and each group is in one."""
+    rng = np.random.default_rng(parts)
+    for case in range(40):
+        shapes = [(int(p), rng.integers(1, 40, 2).tolist()) for p in rng.integers(1, 60, case + 1)]
+        groups = [group(str(i), rng, p, n) for i, (p, n) in enumerate(shapes)]
+        sizes = [unique_tokens(g) for g in groups]
+        budget = int(rng.integers(max(sizes), 2 * sum(sizes) + 1))
+        micro = split(groups, Cut(budget, parts))
+        dealt = [sum(unique_tokens(g) for _, g in m) for m in micro]
+        assert sorted(i for m in micro for i, _ in m) == list(range(len(groups)))
+        assert max(dealt) <= budget
+        assert len(micro) % parts == 0 or len(micro) == len(groups)
+        assert max(dealt) - min(dealt) <= max(sizes)
+
+
+def test_dealing_never_breaks_the_budget():
+    """3 + 3 and 2 + 2 + 2 are 6 each; the longest first, one would have 3 + 2 + 2."""
+    rng = np.random.default_rng(0)
+    groups = [group(str(i), rng, 1, (n - 1,)) for i, n in enumerate((3, 3, 2, 2, 2))]
+    assert [len(m) for m in split(groups, Cut(6, 2))] == [2, 3]
+    assert [len(m) for m in split(groups, Cut(7, 2))] == [3, 2]
+    assert split([], Cut(6, 2)) == []
 
 
 def test_masked_tokens_have_no_gradient():

@@ -13,7 +13,7 @@ within the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,13 +23,14 @@ from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.errors import DataError
-from tandem.groups import Groups
+from tandem.groups import Group, Groups
 from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.offline import Offline
 from tandem.operators import mismatch, unpair
+from tandem.packing import split
 from tandem.reading import reference
 from tandem.runs import Here, Run, every_rank
 from tandem.stages import select
@@ -105,6 +106,10 @@ def log_ratio(out: Outputs, batch: Batch) -> Tensor:
 
 class Mismatched(Offline):
     """An offline source that measures z0 on the whole step before it is split."""
+
+    def batches(self, groups: Sequence[Group]) -> list[Batch]:
+        """Pack one step into as few as fit: where they are several, z0 costs a pass more."""
+        return self._packed(split(groups, replace(self.cut, parts=1)))
 
     def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
         """Yield the steps, with `shared["z0"]` where there are several micro-batches."""
