@@ -35,6 +35,7 @@ def performance(results: Path) -> str:
         "last-layer": last_layer,
         "vocabulary": vocabulary,
         "norms": norms,
+        "processes": processes,
         "scaling": scaling,
         "share": whole,
     }
@@ -245,6 +246,29 @@ def vocabulary(file: Path, found: dict[str, Any]) -> list[str]:
         prose(
             "A reward's step with its optimiser, and peak memory beside the whole table's (ADR "
             "14). A workload's words are drawn evenly; text reads fewer rows."
+        ),
+        table(head, rows),
+    ]
+
+
+def processes(file: Path, found: dict[str, Any]) -> list[str]:
+    """Steps read by two processes, beside one."""
+    rows = [
+        (
+            r["workload"],
+            *(f"{r['step'][way]:.2f}" for way in ("one", "filled", "dealt")),
+            f"{r['ratio']['dealt']:.2f}x",
+        )
+        for r in found["rows"]
+    ]
+    head = ("workload", "one, s/step", "two, filled", "two, dealt out", "one over dealt out")
+    return [
+        "## Several processes",
+        source(file, found),
+        prose(
+            "DPO's step with its optimiser, references not counted, by one process of one thread "
+            "and by two. A step's groups are dealt out to the processes evenly; *filled* is what "
+            "a step of one micro-batch would cost if they were not."
         ),
         table(head, rows),
     ]
