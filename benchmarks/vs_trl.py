@@ -252,7 +252,12 @@ def arguments() -> argparse.Namespace:
 
 def wanted(what: str, work: str) -> bool:
     """W-hh is about lengths and W-big about size: not every method on each."""
-    few = {"W-hh": ("dpo", "reward"), "W-big": ("dpo",), "W-big-quick": ("dpo",)}
+    few = {
+        "W-hh": ("dpo", "reward"),
+        "W-hh-long": ("dpo", "reward"),
+        "W-big": ("dpo",),
+        "W-big-quick": ("dpo",),
+    }
     return what in few.get(work, METHODS)
 
 

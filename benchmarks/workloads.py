@@ -6,6 +6,7 @@ W-pair   15.2 M parameters (6 layers, width 288, FFN 768, 6 heads, vocabulary 32
          prompts of 150-350 and answers of 20-60 tokens, uniform; 8 records a step
 W-hh     the same model on the lengths of Anthropic's HH (harmless, test): `hh_lengths.json`, words
          and signs of 512 prompts with their two answers, cut at 900 tokens by choice of rows
+W-hh-long   W-hh for 32 steps instead of 8: a process takes its memory in the first ones
 W-big    100 M parameters (11 layers, width 512, vocabulary 128,000, tied), rows of W-pair; 40
          records a step, which are more than 8,192 unique tokens, in micro-batches of 4,096
 W-tiny   to see that a benchmark runs, on a machine that is too busy to measure on
@@ -85,6 +86,7 @@ TINY = Shape(vocabulary=500, width=32, ffn=64, layers=2, heads=2)
 WORKLOADS = {
     "W-pair": Workload("W-pair", Shape()),
     "W-hh": Workload("W-hh", Shape(), max_length=1024, recorded=True),
+    "W-hh-long": Workload("W-hh-long", Shape(), records=256, max_length=1024, recorded=True),
     "W-big": Workload("W-big", BIG, records=240, size=40, tokens=4096),
     "W-tiny": Workload("W-tiny", TINY, records=8, size=4, prompt=(20, 40), answer=(5, 10)),
     "W-big-quick": Workload("W-big", BIG, records=12, size=2),
