@@ -254,7 +254,7 @@ def wanted(what: str, work: str) -> bool:
     """W-hh is about lengths and W-big about size: not every method on each."""
     few = {
         "W-hh": ("dpo", "reward"),
-        "W-hh-long": ("dpo", "reward"),
+        "W-hh-long": ("reward",),
         "W-big": ("dpo",),
         "W-big-quick": ("dpo",),
     }

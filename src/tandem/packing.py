@@ -37,7 +37,8 @@ class Cut:
 
     Attributes:
         tokens: unique tokens of a micro-batch at most.
-        parts: their number is a multiple of this, as far as there are groups: one a process.
+        parts: their number is a multiple of this, as far as there are groups and `tokens` allow:
+            one a process.
     """
 
     tokens: int
@@ -56,8 +57,9 @@ def split(groups: Sequence[Group], cut: Cut, *, divisible: bool = False) -> list
     micro-batches of about the same size, as many for each process.
 
     A single group above the budget forms its own micro-batch, unless `divisible`: then its
-    completions are spread over several, each behind the prompt (losses without pairs). The parts
-    of a group come one after the other, in the order of its completions.
+    completions are spread over several, each behind the prompt (losses without pairs). Where
+    nothing is dealt out, the parts of a group come one after the other, in the order of its
+    completions.
     """
     order = sorted(range(len(groups)), key=lambda i: unique_tokens(groups[i]), reverse=True)
     pieces = [

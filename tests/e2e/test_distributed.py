@@ -142,3 +142,13 @@ def test_two_processes_resume_together(base: Path, tmp_path: Path):
     for stage in STAGES:
         model = f"{stage}/artifact/model.safetensors"
         assert (torn / model).read_bytes() == (calm / model).read_bytes()
+
+
+def test_two_processes_share_a_step_of_one_micro_batch(tmp_path: Path):
+    """Each reads half of the 8 groups: two answers of 10 tokens, each behind 20 of the prompt."""
+    script = str(Path(__file__).with_name("sharing.py"))
+    shares = {"alone": [480], "both": [240, 240]}
+    for name, launcher in (("alone", [sys.executable]), ("both", torchrun())):
+        (tmp_path / name).mkdir()
+        subprocess.run([*launcher, script, str(tmp_path / name)], check=True, timeout=200)
+        assert [int(f.read_text()) for f in sorted((tmp_path / name).iterdir())] == shares[name]

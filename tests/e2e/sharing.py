@@ -1,0 +1,49 @@
+"""One epoch of steps that are one micro-batch each; every rank prints the tokens that it read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from climbing import somewhere
+from tandem.batch import Batch, Outputs
+from tandem.events import Silent
+from tandem.groups import Groups
+from tandem.kernel import Trunk
+from tandem.loop import Optim, fit
+from tandem.machine import Machine
+from tandem.objectives.nll import nll
+from tandem.offline import Offline
+from tandem.rng import Seed
+from tiny import group, lm
+
+
+def main(out: Path) -> None:
+    rng = np.random.default_rng(0)
+    groups = [group(str(i), rng, 20, (10, 10)) for i in range(8)]
+    module, seen = Trunk(lm()), [0]
+
+    def count(_: Any, args: Any) -> None:
+        seen[0] += args[0].useful
+
+    def loss(out: Outputs, batch: Batch) -> Any:
+        assert out.logp is not None
+        return {"nll": nll(out.logp)}
+
+    module.register_forward_pre_hook(count)
+    source = Offline(
+        Groups.of(groups), size=4, epochs=1, seed=Seed(), layout="rows", tokens=10**4
+    )  # fmt: skip
+    fit(module, source, loss, Optim(), somewhere(Silent(), Machine(device="cpu", precision="fp32")))
+    rank = os.environ.get("RANK", "0")
+    (out / rank).write_text(str(seen[0]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
