@@ -17,11 +17,17 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 
 class Meter:
-    """Counts from the first `tick()` on, which marks the start of a step."""
+    """Counts from the first `tick()` on, which marks the start of a step.
 
-    def __init__(self) -> None:
+    Args:
+        passes: over the rows; steps of all but the last one are not timed, nor is the first step.
+    """
+
+    def __init__(self, passes: int = 1) -> None:
+        self.passes = passes
         self.ticks: list[float] = []
         self.seconds: dict[str, float] = defaultdict(float)
+        self.until: list[dict[str, float]] = []
         self.tokens = 0
         self.on = False
         register_module_forward_pre_hook(self._count)
@@ -29,11 +35,10 @@ class Meter:
         torch.optim.AdamW.step = self.timed("optimiser", torch.optim.AdamW.step)  # type: ignore[method-assign]
 
     def tick(self) -> None:
-        """Mark the start of a step, or the end of the last; phases are timed from the second."""
+        """Mark the start of a step, or the end of the last."""
         self.ticks.append(time.perf_counter())
+        self.until.append(dict(self.seconds))
         self.on = True
-        if len(self.ticks) == 2:
-            self.seconds.clear()
 
     def timed(self, phase: str, work: Any) -> Any:
         """Return the function with its time added to a phase."""
@@ -48,18 +53,18 @@ class Meter:
         return inner
 
     def report(self) -> dict[str, Any]:
-        """Medians and shares over all steps but the first; tokens over all."""
+        """Medians and shares over the steps that are timed; tokens over all."""
         import itertools
         import statistics
 
         steps = [b - a for a, b in itertools.pairwise(self.ticks)]
-        rest = steps[1:] or steps
-        total = sum(rest)
-        phases = {name: s / total for name, s in self.seconds.items()}
+        begin = max(1, len(steps) - len(steps) // self.passes) if len(steps) > 1 else 0
+        timed, before = steps[begin:], self.until[begin]
+        shares = {k: (s - before.get(k, 0)) / sum(timed) for k, s in self.until[-1].items()}
         return {
-            "step": statistics.median(rest),
+            "step": statistics.median(timed),
             "steps": steps,
-            "phases": {**phases, "rest": 1 - sum(phases.values())},
+            "phases": {**shares, "rest": 1 - sum(shares.values())},
             "tokens_per_step": self.tokens / len(steps),
             "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         }

@@ -15,19 +15,16 @@ import dataclasses
 import json
 import os
 import socket
-import statistics
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from turns import as_child, by_turns, medians
 from vs_trl import environment, result_file
-from workloads import WORKLOADS, make_model
+from workloads import WORKLOADS
 
 CASES = ("W-pair", "W-hh")
 WAYS = {"one": 1, "dealt": 2, "filled": 2}
-TURNS = 5
 
 
 def child(name: str, folder: Path, way: str) -> None:
@@ -61,17 +58,9 @@ def launch(count: int) -> list[str]:
 
 
 def measure(name: str) -> dict[str, Any]:
-    seen: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryDirectory() as place:
-        make_model(Path(place), WORKLOADS[name].shape)
-        for _ in range(TURNS):
-            for way, count in WAYS.items():
-                told = [*launch(count), __file__, "--child", name, place, way]
-                out = subprocess.run(told, env=env, capture_output=True, text=True, check=True)
-                lines = [x for x in out.stdout.splitlines() if x.startswith("{")]
-                seen[way].append(json.loads(lines[-1]))
-    step = {way: statistics.median(one["step"] for one in found) for way, found in seen.items()}
+    ways = {way: launch(count) for way, count in WAYS.items()}
+    seen = by_turns(__file__, ways, [name], threads=1)
+    step = medians(seen, "step")
     found = {
         "workload": name,
         "step": step,
@@ -84,9 +73,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    if "--child" in sys.argv:
-        name, folder, way = sys.argv[2:]
-        child(name, Path(folder), way)
+    if as_child(child):
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path)

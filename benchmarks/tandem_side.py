@@ -64,7 +64,7 @@ def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, An
         log_every=1,
         save_seconds=1e9,
     )
-    meter = Meter()
+    meter = Meter(work.passes)
     ears = Ears(meter)
     here = Here.at(Path(tempfile.mkdtemp(dir=folder)), events=ears, machine=machine)
     if what == "grpo":

@@ -34,7 +34,7 @@ def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, An
     """Train the same steps; `precision` may end in an option: "bf16+precomputed", "bf16+paged"."""
     precision, _, option = precision.partition("+")
     transformers.logging.set_verbosity_error()
-    meter = Meter()
+    meter = Meter(work.passes)
     common: dict[str, Any] = {
         "output_dir": str(folder / "out"),
         "per_device_train_batch_size": work.size,

@@ -12,27 +12,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from turns import as_child, by_turns, medians
 from vs_trl import environment, result_file
-from workloads import WORKLOADS, make_model
+from workloads import WORKLOADS
 
 CASES = ("W-pair", "W-hh", "W-big-quick")
-TURNS = 5
+WAYS = {way: [sys.executable] for way in ("rows", "table")}
 
 
-def child(name: str, folder: Path, told: bool) -> None:
+def child(name: str, folder: Path, way: str) -> None:
     """Train one epoch, and print what the meter saw."""
     import tandem_side as side
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if not told:
+    if way == "table":
         side.Offline.reads = lambda self: None
     work = WORKLOADS[name]
     found = side.run("reward", work, folder, "bf16")
@@ -41,37 +39,23 @@ def child(name: str, folder: Path, told: bool) -> None:
 
 
 def measure(name: str, threads: int) -> dict[str, Any]:
-    work, sides = WORKLOADS[name], ("rows", "table")
-    seen: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-    env = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    with tempfile.TemporaryDirectory() as place:
-        make_model(Path(place), work.shape)
-        for _ in range(TURNS):
-            for side in sides:
-                told = [sys.executable, __file__, "--child", name, place, side]
-                out = subprocess.run(told, env=env, capture_output=True, text=True, check=True)
-                seen[side].append(json.loads(out.stdout.splitlines()[-1]))
-    step, peak = (
-        {side: statistics.median(one[key] for one in found) for side, found in seen.items()}
-        for key in ("step", "peak_gb")
-    )
+    seen = by_turns(__file__, WAYS, [name], threads)
+    step = medians(seen, "step")
     found = {
         "workload": name,
-        "vocabulary": work.shape.vocabulary,
+        "vocabulary": WORKLOADS[name].shape.vocabulary,
         "read": seen["rows"][0]["read"],
         "step": step,
-        "peak_gb": peak,
+        "peak_gb": medians(seen, "peak_gb"),
         "ratio": step["table"] / step["rows"],
-        "losses": {side: found[0]["losses"][-1] for side, found in seen.items()},
+        "losses": {way: found[0]["losses"][-1] for way, found in seen.items()},
     }
-    print(found)
+    print(found, flush=True)
     return found
 
 
 def main() -> None:
-    if "--child" in sys.argv:
-        name, folder, side = sys.argv[2:]
-        child(name, Path(folder), side == "rows")
+    if as_child(child):
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--threads", type=int, default=2)

@@ -31,6 +31,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,10 @@ def measure(words: list[str]) -> None:
     import torch
 
     warnings.filterwarnings("ignore")
-    side, what, work, precision, place, threads = words
+    side, what, name, precision, place, threads = words
     torch.set_num_threads(int(threads))
-    found = importlib.import_module(f"{side}_side").run(
-        what, WORKLOADS[work], Path(place), precision
-    )
+    work = WORKLOADS[name] if what != "grpo" else replace(WORKLOADS[name], passes=1)
+    found = importlib.import_module(f"{side}_side").run(what, work, Path(place), precision)
     print(json.dumps(found))
 
 
@@ -254,7 +254,6 @@ def wanted(what: str, work: str) -> bool:
     """W-hh is about lengths and W-big about size: not every method on each."""
     few = {
         "W-hh": ("dpo", "reward"),
-        "W-hh-long": ("reward",),
         "W-big": ("dpo",),
         "W-big-quick": ("dpo",),
     }

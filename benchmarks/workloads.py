@@ -6,10 +6,15 @@ W-pair   15.2 M parameters (6 layers, width 288, FFN 768, 6 heads, vocabulary 32
          prompts of 150-350 and answers of 20-60 tokens, uniform; 8 records a step
 W-hh     the same model on the lengths of Anthropic's HH (harmless, test): `hh_lengths.json`, words
          and signs of 512 prompts with their two answers, cut at 900 tokens by choice of rows
-W-hh-long   W-hh for 32 steps instead of 8: a process takes its memory in the first ones
 W-big    100 M parameters (11 layers, width 512, vocabulary 128,000, tied), rows of W-pair; 40
          records a step, which are more than 8,192 unique tokens, in micro-batches of 4,096
+W-micro  a model of the micro world's shape (.8 M parameters, vocabulary 600); prompts of 20-60 and
+         answers of 10-30 tokens; 32 records a step
 W-tiny   to see that a benchmark runs, on a machine that is too busy to measure on
+
+Rows of W-pair, W-hh and W-micro are read twice, the second time in steps that begin elsewhere:
+their shapes are new, the process's memory is not. Steps of the first time are not timed
+(`meters.Meter`).
 """
 
 from __future__ import annotations
@@ -59,13 +64,14 @@ class Workload:
     prompt: tuple[int, int] = (150, 350)
     answer: tuple[int, int] = (20, 60)
     recorded: bool = False
+    passes: int = 1
 
     @property
     def steps(self) -> int:
-        return self.records // self.size
+        return self.passes * self.records // self.size
 
     def rows(self) -> list[dict[str, str]]:
-        """Draw the records: the same ones every time."""
+        """Draw the records, the same ones every time; a pass begins half a step after the last."""
         rng = random.Random(0)
         lengths = _recorded(rng) if self.recorded else None
 
@@ -78,16 +84,21 @@ class Workload:
             )  # fmt: skip
             return {"prompt": words(p) + " ", "chosen": words(c), "rejected": words(r)}
 
-        return [one(k) for k in range(self.records)]
+        first = [one(k) for k in range(self.records)]
+        shifts = (k * self.size // 2 for k in range(self.passes))
+        return [row for k in shifts for row in first[k:] + first[:k]]
 
 
 BIG = Shape(vocabulary=128_000, width=512, ffn=1376, layers=11, heads=8)
+MICRO = Shape(vocabulary=600, width=128, ffn=320, layers=4, heads=4)
 TINY = Shape(vocabulary=500, width=32, ffn=64, layers=2, heads=2)
 WORKLOADS = {
-    "W-pair": Workload("W-pair", Shape()),
-    "W-hh": Workload("W-hh", Shape(), max_length=1024, recorded=True),
-    "W-hh-long": Workload("W-hh-long", Shape(), records=256, max_length=1024, recorded=True),
+    "W-pair": Workload("W-pair", Shape(), passes=2),
+    "W-hh": Workload("W-hh", Shape(), max_length=1024, recorded=True, passes=2),
     "W-big": Workload("W-big", BIG, records=240, size=40, tokens=4096),
+    "W-micro": Workload(
+        "W-micro", MICRO, records=640, size=32, prompt=(20, 60), answer=(10, 30), passes=2
+    ),
     "W-tiny": Workload("W-tiny", TINY, records=8, size=4, prompt=(20, 40), answer=(5, 10)),
     "W-big-quick": Workload("W-big", BIG, records=12, size=2),
 }

@@ -279,10 +279,11 @@ def _same_as_own_logits(trunk: Trunk, rows: Packed, wanted: Tensor) -> None:
 
 
 def _toys(vocabulary: int) -> list[Group]:
+    """Two groups whose read tokens fill a tail that is shorter than their row."""
     rng = np.random.default_rng(0)
     draw = lambda n: rng.integers(0, vocabulary, n).astype(np.int32)  # noqa: E731
     return [
-        Group(Prompt("a", "", tokens=draw(21)), tuple(Completion("", draw(n)) for n in (5, 9, 2))),
+        Group(Prompt("a", "", tokens=draw(45)), tuple(Completion("", draw(n)) for n in (5, 9, 2))),
         Group(Prompt("b", "", tokens=draw(3)), tuple(Completion("", draw(n)) for n in (14, 1))),
     ]
 

@@ -6,7 +6,7 @@ strangers. Distances are between positions, so that sliding windows mean what th
 sequence has a row of its own.
 
 The last layer's states are read at a few tokens only: those that predict a trained token, or end
-a completion. `Plan.tail` is the plan in which they alone ask.
+a completion. `Plan.tail` is the plan in which they alone ask, and a few more to fill it up.
 
 Shapes: S tokens of the row, A tokens that ask (all S, or a tail's), B stacked blocks, Q queries,
 K keys.
@@ -27,6 +27,17 @@ QUERIES_PER_BLOCK = 96
 """Completions of a prompt are stacked until they have this many tokens; more waste more."""
 CALL_COST = 1 << 15
 """Attention cells that one more call costs, for the choice between padding and calls."""
+MULTIPLE = 32
+"""Rows and tails are filled up to a multiple of so many tokens."""
+
+
+def filling(tokens: int) -> int:
+    """How many tokens of filling make a row or a tail full.
+
+    A CPU's matrix library writes a kernel for each length that it has not seen, and the last
+    tokens of an odd one cost more than the filling (ADR 16).
+    """
+    return -tokens % MULTIPLE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,11 +128,10 @@ class Plan:
     def tail(self, *names: str) -> Tail:
         """Return the plan of a layer whose states are read under these names alone; made once."""
         if names not in self.tails:
-            reads = [self.row.reads[name] for name in names]
-            asking, at = np.unique(np.concatenate(reads), return_inverse=True)
-            parts = np.split(at, np.cumsum([len(r) for r in reads])[:-1])
-            found = {n: torch.from_numpy(p) for n, p in zip(names, parts, strict=True)}
-            tail = Tail(_planned(self.row, asking), found)
+            reads = {name: self.row.reads[name] for name in names}
+            asking = _filled(np.unique(np.concatenate(list(reads.values()))), self.row)
+            at = {name: torch.from_numpy(np.searchsorted(asking, r)) for name, r in reads.items()}
+            tail = Tail(_planned(self.row, asking), at)
             self.tails[names] = tail.to(self.back.device)
         return self.tails[names]
 
@@ -209,6 +219,13 @@ def plan(
     starts = np.concatenate([[0], np.cumsum(lengths)])
     spans = [range(int(a), int(b)) for a, b in itertools.pairwise(starts)]
     return _planned(Row(spans, parent, positions.numpy(), reads or {}), None)
+
+
+def _filled(asking: np.ndarray, row: Row) -> np.ndarray:
+    """Add tokens that nobody reads, the row's last ones, up to a multiple."""
+    others = np.setdiff1d(np.arange(len(row.positions)), asking, assume_unique=True)
+    missing = min(filling(len(asking)), len(others))
+    return np.union1d(asking, others[len(others) - missing :])
 
 
 def _planned(row: Row, asking: np.ndarray | None) -> Plan:

@@ -1,8 +1,9 @@
 """From groups to packed batches: the only place that knows where a token lies.
 
-Layout `shared` puts everything in one row without padding: each prompt once, then its
-completions. Layout `rows` gives each completion a row behind a copy of its prompt; it is right
-for every architecture, also where a prompt cannot be shared (state-space layers).
+Layout `shared` puts everything in one row: each prompt once, then its completions, and at the end
+a few tokens of filling, up to a multiple of `layout.MULTIPLE`. Layout `rows` gives each
+completion a row behind a copy of its prompt; it is right for every architecture, also where a
+prompt cannot be shared (state-space layers).
 
 Shapes: S tokens of the row, R rows, L columns, T trained tokens, N completions.
 """
@@ -20,7 +21,7 @@ from torch import Tensor
 from tandem.batch import FILL, Batch, Packed, Pairs
 from tandem.errors import DataError
 from tandem.groups import FloatArray, Group
-from tandem.layout import plan
+from tandem.layout import filling, plan
 from tandem.ragged import Ragged
 
 Layout = Literal["shared", "rows"]
@@ -210,12 +211,17 @@ def _shared(groups: Sequence[Group]) -> Packed:
             counts.append(len(trained))
             at += n
             last.append(at - 1)
+    empty = filling(at)
+    ids.append(np.full(empty, FILL))  # one more completion of the last prompt, which nobody reads
+    positions.append(np.full(empty, p))
+    lengths.append(empty)
+    parent.append(head)
     where = torch.from_numpy(np.concatenate(positions))
     reads = {"source": _joined(source), "last": np.array(last)}
     return Packed(
         ids=_long(ids)[None],
         positions=where[None],
-        real=torch.ones(1, at, dtype=torch.bool),
+        real=torch.arange(at + empty)[None] < at,
         plan=plan(lengths, parent, where, reads),
         source=torch.from_numpy(reads["source"]),
         target=_long(target),

@@ -36,8 +36,8 @@ from tandem.runs import Events
 
 SHARE = 2 / 3
 """Of the memory that a device has, for what is estimated here."""
-TOYS = (16, 96)
-"""Tokens of the toy batches, fewer where a model has fewer positions."""
+TOYS = (32, 96)
+"""Tokens of the toy batches, full rows of them; fewer where a model has fewer positions."""
 TRAINED, FROZEN = 16, 4
 """Bytes of a weight: fp32, with gradient and two moments; fp32 alone."""
 HALVINGS = 3
@@ -170,7 +170,7 @@ def per_token(module: nn.Module, lms: Sequence[PreTrainedModel], want: Mapping[s
     """Return how many bytes one more token keeps for the backward pass."""
     longest = min(_positions(lm) for lm in lms)
     words = min(int(lm.config.get_text_config().vocab_size) for lm in lms)
-    few, many = (_toy(min(n, longest // k), words) for n, k in zip(TOYS, (4, 1), strict=True))
+    few, many = (_toy(min(n, longest // k), words) for n, k in zip(TOYS, (3, 1), strict=True))
     (a, small), (b, large) = (saved(module, [toy], want) for toy in (few, many))
     return max(0.0, (large - small) / max(1, b - a))
 

@@ -13,6 +13,7 @@ import transformers as hf
 
 from tandem.batch import Batch, Outputs, Terms
 from tandem.kernel import ActorCritic, Trunk, open_policy, probe
+from tandem.layout import MULTIPLE
 from tandem.machine import Lora, Machine
 from tandem.models import value_head
 from tandem.packing import pack
@@ -78,7 +79,7 @@ def test_a_scalar_head_reads_ends_alone(kind: str):
     last = trunk.body.layers[-1]  # type: ignore[union-attr]
     last.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
     close(*both(trunk, lambda: trunk(packed.tokens).score), 2e-6)
-    assert seen == [packed.tokens.n, packed.tokens.ids.shape[1]]
+    assert seen == [MULTIPLE, packed.tokens.ids.shape[1]]
 
     def squares(out: Outputs, of: Batch) -> dict[str, Terms]:
         assert out.score is not None

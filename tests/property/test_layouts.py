@@ -26,6 +26,7 @@ from tandem.attention import COMPILED, IMPLEMENTATION, in_blocks
 from tandem.batch import Batch, Outputs, Terms
 from tandem.groups import Group, Groups
 from tandem.kernel import Trunk, probe
+from tandem.layout import MULTIPLE
 from tandem.loop import Loss
 from tandem.machine import Machine
 from tandem.methods.kto import Mismatched, log_ratio
@@ -203,6 +204,42 @@ def test_any_groups(shapes: list[tuple[int, list[int]]], kind: str, seed: int):
         x = shared(pack(groups, "shared").tokens).logp.values
         y = rows(pack(groups, "rows").tokens).logp.values
     assert (x - y).abs().max() < 2e-5 * y.abs().max()
+
+
+# --- full rows ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(SHAPES, st.sampled_from([("source",), ("last",), ("source", "last")]))
+def test_rows_and_tails_are_full(shapes: list[tuple[int, list[int]]], names: tuple[str, ...]):
+    """Filling is at the end, is not counted, and nobody reads it; a tail asks for what is read."""
+    rng = np.random.default_rng(0)
+    groups = [group(str(i), rng, p, n) for i, (p, n) in enumerate(shapes)]
+    packed = pack(groups, "shared").tokens
+    total, row = sum(map(unique_tokens, groups)), packed.ids.shape[1]
+    assert row % MULTIPLE == 0 <= row - total < MULTIPLE
+    assert packed.useful == total == int(packed.real[0, :total].sum())
+    assert max(int(packed.source.max()), int(packed.last.max())) < total
+    assert packed.plan is not None
+    tail = packed.plan.tail(*names)
+    reads = [getattr(packed, name) for name in names]
+    for name, tokens_ in zip(names, reads, strict=True):
+        assert torch.equal(tail.asking[tail.at[name]], tokens_)
+    asked, wanted = len(tail.asking), len(torch.cat(reads).unique())
+    assert asked % MULTIPLE == 0 <= asked - wanted < MULTIPLE
+    assert len(tail.asking.unique()) == asked
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral", "gemma2"])
+def test_filling_changes_no_number(kind: str, monkeypatch: pytest.MonkeyPatch):
+    shared, _ = trunks(kind)
+    full = pack(some_groups(), "shared")
+    monkeypatch.setattr("tandem.layout.MULTIPLE", 1)
+    bare = pack(some_groups(), "shared")
+    assert full.tokens.ids.shape[1] > bare.tokens.ids.shape[1] == bare.tokens.useful
+    x, y = (shared(batch.tokens).logp.values for batch in (full, bare))
+    close(x, y, 2e-6)
+    close(gradient(shared, [full], the_nll), gradient(shared, [bare], the_nll), BOUND)
 
 
 # --- any cut, any order, any padding ------------------------------------------------------------
