@@ -34,6 +34,7 @@ def performance(results: Path) -> str:
         "limits": limits,
         "last-layer": last_layer,
         "vocabulary": vocabulary,
+        "filling": filling,
         "norms": norms,
         "processes": processes,
         "scaling": scaling,
@@ -80,13 +81,15 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def beside_trl(file: Path, found: dict[str, Any]) -> list[str]:
     """Ratios, and what each side did with its time and its tokens."""
     rows = [{"workload": found.get("workload", "W-pair"), **row} for row in found["rows"]]
-    head = ("workload", "method", "Tandem s/step", "its reference", "TRL s/step", "live", "cached",
-            "both cached", "memory")  # fmt: skip
+    head = ("workload", "method", "rows read", "Tandem s/step", "its reference", "TRL s/step",
+            "live", "cached", "both cached", "memory")  # fmt: skip
     parts = [
         "## Beside TRL",
         source(file, found),
         prose(
-            f"TRL is taken at the best of fp32 and bf16. {agreed(rows)} *live* counts the "
+            f"TRL is taken at the best of fp32 and bf16. {agreed(rows)} Where rows are read twice, "
+            "steps of the second time count, in which a process has the memory that it needs; else "
+            "all but the first. *live* counts the "
             "reference's forward pass in every step, as TRL does by default; *cached* is every "
             "later epoch, loss or run on the same data; "
             "*both cached* sets it against TRL with `precompute_ref_log_probs`."
@@ -124,6 +127,7 @@ def _ratio(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["workload"],
         row["what"],
+        ("once", "twice")[row.get("passes", 1) - 1],
         f"{step['tandem']:.2f}",
         f"{row['reference_seconds_per_step']:.2f}",
         f"{step[best]:.2f} ({best[4:]})",
@@ -246,6 +250,30 @@ def vocabulary(file: Path, found: dict[str, Any]) -> list[str]:
         prose(
             "A reward's step with its optimiser, and peak memory beside the whole table's (ADR "
             "14). A workload's words are drawn evenly; text reads fewer rows."
+        ),
+        table(head, rows),
+    ]
+
+
+def filling(file: Path, found: dict[str, Any]) -> list[str]:
+    """Steps of full rows, beside rows that end where they end."""
+    rows = [
+        (
+            r["workload"],
+            r["what"],
+            *(f"{r['step'][way]:.3f}" for way in ("bare", "filled")),
+            f"{r['ratio']:.2f}x",
+            f"{r['more_tokens']:.1%}",
+        )
+        for r in found["rows"]
+    ]
+    head = ("workload", "method", "as they end, s/step", "full, s/step", "ratio", "more tokens")
+    return [
+        "## Full rows",
+        source(file, found),
+        prose(
+            "Steps with their optimiser, references not counted, of rows that end where they end "
+            "and of rows that are filled up to a multiple of 32 tokens (ADR 16)."
         ),
         table(head, rows),
     ]

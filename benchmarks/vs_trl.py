@@ -96,7 +96,8 @@ def compare(what: str, name: str, place: Path, args: argparse.Namespace) -> dict
     step = {label: statistics.median(r["step"] for r in rs) for label, rs in runs.items()}
     live = [n for n in step if n.startswith("trl") and not n.endswith("precomputed")]
     best = min(live, key=lambda label: step[label])
-    row = {"what": what, "workload": work.name, "trl_taken_at": best}
+    passes = 1 if what == "grpo" else work.passes
+    row = {"what": what, "workload": work.name, "passes": passes, "trl_taken_at": best}
     row |= speeds(what, work, step, best, runs) | others(runs, best) | agreement(what, runs, best)
     print(line(row), flush=True)
     return row

@@ -191,7 +191,7 @@ def _shared(groups: Sequence[Group]) -> Packed:
     last: list[int] = []
     lengths: list[int] = []
     parent: list[int] = []
-    at = 0
+    at = head = p = 0
     for group in groups:
         prompt = group.prompt.tokens
         head, end, p = len(lengths), at + len(prompt) - 1, len(prompt)
