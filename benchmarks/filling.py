@@ -3,7 +3,8 @@
     python benchmarks/filling.py [--threads 2] [--out FILE]
 
 Each way is a process of its own, in turn: a workload with its optimiser, references not counted,
-and the median of the steps that are timed. No two steps have the same lengths.
+and the median of the steps that are timed. No two steps have the same lengths. A ratio is of two
+processes that ran one after the other; what is said is their median and their quartiles.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from vs_trl import environment, result_file
 from workloads import WORKLOADS
 
 CASES = (("W-micro", "reward"), ("W-micro", "dpo"), ("W-hh", "reward"), ("W-hh", "dpo"))
+TURNS = 11
 WAYS = {way: [sys.executable] for way in ("filled", "bare")}
 
 
@@ -38,13 +41,16 @@ def child(name: str, folder: Path, way: str, what: str) -> None:
 
 
 def measure(name: str, what: str, threads: int) -> dict[str, Any]:
-    seen = by_turns(__file__, WAYS, [name, what], threads)
-    step, tokens = medians(seen, "step"), medians(seen, "tokens_per_step")
+    seen = by_turns(__file__, WAYS, [name, what], threads, TURNS)
+    tokens = medians(seen, "tokens_per_step")
+    pairs = [b["step"] / f["step"] for b, f in zip(seen["bare"], seen["filled"], strict=True)]
+    low, ratio, high = statistics.quantiles(pairs, n=4)
     found = {
         "workload": name,
         "what": what,
-        "step": step,
-        "ratio": step["bare"] / step["filled"],
+        "step": medians(seen, "step"),
+        "ratio": ratio,
+        "quartiles": [low, high],
         "more_tokens": tokens["filled"] / tokens["bare"] - 1,
         "losses": {way: found[0]["losses"][-1] for way, found in seen.items()},
     }

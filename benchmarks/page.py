@@ -262,7 +262,7 @@ def filling(file: Path, found: dict[str, Any]) -> list[str]:
             r["workload"],
             r["what"],
             *(f"{r['step'][way]:.3f}" for way in ("bare", "filled")),
-            f"{r['ratio']:.2f}x",
+            "{:.2f}x [{:.2f}, {:.2f}]".format(r["ratio"], *r["quartiles"]),
             f"{r['more_tokens']:.1%}",
         )
         for r in found["rows"]
@@ -273,7 +273,8 @@ def filling(file: Path, found: dict[str, Any]) -> list[str]:
         source(file, found),
         prose(
             "Steps with their optimiser, references not counted, of rows that end where they end "
-            "and of rows that are filled up to a multiple of 32 tokens (ADR 16)."
+            "and of rows that are filled up to a multiple of 32 tokens (ADR 16). A ratio is the "
+            "median of turns with its quartiles."
         ),
         table(head, rows),
     ]
