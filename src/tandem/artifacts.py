@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import json
 import math
 import os
@@ -24,6 +23,7 @@ import numpy as np
 
 from tandem.errors import ModelError, RunError
 from tandem.groups import Group, Groups
+from tandem.names import as_recorded, find_recorded, is_known, recorded_name
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 BLOCK = 1 << 20
@@ -110,7 +110,7 @@ def describe(value: object) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": str(value)}
     if isinstance(value, Enum):
-        return {"enum": f"{type_name(type(value))}.{value.name}"}
+        return {"enum": f"{recorded_name(type(value))}.{value.name}"}
     if isinstance(value, np.generic):
         return describe(cast("Any", value).item())
     if isinstance(value, Groups):
@@ -123,7 +123,7 @@ def describe(value: object) -> Any:
 
 
 def _describe_composite(value: object) -> Any:
-    kind = type_name(value.__class__)
+    kind = recorded_name(value.__class__)
     if isinstance(value, Mapping):
         pairs = cast("Mapping[object, object]", value).items()
         return {"mapping": {str(k): describe(v) for k, v in pairs}}
@@ -137,7 +137,7 @@ def _describe_composite(value: object) -> Any:
         data = hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
         return {"array": data, "shape": list(array.shape), "dtype": str(array.dtype)}
     if isinstance(value, FunctionType | type) and "<" not in value.__qualname__:
-        return {"name": type_name(value)}
+        return {"name": recorded_name(value)}
     if is_dataclass(value) and not isinstance(value, type):
         record = cast("Any", value)
         columns = {f.name: describe(getattr(record, f.name)) for f in fields(record) if f.compare}
@@ -147,11 +147,6 @@ def _describe_composite(value: object) -> Any:
         "a run remembers stages by the content of their arguments, and this content is unknown",
         "pass a frozen dataclass, a Checkpoint, Groups, a path, a number, a string or a tuple",
     )
-
-
-def type_name(thing: type | FunctionType) -> str:
-    """Return the importable name, `module.Class`."""
-    return f"{thing.__module__}.{thing.__qualname__}"
 
 
 def _path_hash(path: Path) -> str:
@@ -217,13 +212,14 @@ def _encode(value: object, folder: Path) -> Any:
     if isinstance(value, Mapping):
         pairs = cast("Mapping[object, object]", value).items()
         return {str(k): _encode(v, folder) for k, v in pairs}
-    if is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass(value) and not isinstance(value, type) and is_known(type(value)):
         columns = {f.name: _encode(getattr(value, f.name), folder) for f in fields(value)}
-        return {"__class__": type_name(type(value)), **columns}
+        return {"__class__": recorded_name(type(value)), **columns}
     raise RunError(
-        f"a stage returned {type_name(type(value))}",
-        "a run keeps Groups, checkpoints and plain values (numbers, strings, lists, dataclasses)",
-        "return one of these",
+        f"a stage returned {recorded_name(type(value))}",
+        "a run keeps Groups, checkpoints and plain values (numbers, strings, lists), and reads "
+        "back only classes that it knows by name",
+        'return one of these; decorate a dataclass of your own with `record_as("a name")`',
     )
 
 
@@ -240,8 +236,8 @@ def _decode(value: Any, folder: Path, *, frozen: bool = False) -> Any:
     if "__path__" in table:
         return Path(os.path.normpath(folder / table["__path__"]))
     if "__class__" in table:
-        module, _, name = table["__class__"].rpartition(".")
-        kind = getattr(importlib.import_module(module), name)
-        columns = {k: _decode(v, folder, frozen=True) for k, v in table.items() if k[:2] != "__"}
+        kind = find_recorded(table["__class__"])
+        own = as_recorded(table)
+        columns = {k: _decode(v, folder, frozen=True) for k, v in own.items() if k[:2] != "__"}
         return kind(**columns)
     return {k: _decode(v, folder, frozen=frozen) for k, v in table.items()}

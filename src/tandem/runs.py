@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
 from tandem import events as talk
-from tandem.artifacts import Checkpoint, describe, fingerprint, load, store, type_name
+from tandem.artifacts import Checkpoint, describe, fingerprint, load, store
 from tandem.durable import (
     flush,
     read_json,
@@ -39,6 +39,7 @@ from tandem.errors import Pending, RunError
 from tandem.events import Events
 from tandem.groups import Group, Groups
 from tandem.machine import Machine
+from tandem.names import recorded_name, stage_as_recorded
 from tandem.rng import Seed
 from tandem.session import STAGE, Session, stages
 
@@ -84,7 +85,7 @@ class Record:
 
     Attributes:
         folder: the stage's folder.
-        function: the importable name of the stage function.
+        function: the recorded name of the stage function, see `names`.
         arguments: name -> description, see `artifacts.describe`.
         seconds: wall time of the attempt that finished.
         peak_bytes: largest resident memory during that attempt.
@@ -291,7 +292,7 @@ class Run:
                 remove(place)
                 continue
             wanted = self._session.wants_again(self._place(folder))
-            changes = list(_differences(_identity(stored), identity))
+            changes = list(_differences(stage_as_recorded(stored), identity))
             if wanted or (changes and self._session.redone):
                 reason = "asked for" if wanted else "an earlier stage was done again"
                 self._say(folder, f"is done again: {reason}")
@@ -376,7 +377,7 @@ class Run:
 
 
 def _function_name(stage: Callable[..., Any]) -> str:
-    return type_name(cast("Any", stage)) if hasattr(stage, "__qualname__") else repr(stage)
+    return recorded_name(cast("Any", stage)) if hasattr(stage, "__qualname__") else repr(stage)
 
 
 def _injected(stage: Callable[..., Any], kw: Mapping[str, Any]) -> list[str]:
@@ -396,12 +397,8 @@ def _described(
     return {name: describe(v) for name, v in bound.arguments.items() if name not in given}
 
 
-def _identity(stored: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: stored.get(name) for name in ("function", "arguments", "seed")}
-
-
 def _mark(stored: Mapping[str, Any]) -> str:
-    return fingerprint(_identity(stored))
+    return fingerprint(stage_as_recorded(stored))
 
 
 def _differences(old: object, new: object, where: str = "") -> Iterator[str]:
@@ -453,5 +450,5 @@ def _record(folder: Path) -> Record:
             f"delete {folder} to have the stage done again",
         )
     names = ("function", "arguments", "result", "seed", "seconds", "peak_bytes", "git")
-    given = {name: stored[name] for name in names}
+    given = {name: stored[name] for name in names} | stage_as_recorded(stored)
     return Record(folder, **given, same_as=stored.get("same_as"))

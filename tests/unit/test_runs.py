@@ -24,12 +24,14 @@ from tandem.artifacts import Checkpoint, describe, fingerprint
 from tandem.errors import ModelError, Pending, RunError
 from tandem.events import Hidden, Window, read
 from tandem.groups import Completion, Group, Groups, Preference, Prompt
+from tandem.names import record_as
 from tandem.rng import Seed
 from tandem.runs import Here, Run, records
 
 CALLS: list[str] = []
 
 
+@record_as("test_runs.Config")
 @dataclass(frozen=True)
 class Config:
     beta: float = 0.1
@@ -37,6 +39,7 @@ class Config:
     name: str = "x"
 
 
+@record_as("test_runs.Nested")
 @dataclass(frozen=True)
 class Nested:
     inner: Config = Config()

@@ -1,0 +1,377 @@
+"""Names under which a run folder records functions and classes, whatever file they live in.
+
+A stage is found again by its function, its arguments and its seed. Files, functions and
+parameters may be renamed; what was recorded may not. So a run folder holds the public names on
+the left of `RECORDED`, and old folders are read through `FORMER` and `RENAMED`.
+
+A name that is not in the table is that of a caller's own function or class: it is recorded by its
+module, and a value of such a class is only read back where the class was given to `record_as`.
+Nothing is ever imported because a file says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, TypeVar, cast
+
+from tandem.errors import RunError
+
+K = TypeVar("K", bound=type)
+
+RECORDED: dict[str, str] = {
+    "encode": "tandem.stages.encode",
+    "ask_questions": "tandem.stages.ask",
+    "sample": "tandem.stages.sample",
+    "judge": "tandem.stages.judge",
+    "select": "tandem.stages.select",
+    "merge": "tandem.stages.merge",
+    "mix": "tandem.stages.mix",
+    "logprobs": "tandem.stages.reference",
+    "BestOf": "tandem.stages.BestOf",
+    "evaluate_reward": "tandem.exams.examine_reward",
+    "evaluate_learning_curve": "tandem.exams.examine_curve",
+    "evaluate_preferences": "tandem.exams.examine_preferences",
+    "evaluate_policies": "tandem.exams.examine_policies",
+    "evaluate_answers": "tandem.exams.examine_answers",
+    "evaluate_solutions": "tandem.exams.examine_solutions",
+    "DecodingRule": "tandem.exams.Decoder",
+    "evaluate_reward_shift": "tandem.on_policy.examine_rewards",
+    "evaluate_pseudo_labels": "tandem.on_policy.examine_labels",
+    "validate_policy": "tandem.held_out.look",
+    "ValidatedPolicy": "tandem.held_out.Seen",
+    "Validation": "tandem.climb.Watching",
+    "Sampling": "tandem.engines.Sampling",
+    "LocalModel": "tandem.engines.local.LocalModel",
+    "Server": "tandem.engines.openai.Server",
+    "RetryPolicy": "tandem.engines.patience.Patience",
+    "Optim": "tandem.loop.Optim",
+    "Machine": "tandem.machine.Machine",
+    "Lora": "tandem.machine.Lora",
+    "Seed": "tandem.rng.Seed",
+    "Prompt": "tandem.groups.Prompt",
+    "Completion": "tandem.groups.Completion",
+    "Preference": "tandem.groups.Preference",
+    "Group": "tandem.groups.Group",
+    "Checkpoint": "tandem.artifacts.Checkpoint",
+    "PromptStyle": "tandem.answers.Form",
+    "QuestionFormat": "tandem.answers.Wording",
+    "StatedAnswer": "tandem.answers.StatedAnswer",
+    "AnswerParser": "tandem.answers.Read",
+    "Counts": "tandem.chat.lengths.Counts",
+    "SameText": "tandem.judges.agreement.Exact",
+    "SameAnswer": "tandem.judges.agreement.Stated",
+    "Agreement": "tandem.judges.agreement.Agreement",
+    "AnswerKey": "tandem.judges.answers.AnswerKey",
+    "AIFeedback": "tandem.judges.asking.Asking",
+    "Ensemble": "tandem.judges.ensemble.Ensemble",
+    "Debiased": "tandem.judges.ensemble.Debiased",
+    "PositionBias": "tandem.judges.labelling.Labelling",
+    "position_bias": "tandem.judges.labelling.report",
+    "Labeller": "tandem.judges.llm.Labeller",
+    "Rater": "tandem.judges.llm.Rater",
+    "Entailment": "tandem.judges.meaning.Entailment",
+    "Embedding": "tandem.judges.meaning.Embedding",
+    "RewardModel": "tandem.judges.models.RewardModel",
+    "ImplicitReward": "tandem.judges.models.ImplicitReward",
+    "Shaped": "tandem.judges.models.Shaped",
+    "PreferenceModel": "tandem.judges.preference_model.PreferenceModel",
+    "Pointwise": "tandem.judges.preference_model.Pointwise",
+    "revise": "tandem.judges.revising.revise",
+    "CompareFormat": "tandem.judges.templates.Compare",
+    "RateFormat": "tandem.judges.templates.Rate",
+    "ReviseFormat": "tandem.judges.templates.Revise",
+    "FeedbackFormats": "tandem.judges.templates.Formats",
+    "asks": "tandem.operators.asked.asks",
+    "rank_pairs": "tandem.operators.compare.rank_pairs",
+    "synthetic_pairs": "tandem.operators.compare.synthetic_pairs",
+    "shuffled_clusters": "tandem.operators.compare.shuffled_clusters",
+    "clean_pairs": "tandem.operators.compare.clean_pairs",
+    "best": "tandem.operators.keep.best",
+    "above": "tandem.operators.keep.above",
+    "top_share": "tandem.operators.keep.top_share",
+    "rejection": "tandem.operators.keep.rejection",
+    "majority": "tandem.operators.keep.majority",
+    "correct": "tandem.operators.keep.correct",
+    "incorrect": "tandem.operators.keep.incorrect",
+    "unpair": "tandem.operators.unpaired.unpair",
+    "mismatch": "tandem.operators.unpaired.mismatch",
+    "PairSeparator": "tandem.ordered.Seam",
+    "RolloutShape": "tandem.online.Rounds",
+    "MultiViewConfig": "tandem.views.UML",
+    "Solver": "tandem.solving.Solver",
+    "Estimate": "tandem.statistics.intervals.Estimate",
+    "Table": "tandem.evaluation.tables.Table",
+    "log_tilting": "tandem.evaluation.tilting.tilted",
+    "log_above_mean": "tandem.evaluation.thresholds.above_mean",
+    "Trend": "tandem.hacking.Trend",
+    "Diagnosis": "tandem.hacking.Diagnosis",
+    "Sizes": "tandem.tasks.Sizes",
+    "Micro": "tandem.tasks.micro.Micro",
+    "SameFacts": "tandem.tasks.micro.agreement.Facts",
+    "Truth": "tandem.tasks.micro.annotators.Truth",
+    "Annotator": "tandem.tasks.micro.annotators.Annotator",
+    "Camps": "tandem.tasks.micro.annotators.Camps",
+    "Drifting": "tandem.tasks.micro.annotators.Drifting",
+    "Skill": "tandem.tasks.micro.splits.Skill",
+    "Quality": "tandem.tasks.micro.posts.Quality",
+    "Manner": "tandem.tasks.micro.dialogue.Manner",
+    "Stratum": "tandem.tasks.micro.arithmetic.Stratum",
+    "price_of_n": "tandem.methods.best_of_n.price",
+    "BestOfNConfig": "tandem.methods.best_of_n.BestOfN",
+    "only_questions": "tandem.methods.lmsi.only_questions",
+    "in_forms": "tandem.methods.lmsi.in_forms",
+    "LMSIConfig": "tandem.methods.lmsi.LMSI",
+    "under_prompts": "tandem.methods.star.under",
+    "STaRConfig": "tandem.methods.star.STaR",
+    "with_stated_answer": "tandem.methods.direct.stated",
+    "DirectConfig": "tandem.methods.direct.Direct",
+    "stage_prompts": "tandem.methods.raft.portion",
+    "RAFTConfig": "tandem.methods.raft.RAFT",
+    "ReSTConfig": "tandem.methods.rest.ReST",
+    "RSOConfig": "tandem.methods.rso.RSO",
+    "RLAIFConfig": "tandem.methods.rlaif.RLAIF",
+    "RLPConfig": "tandem.methods.rlp.RLP",
+    "CAIConfig": "tandem.methods.cai.CAI",
+    "first_two": "tandem.methods.controls.first_two",
+    "sft.fit": "tandem.methods.sft.fit",
+    "SFTConfig": "tandem.methods.sft.SFT",
+    "reward.fit": "tandem.methods.reward.fit",
+    "RewardConfig": "tandem.methods.reward.Reward",
+    "preference.fit": "tandem.methods.preference.fit",
+    "PreferenceConfig": "tandem.methods.preference.Preference",
+    "dpo.fit": "tandem.methods.dpo.fit",
+    "DPOConfig": "tandem.methods.dpo.DPO",
+    "kto.fit": "tandem.methods.kto.fit",
+    "KTOConfig": "tandem.methods.kto.KTO",
+    "ppo.fit": "tandem.methods.ppo.fit",
+    "PPOConfig": "tandem.methods.ppo.PPO",
+    "grpo.fit": "tandem.methods.grpo.fit",
+    "GRPOConfig": "tandem.methods.grpo.GRPO",
+}
+"""Recorded name -> where the thing lives today."""
+
+RENAMED: dict[str, dict[str, str]] = {}
+"""Recorded name -> its parameters or fields that had another name: former -> today's."""
+
+# Below: what folders of version 0.1 hold. These names are frozen.
+FORMER: dict[str, str] = {
+    "tandem.stages.encode": "encode",
+    "tandem.stages.ask": "ask_questions",
+    "tandem.stages.sample": "sample",
+    "tandem.stages.judge": "judge",
+    "tandem.stages.select": "select",
+    "tandem.stages.merge": "merge",
+    "tandem.stages.mix": "mix",
+    "tandem.stages.reference": "logprobs",
+    "tandem.stages.BestOf": "BestOf",
+    "tandem.exams.examine_reward": "evaluate_reward",
+    "tandem.exams.examine_curve": "evaluate_learning_curve",
+    "tandem.exams.examine_preferences": "evaluate_preferences",
+    "tandem.exams.examine_policies": "evaluate_policies",
+    "tandem.exams.examine_answers": "evaluate_answers",
+    "tandem.exams.examine_solutions": "evaluate_solutions",
+    "tandem.exams.Decoder": "DecodingRule",
+    "tandem.on_policy.examine_rewards": "evaluate_reward_shift",
+    "tandem.on_policy.examine_labels": "evaluate_pseudo_labels",
+    "tandem.held_out.look": "validate_policy",
+    "tandem.held_out.Seen": "ValidatedPolicy",
+    "tandem.climb.Watching": "Validation",
+    "tandem.engines.Sampling": "Sampling",
+    "tandem.engines.local.LocalModel": "LocalModel",
+    "tandem.engines.openai.Server": "Server",
+    "tandem.engines.patience.Patience": "RetryPolicy",
+    "tandem.loop.Optim": "Optim",
+    "tandem.machine.Machine": "Machine",
+    "tandem.machine.Lora": "Lora",
+    "tandem.rng.Seed": "Seed",
+    "tandem.groups.Prompt": "Prompt",
+    "tandem.groups.Completion": "Completion",
+    "tandem.groups.Preference": "Preference",
+    "tandem.groups.Group": "Group",
+    "tandem.artifacts.Checkpoint": "Checkpoint",
+    "tandem.answers.Form": "PromptStyle",
+    "tandem.answers.Wording": "QuestionFormat",
+    "tandem.answers.StatedAnswer": "StatedAnswer",
+    "tandem.answers.Read": "AnswerParser",
+    "tandem.chat.lengths.Counts": "Counts",
+    "tandem.judges.agreement.Exact": "SameText",
+    "tandem.judges.agreement.Stated": "SameAnswer",
+    "tandem.judges.agreement.Agreement": "Agreement",
+    "tandem.judges.answers.AnswerKey": "AnswerKey",
+    "tandem.judges.asking.Asking": "AIFeedback",
+    "tandem.judges.ensemble.Ensemble": "Ensemble",
+    "tandem.judges.ensemble.Debiased": "Debiased",
+    "tandem.judges.labelling.Labelling": "PositionBias",
+    "tandem.judges.labelling.report": "position_bias",
+    "tandem.judges.llm.Labeller": "Labeller",
+    "tandem.judges.llm.Rater": "Rater",
+    "tandem.judges.meaning.Entailment": "Entailment",
+    "tandem.judges.meaning.Embedding": "Embedding",
+    "tandem.judges.models.RewardModel": "RewardModel",
+    "tandem.judges.models.ImplicitReward": "ImplicitReward",
+    "tandem.judges.models.Shaped": "Shaped",
+    "tandem.judges.preference_model.PreferenceModel": "PreferenceModel",
+    "tandem.judges.preference_model.Pointwise": "Pointwise",
+    "tandem.judges.revising.revise": "revise",
+    "tandem.judges.templates.Compare": "CompareFormat",
+    "tandem.judges.templates.Rate": "RateFormat",
+    "tandem.judges.templates.Revise": "ReviseFormat",
+    "tandem.judges.templates.Formats": "FeedbackFormats",
+    "tandem.operators.asked.asks": "asks",
+    "tandem.operators.compare.rank_pairs": "rank_pairs",
+    "tandem.operators.compare.synthetic_pairs": "synthetic_pairs",
+    "tandem.operators.compare.shuffled_clusters": "shuffled_clusters",
+    "tandem.operators.compare.clean_pairs": "clean_pairs",
+    "tandem.operators.keep.best": "best",
+    "tandem.operators.keep.above": "above",
+    "tandem.operators.keep.top_share": "top_share",
+    "tandem.operators.keep.rejection": "rejection",
+    "tandem.operators.keep.majority": "majority",
+    "tandem.operators.keep.correct": "correct",
+    "tandem.operators.keep.incorrect": "incorrect",
+    "tandem.operators.unpaired.unpair": "unpair",
+    "tandem.operators.unpaired.mismatch": "mismatch",
+    "tandem.ordered.Seam": "PairSeparator",
+    "tandem.online.Rounds": "RolloutShape",
+    "tandem.views.UML": "MultiViewConfig",
+    "tandem.solving.Solver": "Solver",
+    "tandem.statistics.intervals.Estimate": "Estimate",
+    "tandem.evaluation.tables.Table": "Table",
+    "tandem.evaluation.tilting.tilted": "log_tilting",
+    "tandem.evaluation.thresholds.above_mean": "log_above_mean",
+    "tandem.hacking.Trend": "Trend",
+    "tandem.hacking.Diagnosis": "Diagnosis",
+    "tandem.tasks.Sizes": "Sizes",
+    "tandem.tasks.micro.Micro": "Micro",
+    "tandem.tasks.micro.agreement.Facts": "SameFacts",
+    "tandem.tasks.micro.annotators.Truth": "Truth",
+    "tandem.tasks.micro.annotators.Annotator": "Annotator",
+    "tandem.tasks.micro.annotators.Camps": "Camps",
+    "tandem.tasks.micro.annotators.Drifting": "Drifting",
+    "tandem.tasks.micro.splits.Skill": "Skill",
+    "tandem.tasks.micro.posts.Quality": "Quality",
+    "tandem.tasks.micro.dialogue.Manner": "Manner",
+    "tandem.tasks.micro.arithmetic.Stratum": "Stratum",
+    "tandem.methods.best_of_n.price": "price_of_n",
+    "tandem.methods.best_of_n.BestOfN": "BestOfNConfig",
+    "tandem.methods.lmsi.only_questions": "only_questions",
+    "tandem.methods.lmsi.in_forms": "in_forms",
+    "tandem.methods.lmsi.LMSI": "LMSIConfig",
+    "tandem.methods.star.under": "under_prompts",
+    "tandem.methods.star.STaR": "STaRConfig",
+    "tandem.methods.direct.stated": "with_stated_answer",
+    "tandem.methods.direct.Direct": "DirectConfig",
+    "tandem.methods.raft.portion": "stage_prompts",
+    "tandem.methods.raft.RAFT": "RAFTConfig",
+    "tandem.methods.rest.ReST": "ReSTConfig",
+    "tandem.methods.rso.RSO": "RSOConfig",
+    "tandem.methods.rlaif.RLAIF": "RLAIFConfig",
+    "tandem.methods.rlp.RLP": "RLPConfig",
+    "tandem.methods.cai.CAI": "CAIConfig",
+    "tandem.methods.controls.first_two": "first_two",
+    "tandem.methods.sft.fit": "sft.fit",
+    "tandem.methods.sft.SFT": "SFTConfig",
+    "tandem.methods.reward.fit": "reward.fit",
+    "tandem.methods.reward.Reward": "RewardConfig",
+    "tandem.methods.preference.fit": "preference.fit",
+    "tandem.methods.preference.Preference": "PreferenceConfig",
+    "tandem.methods.dpo.fit": "dpo.fit",
+    "tandem.methods.dpo.DPO": "DPOConfig",
+    "tandem.methods.kto.fit": "kto.fit",
+    "tandem.methods.kto.KTO": "KTOConfig",
+    "tandem.methods.ppo.fit": "ppo.fit",
+    "tandem.methods.ppo.PPO": "PPOConfig",
+    "tandem.methods.grpo.fit": "grpo.fit",
+    "tandem.methods.grpo.GRPO": "GRPOConfig",
+}
+"""Name in folders of version 0.1 -> recorded name."""
+
+_HOMES = {home: name for name, home in RECORDED.items()}
+_OWN: dict[str, type] = {}
+
+
+def record_as(name: str) -> Callable[[K], K]:
+    """Let a run keep values of your own dataclass, under a name of its own.
+
+        @record_as("my_project.Score")
+        @dataclass(frozen=True)
+        class Score: ...
+
+    Args:
+        name: stays the same when the class moves; not one of Tandem's.
+    """
+
+    def register(kind: K) -> K:
+        _OWN[name] = kind
+        return kind
+
+    return register
+
+
+def recorded_name(thing: type | FunctionType) -> str:
+    """Return the name that a run folder holds for a function or a class."""
+    home = f"{thing.__module__}.{thing.__qualname__}"
+    for name, kind in _OWN.items():
+        if kind is thing:
+            return name
+    return _HOMES.get(home, home)
+
+
+def is_known(kind: type) -> bool:
+    """True for classes of which a run keeps values: Tandem's, and those given to `record_as`."""
+    name = recorded_name(kind)
+    return name in RECORDED or name in _OWN
+
+
+def find_recorded(name: str) -> type:
+    """Return the class that a run folder names.
+
+    Raises:
+        RunError: it is none of Tandem's, and none that was given to `record_as`.
+    """
+    name = FORMER.get(name, name)
+    if name in _OWN:
+        return _OWN[name]
+    if name not in RECORDED:
+        raise RunError(
+            f"a stage holds a value of the class {name!r}",
+            "a run folder is data: only Tandem's own classes are made from it, and those that "
+            "your program gave to `record_as`",
+            "import the module that decorates the class with `tandem.runs.names.record_as`, or "
+            "do not open this folder if you do not know where it comes from",
+        )
+    module, _, attribute = RECORDED[name].rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def as_recorded(stored: Any, renamed: Mapping[str, str] | None = None) -> Any:
+    """Return what a folder holds in the names of today, so that it can be compared.
+
+    Args:
+        stored: a description as `describe` makes it.
+        renamed: names of keys that changed, where `stored` is a table of arguments.
+    """
+    if isinstance(stored, list):
+        return [as_recorded(member) for member in cast("list[Any]", stored)]
+    if not isinstance(stored, dict):
+        return stored
+    table = cast("dict[str, Any]", stored)
+    own = dict(table)
+    for key in ("class", "name", "__class__"):
+        if isinstance(own.get(key), str):
+            own[key] = FORMER.get(own[key], own[key])
+    if isinstance(own.get("enum"), str):
+        kind, _, member = own["enum"].rpartition(".")
+        own["enum"] = f"{FORMER.get(kind, kind)}.{member}"
+    keys = RENAMED.get(str(own.get("class", own.get("__class__"))), {}) | dict(renamed or {})
+    return {keys.get(key, key): as_recorded(value) for key, value in own.items()}
+
+
+def stage_as_recorded(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stage's identity, `function`, `arguments` and `seed`, in the names of today."""
+    function = stored.get("function")
+    name = FORMER.get(str(function), function)
+    arguments = as_recorded(stored.get("arguments"), RENAMED.get(str(name)))
+    return {"function": name, "arguments": arguments, "seed": stored.get("seed")}

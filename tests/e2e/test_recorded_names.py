@@ -1,0 +1,84 @@
+"""Run folders outlive the names of files: one made by version 0.1 is kept, stage by stage."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tandem import cli
+from tandem.artifacts import describe
+from tandem.errors import RunError
+from tandem.names import FORMER, RECORDED, as_recorded, find_recorded, record_as, recorded_name
+from tandem.runs import Run
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+    """RLP with two rounds on a tiny model, as the first version left it."""
+    with tarfile.open(DATA / "run-0.1.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return json.loads((tmp_path / "words.json").read_text())
+
+
+def test_a_folder_of_version_0_1_is_kept_whole(old, capsys):
+    done = {p: p.stat().st_mtime_ns for p in Path("run").rglob("stage.json")}
+    assert len(done) == 29
+    assert cli.main(["run", *old]) == 0
+    told = capsys.readouterr().err
+    assert len({line for line in told.splitlines() if line.endswith("  kept")}) == len(done)
+    assert "done in" not in told
+    assert {p: p.stat().st_mtime_ns for p in Path("run").rglob("stage.json")} == done
+
+
+def test_another_setting_is_still_refused(old, capsys):
+    assert cli.main(["run", *old, "--reward.batch=4"]) == 2
+    assert "cfg.batch: 8 -> 4" in capsys.readouterr().err
+
+
+def test_everything_recorded_is_where_the_table_says():
+    for name, home in RECORDED.items():
+        module, _, attribute = home.rpartition(".")
+        assert recorded_name(getattr(importlib.import_module(module), attribute)) == name
+
+
+def test_every_former_name_has_a_name_of_today():
+    assert set(FORMER.values()) <= set(RECORDED)
+    assert not set(FORMER) & set(RECORDED)
+
+
+def test_a_stranger_cannot_name_a_class():
+    with pytest.raises(RunError, match="subprocess"):
+        find_recorded("subprocess.Popen")
+    with pytest.raises(RunError, match=r"'os\.system'"):
+        find_recorded("os.system")
+
+
+def test_a_value_of_ones_own_class_is_read_back_where_it_was_named(tmp_path):
+    from dataclasses import dataclass
+
+    @record_as("tests.Score")
+    @dataclass(frozen=True)
+    class Score:
+        points: tuple[int, ...]
+
+    def scored() -> Score:
+        return Score((1, 2))
+
+    scored.__qualname__ = "scored"
+    with Run(tmp_path / "run") as run:
+        assert run("scored", scored) == Score((1, 2))
+    with Run(tmp_path / "run") as run:
+        assert run("scored", scored) == Score((1, 2))
+    assert describe(Score((3,))) == {"class": "tests.Score", "points": [3]}
+
+
+def test_former_names_are_read_inside_lists_and_tables():
+    stored = {"a": [{"class": "tandem.loop.Optim", "lr": 1.0}], "b": {"enum": "tandem.rng.Seed.X"}}
+    assert as_recorded(stored) == {"a": [{"class": "Optim", "lr": 1.0}], "b": {"enum": "Seed.X"}}
