@@ -28,9 +28,9 @@ import transformers
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tandem.data.groups import Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.groups import Group, Prompt
 from tandem.rng import Seed
 
 SHAPES = {

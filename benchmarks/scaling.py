@@ -72,7 +72,7 @@ def measure(point: Point, repeat: int) -> dict[str, float]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tandem.groups import Completion, Group, Preference, Prompt
+    from tandem.data.groups import Completion, Group, Preference, Prompt
     from tandem.kernel import Trunk, probe
     from tandem.loop import divisors, total
     from tandem.objectives.pairwise import PAIRWISE

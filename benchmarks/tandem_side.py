@@ -14,11 +14,12 @@ import numpy as np
 from meters import Meter
 from workloads import Workload, share_even
 
-from tandem import chat, models
+from tandem import models
 from tandem.artifacts import Checkpoint
+from tandem.data import chat
+from tandem.data.formats import read
+from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
-from tandem.formats import read
-from tandem.groups import Group, Groups
 from tandem.kernel import Trunk, open_policy, open_scalar
 from tandem.loop import Optim, fit
 from tandem.machine import Machine

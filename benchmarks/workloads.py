@@ -148,7 +148,7 @@ def share_even(texts: list[str]) -> list[float]:
 
 def record(file: Path) -> None:
     """Count words and signs of 512 comparisons of HH transcripts."""
-    from tandem.formats import read
+    from tandem.data.formats import read
 
     count = lambda text: max(1, len(re.findall(r"\w+|[^\w\s]", text)))  # noqa: E731
     found = []

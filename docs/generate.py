@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import method_pages
 from method_pages import METHODS, numbers, table
 from symbols import ROOT, Told, errors
-from tandem.formats.detect import FORMATS
+from tandem.data.formats.detect import FORMATS
 from tandem.methods import markdown
 
 RESULTS = ROOT / "docs" / "results"

@@ -17,18 +17,19 @@ from typing import Any
 import numpy as np
 
 from tandem import hacking
+from tandem.artifacts import Checkpoint
 from tandem.cli.settings import overridden
 from tandem.climb import Watching
 from tandem.course import Course
+from tandem.data.groups import Groups
 from tandem.engines import Sampling
-from tandem.groups import Groups
 from tandem.judges import Judge
 from tandem.judges.ensemble import Debiased, Ensemble, length_slope
 from tandem.judges.models import RewardModel
 from tandem.machine import Machine
 from tandem.methods import best_of_n, ppo, reward, sft
 from tandem.rng import Seed
-from tandem.runs import Checkpoint, Run, records
+from tandem.runs import Run, records
 from tandem.stages import judge, sample
 from tandem.statistics import Aggregate, aggregate
 from tandem.tasks import Sizes, World, worlds

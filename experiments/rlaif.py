@@ -18,16 +18,17 @@ from typing import Any
 
 import numpy as np
 
+from tandem.artifacts import Checkpoint
 from tandem.cli.run import defaults
 from tandem.course import Course
-from tandem.groups import Groups
+from tandem.data.groups import Groups
 from tandem.judges.asking import Asking
 from tandem.judges.labelling import report
 from tandem.judges.models import RewardModel
 from tandem.machine import Machine
 from tandem.methods import cai, load, reward
 from tandem.rng import Seed
-from tandem.runs import Checkpoint, Run
+from tandem.runs import Run
 from tandem.stages import judge, sample
 from tandem.statistics import Estimate, accuracy, ece, log_loss, mean_of, paired, probability
 from tandem.tasks import Sizes

@@ -25,9 +25,9 @@ import numpy as np
 
 from pages import FOLDER, listed, markdown
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.environment import commit
-from tandem.groups import Groups
 from tandem.judges.asking import Asking
 from tandem.judges.models import RewardModel
 from tandem.methods.controls import first_two

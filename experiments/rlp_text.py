@@ -23,9 +23,9 @@ import numpy as np
 
 from pages import FOLDER, markdown
 from tandem import cli
+from tandem.data.formats import read
+from tandem.data.groups import FloatArray, Group, Groups
 from tandem.environment import commit
-from tandem.formats import read
-from tandem.groups import FloatArray, Group, Groups
 from tandem.judges.meaning import complete_linkage, embeddings, sentence_encoder
 from tandem.operators import confidence, rank_pairs
 from tandem.operators.columns import largest_cluster

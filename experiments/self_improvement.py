@@ -47,9 +47,9 @@ import numpy as np
 import ways
 from tandem.artifacts import Checkpoint
 from tandem.cli.run import defaults
+from tandem.data.groups import Group, Groups
 from tandem.environment import commit
 from tandem.evaluation import AccuracyEvaluation, accuracy_evaluation
-from tandem.groups import Group, Groups
 from tandem.methods import direct, lmsi, load, star
 from tandem.rng import Seed
 from tandem.runs import Run

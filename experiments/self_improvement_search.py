@@ -33,9 +33,9 @@ from self_improvement import (
     trained,
 )
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Groups
 from tandem.environment import commit
 from tandem.evaluation import accuracy_evaluation
-from tandem.groups import Groups
 from tandem.methods.sft import SFT
 from tandem.rng import Seed
 from tandem.runs import Run

@@ -27,9 +27,9 @@ import torch
 
 from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
+from tandem.data.groups import Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.environment import commit
-from tandem.groups import Group, Groups, Prompt
 from tandem.hacking import curve, drawing
 from tandem.judges import Judge
 from tandem.loop import Optim

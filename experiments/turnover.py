@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tandem.methods.best_of_n import kl_bound
 from tandem.statistics import Estimate, holm, mean_of, over_optimisation, paired
+from tandem.statistics.best_of import kl_bound
 
 Floats = npt.NDArray[np.float64]
 Climb = Sequence[Mapping[str, Any]]

@@ -29,9 +29,9 @@ from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.cli.settings import overridden
 from tandem.course import Course
+from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.events import Silent
-from tandem.groups import Groups
 from tandem.judges.models import RewardModel
 from tandem.kernel import Trunk, open_scalar
 from tandem.loop import Optim

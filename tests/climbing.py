@@ -12,9 +12,9 @@ import numpy as np
 
 from tandem import models
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.groups import Group, Groups, Prompt
 from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.rng import Seed

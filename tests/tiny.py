@@ -12,7 +12,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from tandem.batch import Batch
-from tandem.groups import Completion, Group, Preference, Prompt
+from tandem.data.groups import Completion, Group, Preference, Prompt
 from tandem.loop import Loss, divisors, total
 from worlds import CHARACTERS, letters
 

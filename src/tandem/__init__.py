@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tandem.artifacts import Checkpoint
+    from tandem.data.groups import Group, Groups, Prompt
     from tandem.engines import Sampling
-    from tandem.groups import Group, Groups, Prompt
     from tandem.machine import Machine
     from tandem.rng import Seed
     from tandem.runs import Run

@@ -21,8 +21,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from tandem.data.groups import Group, Groups
 from tandem.errors import ModelError, RunError
-from tandem.groups import Group, Groups
 from tandem.names import as_recorded, find_recorded, is_known, recorded_name
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")

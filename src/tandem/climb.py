@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
+from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, JudgeError, nearest
-from tandem.groups import Group, Groups
+from tandem.events import Events
 from tandem.judges import Judge, opened
 from tandem.judges.models import reward_models
 from tandem.kernel import ActorCritic, Trunk, open_policy
@@ -30,7 +31,7 @@ from tandem.machine import Machine
 from tandem.online import Experience, Online, Rounds
 from tandem.ragged import Ragged
 from tandem.reading import read
-from tandem.runs import Events, Here
+from tandem.runs import Here
 from tandem.watch import Policies
 
 

@@ -9,12 +9,13 @@ from functools import cached_property
 from typing import Any
 
 from tandem import models
-from tandem.answers import Wording
+from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
+from tandem.data.groups import Groups
+from tandem.data.verifiable import Wording
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.exams import examine_curve, examine_policies, examine_preferences, examine_reward
-from tandem.groups import Groups
 from tandem.judges import Judge
 from tandem.judges.agreement import Same
 from tandem.judges.ensemble import Ensemble
@@ -22,7 +23,7 @@ from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.templates import Formats
 from tandem.methods import Method, reward, sft, whole
-from tandem.runs import Checkpoint, Run
+from tandem.runs import Run
 from tandem.solving import Solver, solve
 from tandem.stages import Policy, encode, judge, mix, sample
 from tandem.tasks import World

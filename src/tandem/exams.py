@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tandem.answers import Read
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Group, Groups
+from tandem.data.verifiable import Read
 from tandem.evaluation import (
     accuracy_evaluation,
     confidence,
@@ -25,7 +26,6 @@ from tandem.evaluation import (
     shuffled,
     strata,
 )
-from tandem.groups import Group, Groups
 from tandem.judges import Judge
 from tandem.judges.agreement import Agreement, Stated
 from tandem.machine import Machine

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 
 from tandem import attention, models, norms, rotary
 from tandem.batch import Outputs, Packed
+from tandem.data.groups import Completion, Group, Prompt
 from tandem.errors import ModelError
-from tandem.groups import Completion, Group, Prompt
 from tandem.head import Logits, token_logp
 from tandem.last_layer import watch
 from tandem.layout import Plan

@@ -9,8 +9,8 @@ import numpy as np
 from torch import nn
 
 from tandem.batch import Batch
+from tandem.data.groups import FloatArray, Group, Groups, IntArray
 from tandem.errors import DataError
-from tandem.groups import FloatArray, Group, Groups, IntArray
 from tandem.packing import Cut, Layout, Piece, pack, split
 from tandem.rng import Seed
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from tandem.data.groups import Group, Groups
 from tandem.errors import DataError
 from tandem.evaluation.comparisons import Comparisons, comparisons
 from tandem.evaluation.reward import BINS, pair_losses
 from tandem.evaluation.tables import Table
-from tandem.groups import Group, Groups
 from tandem.judges import Judge
 from tandem.machine import Machine
 from tandem.operators import rank_pairs

@@ -22,13 +22,13 @@ import torch
 from torch import nn
 
 from tandem.batch import Batch
+from tandem.data.groups import Group, Groups
 from tandem.engines import Engine, Sampling
 from tandem.errors import ConfigError
-from tandem.groups import Group, Groups
+from tandem.events import Events
 from tandem.packing import Cut, Layout, pack, split
 from tandem.ragged import Ragged
 from tandem.rng import Seed
-from tandem.runs import Events
 
 Watch = Callable[[int, nn.Module], bool]
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from tandem.batch import FILL, Batch, Packed, Pairs
+from tandem.data.groups import FloatArray, Group
 from tandem.errors import DataError
-from tandem.groups import FloatArray, Group
 from tandem.layout import filling, plan
 from tandem.ragged import Ragged
 
@@ -172,7 +172,7 @@ def _check(group: Group) -> None:
             f"group `{group.id}`: {what} has no tokens",
             "the first token of a completion is predicted from the last token of its prompt, "
             "so both need at least one",
-            "tokenise first with `tandem.chat.encode`, and give the prompt at least one token",
+            "tokenise first with `tandem.data.chat.encode`, and give the prompt at least one token",
         )
 
 

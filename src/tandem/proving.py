@@ -15,7 +15,7 @@ import numpy as np
 
 from tandem.artifacts import Checkpoint
 from tandem.course import Course
-from tandem.groups import Completion, Group, Groups, Prompt
+from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.judges.models import RewardModel
 from tandem.rng import Seed
 from tandem.runs import Run

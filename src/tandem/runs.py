@@ -24,6 +24,7 @@ from typing import Any, TypeVar, cast, overload
 
 from tandem import events as talk
 from tandem.artifacts import Checkpoint, describe, fingerprint, load, store
+from tandem.data.groups import Group, Groups
 from tandem.durable import (
     flush,
     read_json,
@@ -37,7 +38,6 @@ from tandem.durable import twin as link
 from tandem.environment import Meter, commit
 from tandem.errors import Pending, RunError
 from tandem.events import Events
-from tandem.groups import Group, Groups
 from tandem.machine import Machine
 from tandem.names import recorded_name, stage_as_recorded
 from tandem.rng import Seed

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tandem.answers import Form, Wording
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Groups
+from tandem.data.verifiable import Form, Wording
 from tandem.engines import Sampling
 from tandem.exams import Decoder, examine_solutions
-from tandem.groups import Groups
 from tandem.judges import Judge
 from tandem.runs import Run
 from tandem.stages import ask, sample

@@ -17,15 +17,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tandem import chat, models
-from tandem.answers import Form, Wording
+from tandem import models
 from tandem.artifacts import Checkpoint
-from tandem.chat import Truncation
+from tandem.data import chat
+from tandem.data.chat import Truncation
+from tandem.data.groups import Group, Groups
+from tandem.data.verifiable import Form, Wording
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
-from tandem.events import Silent
-from tandem.groups import Group, Groups
+from tandem.events import Events, Silent
 from tandem.judges import Judge, opened
 from tandem.kernel import open_policy
 from tandem.machine import Machine
@@ -33,7 +34,6 @@ from tandem.operators import Operator
 from tandem.operators.columns import scores_of
 from tandem.reading import cache, log_probs
 from tandem.rng import Seed
-from tandem.runs import Events
 from tandem.tokens import marked, tokenised
 
 
@@ -96,7 +96,7 @@ def encode(
         groups: texts and messages.
         policy: whose tokenizer, template and context length.
         max_length: longest prompt + completion in tokens; the model's context by default.
-        truncation: what happens to longer ones, see `tandem.chat`.
+        truncation: what happens to longer ones, see `tandem.data.chat`.
         room: tokens that must stay free behind each prompt, for an answer to be sampled.
 
     Raises:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from tandem import chat
+from tandem.data import chat
+from tandem.data.groups import Group, Groups
 from tandem.errors import DataError
-from tandem.groups import Group, Groups
 from tandem.models import tokenizer_hash
 
 MARK = "tokenizer"

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softplus
 
 from tandem.batch import Batch, Outputs, Terms
+from tandem.data.groups import Group, Groups, IntArray
 from tandem.errors import ConfigError, DataError
-from tandem.groups import Group, Groups, IntArray
 from tandem.objectives.multiview import (
     contrastive,
     multiview,

@@ -16,13 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tandem.data.groups import Group, Groups
 from tandem.engines import Engine, Sampling
-from tandem.events import rank
-from tandem.groups import Group, Groups
+from tandem.events import Events, rank
 from tandem.kernel import Trunk
 from tandem.reading import read
 from tandem.rng import Seed
-from tandem.runs import Events
 
 Opened = Callable[[Iterable[Group]], Iterator[Group]]
 SHOWN = 3

@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoTokenizer
 
 import worlds
+from tandem.data.groups import Group, Prompt
 from tandem.engines import Engine, Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.groups import Group, Prompt
 from tandem.rng import Seed
 
 

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from tandem.data.groups import Completion, Group, Prompt
 from tandem.engines.openai import Server
-from tandem.groups import Completion, Group, Prompt
 from tandem.judges.llm import Labeller
 from tandem.tasks.micro.feedback import COMPARE
 

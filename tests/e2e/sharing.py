@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from climbing import somewhere
 from tandem.batch import Batch, Outputs
+from tandem.data.groups import Groups
 from tandem.events import Silent
-from tandem.groups import Groups
 from tandem.kernel import Trunk
 from tandem.loop import Optim, fit
 from tandem.machine import Machine

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Completion, FloatArray, Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language import Labels, LanguageModel
 from tandem.engines.local import LocalModel
 from tandem.errors import ConfigError, DataError, EngineError
 from tandem.events import Hidden, Silent
-from tandem.groups import Completion, FloatArray, Group, Groups, Prompt
 from tandem.judges.asking import Asking
 from tandem.judges.labelling import labelling
 from tandem.judges.llm import Labeller, Rater

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from malformed import DATA, TOKENIZERS, BadTokenizer, Case, _rows
-from tandem.chat import encode
+from tandem.data.chat import encode
+from tandem.data.check.check import check
+from tandem.data.formats import read
 from tandem.errors import TandemError
-from tandem.formats import read
-from tandem.formats.check import check
 
 
 def assert_helps(error: TandemError, expect: tuple[str, ...]) -> None:
@@ -59,7 +59,7 @@ def test_a_row_that_breaks_late_leaves_no_half_cache(
     streamed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     if streamed:
-        monkeypatch.setattr("tandem.formats.reader.STREAM_ABOVE_BYTES", 0)
+        monkeypatch.setattr("tandem.data.formats.reader.STREAM_ABOVE_BYTES", 0)
     path = _rows(*[{"prompt": f"{k}"} for k in range(3000)], {"prompt": 7})(tmp_path)
     for _ in range(2):
         with pytest.raises(TandemError, match=r"data\.jsonl:3001"):

@@ -11,11 +11,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tandem import cli
-from tandem.answers import StatedAnswer
+from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.verifiable import StatedAnswer
 from tandem.errors import DataError
 from tandem.evaluation import accuracy_evaluation
 from tandem.exams import Decoder, examine_solutions
-from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.judges.answers import AnswerKey
 from tandem.machine import Machine
 from worlds import markov_model

@@ -14,9 +14,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.events import Hidden
-from tandem.groups import Group, Groups
 from tandem.judges.models import RewardModel
 from tandem.loop import Optim
 from tandem.machine import Lora, Machine

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from tandem.batch import Batch, Outputs, Terms
-from tandem.groups import Completion, Group, Preference, Prompt
+from tandem.data.groups import Completion, Group, Preference, Prompt
 from tandem.kernel import Trunk, probe
 from tandem.loop import divisors, total
 from tandem.objectives import PAIRWISE, bradley_terry, kl, kto, kto_z0, nll, ppo_clip

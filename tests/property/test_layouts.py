@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from tandem import flex
 from tandem.attention import COMPILED, IMPLEMENTATION, in_blocks
 from tandem.batch import Batch, Outputs, Terms
-from tandem.groups import Group, Groups
+from tandem.data.groups import Group, Groups
 from tandem.kernel import Trunk, probe
 from tandem.layout import MULTIPLE
 from tandem.loop import Loss

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from climbing import FP32, Heard, somewhere
 from tandem import models
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.errors import DataError
 from tandem.events import Silent
-from tandem.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.kernel import Trunk
 from tandem.loop import Optim
 from tandem.loop import fit as train

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import worlds
+from tandem.data.groups import Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
-from tandem.groups import Group, Prompt
 from tandem.rng import Seed
 from tandem.statistics.best_of import curve, kl_bound, kl_exact, law, weights
 

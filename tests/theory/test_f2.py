@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tandem.artifacts import Checkpoint
-from tandem.groups import Completion, Group, Groups, Preference, Prompt
+from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.judges.models import RewardModel
 from tandem.kernel import open_policy
 from tandem.loop import Optim

@@ -26,9 +26,9 @@ from transformers import AutoModelForCausalLM
 from tabular import PI_REF, R_STAR, kl_div, tilt, tv
 from tandem import models
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.groups import Group, Groups, Prompt
 from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.methods import grpo, ppo

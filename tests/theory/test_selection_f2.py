@@ -21,8 +21,8 @@ from scipy.stats import chisquare
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
+from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.engines import Sampling
-from tandem.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.held_out import Seen
 from tandem.judges import opened
 from tandem.judges.models import RewardModel, Shaped

@@ -17,12 +17,12 @@ import pytest
 from scipy.stats import binom
 
 import tiny
-from tandem.answers import Form, StatedAnswer, Wording
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
+from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.verifiable import Form, StatedAnswer, Wording
 from tandem.engines import Sampling
 from tandem.evaluation import confidence, confidence_auroc, elected
-from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.judges.agreement import Agreement, Stated
 from tandem.judges.answers import AnswerKey
 from tandem.kernel import Trunk, open_policy

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.events import Hidden
-from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.rng import Seed
 from tandem.runs import Here, Run
 

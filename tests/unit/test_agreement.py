@@ -14,8 +14,8 @@ import torch
 import transformers as hf
 
 from tandem.artifacts import describe
+from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.errors import ConfigError, JudgeError, ModelError
-from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.judges import Judge, opened
 from tandem.judges.agreement import (
     Agreement,

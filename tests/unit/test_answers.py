@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tandem.answers import Form, StatedAnswer, Wording, key, question, sealed
+from tandem.data.formats import read
+from tandem.data.groups import Completion, Group, Prompt
+from tandem.data.verifiable import Form, StatedAnswer, Wording, key, question, sealed
 from tandem.errors import ConfigError, DataError
-from tandem.formats import read
-from tandem.groups import Completion, Group, Prompt
 from tandem.judges.agreement import Agreement, Stated
 from tandem.judges.answers import AnswerKey
 from tandem.methods.lmsi import _in_form, only_questions

@@ -13,10 +13,10 @@ from tandem.bench.finished import FAILED, NEEDED
 from tandem.bench.plan import slug
 from tandem.bench.shown import by_round
 from tandem.cli.bench import conclusion, table
+from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.durable import write_json
 from tandem.errors import RunError
 from tandem.events import Hidden
-from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.report import write
 from tandem.runs import Run
 from tandem.statistics import holm, paired

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tandem.chat import decode, encode, render
-from tandem.chat.transcripts import answer_of, prompt_of
+from tandem.data.chat import decode, encode, render
+from tandem.data.chat.transcripts import answer_of, prompt_of
+from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.errors import ConfigError, DataError, ModelError
-from tandem.groups import Completion, Group, Groups, Preference, Prompt
 from vocabularies import CHATML, ENDLESS, FORGETFUL, STRICT, byte_bpe, words
 
 ASK = {"role": "user", "content": "how are you?"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tandem.formats.check import Check, check
+from tandem.data.check.check import Check, check
 from vocabularies import CHATML, byte_bpe
 
 

@@ -38,6 +38,7 @@ from transformers import (
 import worlds
 from tandem.artifacts import Checkpoint
 from tandem.attention import COMPILED, IMPLEMENTATION
+from tandem.data.groups import Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.forking import ForkingDecoder, attention
 from tandem.engines.local import LocalModel
@@ -45,7 +46,6 @@ from tandem.engines.rows import RowsDecoder
 from tandem.engines.static import StaticDecoder
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, EngineError, ModelError
-from tandem.groups import Group, Prompt
 from tandem.kernel import Trunk
 from tandem.machine import Machine
 from tandem.reading import read

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tandem.data.groups import Completion, Group, Preference, Prompt
 from tandem.errors import DataError
 from tandem.evaluation import (
     Table,
@@ -23,7 +24,6 @@ from tandem.evaluation import (
     score_column,
     shuffled,
 )
-from tandem.groups import Completion, Group, Preference, Prompt
 from tandem.rng import Seed
 from tandem.statistics import mean_of, paired, win_rate
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tandem.data.formats import Read, as_chat, prompt_key, read
+from tandem.data.groups import Preference
 from tandem.errors import ConfigError, DataError
-from tandem.formats import Read, as_chat, prompt_key, read
-from tandem.groups import Preference
 
 USER, BOT = {"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}
 BAD = {"role": "assistant", "content": "Go away."}

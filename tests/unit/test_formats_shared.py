@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tandem.chat import decode, encode
-from tandem.formats import read, write
-from tandem.formats.check import check
+from tandem.data.chat import decode, encode
+from tandem.data.check.check import check
+from tandem.data.formats import read, write
 
 SHARED = Path(__file__).parents[3] / "shared"
 DATA = SHARED / "data"

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tandem.data.formats import read, write
+from tandem.data.formats.reader import STREAM_ABOVE_BYTES
+from tandem.data.groups import Groups
 from tandem.errors import DataError
-from tandem.formats import read, write
-from tandem.formats.reader import STREAM_ABOVE_BYTES
-from tandem.groups import Groups
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": f"How is {k}, “really”?", "chosen": f"Good,\n{k}", "rejected": f'"Bad" {k}'}
@@ -170,7 +170,7 @@ def many(path: Path, n: int) -> Path:
 def test_large_files_stream_through_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Python memory stays far below the file's size, and a second read opens the cache."""
     assert STREAM_ABOVE_BYTES <= 1 << 24, "what stays in memory is small"
-    monkeypatch.setattr("tandem.formats.reader.STREAM_ABOVE_BYTES", 1 << 20)
+    monkeypatch.setattr("tandem.data.formats.reader.STREAM_ABOVE_BYTES", 1 << 20)
     path = many(tmp_path / "large.jsonl", 12_000)
     tracemalloc.start()
     data = read(path, cache=tmp_path / "cache")
@@ -246,7 +246,9 @@ def test_reading_and_checking_load_no_torch():
     import subprocess
     import sys
 
-    script = "import sys, tandem.chat, tandem.formats.check; sys.exit('torch' in sys.modules)"
+    script = (
+        "import sys, tandem.data.chat, tandem.data.check.check; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tandem.data.formats import prompt_key, split
+from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.errors import ConfigError
-from tandem.formats import prompt_key, split
-from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.rng import Seed
 
 SHARES = {"train": 0.7, "heldout": 0.2, "test": 0.1}

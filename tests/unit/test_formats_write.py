@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tandem.chat.transcripts import answer_of, prompt_of
+from tandem.data.chat.transcripts import answer_of, prompt_of
+from tandem.data.formats import read, write
+from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.errors import ConfigError, DataError
-from tandem.formats import read, write
-from tandem.groups import Completion, Group, Groups, Preference, Prompt
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda t: t.strip() != ""

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from tandem import head
+from tandem.data.groups import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.groups import Completion, Group, Prompt
 from tandem.head import Logits, token_logp
 from tandem.kernel import Trunk, open_policy, probe
 from tandem.machine import Machine

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from tandem.batch import Pairs
+from tandem.data.groups import Completion, FloatArray, Group, Groups, Preference, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language import Labels, label_masses
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.groups import Completion, FloatArray, Group, Groups, Preference, Prompt
 from tandem.judges.labelling import labelling
 from tandem.judges.llm import KEPT, Labeller, Rater, joined, stars
 from tandem.judges.templates import Compare, Formats, Rate, Revise, sanitised

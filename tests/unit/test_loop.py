@@ -19,9 +19,9 @@ from climbing import Heard, somewhere
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
+from tandem.data.groups import Group, Groups
 from tandem.errors import ConfigError, DataError, ModelError
 from tandem.events import Silent
-from tandem.groups import Group, Groups
 from tandem.judges.models import RewardModel
 from tandem.kernel import Trunk, open_policy
 from tandem.loop import Optim

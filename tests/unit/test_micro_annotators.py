@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
+from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.judges import Judge
 from tandem.rng import Seed
 from tandem.tasks.micro import Annotator, Camps, Drifting, Micro, Truth, posts

@@ -13,8 +13,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tandem.data.groups import Completion, Group
 from tandem.errors import ModelError
-from tandem.groups import Completion, Group
 from tandem.rng import Seed
 from tandem.tasks import micro
 from tandem.tasks.micro import Micro, feedback, lessons, posts

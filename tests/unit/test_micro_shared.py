@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tandem.data.groups import Completion, Groups
 from tandem.errors import ConfigError
-from tandem.groups import Completion, Groups
 from tandem.judges.agreement import Agreement
 from tandem.operators import synthetic_pairs
 from tandem.rng import Seed

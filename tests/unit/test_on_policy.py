@@ -13,7 +13,7 @@ import pytest
 import rlp_rewards
 import rlp_text
 from climbing import FP32, Letters
-from tandem.groups import Completion, Group, Groups, Preference, Prompt
+from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.on_policy import examine_labels, examine_rewards
 from tandem.rng import Seed
 from tandem.statistics import mean_of

@@ -22,9 +22,9 @@ from climbing import FAST, FP32, SHORT, Heard, Letters, climbed, drawn, prompts,
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.climb import Cast, Watching
+from tandem.data.groups import Group
 from tandem.engines.torch import TorchEngine
 from tandem.estimators import gae, kl_shaping
-from tandem.groups import Group
 from tandem.judges import opened
 from tandem.judges.models import RewardModel
 from tandem.kernel import ActorCritic, open_policy

@@ -16,9 +16,9 @@ import transformers as hf
 from climbing import FAST, SHORT, Heard, climbed, drawn
 from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
+from tandem.data.groups import Completion, Group, Groups
 from tandem.errors import ConfigError, JudgeError, TandemError
 from tandem.estimators import kl_shaping
-from tandem.groups import Completion, Group, Groups
 from tandem.judges.models import RewardModel
 from tandem.loop import Optim
 from tandem.methods import grpo, ppo

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.errors import ConfigError, DataError
-from tandem.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.operators import (
     Operator,
     above,

@@ -15,15 +15,15 @@ from transformers import AutoModelForSequenceClassification
 
 from climbing import FP32, Heard
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
+from tandem.data.pair_sequences import Seam, both_ways, judged_both_ways, log_odds, longest
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.exams import examine_preferences
-from tandem.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import CLIP, Pointwise, PreferenceModel
 from tandem.loop import Optim
 from tandem.methods import preference, reward
 from tandem.models import load_tokenizer, save, tokenizer_hash
-from tandem.ordered import Seam, both_ways, judged_both_ways, log_odds, longest
 from tandem.rng import Seed
 from tandem.runs import Here
 from tandem.tasks.micro import Camps, Micro, posts

@@ -10,9 +10,9 @@ import pytest
 
 from climbing import FP32
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Groups
 from tandem.durable import alone, trim, used
 from tandem.errors import ConfigError
-from tandem.groups import Groups
 from tandem.reading import reference
 from tiny import folder, group
 

@@ -13,9 +13,9 @@ import pytest
 
 from climbing import FP32, SHORT, prompts
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Group, Groups, Preference
 from tandem.errors import ConfigError
 from tandem.events import Hidden, read
-from tandem.groups import Group, Groups, Preference
 from tandem.judges.agreement import Exact
 from tandem.judges.templates import Formats
 from tandem.loop import Optim

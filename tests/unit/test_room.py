@@ -16,8 +16,8 @@ import transformers as hf
 from climbing import Heard
 from tandem import loop, room
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Groups
 from tandem.errors import ConfigError
-from tandem.groups import Groups
 from tandem.kernel import Trunk, open_policy, probe
 from tandem.loop import Optim
 from tandem.machine import Lora, Machine

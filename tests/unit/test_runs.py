@@ -21,9 +21,9 @@ import pytest
 
 from tandem import durable
 from tandem.artifacts import Checkpoint, describe, fingerprint
+from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.errors import ModelError, Pending, RunError
 from tandem.events import Hidden, Window, read
-from tandem.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.names import record_as
 from tandem.rng import Seed
 from tandem.runs import Here, Run, records

@@ -13,12 +13,12 @@ import pytest
 from climbing import Heard
 from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
+from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
 from tandem.evaluation.thresholds import above_mean
 from tandem.evaluation.tilting import tilted
-from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.held_out import Seen, chosen, enough, seen
 from tandem.methods.best_of_n import BestOfN
 from tandem.methods.raft import RAFT, portion

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from chat_server import ChatServer, place
+from tandem.data.groups import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language import LanguageModel
 from tandem.engines.openai import Server, masses
 from tandem.engines.patience import Patience, retry_after
 from tandem.errors import ConfigError, EngineError, TandemError
-from tandem.groups import Completion, Group, Prompt
 from tandem.judges.llm import Labeller
 from tandem.judges.templates import LETTERS, STARS
 from tandem.machine import Machine

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.errors import ConfigError, DataError
-from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.rng import Seed
 from tandem.stages import mix
 

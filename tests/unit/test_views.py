@@ -16,8 +16,8 @@ import transformers as hf
 from climbing import FP32, Heard
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
+from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
-from tandem.groups import Groups
 from tandem.kernel import Trunk
 from tandem.loop import Optim, total
 from tandem.methods import reward

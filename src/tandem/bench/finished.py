@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from tandem.bench.plan import OPPONENT, Plan, slug
+from tandem.data.groups import Group, Groups
 from tandem.durable import read_json
 from tandem.errors import RunError
-from tandem.groups import Group, Groups
 from tandem.runs import Record, records
 
 FAILED, NEEDED = "failed.json", "needed.json"

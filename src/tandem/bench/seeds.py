@@ -16,11 +16,11 @@ from pathlib import Path
 from tandem.bench.finished import FAILED, NEEDED
 from tandem.bench.plan import OPPONENT, Entry, Plan, slug
 from tandem.course import Course
+from tandem.data.groups import Groups
 from tandem.durable import write_json
 from tandem.errors import ConfigError, Pending, TandemError
 from tandem.events import Display
 from tandem.exams import examine_answers, examine_reward
-from tandem.groups import Groups
 from tandem.judges import Judge
 from tandem.judges.asking import Asking
 from tandem.judges.models import RewardModel

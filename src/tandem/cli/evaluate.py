@@ -14,7 +14,7 @@ from tandem.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from tandem.artifacts import Checkpoint
-    from tandem.groups import Groups
+    from tandem.data.groups import Groups
     from tandem.judges import Judge
 
 
@@ -34,8 +34,8 @@ def reward(words: Sequence[str]) -> int:
     options = _parsed(parser, words, {"machine": Machine()})
     machine = rebuild(Machine(), options.machine)
 
+    from tandem.data.formats import read
     from tandem.exams import examine_reward
-    from tandem.formats import read
     from tandem.rng import Seed
 
     found = read(_needed(options, "data", "judgements, for example hh_harmless.jsonl.gz"))
@@ -100,8 +100,8 @@ def _needed(options: Namespace, name: str, what: str) -> str:
 
 def _fitting(groups: Groups, model: str) -> Groups:
     from tandem.artifacts import Checkpoint
+    from tandem.data.groups import Groups
     from tandem.events import Silent
-    from tandem.groups import Groups
     from tandem.stages import encode
 
     return Groups.of(encode(groups, Checkpoint(Path(model)), events=Silent()))
@@ -119,7 +119,7 @@ def _judge(options: Namespace) -> Judge:
 
 def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
     from tandem.artifacts import Checkpoint
-    from tandem.formats import read
+    from tandem.data.formats import read
     from tandem.judges.models import RewardModel
     from tandem.rng import Seed
     from tandem.tasks import worlds
@@ -139,8 +139,8 @@ def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
 
 
 def _answers(policy: Checkpoint, prompts: Groups, seed: int, configs: Mapping[str, Any]) -> Groups:
+    from tandem.data.groups import Groups
     from tandem.events import Silent
-    from tandem.groups import Groups
     from tandem.rng import Seed
     from tandem.stages import sample
 

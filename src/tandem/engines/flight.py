@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tandem.data.groups import FloatArray, IntArray
 from tandem.engines import Sampling
 from tandem.engines.decoding import choose, uniforms
 from tandem.engines.forking import holes
 from tandem.errors import EngineError
-from tandem.groups import FloatArray, IntArray
 from tandem.rng import Seed
 
 Bools = npt.NDArray[np.bool_]

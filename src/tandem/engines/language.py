@@ -21,8 +21,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from tandem.data.groups import Completion, FloatArray, Prompt
 from tandem.engines import Sampling
-from tandem.groups import Completion, FloatArray, Prompt
 from tandem.machine import Machine
 from tandem.rng import Seed
 

@@ -12,13 +12,13 @@ import numpy as np
 
 from tandem import models
 from tandem.artifacts import Checkpoint
-from tandem.chat.tokens import Tokens
-from tandem.chat.transcripts import render
+from tandem.data.chat.tokens import Tokens
+from tandem.data.chat.transcripts import render
+from tandem.data.groups import Completion, FloatArray, Group, IntArray, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language import Labels, label_masses, messages_of
 from tandem.engines.torch import TorchEngine
 from tandem.errors import EngineError
-from tandem.groups import Completion, FloatArray, Group, IntArray, Prompt
 from tandem.kernel import Trunk, open_policy
 from tandem.machine import Machine
 from tandem.reading import GROUPS_PER_CHUNK, read

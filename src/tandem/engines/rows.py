@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tandem.data.groups import IntArray
 from tandem.engines.forking import ForkingDecoder, attention, holes
 from tandem.engines.static import StaticDecoder
 from tandem.errors import ModelError
-from tandem.groups import IntArray
 from tandem.rng import Seed
 
 PLAIN_LAYERS = {"full_attention", "sliding_attention"}

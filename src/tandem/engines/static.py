@@ -24,8 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tandem.data.groups import IntArray
 from tandem.engines.forking import HIDDEN, ForkingDecoder, Ints, Step, Store, cells_of
-from tandem.groups import IntArray
 
 
 @dataclass

@@ -25,12 +25,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tandem.data.groups import Completion, Group, IntArray
 from tandem.engines import Sampling
 from tandem.engines.flight import Ends, Flight, Landed
 from tandem.engines.forking import ForkingDecoder, attention
 from tandem.engines.rows import RowsDecoder, decoder_for
 from tandem.errors import ConfigError, EngineError, ModelError
-from tandem.groups import Completion, Group, IntArray
 from tandem.machine import Machine
 from tandem.models import Source, load_policy
 from tandem.rng import Seed
@@ -215,7 +215,7 @@ class TorchEngine:
             raise EngineError(
                 f"prompt `{group.id}` has no tokens",
                 "an engine reads token ids; the chat template and the tokenizer come before it",
-                "tokenise the prompts first (`tandem.chat`), or give `Prompt(tokens=...)`",
+                "tokenise the prompts first (`tandem.data.chat`), or give `Prompt(tokens=...)`",
             )
         room = getattr(_config(self.lm), "max_position_embeddings", None)
         if room is not None and length + how.max_tokens > room:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tandem.data.groups import Group
 from tandem.errors import DataError
 from tandem.evaluation.tables import Cell, Table, join
-from tandem.groups import Group
 from tandem.operators.columns import largest_cluster
 from tandem.statistics import Estimate, auroc, mean_of, paired
 from tandem.statistics.numerics import Floats

@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from tandem.data.groups import Completion, Group
 from tandem.errors import DataError
-from tandem.groups import Completion, Group
 from tandem.rng import Seed
 from tandem.statistics import correct
 from tandem.statistics.numerics import Floats, Ints

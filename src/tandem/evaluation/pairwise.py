@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tandem.data.groups import Group
 from tandem.errors import DataError
 from tandem.evaluation.comparisons import comparisons
 from tandem.evaluation.reward import RewardEvaluation, pair_losses, reward_evaluation
 from tandem.evaluation.tables import Table, join
-from tandem.groups import Group
 from tandem.rng import Seed
 from tandem.statistics import Estimate, by_prompt
 

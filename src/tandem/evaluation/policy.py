@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tandem.data.groups import Group
 from tandem.errors import DataError
 from tandem.evaluation.tables import Table, join
-from tandem.groups import Group
 from tandem.statistics import (
     Estimate,
     holm,

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from tandem.data.groups import Group
 from tandem.errors import DataError
 from tandem.evaluation.comparisons import Comparisons, comparisons
 from tandem.evaluation.tables import Table, join
-from tandem.groups import Group
 from tandem.operators import mismatch, mismatched
 from tandem.rng import Seed
 from tandem.statistics import (

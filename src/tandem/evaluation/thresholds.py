@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tandem.data.groups import Groups
 from tandem.events import Events
-from tandem.groups import Groups
 from tandem.operators import above
 from tandem.operators.columns import scores_of
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tandem.data.groups import Groups
 from tandem.events import Events, spelled
-from tandem.groups import Groups
 from tandem.operators import rejection
 from tandem.operators.columns import scores_of
 from tandem.statistics import tilt

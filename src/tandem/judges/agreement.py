@@ -18,8 +18,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from tandem.answers import Read, StatedAnswer
-from tandem.groups import Group, Prompt
+from tandem.data.groups import Group, Prompt
+from tandem.data.verifiable import Read, StatedAnswer
 from tandem.machine import Machine
 from tandem.rng import Seed
 

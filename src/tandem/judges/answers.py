@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tandem.answers import Read, key
-from tandem.groups import Group
+from tandem.data.groups import Group
+from tandem.data.verifiable import Read, key
 
 
 @dataclass(frozen=True)

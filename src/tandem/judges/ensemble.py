@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+from tandem.data.groups import FloatArray, Group, Groups
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.groups import FloatArray, Group, Groups
 from tandem.judges import Judge, opened
 from tandem.machine import Machine
 from tandem.statistics import Aggregate, aggregate

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from tandem.data.groups import Group, Groups
 from tandem.errors import DataError
 from tandem.events import Events
-from tandem.groups import Group, Groups
 from tandem.judges.llm import KEPT
 from tandem.statistics import Estimate, by_prompt, rate_by_prompt
 

@@ -26,10 +26,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tandem.data.groups import FloatArray, Group, Preference, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language import LanguageModel, Speaker
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.groups import FloatArray, Group, Preference, Prompt
 from tandem.judges.templates import Compare, Rate
 from tandem.machine import Machine
 from tandem.rng import Seed

@@ -17,8 +17,8 @@ import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from tandem import models
+from tandem.data.groups import FloatArray, Prompt
 from tandem.errors import ConfigError, JudgeError, ModelError
-from tandem.groups import FloatArray, Prompt
 from tandem.judges.agreement import (
     Asked,
     Clusterer,

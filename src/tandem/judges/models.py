@@ -15,8 +15,8 @@ import numpy as np
 
 from tandem import models
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import FloatArray, Group
 from tandem.errors import JudgeError
-from tandem.groups import FloatArray, Group
 from tandem.judges import Judge, opened
 from tandem.kernel import Trunk, open_policy, open_scalar
 from tandem.machine import Machine

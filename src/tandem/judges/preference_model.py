@@ -1,6 +1,6 @@
 """Judges that are a preference model of two arguments: preferences, or a score made of them.
 
-The model reads (x, y, y') in both orders (`tandem.ordered`), so what is said of (y, y') and of
+The model reads (x, y, y') in both orders (`tandem.data.pair_sequences`), so what is said of (y, y') and of
 (y', y) adds up to 1. Groups tokenised for another tokenizer are tokenised again from their text
 with the model's own. A sequence longer than the model's context is refused, never cut.
 """
@@ -17,12 +17,12 @@ import numpy as np
 
 from tandem import models
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Completion, FloatArray, Group, Groups, Preference
+from tandem.data.pair_sequences import Pair, Seam, both_ways, log_odds, longest
 from tandem.errors import ConfigError, JudgeError
-from tandem.groups import Completion, FloatArray, Group, Groups, Preference
 from tandem.kernel import Trunk, open_scalar
 from tandem.machine import Machine
 from tandem.operators.columns import preferences_of
-from tandem.ordered import Pair, Seam, both_ways, log_odds, longest
 from tandem.reading import read
 from tandem.statistics import probability
 from tandem.tokens import tokenised

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language import LanguageModel, messages_of
 from tandem.events import Events, Silent
-from tandem.groups import Completion, Group, Groups, Prompt
 from tandem.judges.llm import after, told
 from tandem.judges.templates import Formats
 from tandem.machine import Machine

@@ -11,9 +11,9 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass, field
 
+from tandem.data.groups import Message, Prompt
 from tandem.engines.language import Labels
 from tandem.errors import ConfigError
-from tandem.groups import Message, Prompt
 
 LETTERS: Labels = (("(A)", " (A)", "A", " A"), ("(B)", " (B)", "B", " B"))
 STARS: Labels = tuple((str(i), f" {i}") for i in range(1, 11))

@@ -27,9 +27,9 @@ from typing import Literal
 
 from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
+from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.groups import Groups
 from tandem.judges.labelling import report
 from tandem.judges.revising import revise
 from tandem.judges.templates import Formats

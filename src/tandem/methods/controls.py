@@ -18,8 +18,8 @@ from dataclasses import replace
 
 from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
+from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
-from tandem.groups import Group, Groups
 from tandem.judges import Judge
 from tandem.judges.agreement import Same
 from tandem.judges.asking import Asking

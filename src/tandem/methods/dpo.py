@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
+from tandem.data.groups import Groups
 from tandem.errors import ConfigError, nearest
-from tandem.groups import Groups
 from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train

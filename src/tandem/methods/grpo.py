@@ -24,10 +24,10 @@ from torch import Tensor
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.climb import Cast, Watching, climb, stopped
+from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.estimators import group_mean, group_std, informative, leave_one_out, missing_eos
-from tandem.groups import Group, Groups
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel
 from tandem.kernel import ActorCritic, open_policy

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
+from tandem.data.groups import Group, Groups
 from tandem.errors import DataError
-from tandem.groups import Group, Groups
 from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train

@@ -20,10 +20,10 @@ from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.climb import Cast, Watching, climb, stopped
+from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.estimators import AdaptiveBeta, explained_variance, gae, kl_shaping, missing_eos, whiten
-from tandem.groups import Group, Groups
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel, reward_models
 from tandem.kernel import ActorCritic, open_policy, open_scalar

@@ -19,8 +19,10 @@ from typing import Literal
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
+from tandem.data.groups import Group, Groups
+from tandem.data.pair_sequences import Seam, judged_both_ways, longest
 from tandem.errors import DataError
-from tandem.groups import Group, Groups
+from tandem.events import Events
 from tandem.kernel import open_scalar
 from tandem.loop import Optim
 from tandem.loop import fit as train
@@ -28,8 +30,7 @@ from tandem.methods.reward import compared
 from tandem.objectives.ranges import below_half
 from tandem.objectives.reward import antisymmetric, two_argument
 from tandem.offline import Offline
-from tandem.ordered import Seam, judged_both_ways, longest
-from tandem.runs import Events, Here, Run, every_rank
+from tandem.runs import Here, Run, every_rank
 from tandem.tokens import MARK
 
 

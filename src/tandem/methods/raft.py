@@ -21,9 +21,9 @@ from typing import Literal
 
 from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
+from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.groups import Group, Groups
 from tandem.held_out import chosen, enough, seen
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel, Shaped

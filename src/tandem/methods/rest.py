@@ -26,10 +26,10 @@ from typing import Literal
 
 from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
+from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.evaluation.thresholds import above_mean
-from tandem.groups import Groups
 from tandem.held_out import chosen, enough, seen
 from tandem.judges.models import RewardModel
 from tandem.loop import Optim

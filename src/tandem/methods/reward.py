@@ -17,8 +17,8 @@ import torch
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Pairs, Terms
+from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
-from tandem.groups import Groups
 from tandem.kernel import Trunk, open_scalar
 from tandem.loop import Loss, Optim
 from tandem.loop import fit as train

@@ -19,8 +19,8 @@ from typing import Literal
 
 from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
+from tandem.data.groups import Groups
 from tandem.engines import Sampling
-from tandem.groups import Groups
 from tandem.judges.asking import Asking
 from tandem.judges.labelling import report
 from tandem.judges.llm import Rater

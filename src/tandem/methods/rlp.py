@@ -21,9 +21,9 @@ import numpy as np
 
 from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
+from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.groups import Groups
 from tandem.judges.agreement import Agreement, Same
 from tandem.judges.meaning import named
 from tandem.judges.models import RewardModel

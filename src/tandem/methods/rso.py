@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.evaluation.tilting import tilted
-from tandem.groups import Groups
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import Pointwise, PreferenceModel

@@ -16,7 +16,7 @@ import numpy as np
 from tandem import models
 from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
-from tandem.groups import Groups
+from tandem.data.groups import Groups
 from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train

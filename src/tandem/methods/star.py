@@ -23,11 +23,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from tandem.answers import Wording
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Group, Groups
+from tandem.data.verifiable import Wording
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.groups import Group, Groups
 from tandem.judges import Judge
 from tandem.loop import Optim
 from tandem.methods import sft

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tandem.data.groups import Group
 from tandem.errors import DataError
-from tandem.groups import Group
 from tandem.rng import Seed
 
 

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tandem.data.groups import Group, IntArray, Preference
 from tandem.errors import ConfigError, DataError
-from tandem.groups import Group, IntArray, Preference
 from tandem.rng import Seed
 
 Scores = npt.NDArray[np.float64]

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from tandem.data.groups import Group
 from tandem.errors import ConfigError, DataError
-from tandem.groups import Group
 from tandem.operators.columns import (
     Scores,
     check_choice,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tandem.data.groups import BoolArray, Group
 from tandem.errors import ConfigError, DataError
-from tandem.groups import BoolArray, Group
 from tandem.operators.columns import preferences_of, scores_of
 from tandem.rng import Seed
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from tandem.artifacts import Checkpoint
+from tandem.data.groups import Groups, Prompt
 from tandem.durable import read_json
 from tandem.errors import DataError
 from tandem.events import read
-from tandem.groups import Groups, Prompt
 from tandem.rng import Seed
 from tandem.runs import Record, records
 

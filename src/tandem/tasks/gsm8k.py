@@ -1,13 +1,13 @@
 """Grade-school problems with one number as the answer: GSM8K and files like it.
 
 `--model PATH --data FILE` with the columns `question` and `answer` ("... #### 42") is this task;
-`tandem.formats` recognises them. The forms are those of LMSI (arXiv:2210.11610, table 2); the
+`tandem.data.formats` recognises them. The forms are those of LMSI (arXiv:2210.11610, table 2); the
 worked examples are our own.
 """
 
 from __future__ import annotations
 
-from tandem.answers import Form, StatedAnswer, Wording
+from tandem.data.verifiable import Form, StatedAnswer, Wording
 
 WORKED = (
     (

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from tandem.answers import Wording
+from tandem.data.groups import Completion, Group, Groups
+from tandem.data.verifiable import Wording
 from tandem.errors import ConfigError, DataError, ModelError, nearest
-from tandem.groups import Completion, Group, Groups
 from tandem.judges.agreement import Same
 from tandem.rng import Seed
 from tandem.tasks.micro import posts

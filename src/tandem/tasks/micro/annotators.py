@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
+from tandem.data.groups import Group, Preference
 from tandem.errors import ConfigError, DataError
-from tandem.groups import Group, Preference
 from tandem.rng import Seed
 from tandem.tasks.micro.posts import Meta
 from tandem.tasks.micro.truth import breakdown, truth

@@ -8,7 +8,7 @@ from itertools import permutations
 
 from numpy.random import Generator
 
-from tandem.answers import Form, StatedAnswer, Wording
+from tandem.data.verifiable import Form, StatedAnswer, Wording
 from tandem.tasks.micro.posts import HELD_OUT, Meta, pick
 from tandem.tasks.micro.words import LARGEST, MAIN, MAIN_NAMES, VALUES
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
+from tandem.data.groups import Group, Prompt
 from tandem.errors import DataError, nearest
-from tandem.groups import Group, Prompt
 from tandem.rng import Seed
 from tandem.tasks.micro import arithmetic, dialogue, posts
 from tandem.tasks.micro.posts import Meta, Quality

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tandem.groups import Completion, Group, Groups, Message, Prompt
+from tandem.data.groups import Completion, Group, Groups, Message, Prompt
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 NAMES = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
-from tandem.chat import transcripts
+from tandem.data.chat import transcripts
+from tandem.data.groups import Completion, Message
 from tandem.errors import DataError
-from tandem.groups import Completion, Message
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 

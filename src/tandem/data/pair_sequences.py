@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from tandem.chat.tokens import Tokens
+from tandem.data.chat.tokens import Tokens
+from tandem.data.groups import Completion, FloatArray, Group, IntArray, Preference
 from tandem.errors import DataError
-from tandem.groups import Completion, FloatArray, Group, IntArray, Preference
 
 Pair = tuple[int, int]
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tandem.answers import StatedAnswer
-from tandem.chat import transcripts
-from tandem.formats.fields import Row, Skip, answer_of, full
-from tandem.groups import Completion, Group, Message, Preference, Prompt
+from tandem.data.chat import transcripts
+from tandem.data.formats.fields import Row, Skip, answer_of, full
+from tandem.data.groups import Completion, Group, Message, Preference, Prompt
+from tandem.data.verifiable import StatedAnswer
 
 Messages = tuple[Message, ...]
 

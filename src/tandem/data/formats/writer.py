@@ -17,9 +17,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tandem.chat import transcripts
+from tandem.data.chat import transcripts
+from tandem.data.groups import Completion, Group, Groups, Preference
 from tandem.errors import ConfigError, DataError, nearest
-from tandem.groups import Completion, Group, Groups, Preference
 
 Values = dict[str, Any]
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tandem.chat.tokens import Tokens
-from tandem.chat.transcripts import common, segments
+from tandem.data.chat.tokens import Tokens
+from tandem.data.chat.transcripts import common, segments
+from tandem.data.groups import Completion, Group, Message
 from tandem.errors import ModelError
-from tandem.groups import Completion, Group, Message
 
 
 class Refused(Exception):

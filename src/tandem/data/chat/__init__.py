@@ -7,9 +7,9 @@
 Torch-free: it takes a Hugging Face tokenizer object and imports nothing of the hub's.
 """
 
-from tandem.chat.encode import Encoded, encode
-from tandem.chat.lengths import Counts, Truncation
-from tandem.chat.tokens import decode
-from tandem.chat.view import render
+from tandem.data.chat.encode import Encoded, encode
+from tandem.data.chat.show import render
+from tandem.data.chat.tokens import decode
+from tandem.data.chat.truncate import Counts, Truncation
 
 __all__ = ["Counts", "Encoded", "Truncation", "decode", "encode", "render"]

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tandem.chat.transcripts import prompt_key
+from tandem.data.chat.transcripts import prompt_key
+from tandem.data.formats import sources
+from tandem.data.formats.detect import FORMATS, PEEK, Format, detect, unread
+from tandem.data.formats.fields import Row, Skip
+from tandem.data.groups import Group, Groups
 from tandem.errors import ConfigError, DataError
-from tandem.formats import sources
-from tandem.formats.detect import FORMATS, PEEK, Format, detect, unread
-from tandem.formats.fields import Row, Skip
-from tandem.groups import Group, Groups
 
 STREAM_ABOVE_BYTES = 16 << 20
 VERSION = "1"

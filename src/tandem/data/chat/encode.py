@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from tandem.chat.layout import Answer, Refused, answer_text, prompt_text
-from tandem.chat.lengths import TRUNCATIONS, Counts, Truncation, fit
-from tandem.chat.tokens import Ids, Tokens
+from tandem.data.chat.spans import Answer, Refused, answer_text, prompt_text
+from tandem.data.chat.tokens import Ids, Tokens
+from tandem.data.chat.truncate import TRUNCATIONS, Counts, Truncation, fit
+from tandem.data.groups import BoolArray, Completion, Group, Groups
 from tandem.errors import ConfigError, DataError, ModelError
-from tandem.groups import BoolArray, Completion, Group, Groups
 
 CHUNK = 256
 """Groups that are encoded by one call of the tokenizer, and by one worker at a time."""

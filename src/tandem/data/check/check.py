@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from tandem.chat import encode, render
-from tandem.chat.encode import Encoded
-from tandem.chat.lengths import Counts, fit
-from tandem.chat.transcripts import prompt_key
-from tandem.chat.view import judged
-from tandem.formats import findings
-from tandem.formats.findings import Facts, Lengths
-from tandem.formats.reader import Notes, read
-from tandem.groups import Group, Groups
+from tandem.data.chat import encode, render
+from tandem.data.chat.encode import Encoded
+from tandem.data.chat.show import judged
+from tandem.data.chat.transcripts import prompt_key
+from tandem.data.chat.truncate import Counts, fit
+from tandem.data.check import findings
+from tandem.data.check.findings import Facts, Lengths
+from tandem.data.formats.reader import Notes, read
+from tandem.data.groups import Group, Groups
 
 EXAMPLES = 3
 SHOWN_CHARACTERS = 400

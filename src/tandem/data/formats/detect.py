@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from tandem.chat import transcripts
+from tandem.data.chat import transcripts
+from tandem.data.formats import conversations, judged
+from tandem.data.formats.fields import Row
+from tandem.data.groups import Group
 from tandem.errors import ConfigError, DataError, nearest
-from tandem.formats import conversations, judged
-from tandem.formats.fields import Row
-from tandem.groups import Group
 
 PEEK = 64
 """Rows that are looked at before the format is decided."""

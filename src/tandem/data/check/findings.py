@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tandem.chat.transcripts import prompt_key
-from tandem.formats.reader import Notes
-from tandem.groups import Group, Groups
+from tandem.data.chat.transcripts import prompt_key
+from tandem.data.formats.reader import Notes
+from tandem.data.groups import Group, Groups
 
 if TYPE_CHECKING:
-    from tandem.formats.check import Check
+    from tandem.data.check.check import Check
 
 BINS, BAR = 10, 40
 LENGTH_EDGE, LOST_SHARE = 0.1, 0.05
@@ -229,7 +229,7 @@ def warnings(notes: Notes, facts: Facts, lengths: Lengths) -> list[str]:
         f"{lengths.inner_eos} completions hold an EOS before their end: their text spells it, and "
         "a policy would learn to go on after stopping": lengths.inner_eos,
         f"{lengths.plain} groups are plain text, to which the chat template is not applied; "
-        "give messages, or use `tandem.formats.as_chat`": lengths.plain,
+        "give messages, or use `tandem.data.formats.as_chat`": lengths.plain,
         f"{lengths.transcripts} groups of messages are read as Human/Assistant text, because "
         "the tokenizer has no chat template": lengths.transcripts,
         f"{refused} groups could not be rendered: {'; '.join(lengths.refused)}": refused,

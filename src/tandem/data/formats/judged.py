@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tandem.chat import transcripts
-from tandem.formats import conversations
-from tandem.formats.fields import Row, Skip, answer_of, full
-from tandem.groups import Completion, Group, Preference, Prompt
+from tandem.data.chat import transcripts
+from tandem.data.formats import conversations
+from tandem.data.formats.fields import Row, Skip, answer_of, full
+from tandem.data.groups import Completion, Group, Preference, Prompt
 
 LAST_DIGIT = 1e-4
 

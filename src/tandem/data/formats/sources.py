@@ -26,9 +26,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tandem.data.formats.fields import Row, short
+from tandem.data.groups import SCHEMA
 from tandem.errors import DataError, nearest
-from tandem.formats.fields import Row, short
-from tandem.groups import SCHEMA
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

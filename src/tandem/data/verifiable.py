@@ -17,8 +17,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Literal, Protocol
 
+from tandem.data.groups import Prompt
 from tandem.errors import ConfigError, DataError, nearest
-from tandem.groups import Prompt
 
 NUMBER = (
     r"[-\u2212\u2013]?\s?[$€£]?\s?(?:(?:\d{1,3}(?:,\d{3})+|\d{1,40})(?:\.\d{1,40})?|\.\d{1,40})"

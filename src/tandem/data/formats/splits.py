@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from tandem.chat.transcripts import prompt_key
+from tandem.data.chat.transcripts import prompt_key
+from tandem.data.groups import Groups
 from tandem.errors import ConfigError
-from tandem.groups import Groups
 from tandem.rng import Seed
 
 
