@@ -15,7 +15,6 @@ from meters import Meter
 from workloads import Workload, share_even
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.data import chat
 from tandem.data.formats import read
 from tandem.data.groups import Group, Groups
@@ -33,7 +32,8 @@ from tandem.offline import Offline
 from tandem.operators import mismatch, unpair
 from tandem.reading import log_probs
 from tandem.rng import Seed
-from tandem.runs import Here
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Here
 
 OPTIM = Optim(lr=1e-5, schedule="linear", warmup=0.0)
 

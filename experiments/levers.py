@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from tandem import hacking
-from tandem.artifacts import Checkpoint
 from tandem.cli.settings import overridden
 from tandem.climb import Watching
 from tandem.course import Course
@@ -29,7 +28,8 @@ from tandem.judges.models import RewardModel
 from tandem.machine import Machine
 from tandem.methods import best_of_n, ppo, reward, sft
 from tandem.rng import Seed
-from tandem.runs import Run, records
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run, records
 from tandem.stages import judge, sample
 from tandem.statistics import Aggregate, aggregate
 from tandem.tasks import Sizes, World, worlds

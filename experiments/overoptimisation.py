@@ -24,8 +24,8 @@ import torch
 
 import levers
 import turnover
-from tandem.environment import commit
 from tandem.hacking import drawing
+from tandem.runs.environment import commit
 from tandem.statistics import OverOptimisation
 from tandem.tasks.micro import Micro
 

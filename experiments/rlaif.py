@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from tandem.artifacts import Checkpoint
 from tandem.cli.run import defaults
 from tandem.course import Course
 from tandem.data.groups import Groups
@@ -28,7 +27,8 @@ from tandem.judges.models import RewardModel
 from tandem.machine import Machine
 from tandem.methods import cai, load, reward
 from tandem.rng import Seed
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 from tandem.stages import judge, sample
 from tandem.statistics import Estimate, accuracy, ece, log_loss, mean_of, paired, probability
 from tandem.tasks import Sizes

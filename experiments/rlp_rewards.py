@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 
 from pages import FOLDER, listed, markdown
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
-from tandem.environment import commit
 from tandem.judges.asking import Asking
 from tandem.judges.models import RewardModel
 from tandem.methods.controls import first_two
 from tandem.on_policy import examine_labels, examine_rewards
 from tandem.operators import rank_pairs, synthetic_pairs
-from tandem.runs import Record, Run, records
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.environment import commit
+from tandem.runs.run import Record, Run, records
 from tandem.stages import judge, sample, select
 from tandem.statistics import holm, mean_of
 from tandem.tasks.micro import Truth

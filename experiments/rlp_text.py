@@ -25,13 +25,13 @@ from pages import FOLDER, markdown
 from tandem import cli
 from tandem.data.formats import read
 from tandem.data.groups import FloatArray, Group, Groups
-from tandem.environment import commit
 from tandem.judges.meaning import complete_linkage, embeddings, sentence_encoder
 from tandem.operators import confidence, rank_pairs
 from tandem.operators.columns import largest_cluster
 from tandem.report.results import read_results
 from tandem.rng import Seed
-from tandem.runs import records
+from tandem.runs.environment import commit
+from tandem.runs.run import records
 from tandem.statistics import mean_of, rate_by_prompt
 
 NAME = "rlp-text"

@@ -45,14 +45,14 @@ from typing import Any
 import numpy as np
 
 import ways
-from tandem.artifacts import Checkpoint
 from tandem.cli.run import defaults
 from tandem.data.groups import Group, Groups
-from tandem.environment import commit
 from tandem.evaluation import AccuracyEvaluation, accuracy_evaluation
 from tandem.methods import direct, lmsi, load, star
 from tandem.rng import Seed
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.environment import commit
+from tandem.runs.run import Run
 from tandem.solving import DECODERS, Solver, solve
 from tandem.statistics import Estimate, holm, paired
 from tandem.tasks.micro import Micro

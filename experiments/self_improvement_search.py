@@ -32,13 +32,13 @@ from self_improvement import (
     settings,
     trained,
 )
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Groups
-from tandem.environment import commit
 from tandem.evaluation import accuracy_evaluation
 from tandem.methods.sft import SFT
 from tandem.rng import Seed
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.environment import commit
+from tandem.runs.run import Run
 from tandem.solving import DECODERS, Solver, solve
 from tandem.tasks.micro.arithmetic import WORDING
 

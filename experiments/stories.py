@@ -25,17 +25,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.data.groups import Group, Groups, Prompt
 from tandem.engines import Sampling
-from tandem.environment import commit
 from tandem.hacking import curve, drawing
 from tandem.judges import Judge
 from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.methods import ppo
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.environment import commit
+from tandem.runs.run import Run
 from tandem.stages import encode, judge, reference, sample
 from tandem.statistics import mean_of, paired
 

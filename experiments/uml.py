@@ -25,13 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.cli.settings import overridden
 from tandem.course import Course
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
-from tandem.events import Silent
 from tandem.judges.models import RewardModel
 from tandem.kernel import Trunk, open_scalar
 from tandem.loop import Optim
@@ -43,7 +41,9 @@ from tandem.offline import Beside, Offline
 from tandem.on_policy import labelled
 from tandem.reading import read
 from tandem.rng import Seed
-from tandem.runs import Here, Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Silent
+from tandem.runs.run import Here, Run
 from tandem.stages import judge, sample
 from tandem.statistics import by_prompt, paired
 from tandem.tasks import Sizes, worlds

@@ -27,14 +27,14 @@ from collections.abc import Iterator
 
 from numpy.random import Generator
 
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Completion, Group, Groups, Prompt
-from tandem.events import Events
 from tandem.loop import Optim
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.rng import Seed
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Events
+from tandem.runs.run import Run
 from tandem.stages import encode
 from tandem.tasks.micro import arithmetic
 from tandem.tasks.micro.lessons import FORMS, SLIPS, training_problem

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tandem.artifacts import Checkpoint
 from tandem.errors import DataError
 from tandem.methods.dpo import DPO
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 
 PLAN: dict[str, Any] = {
     "title": "tiny",

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.rng import Seed
-from tandem.runs import Here
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Here
 from tandem.tokens import marked
 from tiny import spelled, tokens
 

@@ -12,12 +12,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tandem.artifacts import Checkpoint
     from tandem.data.groups import Group, Groups, Prompt
     from tandem.engines import Sampling
     from tandem.machine import Machine
     from tandem.rng import Seed
-    from tandem.runs import Run
+    from tandem.runs.artifacts import Checkpoint
+    from tandem.runs.run import Run
 
 __version__ = "0.1.0"
 

@@ -15,13 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, JudgeError, nearest
-from tandem.events import Events
 from tandem.judges import Judge, opened
 from tandem.judges.models import reward_models
 from tandem.kernel import ActorCritic, Trunk, open_policy
@@ -31,7 +29,9 @@ from tandem.machine import Machine
 from tandem.online import Experience, Online, Rounds
 from tandem.ragged import Ragged
 from tandem.reading import read
-from tandem.runs import Here
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Events
+from tandem.runs.run import Here
 from tandem.watch import Policies
 
 

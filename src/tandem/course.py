@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.data.groups import Groups
 from tandem.data.verifiable import Wording
@@ -23,7 +22,8 @@ from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.templates import Formats
 from tandem.methods import Method, reward, sft, whole
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 from tandem.solving import Solver, solve
 from tandem.stages import Policy, encode, judge, mix, sample
 from tandem.tasks import World

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Group, Groups
 from tandem.data.verifiable import Read
 from tandem.evaluation import (
@@ -30,6 +29,7 @@ from tandem.judges import Judge
 from tandem.judges.agreement import Agreement, Stated
 from tandem.machine import Machine
 from tandem.rng import Seed
+from tandem.runs.artifacts import Checkpoint
 from tandem.stages import BestOf, Policy, judge, merge, reference
 from tandem.statistics import outcomes_of
 from tandem.statistics.best_of import kl_bound

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.errors import ConfigError, DataError
-from tandem.events import read
+from tandem.runs.events import read
 from tandem.statistics import OverOptimisation, over_optimisation
 
 Point = Mapping[str, float]

@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.events import Events, spelled
 from tandem.judges import opened
 from tandem.machine import Machine
 from tandem.operators.columns import scores_of
 from tandem.rng import Seed
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Events, spelled
+from tandem.runs.run import Run
 from tandem.stages import sample
 
 

@@ -30,14 +30,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from tandem.batch import Batch, Outputs, Terms
 from tandem.data.groups import IntArray
 from tandem.errors import ConfigError, DataError
-from tandem.events import Events
 from tandem.machine import Machine
 from tandem.memory import kept
 from tandem.models import device
 from tandem.packing import Cut
 from tandem.ragged import Ragged
 from tandem.room import installed, make_room
-from tandem.runs import Here
+from tandem.runs.events import Events
+from tandem.runs.run import Here
 from tandem.vocabulary import narrowed
 
 Loss = Callable[[Outputs, Batch], Mapping[str, Terms]]

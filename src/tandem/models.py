@@ -32,9 +32,9 @@ from transformers import (
 from transformers.utils import logging as hub
 
 from tandem.errors import ModelError
-from tandem.events import rank
 from tandem.machine import Lora, Machine
 from tandem.rng import Seed
+from tandem.runs.events import rank
 
 Source = Path | str
 """A model folder, or the id of a model on the hub."""

@@ -25,10 +25,10 @@ from tandem.batch import Batch
 from tandem.data.groups import Group, Groups
 from tandem.engines import Engine, Sampling
 from tandem.errors import ConfigError
-from tandem.events import Events
 from tandem.packing import Cut, Layout, pack, split
 from tandem.ragged import Ragged
 from tandem.rng import Seed
+from tandem.runs.events import Events
 
 Watch = Callable[[int, nn.Module], bool]
 

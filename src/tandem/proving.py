@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tandem.artifacts import Checkpoint
 from tandem.course import Course
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.judges.models import RewardModel
 from tandem.rng import Seed
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 from tandem.stages import encode, judge, reference, sample
 from tandem.tasks import Sizes, worlds
 from tandem.tasks.micro import Micro, posts, truth

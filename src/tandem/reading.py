@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from tandem.artifacts import Checkpoint, describe, fingerprint
 from tandem.batch import Outputs, moved
 from tandem.data.groups import FloatArray, Group, Groups
-from tandem.durable import alone, trim, used
 from tandem.errors import ConfigError
-from tandem.events import Events
 from tandem.kernel import ActorCritic, Trunk, open_policy
 from tandem.machine import Machine
 from tandem.packing import Cut, pack, split
 from tandem.ragged import Ragged
+from tandem.runs.artifacts import Checkpoint, describe, fingerprint
+from tandem.runs.atomic_files import alone, trim, used
+from tandem.runs.events import Events
 
 GROUPS_PER_CHUNK = 256
 

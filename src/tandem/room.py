@@ -31,8 +31,8 @@ from transformers import PreTrainedModel
 from tandem import head, models
 from tandem.data.groups import Completion, Group, Prompt
 from tandem.errors import ConfigError
-from tandem.events import Events
 from tandem.packing import pack, unique_tokens
+from tandem.runs.events import Events
 
 SHARE = 2 / 3
 """Of the memory that a device has, for what is estimated here."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Groups
 from tandem.data.verifiable import Form, Wording
 from tandem.engines import Sampling
 from tandem.exams import Decoder, examine_solutions
 from tandem.judges import Judge
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 from tandem.stages import ask, sample
 
 DECODERS: dict[str, Decoder] = {

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.data import chat
 from tandem.data.chat import Truncation
 from tandem.data.groups import Group, Groups
@@ -26,7 +25,6 @@ from tandem.data.verifiable import Form, Wording
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
-from tandem.events import Events, Silent
 from tandem.judges import Judge, opened
 from tandem.kernel import open_policy
 from tandem.machine import Machine
@@ -34,6 +32,8 @@ from tandem.operators import Operator
 from tandem.operators.columns import scores_of
 from tandem.reading import cache, log_probs
 from tandem.rng import Seed
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Events, Silent
 from tandem.tokens import marked, tokenised
 
 

@@ -18,10 +18,10 @@ from torch import nn
 
 from tandem.data.groups import Group, Groups
 from tandem.engines import Engine, Sampling
-from tandem.events import Events, rank
 from tandem.kernel import Trunk
 from tandem.reading import read
 from tandem.rng import Seed
+from tandem.runs.events import Events, rank
 
 Opened = Callable[[Iterable[Group]], Iterator[Group]]
 SHOWN = 3

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 from climbing import FAST, FP32, Letters, prompts
-from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.engines import Sampling
-from tandem.events import Hidden
 from tandem.methods import ppo
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Hidden
+from tandem.runs.run import Run
 
 ROUNDS = 8
 

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Completion, FloatArray, Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language import Labels, LanguageModel
 from tandem.engines.local import LocalModel
 from tandem.errors import ConfigError, DataError, EngineError
-from tandem.events import Hidden, Silent
 from tandem.judges.asking import Asking
 from tandem.judges.labelling import labelling
 from tandem.judges.llm import Labeller, Rater
@@ -31,7 +29,9 @@ from tandem.methods.rlaif import RLAIF
 from tandem.methods.sft import SFT
 from tandem.models import load_tokenizer
 from tandem.rng import Seed
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Hidden, Silent
+from tandem.runs.run import Run
 from tandem.stages import encode
 from tandem.tasks.micro import Micro, dialogue
 from tandem.tasks.micro.feedback import COMPARE, FORMATS, RATE, lesson

@@ -23,7 +23,7 @@ from transformers import (
 
 from malformed import DATA, TOKENIZERS, BadTokenizer, Case
 from tandem import cli
-from tandem.runs import records
+from tandem.runs.run import records
 from vocabularies import CHATML, byte_bpe
 
 FAST = [

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tandem.events import read
-from tandem.runs import records
+from tandem.runs.events import read
+from tandem.runs.run import records
 from tiny import folder
 
 SCRIPT = str(Path(__file__).with_name("training.py"))

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from tandem import hacking
-from tandem.artifacts import file_hash
-from tandem.events import read
+from tandem.runs.artifacts import file_hash
+from tandem.runs.events import read
 from tiny import folder
 
 VICTIM = Path(__file__).with_name("ppo_victim.py")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tandem.events import read
-from tandem.runs import records
+from tandem.runs.events import read
+from tandem.runs.run import records
 from tiny import folder
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("training.py"))]

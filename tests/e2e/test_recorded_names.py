@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tandem import cli
-from tandem.artifacts import describe
 from tandem.errors import RunError
-from tandem.names import FORMER, RECORDED, as_recorded, find_recorded, record_as, recorded_name
-from tandem.runs import Run
+from tandem.runs.artifacts import describe
+from tandem.runs.names import FORMER, RECORDED, as_recorded, find_recorded, record_as, recorded_name
+from tandem.runs.run import Run
 
 DATA = Path(__file__).parents[1] / "data"
 

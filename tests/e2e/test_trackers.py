@@ -12,9 +12,9 @@ import pytest
 
 from tandem.cli import main
 from tandem.errors import ConfigError
-from tandem.events import Hidden, read
-from tandem.runs import Run
-from tandem.trackers import Steps, numbers_of, open_trackers
+from tandem.runs.events import Hidden, read
+from tandem.runs.run import Run
+from tandem.runs.trackers import Steps, numbers_of, open_trackers
 
 VALUES = [0.75, 0.5, 0.25]
 

@@ -13,15 +13,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
-from tandem.events import Hidden
 from tandem.judges.models import RewardModel
 from tandem.loop import Optim
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo, grpo, reward, sft
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Hidden
+from tandem.runs.run import Run
 from tandem.views import UML
 from tiny import group, labelled
 

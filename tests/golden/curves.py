@@ -30,11 +30,11 @@ import torch
 from tandem.cli.run import defaults
 from tandem.cli.settings import overridden
 from tandem.course import Course
-from tandem.events import Hidden, read
 from tandem.machine import Machine
 from tandem.methods import load
 from tandem.rng import Seed
-from tandem.runs import Run
+from tandem.runs.events import Hidden, read
+from tandem.runs.run import Run
 from tandem.tasks import Sizes, worlds
 
 FILE = Path(__file__).with_name("curves.json")

@@ -10,8 +10,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem.artifacts import describe, fingerprint, load, store
 from tandem.cli import settings
+from tandem.runs.artifacts import describe, fingerprint, load, store
 
 FLOATS = st.floats(allow_nan=False)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

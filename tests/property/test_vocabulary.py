@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from climbing import FP32, Heard, somewhere
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.errors import DataError
-from tandem.events import Silent
 from tandem.kernel import Trunk
 from tandem.loop import Optim
 from tandem.loop import fit as train
@@ -26,7 +24,9 @@ from tandem.methods import reward
 from tandem.objectives import bradley_terry, nll
 from tandem.offline import Offline
 from tandem.rng import Seed
-from tandem.runs import Here
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Silent
+from tandem.runs.run import Here
 from tandem.vocabulary import narrowed
 from tiny import folder, lm
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.judges.models import RewardModel
 from tandem.kernel import open_policy
@@ -23,7 +22,8 @@ from tandem.machine import Machine
 from tandem.methods import dpo, reward, sft
 from tandem.models import load_tokenizer, tokenizer_hash
 from tandem.reading import log_probs, read
-from tandem.runs import Here
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Here
 from tandem.tokens import marked
 from worlds import F2_A, F2_B, F2_BOS, F2_LAW, F2_REWARD, f2_model
 

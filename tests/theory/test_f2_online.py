@@ -25,7 +25,6 @@ from transformers import AutoModelForCausalLM
 
 from tabular import PI_REF, R_STAR, kl_div, tilt, tv
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
@@ -34,7 +33,8 @@ from tandem.machine import Machine
 from tandem.methods import grpo, ppo
 from tandem.operators import best
 from tandem.rng import Seed
-from tandem.runs import Here
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Here
 from tandem.statistics import best_of
 from tandem.tokens import marked
 from worlds import F2_A, F2_AFTER, F2_BOS, F2_FIRST, F2_LAW, F2_REWARD, f1_model, f2_model

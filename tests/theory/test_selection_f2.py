@@ -19,7 +19,6 @@ import pytest
 from scipy.stats import chisquare
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.engines import Sampling
@@ -37,7 +36,8 @@ from tandem.methods.rest import ReST
 from tandem.methods.rso import RSO
 from tandem.methods.sft import SFT
 from tandem.reading import log_probs
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 from tandem.stages import BestOf, judge, sample
 from tandem.statistics import best_of
 from tandem.tokens import marked

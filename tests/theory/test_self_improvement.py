@@ -17,7 +17,6 @@ import pytest
 from scipy.stats import binom
 
 import tiny
-from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.data.verifiable import Form, StatedAnswer, Wording
@@ -38,7 +37,8 @@ from tandem.offline import Offline
 from tandem.operators import above, best, correct, incorrect, majority
 from tandem.reading import log_probs
 from tandem.rng import Seed
-from tandem.runs import Record, Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Record, Run
 from tandem.tasks.micro import Micro
 from tandem.tasks.micro.arithmetic import WORDING as MICRO
 from tandem.tokens import marked

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Completion, Group, Groups, Prompt
-from tandem.events import Hidden
 from tandem.rng import Seed
-from tandem.runs import Here, Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Hidden
+from tandem.runs.run import Here, Run
 
 PIECES = 12
 PAUSE = 0.002

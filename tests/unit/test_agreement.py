@@ -13,7 +13,6 @@ import pytest
 import torch
 import transformers as hf
 
-from tandem.artifacts import describe
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.errors import ConfigError, JudgeError, ModelError
 from tandem.judges import Judge, opened
@@ -37,6 +36,7 @@ from tandem.judges.meaning import (
 from tandem.machine import Machine
 from tandem.operators import confidence, shuffled_clusters, synthetic_pairs
 from tandem.rng import Seed
+from tandem.runs.artifacts import describe
 from tandem.tasks.micro import Facts, Micro
 from tiny import VOCABULARY, lm
 from worlds import letters

@@ -14,11 +14,11 @@ from tandem.bench.plan import slug
 from tandem.bench.shown import by_round
 from tandem.cli.bench import conclusion, table
 from tandem.data.groups import Completion, Group, Groups, Prompt
-from tandem.durable import write_json
 from tandem.errors import RunError
-from tandem.events import Hidden
 from tandem.report import write
-from tandem.runs import Run
+from tandem.runs.atomic_files import write_json
+from tandem.runs.events import Hidden
+from tandem.runs.run import Run
 from tandem.statistics import holm, paired
 from tandem.tasks import Sizes
 

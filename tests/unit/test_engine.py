@@ -36,7 +36,6 @@ from transformers import (
 )
 
 import worlds
-from tandem.artifacts import Checkpoint
 from tandem.attention import COMPILED, IMPLEMENTATION
 from tandem.data.groups import Group, Prompt
 from tandem.engines import Sampling
@@ -50,6 +49,7 @@ from tandem.kernel import Trunk
 from tandem.machine import Machine
 from tandem.reading import read
 from tandem.rng import Seed
+from tandem.runs.artifacts import Checkpoint
 
 V = 61
 SIZES = {

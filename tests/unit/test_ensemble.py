@@ -12,13 +12,13 @@ import pytest
 import transformers as hf
 
 from climbing import FAST, FP32, Heard, Letters, climbed, prompts
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges import Judge, opened
 from tandem.judges.ensemble import Debiased, Ensemble, length_slope
 from tandem.judges.models import RewardModel, reward_models
 from tandem.methods import ppo
+from tandem.runs.artifacts import Checkpoint
 from tiny import folder, lm
 from worlds import letters
 

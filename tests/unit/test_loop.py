@@ -17,11 +17,9 @@ from torch import Tensor, nn
 
 from climbing import Heard, somewhere
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.data.groups import Group, Groups
 from tandem.errors import ConfigError, DataError, ModelError
-from tandem.events import Silent
 from tandem.judges.models import RewardModel
 from tandem.kernel import Trunk, open_policy
 from tandem.loop import Optim
@@ -34,7 +32,9 @@ from tandem.packing import pack
 from tandem.ragged import Ragged
 from tandem.reading import log_probs, reference
 from tandem.rng import Seed
-from tandem.runs import Here
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Silent
+from tandem.runs.run import Here
 from tiny import close, folder, gradient, group, labelled, lm
 from worlds import letters
 

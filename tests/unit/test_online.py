@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from climbing import FAST, FP32, SHORT, Heard, Letters, climbed, drawn, prompts, somewhere
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.climb import Cast, Watching
 from tandem.data.groups import Group
 from tandem.engines.torch import TorchEngine
@@ -33,6 +32,7 @@ from tandem.methods import grpo, ppo
 from tandem.online import Experience, Online, Rounds
 from tandem.ragged import Ragged
 from tandem.rng import Seed
+from tandem.runs.artifacts import Checkpoint
 from tiny import close, folder, gradient, lm
 from worlds import letters
 

@@ -14,7 +14,6 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from climbing import FP32, Heard
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.data.pair_sequences import Seam, both_ways, judged_both_ways, log_odds, longest
 from tandem.errors import ConfigError, DataError, JudgeError
@@ -25,7 +24,8 @@ from tandem.loop import Optim
 from tandem.methods import preference, reward
 from tandem.models import load_tokenizer, save, tokenizer_hash
 from tandem.rng import Seed
-from tandem.runs import Here
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Here
 from tandem.tasks.micro import Camps, Micro, posts
 from tandem.tokens import marked, tokenised
 from tiny import folder, group

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from climbing import FP32
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Groups
-from tandem.durable import alone, trim, used
 from tandem.errors import ConfigError
 from tandem.reading import reference
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.atomic_files import alone, trim, used
 from tiny import folder, group
 
 

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 
 from climbing import FP32, SHORT, prompts
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Group, Groups, Preference
 from tandem.errors import ConfigError
-from tandem.events import Hidden, read
 from tandem.judges.agreement import Exact
 from tandem.judges.templates import Formats
 from tandem.loop import Optim
@@ -23,7 +21,9 @@ from tandem.methods import INPUTS, controls, rlp
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
 from tandem.methods.rlp import RLP, VARIANTS
-from tandem.runs import Record, Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Hidden, read
+from tandem.runs.run import Record, Run
 from tandem.stages import judge, sample
 from tandem.views import UML
 from tiny import folder

@@ -15,7 +15,6 @@ import transformers as hf
 
 from climbing import Heard
 from tandem import loop, room
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError
 from tandem.kernel import Trunk, open_policy, probe
@@ -23,7 +22,8 @@ from tandem.loop import Optim
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo
 from tandem.offline import Offline
-from tandem.runs import Here
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Here
 from tiny import folder, group, labelled
 
 FP32 = Machine(device="cpu", precision="fp32")

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tandem import durable
-from tandem.artifacts import Checkpoint, describe, fingerprint
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.errors import ModelError, Pending, RunError
-from tandem.events import Hidden, Window, read
-from tandem.names import record_as
 from tandem.rng import Seed
-from tandem.runs import Here, Run, records
+from tandem.runs import atomic_files
+from tandem.runs.artifacts import Checkpoint, describe, fingerprint
+from tandem.runs.events import Hidden, Window, read
+from tandem.runs.names import record_as
+from tandem.runs.run import Here, Run, records
 
 CALLS: list[str] = []
 
@@ -408,8 +408,8 @@ def test_kill_at_random_moments_never_leaves_a_half_stage(tmp_path):
         for record in records(torn):
             assert contents(record.folder) == contents(calm / record.folder.name)
         if len(records(torn)) == 4:
-            durable.remove(sorted(torn.glob("0*"))[-1])
-            durable.remove(sorted(torn.glob("0*"))[0])
+            atomic_files.remove(sorted(torn.glob("0*"))[-1])
+            atomic_files.remove(sorted(torn.glob("0*"))[0])
     subprocess.run([sys.executable, str(VICTIM), str(torn)], check=True)
     assert {p.name for p in torn.glob("0*")} == {p.name for p in calm.glob("0*")}
     for folder in calm.glob("0*"):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from climbing import Heard
-from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.engines import Sampling
@@ -27,7 +26,8 @@ from tandem.methods.rso import RSO
 from tandem.models import load_tokenizer
 from tandem.operators import above, best, rejection, top_share
 from tandem.rng import Seed
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 from tandem.stages import BestOf, select
 from tandem.statistics import acceptance, effective_beta, tilt
 from worlds import F2_BOS, f1_model

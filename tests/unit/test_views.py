@@ -14,7 +14,6 @@ import torch
 import transformers as hf
 
 from climbing import FP32, Heard
-from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
@@ -23,7 +22,8 @@ from tandem.loop import Optim, total
 from tandem.methods import reward
 from tandem.objectives import other_prompt
 from tandem.rng import Seed
-from tandem.runs import Here
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Here
 from tandem.views import UML, Bottleneck, Views
 from tiny import close, folder, group, labelled, lm
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from tandem.bench.plan import OPPONENT, Plan, slug
 from tandem.data.groups import Group, Groups
-from tandem.durable import read_json
 from tandem.errors import RunError
-from tandem.runs import Record, records
+from tandem.runs.atomic_files import read_json
+from tandem.runs.run import Record, records
 
 FAILED, NEEDED = "failed.json", "needed.json"
 JUDGES = ("truth", "gold_rm", "proxy")

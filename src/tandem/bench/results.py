@@ -19,9 +19,9 @@ from tandem.bench import shown
 from tandem.bench.finished import JUDGES, Finished, Stack, Tally
 from tandem.bench.limits import limits
 from tandem.bench.plan import OPPONENT, Plan
-from tandem.environment import commit, environment
 from tandem.evaluation import policy_evaluation
 from tandem.evaluation.tables import plain
+from tandem.runs.environment import commit, environment
 from tandem.statistics import (
     Estimate,
     comparisons_needed,

@@ -17,9 +17,7 @@ from tandem.bench.finished import FAILED, NEEDED
 from tandem.bench.plan import OPPONENT, Entry, Plan, slug
 from tandem.course import Course
 from tandem.data.groups import Groups
-from tandem.durable import write_json
 from tandem.errors import ConfigError, Pending, TandemError
-from tandem.events import Display
 from tandem.exams import examine_answers, examine_reward
 from tandem.judges import Judge
 from tandem.judges.asking import Asking
@@ -27,10 +25,12 @@ from tandem.judges.models import RewardModel
 from tandem.machine import Machine
 from tandem.methods import Method, load
 from tandem.rng import Seed
-from tandem.runs import Run
+from tandem.runs.atomic_files import write_json
+from tandem.runs.events import Display
+from tandem.runs.run import Run
+from tandem.runs.trackers import open_trackers
 from tandem.stages import Policy, sample
 from tandem.tasks import World, worlds
-from tandem.trackers import open_trackers
 
 WATCHED = ("evaluation", "watched", "held-out", "reward-held")
 """Stages that only look on, and those named after them: no part of what a method costs."""

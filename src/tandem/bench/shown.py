@@ -13,8 +13,8 @@ import numpy as np
 from tandem.bench.finished import JUDGES, Finished, has, stage
 from tandem.bench.plan import OPPONENT
 from tandem.evaluation.tables import plain
-from tandem.events import read
-from tandem.runs import records
+from tandem.runs.events import read
+from tandem.runs.run import records
 from tandem.statistics import outcomes_of, rate_by_prompt
 
 SAMPLES = 40

@@ -22,8 +22,8 @@ from typing import Any, Literal, Protocol
 
 from tandem.bench.plan import Plan
 from tandem.errors import ConfigError, RunError
-from tandem.events import Lines
 from tandem.machine import Machine
+from tandem.runs.events import Lines
 
 Engine = Literal["processes", "ray"]
 Job = Callable[..., float]

@@ -22,13 +22,13 @@ from tandem.bench.seeds import open_world
 from tandem.cli.plans import PRESETS, make_plan
 from tandem.cli.run import check_answers
 from tandem.cli.settings import add, make_parser, parse, rebuild
-from tandem.durable import write_json
 from tandem.machine import Machine
 from tandem.report import write
 from tandem.report.verdict import verdicts
+from tandem.runs.atomic_files import write_json
+from tandem.runs.trackers import check_known
 from tandem.statistics import minimum_detectable
 from tandem.tasks.worlds import tallies
-from tandem.trackers import check_known
 
 
 def bench(words: Sequence[str]) -> int:

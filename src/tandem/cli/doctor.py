@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from tandem.cli.settings import make_parser, parse
-from tandem.environment import cpu, versions
 from tandem.errors import TandemError
+from tandem.runs.environment import cpu, versions
 
 GIB = 1 << 30
 OLDEST_PYTHON = (3, 11)

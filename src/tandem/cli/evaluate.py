@@ -13,9 +13,9 @@ from tandem.cli.settings import add, make_parser, parse, rebuild
 from tandem.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from tandem.artifacts import Checkpoint
     from tandem.data.groups import Groups
     from tandem.judges import Judge
+    from tandem.runs.artifacts import Checkpoint
 
 
 def reward(words: Sequence[str]) -> int:
@@ -70,8 +70,8 @@ def policy(words: Sequence[str]) -> int:
     options = _parsed(parser, words, configs)
     configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
 
-    from tandem.artifacts import Checkpoint
     from tandem.exams import examine_policies
+    from tandem.runs.artifacts import Checkpoint
 
     prompts, judges = _prompts(options, configs["sizes"])
     sft = Checkpoint(Path(_needed(options, "reference", "the folder of the SFT policy")), "SFT")
@@ -99,17 +99,17 @@ def _needed(options: Namespace, name: str, what: str) -> str:
 
 
 def _fitting(groups: Groups, model: str) -> Groups:
-    from tandem.artifacts import Checkpoint
     from tandem.data.groups import Groups
-    from tandem.events import Silent
+    from tandem.runs.artifacts import Checkpoint
+    from tandem.runs.events import Silent
     from tandem.stages import encode
 
     return Groups.of(encode(groups, Checkpoint(Path(model)), events=Silent()))
 
 
 def _judge(options: Namespace) -> Judge:
-    from tandem.artifacts import Checkpoint
     from tandem.judges.models import ImplicitReward, RewardModel
+    from tandem.runs.artifacts import Checkpoint
 
     model = Checkpoint(Path(options.model), Path(options.model).name)
     if not options.reference:
@@ -118,10 +118,10 @@ def _judge(options: Namespace) -> Judge:
 
 
 def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
-    from tandem.artifacts import Checkpoint
     from tandem.data.formats import read
     from tandem.judges.models import RewardModel
     from tandem.rng import Seed
+    from tandem.runs.artifacts import Checkpoint
     from tandem.tasks import worlds
 
     judges: dict[str, Judge] = {}
@@ -140,8 +140,8 @@ def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
 
 def _answers(policy: Checkpoint, prompts: Groups, seed: int, configs: Mapping[str, Any]) -> Groups:
     from tandem.data.groups import Groups
-    from tandem.events import Silent
     from tandem.rng import Seed
+    from tandem.runs.events import Silent
     from tandem.stages import sample
 
     how, machine = configs["sampling"], configs["machine"]

@@ -25,7 +25,7 @@ from tandem.cli.settings import (
 )
 from tandem.errors import ConfigError
 from tandem.methods import METHODS, Method, find, held, load, whole
-from tandem.trackers import check_known, open_trackers
+from tandem.runs.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
     from tandem.tasks import World
@@ -75,7 +75,7 @@ def _go(
     resolved: Mapping[str, Any],
 ) -> int:
     from tandem import course
-    from tandem.runs import Run
+    from tandem.runs.run import Run
 
     path = folder(method.name, options, world)
     follow = partial(open_trackers, options.tracker, path, resolved)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.data.chat.tokens import Tokens
 from tandem.data.chat.transcripts import render
 from tandem.data.groups import Completion, FloatArray, Group, IntArray, Prompt
@@ -23,6 +22,7 @@ from tandem.kernel import Trunk, open_policy
 from tandem.machine import Machine
 from tandem.reading import GROUPS_PER_CHUNK, read
 from tandem.rng import Seed
+from tandem.runs.artifacts import Checkpoint
 from tandem.tokens import tokenised
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from tandem.data.groups import Groups
-from tandem.events import Events
 from tandem.operators import above
 from tandem.operators.columns import scores_of
+from tandem.runs.events import Events
 
 
 def above_mean(D: Groups, how: above, *, events: Events) -> dict[str, float]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tandem.data.groups import Groups
-from tandem.events import Events, spelled
 from tandem.operators import rejection
 from tandem.operators.columns import scores_of
+from tandem.runs.events import Events, spelled
 from tandem.statistics import tilt
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem.artifacts import Checkpoint
 from tandem.engines.language import LanguageModel
 from tandem.engines.local import LocalModel
 from tandem.engines.openai import Server
 from tandem.errors import ConfigError
 from tandem.judges.llm import Average, Labeller, Orders
 from tandem.judges.templates import Compare
+from tandem.runs.artifacts import Checkpoint
 
 
 @dataclass(frozen=True)

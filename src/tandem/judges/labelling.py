@@ -14,8 +14,8 @@ import numpy as np
 
 from tandem.data.groups import Group, Groups
 from tandem.errors import DataError
-from tandem.events import Events
 from tandem.judges.llm import KEPT
+from tandem.runs.events import Events
 from tandem.statistics import Estimate, by_prompt, rate_by_prompt
 
 

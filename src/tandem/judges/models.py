@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import FloatArray, Group
 from tandem.errors import JudgeError
 from tandem.judges import Judge, opened
 from tandem.kernel import Trunk, open_policy, open_scalar
 from tandem.machine import Machine
 from tandem.reading import Reading, read
+from tandem.runs.artifacts import Checkpoint
 from tandem.tokens import tokenised
 
 

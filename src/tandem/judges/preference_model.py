@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Completion, FloatArray, Group, Groups, Preference
 from tandem.data.pair_sequences import Pair, Seam, both_ways, log_odds, longest
 from tandem.errors import ConfigError, JudgeError
@@ -24,6 +23,7 @@ from tandem.kernel import Trunk, open_scalar
 from tandem.machine import Machine
 from tandem.operators.columns import preferences_of
 from tandem.reading import read
+from tandem.runs.artifacts import Checkpoint
 from tandem.statistics import probability
 from tandem.tokens import tokenised
 

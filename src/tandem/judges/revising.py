@@ -12,11 +12,11 @@ from dataclasses import replace
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language import LanguageModel, messages_of
-from tandem.events import Events, Silent
 from tandem.judges.llm import after, told
 from tandem.judges.templates import Formats
 from tandem.machine import Machine
 from tandem.rng import Seed
+from tandem.runs.events import Events, Silent
 
 
 def revise(

@@ -18,18 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.evaluation.tables import Table
-from tandem.events import Events
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel
 from tandem.machine import Machine
 from tandem.operators.columns import scores_of
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Events
+from tandem.runs.run import Run
 from tandem.stages import BestOf, judge, sample
 from tandem.statistics import mean_of
 from tandem.statistics.best_of import curve, kl_bound

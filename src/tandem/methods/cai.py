@@ -25,7 +25,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
@@ -37,7 +36,8 @@ from tandem.methods import SHARED, sft
 from tandem.methods.rlaif import RLAIF, learn
 from tandem.methods.sft import SFT
 from tandem.operators import asks
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 from tandem.stages import encode, judge, sample, select
 
 

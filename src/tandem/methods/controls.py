@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
@@ -29,7 +28,8 @@ from tandem.judges.templates import Formats
 from tandem.methods import ppo, reward, rlp
 from tandem.methods.rlp import RLP
 from tandem.operators import rank_pairs, shuffled_clusters, synthetic_pairs
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 from tandem.stages import judge, sample, select
 
 

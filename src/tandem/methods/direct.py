@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Completion, Group, Groups
 from tandem.data.verifiable import Wording, key
-from tandem.events import Events
 from tandem.loop import Optim
 from tandem.methods import sft
 from tandem.methods.sft import SFT
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Events
+from tandem.runs.run import Run
 from tandem.stages import encode
 
 

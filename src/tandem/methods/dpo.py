@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, nearest
@@ -26,7 +25,8 @@ from tandem.methods.reward import compared
 from tandem.objectives.pairwise import PAIRWISE
 from tandem.offline import Offline
 from tandem.reading import reference
-from tandem.runs import Here, Run, every_rank
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Here, Run, every_rank
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.climb import Cast, Watching, climb, stopped
 from tandem.data.groups import Group, Groups
@@ -34,7 +33,8 @@ from tandem.kernel import ActorCritic, open_policy
 from tandem.loop import Optim
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
 from tandem.online import Experience, Rounds
-from tandem.runs import Here, Run, every_rank
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Here, Run, every_rank
 
 STD_FLOOR = 1e-4
 K3 = (

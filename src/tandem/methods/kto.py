@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.data.groups import Group, Groups
 from tandem.errors import DataError
@@ -32,7 +31,8 @@ from tandem.offline import Offline
 from tandem.operators import mismatch, unpair
 from tandem.packing import split
 from tandem.reading import reference
-from tandem.runs import Here, Run, every_rank
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Here, Run, every_rank
 from tandem.stages import select
 
 

@@ -22,18 +22,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.data.verifiable import Form, Wording, sealed
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.events import Events
 from tandem.judges.agreement import Agreement, Stated
 from tandem.loop import Optim
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import majority
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Events
+from tandem.runs.run import Run
 from tandem.stages import ask, encode, judge, sample, select
 
 

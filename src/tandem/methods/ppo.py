@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.climb import Cast, Watching, climb, stopped
 from tandem.data.groups import Group, Groups
@@ -30,7 +29,8 @@ from tandem.kernel import ActorCritic, open_policy, open_scalar
 from tandem.loop import Optim
 from tandem.objectives.policy_gradient import ppo_clip, value_clip
 from tandem.online import Experience, Rounds
-from tandem.runs import Here, Run, every_rank
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Here, Run, every_rank
 
 
 @dataclass(frozen=True)

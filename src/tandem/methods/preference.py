@@ -17,12 +17,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.data.groups import Group, Groups
 from tandem.data.pair_sequences import Seam, judged_both_ways, longest
 from tandem.errors import DataError
-from tandem.events import Events
 from tandem.kernel import open_scalar
 from tandem.loop import Optim
 from tandem.loop import fit as train
@@ -30,7 +28,9 @@ from tandem.methods.reward import compared
 from tandem.objectives.ranges import below_half
 from tandem.objectives.reward import antisymmetric, two_argument
 from tandem.offline import Offline
-from tandem.runs import Here, Run, every_rank
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.events import Events
+from tandem.runs.run import Here, Run, every_rank
 from tandem.tokens import MARK
 
 

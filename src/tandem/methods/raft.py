@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
@@ -32,7 +31,8 @@ from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import Operator, best, top_share
 from tandem.rng import Seed
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 from tandem.stages import judge, sample, select
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Pairs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
@@ -26,7 +25,8 @@ from tandem.machine import Machine
 from tandem.objectives.reward import bradley_terry, rank_weight
 from tandem.offline import Beside, Offline
 from tandem.reading import read
-from tandem.runs import Here, Run, every_rank
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Here, Run, every_rank
 from tandem.views import UML, Bottleneck, Views
 
 

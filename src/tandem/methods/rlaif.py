@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
@@ -30,7 +29,8 @@ from tandem.methods import SHARED, dpo, ppo, reward
 from tandem.methods.dpo import DPO
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 from tandem.stages import judge, sample
 
 

@@ -19,7 +19,6 @@ from typing import Literal
 
 import numpy as np
 
-from tandem.artifacts import Checkpoint
 from tandem.climb import Watching
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
@@ -31,7 +30,8 @@ from tandem.methods import SHARED, ppo, reward
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
 from tandem.operators import synthetic_pairs
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 from tandem.stages import judge, sample, select
 from tandem.views import UML
 

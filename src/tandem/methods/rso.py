@@ -22,7 +22,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
@@ -35,7 +34,8 @@ from tandem.methods import SHARED, dpo, preference
 from tandem.methods.dpo import DPO
 from tandem.methods.preference import Preference
 from tandem.operators import Pairing, rank_pairs, rejection
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 from tandem.stages import judge, sample, select
 
 Source = Literal["rso", "sft", "direct"]

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 
 from tandem import models
-from tandem.artifacts import Checkpoint
 from tandem.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.kernel import open_policy
@@ -23,7 +22,8 @@ from tandem.loop import fit as train
 from tandem.objectives import Imitation, gold, nll, weighted
 from tandem.offline import Offline
 from tandem.operators.columns import scores_of
-from tandem.runs import Here, Run, every_rank
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Here, Run, every_rank
 from tandem.stages import encode
 
 

@@ -23,7 +23,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Group, Groups
 from tandem.data.verifiable import Wording
 from tandem.engines import Sampling
@@ -33,7 +32,8 @@ from tandem.loop import Optim
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import correct, incorrect
-from tandem.runs import Run
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.run import Run
 from tandem.stages import ask, judge, sample, select
 
 

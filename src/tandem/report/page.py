@@ -20,12 +20,12 @@ import jinja2
 from markupsafe import Markup
 
 from tandem import __version__
-from tandem.durable import write_text
 from tandem.errors import ConfigError
 from tandem.report import views
 from tandem.report.figures import Drawer, Figure
 from tandem.report.results import BENCH, Results, read_results
 from tandem.report.verdict import Sentence, listing, verdicts
+from tandem.runs.atomic_files import write_text
 
 ASSETS = files("tandem.report") / "assets"
 

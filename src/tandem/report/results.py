@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Groups, Prompt
-from tandem.durable import read_json
 from tandem.errors import DataError
-from tandem.events import read
 from tandem.rng import Seed
-from tandem.runs import Record, records
+from tandem.runs.artifacts import Checkpoint
+from tandem.runs.atomic_files import read_json
+from tandem.runs.events import read
+from tandem.runs.run import Record, records
 
 Results = dict[str, Any]
 BENCH = "results.json"

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-from tandem.artifacts import Checkpoint
 from tandem.data.groups import Groups, Prompts
 from tandem.data.verifiable import Wording
 from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.agreement import Same
 from tandem.judges.templates import Formats
+from tandem.runs.artifacts import Checkpoint
 
 TASKS: dict[str, str] = {
     "micro": "summaries in a small language: truth is known, a laptop is enough",

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tandem.artifacts import Checkpoint
 from tandem.data.formats import read, split
 from tandem.data.groups import Group, Groups
 from tandem.errors import ConfigError, DataError, nearest
 from tandem.judges.answers import AnswerKey
 from tandem.rng import Seed
+from tandem.runs.artifacts import Checkpoint
 from tandem.tasks import TASKS, Sizes, World, gsm8k
 from tandem.tasks.micro import ASSETS, Micro
 from tandem.tasks.micro.feedback import FORMATS

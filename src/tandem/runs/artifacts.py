@@ -23,7 +23,7 @@ import numpy as np
 
 from tandem.data.groups import Group, Groups
 from tandem.errors import ModelError, RunError
-from tandem.names import as_recorded, find_recorded, is_known, recorded_name
+from tandem.runs.names import as_recorded, find_recorded, is_known, recorded_name
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 BLOCK = 1 << 20

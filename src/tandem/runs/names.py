@@ -54,7 +54,7 @@ RECORDED: dict[str, str] = {
     "Completion": "tandem.data.groups.Completion",
     "Preference": "tandem.data.groups.Preference",
     "Group": "tandem.data.groups.Group",
-    "Checkpoint": "tandem.artifacts.Checkpoint",
+    "Checkpoint": "tandem.runs.artifacts.Checkpoint",
     "PromptStyle": "tandem.data.verifiable.Form",
     "QuestionFormat": "tandem.data.verifiable.Wording",
     "StatedAnswer": "tandem.data.verifiable.StatedAnswer",

@@ -22,26 +22,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
-from tandem import events as talk
-from tandem.artifacts import Checkpoint, describe, fingerprint, load, store
 from tandem.data.groups import Group, Groups
-from tandem.durable import (
-    flush,
-    read_json,
-    remove,
-    seal,
-    whole,
-    write_json,
-    write_text,
-)
-from tandem.durable import twin as link
-from tandem.environment import Meter, commit
 from tandem.errors import Pending, RunError
-from tandem.events import Events
 from tandem.machine import Machine
-from tandem.names import recorded_name, stage_as_recorded
 from tandem.rng import Seed
-from tandem.session import STAGE, Session, stages
+from tandem.runs import events as talk
+from tandem.runs.artifacts import Checkpoint, describe, fingerprint, load, store
+from tandem.runs.atomic_files import flush, read_json, remove, seal, whole, write_json, write_text
+from tandem.runs.atomic_files import twin as link
+from tandem.runs.environment import Meter, commit
+from tandem.runs.events import Events
+from tandem.runs.names import recorded_name, stage_as_recorded
+from tandem.runs.session import STAGE, Session, stages
 
 __all__ = ["Checkpoint", "Events", "Here", "Record", "Run", "every_rank", "records"]
 
@@ -86,7 +78,7 @@ class Record:
     Attributes:
         folder: the stage's folder.
         function: the recorded name of the stage function, see `names`.
-        arguments: name -> description, see `artifacts.describe`.
+        arguments: name -> description, see `runs.artifacts.describe`.
         seconds: wall time of the attempt that finished.
         peak_bytes: largest resident memory during that attempt.
         git: commit of the code, with "-dirty" when files were changed, or None.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.errors import ConfigError, nearest
-from tandem.events import Follower
+from tandem.runs.events import Follower
 
 COUNTERS = ("step", "round", "done")
 """What may number an event, the finest first."""

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tandem import events as talk
-from tandem.durable import lock, read_json, unlock, whole, write_json
-from tandem.environment import commit, environment
 from tandem.errors import RunError, TandemError, nearest
-from tandem.events import Events, StageEvents
 from tandem.rng import Seed
+from tandem.runs import events as talk
+from tandem.runs.atomic_files import lock, read_json, unlock, whole, write_json
+from tandem.runs.environment import commit, environment
+from tandem.runs.events import Events, StageEvents
 
 STAGE = re.compile(r"(\d{2,})-([A-Za-z0-9_-]+)(\.part)?")
 

@@ -1,0 +1,1 @@
+"""A folder in which every stage is done once and remembered. No torch."""
