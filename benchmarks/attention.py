@@ -2,7 +2,7 @@
 
     python benchmarks/attention.py [--threads 1]
 
-A row is of groups, each a prompt and two answers to it, attended as `tandem.layout` plans it; the
+A row is of groups, each a prompt and two answers to it, attended as `tandem.batching.attention_plan` plans it; the
 sides take turns. Prints medians and writes benchmarks/results/attention-DATE.json.
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tandem.attention import in_blocks
-from tandem.layout import Plan, plan
+from tandem.batching.attention_plan import Plan, plan
 from tandem.memory import kept
 from tandem.products import Products
 

@@ -31,11 +31,11 @@ def child(name: str, folder: Path, way: str, what: str) -> None:
     import tandem_side as side
     import torch
 
-    from tandem import layout
+    from tandem.batching import attention_plan
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if way == "bare":
-        layout.MULTIPLE = 1
+        attention_plan.MULTIPLE = 1
     found = side.run(what, WORKLOADS[name], folder, "bf16")
     print(json.dumps({key: found[key] for key in ("step", "losses", "tokens_per_step")}))
 

@@ -31,10 +31,11 @@ def child(name: str, folder: Path, way: str) -> None:
     """Train one epoch; rank 0 prints what its meter saw."""
     import tandem_side as side
 
-    from tandem import offline, packing
+    from tandem.batching import packing
+    from tandem.batching.packing import split
 
     if way == "filled":
-        offline.split = lambda groups, cut, **kw: packing.split(  # type: ignore[assignment]
+        split = lambda groups, cut, **kw: packing.split(  # type: ignore[assignment]
             groups, dataclasses.replace(cut, parts=1), **kw
         )
     own = folder / os.environ.get("RANK", "0")

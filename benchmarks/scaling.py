@@ -72,11 +72,11 @@ def measure(point: Point, repeat: int) -> dict[str, float]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from tandem.batching.packing import pack
     from tandem.data.groups import Completion, Group, Preference, Prompt
     from tandem.kernel import Trunk, probe
     from tandem.loop import divisors, total
     from tandem.objectives.pairwise import PAIRWISE
-    from tandem.packing import pack
 
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # noqa: E731
     torch.manual_seed(0)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tandem.batch import Pairs, Terms
-from tandem.ragged import Ragged
+from tandem.batching.batch import Pairs, Terms
+from tandem.batching.ragged import Ragged
 
 
 def f64(*values: float) -> Tensor:

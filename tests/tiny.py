@@ -11,7 +11,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from tandem.batch import Batch
+from tandem.batching.batch import Batch
 from tandem.data.groups import Completion, Group, Preference, Prompt
 from tandem.loop import Loss, divisors, total
 from worlds import CHARACTERS, letters

@@ -16,8 +16,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from tandem.batching.attention_plan import Plan
 from tandem.flex import flexible
-from tandem.layout import Plan
 from tandem.products import Products
 
 IMPLEMENTATION = "tandem"

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from tandem import models
-from tandem.batch import Batch, Outputs, Terms
+from tandem.batching.batch import Batch, Outputs, Terms
+from tandem.batching.ragged import Ragged
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
@@ -27,7 +28,6 @@ from tandem.loop import Optim
 from tandem.loop import fit as train
 from tandem.machine import Machine
 from tandem.online import Experience, Online, Rounds
-from tandem.ragged import Ragged
 from tandem.reading import read
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Events

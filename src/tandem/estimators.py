@@ -15,8 +15,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
+from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError, DataError
-from tandem.ragged import Ragged
 
 Estimator = Literal["k1", "k2", "k3"]
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from tandem.layout import Plan
+from tandem.batching.attention_plan import Plan
 
 COMPILED = {"cuda"}
 """Kinds of devices for which the call is compiled."""

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tandem import attention, models, norms, rotary
-from tandem.batch import Outputs, Packed
+from tandem.batching.attention_plan import Plan
+from tandem.batching.batch import Outputs, Packed
+from tandem.batching.packing import Layout, pack
+from tandem.batching.ragged import Ragged
 from tandem.data.groups import Completion, Group, Prompt
 from tandem.errors import ModelError
 from tandem.head import Logits, token_logp
 from tandem.last_layer import watch
-from tandem.layout import Plan
 from tandem.machine import Machine
-from tandem.packing import Layout, pack
-from tandem.ragged import Ragged
 from tandem.rng import Seed
 
 NO_SEED = Seed()

@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tandem.layout import Tail
+from tandem.batching.attention_plan import Tail
 
 HIDDEN = "hidden_states"
 WHOLE = "whole_states"

@@ -27,14 +27,14 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from tandem.batch import Batch, Outputs, Terms
+from tandem.batching.batch import Batch, Outputs, Terms
+from tandem.batching.packing import Cut
+from tandem.batching.ragged import Ragged
 from tandem.data.groups import IntArray
 from tandem.errors import ConfigError, DataError
 from tandem.machine import Machine
 from tandem.memory import kept
 from tandem.models import device
-from tandem.packing import Cut
-from tandem.ragged import Ragged
 from tandem.room import installed, make_room
 from tandem.runs.events import Events
 from tandem.runs.run import Here

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from tandem.batch import Batch
+from tandem.batching.batch import Batch
+from tandem.batching.packing import Cut, Layout, Piece, pack, split
 from tandem.data.groups import FloatArray, Group, Groups, IntArray
 from tandem.errors import DataError
-from tandem.packing import Cut, Layout, Piece, pack, split
 from tandem.rng import Seed
 
 

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from tandem.batch import Batch
+from tandem.batching.batch import Batch
+from tandem.batching.packing import Cut, Layout, pack, split
+from tandem.batching.ragged import Ragged
 from tandem.data.groups import Group, Groups
 from tandem.engines import Engine, Sampling
 from tandem.errors import ConfigError
-from tandem.packing import Cut, Layout, pack, split
-from tandem.ragged import Ragged
 from tandem.rng import Seed
 from tandem.runs.events import Events
 

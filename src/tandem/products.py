@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tandem.layout import Block, Plan
+from tandem.batching.attention_plan import Block, Plan
 
 SCORES = 1 << 24
 """Scores that are held in fp32 at once: 64 MB."""

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tandem import head, models
+from tandem.batching.packing import pack, unique_tokens
 from tandem.data.groups import Completion, Group, Prompt
 from tandem.errors import ConfigError
-from tandem.packing import pack, unique_tokens
 from tandem.runs.events import Events
 
 SHARE = 2 / 3

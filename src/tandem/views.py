@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softplus
 
-from tandem.batch import Batch, Outputs, Terms
+from tandem.batching.batch import Batch, Outputs, Terms
+from tandem.batching.packing import Cut, Layout, pack, unique_tokens
 from tandem.data.groups import Group, Groups, IntArray
 from tandem.errors import ConfigError, DataError
 from tandem.objectives.multiview import (
@@ -33,7 +34,6 @@ from tandem.objectives.multiview import (
     skl_sample,
     skl_schedule,
 )
-from tandem.packing import Cut, Layout, pack, unique_tokens
 from tandem.rng import Seed
 
 SIGMA_FLOOR = 1e-7

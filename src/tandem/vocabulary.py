@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tandem.batch import FILL
+from tandem.batching.batch import FILL
 from tandem.data.groups import IntArray
 
 MOST = 0.5

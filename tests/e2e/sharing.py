@@ -12,7 +12,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from climbing import somewhere
-from tandem.batch import Batch, Outputs
+from tandem.batching.batch import Batch, Outputs
 from tandem.data.groups import Groups
 from tandem.kernel import Trunk
 from tandem.loop import Optim, fit

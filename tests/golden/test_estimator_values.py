@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tabular import f64
+from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError, DataError
 from tandem.estimators import (
     AdaptiveBeta,
@@ -23,7 +24,6 @@ from tandem.estimators import (
     overlong,
     whiten,
 )
-from tandem.ragged import Ragged
 
 OLD = Ragged.of([f64(-1.0, -2.0, -0.5), f64(-0.7)])
 REF = Ragged.of([f64(-1.2, -1.5, -0.6), f64(-1.1)])  # log-ratios (.2, -.5, .1), (.4)

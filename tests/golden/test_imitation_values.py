@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tabular import PI_REF, PI_STAR, R_STAR, f64, minimise, one_token, total, tv
+from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError
 from tandem.objectives import gold, nll, weighted
-from tandem.ragged import Ragged
 
 
 def test_weights_are_exponentials_of_the_reward():

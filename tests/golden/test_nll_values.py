@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tabular import f64, minimise, total, tv
+from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError
 from tandem.objectives import nll, shares
-from tandem.ragged import Ragged
 
 
 def test_uniform_logits_cost_ln_v():

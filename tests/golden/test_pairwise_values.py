@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tabular import clicks, f64, tilt
-from tandem.batch import Pairs
+from tandem.batching.batch import Pairs
+from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError, DataError
 from tandem.objectives import PAIRWISE, hinge, ipo, robust, sigmoid, simpo, sppo
-from tandem.ragged import Ragged
 
 LOGP, REF = Ragged.of([f64(-1.2), f64(-0.7)]), Ragged.of([f64(-1.0), f64(-0.9)])
 H = (LOGP - REF).sum()

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from tabular import f64, total
+from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError
 from tandem.objectives import kl, ppo_clip, reinforce, value_clip
 from tandem.objectives.shares import Per, shares
-from tandem.ragged import Ragged
 
 OLD = Ragged.of([f64(-1.0, -2.0, -0.5), f64(-0.7)])
 ADV = Ragged.of([f64(1.0, -2.0, 0.5), f64(3.0)])

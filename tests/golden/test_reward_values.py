@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tabular import clicks, f64, minimise
-from tandem.batch import Pairs
+from tandem.batching.batch import Pairs
 from tandem.errors import ConfigError
 from tandem.objectives import antisymmetric, bradley_terry, rank_weight, two_argument
 

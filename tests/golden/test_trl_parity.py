@@ -23,12 +23,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tandem.batch import Batch, Outputs, Terms
+from tandem.batching.batch import Batch, Outputs, Terms
+from tandem.batching.packing import pack
 from tandem.data.groups import Completion, Group, Preference, Prompt
 from tandem.kernel import Trunk, probe
 from tandem.loop import divisors, total
 from tandem.objectives import PAIRWISE, bradley_terry, kl, kto, kto_z0, nll, ppo_clip
-from tandem.packing import pack
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -23,17 +23,17 @@ from hypothesis import strategies as st
 
 from tandem import flex
 from tandem.attention import COMPILED, IMPLEMENTATION, in_blocks
-from tandem.batch import Batch, Outputs, Terms
+from tandem.batching.attention_plan import MULTIPLE
+from tandem.batching.batch import Batch, Outputs, Terms
+from tandem.batching.packing import Cut, Layout, pack, split, unique_tokens
 from tandem.data.groups import Group, Groups
 from tandem.kernel import Trunk, probe
-from tandem.layout import MULTIPLE
 from tandem.loop import Loss
 from tandem.machine import Machine
 from tandem.methods.kto import Mismatched, log_ratio
 from tandem.objectives import PAIRWISE, bradley_terry, kto, nll
 from tandem.offline import Offline
 from tandem.operators import mismatch
-from tandem.packing import Cut, Layout, pack, split, unique_tokens
 from tandem.reading import read
 from tandem.rng import Seed
 from tiny import CONFIGS, SHARED, close, gradient, group, labelled, lm, tokens
@@ -234,7 +234,7 @@ def test_rows_and_tails_are_full(shapes: list[tuple[int, list[int]]], names: tup
 def test_filling_changes_no_number(kind: str, monkeypatch: pytest.MonkeyPatch):
     shared, _ = trunks(kind)
     full = pack(some_groups(), "shared")
-    monkeypatch.setattr("tandem.layout.MULTIPLE", 1)
+    monkeypatch.setattr("tandem.batching.attention_plan.MULTIPLE", 1)
     bare = pack(some_groups(), "shared")
     assert full.tokens.ids.shape[1] > bare.tokens.ids.shape[1] == bare.tokens.useful
     x, y = (shared(batch.tokens).logp.values for batch in (full, bare))

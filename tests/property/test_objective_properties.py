@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tandem.batch import Pairs, Terms
+from tandem.batching.batch import Pairs, Terms
+from tandem.batching.ragged import Ragged
 from tandem.estimators import gae, group_mean, leave_one_out, whiten
 from tandem.objectives import (
     PAIRWISE,
@@ -23,7 +24,6 @@ from tandem.objectives import (
     reinforce,
     value_clip,
 )
-from tandem.ragged import Ragged
 
 lengths = st.lists(st.integers(1, 6), min_size=4, max_size=8)
 seeds = st.integers(0, 2**31)

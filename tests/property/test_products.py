@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tandem import attention, products
-from tandem.layout import Plan, plan
+from tandem.batching.attention_plan import Plan, plan
 from tandem.memory import kept
 from tandem.products import Products
 

@@ -25,10 +25,10 @@ from tabular import (
     tilt,
     tv,
 )
-from tandem.batch import Terms
+from tandem.batching.batch import Terms
+from tandem.batching.ragged import Ragged
 from tandem.estimators import group_mean, kl_shaping, kl_value, leave_one_out, whiten
 from tandem.objectives import kl, ppo_clip, reinforce
-from tandem.ragged import Ragged
 
 REF = one_token(PI_REF.log())
 

@@ -30,7 +30,7 @@ from tabular import (
     total,
     tv,
 )
-from tandem.batch import Terms
+from tandem.batching.batch import Terms
 from tandem.objectives import PAIRWISE, hinge, ipo, kto, robust, sigmoid, sppo
 
 CLEAN = every_pair(BRADLEY_TERRY)

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from tabular import BRADLEY_TERRY, PI_REF, R_STAR, RPS, clicks, every_pair, f64, minimise, total
-from tandem.batch import Pairs
+from tandem.batching.batch import Pairs
 from tandem.objectives import bradley_terry
 
 

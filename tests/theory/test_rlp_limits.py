@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tabular import PI_REF, R_STAR, every_pair, f64, j, minimise, tilt, tv
-from tandem.batch import Pairs
+from tandem.batching.batch import Pairs
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.judges.agreement import Agreement, Exact
 from tandem.objectives import bradley_terry

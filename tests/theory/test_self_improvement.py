@@ -17,7 +17,7 @@ import pytest
 from scipy.stats import binom
 
 import tiny
-from tandem.batch import Batch, Outputs, Terms
+from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.data.verifiable import Form, StatedAnswer, Wording
 from tandem.engines import Sampling

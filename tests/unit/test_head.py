@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from tandem import head
+from tandem.batching.packing import pack
 from tandem.data.groups import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.head import Logits, token_logp
 from tandem.kernel import Trunk, open_policy, probe
 from tandem.machine import Machine
-from tandem.packing import pack
 from tandem.rng import Seed
 from tiny import close, group, lm
 from worlds import F2_BOS, F2_EOS, f2_model, letters

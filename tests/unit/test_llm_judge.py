@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tandem.batch import Pairs
+from tandem.batching.batch import Pairs
 from tandem.data.groups import Completion, FloatArray, Group, Groups, Preference, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language import Labels, label_masses

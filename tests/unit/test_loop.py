@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from climbing import Heard, somewhere
 from tandem import models
-from tandem.batch import Batch, Outputs, Terms
+from tandem.batching.batch import Batch, Outputs, Terms
+from tandem.batching.packing import pack
+from tandem.batching.ragged import Ragged
 from tandem.data.groups import Group, Groups
 from tandem.errors import ConfigError, DataError, ModelError
 from tandem.judges.models import RewardModel
@@ -28,8 +30,6 @@ from tandem.machine import Lora, Machine
 from tandem.methods import dpo, reward, sft
 from tandem.objectives import nll
 from tandem.offline import Offline
-from tandem.packing import pack
-from tandem.ragged import Ragged
 from tandem.reading import log_probs, reference
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from climbing import FAST, FP32, SHORT, Heard, Letters, climbed, drawn, prompts, somewhere
 from tandem import models
+from tandem.batching.ragged import Ragged
 from tandem.climb import Cast, Watching
 from tandem.data.groups import Group
 from tandem.engines.torch import TorchEngine
@@ -30,7 +31,6 @@ from tandem.kernel import ActorCritic, open_policy
 from tandem.machine import Lora
 from tandem.methods import grpo, ppo
 from tandem.online import Experience, Online, Rounds
-from tandem.ragged import Ragged
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tiny import close, folder, gradient, lm

@@ -14,6 +14,7 @@ import torch
 import transformers as hf
 
 from climbing import FAST, SHORT, Heard, climbed, drawn
+from tandem.batching.ragged import Ragged
 from tandem.climb import Watching
 from tandem.data.groups import Completion, Group, Groups
 from tandem.errors import ConfigError, JudgeError, TandemError
@@ -22,7 +23,6 @@ from tandem.judges.models import RewardModel
 from tandem.loop import Optim
 from tandem.methods import grpo, ppo
 from tandem.online import Rounds
-from tandem.ragged import Ragged
 from tandem.runs.artifacts import Checkpoint
 from tiny import folder, lm
 from worlds import letters

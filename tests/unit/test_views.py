@@ -14,7 +14,7 @@ import torch
 import transformers as hf
 
 from climbing import FP32, Heard
-from tandem.batch import Batch, Outputs, Terms
+from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
 from tandem.kernel import Trunk

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tandem.batch import Batch, Outputs, Terms
+from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.climb import Cast, Watching, climb, stopped
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from tandem import models
-from tandem.batch import Batch, Outputs, Terms
+from tandem.batching.batch import Batch, Outputs, Terms
+from tandem.batching.packing import split
 from tandem.data.groups import Group, Groups
 from tandem.errors import DataError
 from tandem.kernel import open_policy
@@ -29,7 +30,6 @@ from tandem.loop import fit as train
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.offline import Offline
 from tandem.operators import mismatch, unpair
-from tandem.packing import split
 from tandem.reading import reference
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here, Run, every_rank

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tandem import models
-from tandem.batch import Batch, Outputs, Terms
+from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.climb import Cast, Watching, climb, stopped
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling

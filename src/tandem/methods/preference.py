@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tandem import models
-from tandem.batch import Batch, Outputs, Terms
+from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Group, Groups
 from tandem.data.pair_sequences import Seam, judged_both_ways, longest
 from tandem.errors import DataError

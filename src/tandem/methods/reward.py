@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tandem import models
-from tandem.batch import Batch, Outputs, Pairs, Terms
+from tandem.batching.batch import Batch, Outputs, Pairs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
 from tandem.kernel import Trunk, open_scalar

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tandem import models
-from tandem.batch import Batch, Outputs, Terms
+from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.kernel import open_policy
 from tandem.loop import Optim

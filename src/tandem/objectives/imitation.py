@@ -21,11 +21,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tandem.batch import Terms
+from tandem.batching.batch import Terms
+from tandem.batching.ragged import Ragged
 from tandem.objectives.nll import nll
 from tandem.objectives.ranges import positive
 from tandem.objectives.shares import shares
-from tandem.ragged import Ragged
 
 Imitation = Literal["nll", "weighted", "gold"]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from tandem.batch import Terms
+from tandem.batching.batch import Terms
 from tandem.errors import ConfigError, DataError
 from tandem.objectives.ranges import positive
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from tandem.batch import Terms
+from tandem.batching.batch import Terms
+from tandem.batching.ragged import Ragged
 from tandem.objectives.shares import shares
-from tandem.ragged import Ragged
 
 
 def nll(

@@ -36,10 +36,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tandem.batch import Pairs, Terms
+from tandem.batching.batch import Pairs, Terms
+from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError, DataError, nearest
 from tandem.objectives.ranges import below_half, positive
-from tandem.ragged import Ragged
 
 
 def sigmoid(h: Tensor, pairs: Pairs, *, beta: float, smoothing: float = 0.0) -> Terms:

@@ -21,11 +21,11 @@ from typing import Literal
 
 import torch
 
-from tandem.batch import Terms
+from tandem.batching.batch import Terms
+from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError
 from tandem.objectives.ranges import positive
 from tandem.objectives.shares import Per, shares
-from tandem.ragged import Ragged
 
 Ratio = Literal["token", "sequence"]
 

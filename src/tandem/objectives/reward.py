@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tandem.batch import Pairs, Terms
+from tandem.batching.batch import Pairs, Terms
 from tandem.errors import ConfigError
 from tandem.objectives.ranges import below_half, positive
 

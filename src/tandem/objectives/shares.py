@@ -22,9 +22,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError, nearest
 from tandem.objectives.ranges import positive
-from tandem.ragged import Ragged
 
 Per = Literal["token", "sequence", "constant"]
 

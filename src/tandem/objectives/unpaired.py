@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tandem.batch import Terms
+from tandem.batching.batch import Terms
 from tandem.objectives.ranges import positive
 
 

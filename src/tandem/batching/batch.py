@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from tandem.layout import Plan
-from tandem.ragged import Ragged
+from tandem.batching.attention_plan import Plan
+from tandem.batching.ragged import Ragged
 
 _D = TypeVar("_D")
 FILL = 0

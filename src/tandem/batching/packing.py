@@ -1,7 +1,7 @@
 """From groups to packed batches: the only place that knows where a token lies.
 
 Layout `shared` puts everything in one row: each prompt once, then its completions, and at the end
-a few tokens of filling, up to a multiple of `layout.MULTIPLE`. Layout `rows` gives each
+a few tokens of filling, up to a multiple of `batching.attention_plan.MULTIPLE`. Layout `rows` gives each
 completion a row behind a copy of its prompt; it is right for every architecture, also where a
 prompt cannot be shared (state-space layers).
 
@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tandem.batch import FILL, Batch, Packed, Pairs
+from tandem.batching.attention_plan import filling, plan
+from tandem.batching.batch import FILL, Batch, Packed, Pairs
+from tandem.batching.ragged import Ragged
 from tandem.data.groups import FloatArray, Group
 from tandem.errors import DataError
-from tandem.layout import filling, plan
-from tandem.ragged import Ragged
 
 Layout = Literal["shared", "rows"]
 Columns = Mapping[str, Sequence[Sequence[FloatArray | None]]]
