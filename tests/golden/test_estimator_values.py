@@ -10,7 +10,7 @@ import torch
 from tabular import f64
 from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError, DataError
-from tandem.estimators import (
+from tandem.objectives.advantages import (
     AdaptiveBeta,
     explained_variance,
     gae,

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from tandem.batching.batch import Pairs, Terms
 from tandem.batching.ragged import Ragged
-from tandem.estimators import gae, group_mean, leave_one_out, whiten
 from tandem.objectives import (
     PAIRWISE,
     bradley_terry,
@@ -24,6 +23,7 @@ from tandem.objectives import (
     reinforce,
     value_clip,
 )
+from tandem.objectives.advantages import gae, group_mean, leave_one_out, whiten
 
 lengths = st.lists(st.integers(1, 6), min_size=4, max_size=8)
 seeds = st.integers(0, 2**31)

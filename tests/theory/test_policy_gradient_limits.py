@@ -27,8 +27,8 @@ from tabular import (
 )
 from tandem.batching.batch import Terms
 from tandem.batching.ragged import Ragged
-from tandem.estimators import group_mean, kl_shaping, kl_value, leave_one_out, whiten
 from tandem.objectives import kl, ppo_clip, reinforce
+from tandem.objectives.advantages import group_mean, kl_shaping, kl_value, leave_one_out, whiten
 
 REF = one_token(PI_REF.log())
 

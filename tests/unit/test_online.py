@@ -24,12 +24,12 @@ from tandem.batching.ragged import Ragged
 from tandem.climb import Cast, Watching
 from tandem.data.groups import Group
 from tandem.engines.torch import TorchEngine
-from tandem.estimators import gae, kl_shaping
 from tandem.judges import opened
 from tandem.judges.models import RewardModel
 from tandem.kernel import ActorCritic, open_policy
 from tandem.machine import Lora
 from tandem.methods import grpo, ppo
+from tandem.objectives.advantages import gae, kl_shaping
 from tandem.online import Experience, Online, Rounds
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint

@@ -18,10 +18,10 @@ from tandem.batching.ragged import Ragged
 from tandem.climb import Watching
 from tandem.data.groups import Completion, Group, Groups
 from tandem.errors import ConfigError, JudgeError, TandemError
-from tandem.estimators import kl_shaping
 from tandem.judges.models import RewardModel
 from tandem.loop import Optim
 from tandem.methods import grpo, ppo
+from tandem.objectives.advantages import kl_shaping
 from tandem.online import Rounds
 from tandem.runs.artifacts import Checkpoint
 from tiny import folder, lm

@@ -26,11 +26,17 @@ from tandem.climb import Cast, Watching, climb, stopped
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.estimators import group_mean, group_std, informative, leave_one_out, missing_eos
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel
 from tandem.kernel import ActorCritic, open_policy
 from tandem.loop import Optim
+from tandem.objectives.advantages import (
+    group_mean,
+    group_std,
+    informative,
+    leave_one_out,
+    missing_eos,
+)
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
 from tandem.online import Experience, Rounds
 from tandem.runs.artifacts import Checkpoint

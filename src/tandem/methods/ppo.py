@@ -22,11 +22,18 @@ from tandem.climb import Cast, Watching, climb, stopped
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.estimators import AdaptiveBeta, explained_variance, gae, kl_shaping, missing_eos, whiten
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel, reward_models
 from tandem.kernel import ActorCritic, open_policy, open_scalar
 from tandem.loop import Optim
+from tandem.objectives.advantages import (
+    AdaptiveBeta,
+    explained_variance,
+    gae,
+    kl_shaping,
+    missing_eos,
+    whiten,
+)
 from tandem.objectives.policy_gradient import ppo_clip, value_clip
 from tandem.online import Experience, Rounds
 from tandem.runs.artifacts import Checkpoint
