@@ -1,4 +1,4 @@
-"""Attention by `tandem.products` beside the fused kernel, forward and backward, on this CPU.
+"""Attention by `tandem.kernels.cpu_attention` beside the fused kernel, forward and backward, on this CPU.
 
     python benchmarks/attention.py [--threads 1]
 
@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tandem.attention import in_blocks
 from tandem.batching.attention_plan import Plan, plan
-from tandem.memory import kept
-from tandem.products import Products
+from tandem.kernels.attention import in_blocks
+from tandem.kernels.cpu_attention import Products
+from tandem.kernels.malloc import kept
 
 Shape = tuple[int, int, int, int, int]
 SHAPES: tuple[Shape, ...] = (

@@ -59,7 +59,7 @@ def norm(tokens: int, width: int) -> dict[str, Callable[[], object]]:
     import torch
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-    from tandem.norms import quicken
+    from tandem.kernels.rms_norm import quicken
 
     own, quick = LlamaRMSNorm(width), LlamaRMSNorm(width)
     quicken(quick)
@@ -75,7 +75,7 @@ def rotary(tokens: int, width: int) -> dict[str, Callable[[], object]]:
     import torch
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-    from tandem.rotary import Turn
+    from tandem.kernels.rotary import Turn
 
     angle = torch.randn(1, tokens, WIDTH // 2).repeat(1, 1, 2)
     rows = [torch.randn(1, tokens, width // WIDTH, WIDTH) for _ in range(4)]

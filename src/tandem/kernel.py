@@ -20,15 +20,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tandem import attention, models, norms, rotary
+from tandem import models
 from tandem.batching.attention_plan import Plan
 from tandem.batching.batch import Outputs, Packed
 from tandem.batching.packing import Layout, pack
 from tandem.batching.ragged import Ragged
 from tandem.data.groups import Completion, Group, Prompt
 from tandem.errors import ModelError
-from tandem.head import Logits, token_logp
-from tandem.last_layer import watch
+from tandem.kernels import attention, rms_norm, rotary
+from tandem.kernels.last_layer import watch
+from tandem.kernels.logprobs import Logits, token_logp
 from tandem.machine import Machine
 from tandem.rng import Seed
 
@@ -312,7 +313,7 @@ def open_scalar(
 
 
 def _opened(lm: Any, machine: Machine, train: bool) -> Trunk:
-    norms.quicken(lm)
+    rms_norm.quicken(lm)
     rotary.quicken(lm)
     trunk = Trunk(lm, dtype=models.precision(machine))
     if machine.layout == "auto":

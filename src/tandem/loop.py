@@ -32,13 +32,13 @@ from tandem.batching.packing import Cut
 from tandem.batching.ragged import Ragged
 from tandem.data.groups import IntArray
 from tandem.errors import ConfigError, DataError
+from tandem.kernels.embedding_rows import narrowed
+from tandem.kernels.malloc import kept
 from tandem.machine import Machine
-from tandem.memory import kept
 from tandem.models import device
 from tandem.room import installed, make_room
 from tandem.runs.events import Events
 from tandem.runs.run import Here
-from tandem.vocabulary import narrowed
 
 Loss = Callable[[Outputs, Batch], Mapping[str, Terms]]
 STATE = "state.pt"

@@ -28,10 +28,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tandem import head, models
+from tandem import models
 from tandem.batching.packing import pack, unique_tokens
 from tandem.data.groups import Completion, Group, Prompt
 from tandem.errors import ConfigError
+from tandem.kernels import logprobs
 from tandem.runs.events import Events
 
 SHARE = 2 / 3
@@ -127,7 +128,7 @@ def _logits(lms: Sequence[PreTrainedModel], tokens: int) -> int:
     """Return the bytes of logits that the head keeps at most."""
     weights = [getattr(lm.get_output_embeddings(), "weight", None) for lm in lms]
     words = max((len(w) for w in weights if w is not None), default=0)
-    return min(head.KEEP_BYTES, 4 * tokens * words)
+    return min(logprobs.KEEP_BYTES, 4 * tokens * words)
 
 
 def _could_recompute(lm: PreTrainedModel) -> bool:
@@ -201,7 +202,7 @@ def saved(module: nn.Module, groups: Sequence[Group], want: Mapping[str, bool]) 
         return x.detach()  # x itself would be a circle that nothing frees
 
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda x: x)
-    with torch.enable_grad(), head.made_again(), hooks:
+    with torch.enable_grad(), logprobs.made_again(), hooks:
         out = module(tokens, **want)
     del out
     return sum(map(unique_tokens, groups)), sum(x.nbytes() for x in seen.values())

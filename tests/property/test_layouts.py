@@ -21,13 +21,13 @@ import transformers as hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tandem import flex
-from tandem.attention import COMPILED, IMPLEMENTATION, in_blocks
 from tandem.batching.attention_plan import MULTIPLE
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import Cut, Layout, pack, split, unique_tokens
 from tandem.data.groups import Group, Groups
 from tandem.kernel import Trunk, probe
+from tandem.kernels import flex_attention
+from tandem.kernels.attention import COMPILED, IMPLEMENTATION, in_blocks
 from tandem.loop import Loss
 from tandem.machine import Machine
 from tandem.methods.kto import Mismatched, log_ratio
@@ -101,7 +101,7 @@ def test_flex_compiled_once_serves_all_rows(monkeypatch: pytest.MonkeyPatch):
     Windows and caps that were numbers in the rule did not compile. A tail's does not either: the
     C++ template of PyTorch 2.13 confuses two lengths. The tests below read tails uncompiled.
     """
-    monkeypatch.setattr(flex, "COMPILED", {"cpu"})
+    monkeypatch.setattr(flex_attention, "COMPILED", {"cpu"})
     torch._dynamo.reset()
     for seed, longer in enumerate((0, 3, 11)):
         more = group("c", np.random.default_rng(seed), 5 + longer, (longer + 1, 2))
@@ -110,7 +110,7 @@ def test_flex_compiled_once_serves_all_rows(monkeypatch: pytest.MonkeyPatch):
         for window, cap in itertools.product((None, 6, 4), (None, 5.0)):
             q, k, v = (torch.randn(h, len(plan.row.positions), 16) for h in (4, 2, 2))
             with torch.no_grad():
-                ours = flex.flexible(q, k, v, plan, 0.25, cap, window)
+                ours = flex_attention.flexible(q, k, v, plan, 0.25, cap, window)
             blocks = in_blocks(*(x.transpose(0, 1) for x in (q, k, v)), plan, 0, 0.25, cap, window)
             close(ours, blocks, 1e-5)
     frames = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -123,10 +123,13 @@ def test_flex_is_compiled_for_every_model_of_a_process(monkeypatch: pytest.Monke
 
     PyTorch stops compiling after 8 variants, and would go on with all scores in memory.
     """
-    monkeypatch.setattr(flex, "COMPILED", {"cpu"})
-    for name, function in (("_attend", flex.flex_attention), ("_tiles", flex.create_block_mask)):
+    monkeypatch.setattr(flex_attention, "COMPILED", {"cpu"})
+    for name, function in (
+        ("_attend", flex_attention.flex_attention),
+        ("_tiles", flex_attention.create_block_mask),
+    ):
         traced = torch.compile(function, dynamic=True, backend="eager")
-        monkeypatch.setattr(flex, name, lambda _, traced=traced: traced)
+        monkeypatch.setattr(flex_attention, name, lambda _, traced=traced: traced)
     torch._dynamo.reset()
     whole = pack(some_groups(), "shared").tokens.plan
     assert whole is not None
@@ -137,7 +140,7 @@ def test_flex_is_compiled_for_every_model_of_a_process(monkeypatch: pytest.Monke
         ):
             size = len(plan.row.positions), width
             q, k, v = (torch.randn(h, *size, dtype=low) for h in (heads, own, own))
-            assert flex.flexible(q, k, v, plan, 0.25, None, window).isfinite().all()
+            assert flex_attention.flexible(q, k, v, plan, 0.25, None, window).isfinite().all()
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["blocks", "flex"])

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tandem import attention, products
 from tandem.batching.attention_plan import Plan, plan
-from tandem.memory import kept
-from tandem.products import Products
+from tandem.kernels import attention, cpu_attention
+from tandem.kernels.cpu_attention import Products
+from tandem.kernels.malloc import kept
 
 WIDTH = 12
 
@@ -87,7 +87,7 @@ def test_in_bf16_it_is_used_and_right_to_bf16(monkeypatch: pytest.MonkeyPatch):
 
 def test_some_heads_at_a_time_are_all_heads(monkeypatch: pytest.MonkeyPatch):
     whole = both("padded", 6, 2, None)[1]
-    monkeypatch.setattr(products, "SCORES", 1)
+    monkeypatch.setattr(cpu_attention, "SCORES", 1)
     for part, all_at_once in zip(both("padded", 6, 2, None)[1], whole, strict=True):
         assert torch.allclose(part, all_at_once, atol=1e-6)
 

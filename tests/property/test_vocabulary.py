@@ -17,6 +17,7 @@ from tandem import models
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.errors import DataError
 from tandem.kernel import Trunk
+from tandem.kernels.embedding_rows import narrowed
 from tandem.loop import Optim
 from tandem.loop import fit as train
 from tandem.machine import Lora, Machine
@@ -27,7 +28,6 @@ from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Silent
 from tandem.runs.run import Here
-from tandem.vocabulary import narrowed
 from tiny import folder, lm
 
 OPTIM = Optim(lr=1e-2, schedule="linear", clip=None)

@@ -36,7 +36,6 @@ from transformers import (
 )
 
 import worlds
-from tandem.attention import COMPILED, IMPLEMENTATION
 from tandem.data.groups import Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.forking import ForkingDecoder, attention
@@ -46,6 +45,7 @@ from tandem.engines.static import StaticDecoder
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.kernel import Trunk
+from tandem.kernels.attention import COMPILED, IMPLEMENTATION
 from tandem.machine import Machine
 from tandem.reading import read
 from tandem.rng import Seed

@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tandem import head
 from tandem.batching.packing import pack
 from tandem.data.groups import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.head import Logits, token_logp
 from tandem.kernel import Trunk, open_policy, probe
+from tandem.kernels import logprobs
+from tandem.kernels.logprobs import Logits, token_logp
 from tandem.machine import Machine
 from tandem.rng import Seed
 from tiny import close, group, lm
@@ -55,10 +55,10 @@ def grads(logp: Tensor, by: Tensor, *of: Tensor | None) -> list[Tensor]:
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Keep the logits, make them again in chunks of 5 rows, or sum them in pieces of 3 rows."""
     if request.param == "recomputed":
-        monkeypatch.setattr(head, "KEEP_BYTES", 0)
-        monkeypatch.setattr(head, "CHUNK_BYTES", 5 * 4 * V)
+        monkeypatch.setattr(logprobs, "KEEP_BYTES", 0)
+        monkeypatch.setattr(logprobs, "CHUNK_BYTES", 5 * 4 * V)
     if request.param != "kept":
-        monkeypatch.setattr(head, "CACHE_BYTES", 3 * 4 * V)
+        monkeypatch.setattr(logprobs, "CACHE_BYTES", 3 * 4 * V)
     return request.param
 
 

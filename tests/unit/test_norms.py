@@ -10,7 +10,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from tandem.norms import RMS, quicken
+from tandem.kernels.rms_norm import RMS, quicken
 
 
 def made(kind: type[torch.nn.Module], width: int = 48) -> torch.nn.Module:

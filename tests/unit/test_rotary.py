@@ -9,7 +9,7 @@ import torch
 from transformers.models.cohere.modeling_cohere import CohereAttention
 from transformers.models.llama import modeling_llama as llama
 
-from tandem import rotary
+from tandem.kernels import rotary
 from tiny import close, lm
 
 TURNED = ("llama", "qwen2", "qwen3", "neox", "mistral", "gemma2", "gemma3", "granite")

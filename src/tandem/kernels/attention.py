@@ -17,8 +17,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tandem.batching.attention_plan import Plan
-from tandem.flex import flexible
-from tandem.products import Products
+from tandem.kernels.cpu_attention import Products
+from tandem.kernels.flex_attention import flexible
 
 IMPLEMENTATION = "tandem"
 COMPILED = "tandem-compiled"
