@@ -14,23 +14,23 @@ import numpy as np
 from meters import Meter
 from workloads import Workload, share_even
 
-from tandem import models
 from tandem.data import chat
 from tandem.data.formats import read
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
-from tandem.kernel import Trunk, open_policy, open_scalar
 from tandem.loop import Optim, fit
 from tandem.machine import Machine
 from tandem.methods import grpo
 from tandem.methods.kto import Mismatched, log_ratio
+from tandem.models import loading
+from tandem.models.forward import log_probs
+from tandem.models.packed import Trunk, open_policy, open_scalar
 from tandem.objectives.nll import nll
 from tandem.objectives.pairwise import PAIRWISE
 from tandem.objectives.reward import bradley_terry
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.offline import Offline
 from tandem.operators import mismatch, unpair
-from tandem.reading import log_probs
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here
@@ -108,7 +108,7 @@ def groups(work: Workload, folder: Path) -> Groups:
     """The rows in the model's tokens."""
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in work.rows()), encoding="utf-8")
-    tokenizer = models.load_tokenizer(folder)
+    tokenizer = loading.load_tokenizer(folder)
     return chat.encode(read(file).groups, tokenizer, max_length=work.max_length).groups
 
 

@@ -31,15 +31,15 @@ from tandem.course import Course
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.judges.models import RewardModel
-from tandem.kernel import Trunk, open_scalar
 from tandem.loop import Optim
 from tandem.loop import fit as train
 from tandem.machine import Machine
 from tandem.methods import ppo, reward, sft
 from tandem.methods.reward import Reward, compared, preferred
+from tandem.models.forward import read
+from tandem.models.packed import Trunk, open_scalar
 from tandem.offline import Beside, Offline
 from tandem.on_policy import labelled
-from tandem.reading import read
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Silent

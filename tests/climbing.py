@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from tandem import models
 from tandem.data.groups import Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.loop import Optim
 from tandem.machine import Machine
+from tandem.models import loading
+from tandem.models.tokenise import marked
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here
-from tandem.tokens import marked
 from tiny import spelled, tokens
 
 FP32 = Machine(device="cpu", precision="fp32", save_seconds=0.0, log_every=1)
@@ -63,7 +63,7 @@ class Heard:
 def prompts(folder: Path, count: int, seed: int = 0) -> Groups:
     """Random prompts of 2 to 8 tokens in the folder's own tokens."""
     rng = np.random.default_rng(seed)
-    whose = models.tokenizer_hash(models.load_tokenizer(folder))
+    whose = loading.tokenizer_hash(loading.load_tokenizer(folder))
     asked = [tokens(rng, int(rng.integers(2, 9))) for _ in range(count)]
     return Groups.of(
         marked(Group(Prompt(f"p{i}", spelled(x), tokens=x)), whose) for i, x in enumerate(asked)
@@ -85,5 +85,5 @@ def climbed(
 
 
 def drawn(init: Path, n: int = 1, count: int = 6, how: Sampling = SHORT) -> list[Group]:
-    engine = TorchEngine(models.load_policy(init, FP32), models.load_tokenizer(init))
+    engine = TorchEngine(loading.load_policy(init, FP32), loading.load_tokenizer(init))
     return list(engine.sample(prompts(init, count), n, how, Seed(2)))

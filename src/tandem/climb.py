@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tandem import models
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.ragged import Ragged
 from tandem.data.groups import Group, Groups
@@ -23,12 +22,13 @@ from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, JudgeError, nearest
 from tandem.judges import Judge, opened
 from tandem.judges.models import reward_models
-from tandem.kernel import ActorCritic, Trunk, open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train
 from tandem.machine import Machine
+from tandem.models import loading
+from tandem.models.forward import read
+from tandem.models.packed import ActorCritic, Trunk, open_policy
 from tandem.online import Experience, Online, Rounds
-from tandem.reading import read
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Here
@@ -184,7 +184,7 @@ def climb(
     pi_ref.temperature = how.temperature
     cast = Cast(policy, pi_ref, opened(reward, here.machine), here.machine)
     method = algorithm(cast)
-    tokenizer = models.load_tokenizer(init.path)
+    tokenizer = loading.load_tokenizer(init.path)
     engine = TorchEngine(
         policy.actor.lm,
         tokenizer,
@@ -210,7 +210,7 @@ def climb(
     train(policy, source, method.loss, optim, here)
     if watch is not None and (best := watch.restore(policy)) is not None:
         here.events.log("chosen", **best)
-    models.save(policy.actor.lm, tokenizer, here.out)
+    loading.save(policy.actor.lm, tokenizer, here.out)
     return Checkpoint(here.out, name)
 
 
@@ -260,7 +260,7 @@ def _whole_law(how: Sampling) -> None:
 
 def _say_foreign(reward: Judge, init: Checkpoint, events: Events) -> None:
     for model in reward_models(reward):
-        if not models.same_tokens(init.path, model.path):
+        if not loading.same_tokens(init.path, model.path):
             events.log(
                 "retokenised",
                 judge=str(model),

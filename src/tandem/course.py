@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from tandem import models
 from tandem.climb import Watching
 from tandem.data.groups import Groups
 from tandem.data.verifiable import Wording
@@ -22,6 +21,7 @@ from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.templates import Formats
 from tandem.methods import Method, reward, sft, whole
+from tandem.models import loading
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
 from tandem.solving import Solver, solve
@@ -145,7 +145,7 @@ class Course:
     def curve(self) -> str:
         """Fit the reward on growing shares of D, whole and cut to half of its layers."""
         cfg, rows = self.configs["reward"], []
-        half = max(1, models.depth(self.pi_sft.path) // 2)
+        half = max(1, loading.depth(self.pi_sft.path) // 2)
         labelled = reward.compared(self.D)
         for size, layers in (("whole", cfg.layers), (f"{half} layers", half)):
             for share in SHARES:

@@ -35,7 +35,7 @@ from tandem.errors import ConfigError, DataError
 from tandem.kernels.embedding_rows import narrowed
 from tandem.kernels.malloc import kept
 from tandem.machine import Machine
-from tandem.models import device
+from tandem.models.loading import device
 from tandem.room import installed, make_room
 from tandem.runs.events import Events
 from tandem.runs.run import Here
@@ -136,7 +136,7 @@ def fit(
     """Train a module in place on everything its source yields.
 
     Args:
-        module: a `kernel.Trunk` or `ActorCritic`.
+        module: a `models.packed.Trunk` or `ActorCritic`.
         source: the steps.
         loss: outputs and batch to named, unreduced terms.
         optim: optimiser and schedule.

@@ -28,11 +28,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tandem import models
 from tandem.batching.packing import pack, unique_tokens
 from tandem.data.groups import Completion, Group, Prompt
 from tandem.errors import ConfigError
 from tandem.kernels import logprobs
+from tandem.models import loading
 from tandem.runs.events import Events
 
 SHARE = 2 / 3
@@ -79,7 +79,7 @@ def make_room(
     words = []
     if each * tokens > room * 2**HALVINGS and all(map(_could_recompute, lms)):
         for lm in lms:
-            models.recompute(lm)
+            loading.recompute(lm)
         each = per_token(module, lms, want)
         words.append("activations recomputed")
     fits = tokens

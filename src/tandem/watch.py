@@ -18,8 +18,8 @@ from torch import nn
 
 from tandem.data.groups import Group, Groups
 from tandem.engines import Engine, Sampling
-from tandem.kernel import Trunk
-from tandem.reading import read
+from tandem.models.forward import read
+from tandem.models.packed import Trunk
 from tandem.rng import Seed
 from tandem.runs.events import Events, rank
 

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from climbing import somewhere
 from tandem.batching.batch import Batch, Outputs
 from tandem.data.groups import Groups
-from tandem.kernel import Trunk
 from tandem.loop import Optim, fit
 from tandem.machine import Machine
+from tandem.models.packed import Trunk
 from tandem.objectives.nll import nll
 from tandem.offline import Offline
 from tandem.rng import Seed

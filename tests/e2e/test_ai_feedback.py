@@ -27,7 +27,7 @@ from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
 from tandem.methods.rlaif import RLAIF
 from tandem.methods.sft import SFT
-from tandem.models import load_tokenizer
+from tandem.models.loading import load_tokenizer
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Hidden, Silent

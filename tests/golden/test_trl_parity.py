@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import pack
 from tandem.data.groups import Completion, Group, Preference, Prompt
-from tandem.kernel import Trunk, probe
 from tandem.loop import divisors, total
+from tandem.models.packed import Trunk, probe
 from tandem.objectives import PAIRWISE, bradley_terry, kl, kto, kto_z0, nll, ppo_clip
 
 with warnings.catch_warnings():

@@ -14,9 +14,9 @@ import transformers as hf
 from tandem.batching.attention_plan import MULTIPLE
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import pack
-from tandem.kernel import ActorCritic, Trunk, open_policy, probe
 from tandem.machine import Lora, Machine
-from tandem.models import value_head
+from tandem.models.loading import value_head
+from tandem.models.packed import ActorCritic, Trunk, open_policy, probe
 from tiny import SHARED, close, folder, gradient, group, labelled, lm
 
 NARROWED = [kind for kind in SHARED if kind != "gpt2"]

@@ -13,15 +13,15 @@ import transformers as hf
 from torch import Tensor, nn
 
 from climbing import FP32, Heard, somewhere
-from tandem import models
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.errors import DataError
-from tandem.kernel import Trunk
 from tandem.kernels.embedding_rows import narrowed
 from tandem.loop import Optim
 from tandem.loop import fit as train
 from tandem.machine import Lora, Machine
 from tandem.methods import reward
+from tandem.models import loading
+from tandem.models.packed import Trunk
 from tandem.objectives import bradley_terry, nll
 from tandem.offline import Offline
 from tandem.rng import Seed
@@ -138,8 +138,8 @@ def test_a_table_of_which_most_is_read_is_left_alone():
 
 
 def test_a_frozen_table_is_left_alone(tmp_path: Path):
-    adapted: Any = models.adapt(
-        models.load_policy(folder(tmp_path / "lm"), Machine(device="cpu")), Lora(rank=2), Seed(0)
+    adapted: Any = loading.adapt(
+        loading.load_policy(folder(tmp_path / "lm"), Machine(device="cpu")), Lora(rank=2), Seed(0)
     )
     table = adapted.get_input_embeddings()
     with narrowed(adapted, np.arange(3, dtype=np.int32), 0.0):

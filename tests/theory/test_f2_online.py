@@ -24,19 +24,19 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tabular import PI_REF, R_STAR, kl_div, tilt, tv
-from tandem import models
 from tandem.data.groups import Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.methods import grpo, ppo
+from tandem.models import loading
+from tandem.models.tokenise import marked
 from tandem.operators import best
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here
 from tandem.statistics import best_of
-from tandem.tokens import marked
 from worlds import F2_A, F2_AFTER, F2_BOS, F2_FIRST, F2_LAW, F2_REWARD, f1_model, f2_model
 
 BETA = 0.5
@@ -63,7 +63,7 @@ class Table:
 
 def prompts(folder: Path, count: int) -> Groups:
     """`count` prompts that all are [bos], under different names."""
-    whose = models.tokenizer_hash(models.load_tokenizer(folder))
+    whose = loading.tokenizer_hash(loading.load_tokenizer(folder))
     bos = np.array([F2_BOS], np.int32)
     return Groups.of(
         marked(Group(Prompt(str(i), "<bos>", tokens=bos)), whose) for i in range(count)
@@ -175,7 +175,7 @@ def test_best_of_n_has_its_exact_law_and_its_true_divergence(tmp_path: Path):
     """
     folder = f1_model(tmp_path / "f1")
     lm = AutoModelForCausalLM.from_pretrained(folder)
-    engine = TorchEngine(lm, models.load_tokenizer(folder))
+    engine = TorchEngine(lm, loading.load_tokenizer(folder))
     drawn = engine.sample(prompts(folder, 4000), 4, Sampling(max_tokens=1), Seed(3))
     judged = Table(tuple(F1_REWARD.items()))(drawn)
     kept = [g.completions[0].text for g in best()(judged, Seed(4))]

@@ -18,14 +18,12 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from tandem import models
 from tandem.climb import Watching
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.engines import Sampling
 from tandem.held_out import Seen
 from tandem.judges import opened
 from tandem.judges.models import RewardModel, Shaped
-from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.methods import best_of_n, preference, raft, rest, reward, rso, sft
@@ -35,12 +33,14 @@ from tandem.methods.raft import RAFT
 from tandem.methods.rest import ReST
 from tandem.methods.rso import RSO
 from tandem.methods.sft import SFT
-from tandem.reading import log_probs
+from tandem.models import loading
+from tandem.models.forward import log_probs
+from tandem.models.packed import open_policy
+from tandem.models.tokenise import marked
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages import BestOf, judge, sample
 from tandem.statistics import best_of
-from tandem.tokens import marked
 from worlds import F2_A, F2_B, F2_BOS, F2_LAW, F2_REWARD, f2_model
 
 ANSWERS = ("aa", "ab", "ba", "bb")
@@ -78,7 +78,7 @@ def enumerated(**more: Any) -> Group:
 
 
 def prompts(folder: Path, count: int) -> Groups:
-    whose = models.tokenizer_hash(models.load_tokenizer(folder))
+    whose = loading.tokenizer_hash(loading.load_tokenizer(folder))
     return Groups.of(marked(Group(asked(str(i))), whose) for i in range(count))
 
 
@@ -298,7 +298,7 @@ def test_the_shaped_reward_takes_off_the_price(pi_sft, r_phi, tmp_path):
     """r - beta log(pi / pi_0), exactly, where pi has another first token; nothing at pi = pi_0."""
     pi = Checkpoint(f2_model(tmp_path / "pi", {"a": 0.9, "b": 0.1}))
     log_ratio = np.log([0.9 / 0.6, 0.9 / 0.6, 0.1 / 0.4, 0.1 / 0.4])
-    whose = models.tokenizer_hash(models.load_tokenizer(pi_sft.path))
+    whose = loading.tokenizer_hash(loading.load_tokenizer(pi_sft.path))
     group = [marked(enumerated(), whose)]
     r = RewardModel(r_phi)
     (plain,) = judge(group, r, machine=MACHINE)

@@ -24,24 +24,24 @@ from tandem.engines import Sampling
 from tandem.evaluation import confidence, confidence_auroc, elected
 from tandem.judges.agreement import Agreement, Stated
 from tandem.judges.answers import AnswerKey
-from tandem.kernel import Trunk, open_policy
 from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.methods import lmsi, star
 from tandem.methods.lmsi import LMSI
 from tandem.methods.sft import SFT
 from tandem.methods.star import STaR
-from tandem.models import load_tokenizer, tokenizer_hash
+from tandem.models.forward import log_probs
+from tandem.models.loading import load_tokenizer, tokenizer_hash
+from tandem.models.packed import Trunk, open_policy
+from tandem.models.tokenise import marked
 from tandem.objectives.nll import nll
 from tandem.offline import Offline
 from tandem.operators import above, best, correct, incorrect, majority
-from tandem.reading import log_probs
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Record, Run
 from tandem.tasks.micro import Micro
 from tandem.tasks.micro.arithmetic import WORDING as MICRO
-from tandem.tokens import marked
 from worlds import f1_model
 
 ARRIVES = {"a": "x", "c": "x", "b": "y"}

@@ -44,10 +44,10 @@ from tandem.engines.rows import RowsDecoder
 from tandem.engines.static import StaticDecoder
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, EngineError, ModelError
-from tandem.kernel import Trunk
 from tandem.kernels.attention import COMPILED, IMPLEMENTATION
 from tandem.machine import Machine
-from tandem.reading import read
+from tandem.models.forward import read
+from tandem.models.packed import Trunk
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 

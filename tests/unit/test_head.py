@@ -18,10 +18,10 @@ from tandem.batching.packing import pack
 from tandem.data.groups import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.kernel import Trunk, open_policy, probe
 from tandem.kernels import logprobs
 from tandem.kernels.logprobs import Logits, token_logp
 from tandem.machine import Machine
+from tandem.models.packed import Trunk, open_policy, probe
 from tandem.rng import Seed
 from tiny import close, group, lm
 from worlds import F2_BOS, F2_EOS, f2_model, letters

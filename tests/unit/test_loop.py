@@ -16,21 +16,21 @@ import transformers as hf
 from torch import Tensor, nn
 
 from climbing import Heard, somewhere
-from tandem import models
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import pack
 from tandem.batching.ragged import Ragged
 from tandem.data.groups import Group, Groups
 from tandem.errors import ConfigError, DataError, ModelError
 from tandem.judges.models import RewardModel
-from tandem.kernel import Trunk, open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo, reward, sft
+from tandem.models import loading
+from tandem.models.forward import log_probs, reference
+from tandem.models.packed import Trunk, open_policy
 from tandem.objectives import nll
 from tandem.offline import Offline
-from tandem.reading import log_probs, reference
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Silent
@@ -577,11 +577,11 @@ def test_weights_that_are_not_there_are_never_drawn_in_silence(tmp_path: Path):
     """A policy is no reward model, and a reward model has no language head."""
     policy = folder(tmp_path / "policy")
     with pytest.raises(ModelError, match=r"score\.weight") as caught:
-        models.load_scalar(policy, FP32)
+        loading.load_scalar(policy, FP32)
     assert "policy" in str(caught.value)
     made = fitted("reward", tmp_path, policy)
     with pytest.raises(ModelError, match=r"lm_head\.weight"):
-        models.load_policy(made.path, FP32)
+        loading.load_policy(made.path, FP32)
 
 
 def test_metrics_are_means_over_units():

@@ -19,16 +19,16 @@ import transformers as hf
 from torch import Tensor, nn
 
 from climbing import FAST, FP32, SHORT, Heard, Letters, climbed, drawn, prompts, somewhere
-from tandem import models
 from tandem.batching.ragged import Ragged
 from tandem.climb import Cast, Watching
 from tandem.data.groups import Group
 from tandem.engines.torch import TorchEngine
 from tandem.judges import opened
 from tandem.judges.models import RewardModel
-from tandem.kernel import ActorCritic, open_policy
 from tandem.machine import Lora
 from tandem.methods import grpo, ppo
+from tandem.models import loading
+from tandem.models.packed import ActorCritic, open_policy
 from tandem.objectives.advantages import gae, kl_shaping
 from tandem.online import Experience, Online, Rounds
 from tandem.rng import Seed
@@ -66,8 +66,8 @@ def online(
     experience: Any, shape: Rounds, init: Path, tokens: int = 10**6, heard: Heard | None = None,
     **more: Any,
 ) -> Online:  # fmt: skip
-    live = models.load_policy(init, FP32)
-    engine = TorchEngine(live, models.load_tokenizer(init))
+    live = loading.load_policy(init, FP32)
+    engine = TorchEngine(live, loading.load_tokenizer(init))
     return Online(
         prompts(init, 6), engine, lambda _: live, experience, shape, how=SHORT, seed=Seed(1),
         layout="shared", tokens=tokens, events=heard or Heard(), **more,
@@ -240,7 +240,7 @@ def test_values_are_read_before_each_token(init: Path, r_phi: Path):
     groups = drawn(init, count=3)
     _, value = actors.old(groups)
     assert value is not None
-    body = models._load(models.AutoModelForSequenceClassification, r_phi, num_labels=1).model
+    body = loading._load(loading.AutoModelForSequenceClassification, r_phi, num_labels=1).model
     for group, got in zip(groups, value.rows(), strict=True):
         ids = np.concatenate([group.prompt.tokens, group.completions[0].tokens])
         with torch.no_grad():
@@ -255,7 +255,7 @@ def test_the_value_function_starts_as_the_reward_model_with_a_zero_head(init: Pa
     judge = RewardModel(Checkpoint(r_phi, "r_phi"))
     policy = ppo.actor_critic(Checkpoint(init), judge, PPO, somewhere(heard, FP32))
     assert policy.critic is not None
-    start = models.load_scalar(r_phi, FP32).state_dict()
+    start = loading.load_scalar(r_phi, FP32).state_dict()
     for name, value in policy.critic.inner.state_dict().items():
         assert torch.equal(value, start[name])
     head: Any = policy.critic.heads["value"]
@@ -264,7 +264,7 @@ def test_the_value_function_starts_as_the_reward_model_with_a_zero_head(init: Pa
     assert "starts from r_phi" in heard.of("value")[0]["text"]
     own = ppo.actor_critic(Checkpoint(init, "sft"), Letters(), PPO, somewhere(heard, FP32))
     assert own.critic is not None
-    base = models.load_policy(init, FP32).model.state_dict()  # type: ignore[union-attr]
+    base = loading.load_policy(init, FP32).model.state_dict()  # type: ignore[union-attr]
     for name, value in own.critic.inner.model.state_dict().items():  # type: ignore[union-attr]
         assert torch.equal(value, base[name])
     assert "starts from sft" in heard.of("value")[1]["text"]
@@ -286,7 +286,7 @@ def test_value_and_policy_learn_and_the_reward_models_head_does_not(
         assert done.hash != Checkpoint(init).hash
         exported = {p.name for p in done.path.iterdir()}
         assert "config.json" in exported
-        models.load_policy(done.path, FP32)  # a plain folder: the actor alone
+        loading.load_policy(done.path, FP32)  # a plain folder: the actor alone
 
 
 def test_dropout_is_off_everywhere(tmp_path: Path):
@@ -455,7 +455,7 @@ def test_adapters_climb_and_the_reference_is_the_policy_without_them(
     assert abs(heard.of("round")[0]["kl"]) < 1e-5
     assert abs(heard.of("round")[1]["kl"]) > 1e-4
     assert (done.path / "adapter").is_dir()
-    before, after = models.load_policy(init, FP32), models.load_policy(done.path, FP32)
+    before, after = loading.load_policy(init, FP32), loading.load_policy(done.path, FP32)
     moved = [
         not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
     ]

@@ -22,12 +22,12 @@ from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import CLIP, Pointwise, PreferenceModel
 from tandem.loop import Optim
 from tandem.methods import preference, reward
-from tandem.models import load_tokenizer, save, tokenizer_hash
+from tandem.models.loading import load_tokenizer, save, tokenizer_hash
+from tandem.models.tokenise import marked, tokenised
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here
 from tandem.tasks.micro import Camps, Micro, posts
-from tandem.tokens import marked, tokenised
 from tiny import folder, group
 from vocabularies import CHATML, byte_bpe
 

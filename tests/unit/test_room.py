@@ -17,10 +17,10 @@ from climbing import Heard
 from tandem import loop, room
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError
-from tandem.kernel import Trunk, open_policy, probe
 from tandem.loop import Optim
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo
+from tandem.models.packed import Trunk, open_policy, probe
 from tandem.offline import Offline
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here

@@ -17,9 +17,9 @@ from climbing import FP32, Heard
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
-from tandem.kernel import Trunk
 from tandem.loop import Optim, total
 from tandem.methods import reward
+from tandem.models.packed import Trunk
 from tandem.objectives import other_prompt
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint

@@ -28,9 +28,9 @@ def check(words: Sequence[str]) -> int:
 
     tokenizer, context = None, None
     if options.model:
-        from tandem import models
+        from tandem.models import loading
 
-        tokenizer, context = models.load_tokenizer(options.model), models.context(options.model)
+        tokenizer, context = loading.load_tokenizer(options.model), loading.context(options.model)
     found = examine(
         options.data,
         tokenizer,

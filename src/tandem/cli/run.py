@@ -169,10 +169,10 @@ def check_answers(model: str, methods: Iterable[tuple[str, Mapping[str, Any]]]) 
     Raises:
         ConfigError: no prompt could have that much room.
     """
-    from tandem import models
+    from tandem.models import loading
     from tandem.stages import check_room
 
-    limit = models.context(Path(model))
+    limit = loading.context(Path(model))
     for name, configs in methods:
         if find(name).fits == "policy":
             check_room(configs["sampling"].max_tokens, limit)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from tandem import models
 from tandem.data.chat.tokens import Tokens
 from tandem.data.chat.transcripts import render
 from tandem.data.groups import Completion, FloatArray, Group, IntArray, Prompt
@@ -18,12 +17,13 @@ from tandem.engines import Sampling
 from tandem.engines.language import Labels, label_masses, messages_of
 from tandem.engines.torch import TorchEngine
 from tandem.errors import EngineError
-from tandem.kernel import Trunk, open_policy
 from tandem.machine import Machine
-from tandem.reading import GROUPS_PER_CHUNK, read
+from tandem.models import loading
+from tandem.models.forward import GROUPS_PER_CHUNK, read
+from tandem.models.packed import Trunk, open_policy
+from tandem.models.tokenise import tokenised
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
-from tandem.tokens import tokenised
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class LocalModel:
     def open(self, machine: Machine) -> LocalSpeaker:
         """Load weights and tokenizer."""
         trunk = open_policy(self.checkpoint.path, replace(machine, lora=None))
-        tokenizer = models.load_tokenizer(self.checkpoint.path)
-        return LocalSpeaker(trunk, tokenizer, models.context(self.checkpoint.path), machine)
+        tokenizer = loading.load_tokenizer(self.checkpoint.path)
+        return LocalSpeaker(trunk, tokenizer, loading.context(self.checkpoint.path), machine)
 
 
 class LocalSpeaker:

@@ -32,7 +32,7 @@ from tandem.engines.forking import ForkingDecoder, attention
 from tandem.engines.rows import RowsDecoder, decoder_for
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.machine import Machine
-from tandem.models import Source, load_policy
+from tandem.models.loading import Source, load_policy
 from tandem.rng import Seed
 
 Weights = nn.Module | Source

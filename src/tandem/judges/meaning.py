@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from tandem import models
 from tandem.data.groups import FloatArray, Prompt
 from tandem.errors import ConfigError, JudgeError, ModelError
 from tandem.judges.agreement import (
@@ -30,6 +29,7 @@ from tandem.judges.agreement import (
     together,
 )
 from tandem.machine import Machine
+from tandem.models import loading
 from tandem.rng import Seed
 
 TooLong = Literal["refuse", "apart"]
@@ -197,10 +197,10 @@ class _Reader:
     """A model and its tokenizer, read in batches, longest first."""
 
     def __init__(self, folder: Path, model: Any, machine: Machine) -> None:
-        self.model, self.device = model.eval(), models.device(machine)
-        self.dtype = models.precision(machine)
-        self.tokenizer: Any = models.load_tokenizer(folder, ends=False)
-        self.room = min(int(self.tokenizer.model_max_length), models.context(folder))
+        self.model, self.device = model.eval(), loading.device(machine)
+        self.dtype = loading.precision(machine)
+        self.tokenizer: Any = loading.load_tokenizer(folder, ends=False)
+        self.room = min(int(self.tokenizer.model_max_length), loading.context(folder))
 
     def length(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -222,7 +222,7 @@ class _Classifier(_Reader):
     """An entailment classifier: pairs of texts in, the names of their labels out."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
-        model = models.load_classifier(folder, machine)
+        model = loading.load_classifier(folder, machine)
         super().__init__(folder, model, machine)
         self.names = _label_names(folder, model.config.id2label)
         self.special = int(self.tokenizer.num_special_tokens_to_add(pair=True))
@@ -243,7 +243,7 @@ class _Encoder(_Reader):
     """An encoder: texts in, unit vectors out."""
 
     def __init__(self, folder: Path, machine: Machine) -> None:
-        super().__init__(folder, models.load_encoder(folder, machine), machine)
+        super().__init__(folder, loading.load_encoder(folder, machine), machine)
         self.special = int(self.tokenizer.num_special_tokens_to_add())
 
     def fits(self, text: str) -> bool:

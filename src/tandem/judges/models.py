@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from tandem import models
 from tandem.data.groups import FloatArray, Group
 from tandem.errors import JudgeError
 from tandem.judges import Judge, opened
-from tandem.kernel import Trunk, open_policy, open_scalar
 from tandem.machine import Machine
-from tandem.reading import Reading, read
+from tandem.models import loading
+from tandem.models.forward import Reading, read
+from tandem.models.packed import Trunk, open_policy, open_scalar
+from tandem.models.tokenise import tokenised
 from tandem.runs.artifacts import Checkpoint
-from tandem.tokens import tokenised
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class RewardModel:
             JudgeError: a preference model, which scores no single answer.
         """
         trunk = open_scalar(self.checkpoint.path, self.machine)
-        if models.reads(trunk.inner) == models.PAIR:
+        if loading.reads(trunk.inner) == loading.PAIR:
             raise JudgeError(
                 f"{self.checkpoint} reads two answers at a time",
                 "a preference model says which is better, and scores neither alone",
                 "use `judges.preference_model`: PreferenceModel, or Pointwise for scores",
             )
-        tokenizer = models.load_tokenizer(self.checkpoint.path)
-        gain, bias = models.scale(trunk.inner)
+        tokenizer = loading.load_tokenizer(self.checkpoint.path)
+        gain, bias = loading.scale(trunk.inner)
 
         def score(groups: Iterable[Group]) -> Iterator[Group]:
             for group, reading in _readings(trunk, tokenizer, groups, self.machine):
@@ -98,8 +98,8 @@ class ImplicitReward:
             JudgeError: policy and reference have different tokenizers.
         """
         paths = (self.policy.path, self.reference.path)
-        tokenizers = [models.load_tokenizer(p) for p in paths]
-        if len({models.tokenizer_hash(t) for t in tokenizers}) > 1:
+        tokenizers = [loading.load_tokenizer(p) for p in paths]
+        if len({loading.tokenizer_hash(t) for t in tokenizers}) > 1:
             raise JudgeError(
                 f"{self.policy} and {self.reference} have different tokenizers",
                 "the implicit reward is a ratio of probabilities of the same tokens",

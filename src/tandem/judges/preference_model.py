@@ -15,17 +15,17 @@ from typing import Literal
 
 import numpy as np
 
-from tandem import models
 from tandem.data.groups import Completion, FloatArray, Group, Groups, Preference
 from tandem.data.pair_sequences import Pair, Seam, both_ways, log_odds, longest
 from tandem.errors import ConfigError, JudgeError
-from tandem.kernel import Trunk, open_scalar
 from tandem.machine import Machine
+from tandem.models import loading
+from tandem.models.forward import read
+from tandem.models.packed import Trunk, open_scalar
+from tandem.models.tokenise import tokenised
 from tandem.operators.columns import preferences_of
-from tandem.reading import read
 from tandem.runs.artifacts import Checkpoint
 from tandem.statistics import probability
-from tandem.tokens import tokenised
 
 Answers = tuple[Completion, ...]
 Asked = tuple[Group, Sequence[Pair]]
@@ -197,14 +197,14 @@ class _Reader:
     @classmethod
     def open(cls, checkpoint: Checkpoint, machine: Machine) -> _Reader:
         trunk = open_scalar(checkpoint.path, machine)
-        if models.reads(trunk.inner) != models.PAIR:
+        if loading.reads(trunk.inner) != loading.PAIR:
             raise JudgeError(
                 f"{checkpoint} scores one answer at a time",
                 "a preference model reads two answers as one sequence, and was fitted so",
                 "use `RewardModel`, or a checkpoint of `methods.preference`",
             )
-        tokenizer = models.load_tokenizer(checkpoint.path)
-        limit = models.context(checkpoint.path)
+        tokenizer = loading.load_tokenizer(checkpoint.path)
+        limit = loading.context(checkpoint.path)
         return cls(trunk, tokenizer, Seam.of(tokenizer), limit, machine.tokens, checkpoint)
 
     def own(self, groups: Iterable[Group]) -> Iterator[Group]:

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from tandem import models
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, nearest
-from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train
 from tandem.methods.reward import compared
+from tandem.models import loading
+from tandem.models.forward import reference
+from tandem.models.packed import open_policy
 from tandem.objectives.pairwise import PAIRWISE
 from tandem.offline import Offline
-from tandem.reading import reference
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here, Run, every_rank
 
@@ -117,7 +117,7 @@ def fit(
         logp_is="ref" if row.uses_ref else None,
     )
     train(policy, source, loss, cfg.optim, here)
-    models.save(policy.lm, models.load_tokenizer(init.path), here.out)
+    loading.save(policy.lm, loading.load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 

@@ -28,8 +28,8 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel
-from tandem.kernel import ActorCritic, open_policy
 from tandem.loop import Optim
+from tandem.models.packed import ActorCritic, open_policy
 from tandem.objectives.advantages import (
     group_mean,
     group_std,

@@ -19,18 +19,18 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from tandem import models
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import split
 from tandem.data.groups import Group, Groups
 from tandem.errors import DataError
-from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train
+from tandem.models import loading
+from tandem.models.forward import reference
+from tandem.models.packed import open_policy
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.offline import Offline
 from tandem.operators import mismatch, unpair
-from tandem.reading import reference
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here, Run, every_rank
 from tandem.stages import select
@@ -93,7 +93,7 @@ def fit(
         logp_is="ref",
     )
     train(policy, source, loss, cfg.optim, here)
-    models.save(policy.lm, models.load_tokenizer(init.path), here.out)
+    loading.save(policy.lm, loading.load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 

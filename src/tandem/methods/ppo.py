@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tandem import models
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.climb import Cast, Watching, climb, stopped
 from tandem.data.groups import Group, Groups
@@ -24,8 +23,9 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel, reward_models
-from tandem.kernel import ActorCritic, open_policy, open_scalar
 from tandem.loop import Optim
+from tandem.models import loading
+from tandem.models.packed import ActorCritic, open_policy, open_scalar
 from tandem.objectives.advantages import (
     AdaptiveBeta,
     explained_variance,
@@ -186,16 +186,16 @@ def actor_critic(
     """
     policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
     if cfg.value == "shared":
-        policy.heads["value"] = models.value_head(policy.inner).to(policy.device)
+        policy.heads["value"] = loading.value_head(policy.inner).to(policy.device)
         return ActorCritic(policy)
     full = replace(here.machine, lora=None)
-    ours = [c for c in reward_models(reward) if models.same_tokens(init.path, c.path)]
+    ours = [c for c in reward_models(reward) if loading.same_tokens(init.path, c.path)]
     fresh = None if ours else here.seed.at("critic")
     start = ours[0] if ours else init
     here.events.log("value", text=f"the value function starts from {start}, its head at zero")
     critic = open_scalar(start.path, full, fresh=fresh, train=True)
     critic.inner.score.requires_grad_(False)  # type: ignore[union-attr]
-    critic.heads["value"] = models.value_head(critic.inner).to(critic.device)
+    critic.heads["value"] = loading.value_head(critic.inner).to(critic.device)
     return ActorCritic(policy, critic)
 
 

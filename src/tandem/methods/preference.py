@@ -16,22 +16,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tandem import models
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Group, Groups
 from tandem.data.pair_sequences import Seam, judged_both_ways, longest
 from tandem.errors import DataError
-from tandem.kernel import open_scalar
 from tandem.loop import Optim
 from tandem.loop import fit as train
 from tandem.methods.reward import compared
+from tandem.models import loading
+from tandem.models.packed import open_scalar
+from tandem.models.tokenise import MARK
 from tandem.objectives.ranges import below_half
 from tandem.objectives.reward import antisymmetric, two_argument
 from tandem.offline import Offline
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Here, Run, every_rank
-from tandem.tokens import MARK
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,15 @@ def fit(
     steps = {"size": cfg.batch, "epochs": cfg.epochs, "seed": here.seed}
     source = Offline(pairs, layout=model.layout, tokens=here.machine.tokens, **steps)
     train(model, source, loss, cfg.optim, here)
-    model.inner.config.tandem = {"reads": models.PAIR}
-    models.save(model.lm, models.load_tokenizer(init.path), here.out)
+    model.inner.config.tandem = {"reads": loading.PAIR}
+    loading.save(model.lm, loading.load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 
 def _readable(data: Groups, init: Checkpoint, events: Events) -> Iterator[Group]:
     """Yield the judged pairs as ordered sequences, those that fit into the context."""
-    tokenizer, limit = models.load_tokenizer(init.path), models.context(init.path)
-    seam, whose = Seam.of(tokenizer), models.tokenizer_hash(tokenizer)
+    tokenizer, limit = loading.load_tokenizer(init.path), loading.context(init.path)
+    seam, whose = Seam.of(tokenizer), loading.tokenizer_hash(tokenizer)
     total = lost = 0
     for group in data:
         _same_tokens(group, whose, init)

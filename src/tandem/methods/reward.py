@@ -14,17 +14,17 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tandem import models
 from tandem.batching.batch import Batch, Outputs, Pairs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
-from tandem.kernel import Trunk, open_scalar
 from tandem.loop import Loss, Optim
 from tandem.loop import fit as train
 from tandem.machine import Machine
+from tandem.models import loading
+from tandem.models.forward import read
+from tandem.models.packed import Trunk, open_scalar
 from tandem.objectives.reward import bradley_terry, rank_weight
 from tandem.offline import Beside, Offline
-from tandem.reading import read
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here, Run, every_rank
 from tandem.views import UML, Bottleneck, Views
@@ -110,7 +110,7 @@ def fit(
     else:
         with_views(model, source, loss, views, lam, uml, cfg, here)
     normalise(model, data if zero_on is None else zero_on, here.machine, cfg.unit_variance)
-    models.save(model.lm, models.load_tokenizer(init.path), here.out)
+    loading.save(model.lm, loading.load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tandem import models
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
-from tandem.kernel import open_policy
 from tandem.loop import Optim
 from tandem.loop import fit as train
+from tandem.models import loading
+from tandem.models.packed import open_policy
 from tandem.objectives import Imitation, gold, nll, weighted
 from tandem.offline import Offline
 from tandem.operators.columns import scores_of
@@ -92,7 +92,7 @@ def fit(
         divisible=True,
     )
     train(policy, source, loss, cfg.optim, here)
-    models.save(policy.lm, models.load_tokenizer(init.path), here.out)
+    loading.save(policy.lm, loading.load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tandem import models
 from tandem.batching.attention_plan import Plan
 from tandem.batching.batch import Outputs, Packed
 from tandem.batching.packing import Layout, pack
@@ -31,6 +30,7 @@ from tandem.kernels import attention, rms_norm, rotary
 from tandem.kernels.last_layer import watch
 from tandem.kernels.logprobs import Logits, token_logp
 from tandem.machine import Machine
+from tandem.models import loading
 from tandem.rng import Seed
 
 NO_SEED = Seed()
@@ -290,15 +290,15 @@ def _toys(vocabulary: int) -> list[Group]:
 
 
 def open_policy(
-    source: models.Source, machine: Machine, *, train: bool = False, seed: Seed = NO_SEED
+    source: loading.Source, machine: Machine, *, train: bool = False, seed: Seed = NO_SEED
 ) -> Trunk:
     """Open a causal language model as a trunk, with adapters if it is to be trained with them."""
-    lm = models.load_policy(source, machine)
-    return _opened(models.adapt(lm, machine.lora, seed) if train else lm, machine, train)
+    lm = loading.load_policy(source, machine)
+    return _opened(loading.adapt(lm, machine.lora, seed) if train else lm, machine, train)
 
 
 def open_scalar(
-    source: models.Source,
+    source: loading.Source,
     machine: Machine,
     *,
     fresh: Seed | None = None,
@@ -306,16 +306,16 @@ def open_scalar(
     layers: int | None = None,
     train: bool = False,
 ) -> Trunk:
-    """Open a model with a scalar head as a trunk; see `models.load_scalar`."""
-    lm = models.load_scalar(source, machine, fresh=fresh, zero=zero, layers=layers)
+    """Open a model with a scalar head as a trunk; see `models.loading.load_scalar`."""
+    lm = loading.load_scalar(source, machine, fresh=fresh, zero=zero, layers=layers)
     seed = NO_SEED if fresh is None else fresh
-    return _opened(models.adapt(lm, machine.lora, seed) if train else lm, machine, train)
+    return _opened(loading.adapt(lm, machine.lora, seed) if train else lm, machine, train)
 
 
 def _opened(lm: Any, machine: Machine, train: bool) -> Trunk:
     rms_norm.quicken(lm)
     rotary.quicken(lm)
-    trunk = Trunk(lm, dtype=models.precision(machine))
+    trunk = Trunk(lm, dtype=loading.precision(machine))
     if machine.layout == "auto":
         probe(trunk, compiled=machine.compiled)
     return trunk.train(train)

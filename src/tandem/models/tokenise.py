@@ -10,7 +10,7 @@ from typing import Any
 from tandem.data import chat
 from tandem.data.groups import Group, Groups
 from tandem.errors import DataError
-from tandem.models import tokenizer_hash
+from tandem.models.loading import tokenizer_hash
 
 MARK = "tokenizer"
 GROUPS_PER_CHUNK = 256

@@ -22,8 +22,8 @@ from tandem.batching.packing import Cut, pack, split
 from tandem.batching.ragged import Ragged
 from tandem.data.groups import FloatArray, Group, Groups
 from tandem.errors import ConfigError
-from tandem.kernel import ActorCritic, Trunk, open_policy
 from tandem.machine import Machine
+from tandem.models.packed import ActorCritic, Trunk, open_policy
 from tandem.runs.artifacts import Checkpoint, describe, fingerprint
 from tandem.runs.atomic_files import alone, trim, used
 from tandem.runs.events import Events

@@ -1,0 +1,1 @@
+"""Hugging Face models: opened, read one packed batch at a time, saved."""
