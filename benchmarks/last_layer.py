@@ -28,8 +28,8 @@ def measure(what: str, name: str) -> dict[str, Any]:
     import tandem_side as side
 
     from tandem.kernels.malloc import kept
-    from tandem.loop import divisors, total
     from tandem.machine import Machine
+    from tandem.training.loop import divisors, total
 
     work = WORKLOADS[name]
     with tempfile.TemporaryDirectory() as place:

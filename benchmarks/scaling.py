@@ -74,9 +74,9 @@ def measure(point: Point, repeat: int) -> dict[str, float]:
 
     from tandem.batching.packing import pack
     from tandem.data.groups import Completion, Group, Preference, Prompt
-    from tandem.loop import divisors, total
     from tandem.models.packed import Trunk, probe
     from tandem.objectives.pairwise import PAIRWISE
+    from tandem.training.loop import divisors, total
 
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # noqa: E731
     torch.manual_seed(0)

@@ -18,7 +18,6 @@ from tandem.data import chat
 from tandem.data.formats import read
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
-from tandem.loop import Optim, fit
 from tandem.machine import Machine
 from tandem.methods import grpo
 from tandem.methods.kto import Mismatched, log_ratio
@@ -29,11 +28,12 @@ from tandem.objectives.nll import nll
 from tandem.objectives.pairwise import PAIRWISE
 from tandem.objectives.reward import bradley_terry
 from tandem.objectives.unpaired import kto, kto_z0
-from tandem.offline import Offline
 from tandem.operators import mismatch, unpair
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here
+from tandem.training.loop import Optim, fit
+from tandem.training.sources import Offline
 
 OPTIM = Optim(lr=1e-5, schedule="linear", warmup=0.0)
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from tandem import hacking
 from tandem.cli.settings import overridden
-from tandem.climb import Watching
 from tandem.course import Course
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
@@ -33,6 +32,7 @@ from tandem.runs.run import Run, records
 from tandem.stages import judge, sample
 from tandem.statistics import Aggregate, aggregate
 from tandem.tasks import Sizes, World, worlds
+from tandem.training.on_policy import Watching
 
 MEMBERS = 4
 ANCHORS = 4

@@ -25,12 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tandem.climb import Watching
 from tandem.data.groups import Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.hacking import curve, drawing
 from tandem.judges import Judge
-from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.methods import ppo
 from tandem.runs.artifacts import Checkpoint
@@ -38,6 +36,8 @@ from tandem.runs.environment import commit
 from tandem.runs.run import Run
 from tandem.stages import encode, judge, reference, sample
 from tandem.statistics import mean_of, paired
+from tandem.training.loop import Optim
+from tandem.training.on_policy import Watching
 
 HAPPY = frozenset(
     "happy happily glad joy joyful smile smiled smiling smiles laugh laughed laughing love loved "

@@ -31,14 +31,11 @@ from tandem.course import Course
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.judges.models import RewardModel
-from tandem.loop import Optim
-from tandem.loop import fit as train
 from tandem.machine import Machine
 from tandem.methods import ppo, reward, sft
 from tandem.methods.reward import Reward, compared, preferred
 from tandem.models.forward import read
 from tandem.models.packed import Trunk, open_scalar
-from tandem.offline import Beside, Offline
 from tandem.on_policy import labelled
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
@@ -48,7 +45,10 @@ from tandem.stages import judge, sample
 from tandem.statistics import by_prompt, paired
 from tandem.tasks import Sizes, worlds
 from tandem.tasks.micro import Truth
-from tandem.views import UML, Bottleneck, Views
+from tandem.training.loop import Optim
+from tandem.training.loop import fit as train
+from tandem.training.multiview import UML, Bottleneck, Views
+from tandem.training.sources import Beside, Offline
 
 SIZES = Sizes(demonstrations=3000, pairs=1000, prompts=1000, evaluation=400, flips=0.25)
 HOW = Sampling(max_tokens=32)

@@ -28,7 +28,6 @@ from collections.abc import Iterator
 from numpy.random import Generator
 
 from tandem.data.groups import Completion, Group, Groups, Prompt
-from tandem.loop import Optim
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.rng import Seed
@@ -40,6 +39,7 @@ from tandem.tasks.micro import arithmetic
 from tandem.tasks.micro.lessons import FORMS, SLIPS, training_problem
 from tandem.tasks.micro.posts import Meta, pick
 from tandem.tasks.micro.words import LARGEST
+from tandem.training.loop import Optim
 
 HINTS = 4
 """Further hinted forms beside the two of the base's lessons: six demonstrations of thirteen."""

@@ -13,13 +13,13 @@ import numpy as np
 from tandem.data.groups import Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.tokenise import marked
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here
+from tandem.training.loop import Optim
 from tiny import spelled, tokens
 
 FP32 = Machine(device="cpu", precision="fp32", save_seconds=0.0, log_every=1)

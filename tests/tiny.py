@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tandem.batching.batch import Batch
 from tandem.data.groups import Completion, Group, Preference, Prompt
-from tandem.loop import Loss, divisors, total
+from tandem.training.loop import Loss, divisors, total
 from worlds import CHARACTERS, letters
 
 VOCABULARY = 41

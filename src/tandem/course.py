@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from tandem.climb import Watching
 from tandem.data.groups import Groups
 from tandem.data.verifiable import Wording
 from tandem.engines import Sampling
@@ -27,6 +26,7 @@ from tandem.runs.run import Run
 from tandem.solving import Solver, solve
 from tandem.stages import Policy, encode, judge, mix, sample
 from tandem.tasks import World
+from tandem.training.on_policy import Watching
 
 MEMBERS = 4
 """Reward models on the same data, for their disagreement and for `gold_rm`."""

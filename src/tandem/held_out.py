@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tandem.climb import Watching
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
@@ -25,6 +24,7 @@ from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Events, spelled
 from tandem.runs.run import Run
 from tandem.stages import sample
+from tandem.training.on_policy import Watching
 
 
 @dataclass(frozen=True)

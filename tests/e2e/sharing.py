@@ -14,13 +14,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from climbing import somewhere
 from tandem.batching.batch import Batch, Outputs
 from tandem.data.groups import Groups
-from tandem.loop import Optim, fit
 from tandem.machine import Machine
 from tandem.models.packed import Trunk
 from tandem.objectives.nll import nll
-from tandem.offline import Offline
 from tandem.rng import Seed
 from tandem.runs.events import Silent
+from tandem.training.loop import Optim, fit
+from tandem.training.sources import Offline
 from tiny import group, lm
 
 

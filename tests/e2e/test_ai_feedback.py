@@ -18,7 +18,6 @@ from tandem.judges.asking import Asking
 from tandem.judges.labelling import labelling
 from tandem.judges.llm import Labeller, Rater
 from tandem.judges.revising import revise
-from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.methods import cai, rlaif
 from tandem.methods.cai import CAI
@@ -36,6 +35,7 @@ from tandem.stages import encode
 from tandem.tasks.micro import Micro, dialogue
 from tandem.tasks.micro.feedback import COMPARE, FORMATS, RATE, lesson
 from tandem.tasks.micro.lessons import prompt as taught
+from tandem.training.loop import Optim
 
 TASK = Micro("dialogue")
 BASE = Checkpoint(TASK.model(), "base")

@@ -16,13 +16,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.judges.models import RewardModel
-from tandem.loop import Optim
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo, grpo, reward, sft
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Hidden
 from tandem.runs.run import Run
-from tandem.views import UML
+from tandem.training.loop import Optim
+from tandem.training.multiview import UML
 from tiny import group, labelled
 
 OPTIM = Optim(lr=2e-3, warmup=0.1, eps=1e-4)

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import pack
 from tandem.data.groups import Completion, Group, Preference, Prompt
-from tandem.loop import divisors, total
 from tandem.models.packed import Trunk, probe
 from tandem.objectives import PAIRWISE, bradley_terry, kl, kto, kto_z0, nll, ppo_clip
+from tandem.training.loop import divisors, total
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -27,15 +27,15 @@ from tandem.batching.packing import Cut, Layout, pack, split, unique_tokens
 from tandem.data.groups import Group, Groups
 from tandem.kernels import flex_attention
 from tandem.kernels.attention import COMPILED, IMPLEMENTATION, in_blocks
-from tandem.loop import Loss
 from tandem.machine import Machine
 from tandem.methods.kto import Mismatched, log_ratio
 from tandem.models.forward import read
 from tandem.models.packed import Trunk, probe
 from tandem.objectives import PAIRWISE, bradley_terry, kto, nll
-from tandem.offline import Offline
 from tandem.operators import mismatch
 from tandem.rng import Seed
+from tandem.training.loop import Loss
+from tandem.training.sources import Offline
 from tiny import CONFIGS, SHARED, close, gradient, group, labelled, lm, tokens
 
 BOUND = 1e-5

@@ -16,18 +16,18 @@ from climbing import FP32, Heard, somewhere
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.errors import DataError
 from tandem.kernels.embedding_rows import narrowed
-from tandem.loop import Optim
-from tandem.loop import fit as train
 from tandem.machine import Lora, Machine
 from tandem.methods import reward
 from tandem.models import loading
 from tandem.models.packed import Trunk
 from tandem.objectives import bradley_terry, nll
-from tandem.offline import Offline
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Silent
 from tandem.runs.run import Here
+from tandem.training.loop import Optim
+from tandem.training.loop import fit as train
+from tandem.training.sources import Offline
 from tiny import folder, lm
 
 OPTIM = Optim(lr=1e-2, schedule="linear", clip=None)

@@ -16,7 +16,6 @@ import pytest
 
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.judges.models import RewardModel
-from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.methods import dpo, reward, sft
 from tandem.models.forward import log_probs, read
@@ -25,6 +24,7 @@ from tandem.models.packed import open_policy
 from tandem.models.tokenise import marked
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here
+from tandem.training.loop import Optim
 from worlds import F2_A, F2_B, F2_BOS, F2_LAW, F2_REWARD, f2_model
 
 BETA = 0.5

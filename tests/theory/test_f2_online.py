@@ -27,7 +27,6 @@ from tabular import PI_REF, R_STAR, kl_div, tilt, tv
 from tandem.data.groups import Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.methods import grpo, ppo
 from tandem.models import loading
@@ -37,6 +36,7 @@ from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here
 from tandem.statistics import best_of
+from tandem.training.loop import Optim
 from worlds import F2_A, F2_AFTER, F2_BOS, F2_FIRST, F2_LAW, F2_REWARD, f1_model, f2_model
 
 BETA = 0.5

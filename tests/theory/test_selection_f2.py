@@ -18,13 +18,11 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from tandem.climb import Watching
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.engines import Sampling
 from tandem.held_out import Seen
 from tandem.judges import opened
 from tandem.judges.models import RewardModel, Shaped
-from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.methods import best_of_n, preference, raft, rest, reward, rso, sft
 from tandem.methods.best_of_n import BestOfN
@@ -41,6 +39,8 @@ from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages import BestOf, judge, sample
 from tandem.statistics import best_of
+from tandem.training.loop import Optim
+from tandem.training.on_policy import Watching
 from worlds import F2_A, F2_B, F2_BOS, F2_LAW, F2_REWARD, f2_model
 
 ANSWERS = ("aa", "ab", "ba", "bb")

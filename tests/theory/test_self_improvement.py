@@ -24,7 +24,6 @@ from tandem.engines import Sampling
 from tandem.evaluation import confidence, confidence_auroc, elected
 from tandem.judges.agreement import Agreement, Stated
 from tandem.judges.answers import AnswerKey
-from tandem.loop import Optim
 from tandem.machine import Machine
 from tandem.methods import lmsi, star
 from tandem.methods.lmsi import LMSI
@@ -35,13 +34,14 @@ from tandem.models.loading import load_tokenizer, tokenizer_hash
 from tandem.models.packed import Trunk, open_policy
 from tandem.models.tokenise import marked
 from tandem.objectives.nll import nll
-from tandem.offline import Offline
 from tandem.operators import above, best, correct, incorrect, majority
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Record, Run
 from tandem.tasks.micro import Micro
 from tandem.tasks.micro.arithmetic import WORDING as MICRO
+from tandem.training.loop import Optim
+from tandem.training.sources import Offline
 from worlds import f1_model
 
 ARRIVES = {"a": "x", "c": "x", "b": "y"}

@@ -22,19 +22,19 @@ from tandem.batching.ragged import Ragged
 from tandem.data.groups import Group, Groups
 from tandem.errors import ConfigError, DataError, ModelError
 from tandem.judges.models import RewardModel
-from tandem.loop import Optim
-from tandem.loop import fit as train
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo, reward, sft
 from tandem.models import loading
 from tandem.models.forward import log_probs, reference
 from tandem.models.packed import Trunk, open_policy
 from tandem.objectives import nll
-from tandem.offline import Offline
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Silent
 from tandem.runs.run import Here
+from tandem.training.loop import Optim
+from tandem.training.loop import fit as train
+from tandem.training.sources import Offline
 from tiny import close, folder, gradient, group, labelled, lm
 from worlds import letters
 

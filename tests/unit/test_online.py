@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from climbing import FAST, FP32, SHORT, Heard, Letters, climbed, drawn, prompts, somewhere
 from tandem.batching.ragged import Ragged
-from tandem.climb import Cast, Watching
 from tandem.data.groups import Group
 from tandem.engines.torch import TorchEngine
 from tandem.judges import opened
@@ -30,9 +29,10 @@ from tandem.methods import grpo, ppo
 from tandem.models import loading
 from tandem.models.packed import ActorCritic, open_policy
 from tandem.objectives.advantages import gae, kl_shaping
-from tandem.online import Experience, Online, Rounds
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
+from tandem.training.on_policy import Cast, Watching
+from tandem.training.rollouts import Experience, Online, Rounds
 from tiny import close, folder, gradient, lm
 from worlds import letters
 

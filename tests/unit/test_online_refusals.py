@@ -15,15 +15,15 @@ import transformers as hf
 
 from climbing import FAST, SHORT, Heard, climbed, drawn
 from tandem.batching.ragged import Ragged
-from tandem.climb import Watching
 from tandem.data.groups import Completion, Group, Groups
 from tandem.errors import ConfigError, JudgeError, TandemError
 from tandem.judges.models import RewardModel
-from tandem.loop import Optim
 from tandem.methods import grpo, ppo
 from tandem.objectives.advantages import kl_shaping
-from tandem.online import Rounds
 from tandem.runs.artifacts import Checkpoint
+from tandem.training.loop import Optim
+from tandem.training.on_policy import Watching
+from tandem.training.rollouts import Rounds
 from tiny import folder, lm
 from worlds import letters
 

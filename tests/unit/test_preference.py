@@ -20,7 +20,6 @@ from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.exams import examine_preferences
 from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import CLIP, Pointwise, PreferenceModel
-from tandem.loop import Optim
 from tandem.methods import preference, reward
 from tandem.models.loading import load_tokenizer, save, tokenizer_hash
 from tandem.models.tokenise import marked, tokenised
@@ -28,6 +27,7 @@ from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here
 from tandem.tasks.micro import Camps, Micro, posts
+from tandem.training.loop import Optim
 from tiny import folder, group
 from vocabularies import CHATML, byte_bpe
 

@@ -16,7 +16,6 @@ from tandem.data.groups import Group, Groups, Preference
 from tandem.errors import ConfigError
 from tandem.judges.agreement import Exact
 from tandem.judges.templates import Formats
-from tandem.loop import Optim
 from tandem.methods import INPUTS, controls, rlp
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
@@ -25,7 +24,8 @@ from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Hidden, read
 from tandem.runs.run import Record, Run
 from tandem.stages import judge, sample
-from tandem.views import UML
+from tandem.training.loop import Optim
+from tandem.training.multiview import UML
 from tiny import folder
 
 STEP = Optim(lr=3e-3, schedule="linear", warmup=0.0, eps=1e-5)

@@ -14,16 +14,16 @@ import torch
 import transformers as hf
 
 from climbing import Heard
-from tandem import loop, room
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError
-from tandem.loop import Optim
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo
 from tandem.models.packed import Trunk, open_policy, probe
-from tandem.offline import Offline
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here
+from tandem.training import loop, memory
+from tandem.training.loop import Optim
+from tandem.training.sources import Offline
 from tiny import folder, group, labelled
 
 FP32 = Machine(device="cpu", precision="fp32")
@@ -40,14 +40,14 @@ def trunk(tmp_path: Path, machine: Machine = FP32) -> Trunk:
 
 def asked(policy: Trunk, tokens: int, total: int) -> tuple[int, list[dict[str, Any]]]:
     heard = Heard()
-    return room.make_room(policy, tokens, total, heard, {}), heard.lines
+    return memory.make_room(policy, tokens, total, heard, {}), heard.lines
 
 
 def enough(policy: Trunk, tokens: float) -> int:
     """Memory in which a step of so many tokens just fits."""
-    each = room.per_token(policy, [policy.inner], {})
-    fixed = room._states(policy, 10**12) + room._logits([policy.inner], 1000)
-    return int((fixed + each * tokens) / room.SHARE) + 1
+    each = memory.per_token(policy, [policy.inner], {})
+    fixed = memory._states(policy, 10**12) + memory._logits([policy.inner], 1000)
+    return int((fixed + each * tokens) / memory.SHARE) + 1
 
 
 def recomputes(policy: Trunk) -> bool:
@@ -63,10 +63,10 @@ def test_a_token_keeps_as_much_in_a_large_batch(dtype: torch.dtype, rows: bool):
     policy = Trunk(hf.LlamaForCausalLM(config), dtype=dtype)
     if not rows:
         probe(policy)
-    each = room.per_token(policy, [policy.inner], {})
+    each = memory.per_token(policy, [policy.inner], {})
     rng = np.random.default_rng(0)
     groups = [group(str(i), rng, 48, (24, 24)) for i in range(25)]
-    (a, small), (b, large) = (room.saved(policy, groups[:n], {}) for n in (5, 25))
+    (a, small), (b, large) = (memory.saved(policy, groups[:n], {}) for n in (5, 25))
     assert (a, b) == (5 * 96, 25 * 96)
     assert 0.75 < each * (b - a) / (large - small) < 1.25
 
@@ -75,7 +75,7 @@ def test_nothing_is_left_of_a_measurement(tmp_path: Path):
     """Autograd frees no circle: a hook that gave a tensor itself would keep the model for good."""
     policy = trunk(tmp_path)
     held = [weakref.ref(p) for p in policy.parameters()]
-    room.per_token(policy, [policy.inner], {})
+    memory.per_token(policy, [policy.inner], {})
     del policy
     gc.collect()
     assert not [1 for ref in held if ref() is not None]
@@ -84,7 +84,7 @@ def test_nothing_is_left_of_a_measurement(tmp_path: Path):
 def test_enough_memory_changes_nothing(tmp_path: Path):
     policy = trunk(tmp_path)
     assert asked(policy, 1000, enough(policy, 1000)) == (1000, [])
-    assert room.make_room(policy, 1000, None, Heard(), {}) == 1000
+    assert memory.make_room(policy, 1000, None, Heard(), {}) == 1000
 
 
 def test_micro_batches_are_halved_until_they_fit(tmp_path: Path):
@@ -97,11 +97,11 @@ def test_micro_batches_are_halved_until_they_fit(tmp_path: Path):
 
 def test_after_three_halvings_activations_are_recomputed(tmp_path: Path):
     policy = trunk(tmp_path)
-    each, there = room.per_token(policy, [policy.inner], {}), enough(policy, 300)
+    each, there = memory.per_token(policy, [policy.inner], {}), enough(policy, 300)
     tokens, [line] = asked(policy, 4096, there)
     assert recomputes(policy)
     assert "activations recomputed" in line["text"]
-    lean = room.per_token(policy, [policy.inner], {})
+    lean = memory.per_token(policy, [policy.inner], {})
     assert lean < 0.2 * each
     assert 300 < tokens <= 4096
 
@@ -111,7 +111,7 @@ def test_a_model_that_cannot_recompute_has_smaller_micro_batches(tmp_path: Path)
     policy = trunk(tmp_path)
     policy.inner.supports_gradient_checkpointing = False
     tokens, [line] = asked(policy, 4096, enough(policy, 30))
-    assert tokens == room.FEWEST
+    assert tokens == memory.FEWEST
     assert "recomputed" not in line["text"]
     assert not recomputes(policy)
 
@@ -127,8 +127,8 @@ def test_what_cannot_work_is_refused_before_the_first_step(tmp_path: Path):
     least = 16 * weights - 12 * tables
     with pytest.raises(ConfigError, match=r"weights and optimiser need 0\.00 GiB"):
         asked(whole, 4096, least - 1)
-    assert asked(whole, 4096, least)[0] == room.FEWEST
-    assert asked(adapters, 4096, least - 1)[0] >= room.FEWEST
+    assert asked(whole, 4096, least)[0] == memory.FEWEST
+    assert asked(adapters, 4096, least - 1)[0] >= memory.FEWEST
 
 
 def test_a_fit_with_little_memory_ends_at_the_same_weights(
@@ -138,7 +138,7 @@ def test_a_fit_with_little_memory_ends_at_the_same_weights(
     init, data = Checkpoint(folder(tmp_path / "init")), groups()
     ends, sizes = [], []
     cut = Offline.batches
-    monkeypatch.setattr(room, "FEWEST", 21)
+    monkeypatch.setattr(memory, "FEWEST", 21)
     for name, there in (("plenty", 10**12), ("little", enough(trunk(tmp_path / "again"), 60))):
         largest = [0]
 
@@ -163,7 +163,7 @@ def test_a_killed_fit_goes_on_with_the_cut_it_began_with(
     """Also where there is less memory than before: bit for bit the uninterrupted one."""
     init, data, ends = Checkpoint(folder(tmp_path / "init")), groups(), []
     cfg = dpo.DPO(epochs=3, batch=6, optim=Optim(lr=1e-2))
-    monkeypatch.setattr(room, "FEWEST", 21)
+    monkeypatch.setattr(memory, "FEWEST", 21)
     little = enough(trunk(tmp_path / "again"), 60)
     for name in ("whole", "killed"):
         machine = replace(FP32, tokens=240, save_seconds=0.0, log_every=1)
@@ -194,9 +194,9 @@ def test_memory_is_that_of_the_control_groups(tmp_path: Path, monkeypatch: pytes
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
-    assert sorted(room._limits(tmp_path, groups)) == [5000, 7000, 9000]
-    assert list(room._limits(tmp_path, tmp_path / "none")) == []
-    monkeypatch.setattr(room, "_limits", lambda _: [4000])
-    assert room.installed(torch.device("cpu")) == 4000
+    assert sorted(memory._limits(tmp_path, groups)) == [5000, 7000, 9000]
+    assert list(memory._limits(tmp_path, tmp_path / "none")) == []
+    monkeypatch.setattr(memory, "_limits", lambda _: [4000])
+    assert memory.installed(torch.device("cpu")) == 4000
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert room.installed(torch.device("cpu")) == 2000
+    assert memory.installed(torch.device("cpu")) == 2000

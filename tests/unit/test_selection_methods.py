@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from climbing import Heard
-from tandem.climb import Watching
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
@@ -30,6 +29,7 @@ from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages import BestOf, select
 from tandem.statistics import acceptance, effective_beta, tilt
+from tandem.training.on_policy import Watching
 from worlds import F2_BOS, f1_model
 
 PI_REF, R = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.0, 0.5, 1.0, 2.0])

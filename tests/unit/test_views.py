@@ -17,14 +17,14 @@ from climbing import FP32, Heard
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
-from tandem.loop import Optim, total
 from tandem.methods import reward
 from tandem.models.packed import Trunk
 from tandem.objectives import other_prompt
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here
-from tandem.views import UML, Bottleneck, Views
+from tandem.training.loop import Optim, total
+from tandem.training.multiview import UML, Bottleneck, Views
 from tiny import close, folder, group, labelled, lm
 
 SMALL = UML(z=4, hidden=16)
@@ -240,6 +240,6 @@ def test_the_rows_of_comparisons_and_of_views_are_trained(
     init = folder(tmp_path / "lm")
     data, views = few(compared(), 3), few(sampled(), 12)
     told = fitted(tmp_path / "told", init, data=data, views=views, lam=0.5)
-    monkeypatch.setattr("tandem.loop.narrowed", lambda *_: nullcontext())
+    monkeypatch.setattr("tandem.training.loop.narrowed", lambda *_: nullcontext())
     whole = fitted(tmp_path / "whole", init, data=data, views=views, lam=0.5)
     assert weights(told) == weights(whole) != (init / "model.safetensors").read_bytes()

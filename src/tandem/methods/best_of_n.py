@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from tandem.climb import Watching
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
@@ -33,6 +32,7 @@ from tandem.runs.run import Run
 from tandem.stages import BestOf, judge, sample
 from tandem.statistics import mean_of
 from tandem.statistics.best_of import curve, kl_bound
+from tandem.training.on_policy import Watching
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tandem.climb import Watching
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
@@ -39,6 +38,7 @@ from tandem.operators import asks
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages import encode, judge, sample, select
+from tandem.training.on_policy import Watching
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from tandem.climb import Watching
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.judges import Judge
@@ -31,6 +30,7 @@ from tandem.operators import rank_pairs, shuffled_clusters, synthetic_pairs
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages import judge, sample, select
+from tandem.training.on_policy import Watching
 
 
 def longer(

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from tandem.data.groups import Completion, Group, Groups
 from tandem.data.verifiable import Wording, key
-from tandem.loop import Optim
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.stages import encode
+from tandem.training.loop import Optim
 
 
 @dataclass(frozen=True)

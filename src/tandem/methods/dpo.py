@@ -17,16 +17,16 @@ from dataclasses import dataclass, field, replace
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, nearest
-from tandem.loop import Optim
-from tandem.loop import fit as train
 from tandem.methods.reward import compared
 from tandem.models import loading
 from tandem.models.forward import reference
 from tandem.models.packed import open_policy
 from tandem.objectives.pairwise import PAIRWISE
-from tandem.offline import Offline
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here, Run, every_rank
+from tandem.training.loop import Optim
+from tandem.training.loop import fit as train
+from tandem.training.sources import Offline
 
 
 @dataclass(frozen=True)

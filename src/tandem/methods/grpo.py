@@ -22,13 +22,11 @@ import torch
 from torch import Tensor
 
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.climb import Cast, Watching, climb, stopped
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel
-from tandem.loop import Optim
 from tandem.models.packed import ActorCritic, open_policy
 from tandem.objectives.advantages import (
     group_mean,
@@ -38,9 +36,11 @@ from tandem.objectives.advantages import (
     missing_eos,
 )
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
-from tandem.online import Experience, Rounds
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here, Run, every_rank
+from tandem.training.loop import Optim
+from tandem.training.on_policy import Cast, Watching, climb, stopped
+from tandem.training.rollouts import Experience, Rounds
 
 STD_FLOOR = 1e-4
 K3 = (

@@ -23,17 +23,17 @@ from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import split
 from tandem.data.groups import Group, Groups
 from tandem.errors import DataError
-from tandem.loop import Optim
-from tandem.loop import fit as train
 from tandem.models import loading
 from tandem.models.forward import reference
 from tandem.models.packed import open_policy
 from tandem.objectives.unpaired import kto, kto_z0
-from tandem.offline import Offline
 from tandem.operators import mismatch, unpair
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here, Run, every_rank
 from tandem.stages import select
+from tandem.training.loop import Optim
+from tandem.training.loop import fit as train
+from tandem.training.sources import Offline
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from tandem.data.verifiable import Form, Wording, sealed
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges.agreement import Agreement, Stated
-from tandem.loop import Optim
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import majority
@@ -35,6 +34,7 @@ from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.stages import ask, encode, judge, sample, select
+from tandem.training.loop import Optim
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.climb import Cast, Watching, climb, stopped
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel, reward_models
-from tandem.loop import Optim
 from tandem.models import loading
 from tandem.models.packed import ActorCritic, open_policy, open_scalar
 from tandem.objectives.advantages import (
@@ -35,9 +33,11 @@ from tandem.objectives.advantages import (
     whiten,
 )
 from tandem.objectives.policy_gradient import ppo_clip, value_clip
-from tandem.online import Experience, Rounds
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here, Run, every_rank
+from tandem.training.loop import Optim
+from tandem.training.on_policy import Cast, Watching, climb, stopped
+from tandem.training.rollouts import Experience, Rounds
 
 
 @dataclass(frozen=True)

@@ -20,18 +20,18 @@ from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Group, Groups
 from tandem.data.pair_sequences import Seam, judged_both_ways, longest
 from tandem.errors import DataError
-from tandem.loop import Optim
-from tandem.loop import fit as train
 from tandem.methods.reward import compared
 from tandem.models import loading
 from tandem.models.packed import open_scalar
 from tandem.models.tokenise import MARK
 from tandem.objectives.ranges import below_half
 from tandem.objectives.reward import antisymmetric, two_argument
-from tandem.offline import Offline
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Here, Run, every_rank
+from tandem.training.loop import Optim
+from tandem.training.loop import fit as train
+from tandem.training.sources import Offline
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tandem.climb import Watching
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.held_out import chosen, enough, seen
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel, Shaped
-from tandem.loop import Optim
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import Operator, best, top_share
@@ -34,6 +32,8 @@ from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages import judge, sample, select
+from tandem.training.loop import Optim
+from tandem.training.on_policy import Watching
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,17 @@ import torch
 from tandem.batching.batch import Batch, Outputs, Pairs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
-from tandem.loop import Loss, Optim
-from tandem.loop import fit as train
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.forward import read
 from tandem.models.packed import Trunk, open_scalar
 from tandem.objectives.reward import bradley_terry, rank_weight
-from tandem.offline import Beside, Offline
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here, Run, every_rank
-from tandem.views import UML, Bottleneck, Views
+from tandem.training.loop import Loss, Optim
+from tandem.training.loop import fit as train
+from tandem.training.multiview import UML, Bottleneck, Views
+from tandem.training.sources import Beside, Offline
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tandem.climb import Watching
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.judges.asking import Asking
@@ -32,6 +31,7 @@ from tandem.methods.reward import Reward
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages import judge, sample
+from tandem.training.on_policy import Watching
 
 
 @dataclass(frozen=True)

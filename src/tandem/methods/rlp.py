@@ -19,7 +19,6 @@ from typing import Literal
 
 import numpy as np
 
-from tandem.climb import Watching
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
@@ -33,7 +32,8 @@ from tandem.operators import synthetic_pairs
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages import judge, sample, select
-from tandem.views import UML
+from tandem.training.multiview import UML
+from tandem.training.on_policy import Watching
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ from tandem.evaluation.tilting import tilted
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import Pointwise, PreferenceModel
-from tandem.loop import Optim
 from tandem.methods import SHARED, dpo, preference
 from tandem.methods.dpo import DPO
 from tandem.methods.preference import Preference
@@ -37,6 +36,7 @@ from tandem.operators import Pairing, rank_pairs, rejection
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages import judge, sample, select
+from tandem.training.loop import Optim
 
 Source = Literal["rso", "sft", "direct"]
 NAMES: dict[Source, str] = {"rso": "RSO", "sft": "sft-sample-rank", "direct": "direct"}

@@ -15,16 +15,16 @@ import numpy as np
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
-from tandem.loop import Optim
-from tandem.loop import fit as train
 from tandem.models import loading
 from tandem.models.packed import open_policy
 from tandem.objectives import Imitation, gold, nll, weighted
-from tandem.offline import Offline
 from tandem.operators.columns import scores_of
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here, Run, every_rank
 from tandem.stages import encode
+from tandem.training.loop import Optim
+from tandem.training.loop import fit as train
+from tandem.training.sources import Offline
 
 
 @dataclass(frozen=True)

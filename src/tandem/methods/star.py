@@ -28,13 +28,13 @@ from tandem.data.verifiable import Wording
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
-from tandem.loop import Optim
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import correct, incorrect
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages import ask, judge, sample, select
+from tandem.training.loop import Optim
 
 
 @dataclass(frozen=True)

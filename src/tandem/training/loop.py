@@ -36,9 +36,9 @@ from tandem.kernels.embedding_rows import narrowed
 from tandem.kernels.malloc import kept
 from tandem.machine import Machine
 from tandem.models.loading import device
-from tandem.room import installed, make_room
 from tandem.runs.events import Events
 from tandem.runs.run import Here
+from tandem.training.memory import installed, make_room
 
 Loss = Callable[[Outputs, Batch], Mapping[str, Terms]]
 STATE = "state.pt"

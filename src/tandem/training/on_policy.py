@@ -22,17 +22,17 @@ from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, JudgeError, nearest
 from tandem.judges import Judge, opened
 from tandem.judges.models import reward_models
-from tandem.loop import Optim
-from tandem.loop import fit as train
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.forward import read
 from tandem.models.packed import ActorCritic, Trunk, open_policy
-from tandem.online import Experience, Online, Rounds
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Here
-from tandem.watch import Policies
+from tandem.training.loop import Optim
+from tandem.training.loop import fit as train
+from tandem.training.rollouts import Experience, Online, Rounds
+from tandem.training.validation import Policies
 
 
 @dataclass(frozen=True)

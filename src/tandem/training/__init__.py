@@ -1,0 +1,1 @@
+"""The one training loop, its sources of batches, and training on a policy's own samples."""
