@@ -29,7 +29,7 @@ from tandem.methods import best_of_n, ppo, reward, sft
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run, records
-from tandem.stages import judge, sample
+from tandem.stages.verbs import judge, sample
 from tandem.statistics import Aggregate, aggregate
 from tandem.tasks import Sizes, World, worlds
 from tandem.training.on_policy import Watching

@@ -29,7 +29,7 @@ from tandem.methods import cai, load, reward
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages import judge, sample
+from tandem.stages.verbs import judge, sample
 from tandem.statistics import Estimate, accuracy, ece, log_loss, mean_of, paired, probability
 from tandem.tasks import Sizes
 from tandem.tasks.micro.truth import breakdown

@@ -29,12 +29,12 @@ from tandem.engines import Sampling
 from tandem.judges.asking import Asking
 from tandem.judges.models import RewardModel
 from tandem.methods.controls import first_two
-from tandem.on_policy import examine_labels, examine_rewards
 from tandem.operators import rank_pairs, synthetic_pairs
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.environment import commit
 from tandem.runs.run import Record, Run, records
-from tandem.stages import judge, sample, select
+from tandem.stages.reward_shift import examine_labels, examine_rewards
+from tandem.stages.verbs import judge, sample, select
 from tandem.statistics import holm, mean_of
 from tandem.tasks.micro import Truth
 from tandem.tasks.micro.feedback import FORMATS

@@ -34,7 +34,7 @@ from tandem.methods import ppo
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.environment import commit
 from tandem.runs.run import Run
-from tandem.stages import encode, judge, reference, sample
+from tandem.stages.verbs import encode, judge, reference, sample
 from tandem.statistics import mean_of, paired
 from tandem.training.loop import Optim
 from tandem.training.on_policy import Watching

@@ -36,12 +36,12 @@ from tandem.methods import ppo, reward, sft
 from tandem.methods.reward import Reward, compared, preferred
 from tandem.models.forward import read
 from tandem.models.packed import Trunk, open_scalar
-from tandem.on_policy import labelled
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Silent
 from tandem.runs.run import Here, Run
-from tandem.stages import judge, sample
+from tandem.stages.reward_shift import labelled
+from tandem.stages.verbs import judge, sample
 from tandem.statistics import by_prompt, paired
 from tandem.tasks import Sizes, worlds
 from tandem.tasks.micro import Truth

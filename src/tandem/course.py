@@ -12,7 +12,6 @@ from tandem.data.groups import Groups
 from tandem.data.verifiable import Wording
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.exams import examine_curve, examine_policies, examine_preferences, examine_reward
 from tandem.judges import Judge
 from tandem.judges.agreement import Same
 from tandem.judges.ensemble import Ensemble
@@ -24,7 +23,13 @@ from tandem.models import loading
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
 from tandem.solving import Solver, solve
-from tandem.stages import Policy, encode, judge, mix, sample
+from tandem.stages.evaluate import (
+    examine_curve,
+    examine_policies,
+    examine_preferences,
+    examine_reward,
+)
+from tandem.stages.verbs import Policy, encode, judge, mix, sample
 from tandem.tasks import World
 from tandem.training.on_policy import Watching
 

@@ -19,7 +19,7 @@ from tandem.judges.models import RewardModel
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages import encode, judge, reference, sample
+from tandem.stages.verbs import encode, judge, reference, sample
 from tandem.tasks import Sizes, worlds
 from tandem.tasks.micro import Micro, posts, truth
 from tandem.tasks.micro.annotators import known

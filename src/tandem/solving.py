@@ -9,11 +9,11 @@ from typing import Any
 from tandem.data.groups import Groups
 from tandem.data.verifiable import Form, Wording
 from tandem.engines import Sampling
-from tandem.exams import Decoder, examine_solutions
 from tandem.judges import Judge
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages import ask, sample
+from tandem.stages.evaluate import Decoder, examine_solutions
+from tandem.stages.verbs import ask, sample
 
 DECODERS: dict[str, Decoder] = {
     "greedy": Decoder(1, 0.0),

@@ -17,7 +17,6 @@ from tandem.errors import ConfigError, DataError, EngineError
 from tandem.judges.asking import Asking
 from tandem.judges.labelling import labelling
 from tandem.judges.llm import Labeller, Rater
-from tandem.judges.revising import revise
 from tandem.machine import Machine
 from tandem.methods import cai, rlaif
 from tandem.methods.cai import CAI
@@ -31,7 +30,8 @@ from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Hidden, Silent
 from tandem.runs.run import Run
-from tandem.stages import encode
+from tandem.stages.revise import revise
+from tandem.stages.verbs import encode
 from tandem.tasks.micro import Micro, dialogue
 from tandem.tasks.micro.feedback import COMPARE, FORMATS, RATE, lesson
 from tandem.tasks.micro.lessons import prompt as taught

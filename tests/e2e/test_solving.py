@@ -15,9 +15,9 @@ from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.data.verifiable import StatedAnswer
 from tandem.errors import DataError
 from tandem.evaluation import accuracy_evaluation
-from tandem.exams import Decoder, examine_solutions
 from tandem.judges.answers import AnswerKey
 from tandem.machine import Machine
+from tandem.stages.evaluate import Decoder, examine_solutions
 from worlds import markov_model
 
 WORDS = ["<pad>", "<bos>", "<eos>", "A:", "####", "7", "8"]

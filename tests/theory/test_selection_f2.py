@@ -20,7 +20,6 @@ from scipy.stats import chisquare
 
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.engines import Sampling
-from tandem.held_out import Seen
 from tandem.judges import opened
 from tandem.judges.models import RewardModel, Shaped
 from tandem.machine import Machine
@@ -37,7 +36,8 @@ from tandem.models.packed import open_policy
 from tandem.models.tokenise import marked
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages import BestOf, judge, sample
+from tandem.stages.early_stopping import Seen
+from tandem.stages.verbs import BestOf, judge, sample
 from tandem.statistics import best_of
 from tandem.training.loop import Optim
 from tandem.training.on_policy import Watching

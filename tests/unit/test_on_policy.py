@@ -14,8 +14,8 @@ import rlp_rewards
 import rlp_text
 from climbing import FP32, Letters
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
-from tandem.on_policy import examine_labels, examine_rewards
 from tandem.rng import Seed
+from tandem.stages.reward_shift import examine_labels, examine_rewards
 from tandem.statistics import mean_of
 
 RESULTS = rlp_rewards.FOLDER

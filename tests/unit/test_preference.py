@@ -17,7 +17,6 @@ from climbing import FP32, Heard
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.data.pair_sequences import Seam, both_ways, judged_both_ways, log_odds, longest
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.exams import examine_preferences
 from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import CLIP, Pointwise, PreferenceModel
 from tandem.methods import preference, reward
@@ -26,6 +25,7 @@ from tandem.models.tokenise import marked, tokenised
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here
+from tandem.stages.evaluate import examine_preferences
 from tandem.tasks.micro import Camps, Micro, posts
 from tandem.training.loop import Optim
 from tiny import folder, group

@@ -23,7 +23,7 @@ from tandem.methods.rlp import RLP, VARIANTS
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Hidden, read
 from tandem.runs.run import Record, Run
-from tandem.stages import judge, sample
+from tandem.stages.verbs import judge, sample
 from tandem.training.loop import Optim
 from tandem.training.multiview import UML
 from tiny import folder

@@ -17,7 +17,6 @@ from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
 from tandem.evaluation.thresholds import above_mean
 from tandem.evaluation.tilting import tilted
-from tandem.held_out import Seen, chosen, enough, seen
 from tandem.methods.best_of_n import BestOfN
 from tandem.methods.raft import RAFT, portion
 from tandem.methods.rest import ReST
@@ -27,7 +26,8 @@ from tandem.operators import above, best, rejection, top_share
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages import BestOf, select
+from tandem.stages.early_stopping import Seen, chosen, enough, seen
+from tandem.stages.verbs import BestOf, select
 from tandem.statistics import acceptance, effective_beta, tilt
 from tandem.training.on_policy import Watching
 from worlds import F2_BOS, f1_model

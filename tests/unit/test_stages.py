@@ -6,7 +6,7 @@ import pytest
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.errors import ConfigError, DataError
 from tandem.rng import Seed
-from tandem.stages import mix
+from tandem.stages.verbs import mix
 
 N = 400
 

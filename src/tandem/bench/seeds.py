@@ -18,7 +18,6 @@ from tandem.bench.plan import OPPONENT, Entry, Plan, slug
 from tandem.course import Course
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, Pending, TandemError
-from tandem.exams import examine_answers, examine_reward
 from tandem.judges import Judge
 from tandem.judges.asking import Asking
 from tandem.judges.models import RewardModel
@@ -29,7 +28,8 @@ from tandem.runs.atomic_files import write_json
 from tandem.runs.events import Display
 from tandem.runs.run import Run
 from tandem.runs.trackers import open_trackers
-from tandem.stages import Policy, sample
+from tandem.stages.evaluate import examine_answers, examine_reward
+from tandem.stages.verbs import Policy, sample
 from tandem.tasks import World, worlds
 
 WATCHED = ("evaluation", "watched", "held-out", "reward-held")

@@ -35,8 +35,8 @@ def reward(words: Sequence[str]) -> int:
     machine = rebuild(Machine(), options.machine)
 
     from tandem.data.formats import read
-    from tandem.exams import examine_reward
     from tandem.rng import Seed
+    from tandem.stages.evaluate import examine_reward
 
     found = read(_needed(options, "data", "judgements, for example hh_harmless.jsonl.gz"))
     groups = _fitting(found.groups, options.model)
@@ -70,8 +70,8 @@ def policy(words: Sequence[str]) -> int:
     options = _parsed(parser, words, configs)
     configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
 
-    from tandem.exams import examine_policies
     from tandem.runs.artifacts import Checkpoint
+    from tandem.stages.evaluate import examine_policies
 
     prompts, judges = _prompts(options, configs["sizes"])
     sft = Checkpoint(Path(_needed(options, "reference", "the folder of the SFT policy")), "SFT")
@@ -102,7 +102,7 @@ def _fitting(groups: Groups, model: str) -> Groups:
     from tandem.data.groups import Groups
     from tandem.runs.artifacts import Checkpoint
     from tandem.runs.events import Silent
-    from tandem.stages import encode
+    from tandem.stages.verbs import encode
 
     return Groups.of(encode(groups, Checkpoint(Path(model)), events=Silent()))
 
@@ -142,7 +142,7 @@ def _answers(policy: Checkpoint, prompts: Groups, seed: int, configs: Mapping[st
     from tandem.data.groups import Groups
     from tandem.rng import Seed
     from tandem.runs.events import Silent
-    from tandem.stages import sample
+    from tandem.stages.verbs import sample
 
     how, machine = configs["sampling"], configs["machine"]
     at = Seed(seed).at("answers", str(policy))

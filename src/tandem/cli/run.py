@@ -170,7 +170,7 @@ def check_answers(model: str, methods: Iterable[tuple[str, Mapping[str, Any]]]) 
         ConfigError: no prompt could have that much room.
     """
     from tandem.models import loading
-    from tandem.stages import check_room
+    from tandem.stages.verbs import check_room
 
     limit = loading.context(Path(model))
     for name, configs in methods:

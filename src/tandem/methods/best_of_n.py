@@ -29,7 +29,7 @@ from tandem.operators.columns import scores_of
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
-from tandem.stages import BestOf, judge, sample
+from tandem.stages.verbs import BestOf, judge, sample
 from tandem.statistics import mean_of
 from tandem.statistics.best_of import curve, kl_bound
 from tandem.training.on_policy import Watching

@@ -29,7 +29,6 @@ from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges.labelling import report
-from tandem.judges.revising import revise
 from tandem.judges.templates import Formats
 from tandem.methods import SHARED, sft
 from tandem.methods.rlaif import RLAIF, learn
@@ -37,7 +36,8 @@ from tandem.methods.sft import SFT
 from tandem.operators import asks
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages import encode, judge, sample, select
+from tandem.stages.revise import revise
+from tandem.stages.verbs import encode, judge, sample, select
 from tandem.training.on_policy import Watching
 
 

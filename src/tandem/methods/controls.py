@@ -29,7 +29,7 @@ from tandem.methods.rlp import RLP
 from tandem.operators import rank_pairs, shuffled_clusters, synthetic_pairs
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages import judge, sample, select
+from tandem.stages.verbs import judge, sample, select
 from tandem.training.on_policy import Watching
 
 

@@ -16,7 +16,7 @@ from tandem.methods.sft import SFT
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
-from tandem.stages import encode
+from tandem.stages.verbs import encode
 from tandem.training.loop import Optim
 
 

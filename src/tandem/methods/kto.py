@@ -30,7 +30,7 @@ from tandem.objectives.unpaired import kto, kto_z0
 from tandem.operators import mismatch, unpair
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here, Run, every_rank
-from tandem.stages import select
+from tandem.stages.verbs import select
 from tandem.training.loop import Optim
 from tandem.training.loop import fit as train
 from tandem.training.sources import Offline

@@ -33,7 +33,7 @@ from tandem.operators import majority
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
-from tandem.stages import ask, encode, judge, sample, select
+from tandem.stages.verbs import ask, encode, judge, sample, select
 from tandem.training.loop import Optim
 
 

@@ -22,7 +22,6 @@ from typing import Literal
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.held_out import chosen, enough, seen
 from tandem.judges import Judge
 from tandem.judges.models import RewardModel, Shaped
 from tandem.methods import sft
@@ -31,7 +30,8 @@ from tandem.operators import Operator, best, top_share
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages import judge, sample, select
+from tandem.stages.early_stopping import chosen, enough, seen
+from tandem.stages.verbs import judge, sample, select
 from tandem.training.loop import Optim
 from tandem.training.on_policy import Watching
 

@@ -28,14 +28,14 @@ from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.evaluation.thresholds import above_mean
-from tandem.held_out import chosen, enough, seen
 from tandem.judges.models import RewardModel
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import Scope, above
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages import encode, judge, merge, sample, select
+from tandem.stages.early_stopping import chosen, enough, seen
+from tandem.stages.verbs import encode, judge, merge, sample, select
 from tandem.training.loop import Optim
 from tandem.training.on_policy import Watching
 

@@ -30,7 +30,7 @@ from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages import judge, sample
+from tandem.stages.verbs import judge, sample
 from tandem.training.on_policy import Watching
 
 

@@ -31,7 +31,7 @@ from tandem.methods.reward import Reward
 from tandem.operators import synthetic_pairs
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages import judge, sample, select
+from tandem.stages.verbs import judge, sample, select
 from tandem.training.multiview import UML
 from tandem.training.on_policy import Watching
 

@@ -35,7 +35,7 @@ from tandem.methods.preference import Preference
 from tandem.operators import Pairing, rank_pairs, rejection
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages import judge, sample, select
+from tandem.stages.verbs import judge, sample, select
 from tandem.training.loop import Optim
 
 Source = Literal["rso", "sft", "direct"]

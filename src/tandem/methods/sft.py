@@ -21,7 +21,7 @@ from tandem.objectives import Imitation, gold, nll, weighted
 from tandem.operators.columns import scores_of
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Here, Run, every_rank
-from tandem.stages import encode
+from tandem.stages.verbs import encode
 from tandem.training.loop import Optim
 from tandem.training.loop import fit as train
 from tandem.training.sources import Offline

@@ -33,7 +33,7 @@ from tandem.methods.sft import SFT
 from tandem.operators import correct, incorrect
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages import ask, judge, sample, select
+from tandem.stages.verbs import ask, judge, sample, select
 from tandem.training.loop import Optim
 
 

@@ -23,7 +23,7 @@ from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Events, spelled
 from tandem.runs.run import Run
-from tandem.stages import sample
+from tandem.stages.verbs import sample
 from tandem.training.on_policy import Watching
 
 

@@ -1,0 +1,1 @@
+"""The verbs that a method is written in: functions that a run does once."""
