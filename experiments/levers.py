@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from tandem import hacking
 from tandem.cli.settings import overridden
 from tandem.course import Course
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
+from tandem.evaluation import reward_hacking
 from tandem.judges import Judge
 from tandem.judges.ensemble import Debiased, Ensemble, length_slope
 from tandem.judges.models import RewardModel
@@ -136,8 +136,8 @@ def climbs(path: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for name in LEVERS:
         stage = stages[f"climb-{name}"]
-        turns = [p["round"] for p in hacking.curve(log, stage)]
-        rows = hacking.by_prompt(log, stage)
+        turns = [p["round"] for p in reward_hacking.curve(log, stage)]
+        rows = reward_hacking.by_prompt(log, stage)
         found[name] = [{"round": t, **row} for t, row in zip(turns, rows, strict=True)]
     return found
 

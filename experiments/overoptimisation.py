@@ -24,7 +24,7 @@ import torch
 
 import levers
 import turnover
-from tandem.hacking import drawing
+from tandem.evaluation.reward_hacking import drawing
 from tandem.runs.environment import commit
 from tandem.statistics import OverOptimisation
 from tandem.tasks.micro import Micro

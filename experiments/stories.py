@@ -27,7 +27,7 @@ import torch
 
 from tandem.data.groups import Group, Groups, Prompt
 from tandem.engines import Sampling
-from tandem.hacking import curve, drawing
+from tandem.evaluation.reward_hacking import curve, drawing
 from tandem.judges import Judge
 from tandem.machine import Machine
 from tandem.methods import ppo

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tandem.errors import DataError
-from tandem.hacking import by_prompt, curve, diagnose, early_stop, plot
+from tandem.evaluation.reward_hacking import by_prompt, curve, diagnose, early_stop, plot
 
 ALPHA, BETA = 1.0, 0.5
 PEAK = math.exp(ALPHA / BETA - 1)  # 2.718 in sqrt(KL)

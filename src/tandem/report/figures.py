@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.hacking import diagnose
+from tandem.evaluation.reward_hacking import diagnose
 from tandem.report.numbers import decimal, percent, signed
 from tandem.report.results import contenders
 from tandem.report.svg import INK, MUTED, PAPER, RULE, SERIES, Sheet, embedded
