@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from tandem.cli.settings import overridden
-from tandem.course import Course
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.evaluation import reward_hacking
@@ -26,6 +25,7 @@ from tandem.judges.ensemble import Debiased, Ensemble, length_slope
 from tandem.judges.models import RewardModel
 from tandem.machine import Machine
 from tandem.methods import best_of_n, ppo, reward, sft
+from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run, records

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from tandem.cli.run import defaults
-from tandem.course import Course
 from tandem.data.groups import Groups
 from tandem.judges.asking import Asking
 from tandem.judges.labelling import report
 from tandem.judges.models import RewardModel
 from tandem.machine import Machine
 from tandem.methods import cai, load, reward
+from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run

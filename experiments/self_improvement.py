@@ -49,11 +49,11 @@ from tandem.cli.run import defaults
 from tandem.data.groups import Group, Groups
 from tandem.evaluation import AccuracyEvaluation, accuracy_evaluation
 from tandem.methods import direct, lmsi, load, star
+from tandem.pipeline.solve import DECODERS, Solver, solve
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.environment import commit
 from tandem.runs.run import Run
-from tandem.solving import DECODERS, Solver, solve
 from tandem.statistics import Estimate, holm, paired
 from tandem.tasks.micro import Micro
 from tandem.tasks.micro.arithmetic import WORDING, sound

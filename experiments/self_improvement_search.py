@@ -35,11 +35,11 @@ from self_improvement import (
 from tandem.data.groups import Groups
 from tandem.evaluation import accuracy_evaluation
 from tandem.methods.sft import SFT
+from tandem.pipeline.solve import DECODERS, Solver, solve
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.environment import commit
 from tandem.runs.run import Run
-from tandem.solving import DECODERS, Solver, solve
 from tandem.tasks.micro.arithmetic import WORDING
 
 SEED, BASE = 100, "base"

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.cli.settings import overridden
-from tandem.course import Course
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.judges.models import RewardModel
@@ -36,6 +35,7 @@ from tandem.methods import ppo, reward, sft
 from tandem.methods.reward import Reward, compared, preferred
 from tandem.models.forward import read
 from tandem.models.packed import Trunk, open_scalar
+from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.events import Silent

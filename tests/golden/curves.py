@@ -29,9 +29,9 @@ import torch
 
 from tandem.cli.run import defaults
 from tandem.cli.settings import overridden
-from tandem.course import Course
 from tandem.machine import Machine
 from tandem.methods import load
+from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.events import Hidden, read
 from tandem.runs.run import Run

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from tandem.bench.finished import FAILED, NEEDED
 from tandem.bench.plan import OPPONENT, Entry, Plan, slug
-from tandem.course import Course
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, Pending, TandemError
 from tandem.judges import Judge
@@ -23,6 +22,7 @@ from tandem.judges.asking import Asking
 from tandem.judges.models import RewardModel
 from tandem.machine import Machine
 from tandem.methods import Method, load
+from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.atomic_files import write_json
 from tandem.runs.events import Display

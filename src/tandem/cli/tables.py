@@ -68,11 +68,11 @@ def check_task(words: Sequence[str]) -> int:
             "only a world whose truth is known can be checked against promises",
             "name `micro`",
         )
-    from tandem import proving
     from tandem.cli.run import defaults
     from tandem.methods import load
+    from tandem.pipeline import check_task
 
     configs = defaults(load("reward"), "micro")
-    gates = proving.micro(Path(options.out or "runs/gates-micro"), configs, options.seed)
-    print("\n".join(proving.lines(gates)))
+    gates = check_task.micro(Path(options.out or "runs/gates-micro"), configs, options.seed)
+    print("\n".join(check_task.lines(gates)))
     return int(not all(gate.holds for gate in gates))

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from tandem.course import Course
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.judges.models import RewardModel
+from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run

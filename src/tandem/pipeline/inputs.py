@@ -20,9 +20,9 @@ from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.templates import Formats
 from tandem.methods import Method, reward, sft, whole
 from tandem.models import loading
+from tandem.pipeline.solve import Solver, solve
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
-from tandem.solving import Solver, solve
 from tandem.stages.evaluate import (
     examine_curve,
     examine_policies,

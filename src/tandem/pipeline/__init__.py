@@ -1,0 +1,1 @@
+"""A method on a task: what comes before it, and how its result is evaluated."""
