@@ -22,7 +22,7 @@ from tandem.engines import Sampling
 from tandem.evaluation import reward_hacking
 from tandem.judges import Judge
 from tandem.judges.ensemble import Debiased, Ensemble, length_slope
-from tandem.judges.models import RewardModel
+from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import best_of_n, ppo, reward, sft
 from tandem.pipeline.inputs import Course
@@ -31,7 +31,7 @@ from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run, records
 from tandem.stages.verbs import judge, sample
 from tandem.statistics import Aggregate, aggregate
-from tandem.tasks import Sizes, World, worlds
+from tandem.tasks import Sizes, World, load
 from tandem.training.on_policy import Watching
 
 MEMBERS = 4
@@ -149,7 +149,7 @@ def pools(path: Path) -> dict[str, Any]:
 
 def _configs() -> dict[str, Any]:
     """The micro world's own settings; rewards are scaled, so that betas mean the same."""
-    table = worlds.settings("micro")
+    table = load.settings("micro")
     r = overridden(reward.Reward(), table["reward"])
     return {
         "sft": overridden(sft.SFT(), table["sft"]),
@@ -166,13 +166,13 @@ def _ppo(plan: Plan, lever: Lever) -> ppo.PPO:
         "beta": lever.beta,
         "optim": {"lr": plan.lr, "schedule": "constant"},
     }
-    return overridden(ppo.PPO(), worlds.settings("micro")["ppo"] | own)
+    return overridden(ppo.PPO(), load.settings("micro")["ppo"] | own)
 
 
 def _world(plan: Plan, seed: int) -> World:
     """The seed's own prompts, pairs and flips; everybody's evaluation prompts."""
-    same = worlds.from_task("micro", plan.sizes, EVALUATION)
-    own = worlds.from_task("micro", plan.sizes, Seed(seed))
+    same = load.from_task("micro", plan.sizes, EVALUATION)
+    own = load.from_task("micro", plan.sizes, Seed(seed))
     return replace(own, evaluation=same.evaluation, references=None)
 
 

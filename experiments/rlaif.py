@@ -20,9 +20,9 @@ import numpy as np
 
 from tandem.cli.run import defaults
 from tandem.data.groups import Groups
-from tandem.judges.asking import Asking
-from tandem.judges.labelling import report
-from tandem.judges.models import RewardModel
+from tandem.judges.ai_feedback import Asking
+from tandem.judges.position_bias import report
+from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import cai, load, reward
 from tandem.pipeline.inputs import Course
@@ -32,8 +32,8 @@ from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample
 from tandem.statistics import Estimate, accuracy, ece, log_loss, mean_of, paired, probability
 from tandem.tasks import Sizes
+from tandem.tasks.load import from_task
 from tandem.tasks.micro.truth import breakdown
-from tandem.tasks.worlds import from_task
 
 WAYS = {
     "both orders, soft": Asking(),

@@ -26,8 +26,8 @@ import numpy as np
 from pages import FOLDER, listed, markdown
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
-from tandem.judges.asking import Asking
-from tandem.judges.models import RewardModel
+from tandem.judges.ai_feedback import Asking
+from tandem.judges.reward_model import RewardModel
 from tandem.methods.controls import first_two
 from tandem.operators import rank_pairs, synthetic_pairs
 from tandem.runs.artifacts import Checkpoint

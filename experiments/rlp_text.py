@@ -25,7 +25,7 @@ from pages import FOLDER, markdown
 from tandem import cli
 from tandem.data.formats import read
 from tandem.data.groups import FloatArray, Group, Groups
-from tandem.judges.meaning import complete_linkage, embeddings, sentence_encoder
+from tandem.judges.semantic import complete_linkage, embeddings, sentence_encoder
 from tandem.operators import confidence, rank_pairs
 from tandem.operators.columns import largest_cluster
 from tandem.report.results import read_results

@@ -29,7 +29,7 @@ from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.cli.settings import overridden
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
-from tandem.judges.models import RewardModel
+from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import ppo, reward, sft
 from tandem.methods.reward import Reward, compared, preferred
@@ -43,7 +43,7 @@ from tandem.runs.run import Here, Run
 from tandem.stages.reward_shift import labelled
 from tandem.stages.verbs import judge, sample
 from tandem.statistics import by_prompt, paired
-from tandem.tasks import Sizes, worlds
+from tandem.tasks import Sizes, load
 from tandem.tasks.micro import Truth
 from tandem.training.loop import Optim
 from tandem.training.loop import fit as train
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--climb", action="store_true", help="PPO on each variant's first fit")
     asked = parser.parse_args()
     with Run(asked.out, asked.seed, machine=Machine(log_every=4)) as run:
-        course = Course(run, worlds.from_task("micro", SIZES, Seed(asked.seed)), configs())
+        course = Course(run, load.from_task("micro", SIZES, Seed(asked.seed)), configs())
         r_phi = RewardModel(course.r_phi)
         pi_theta = run("ppo", ppo.fit, course.pi_sft, course.x, r_phi, climbing(), how=HOW)
         P = run("samples", sample, pi_theta, course.x, n=10, how=HOW)
@@ -149,14 +149,14 @@ def compare(groups: Groups, *, seed: Seed, machine: Machine) -> Groups:
 
 def configs() -> dict[str, Any]:
     """The micro world's own settings."""
-    table = worlds.settings("micro")
+    table = load.settings("micro")
     plain = {"sft": sft.SFT(), "reward": Reward(), "sampling": Sampling()}
     return {name: overridden(cfg, table[name]) for name, cfg in plain.items()}
 
 
 def climbing() -> ppo.PPO:
     """PPO as in rlp.toml; the last policy is exported."""
-    return overridden(ppo.PPO(), worlds.settings("micro")["ppo"] | {"rounds": 6})
+    return overridden(ppo.PPO(), load.settings("micro")["ppo"] | {"rounds": 6})
 
 
 def slug(name: str) -> str:

@@ -11,12 +11,12 @@ import pytest
 
 from tandem.data.groups import Completion, FloatArray, Group, Groups, Prompt
 from tandem.engines import Sampling
-from tandem.engines.language import Labels, LanguageModel
+from tandem.engines.language_model import Labels, LanguageModel
 from tandem.engines.local import LocalModel
 from tandem.errors import ConfigError, DataError, EngineError
-from tandem.judges.asking import Asking
-from tandem.judges.labelling import labelling
+from tandem.judges.ai_feedback import Asking
 from tandem.judges.llm import Labeller, Rater
+from tandem.judges.position_bias import labelling
 from tandem.machine import Machine
 from tandem.methods import cai, rlaif
 from tandem.methods.cai import CAI

@@ -15,7 +15,7 @@ from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.data.verifiable import StatedAnswer
 from tandem.errors import DataError
 from tandem.evaluation import accuracy_evaluation
-from tandem.judges.answers import AnswerKey
+from tandem.judges.answer_key import AnswerKey
 from tandem.machine import Machine
 from tandem.stages.evaluate import Decoder, examine_solutions
 from worlds import markov_model

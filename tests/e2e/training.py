@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
-from tandem.judges.models import RewardModel
+from tandem.judges.reward_model import RewardModel
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo, grpo, reward, sft
 from tandem.runs.artifacts import Checkpoint

@@ -35,7 +35,8 @@ from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.events import Hidden, read
 from tandem.runs.run import Run
-from tandem.tasks import Sizes, worlds
+from tandem.tasks import Sizes
+from tandem.tasks import load as worlds
 
 FILE = Path(__file__).with_name("curves.json")
 SIZES = Sizes(demonstrations=64, pairs=32, held_out=16, prompts=32, evaluation=8)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
-from tandem.judges.models import RewardModel
+from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import dpo, reward, sft
 from tandem.models.forward import log_probs, read

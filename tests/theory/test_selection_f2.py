@@ -21,7 +21,7 @@ from scipy.stats import chisquare
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.engines import Sampling
 from tandem.judges import opened
-from tandem.judges.models import RewardModel, Shaped
+from tandem.judges.reward_model import RewardModel, Shaped
 from tandem.machine import Machine
 from tandem.methods import best_of_n, preference, raft, rest, reward, rso, sft
 from tandem.methods.best_of_n import BestOfN

@@ -23,7 +23,7 @@ from tandem.data.verifiable import Form, StatedAnswer, Wording
 from tandem.engines import Sampling
 from tandem.evaluation import confidence, confidence_auroc, elected
 from tandem.judges.agreement import Agreement, Stated
-from tandem.judges.answers import AnswerKey
+from tandem.judges.answer_key import AnswerKey
 from tandem.machine import Machine
 from tandem.methods import lmsi, star
 from tandem.methods.lmsi import LMSI

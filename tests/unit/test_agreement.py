@@ -25,7 +25,7 @@ from tandem.judges.agreement import (
     numbered,
     together,
 )
-from tandem.judges.meaning import (
+from tandem.judges.semantic import (
     Embedding,
     Entailment,
     complete_linkage,

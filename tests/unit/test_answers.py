@@ -14,12 +14,12 @@ from tandem.data.groups import Completion, Group, Prompt
 from tandem.data.verifiable import Form, StatedAnswer, Wording, key, question, sealed
 from tandem.errors import ConfigError, DataError
 from tandem.judges.agreement import Agreement, Stated
-from tandem.judges.answers import AnswerKey
+from tandem.judges.answer_key import AnswerKey
 from tandem.methods.lmsi import _in_form, only_questions
 from tandem.rng import Seed
 from tandem.tasks import Sizes, gsm8k
+from tandem.tasks.load import from_files
 from tandem.tasks.micro import Micro, arithmetic
-from tandem.tasks.worlds import from_files
 
 GSM8K = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k_train.jsonl.gz"
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tandem.bench import Claim, Entry, Finished, Plan, collect
+from tandem.bench.details import by_round
 from tandem.bench.finished import FAILED, NEEDED
 from tandem.bench.plan import slug
-from tandem.bench.shown import by_round
 from tandem.cli.bench import conclusion, table
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.errors import RunError

@@ -38,10 +38,10 @@ from transformers import (
 import worlds
 from tandem.data.groups import Group, Prompt
 from tandem.engines import Sampling
-from tandem.engines.forking import ForkingDecoder, attention
+from tandem.engines.cuda_graphs import StaticDecoder
+from tandem.engines.hf_cache import RowsDecoder
 from tandem.engines.local import LocalModel
-from tandem.engines.rows import RowsDecoder
-from tandem.engines.static import StaticDecoder
+from tandem.engines.shared_prefix import ForkingDecoder, attention
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.kernels.attention import COMPILED, IMPLEMENTATION

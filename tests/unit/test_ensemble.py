@@ -16,7 +16,7 @@ from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges import Judge, opened
 from tandem.judges.ensemble import Debiased, Ensemble, length_slope
-from tandem.judges.models import RewardModel, reward_models
+from tandem.judges.reward_model import RewardModel, reward_models
 from tandem.methods import ppo
 from tandem.runs.artifacts import Checkpoint
 from tiny import folder, lm

@@ -18,10 +18,10 @@ import torch
 from tandem.batching.batch import Pairs
 from tandem.data.groups import Completion, FloatArray, Group, Groups, Preference, Prompt
 from tandem.engines import Sampling
-from tandem.engines.language import Labels, label_masses
+from tandem.engines.language_model import Labels, label_masses
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.judges.labelling import labelling
 from tandem.judges.llm import KEPT, Labeller, Rater, joined, stars
+from tandem.judges.position_bias import labelling
 from tandem.judges.templates import Compare, Formats, Rate, Revise, sanitised
 from tandem.machine import Machine
 from tandem.objectives.reward import bradley_terry

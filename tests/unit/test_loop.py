@@ -21,7 +21,7 @@ from tandem.batching.packing import pack
 from tandem.batching.ragged import Ragged
 from tandem.data.groups import Group, Groups
 from tandem.errors import ConfigError, DataError, ModelError
-from tandem.judges.models import RewardModel
+from tandem.judges.reward_model import RewardModel
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo, reward, sft
 from tandem.models import loading

@@ -13,12 +13,12 @@ from tandem.judges.agreement import Agreement
 from tandem.operators import synthetic_pairs
 from tandem.rng import Seed
 from tandem.tasks import TASKS, Sizes
+from tandem.tasks.load import MICRO, from_task
 from tandem.tasks.micro import Facts, Micro
 from tandem.tasks.micro.annotators import known
 from tandem.tasks.micro.posts import misled, targets, write
 from tandem.tasks.micro.splits import DEMONSTRATION
 from tandem.tasks.micro.truth import claims, truth
-from tandem.tasks.worlds import MICRO, from_task
 
 SIZES = Sizes(demonstrations=600, pairs=2, held_out=1, prompts=1, evaluation=2)
 

@@ -23,7 +23,7 @@ from tandem.batching.ragged import Ragged
 from tandem.data.groups import Group
 from tandem.engines.torch import TorchEngine
 from tandem.judges import opened
-from tandem.judges.models import RewardModel
+from tandem.judges.reward_model import RewardModel
 from tandem.machine import Lora
 from tandem.methods import grpo, ppo
 from tandem.models import loading

@@ -17,7 +17,7 @@ from climbing import FAST, SHORT, Heard, climbed, drawn
 from tandem.batching.ragged import Ragged
 from tandem.data.groups import Completion, Group, Groups
 from tandem.errors import ConfigError, JudgeError, TandemError
-from tandem.judges.models import RewardModel
+from tandem.judges.reward_model import RewardModel
 from tandem.methods import grpo, ppo
 from tandem.objectives.advantages import kl_shaping
 from tandem.runs.artifacts import Checkpoint

@@ -17,8 +17,8 @@ from climbing import FP32, Heard
 from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.data.pair_sequences import Seam, both_ways, judged_both_ways, log_odds, longest
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import CLIP, Pointwise, PreferenceModel
+from tandem.judges.reward_model import RewardModel
 from tandem.methods import preference, reward
 from tandem.models.loading import load_tokenizer, save, tokenizer_hash
 from tandem.models.tokenise import marked, tokenised

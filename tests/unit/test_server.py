@@ -14,9 +14,9 @@ import pytest
 from chat_server import ChatServer, place
 from tandem.data.groups import Completion, Group, Prompt
 from tandem.engines import Sampling
-from tandem.engines.language import LanguageModel
+from tandem.engines.language_model import LanguageModel
 from tandem.engines.openai import Server, masses
-from tandem.engines.patience import Patience, retry_after
+from tandem.engines.retry import Patience, retry_after
 from tandem.errors import ConfigError, EngineError, TandemError
 from tandem.judges.llm import Labeller
 from tandem.judges.templates import LETTERS, STARS

@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tandem.engines import Sampling
-from tandem.engines.forking import ForkingDecoder, attention
-from tandem.engines.static import Recorded, StaticDecoder
+from tandem.engines.cuda_graphs import Recorded, StaticDecoder
+from tandem.engines.shared_prefix import ForkingDecoder, attention
 from tandem.rng import Seed
 
 WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero"}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tandem.engines.flight import Ends
+from tandem.engines.running_batch import Ends
 from vocabularies import TEXT, byte_bpe
 from worlds import letters
 

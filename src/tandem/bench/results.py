@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.bench import shown
+from tandem.bench import details
 from tandem.bench.finished import JUDGES, Finished, Stack, Tally
 from tandem.bench.limits import limits
 from tandem.bench.plan import OPPONENT, Plan
@@ -69,12 +69,12 @@ def collect(
         "policies": list(_policies(found)),
         "order": _order(found),
         "matrix": _matrix(found),
-        "curves": list(shown.curves(found)),
-        "bon": shown.best_of_n(found),
-        "reward": shown.reward(found),
-        "length_bias": shown.length_bias(found),
-        "samples": shown.samples(found),
-        "cost": list(shown.cost(found)),
+        "curves": list(details.curves(found)),
+        "bon": details.best_of_n(found),
+        "reward": details.reward(found),
+        "length_bias": details.length_bias(found),
+        "samples": details.samples(found),
+        "cost": list(details.cost(found)),
         "limits": limits(found),
     }
 

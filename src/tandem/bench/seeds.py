@@ -18,8 +18,8 @@ from tandem.bench.plan import OPPONENT, Entry, Plan, slug
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, Pending, TandemError
 from tandem.judges import Judge
-from tandem.judges.asking import Asking
-from tandem.judges.models import RewardModel
+from tandem.judges.ai_feedback import Asking
+from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import Method, load
 from tandem.pipeline.inputs import Course
@@ -30,7 +30,8 @@ from tandem.runs.run import Run
 from tandem.runs.trackers import open_trackers
 from tandem.stages.evaluate import examine_answers, examine_reward
 from tandem.stages.verbs import Policy, sample
-from tandem.tasks import World, worlds
+from tandem.tasks import World
+from tandem.tasks import load as worlds
 
 WATCHED = ("evaluation", "watched", "held-out", "reward-held")
 """Stages that only look on, and those named after them: no part of what a method costs."""

@@ -28,7 +28,7 @@ from tandem.report.verdict import verdicts
 from tandem.runs.atomic_files import write_json
 from tandem.runs.trackers import check_known
 from tandem.statistics import minimum_detectable
-from tandem.tasks.worlds import tallies
+from tandem.tasks.load import tallies
 
 
 def bench(words: Sequence[str]) -> int:

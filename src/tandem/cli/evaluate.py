@@ -108,7 +108,7 @@ def _fitting(groups: Groups, model: str) -> Groups:
 
 
 def _judge(options: Namespace) -> Judge:
-    from tandem.judges.models import ImplicitReward, RewardModel
+    from tandem.judges.reward_model import ImplicitReward, RewardModel
     from tandem.runs.artifacts import Checkpoint
 
     model = Checkpoint(Path(options.model), Path(options.model).name)
@@ -119,14 +119,14 @@ def _judge(options: Namespace) -> Judge:
 
 def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
     from tandem.data.formats import read
-    from tandem.judges.models import RewardModel
+    from tandem.judges.reward_model import RewardModel
     from tandem.rng import Seed
     from tandem.runs.artifacts import Checkpoint
-    from tandem.tasks import worlds
+    from tandem.tasks import load
 
     judges: dict[str, Judge] = {}
     if options.task:
-        world = worlds.from_task(options.task, sizes, Seed(options.seed))
+        world = load.from_task(options.task, sizes, Seed(options.seed))
         prompts = world.evaluation
         if world.truth is not None:
             judges["truth"] = world.truth

@@ -94,7 +94,7 @@ def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
     from tandem.engines import Sampling
     from tandem.machine import Machine
     from tandem.tasks import Sizes
-    from tandem.tasks.worlds import settings
+    from tandem.tasks.load import settings
 
     needed = dict.fromkeys([*ALWAYS, *held(method.config())])
     before = [load(name) for name in needed if name != method.name]
@@ -142,7 +142,7 @@ def open_world(options: Namespace, sizes: Any) -> World:
         ModelError: the folder holds no model.
     """
     from tandem.rng import Seed
-    from tandem.tasks import worlds
+    from tandem.tasks import load as worlds
 
     start: dict[str, str] = {n: options[n] for n in START if options[n] is not None}
     if set(start) not in ({"task"}, {"model", "data"}):

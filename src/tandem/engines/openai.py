@@ -27,9 +27,9 @@ import numpy as np
 
 from tandem.data.groups import Completion, FloatArray, Prompt
 from tandem.engines import Sampling
-from tandem.engines.answers import Answers, Used, key_of
-from tandem.engines.language import Labels, messages_of
-from tandem.engines.patience import Passing, Patience, Waiting
+from tandem.engines.language_model import Labels, messages_of
+from tandem.engines.response_cache import Answers, Used, key_of
+from tandem.engines.retry import Passing, Patience, Waiting
 from tandem.errors import ConfigError, EngineError
 from tandem.machine import Machine
 from tandem.rng import Seed

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from tandem.data.groups import Completion, Group, IntArray
 from tandem.engines import Sampling
-from tandem.engines.flight import Ends, Flight, Landed
-from tandem.engines.forking import ForkingDecoder, attention
-from tandem.engines.rows import RowsDecoder, decoder_for
+from tandem.engines.hf_cache import RowsDecoder, decoder_for
+from tandem.engines.running_batch import Ends, Flight, Landed
+from tandem.engines.shared_prefix import ForkingDecoder, attention
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.machine import Machine
 from tandem.models.loading import Source, load_policy

@@ -28,7 +28,7 @@ import numpy as np
 
 from tandem.data.groups import FloatArray, Group, Preference, Prompt
 from tandem.engines import Sampling
-from tandem.engines.language import LanguageModel, Speaker
+from tandem.engines.language_model import LanguageModel, Speaker
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges.templates import Compare, Rate
 from tandem.machine import Machine

@@ -12,7 +12,7 @@ import string
 from dataclasses import dataclass, field
 
 from tandem.data.groups import Message, Prompt
-from tandem.engines.language import Labels
+from tandem.engines.language_model import Labels
 from tandem.errors import ConfigError
 
 LETTERS: Labels = (("(A)", " (A)", "A", " A"), ("(B)", " (B)", "B", " B"))

@@ -23,7 +23,7 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.evaluation.tables import Table
 from tandem.judges import Judge
-from tandem.judges.models import RewardModel
+from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.operators.columns import scores_of
 from tandem.runs.artifacts import Checkpoint

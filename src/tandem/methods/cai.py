@@ -28,7 +28,7 @@ from typing import Literal
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.judges.labelling import report
+from tandem.judges.position_bias import report
 from tandem.judges.templates import Formats
 from tandem.methods import SHARED, sft
 from tandem.methods.rlaif import RLAIF, learn

@@ -20,9 +20,9 @@ from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.judges import Judge
 from tandem.judges.agreement import Same
-from tandem.judges.asking import Asking
-from tandem.judges.meaning import named
-from tandem.judges.models import RewardModel
+from tandem.judges.ai_feedback import Asking
+from tandem.judges.reward_model import RewardModel
+from tandem.judges.semantic import named
 from tandem.judges.templates import Formats
 from tandem.methods import ppo, reward, rlp
 from tandem.methods.rlp import RLP

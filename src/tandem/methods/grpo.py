@@ -26,7 +26,7 @@ from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
-from tandem.judges.models import RewardModel
+from tandem.judges.reward_model import RewardModel
 from tandem.models.packed import ActorCritic, open_policy
 from tandem.objectives.advantages import (
     group_mean,

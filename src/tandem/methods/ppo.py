@@ -21,7 +21,7 @@ from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
-from tandem.judges.models import RewardModel, reward_models
+from tandem.judges.reward_model import RewardModel, reward_models
 from tandem.models import loading
 from tandem.models.packed import ActorCritic, open_policy, open_scalar
 from tandem.objectives.advantages import (

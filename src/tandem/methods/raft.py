@@ -23,7 +23,7 @@ from tandem.data.groups import Group, Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
-from tandem.judges.models import RewardModel, Shaped
+from tandem.judges.reward_model import RewardModel, Shaped
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import Operator, best, top_share

@@ -28,7 +28,7 @@ from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.evaluation.thresholds import above_mean
-from tandem.judges.models import RewardModel
+from tandem.judges.reward_model import RewardModel
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import Scope, above

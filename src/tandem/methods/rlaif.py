@@ -19,10 +19,10 @@ from typing import Literal
 
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
-from tandem.judges.asking import Asking
-from tandem.judges.labelling import report
+from tandem.judges.ai_feedback import Asking
 from tandem.judges.llm import Rater
-from tandem.judges.models import RewardModel
+from tandem.judges.position_bias import report
+from tandem.judges.reward_model import RewardModel
 from tandem.judges.templates import Formats
 from tandem.methods import SHARED, dpo, ppo, reward
 from tandem.methods.dpo import DPO

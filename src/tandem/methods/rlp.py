@@ -23,8 +23,8 @@ from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges.agreement import Agreement, Same
-from tandem.judges.meaning import named
-from tandem.judges.models import RewardModel
+from tandem.judges.reward_model import RewardModel
+from tandem.judges.semantic import named
 from tandem.methods import SHARED, ppo, reward
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward

@@ -27,8 +27,8 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.evaluation.tilting import tilted
 from tandem.judges import Judge
-from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import Pointwise, PreferenceModel
+from tandem.judges.reward_model import RewardModel
 from tandem.methods import SHARED, dpo, preference
 from tandem.methods.dpo import DPO
 from tandem.methods.preference import Preference

@@ -15,7 +15,6 @@ the two exceptions read the whole collection, and say so: a global threshold, an
     prompts    asks
 """
 
-from tandem.operators.asked import asks
 from tandem.operators.columns import Operator, confidence
 from tandem.operators.compare import (
     Pairing,
@@ -34,6 +33,7 @@ from tandem.operators.keep import (
     rejection,
     top_share,
 )
+from tandem.operators.prompts import asks
 from tandem.operators.unpaired import mismatch, mismatched, unpair
 
 __all__ = [

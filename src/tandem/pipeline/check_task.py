@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from tandem.data.groups import Completion, Group, Groups, Prompt
-from tandem.judges.models import RewardModel
+from tandem.judges.reward_model import RewardModel
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.verbs import encode, judge, reference, sample
-from tandem.tasks import Sizes, worlds
+from tandem.tasks import Sizes, load
 from tandem.tasks.micro import Micro, posts, truth
 from tandem.tasks.micro.annotators import known
 from tandem.tasks.micro.feedback import compare
@@ -57,7 +57,7 @@ def micro(path: Path, configs: Mapping[str, Any], seed: int = 0) -> list[Gate]:
 
 
 def _course(run: Run, task: str, configs: Mapping[str, Any], seed: Seed) -> Course:
-    world = worlds.from_task(task, Sizes(), seed)
+    world = load.from_task(task, Sizes(), seed)
     return Course(run.scope(task), world, configs)
 
 

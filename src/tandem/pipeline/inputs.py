@@ -15,8 +15,8 @@ from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.agreement import Same
 from tandem.judges.ensemble import Ensemble
-from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import PreferenceModel
+from tandem.judges.reward_model import RewardModel
 from tandem.judges.templates import Formats
 from tandem.methods import Method, reward, sft, whole
 from tandem.models import loading

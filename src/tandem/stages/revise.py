@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from tandem.data.groups import Completion, Group, Groups, Prompt
 from tandem.engines import Sampling
-from tandem.engines.language import LanguageModel, messages_of
+from tandem.engines.language_model import LanguageModel, messages_of
 from tandem.judges.llm import after, told
 from tandem.judges.templates import Formats
 from tandem.machine import Machine

@@ -21,7 +21,7 @@ from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, JudgeError, nearest
 from tandem.judges import Judge, opened
-from tandem.judges.models import reward_models
+from tandem.judges.reward_model import reward_models
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.forward import read

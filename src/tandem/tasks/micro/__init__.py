@@ -115,7 +115,7 @@ class Micro:
         exact: dict[str, Same] = {"facts": Facts()}
         if not (ASSETS / "entailment" / "config.json").exists():
             return exact
-        from tandem.judges.meaning import Entailment  # loads torch
+        from tandem.judges.semantic import Entailment  # loads torch
 
         return {"entailment": Entailment(self.entailment()), **exact}
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tandem.data.groups import IntArray
-from tandem.engines.forking import HIDDEN, ForkingDecoder, Ints, Step, Store, cells_of
+from tandem.engines.shared_prefix import HIDDEN, ForkingDecoder, Ints, Step, Store, cells_of
 
 
 @dataclass

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from tandem.data.groups import IntArray
-from tandem.engines.forking import ForkingDecoder, attention, holes
-from tandem.engines.static import StaticDecoder
+from tandem.engines.cuda_graphs import StaticDecoder
+from tandem.engines.shared_prefix import ForkingDecoder, attention, holes
 from tandem.errors import ModelError
 from tandem.rng import Seed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem.engines.language import LanguageModel
+from tandem.engines.language_model import LanguageModel
 from tandem.engines.local import LocalModel
 from tandem.engines.openai import Server
 from tandem.errors import ConfigError

@@ -17,7 +17,7 @@ from torch import Tensor
 from tandem.data.groups import FloatArray, IntArray
 from tandem.engines import Sampling
 from tandem.engines.decoding import choose, uniforms
-from tandem.engines.forking import holes
+from tandem.engines.shared_prefix import holes
 from tandem.errors import EngineError
 from tandem.rng import Seed
 

@@ -13,7 +13,7 @@ import numpy as np
 from tandem.data.formats import read, split
 from tandem.data.groups import Group, Groups
 from tandem.errors import ConfigError, DataError, nearest
-from tandem.judges.answers import AnswerKey
+from tandem.judges.answer_key import AnswerKey
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint
 from tandem.tasks import TASKS, Sizes, World, gsm8k
