@@ -32,10 +32,10 @@ def child(name: str, folder: Path, way: str) -> None:
     import tandem_side as side
 
     from tandem.batching import packing
-    from tandem.batching.packing import split
+    from tandem.training import sources
 
     if way == "filled":
-        split = lambda groups, cut, **kw: packing.split(  # type: ignore[assignment]
+        sources.split = lambda groups, cut, **kw: packing.split(  # type: ignore[assignment]
             groups, dataclasses.replace(cut, parts=1), **kw
         )
     own = folder / os.environ.get("RANK", "0")
