@@ -73,7 +73,7 @@ def measure(point: Point, repeat: int) -> dict[str, float]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from tandem.batching.packing import pack
-    from tandem.data.groups import Completion, Group, Preference, Prompt
+    from tandem.data.record import Completion, Group, Preference, Prompt
     from tandem.models.packed import Trunk, probe
     from tandem.objectives.pairwise import PAIRWISE
     from tandem.training.loop import divisors, total

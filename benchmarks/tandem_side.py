@@ -16,7 +16,8 @@ from workloads import Workload, share_even
 
 from tandem.data import chat
 from tandem.data.formats import read
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.machine import Machine
 from tandem.methods import grpo

@@ -24,7 +24,8 @@ import numpy as np
 from pages import FOLDER, markdown
 from tandem import cli
 from tandem.data.formats import read
-from tandem.data.groups import FloatArray, Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import FloatArray, Group
 from tandem.judges.semantic import complete_linkage, embeddings, sentence_encoder
 from tandem.operators import confidence, rank_pairs
 from tandem.operators.columns import largest_cluster

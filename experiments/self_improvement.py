@@ -46,7 +46,8 @@ import numpy as np
 
 import ways
 from tandem.cli.run import defaults
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.evaluation import AccuracyEvaluation, accuracy_evaluation
 from tandem.methods import direct, lmsi, load, star
 from tandem.pipeline.solve import DECODERS, Solver, solve

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tandem.data.groups import Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Group, Prompt
 from tandem.engines import Sampling
 from tandem.evaluation.reward_hacking import curve, drawing
 from tandem.judges import Judge

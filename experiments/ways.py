@@ -27,7 +27,8 @@ from collections.abc import Iterator
 
 from numpy.random import Generator
 
-from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.rng import Seed

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.groups import Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.machine import Machine

@@ -12,7 +12,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from tandem.batching.batch import Batch
-from tandem.data.groups import Completion, Group, Preference, Prompt
+from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.training.loop import Loss, divisors, total
 from worlds import CHARACTERS, letters
 

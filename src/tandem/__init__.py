@@ -12,7 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tandem.data.groups import Group, Groups, Prompt
+    from tandem.data.groups import Groups
+    from tandem.data.record import Group, Prompt
     from tandem.engines import Sampling
     from tandem.machine import Machine
     from tandem.rng import Seed

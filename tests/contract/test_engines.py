@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import worlds
-from tandem.data.groups import Group, Prompt
+from tandem.data.record import Group, Prompt
 from tandem.engines import Engine, Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.rng import Seed

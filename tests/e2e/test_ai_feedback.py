@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tandem.data.groups import Completion, FloatArray, Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, FloatArray, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_model import Labels, LanguageModel
 from tandem.engines.local import LocalModel

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tandem import cli
-from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.data.verifiable import StatedAnswer
 from tandem.errors import DataError
 from tandem.evaluation import accuracy_evaluation

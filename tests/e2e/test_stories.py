@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import stories
-from tandem.data.groups import Completion, Group, Prompt
+from tandem.data.record import Completion, Group, Prompt
 from tandem.machine import Machine
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,8 @@ import transformers as hf
 from torch import Tensor, nn
 
 from climbing import FP32, Heard, somewhere
-from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import DataError
 from tandem.kernels.embedding_rows import narrowed
 from tandem.machine import Lora, Machine

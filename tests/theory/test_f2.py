@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import dpo, reward, sft

@@ -24,7 +24,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tabular import PI_REF, R_STAR, kl_div, tilt, tv
-from tandem.data.groups import Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.machine import Machine

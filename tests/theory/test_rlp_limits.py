@@ -21,7 +21,8 @@ from torch import Tensor
 
 from tabular import PI_REF, R_STAR, every_pair, f64, j, minimise, tilt, tv
 from tandem.batching.batch import Pairs
-from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.judges.agreement import Agreement, Exact
 from tandem.objectives import bradley_terry
 from tandem.operators import confidence, synthetic_pairs

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, chisquare
 
-from tandem.data.groups import Completion, Group, Prompt
+from tandem.data.record import Completion, Group, Prompt
 from tandem.operators import (
     Operator,
     above,

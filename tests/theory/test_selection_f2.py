@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.engines import Sampling
 from tandem.judges import opened
 from tandem.judges.reward_model import RewardModel, Shaped

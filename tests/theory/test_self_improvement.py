@@ -18,7 +18,8 @@ from scipy.stats import binom
 
 import tiny
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.data.verifiable import Form, StatedAnswer, Wording
 from tandem.engines import Sampling
 from tandem.evaluation import confidence, confidence_auroc, elected

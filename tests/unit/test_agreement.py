@@ -13,7 +13,8 @@ import pytest
 import torch
 import transformers as hf
 
-from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, JudgeError, ModelError
 from tandem.judges import Judge, opened
 from tandem.judges.agreement import (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tandem.data.formats import read
-from tandem.data.groups import Completion, Group, Prompt
+from tandem.data.record import Completion, Group, Prompt
 from tandem.data.verifiable import Form, StatedAnswer, Wording, key, question, sealed
 from tandem.errors import ConfigError, DataError
 from tandem.judges.agreement import Agreement, Stated

@@ -13,7 +13,8 @@ from tandem.bench.details import by_round
 from tandem.bench.finished import FAILED, NEEDED
 from tandem.bench.plan import slug
 from tandem.cli.bench import conclusion, table
-from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import RunError
 from tandem.report import write
 from tandem.runs.atomic_files import write_json

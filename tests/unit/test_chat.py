@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tandem.data.chat import decode, encode, render
 from tandem.data.chat.transcripts import answer_of, prompt_of
-from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import ConfigError, DataError, ModelError
 from vocabularies import CHATML, ENDLESS, FORGETFUL, STRICT, byte_bpe, words
 

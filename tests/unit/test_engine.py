@@ -36,7 +36,7 @@ from transformers import (
 )
 
 import worlds
-from tandem.data.groups import Group, Prompt
+from tandem.data.record import Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.cuda_graphs import StaticDecoder
 from tandem.engines.hf_cache import RowsDecoder

@@ -12,7 +12,8 @@ import pytest
 import transformers as hf
 
 from climbing import FAST, FP32, Heard, Letters, climbed, prompts
-from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges import Judge, opened
 from tandem.judges.ensemble import Debiased, Ensemble, length_slope

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tandem.data.groups import Completion, Group, Preference, Prompt
+from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import DataError
 from tandem.evaluation import (
     Table,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tandem.data.formats import Read, as_chat, prompt_key, read
-from tandem.data.groups import Preference
+from tandem.data.record import Preference
 from tandem.errors import ConfigError, DataError
 
 USER, BOT = {"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tandem.data.formats import prompt_key, split
-from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError
 from tandem.rng import Seed
 

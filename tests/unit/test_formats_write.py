@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tandem.data.chat.transcripts import answer_of, prompt_of
 from tandem.data.formats import read, write
-from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import ConfigError, DataError
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(

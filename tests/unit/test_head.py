@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tandem.batching.packing import pack
-from tandem.data.groups import Completion, Group, Prompt
+from tandem.data.record import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.kernels import logprobs

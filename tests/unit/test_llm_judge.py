@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from tandem.batching.batch import Pairs
-from tandem.data.groups import Completion, FloatArray, Group, Groups, Preference, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, FloatArray, Group, Preference, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_model import Labels, label_masses
 from tandem.errors import ConfigError, DataError, JudgeError

@@ -19,7 +19,8 @@ from climbing import Heard, somewhere
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import pack
 from tandem.batching.ragged import Ragged
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError, ModelError
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Lora, Machine

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges import Judge
 from tandem.rng import Seed

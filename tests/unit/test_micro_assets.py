@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tandem.data.groups import Completion, Group
+from tandem.data.record import Completion, Group
 from tandem.errors import ModelError
 from tandem.rng import Seed
 from tandem.tasks import micro

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tandem.data.groups import Completion, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Completion
 from tandem.errors import ConfigError
 from tandem.judges.agreement import Agreement
 from tandem.operators import synthetic_pairs

@@ -13,7 +13,8 @@ import pytest
 import rlp_rewards
 import rlp_text
 from climbing import FP32, Letters
-from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.rng import Seed
 from tandem.stages.reward_shift import examine_labels, examine_rewards
 from tandem.statistics import mean_of

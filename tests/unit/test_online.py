@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from climbing import FAST, FP32, SHORT, Heard, Letters, climbed, drawn, prompts, somewhere
 from tandem.batching.ragged import Ragged
-from tandem.data.groups import Group
+from tandem.data.record import Group
 from tandem.engines.torch import TorchEngine
 from tandem.judges import opened
 from tandem.judges.reward_model import RewardModel

@@ -15,7 +15,8 @@ import transformers as hf
 
 from climbing import FAST, SHORT, Heard, climbed, drawn
 from tandem.batching.ragged import Ragged
-from tandem.data.groups import Completion, Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group
 from tandem.errors import ConfigError, JudgeError, TandemError
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import grpo, ppo

@@ -14,8 +14,9 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from climbing import FP32, Heard
-from tandem.data.groups import Completion, Group, Groups, Preference, Prompt
+from tandem.data.groups import Groups
 from tandem.data.pair_sequences import Seam, both_ways, judged_both_ways, log_odds, longest
+from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges.preference_model import CLIP, Pointwise, PreferenceModel
 from tandem.judges.reward_model import RewardModel

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from climbing import FP32, SHORT, prompts
-from tandem.data.groups import Group, Groups, Preference
+from tandem.data.groups import Groups
+from tandem.data.record import Group, Preference
 from tandem.errors import ConfigError
 from tandem.judges.agreement import Exact
 from tandem.judges.templates import Formats

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from chat_server import ChatServer, place
-from tandem.data.groups import Completion, Group, Prompt
+from tandem.data.record import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_model import LanguageModel
 from tandem.engines.openai import Server, masses

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, DataError
 from tandem.rng import Seed
 from tandem.stages.verbs import mix

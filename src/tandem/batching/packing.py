@@ -21,7 +21,7 @@ from torch import Tensor
 from tandem.batching.attention_plan import filling, plan
 from tandem.batching.batch import FILL, Batch, Packed, Pairs
 from tandem.batching.ragged import Ragged
-from tandem.data.groups import FloatArray, Group
+from tandem.data.record import FloatArray, Group
 from tandem.errors import DataError
 
 Layout = Literal["shared", "rows"]

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from tandem.bench.plan import OPPONENT, Plan, slug
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.errors import RunError
 from tandem.runs.atomic_files import read_json
 from tandem.runs.run import Record, records

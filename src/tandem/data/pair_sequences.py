@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from tandem.data.chat.tokens import Tokens
-from tandem.data.groups import Completion, FloatArray, Group, IntArray, Preference
+from tandem.data.record import Completion, FloatArray, Group, IntArray, Preference
 from tandem.errors import DataError
 
 Pair = tuple[int, int]

@@ -17,7 +17,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Literal, Protocol
 
-from tandem.data.groups import Prompt
+from tandem.data.record import Prompt
 from tandem.errors import ConfigError, DataError, nearest
 
 NUMBER = (

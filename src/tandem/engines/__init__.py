@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tandem.data.groups import Group
+from tandem.data.record import Group
 from tandem.errors import ConfigError
 from tandem.rng import Seed
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tandem.data.groups import IntArray
+from tandem.data.record import IntArray
 from tandem.engines.shared_prefix import HIDDEN, ForkingDecoder, Ints, Step, Store, cells_of
 
 

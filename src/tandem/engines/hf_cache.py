@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tandem.data.groups import IntArray
+from tandem.data.record import IntArray
 from tandem.engines.cuda_graphs import StaticDecoder
 from tandem.engines.shared_prefix import ForkingDecoder, attention, holes
 from tandem.errors import ModelError

@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from tandem.data.groups import Completion, FloatArray, Prompt
+from tandem.data.record import Completion, FloatArray, Prompt
 from tandem.engines import Sampling
 from tandem.machine import Machine
 from tandem.rng import Seed

@@ -12,7 +12,7 @@ import numpy as np
 
 from tandem.data.chat.tokens import Tokens
 from tandem.data.chat.transcripts import render
-from tandem.data.groups import Completion, FloatArray, Group, IntArray, Prompt
+from tandem.data.record import Completion, FloatArray, Group, IntArray, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_model import Labels, label_masses, messages_of
 from tandem.engines.torch import TorchEngine

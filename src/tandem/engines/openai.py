@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tandem.data.groups import Completion, FloatArray, Prompt
+from tandem.data.record import Completion, FloatArray, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_model import Labels, messages_of
 from tandem.engines.response_cache import Answers, Used, key_of

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tandem.data.groups import FloatArray, IntArray
+from tandem.data.record import FloatArray, IntArray
 from tandem.engines import Sampling
 from tandem.engines.decoding import choose, uniforms
 from tandem.engines.shared_prefix import holes

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from tandem.data.groups import IntArray
+from tandem.data.record import IntArray
 
 NAME = "tandem_forking"
 HIDDEN = -1e30  # finite, so that a block with nothing to see merges with weight 0 and not NaN

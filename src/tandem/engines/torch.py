@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tandem.data.groups import Completion, Group, IntArray
+from tandem.data.record import Completion, Group, IntArray
 from tandem.engines import Sampling
 from tandem.engines.hf_cache import RowsDecoder, decoder_for
 from tandem.engines.running_batch import Ends, Flight, Landed

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tandem.data.groups import Group
+from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.tables import Cell, Table, join
 from tandem.operators.columns import largest_cluster

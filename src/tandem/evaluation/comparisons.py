@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from tandem.data.groups import Completion, Group
+from tandem.data.record import Completion, Group
 from tandem.errors import DataError
 from tandem.rng import Seed
 from tandem.statistics import correct

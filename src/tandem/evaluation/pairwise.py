@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tandem.data.groups import Group
+from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.comparisons import comparisons
 from tandem.evaluation.reward import RewardEvaluation, pair_losses, reward_evaluation

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.groups import Group
+from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.comparisons import Comparisons, comparisons
 from tandem.evaluation.tables import Table, join

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import is_dataclass, replace
 from typing import Protocol, runtime_checkable
 
-from tandem.data.groups import Group
+from tandem.data.record import Group
 from tandem.machine import Machine
 
 

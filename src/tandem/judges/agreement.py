@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from tandem.data.groups import Group, Prompt
+from tandem.data.record import Group, Prompt
 from tandem.data.verifiable import Read, StatedAnswer
 from tandem.machine import Machine
 from tandem.rng import Seed

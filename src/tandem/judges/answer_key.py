@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tandem.data.groups import Group
+from tandem.data.record import Group
 from tandem.data.verifiable import Read, key
 
 

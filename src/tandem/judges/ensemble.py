@@ -14,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from tandem.data.groups import FloatArray, Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import FloatArray, Group
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges import Judge, opened
 from tandem.machine import Machine

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tandem.data.groups import FloatArray, Group, Preference, Prompt
+from tandem.data.record import FloatArray, Group, Preference, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_model import LanguageModel, Speaker
 from tandem.errors import ConfigError, DataError, JudgeError

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.judges.llm import KEPT
 from tandem.runs.events import Events

@@ -15,8 +15,9 @@ from typing import Literal
 
 import numpy as np
 
-from tandem.data.groups import Completion, FloatArray, Group, Groups, Preference
+from tandem.data.groups import Groups
 from tandem.data.pair_sequences import Pair, Seam, both_ways, log_odds, longest
+from tandem.data.record import Completion, FloatArray, Group, Preference
 from tandem.errors import ConfigError, JudgeError
 from tandem.machine import Machine
 from tandem.models import loading

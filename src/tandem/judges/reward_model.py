@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.groups import FloatArray, Group
+from tandem.data.record import FloatArray, Group
 from tandem.errors import JudgeError
 from tandem.judges import Judge, opened
 from tandem.machine import Machine

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from tandem.data.groups import FloatArray, Prompt
+from tandem.data.record import FloatArray, Prompt
 from tandem.errors import ConfigError, JudgeError, ModelError
 from tandem.judges.agreement import (
     Asked,

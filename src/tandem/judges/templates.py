@@ -11,7 +11,7 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass, field
 
-from tandem.data.groups import Message, Prompt
+from tandem.data.record import Message, Prompt
 from tandem.engines.language_model import Labels
 from tandem.errors import ConfigError
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tandem.batching.batch import FILL
-from tandem.data.groups import IntArray
+from tandem.data.record import IntArray
 
 MOST = 0.5
 """Of a table's rows: where as many are read, the table is left as it is."""

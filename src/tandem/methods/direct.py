@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tandem.data.groups import Completion, Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group
 from tandem.data.verifiable import Wording, key
 from tandem.methods import sft
 from tandem.methods.sft import SFT

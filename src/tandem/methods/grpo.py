@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge

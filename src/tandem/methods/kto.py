@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import split
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.models import loading
 from tandem.models.forward import reference

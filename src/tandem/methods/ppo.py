@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
 from tandem.data.pair_sequences import Seam, judged_both_ways, longest
+from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.methods.reward import compared
 from tandem.models import loading

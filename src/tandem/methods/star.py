@@ -23,7 +23,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.data.verifiable import Wording
 from tandem.engines import Sampling
 from tandem.errors import ConfigError

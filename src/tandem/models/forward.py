@@ -20,7 +20,8 @@ import torch
 from tandem.batching.batch import Outputs, moved
 from tandem.batching.packing import Cut, pack, split
 from tandem.batching.ragged import Ragged
-from tandem.data.groups import FloatArray, Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import FloatArray, Group
 from tandem.errors import ConfigError
 from tandem.machine import Machine
 from tandem.models.packed import ActorCritic, Trunk, open_policy

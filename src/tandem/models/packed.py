@@ -24,7 +24,7 @@ from tandem.batching.attention_plan import Plan
 from tandem.batching.batch import Outputs, Packed
 from tandem.batching.packing import Layout, pack
 from tandem.batching.ragged import Ragged
-from tandem.data.groups import Completion, Group, Prompt
+from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ModelError
 from tandem.kernels import attention, rms_norm, rotary
 from tandem.kernels.last_layer import watch

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from tandem.data import chat
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.models.loading import tokenizer_hash
 

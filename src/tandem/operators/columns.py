@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tandem.data.groups import Group, IntArray, Preference
+from tandem.data.record import Group, IntArray, Preference
 from tandem.errors import ConfigError, DataError
 from tandem.rng import Seed
 

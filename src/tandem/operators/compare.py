@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from tandem.data.groups import Group, Preference
+from tandem.data.record import Group, Preference
 from tandem.operators.columns import Scores, check_choice, check_share, largest_cluster, scores_of
 from tandem.rng import Seed
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from tandem.data.groups import Group
+from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError
 from tandem.operators.columns import (
     Scores,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tandem.data.groups import BoolArray, Group
+from tandem.data.record import BoolArray, Group
 from tandem.errors import ConfigError, DataError
 from tandem.operators.columns import preferences_of, scores_of
 from tandem.rng import Seed

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.judges.reward_model import RewardModel
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed

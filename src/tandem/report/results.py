@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from tandem.data.groups import Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Prompt
 from tandem.errors import DataError
 from tandem.rng import Seed
 from tandem.runs.artifacts import Checkpoint

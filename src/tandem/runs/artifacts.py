@@ -21,7 +21,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.errors import ModelError, RunError
 from tandem.runs.names import as_recorded, find_recorded, is_known, recorded_name
 

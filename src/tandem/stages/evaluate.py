@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.data.verifiable import Read
 from tandem.evaluation import (
     accuracy_evaluation,

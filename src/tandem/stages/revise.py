@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tandem.data.groups import Completion, Group, Groups, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_model import LanguageModel, messages_of
 from tandem.judges.llm import after, told

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.comparisons import Comparisons, comparisons
 from tandem.evaluation.reward import BINS, pair_losses

@@ -19,7 +19,8 @@ import numpy as np
 
 from tandem.data import chat
 from tandem.data.chat import Truncation
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.data.verifiable import Form, Wording
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from tandem.data.formats import read, split
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError, nearest
 from tandem.judges.answer_key import AnswerKey
 from tandem.rng import Seed

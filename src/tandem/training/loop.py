@@ -30,7 +30,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import Cut
 from tandem.batching.ragged import Ragged
-from tandem.data.groups import IntArray
+from tandem.data.record import IntArray
 from tandem.errors import ConfigError, DataError
 from tandem.kernels.embedding_rows import narrowed
 from tandem.kernels.malloc import kept

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tandem.batching.packing import pack, unique_tokens
-from tandem.data.groups import Completion, Group, Prompt
+from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError
 from tandem.kernels import logprobs
 from tandem.models import loading

@@ -25,7 +25,8 @@ from torch.nn.functional import cosine_similarity, softplus
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import Cut, Layout, pack, unique_tokens
-from tandem.data.groups import Group, Groups, IntArray
+from tandem.data.groups import Groups
+from tandem.data.record import Group, IntArray
 from tandem.errors import ConfigError, DataError
 from tandem.objectives.multiview import (
     contrastive,

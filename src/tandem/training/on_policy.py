@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.ragged import Ragged
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, JudgeError, nearest

@@ -24,7 +24,8 @@ from torch import nn
 from tandem.batching.batch import Batch
 from tandem.batching.packing import Cut, Layout, pack, split
 from tandem.batching.ragged import Ragged
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.engines import Engine, Sampling
 from tandem.errors import ConfigError
 from tandem.rng import Seed

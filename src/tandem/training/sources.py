@@ -10,7 +10,8 @@ from torch import nn
 
 from tandem.batching.batch import Batch
 from tandem.batching.packing import Cut, Layout, Piece, pack, split
-from tandem.data.groups import FloatArray, Group, Groups, IntArray
+from tandem.data.groups import Groups
+from tandem.data.record import FloatArray, Group, IntArray
 from tandem.errors import DataError
 from tandem.rng import Seed
 

@@ -18,7 +18,8 @@ import numpy as np
 from tandem.data.chat.spans import Answer, Refused, answer_text, prompt_text
 from tandem.data.chat.tokens import Ids, Tokens
 from tandem.data.chat.truncate import TRUNCATIONS, Counts, Truncation, fit
-from tandem.data.groups import BoolArray, Completion, Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import BoolArray, Completion, Group
 from tandem.errors import ConfigError, DataError, ModelError
 
 CHUNK = 256

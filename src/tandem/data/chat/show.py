@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.groups import Completion, Group
+from tandem.data.record import Completion, Group
 
 _DIM, _TRAINED, _UNTRAINED, _BOLD, _OFF = "\033[2m", "\033[32m", "\033[33m", "\033[1m", "\033[0m"
 LEGEND = "borders |, prompt plain, [trained] in brackets, (not trained) in parentheses"

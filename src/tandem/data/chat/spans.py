@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tandem.data.chat.tokens import Tokens
 from tandem.data.chat.transcripts import common, segments
-from tandem.data.groups import Completion, Group, Message
+from tandem.data.record import Completion, Group, Message
 from tandem.errors import ModelError
 
 

@@ -12,7 +12,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tandem.data.groups import Completion, Group, Groups, Message, Prompt
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Message, Prompt
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 NAMES = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from tandem.data.groups import Completion, Group
+from tandem.data.record import Completion, Group
 
 Truncation = Literal["drop", "keep-start", "keep-end"]
 TRUNCATIONS: tuple[Truncation, ...] = ("drop", "keep-start", "keep-end")

@@ -22,7 +22,8 @@ from tandem.data.chat.truncate import Counts, fit
 from tandem.data.check import findings
 from tandem.data.check.findings import Facts, Lengths
 from tandem.data.formats.reader import Notes, read
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 
 EXAMPLES = 3
 SHOWN_CHARACTERS = 400

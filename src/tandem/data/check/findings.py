@@ -12,7 +12,8 @@ import numpy as np
 
 from tandem.data.chat.transcripts import prompt_key
 from tandem.data.formats.reader import Notes
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 
 if TYPE_CHECKING:
     from tandem.data.check.check import Check

@@ -12,7 +12,7 @@ import numpy as np
 
 from tandem.data.chat import transcripts
 from tandem.data.formats.fields import Row, Skip, answer_of, full
-from tandem.data.groups import Completion, Group, Message, Preference, Prompt
+from tandem.data.record import Completion, Group, Message, Preference, Prompt
 from tandem.data.verifiable import StatedAnswer
 
 Messages = tuple[Message, ...]

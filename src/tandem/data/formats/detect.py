@@ -9,7 +9,7 @@ from typing import Any, cast
 from tandem.data.chat import transcripts
 from tandem.data.formats import conversations, judged
 from tandem.data.formats.fields import Row
-from tandem.data.groups import Group
+from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError, nearest
 
 PEEK = 64

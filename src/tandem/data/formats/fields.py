@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
 from tandem.data.chat import transcripts
-from tandem.data.groups import Completion, Message
+from tandem.data.record import Completion, Message
 from tandem.errors import DataError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")

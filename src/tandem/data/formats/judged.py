@@ -10,7 +10,7 @@ import numpy as np
 from tandem.data.chat import transcripts
 from tandem.data.formats import conversations
 from tandem.data.formats.fields import Row, Skip, answer_of, full
-from tandem.data.groups import Completion, Group, Preference, Prompt
+from tandem.data.record import Completion, Group, Preference, Prompt
 
 LAST_DIGIT = 1e-4
 

@@ -21,7 +21,8 @@ from tandem.data.chat.transcripts import prompt_key
 from tandem.data.formats import sources
 from tandem.data.formats.detect import FORMATS, PEEK, Format, detect, unread
 from tandem.data.formats.fields import Row, Skip
-from tandem.data.groups import Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError
 
 STREAM_ABOVE_BYTES = 16 << 20

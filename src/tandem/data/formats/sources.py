@@ -26,8 +26,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tandem.data.arrow import SCHEMA
 from tandem.data.formats.fields import Row, short
-from tandem.data.groups import SCHEMA
 from tandem.errors import DataError, nearest
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")

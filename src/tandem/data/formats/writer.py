@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tandem.data.chat import transcripts
-from tandem.data.groups import Completion, Group, Groups, Preference
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Preference
 from tandem.errors import ConfigError, DataError, nearest
 
 Values = dict[str, Any]

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from tandem.data.groups import Completion, Group, Groups
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group
 from tandem.data.verifiable import Wording
 from tandem.errors import ConfigError, DataError, ModelError, nearest
 from tandem.judges.agreement import Same

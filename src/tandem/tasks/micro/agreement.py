@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tandem.data.groups import Group
+from tandem.data.record import Group
 from tandem.judges.agreement import Clusterer, by_key
 from tandem.machine import Machine
 from tandem.tasks.micro.annotators import known

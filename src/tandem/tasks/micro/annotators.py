@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from tandem.data.groups import Group, Preference
+from tandem.data.record import Group, Preference
 from tandem.errors import ConfigError, DataError
 from tandem.rng import Seed
 from tandem.tasks.micro.posts import Meta

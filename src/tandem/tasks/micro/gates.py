@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tandem.data.groups import Group
+from tandem.data.record import Group
 from tandem.tasks.micro.annotators import known
 from tandem.tasks.micro.arithmetic import STRATA
 from tandem.tasks.micro.truth import breakdown, fact_rates, meaning, truth

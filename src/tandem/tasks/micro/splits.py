@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from tandem.data.groups import Group, Prompt
+from tandem.data.record import Group, Prompt
 from tandem.errors import DataError, nearest
 from tandem.rng import Seed
 from tandem.tasks.micro import arithmetic, dialogue, posts
