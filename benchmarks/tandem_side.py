@@ -31,8 +31,8 @@ from tandem.objectives.reward import bradley_terry
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.operators import mismatch, unpair
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
-from tandem.runs.run import Here
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here
 from tandem.training.loop import Optim, fit
 from tandem.training.sources import Offline
 

@@ -27,8 +27,9 @@ from tandem.machine import Machine
 from tandem.methods import best_of_n, ppo, reward, sft
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
-from tandem.runs.run import Run, records
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.records import records
+from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample
 from tandem.statistics import Aggregate, aggregate
 from tandem.tasks import Sizes, World, load

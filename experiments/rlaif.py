@@ -27,7 +27,7 @@ from tandem.machine import Machine
 from tandem.methods import cai, load, reward
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample
 from tandem.statistics import Estimate, accuracy, ece, log_loss, mean_of, paired, probability

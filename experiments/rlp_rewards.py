@@ -30,9 +30,10 @@ from tandem.judges.ai_feedback import Asking
 from tandem.judges.reward_model import RewardModel
 from tandem.methods.controls import first_two
 from tandem.operators import rank_pairs, synthetic_pairs
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import commit
-from tandem.runs.run import Record, Run, records
+from tandem.runs.records import Record, records
+from tandem.runs.run import Run
 from tandem.stages.reward_shift import examine_labels, examine_rewards
 from tandem.stages.verbs import judge, sample, select
 from tandem.statistics import holm, mean_of

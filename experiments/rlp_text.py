@@ -32,7 +32,7 @@ from tandem.operators.columns import largest_cluster
 from tandem.report.results import read_results
 from tandem.rng import Seed
 from tandem.runs.environment import commit
-from tandem.runs.run import records
+from tandem.runs.records import records
 from tandem.statistics import mean_of, rate_by_prompt
 
 NAME = "rlp-text"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tandem.runs.run import records
+from tandem.runs.records import records
 from tandem.tasks.micro import Truth
 
 SOURCES = {

@@ -52,7 +52,7 @@ from tandem.evaluation import AccuracyEvaluation, accuracy_evaluation
 from tandem.methods import direct, lmsi, load, star
 from tandem.pipeline.solve import DECODERS, Solver, solve
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import commit
 from tandem.runs.run import Run
 from tandem.statistics import Estimate, holm, paired

@@ -37,7 +37,7 @@ from tandem.evaluation import accuracy_evaluation
 from tandem.methods.sft import SFT
 from tandem.pipeline.solve import DECODERS, Solver, solve
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import commit
 from tandem.runs.run import Run
 from tandem.tasks.micro.arithmetic import WORDING

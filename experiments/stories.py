@@ -32,7 +32,7 @@ from tandem.evaluation.reward_hacking import curve, drawing
 from tandem.judges import Judge
 from tandem.machine import Machine
 from tandem.methods import ppo
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import commit
 from tandem.runs.run import Run
 from tandem.stages.verbs import encode, judge, reference, sample

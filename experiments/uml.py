@@ -37,9 +37,10 @@ from tandem.models.forward import read
 from tandem.models.packed import Trunk, open_scalar
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here
 from tandem.runs.events import Silent
-from tandem.runs.run import Here, Run
+from tandem.runs.run import Run
 from tandem.stages.reward_shift import labelled
 from tandem.stages.verbs import judge, sample
 from tandem.statistics import by_prompt, paired

@@ -32,7 +32,7 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.stages.verbs import encode

@@ -9,7 +9,7 @@ from typing import Any
 
 from tandem.errors import DataError
 from tandem.methods.dpo import DPO
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 
 PLAN: dict[str, Any] = {

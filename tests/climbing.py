@@ -18,8 +18,8 @@ from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.tokenise import marked
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
-from tandem.runs.run import Here
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here
 from tandem.training.loop import Optim
 from tiny import spelled, tokens
 

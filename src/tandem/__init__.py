@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tandem.engines import Sampling
     from tandem.machine import Machine
     from tandem.rng import Seed
-    from tandem.runs.artifacts import Checkpoint
+    from tandem.runs.checkpoint import Checkpoint
     from tandem.runs.run import Run
 
 __version__ = "0.1.0"

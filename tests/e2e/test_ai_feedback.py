@@ -28,7 +28,7 @@ from tandem.methods.rlaif import RLAIF
 from tandem.methods.sft import SFT
 from tandem.models.loading import load_tokenizer
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Hidden, Silent
 from tandem.runs.run import Run
 from tandem.stages.revise import revise

@@ -23,7 +23,7 @@ from transformers import (
 
 from malformed import DATA, TOKENIZERS, BadTokenizer, Case
 from tandem import cli
-from tandem.runs.run import records
+from tandem.runs.records import records
 from vocabularies import CHATML, byte_bpe
 
 FAST = [

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tandem.runs.events import read
-from tandem.runs.run import records
+from tandem.runs.records import records
 from tiny import folder
 
 SCRIPT = str(Path(__file__).with_name("training.py"))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tandem.evaluation import reward_hacking
-from tandem.runs.artifacts import file_hash
+from tandem.runs.checkpoint import file_hash
 from tandem.runs.events import read
 from tiny import folder
 

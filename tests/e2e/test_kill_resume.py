@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tandem.runs.events import read
-from tandem.runs.run import records
+from tandem.runs.records import records
 from tiny import folder
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("training.py"))]

@@ -11,7 +11,7 @@ import pytest
 
 from tandem import cli
 from tandem.errors import RunError
-from tandem.runs.artifacts import describe
+from tandem.runs.identity import describe
 from tandem.runs.names import FORMER, RECORDED, as_recorded, find_recorded, record_as, recorded_name
 from tandem.runs.run import Run
 

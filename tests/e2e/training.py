@@ -19,7 +19,7 @@ from tandem.engines import Sampling
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo, grpo, reward, sft
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Hidden
 from tandem.runs.run import Run
 from tandem.training.loop import Optim

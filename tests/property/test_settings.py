@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.cli import settings
-from tandem.runs.artifacts import describe, fingerprint, load, store
+from tandem.runs.artifacts import load, store
+from tandem.runs.identity import describe, fingerprint
 
 FLOATS = st.floats(allow_nan=False)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -23,9 +23,9 @@ from tandem.models import loading
 from tandem.models.packed import Trunk
 from tandem.objectives import bradley_terry, nll
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here
 from tandem.runs.events import Silent
-from tandem.runs.run import Here
 from tandem.training.loop import Optim
 from tandem.training.loop import fit as train
 from tandem.training.sources import Offline

@@ -23,8 +23,8 @@ from tandem.models.forward import log_probs, read
 from tandem.models.loading import load_tokenizer, tokenizer_hash
 from tandem.models.packed import open_policy
 from tandem.models.tokenise import marked
-from tandem.runs.artifacts import Checkpoint
-from tandem.runs.run import Here
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here
 from tandem.training.loop import Optim
 from worlds import F2_A, F2_B, F2_BOS, F2_LAW, F2_REWARD, f2_model
 

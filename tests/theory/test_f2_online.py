@@ -34,8 +34,8 @@ from tandem.models import loading
 from tandem.models.tokenise import marked
 from tandem.operators import best
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
-from tandem.runs.run import Here
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here
 from tandem.statistics import best_of
 from tandem.training.loop import Optim
 from worlds import F2_A, F2_AFTER, F2_BOS, F2_FIRST, F2_LAW, F2_REWARD, f1_model, f2_model

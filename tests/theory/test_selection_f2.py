@@ -35,7 +35,7 @@ from tandem.models import loading
 from tandem.models.forward import log_probs
 from tandem.models.packed import open_policy
 from tandem.models.tokenise import marked
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import Seen
 from tandem.stages.verbs import BestOf, judge, sample

@@ -37,8 +37,9 @@ from tandem.models.tokenise import marked
 from tandem.objectives.nll import nll
 from tandem.operators import above, best, correct, incorrect, majority
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
-from tandem.runs.run import Record, Run
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.records import Record
+from tandem.runs.run import Run
 from tandem.tasks.micro import Micro
 from tandem.tasks.micro.arithmetic import WORDING as MICRO
 from tandem.training.loop import Optim

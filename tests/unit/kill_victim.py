@@ -11,9 +11,10 @@ import numpy as np
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here
 from tandem.runs.events import Hidden
-from tandem.runs.run import Here, Run
+from tandem.runs.run import Run
 
 PIECES = 12
 PAUSE = 0.002

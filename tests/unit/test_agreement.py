@@ -37,7 +37,7 @@ from tandem.judges.semantic import (
 from tandem.machine import Machine
 from tandem.operators import confidence, shuffled_clusters, synthetic_pairs
 from tandem.rng import Seed
-from tandem.runs.artifacts import describe
+from tandem.runs.identity import describe
 from tandem.tasks.micro import Facts, Micro
 from tiny import VOCABULARY, lm
 from worlds import letters

@@ -49,7 +49,7 @@ from tandem.machine import Machine
 from tandem.models.forward import read
 from tandem.models.packed import Trunk
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 
 V = 61
 SIZES = {

@@ -19,7 +19,7 @@ from tandem.judges import Judge, opened
 from tandem.judges.ensemble import Debiased, Ensemble, length_slope
 from tandem.judges.reward_model import RewardModel, reward_models
 from tandem.methods import ppo
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tiny import folder, lm
 from worlds import letters
 

@@ -30,9 +30,9 @@ from tandem.models.forward import log_probs, reference
 from tandem.models.packed import Trunk, open_policy
 from tandem.objectives import nll
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here
 from tandem.runs.events import Silent
-from tandem.runs.run import Here
 from tandem.training.loop import Optim
 from tandem.training.loop import fit as train
 from tandem.training.sources import Offline

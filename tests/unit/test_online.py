@@ -30,7 +30,7 @@ from tandem.models import loading
 from tandem.models.packed import ActorCritic, open_policy
 from tandem.objectives.advantages import gae, kl_shaping
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.training.on_policy import Cast, Watching
 from tandem.training.rollouts import Experience, Online, Rounds
 from tiny import close, folder, gradient, lm

@@ -21,7 +21,7 @@ from tandem.errors import ConfigError, JudgeError, TandemError
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import grpo, ppo
 from tandem.objectives.advantages import kl_shaping
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.training.loop import Optim
 from tandem.training.on_policy import Watching
 from tandem.training.rollouts import Rounds

@@ -24,8 +24,8 @@ from tandem.methods import preference, reward
 from tandem.models.loading import load_tokenizer, save, tokenizer_hash
 from tandem.models.tokenise import marked, tokenised
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
-from tandem.runs.run import Here
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here
 from tandem.stages.evaluate import examine_preferences
 from tandem.tasks.micro import Camps, Micro, posts
 from tandem.training.loop import Optim

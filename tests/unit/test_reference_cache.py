@@ -12,8 +12,8 @@ from climbing import FP32
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError
 from tandem.models.forward import reference
-from tandem.runs.artifacts import Checkpoint
 from tandem.runs.atomic_files import alone, trim, used
+from tandem.runs.checkpoint import Checkpoint
 from tiny import folder, group
 
 

@@ -21,9 +21,10 @@ from tandem.methods import INPUTS, controls, rlp
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
 from tandem.methods.rlp import RLP, VARIANTS
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Hidden, read
-from tandem.runs.run import Record, Run
+from tandem.runs.records import Record
+from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample
 from tandem.training.loop import Optim
 from tandem.training.multiview import UML

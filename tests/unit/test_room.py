@@ -19,8 +19,8 @@ from tandem.errors import ConfigError
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo
 from tandem.models.packed import Trunk, open_policy, probe
-from tandem.runs.artifacts import Checkpoint
-from tandem.runs.run import Here
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here
 from tandem.training import loop, memory
 from tandem.training.loop import Optim
 from tandem.training.sources import Offline

@@ -24,10 +24,13 @@ from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import ModelError, Pending, RunError
 from tandem.rng import Seed
 from tandem.runs import atomic_files
-from tandem.runs.artifacts import Checkpoint, describe, fingerprint
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here
 from tandem.runs.events import Hidden, Window, read
+from tandem.runs.identity import describe, fingerprint
 from tandem.runs.names import record_as
-from tandem.runs.run import Here, Run, records
+from tandem.runs.records import records
+from tandem.runs.run import Run
 
 CALLS: list[str] = []
 

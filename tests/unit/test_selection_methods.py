@@ -25,7 +25,7 @@ from tandem.methods.rso import RSO
 from tandem.models.loading import load_tokenizer
 from tandem.operators import above, best, rejection, top_share
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import Seen, chosen, enough, seen
 from tandem.stages.verbs import BestOf, select

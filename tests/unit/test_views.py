@@ -21,8 +21,8 @@ from tandem.methods import reward
 from tandem.models.packed import Trunk
 from tandem.objectives import other_prompt
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
-from tandem.runs.run import Here
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here
 from tandem.training.loop import Optim, total
 from tandem.training.multiview import UML, Bottleneck, Views
 from tiny import close, folder, group, labelled, lm

@@ -14,7 +14,7 @@ from tandem.bench.finished import JUDGES, Finished, has, stage
 from tandem.bench.plan import OPPONENT
 from tandem.evaluation.tables import plain
 from tandem.runs.events import read
-from tandem.runs.run import records
+from tandem.runs.records import records
 from tandem.statistics import outcomes_of, rate_by_prompt
 
 SAMPLES = 40

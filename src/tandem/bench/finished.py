@@ -18,7 +18,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import RunError
 from tandem.runs.atomic_files import read_json
-from tandem.runs.run import Record, records
+from tandem.runs.records import Record, records
 
 FAILED, NEEDED = "failed.json", "needed.json"
 JUDGES = ("truth", "gold_rm", "proxy")

@@ -15,7 +15,7 @@ from tandem.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from tandem.data.groups import Groups
     from tandem.judges import Judge
-    from tandem.runs.artifacts import Checkpoint
+    from tandem.runs.checkpoint import Checkpoint
 
 
 def reward(words: Sequence[str]) -> int:
@@ -70,7 +70,7 @@ def policy(words: Sequence[str]) -> int:
     options = _parsed(parser, words, configs)
     configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
 
-    from tandem.runs.artifacts import Checkpoint
+    from tandem.runs.checkpoint import Checkpoint
     from tandem.stages.evaluate import examine_policies
 
     prompts, judges = _prompts(options, configs["sizes"])
@@ -100,7 +100,7 @@ def _needed(options: Namespace, name: str, what: str) -> str:
 
 def _fitting(groups: Groups, model: str) -> Groups:
     from tandem.data.groups import Groups
-    from tandem.runs.artifacts import Checkpoint
+    from tandem.runs.checkpoint import Checkpoint
     from tandem.runs.events import Silent
     from tandem.stages.verbs import encode
 
@@ -109,7 +109,7 @@ def _fitting(groups: Groups, model: str) -> Groups:
 
 def _judge(options: Namespace) -> Judge:
     from tandem.judges.reward_model import ImplicitReward, RewardModel
-    from tandem.runs.artifacts import Checkpoint
+    from tandem.runs.checkpoint import Checkpoint
 
     model = Checkpoint(Path(options.model), Path(options.model).name)
     if not options.reference:
@@ -121,7 +121,7 @@ def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
     from tandem.data.formats import read
     from tandem.judges.reward_model import RewardModel
     from tandem.rng import Seed
-    from tandem.runs.artifacts import Checkpoint
+    from tandem.runs.checkpoint import Checkpoint
     from tandem.tasks import load
 
     judges: dict[str, Judge] = {}

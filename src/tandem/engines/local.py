@@ -23,7 +23,7 @@ from tandem.models.forward import GROUPS_PER_CHUNK, read
 from tandem.models.packed import Trunk, open_policy
 from tandem.models.tokenise import tokenised
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tandem.engines.openai import Server
 from tandem.errors import ConfigError
 from tandem.judges.llm import Average, Labeller, Orders
 from tandem.judges.templates import Compare
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tandem.models.forward import read
 from tandem.models.packed import Trunk, open_scalar
 from tandem.models.tokenise import tokenised
 from tandem.operators.columns import preferences_of
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.statistics import probability
 
 Answers = tuple[Completion, ...]

@@ -21,7 +21,7 @@ from tandem.models import loading
 from tandem.models.forward import Reading, read
 from tandem.models.packed import Trunk, open_policy, open_scalar
 from tandem.models.tokenise import tokenised
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.operators.columns import scores_of
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.stages.verbs import BestOf, judge, sample

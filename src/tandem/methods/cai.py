@@ -34,7 +34,7 @@ from tandem.methods import SHARED, sft
 from tandem.methods.rlaif import RLAIF, learn
 from tandem.methods.sft import SFT
 from tandem.operators import asks
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.revise import revise
 from tandem.stages.verbs import encode, judge, sample, select

@@ -28,7 +28,7 @@ from tandem.judges.templates import Formats
 from tandem.methods import ppo, reward, rlp
 from tandem.methods.rlp import RLP
 from tandem.operators import rank_pairs, shuffled_clusters, synthetic_pairs
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample, select
 from tandem.training.on_policy import Watching

@@ -14,7 +14,7 @@ from tandem.data.record import Completion, Group
 from tandem.data.verifiable import Wording, key
 from tandem.methods import sft
 from tandem.methods.sft import SFT
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.stages.verbs import encode

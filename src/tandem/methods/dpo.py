@@ -22,8 +22,9 @@ from tandem.models import loading
 from tandem.models.forward import reference
 from tandem.models.packed import open_policy
 from tandem.objectives.pairwise import PAIRWISE
-from tandem.runs.artifacts import Checkpoint
-from tandem.runs.run import Here, Run, every_rank
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here, every_rank
+from tandem.runs.run import Run
 from tandem.training.loop import Optim
 from tandem.training.loop import fit as train
 from tandem.training.sources import Offline

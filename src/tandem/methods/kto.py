@@ -29,8 +29,9 @@ from tandem.models.forward import reference
 from tandem.models.packed import open_policy
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.operators import mismatch, unpair
-from tandem.runs.artifacts import Checkpoint
-from tandem.runs.run import Here, Run, every_rank
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here, every_rank
+from tandem.runs.run import Run
 from tandem.stages.verbs import select
 from tandem.training.loop import Optim
 from tandem.training.loop import fit as train

@@ -31,7 +31,7 @@ from tandem.judges.agreement import Agreement, Stated
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import majority
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.stages.verbs import ask, encode, judge, sample, select

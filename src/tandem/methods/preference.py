@@ -27,9 +27,10 @@ from tandem.models.packed import open_scalar
 from tandem.models.tokenise import MARK
 from tandem.objectives.ranges import below_half
 from tandem.objectives.reward import antisymmetric, two_argument
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here, every_rank
 from tandem.runs.events import Events
-from tandem.runs.run import Here, Run, every_rank
+from tandem.runs.run import Run
 from tandem.training.loop import Optim
 from tandem.training.loop import fit as train
 from tandem.training.sources import Offline

@@ -29,7 +29,7 @@ from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import Operator, best, top_share
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import chosen, enough, seen
 from tandem.stages.verbs import judge, sample, select

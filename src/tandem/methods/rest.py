@@ -32,7 +32,7 @@ from tandem.judges.reward_model import RewardModel
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import Scope, above
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import chosen, enough, seen
 from tandem.stages.verbs import encode, judge, merge, sample, select

@@ -22,8 +22,9 @@ from tandem.models import loading
 from tandem.models.forward import read
 from tandem.models.packed import Trunk, open_scalar
 from tandem.objectives.reward import bradley_terry, rank_weight
-from tandem.runs.artifacts import Checkpoint
-from tandem.runs.run import Here, Run, every_rank
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here, every_rank
+from tandem.runs.run import Run
 from tandem.training.loop import Loss, Optim
 from tandem.training.loop import fit as train
 from tandem.training.multiview import UML, Bottleneck, Views

@@ -28,7 +28,7 @@ from tandem.methods import SHARED, dpo, ppo, reward
 from tandem.methods.dpo import DPO
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample
 from tandem.training.on_policy import Watching

@@ -29,7 +29,7 @@ from tandem.methods import SHARED, ppo, reward
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
 from tandem.operators import synthetic_pairs
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample, select
 from tandem.training.multiview import UML

@@ -33,7 +33,7 @@ from tandem.methods import SHARED, dpo, preference
 from tandem.methods.dpo import DPO
 from tandem.methods.preference import Preference
 from tandem.operators import Pairing, rank_pairs, rejection
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample, select
 from tandem.training.loop import Optim

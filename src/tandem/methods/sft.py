@@ -19,8 +19,9 @@ from tandem.models import loading
 from tandem.models.packed import open_policy
 from tandem.objectives import Imitation, gold, nll, weighted
 from tandem.operators.columns import scores_of
-from tandem.runs.artifacts import Checkpoint
-from tandem.runs.run import Here, Run, every_rank
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here, every_rank
+from tandem.runs.run import Run
 from tandem.stages.verbs import encode
 from tandem.training.loop import Optim
 from tandem.training.loop import fit as train

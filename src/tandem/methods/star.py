@@ -32,7 +32,7 @@ from tandem.judges import Judge
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import correct, incorrect
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.verbs import ask, judge, sample, select
 from tandem.training.loop import Optim

@@ -25,9 +25,10 @@ from tandem.data.record import FloatArray, Group
 from tandem.errors import ConfigError
 from tandem.machine import Machine
 from tandem.models.packed import ActorCritic, Trunk, open_policy
-from tandem.runs.artifacts import Checkpoint, describe, fingerprint
 from tandem.runs.atomic_files import alone, trim, used
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
+from tandem.runs.identity import describe, fingerprint
 
 GROUPS_PER_CHUNK = 256
 

@@ -18,7 +18,7 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.judges.reward_model import RewardModel
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.verbs import encode, judge, reference, sample
 from tandem.tasks import Sizes, load

@@ -21,7 +21,7 @@ from tandem.judges.templates import Formats
 from tandem.methods import Method, reward, sft, whole
 from tandem.models import loading
 from tandem.pipeline.solve import Solver, solve
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.evaluate import (
     examine_curve,

@@ -10,7 +10,7 @@ from tandem.data.groups import Groups
 from tandem.data.verifiable import Form, Wording
 from tandem.engines import Sampling
 from tandem.judges import Judge
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.evaluate import Decoder, examine_solutions
 from tandem.stages.verbs import ask, sample

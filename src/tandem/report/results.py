@@ -19,10 +19,10 @@ from tandem.data.groups import Groups
 from tandem.data.record import Prompt
 from tandem.errors import DataError
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
 from tandem.runs.atomic_files import read_json
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import read
-from tandem.runs.run import Record, records
+from tandem.runs.records import Record, records
 
 Results = dict[str, Any]
 BENCH = "results.json"

@@ -54,7 +54,7 @@ RECORDED: dict[str, str] = {
     "Completion": "tandem.data.record.Completion",
     "Preference": "tandem.data.record.Preference",
     "Group": "tandem.data.record.Group",
-    "Checkpoint": "tandem.runs.artifacts.Checkpoint",
+    "Checkpoint": "tandem.runs.checkpoint.Checkpoint",
     "PromptStyle": "tandem.data.verifiable.Form",
     "QuestionFormat": "tandem.data.verifiable.Wording",
     "StatedAnswer": "tandem.data.verifiable.StatedAnswer",

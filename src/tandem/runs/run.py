@@ -13,12 +13,10 @@ name. So a process killed at any moment leaves whole stages and at most one `.pa
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
@@ -28,93 +26,22 @@ from tandem.errors import Pending, RunError
 from tandem.machine import Machine
 from tandem.rng import Seed
 from tandem.runs import events as talk
-from tandem.runs.artifacts import Checkpoint, describe, fingerprint, load, store
+from tandem.runs.artifacts import store
 from tandem.runs.atomic_files import flush, read_json, remove, seal, whole, write_json, write_text
 from tandem.runs.atomic_files import twin as link
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import INJECTED, Here
 from tandem.runs.environment import Meter, commit
 from tandem.runs.events import Events
+from tandem.runs.identity import describe, fingerprint, list_differences
 from tandem.runs.names import recorded_name, stage_as_recorded
-from tandem.runs.session import STAGE, Session, stages
+from tandem.runs.records import STAGE, Record, read_record, records, stages
+from tandem.runs.session import Session
 
 __all__ = ["Checkpoint", "Events", "Here", "Record", "Run", "every_rank", "records"]
 
 A = TypeVar("A")
-_Stage = TypeVar("_Stage", bound=Callable[..., Any])
-
-INJECTED = ("here", "seed", "events", "machine")
 POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Here:
-    """Where a stage that fits a model works; a run gives it as `here`.
-
-    Attributes:
-        out: the artifact's folder: the stage writes there and returns `Checkpoint(here.out, name)`.
-        scratch: survives a kill, deleted when the stage is done: step checkpoints.
-        seed: the stage's own seed.
-        events: progress and numbers.
-        machine: device, precision, layout, adapters.
-    """
-
-    out: Path
-    scratch: Path
-    seed: Seed = Seed(0)
-    events: Events = field(default_factory=talk.Silent)
-    machine: Machine = Machine()
-
-    @classmethod
-    def at(cls, folder: Path, **more: Any) -> Here:
-        """Work in a folder outside of any run, where a killed fit may be resumed."""
-        out, scratch = folder / "out", folder / "scratch"
-        out.mkdir(parents=True, exist_ok=True)
-        scratch.mkdir(exist_ok=True)
-        return cls(out, scratch, **more)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A finished stage, as its stage.json tells it.
-
-    Attributes:
-        folder: the stage's folder.
-        function: the recorded name of the stage function, see `names`.
-        arguments: name -> description, see `runs.artifacts.describe`.
-        seconds: wall time of the attempt that finished.
-        peak_bytes: largest resident memory during that attempt.
-        git: commit of the code, with "-dirty" when files were changed, or None.
-        same_as: the stage of another scope whose artifact this is, or None.
-    """
-
-    folder: Path
-    function: str
-    arguments: dict[str, Any]
-    result: dict[str, Any]
-    seed: int
-    seconds: float
-    peak_bytes: int
-    git: str | None
-    same_as: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The stage's name without its number."""
-        return self.folder.name.partition("-")[2]
-
-    def load(self) -> Any:
-        """Open the artifact."""
-        return load(self.result, self.folder / "artifact")
-
-
-def every_rank(stage: _Stage) -> _Stage:
-    """Mark a stage whose ranks work together: it is called on each; rank 0 alone writes."""
-    cast("Any", stage).every_rank = True
-    return stage
-
-
-def records(path: Path) -> list[Record]:
-    """List the finished stages of a run folder, in order; needs no lock."""
-    return [_record(folder) for folder, _, part in stages(path) if not part and whole(folder)]
 
 
 class Run:
@@ -192,7 +119,7 @@ class Run:
         else:
             self._do(folder, stage, args, kw, identity)
         self._session.made(fingerprint(identity), folder)
-        return _record(folder).load()
+        return read_record(folder).load()
 
     def scope(self, name: str, seed: Seed | int | None = None) -> Run:
         """Return a run in a subfolder, for one of several seeds, rounds or methods.
@@ -285,7 +212,7 @@ class Run:
                 remove(place)
                 continue
             wanted = self._session.wants_again(self._place(folder))
-            changes = list(_differences(stage_as_recorded(stored), identity))
+            changes = list(list_differences(stage_as_recorded(stored), identity))
             if wanted or (changes and self._session.redone):
                 reason = "asked for" if wanted else "an earlier stage was done again"
                 self._say(folder, f"is done again: {reason}")
@@ -352,7 +279,7 @@ class Run:
             given = self._given(place, self._stage_seed(name), talk.Silent())
             stage(*args, **kw, **{n: given[n] for n in _injected(stage, kw)})
             place = self._await(name)
-        return _record(place).load()
+        return read_record(place).load()
 
     def _await(self, name: str, *, begun: bool = False) -> Path:
         """Wait until rank 0 has finished a stage, or has begun it."""
@@ -394,17 +321,6 @@ def _mark(stored: Mapping[str, Any]) -> str:
     return fingerprint(stage_as_recorded(stored))
 
 
-def _differences(old: object, new: object, where: str = "") -> Iterator[str]:
-    """Yield `cfg.beta: 0.1 -> 0.2` for every leaf that differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        a, b = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
-        for key in dict.fromkeys([*a, *b]):
-            inner = f"{where}.{key}" if where else key
-            yield from _differences(a.get(key, "absent"), b.get(key, "absent"), inner)
-    elif json.dumps(old) != json.dumps(new):
-        yield f"{where.removeprefix('arguments.')}: {json.dumps(old)} -> {json.dumps(new)}"
-
-
 def _refusal(place: Path, label: str, changes: list[str]) -> RunError:
     what = f"{place} was made with other arguments:\n" + "\n".join(f"    {c}" for c in changes)
     return RunError(
@@ -432,16 +348,3 @@ def _abandon(part: Path) -> None:
     shutil.rmtree(part / "artifact", ignore_errors=True)
     if not any((part / "scratch").iterdir()):
         shutil.rmtree(part)
-
-
-def _record(folder: Path) -> Record:
-    stored = read_json(folder / "stage.json")
-    if stored is None:
-        raise RunError(
-            f"{folder / 'stage.json'} cannot be read",
-            "a finished stage says there how it was made",
-            f"delete {folder} to have the stage done again",
-        )
-    names = ("function", "arguments", "result", "seed", "seconds", "peak_bytes", "git")
-    given = {name: stored[name] for name in names} | stage_as_recorded(stored)
-    return Record(folder, **given, same_as=stored.get("same_as"))

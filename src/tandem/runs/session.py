@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,7 @@ from tandem.runs import events as talk
 from tandem.runs.atomic_files import lock, read_json, unlock, whole, write_json
 from tandem.runs.environment import commit, environment
 from tandem.runs.events import Events, StageEvents
-
-STAGE = re.compile(r"(\d{2,})-([A-Za-z0-9_-]+)(\.part)?")
-
-
-def stages(path: Path) -> Iterator[tuple[Path, tuple[int, str], bool]]:
-    """Yield (folder, (number, name), unfinished) in order of number."""
-    present = path.iterdir() if path.is_dir() else ()
-    found = [(p, m) for p in present if (m := STAGE.fullmatch(p.name))]
-    for folder, match in sorted(found, key=lambda pair: (int(pair[1][1]), pair[0].name)):
-        yield folder, (int(match[1]), match[2]), match[3] is not None
+from tandem.runs.records import STAGE
 
 
 class Session:

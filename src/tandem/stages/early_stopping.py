@@ -20,7 +20,7 @@ from tandem.judges import opened
 from tandem.machine import Machine
 from tandem.operators.columns import scores_of
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events, spelled
 from tandem.runs.run import Run
 from tandem.stages.verbs import sample

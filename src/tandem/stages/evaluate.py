@@ -30,7 +30,7 @@ from tandem.judges import Judge
 from tandem.judges.agreement import Agreement, Stated
 from tandem.machine import Machine
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.stages.verbs import BestOf, Policy, judge, merge, reference
 from tandem.statistics import outcomes_of
 from tandem.statistics.best_of import kl_bound

@@ -34,7 +34,7 @@ from tandem.models.tokenise import marked, tokenised
 from tandem.operators import Operator
 from tandem.operators.columns import scores_of
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events, Silent
 
 

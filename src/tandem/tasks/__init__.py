@@ -15,7 +15,7 @@ from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.agreement import Same
 from tandem.judges.templates import Formats
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 
 TASKS: dict[str, str] = {
     "micro": "summaries in a small language: truth is known, a laptop is enough",

@@ -16,7 +16,7 @@ from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError, nearest
 from tandem.judges.answer_key import AnswerKey
 from tandem.rng import Seed
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
 from tandem.tasks import TASKS, Sizes, World, gsm8k
 from tandem.tasks.micro import ASSETS, Micro
 from tandem.tasks.micro.feedback import FORMATS

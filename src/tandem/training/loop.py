@@ -36,8 +36,8 @@ from tandem.kernels.embedding_rows import narrowed
 from tandem.kernels.malloc import kept
 from tandem.machine import Machine
 from tandem.models.loading import device
+from tandem.runs.context import Here
 from tandem.runs.events import Events
-from tandem.runs.run import Here
 from tandem.training.memory import installed, make_room
 
 Loss = Callable[[Outputs, Batch], Mapping[str, Terms]]

@@ -27,9 +27,9 @@ from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.forward import read
 from tandem.models.packed import ActorCritic, Trunk, open_policy
-from tandem.runs.artifacts import Checkpoint
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import Here
 from tandem.runs.events import Events
-from tandem.runs.run import Here
 from tandem.training.loop import Optim
 from tandem.training.loop import fit as train
 from tandem.training.rollouts import Experience, Online, Rounds

@@ -1,0 +1,73 @@
+"""A handle on a model folder, and the hash of what is in it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tandem.errors import ModelError
+
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A handle on a model folder in Hugging Face's layout; no weights are in memory.
+
+    Attributes:
+        path: the folder.
+        name: the model's name in tables and in `Completion.author`.
+    """
+
+    path: Path
+    name: str = ""
+
+    def files(self) -> list[Path]:
+        """Return the model's files, sorted.
+
+        Raises:
+            ModelError: the folder is missing or holds no model files.
+        """
+        found = sorted({f for pattern in MODEL_FILES for f in self.path.rglob(pattern)})
+        if not found:
+            raise ModelError(
+                f"{self.path} holds no model",
+                "a checkpoint is a folder with config.json and safetensors weights",
+                "give the folder that `save_pretrained` wrote; for a model of the hub, "
+                "`hf download ID --local-dir FOLDER` first",
+            )
+        return found
+
+    @property
+    def hash(self) -> str:
+        """Hash of the content: weights, configuration, tokenizer; not of the place.
+
+        Raises:
+            ModelError: the folder is missing or holds no model files.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for file in self.files():
+            digest.update(f"{file.relative_to(self.path).as_posix()}\0".encode())
+            digest.update(file_hash(file).encode())
+        return digest.hexdigest()
+
+    def __str__(self) -> str:
+        return self.name or self.path.name
+
+
+def file_hash(file: Path) -> str:
+    """Hash a file's content; read once a process unless its size or time changes."""
+    stat = file.stat()
+    return _file_hash(file.resolve(), (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_hash(file: Path, state: tuple[int, int, int]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,50 @@
+"""What a run gives to a stage function that asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from tandem.machine import Machine
+from tandem.rng import Seed
+from tandem.runs import events as talk
+from tandem.runs.events import Events
+
+_Stage = TypeVar("_Stage", bound=Callable[..., Any])
+
+INJECTED = ("here", "seed", "events", "machine")
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Where a stage that fits a model works; a run gives it as `here`.
+
+    Attributes:
+        out: the artifact's folder: the stage writes there and returns `Checkpoint(here.out, name)`.
+        scratch: survives a kill, deleted when the stage is done: step checkpoints.
+        seed: the stage's own seed.
+        events: progress and numbers.
+        machine: device, precision, layout, adapters.
+    """
+
+    out: Path
+    scratch: Path
+    seed: Seed = Seed(0)
+    events: Events = field(default_factory=talk.Silent)
+    machine: Machine = Machine()
+
+    @classmethod
+    def at(cls, folder: Path, **more: Any) -> Here:
+        """Work in a folder outside of any run, where a killed fit may be resumed."""
+        out, scratch = folder / "out", folder / "scratch"
+        out.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir(exist_ok=True)
+        return cls(out, scratch, **more)
+
+
+def every_rank(stage: _Stage) -> _Stage:
+    """Mark a stage whose ranks work together: it is called on each; rank 0 alone writes."""
+    cast("Any", stage).every_rank = True
+    return stage

@@ -1,0 +1,80 @@
+"""The finished stages of a run's folder, read without running anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tandem.errors import RunError
+from tandem.runs.artifacts import load
+from tandem.runs.atomic_files import (
+    read_json,
+    whole,
+)
+from tandem.runs.names import stage_as_recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A finished stage, as its stage.json tells it.
+
+    Attributes:
+        folder: the stage's folder.
+        function: the recorded name of the stage function, see `names`.
+        arguments: name -> description, see `runs.identity.describe`.
+        seconds: wall time of the attempt that finished.
+        peak_bytes: largest resident memory during that attempt.
+        git: commit of the code, with "-dirty" when files were changed, or None.
+        same_as: the stage of another scope whose artifact this is, or None.
+    """
+
+    folder: Path
+    function: str
+    arguments: dict[str, Any]
+    result: dict[str, Any]
+    seed: int
+    seconds: float
+    peak_bytes: int
+    git: str | None
+    same_as: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The stage's name without its number."""
+        return self.folder.name.partition("-")[2]
+
+    def load(self) -> Any:
+        """Open the artifact."""
+        return load(self.result, self.folder / "artifact")
+
+
+def records(path: Path) -> list[Record]:
+    """List the finished stages of a run folder, in order; needs no lock."""
+    return [read_record(folder) for folder, _, part in stages(path) if not part and whole(folder)]
+
+
+def read_record(folder: Path) -> Record:
+    stored = read_json(folder / "stage.json")
+    if stored is None:
+        raise RunError(
+            f"{folder / 'stage.json'} cannot be read",
+            "a finished stage says there how it was made",
+            f"delete {folder} to have the stage done again",
+        )
+    names = ("function", "arguments", "result", "seed", "seconds", "peak_bytes", "git")
+    given = {name: stored[name] for name in names} | stage_as_recorded(stored)
+    return Record(folder, **given, same_as=stored.get("same_as"))
+
+
+STAGE = re.compile(r"(\d{2,})-([A-Za-z0-9_-]+)(\.part)?")
+
+
+def stages(path: Path) -> Iterator[tuple[Path, tuple[int, str], bool]]:
+    """Yield (folder, (number, name), unfinished) in order of number."""
+    present = path.iterdir() if path.is_dir() else ()
+    found = [(p, m) for p in present if (m := STAGE.fullmatch(p.name))]
+    for folder, match in sorted(found, key=lambda pair: (int(pair[1][1]), pair[0].name)):
+        yield folder, (int(match[1]), match[2]), match[3] is not None
