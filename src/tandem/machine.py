@@ -6,6 +6,7 @@ because precision changes numbers.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -53,3 +54,8 @@ class Machine:
     lora: Lora | None = None
     save_seconds: float = field(default=30.0, compare=False)
     log_every: int = field(default=10, compare=False)
+
+
+def process_rank() -> int:
+    """Return this process's rank as its launcher set it; 0 outside a launcher."""
+    return int(os.environ.get("RANK", "0"))

@@ -9,7 +9,7 @@ from climbing import FAST, FP32, Letters, prompts
 from tandem.engines import Sampling
 from tandem.methods import ppo
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.events import Hidden
+from tandem.runs.display import Hidden
 from tandem.runs.run import Run
 from tandem.training.on_policy import Watching
 

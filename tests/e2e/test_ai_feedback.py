@@ -29,7 +29,8 @@ from tandem.methods.sft import SFT
 from tandem.models.loading import load_tokenizer
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.events import Hidden, Silent
+from tandem.runs.display import Hidden
+from tandem.runs.events import Silent
 from tandem.runs.run import Run
 from tandem.stages.revise import revise
 from tandem.stages.verbs import encode

@@ -12,7 +12,8 @@ import pytest
 
 from tandem.cli import main
 from tandem.errors import ConfigError
-from tandem.runs.events import Hidden, read
+from tandem.runs.display import Hidden
+from tandem.runs.events import read
 from tandem.runs.run import Run
 from tandem.runs.trackers import Steps, numbers_of, open_trackers
 

@@ -20,7 +20,7 @@ from tandem.judges.reward_model import RewardModel
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo, grpo, reward, sft
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.events import Hidden
+from tandem.runs.display import Hidden
 from tandem.runs.run import Run
 from tandem.training.loop import Optim
 from tandem.training.multiview import UML

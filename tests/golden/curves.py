@@ -33,7 +33,8 @@ from tandem.machine import Machine
 from tandem.methods import load
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
-from tandem.runs.events import Hidden, read
+from tandem.runs.display import Hidden
+from tandem.runs.events import read
 from tandem.runs.run import Run
 from tandem.tasks import Sizes
 from tandem.tasks import load as worlds

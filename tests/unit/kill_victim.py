@@ -13,7 +13,7 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
-from tandem.runs.events import Hidden
+from tandem.runs.display import Hidden
 from tandem.runs.run import Run
 
 PIECES = 12

@@ -18,7 +18,7 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import RunError
 from tandem.report import write
 from tandem.runs.atomic_files import write_json
-from tandem.runs.events import Hidden
+from tandem.runs.display import Hidden
 from tandem.runs.run import Run
 from tandem.statistics import holm, paired
 from tandem.tasks import Sizes

@@ -22,7 +22,8 @@ from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
 from tandem.methods.rlp import RLP, VARIANTS
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.events import Hidden, read
+from tandem.runs.display import Hidden
+from tandem.runs.events import read
 from tandem.runs.records import Record
 from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample

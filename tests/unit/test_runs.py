@@ -26,7 +26,8 @@ from tandem.rng import Seed
 from tandem.runs import atomic_files
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
-from tandem.runs.events import Hidden, Window, read
+from tandem.runs.display import Hidden
+from tandem.runs.events import Window, read
 from tandem.runs.identity import describe, fingerprint
 from tandem.runs.names import record_as
 from tandem.runs.records import records

@@ -25,7 +25,7 @@ from tandem.methods import Method, load
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.atomic_files import write_json
-from tandem.runs.events import Display
+from tandem.runs.display import Display
 from tandem.runs.run import Run
 from tandem.runs.trackers import open_trackers
 from tandem.stages.evaluate import examine_answers, examine_reward

@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 from tandem.bench.plan import Plan
 from tandem.errors import ConfigError, RunError
 from tandem.machine import Machine
-from tandem.runs.events import Lines
+from tandem.runs.display import Lines
 
 Engine = Literal["processes", "ray"]
 Job = Callable[..., float]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from tandem.data.groups import Groups
 from tandem.operators import rejection
 from tandem.operators.columns import scores_of
-from tandem.runs.events import Events, spelled
+from tandem.runs.display import spelled
+from tandem.runs.events import Events
 from tandem.statistics import tilt
 
 

@@ -32,9 +32,8 @@ from transformers import (
 from transformers.utils import logging as hub
 
 from tandem.errors import ModelError
-from tandem.machine import Lora, Machine
+from tandem.machine import Lora, Machine, process_rank
 from tandem.rng import Seed
-from tandem.runs.events import rank
 
 Source = Path | str
 """A model folder, or the id of a model on the hub."""
@@ -229,7 +228,7 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, card: str = 
 
     In a launch of several processes rank 0 writes, the others do nothing.
     """
-    if rank() > 0:
+    if process_rank() > 0:
         return
     out.mkdir(parents=True, exist_ok=True)
     if hasattr(model, "merge_and_unload"):

@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, SupportsFloat, TextIO, cast
+from typing import Any, Protocol, SupportsFloat, cast
+
+from tandem.runs.display import Display
 
 Number = SupportsFloat | str | list[float] | None
 
 PROGRESS_SECONDS = 1.0
-PLAIN_SECONDS = 10.0
 WINDOW_SECONDS = 30.0
 
 
@@ -151,145 +151,6 @@ class Window:
         if now > then and count > counted:
             rates["tokens_per_s"] = (count - counted) / (now - then)
         return rates
-
-
-class Display(Protocol):
-    """Shows a run to a person."""
-
-    def say(self, text: str) -> None:
-        """Print one line."""
-        ...
-
-    def progress(
-        self, stage: str, done: int, total: int | None, unit: str, numbers: Mapping[str, Any]
-    ) -> None:
-        """Show how far a stage is."""
-        ...
-
-    def end(self, stage: str) -> None:
-        """Take the stage's bar away."""
-        ...
-
-
-class Hidden:
-    """Shows nothing: other ranks, and tests."""
-
-    def say(self, text: str) -> None:
-        """Do nothing."""
-
-    def progress(
-        self, stage: str, done: int, total: int | None, unit: str, numbers: Mapping[str, Any]
-    ) -> None:
-        """Do nothing."""
-
-    def end(self, stage: str) -> None:
-        """Do nothing."""
-
-
-class Lines:
-    """Plain lines, at most one every ten seconds a stage: for files and pipes."""
-
-    def __init__(
-        self, out: TextIO, clock: Callable[[], float] = time.monotonic, *, prefix: str = ""
-    ) -> None:
-        self._out, self._clock, self._prefix = out, clock, prefix
-        self._last: dict[str, float] = {}
-
-    def say(self, text: str) -> None:
-        """Print one line."""
-        print(f"{self._prefix}{text}", file=self._out, flush=True)
-
-    def progress(
-        self, stage: str, done: int, total: int | None, unit: str, numbers: Mapping[str, Any]
-    ) -> None:
-        """Print a line now and then, and at the end."""
-        now = self._clock()
-        if done == total or now - self._last.setdefault(stage, now) >= PLAIN_SECONDS:
-            self._last[stage] = now
-            self.say(f"{stage}  {counted(done, total, unit)}  {spelled(numbers)}".rstrip())
-
-    def end(self, stage: str) -> None:
-        """Forget the stage."""
-        self._last.pop(stage, None)
-
-
-class Bars:
-    """A rich progress bar: for terminals."""
-
-    def __init__(self, out: TextIO) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        text = (TextColumn("{task.fields[stage]}"), BarColumn(bar_width=24))
-        more = (TextColumn("{task.description}"), TimeElapsedColumn())
-        self._progress = Progress(
-            SpinnerColumn(), *text, *more, console=Console(file=out), transient=True
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def say(self, text: str) -> None:
-        """Print one line above the bars."""
-        self._progress.console.print(text, markup=False, highlight=False)
-
-    def progress(
-        self, stage: str, done: int, total: int | None, unit: str, numbers: Mapping[str, Any]
-    ) -> None:
-        """Move the stage's bar."""
-        if stage not in self._tasks:
-            self._progress.start()
-            self._tasks[stage] = self._progress.add_task("", total=total, stage=stage)
-        line = f"{counted(done, total, unit)}  {spelled(numbers)}".rstrip()
-        self._progress.update(self._tasks[stage], completed=done, total=total, description=line)
-
-    def end(self, stage: str) -> None:
-        """Take the stage's bar away."""
-        if stage in self._tasks:
-            self._progress.refresh()
-            self._progress.remove_task(self._tasks.pop(stage))
-        if not self._tasks:
-            self._progress.stop()
-
-
-def display(out: TextIO | None = None) -> Display:
-    """Return bars on a terminal, lines elsewhere, nothing on ranks above 0."""
-    stream: TextIO = out or sys.stderr
-    if rank() != 0:
-        return Hidden()
-    return Bars(stream) if stream.isatty() else Lines(stream)
-
-
-def rank() -> int:
-    """Return this process's rank as its launcher set it; 0 outside a launcher."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def counted(done: int, total: int | None, unit: str) -> str:
-    """Spell `120/400 steps`."""
-    return f"{done} {unit}" if total is None else f"{done}/{total} {unit}"
-
-
-def spelled(numbers: Mapping[str, Any]) -> str:
-    """Spell numbers for a line: `loss 0.532  12,345 tokens/s  ETA 1:05`."""
-    parts: list[str] = []
-    for name, value in numbers.items():
-        if name == "eta":
-            parts.append(f"ETA {duration(value)}")
-        elif name == "tokens_per_s":
-            parts.append(f"{value:,.0f} tokens/s")
-        elif isinstance(value, float):
-            parts.append(f"{name} {value:.4g}")
-        else:
-            parts.append(f"{name} {value}")
-    return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Spell seconds as `0.4 s`, `1:05` or `2:03:04`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

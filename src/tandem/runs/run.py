@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast, overload
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import Pending, RunError
-from tandem.machine import Machine
+from tandem.machine import Machine, process_rank
 from tandem.rng import Seed
 from tandem.runs import events as talk
 from tandem.runs.artifacts import store
@@ -31,6 +31,7 @@ from tandem.runs.atomic_files import flush, read_json, remove, seal, whole, writ
 from tandem.runs.atomic_files import twin as link
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import INJECTED, Here
+from tandem.runs.display import Display, duration
 from tandem.runs.environment import Meter, commit
 from tandem.runs.events import Events
 from tandem.runs.identity import describe, fingerprint, list_differences
@@ -79,7 +80,7 @@ class Run:
         seed: Seed | int = 0,
         *,
         redo: Iterable[str] = (),
-        display: talk.Display | None = None,
+        display: Display | None = None,
         machine: Machine = Machine(),
         follow: Callable[[], Iterable[talk.Follower]] = tuple,
     ) -> None:
@@ -102,7 +103,7 @@ class Run:
             RunError: the stage was done with other arguments, or its name is used twice.
         """
         folder = self._folder(name)
-        if talk.rank() != 0:
+        if process_rank() != 0:
             return self._follow(name, stage, args, kw)
         arguments = _described(stage, args, kw)
         if {"machine", "here"} & set(_injected(stage, kw)):
@@ -158,7 +159,7 @@ class Run:
 
     def save_config(self, toml: str) -> None:
         """Keep the resolved configuration beside the stages, as `run.toml`."""
-        if talk.rank() == 0:
+        if process_rank() == 0:
             write_text(self.path / "run.toml", toml)
 
     def close(self) -> None:
@@ -255,7 +256,7 @@ class Run:
         _promote(folder)
         events.log("done", **cost)
         memory = f"{meter.peak_bytes / 2**30:.2f} GiB"
-        self._say(folder, f"done in {talk.duration(meter.seconds)}, {memory}")
+        self._say(folder, f"done in {duration(meter.seconds)}, {memory}")
 
     def _adopt(self, folder: Path, twin: Path) -> None:
         """Take the artifact of the same stage in another scope: same function, arguments, seed."""

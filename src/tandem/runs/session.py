@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tandem.errors import RunError, TandemError, nearest
+from tandem.machine import process_rank
 from tandem.rng import Seed
 from tandem.runs import events as talk
 from tandem.runs.atomic_files import lock, read_json, unlock, whole, write_json
+from tandem.runs.display import Display, open_display
 from tandem.runs.environment import commit, environment
 from tandem.runs.events import Events, StageEvents
 from tandem.runs.records import STAGE
@@ -19,7 +21,7 @@ from tandem.runs.records import STAGE
 class Session:
     """What a run and its scopes share: the lock, the log, the display, what is to be redone."""
 
-    def __init__(self, root: Path, display: talk.Display, log: talk.Log | None) -> None:
+    def __init__(self, root: Path, display: Display, log: talk.Log | None) -> None:
         self.root, self.display, self.log = root, display, log
         self.redo: set[str] = set()
         self.redone = False
@@ -31,12 +33,12 @@ class Session:
         root: Path,
         seed: Seed,
         redo: frozenset[str],
-        display: talk.Display | None,
+        display: Display | None,
         follow: Callable[[], Iterable[talk.Follower]] = tuple,
     ) -> Session:
         """Take the folder, or raise a RunError; see `Run`."""
-        display = talk.display() if display is None else display
-        if talk.rank() != 0:
+        display = open_display() if display is None else display
+        if process_rank() != 0:
             return cls(root, display, None)
         try:
             root.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,8 @@ from tandem.machine import Machine
 from tandem.operators.columns import scores_of
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.events import Events, spelled
+from tandem.runs.display import spelled
+from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.stages.verbs import sample
 from tandem.training.on_policy import Watching

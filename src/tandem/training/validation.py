@@ -19,10 +19,11 @@ from torch import nn
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Engine, Sampling
+from tandem.machine import process_rank
 from tandem.models.forward import read
 from tandem.models.packed import Trunk
 from tandem.rng import Seed
-from tandem.runs.events import Events, rank
+from tandem.runs.events import Events
 
 Opened = Callable[[Iterable[Group]], Iterator[Group]]
 SHOWN = 3
@@ -124,7 +125,7 @@ class Policies:
                 yield float(completion.logp.sum(dtype=np.float64) - below.sum(dtype=np.float64))
 
     def _keep(self, policy: nn.Module) -> None:
-        if rank() > 0:
+        if process_rank() > 0:
             return
         self.keep.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().clone().contiguous() for k, v in policy.state_dict().items()}
