@@ -33,7 +33,8 @@ from tandem.operators import mismatch, unpair
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
-from tandem.training.loop import Optim, fit
+from tandem.training.loop import fit
+from tandem.training.optim import Optim
 from tandem.training.sources import Offline
 
 OPTIM = Optim(lr=1e-5, schedule="linear", warmup=0.0)

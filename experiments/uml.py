@@ -46,9 +46,9 @@ from tandem.stages.verbs import judge, sample
 from tandem.statistics import by_prompt, paired
 from tandem.tasks import Sizes, load
 from tandem.tasks.micro import Truth
-from tandem.training.loop import Optim
 from tandem.training.loop import fit as train
 from tandem.training.multiview import UML, Bottleneck, Views
+from tandem.training.optim import Optim
 from tandem.training.sources import Beside, Offline
 
 SIZES = Sizes(demonstrations=3000, pairs=1000, prompts=1000, evaluation=400, flips=0.25)

@@ -40,7 +40,7 @@ from tandem.tasks.micro import arithmetic
 from tandem.tasks.micro.lessons import FORMS, SLIPS, training_problem
 from tandem.tasks.micro.posts import Meta, pick
 from tandem.tasks.micro.words import LARGEST
-from tandem.training.loop import Optim
+from tandem.training.optim import Optim
 
 HINTS = 4
 """Further hinted forms beside the two of the base's lessons: six demonstrations of thirteen."""

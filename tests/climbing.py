@@ -20,7 +20,7 @@ from tandem.models.tokenise import marked
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
-from tandem.training.loop import Optim
+from tandem.training.optim import Optim
 from tiny import spelled, tokens
 
 FP32 = Machine(device="cpu", precision="fp32", save_seconds=0.0, log_every=1)

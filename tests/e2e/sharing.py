@@ -19,7 +19,8 @@ from tandem.models.packed import Trunk
 from tandem.objectives.nll import nll
 from tandem.rng import Seed
 from tandem.runs.events import Silent
-from tandem.training.loop import Optim, fit
+from tandem.training.loop import fit
+from tandem.training.optim import Optim
 from tandem.training.sources import Offline
 from tiny import group, lm
 

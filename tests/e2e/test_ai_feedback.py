@@ -37,7 +37,7 @@ from tandem.stages.verbs import encode
 from tandem.tasks.micro import Micro, dialogue
 from tandem.tasks.micro.feedback import COMPARE, FORMATS, RATE, lesson
 from tandem.tasks.micro.lessons import prompt as taught
-from tandem.training.loop import Optim
+from tandem.training.optim import Optim
 
 TASK = Micro("dialogue")
 BASE = Checkpoint(TASK.model(), "base")

@@ -22,8 +22,8 @@ from tandem.methods import dpo, grpo, reward, sft
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.display import Hidden
 from tandem.runs.run import Run
-from tandem.training.loop import Optim
 from tandem.training.multiview import UML
+from tandem.training.optim import Optim
 from tiny import group, labelled
 
 OPTIM = Optim(lr=2e-3, warmup=0.1, eps=1e-4)

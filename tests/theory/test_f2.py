@@ -25,7 +25,7 @@ from tandem.models.packed import open_policy
 from tandem.models.tokenise import marked
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
-from tandem.training.loop import Optim
+from tandem.training.optim import Optim
 from worlds import F2_A, F2_B, F2_BOS, F2_LAW, F2_REWARD, f2_model
 
 BETA = 0.5

@@ -37,7 +37,7 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
 from tandem.statistics import best_of
-from tandem.training.loop import Optim
+from tandem.training.optim import Optim
 from worlds import F2_A, F2_AFTER, F2_BOS, F2_FIRST, F2_LAW, F2_REWARD, f1_model, f2_model
 
 BETA = 0.5

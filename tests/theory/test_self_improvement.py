@@ -42,7 +42,7 @@ from tandem.runs.records import Record
 from tandem.runs.run import Run
 from tandem.tasks.micro import Micro
 from tandem.tasks.micro.arithmetic import WORDING as MICRO
-from tandem.training.loop import Optim
+from tandem.training.optim import Optim
 from tandem.training.sources import Offline
 from worlds import f1_model
 

@@ -33,8 +33,8 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
 from tandem.runs.events import Silent
-from tandem.training.loop import Optim
 from tandem.training.loop import fit as train
+from tandem.training.optim import Optim
 from tandem.training.sources import Offline
 from tiny import close, folder, gradient, group, labelled, lm
 from worlds import letters

@@ -22,8 +22,8 @@ from tandem.judges.reward_model import RewardModel
 from tandem.methods import grpo, ppo
 from tandem.objectives.advantages import kl_shaping
 from tandem.runs.checkpoint import Checkpoint
-from tandem.training.loop import Optim
 from tandem.training.on_policy import Watching
+from tandem.training.optim import Optim
 from tandem.training.rollouts import Rounds
 from tiny import folder, lm
 from worlds import letters

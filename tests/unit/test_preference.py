@@ -28,7 +28,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
 from tandem.stages.evaluate import examine_preferences
 from tandem.tasks.micro import Camps, Micro, posts
-from tandem.training.loop import Optim
+from tandem.training.optim import Optim
 from tiny import folder, group
 from vocabularies import CHATML, byte_bpe
 

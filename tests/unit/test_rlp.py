@@ -27,8 +27,8 @@ from tandem.runs.events import read
 from tandem.runs.records import Record
 from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample
-from tandem.training.loop import Optim
 from tandem.training.multiview import UML
+from tandem.training.optim import Optim
 from tiny import folder
 
 STEP = Optim(lr=3e-3, schedule="linear", warmup=0.0, eps=1e-5)

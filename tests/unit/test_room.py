@@ -22,7 +22,7 @@ from tandem.models.packed import Trunk, open_policy, probe
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
 from tandem.training import loop, memory
-from tandem.training.loop import Optim
+from tandem.training.optim import Optim
 from tandem.training.sources import Offline
 from tiny import folder, group, labelled
 

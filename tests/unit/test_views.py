@@ -23,8 +23,9 @@ from tandem.objectives import other_prompt
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
-from tandem.training.loop import Optim, total
+from tandem.training.loop import total
 from tandem.training.multiview import UML, Bottleneck, Views
+from tandem.training.optim import Optim
 from tiny import close, folder, group, labelled, lm
 
 SMALL = UML(z=4, hidden=16)

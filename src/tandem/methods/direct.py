@@ -18,7 +18,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.stages.verbs import encode
-from tandem.training.loop import Optim
+from tandem.training.optim import Optim
 
 
 @dataclass(frozen=True)

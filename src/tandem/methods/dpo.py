@@ -25,8 +25,8 @@ from tandem.objectives.pairwise import PAIRWISE
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here, every_rank
 from tandem.runs.run import Run
-from tandem.training.loop import Optim
 from tandem.training.loop import fit as train
+from tandem.training.optim import Optim
 from tandem.training.sources import Offline
 
 

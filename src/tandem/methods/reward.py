@@ -25,9 +25,10 @@ from tandem.objectives.reward import bradley_terry, rank_weight
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here, every_rank
 from tandem.runs.run import Run
-from tandem.training.loop import Loss, Optim
+from tandem.training.loop import Loss
 from tandem.training.loop import fit as train
 from tandem.training.multiview import UML, Bottleneck, Views
+from tandem.training.optim import Optim
 from tandem.training.sources import Beside, Offline
 
 

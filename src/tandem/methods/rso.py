@@ -36,7 +36,7 @@ from tandem.operators import Pairing, rank_pairs, rejection
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample, select
-from tandem.training.loop import Optim
+from tandem.training.optim import Optim
 
 Source = Literal["rso", "sft", "direct"]
 NAMES: dict[Source, str] = {"rso": "RSO", "sft": "sft-sample-rank", "direct": "direct"}

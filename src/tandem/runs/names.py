@@ -46,7 +46,7 @@ RECORDED: dict[str, str] = {
     "LocalModel": "tandem.engines.local.LocalModel",
     "Server": "tandem.engines.openai.Server",
     "RetryPolicy": "tandem.engines.retry.Patience",
-    "Optim": "tandem.training.loop.Optim",
+    "Optim": "tandem.training.optim.Optim",
     "Machine": "tandem.machine.Machine",
     "Lora": "tandem.machine.Lora",
     "Seed": "tandem.rng.Seed",

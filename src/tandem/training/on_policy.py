@@ -30,8 +30,8 @@ from tandem.models.packed import ActorCritic, Trunk, open_policy
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
 from tandem.runs.events import Events
-from tandem.training.loop import Optim
 from tandem.training.loop import fit as train
+from tandem.training.optim import Optim
 from tandem.training.rollouts import Experience, Online, Rounds
 from tandem.training.validation import Policies
 

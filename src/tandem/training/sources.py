@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from torch import nn
@@ -150,3 +150,36 @@ class Beside:
         """Continue both."""
         self.main.load_state_dict(state["main"])
         self.other.load_state_dict(state["other"])
+
+
+class Source(Protocol):
+    """Yields optimiser steps; offline sources ignore the policy, online ones sample from it."""
+
+    @property
+    def cut(self) -> Cut:
+        """How a step is cut into micro-batches; the loop sets it before the first step."""
+        ...
+
+    @cut.setter
+    def cut(self, cut: Cut) -> None: ...
+
+    @property
+    def total(self) -> int:
+        """Number of optimiser steps in all."""
+        ...
+
+    def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
+        """Yield the steps that are left, each as its micro-batches."""
+        ...
+
+    def reads(self) -> IntArray | None:
+        """Return the different tokens of all steps, or None where nobody knows them before."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, buffers, controllers: numbers, strings, tensors, lists and dicts of them."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the step at which the state was taken."""
+        ...
