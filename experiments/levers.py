@@ -33,7 +33,7 @@ from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample
 from tandem.statistics import Aggregate, aggregate
 from tandem.tasks import Sizes, World, load
-from tandem.training.on_policy import Watching
+from tandem.training.validation import Watching
 
 MEMBERS = 4
 ANCHORS = 4

@@ -37,8 +37,8 @@ from tandem.runs.environment import commit
 from tandem.runs.run import Run
 from tandem.stages.verbs import encode, judge, reference, sample
 from tandem.statistics import mean_of, paired
-from tandem.training.on_policy import Watching
 from tandem.training.optim import Optim
+from tandem.training.validation import Watching
 
 HAPPY = frozenset(
     "happy happily glad joy joyful smile smiled smiling smiles laugh laughed laughing love loved "

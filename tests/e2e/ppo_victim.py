@@ -11,7 +11,7 @@ from tandem.methods import ppo
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.display import Hidden
 from tandem.runs.run import Run
-from tandem.training.on_policy import Watching
+from tandem.training.validation import Watching
 
 ROUNDS = 8
 

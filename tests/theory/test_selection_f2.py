@@ -40,8 +40,8 @@ from tandem.runs.run import Run
 from tandem.stages.early_stopping import Seen
 from tandem.stages.verbs import BestOf, judge, sample
 from tandem.statistics import best_of
-from tandem.training.on_policy import Watching
 from tandem.training.optim import Optim
+from tandem.training.validation import Watching
 from worlds import F2_A, F2_B, F2_BOS, F2_LAW, F2_REWARD, f2_model
 
 ANSWERS = ("aa", "ab", "ba", "bb")

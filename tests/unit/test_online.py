@@ -31,8 +31,9 @@ from tandem.models.packed import ActorCritic, open_policy
 from tandem.objectives.advantages import gae, kl_shaping
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.training.on_policy import Cast, Watching
+from tandem.training.on_policy import Cast
 from tandem.training.rollouts import Experience, Online, Rounds
+from tandem.training.validation import Watching
 from tiny import close, folder, gradient, lm
 from worlds import letters
 

@@ -22,9 +22,9 @@ from tandem.judges.reward_model import RewardModel
 from tandem.methods import grpo, ppo
 from tandem.objectives.advantages import kl_shaping
 from tandem.runs.checkpoint import Checkpoint
-from tandem.training.on_policy import Watching
 from tandem.training.optim import Optim
 from tandem.training.rollouts import Rounds
+from tandem.training.validation import Watching
 from tiny import folder, lm
 from worlds import letters
 

@@ -30,7 +30,7 @@ from tandem.runs.run import Run
 from tandem.stages.early_stopping import Seen, chosen, enough, seen
 from tandem.stages.verbs import BestOf, select
 from tandem.statistics import acceptance, effective_beta, tilt
-from tandem.training.on_policy import Watching
+from tandem.training.validation import Watching
 from worlds import F2_BOS, f1_model
 
 PI_REF, R = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.0, 0.5, 1.0, 2.0])

@@ -32,7 +32,7 @@ from tandem.runs.run import Run
 from tandem.stages.verbs import BestOf, judge, sample
 from tandem.statistics import mean_of
 from tandem.statistics.best_of import curve, kl_bound
-from tandem.training.on_policy import Watching
+from tandem.training.validation import Watching
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.revise import revise
 from tandem.stages.verbs import encode, judge, sample, select
-from tandem.training.on_policy import Watching
+from tandem.training.validation import Watching
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from tandem.operators import rank_pairs, shuffled_clusters, synthetic_pairs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample, select
-from tandem.training.on_policy import Watching
+from tandem.training.validation import Watching
 
 
 def longer(

@@ -40,9 +40,10 @@ from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here, every_rank
 from tandem.runs.run import Run
-from tandem.training.on_policy import Cast, Watching, climb, stopped
+from tandem.training.on_policy import Cast, climb, stopped
 from tandem.training.optim import Optim
 from tandem.training.rollouts import Experience, Rounds
+from tandem.training.validation import Watching
 
 STD_FLOOR = 1e-4
 K3 = (

@@ -37,9 +37,10 @@ from tandem.objectives.policy_gradient import ppo_clip, value_clip
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here, every_rank
 from tandem.runs.run import Run
-from tandem.training.on_policy import Cast, Watching, climb, stopped
+from tandem.training.on_policy import Cast, climb, stopped
 from tandem.training.optim import Optim
 from tandem.training.rollouts import Experience, Rounds
+from tandem.training.validation import Watching
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import chosen, enough, seen
 from tandem.stages.verbs import encode, judge, merge, sample, select
-from tandem.training.on_policy import Watching
 from tandem.training.optim import Optim
+from tandem.training.validation import Watching
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from tandem.methods.reward import Reward
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample
-from tandem.training.on_policy import Watching
+from tandem.training.validation import Watching
 
 
 @dataclass(frozen=True)

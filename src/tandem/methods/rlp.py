@@ -33,7 +33,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.verbs import judge, sample, select
 from tandem.training.multiview import UML
-from tandem.training.on_policy import Watching
+from tandem.training.validation import Watching
 
 
 @dataclass(frozen=True)

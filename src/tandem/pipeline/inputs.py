@@ -31,7 +31,7 @@ from tandem.stages.evaluate import (
 )
 from tandem.stages.verbs import Policy, encode, judge, mix, sample
 from tandem.tasks import World
-from tandem.training.on_policy import Watching
+from tandem.training.validation import Watching
 
 MEMBERS = 4
 """Reward models on the same data, for their disagreement and for `gold_rm`."""

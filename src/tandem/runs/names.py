@@ -41,7 +41,7 @@ RECORDED: dict[str, str] = {
     "evaluate_pseudo_labels": "tandem.stages.reward_shift.examine_labels",
     "validate_policy": "tandem.stages.early_stopping.look",
     "ValidatedPolicy": "tandem.stages.early_stopping.Seen",
-    "Validation": "tandem.training.on_policy.Watching",
+    "Validation": "tandem.training.validation.Watching",
     "Sampling": "tandem.engines.Sampling",
     "LocalModel": "tandem.engines.local.LocalModel",
     "Server": "tandem.engines.openai.Server",

@@ -25,7 +25,7 @@ from tandem.runs.display import spelled
 from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.stages.verbs import sample
-from tandem.training.on_policy import Watching
+from tandem.training.validation import Watching
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
-from tandem.errors import ConfigError, JudgeError, nearest
+from tandem.errors import ConfigError, JudgeError
 from tandem.judges import Judge, opened
 from tandem.judges.reward_model import reward_models
 from tandem.machine import Machine
@@ -33,53 +33,7 @@ from tandem.runs.events import Events
 from tandem.training.loop import fit as train
 from tandem.training.optim import Optim
 from tandem.training.rollouts import Experience, Online, Rounds
-from tandem.training.validation import Policies
-
-
-@dataclass(frozen=True)
-class Watching:
-    """What is followed while a policy trains, on prompts that it does not train on.
-
-    Attributes:
-        prompts: tokenised held-out prompts.
-        judges: (column, judge) beside `proxy`, the reward itself: `truth`, `held_out`.
-        choose: the judge whose best point is exported; None exports the last policy.
-        every: rounds between two evaluations.
-        patience: early stopping: end after this many evaluations in a row without a new best by
-            `choose`; None trains all rounds.
-
-    Raises:
-        ConfigError: `choose` names no judge, `every` or `patience` is below 1, or there is
-            patience and nothing to choose by.
-    """
-
-    prompts: Groups
-    judges: tuple[tuple[str, Judge], ...] = ()
-    choose: str | None = None
-    every: int = 4
-    patience: int | None = None
-
-    def __post_init__(self) -> None:
-        known = ["proxy", *(column for column, _ in self.judges)]
-        if self.choose is not None and self.choose not in known:
-            raise ConfigError(
-                f"watching.choose = {self.choose!r}",
-                f"the policy that is exported is the best by a judge, and there are "
-                f"{', '.join(known)}",
-                f"name one of them, or None for the last policy.{nearest(self.choose, known)}",
-            )
-        if self.every < 1 or (self.patience is not None and self.patience < 1):
-            raise ConfigError(
-                f"watching.every = {self.every}, watching.patience = {self.patience}",
-                "they count rounds and evaluations",
-                "give 1 or more, or no patience",
-            )
-        if self.patience is not None and self.choose is None:
-            raise ConfigError(
-                f"watching.patience = {self.patience} without watching.choose",
-                "it counts evaluations since the best one, and nothing says which is best",
-                "name the judge to choose by: truth, or a reward model fitted to other data",
-            )
+from tandem.training.validation import Policies, Watching
 
 
 @dataclass(frozen=True)

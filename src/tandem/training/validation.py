@@ -8,6 +8,7 @@ the last policy but the best one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch import nn
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Engine, Sampling
+from tandem.errors import ConfigError, nearest
+from tandem.judges import Judge
 from tandem.machine import process_rank
 from tandem.models.forward import read
 from tandem.models.packed import Trunk
@@ -149,3 +152,49 @@ class Policies:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the curve of a run that was stopped."""
         self.curve = [dict(p) for p in state["curve"]]
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What is followed while a policy trains, on prompts that it does not train on.
+
+    Attributes:
+        prompts: tokenised held-out prompts.
+        judges: (column, judge) beside `proxy`, the reward itself: `truth`, `held_out`.
+        choose: the judge whose best point is exported; None exports the last policy.
+        every: rounds between two evaluations.
+        patience: early stopping: end after this many evaluations in a row without a new best by
+            `choose`; None trains all rounds.
+
+    Raises:
+        ConfigError: `choose` names no judge, `every` or `patience` is below 1, or there is
+            patience and nothing to choose by.
+    """
+
+    prompts: Groups
+    judges: tuple[tuple[str, Judge], ...] = ()
+    choose: str | None = None
+    every: int = 4
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        known = ["proxy", *(column for column, _ in self.judges)]
+        if self.choose is not None and self.choose not in known:
+            raise ConfigError(
+                f"watching.choose = {self.choose!r}",
+                f"the policy that is exported is the best by a judge, and there are "
+                f"{', '.join(known)}",
+                f"name one of them, or None for the last policy.{nearest(self.choose, known)}",
+            )
+        if self.every < 1 or (self.patience is not None and self.patience < 1):
+            raise ConfigError(
+                f"watching.every = {self.every}, watching.patience = {self.patience}",
+                "they count rounds and evaluations",
+                "give 1 or more, or no patience",
+            )
+        if self.patience is not None and self.choose is None:
+            raise ConfigError(
+                f"watching.patience = {self.patience} without watching.choose",
+                "it counts evaluations since the best one, and nothing says which is best",
+                "name the judge to choose by: truth, or a reward model fitted to other data",
+            )
