@@ -74,7 +74,8 @@ def measure(point: Point, repeat: int) -> dict[str, float]:
 
     from tandem.batching.packing import pack
     from tandem.data.record import Completion, Group, Preference, Prompt
-    from tandem.models.packed import Trunk, probe
+    from tandem.models.packed import Trunk
+    from tandem.models.probe import probe
     from tandem.objectives.pairwise import PAIRWISE
     from tandem.training.loop import divisors, total
 

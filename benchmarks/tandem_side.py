@@ -22,9 +22,10 @@ from tandem.engines import Sampling
 from tandem.machine import Machine
 from tandem.methods import grpo
 from tandem.methods.kto import Mismatched, log_ratio
-from tandem.models import loading
 from tandem.models.forward import log_probs
-from tandem.models.packed import Trunk, open_policy, open_scalar
+from tandem.models.opening import open_policy, open_scalar
+from tandem.models.packed import Trunk
+from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.nll import nll
 from tandem.objectives.pairwise import PAIRWISE
 from tandem.objectives.reward import bradley_terry
@@ -110,7 +111,7 @@ def groups(work: Workload, folder: Path) -> Groups:
     """The rows in the model's tokens."""
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in work.rows()), encoding="utf-8")
-    tokenizer = loading.load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     return chat.encode(read(file).groups, tokenizer, max_length=work.max_length).groups
 
 

@@ -34,7 +34,8 @@ from tandem.machine import Machine
 from tandem.methods import ppo, reward, sft
 from tandem.methods.reward import Reward, compared, preferred
 from tandem.models.forward import read
-from tandem.models.packed import Trunk, open_scalar
+from tandem.models.opening import open_scalar
+from tandem.models.packed import Trunk
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint

@@ -17,6 +17,7 @@ from tandem.engines.torch import TorchEngine
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.tokenise import marked
+from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
@@ -64,7 +65,7 @@ class Heard:
 def prompts(folder: Path, count: int, seed: int = 0) -> Groups:
     """Random prompts of 2 to 8 tokens in the folder's own tokens."""
     rng = np.random.default_rng(seed)
-    whose = loading.tokenizer_hash(loading.load_tokenizer(folder))
+    whose = tokenizer_hash(load_tokenizer(folder))
     asked = [tokens(rng, int(rng.integers(2, 9))) for _ in range(count)]
     return Groups.of(
         marked(Group(Prompt(f"p{i}", spelled(x), tokens=x)), whose) for i, x in enumerate(asked)
@@ -86,5 +87,5 @@ def climbed(
 
 
 def drawn(init: Path, n: int = 1, count: int = 6, how: Sampling = SHORT) -> list[Group]:
-    engine = TorchEngine(loading.load_policy(init, FP32), loading.load_tokenizer(init))
+    engine = TorchEngine(loading.load_policy(init, FP32), load_tokenizer(init))
     return list(engine.sample(prompts(init, count), n, how, Seed(2)))

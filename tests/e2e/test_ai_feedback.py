@@ -26,7 +26,7 @@ from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
 from tandem.methods.rlaif import RLAIF
 from tandem.methods.sft import SFT
-from tandem.models.loading import load_tokenizer
+from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.display import Hidden

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import pack
 from tandem.data.record import Completion, Group, Preference, Prompt
-from tandem.models.packed import Trunk, probe
+from tandem.models.packed import Trunk
+from tandem.models.probe import probe
 from tandem.objectives import PAIRWISE, bradley_terry, kl, kto, kto_z0, nll, ppo_clip
 from tandem.training.loop import divisors, total
 

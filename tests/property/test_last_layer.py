@@ -16,7 +16,9 @@ from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import pack
 from tandem.machine import Lora, Machine
 from tandem.models.loading import value_head
-from tandem.models.packed import ActorCritic, Trunk, open_policy, probe
+from tandem.models.opening import open_policy
+from tandem.models.packed import ActorCritic, Trunk
+from tandem.models.probe import probe
 from tiny import SHARED, close, folder, gradient, group, labelled, lm
 
 NARROWED = [kind for kind in SHARED if kind != "gpt2"]

@@ -31,7 +31,8 @@ from tandem.kernels.attention import COMPILED, IMPLEMENTATION, in_blocks
 from tandem.machine import Machine
 from tandem.methods.kto import Mismatched, log_ratio
 from tandem.models.forward import read
-from tandem.models.packed import Trunk, probe
+from tandem.models.packed import Trunk
+from tandem.models.probe import probe
 from tandem.objectives import PAIRWISE, bradley_terry, kto, nll
 from tandem.operators import mismatch
 from tandem.rng import Seed

@@ -20,6 +20,7 @@ from tandem.kernels.embedding_rows import narrowed
 from tandem.machine import Lora, Machine
 from tandem.methods import reward
 from tandem.models import loading
+from tandem.models.lora import adapt
 from tandem.models.packed import Trunk
 from tandem.objectives import bradley_terry, nll
 from tandem.rng import Seed
@@ -139,7 +140,7 @@ def test_a_table_of_which_most_is_read_is_left_alone():
 
 
 def test_a_frozen_table_is_left_alone(tmp_path: Path):
-    adapted: Any = loading.adapt(
+    adapted: Any = adapt(
         loading.load_policy(folder(tmp_path / "lm"), Machine(device="cpu")), Lora(rank=2), Seed(0)
     )
     table = adapted.get_input_embeddings()

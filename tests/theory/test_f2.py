@@ -20,9 +20,9 @@ from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import dpo, reward, sft
 from tandem.models.forward import log_probs, read
-from tandem.models.loading import load_tokenizer, tokenizer_hash
-from tandem.models.packed import open_policy
+from tandem.models.opening import open_policy
 from tandem.models.tokenise import marked
+from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
 from tandem.training.optim import Optim

@@ -30,8 +30,8 @@ from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.machine import Machine
 from tandem.methods import grpo, ppo
-from tandem.models import loading
 from tandem.models.tokenise import marked
+from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.operators import best
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -64,7 +64,7 @@ class Table:
 
 def prompts(folder: Path, count: int) -> Groups:
     """`count` prompts that all are [bos], under different names."""
-    whose = loading.tokenizer_hash(loading.load_tokenizer(folder))
+    whose = tokenizer_hash(load_tokenizer(folder))
     bos = np.array([F2_BOS], np.int32)
     return Groups.of(
         marked(Group(Prompt(str(i), "<bos>", tokens=bos)), whose) for i in range(count)
@@ -176,7 +176,7 @@ def test_best_of_n_has_its_exact_law_and_its_true_divergence(tmp_path: Path):
     """
     folder = f1_model(tmp_path / "f1")
     lm = AutoModelForCausalLM.from_pretrained(folder)
-    engine = TorchEngine(lm, loading.load_tokenizer(folder))
+    engine = TorchEngine(lm, load_tokenizer(folder))
     drawn = engine.sample(prompts(folder, 4000), 4, Sampling(max_tokens=1), Seed(3))
     judged = Table(tuple(F1_REWARD.items()))(drawn)
     kept = [g.completions[0].text for g in best()(judged, Seed(4))]

@@ -31,10 +31,10 @@ from tandem.methods.raft import RAFT
 from tandem.methods.rest import ReST
 from tandem.methods.rso import RSO
 from tandem.methods.sft import SFT
-from tandem.models import loading
 from tandem.models.forward import log_probs
-from tandem.models.packed import open_policy
+from tandem.models.opening import open_policy
 from tandem.models.tokenise import marked
+from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import Seen
@@ -79,7 +79,7 @@ def enumerated(**more: Any) -> Group:
 
 
 def prompts(folder: Path, count: int) -> Groups:
-    whose = loading.tokenizer_hash(loading.load_tokenizer(folder))
+    whose = tokenizer_hash(load_tokenizer(folder))
     return Groups.of(marked(Group(asked(str(i))), whose) for i in range(count))
 
 
@@ -299,7 +299,7 @@ def test_the_shaped_reward_takes_off_the_price(pi_sft, r_phi, tmp_path):
     """r - beta log(pi / pi_0), exactly, where pi has another first token; nothing at pi = pi_0."""
     pi = Checkpoint(f2_model(tmp_path / "pi", {"a": 0.9, "b": 0.1}))
     log_ratio = np.log([0.9 / 0.6, 0.9 / 0.6, 0.1 / 0.4, 0.1 / 0.4])
-    whose = loading.tokenizer_hash(loading.load_tokenizer(pi_sft.path))
+    whose = tokenizer_hash(load_tokenizer(pi_sft.path))
     group = [marked(enumerated(), whose)]
     r = RewardModel(r_phi)
     (plain,) = judge(group, r, machine=MACHINE)

@@ -31,9 +31,10 @@ from tandem.methods.lmsi import LMSI
 from tandem.methods.sft import SFT
 from tandem.methods.star import STaR
 from tandem.models.forward import log_probs
-from tandem.models.loading import load_tokenizer, tokenizer_hash
-from tandem.models.packed import Trunk, open_policy
+from tandem.models.opening import open_policy
+from tandem.models.packed import Trunk
 from tandem.models.tokenise import marked
+from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.objectives.nll import nll
 from tandem.operators import above, best, correct, incorrect, majority
 from tandem.rng import Seed

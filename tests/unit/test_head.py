@@ -21,7 +21,9 @@ from tandem.engines.torch import TorchEngine
 from tandem.kernels import logprobs
 from tandem.kernels.logprobs import Logits, token_logp
 from tandem.machine import Machine
-from tandem.models.packed import Trunk, open_policy, probe
+from tandem.models.opening import open_policy
+from tandem.models.packed import Trunk
+from tandem.models.probe import probe
 from tandem.rng import Seed
 from tiny import close, group, lm
 from worlds import F2_BOS, F2_EOS, f2_model, letters

@@ -26,8 +26,10 @@ from tandem.judges.reward_model import RewardModel
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo, reward, sft
 from tandem.models import loading
-from tandem.models.forward import log_probs, reference
-from tandem.models.packed import Trunk, open_policy
+from tandem.models.forward import log_probs
+from tandem.models.opening import open_policy
+from tandem.models.packed import Trunk
+from tandem.models.reference import reference
 from tandem.objectives import nll
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint

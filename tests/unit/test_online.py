@@ -27,7 +27,9 @@ from tandem.judges.reward_model import RewardModel
 from tandem.machine import Lora
 from tandem.methods import grpo, ppo
 from tandem.models import loading
-from tandem.models.packed import ActorCritic, open_policy
+from tandem.models.opening import open_policy
+from tandem.models.packed import ActorCritic
+from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.advantages import gae, kl_shaping
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -68,7 +70,7 @@ def online(
     **more: Any,
 ) -> Online:  # fmt: skip
     live = loading.load_policy(init, FP32)
-    engine = TorchEngine(live, loading.load_tokenizer(init))
+    engine = TorchEngine(live, load_tokenizer(init))
     return Online(
         prompts(init, 6), engine, lambda _: live, experience, shape, how=SHORT, seed=Seed(1),
         layout="shared", tokens=tokens, events=heard or Heard(), **more,

@@ -21,8 +21,9 @@ from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges.preference_model import CLIP, Pointwise, PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import preference, reward
-from tandem.models.loading import load_tokenizer, save, tokenizer_hash
+from tandem.models.saving import save
 from tandem.models.tokenise import marked, tokenised
+from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here

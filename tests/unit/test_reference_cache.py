@@ -11,7 +11,7 @@ import pytest
 from climbing import FP32
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError
-from tandem.models.forward import reference
+from tandem.models.reference import reference
 from tandem.runs.atomic_files import alone, trim, used
 from tandem.runs.checkpoint import Checkpoint
 from tiny import folder, group

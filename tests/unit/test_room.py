@@ -18,7 +18,9 @@ from tandem.data.groups import Groups
 from tandem.errors import ConfigError
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo
-from tandem.models.packed import Trunk, open_policy, probe
+from tandem.models.opening import open_policy
+from tandem.models.packed import Trunk
+from tandem.models.probe import probe
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
 from tandem.training import loop, memory

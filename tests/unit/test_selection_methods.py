@@ -22,7 +22,7 @@ from tandem.methods.best_of_n import BestOfN
 from tandem.methods.raft import RAFT, portion
 from tandem.methods.rest import ReST
 from tandem.methods.rso import RSO
-from tandem.models.loading import load_tokenizer
+from tandem.models.tokenizers import load_tokenizer
 from tandem.operators import above, best, rejection, top_share
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint

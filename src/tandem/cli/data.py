@@ -28,9 +28,10 @@ def check(words: Sequence[str]) -> int:
 
     tokenizer, context = None, None
     if options.model:
-        from tandem.models import loading
+        from tandem.models.folders import context_length
+        from tandem.models.tokenizers import load_tokenizer
 
-        tokenizer, context = loading.load_tokenizer(options.model), loading.context(options.model)
+        tokenizer, context = load_tokenizer(options.model), context_length(options.model)
     found = examine(
         options.data,
         tokenizer,

@@ -169,10 +169,10 @@ def check_answers(model: str, methods: Iterable[tuple[str, Mapping[str, Any]]]) 
     Raises:
         ConfigError: no prompt could have that much room.
     """
-    from tandem.models import loading
+    from tandem.models.folders import context_length
     from tandem.stages.verbs import check_room
 
-    limit = loading.context(Path(model))
+    limit = context_length(Path(model))
     for name, configs in methods:
         if find(name).fits == "policy":
             check_room(configs["sampling"].max_tokens, limit)

@@ -18,10 +18,12 @@ from tandem.engines.language_model import Labels, label_masses, messages_of
 from tandem.engines.torch import TorchEngine
 from tandem.errors import EngineError
 from tandem.machine import Machine
-from tandem.models import loading
+from tandem.models.folders import context_length
 from tandem.models.forward import GROUPS_PER_CHUNK, read
-from tandem.models.packed import Trunk, open_policy
+from tandem.models.opening import open_policy
+from tandem.models.packed import Trunk
 from tandem.models.tokenise import tokenised
+from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 
@@ -44,8 +46,8 @@ class LocalModel:
     def open(self, machine: Machine) -> LocalSpeaker:
         """Load weights and tokenizer."""
         trunk = open_policy(self.checkpoint.path, replace(machine, lora=None))
-        tokenizer = loading.load_tokenizer(self.checkpoint.path)
-        return LocalSpeaker(trunk, tokenizer, loading.context(self.checkpoint.path), machine)
+        tokenizer = load_tokenizer(self.checkpoint.path)
+        return LocalSpeaker(trunk, tokenizer, context_length(self.checkpoint.path), machine)
 
 
 class LocalSpeaker:

@@ -365,7 +365,7 @@ def _remedy(status: int, server: Server) -> str:
 
 
 def _place() -> Path:
-    from tandem.models.forward import cache  # loads torch, which asking a server does not need
+    from tandem.runs.cache import cache  # loads torch, which asking a server does not need
 
     return cache() / "answers.sqlite"
 

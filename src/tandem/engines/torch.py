@@ -32,7 +32,8 @@ from tandem.engines.running_batch import Ends, Flight, Landed
 from tandem.engines.shared_prefix import ForkingDecoder, attention
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.machine import Machine
-from tandem.models.loading import Source, load_policy
+from tandem.models.folders import Source
+from tandem.models.loading import load_policy
 from tandem.rng import Seed
 
 Weights = nn.Module | Source

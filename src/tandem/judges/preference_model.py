@@ -21,9 +21,12 @@ from tandem.data.record import Completion, FloatArray, Group, Preference
 from tandem.errors import ConfigError, JudgeError
 from tandem.machine import Machine
 from tandem.models import loading
+from tandem.models.folders import context_length
 from tandem.models.forward import read
-from tandem.models.packed import Trunk, open_scalar
+from tandem.models.opening import open_scalar
+from tandem.models.packed import Trunk
 from tandem.models.tokenise import tokenised
+from tandem.models.tokenizers import load_tokenizer
 from tandem.operators.columns import preferences_of
 from tandem.runs.checkpoint import Checkpoint
 from tandem.statistics import probability
@@ -204,8 +207,8 @@ class _Reader:
                 "a preference model reads two answers as one sequence, and was fitted so",
                 "use `RewardModel`, or a checkpoint of `methods.preference`",
             )
-        tokenizer = loading.load_tokenizer(checkpoint.path)
-        limit = loading.context(checkpoint.path)
+        tokenizer = load_tokenizer(checkpoint.path)
+        limit = context_length(checkpoint.path)
         return cls(trunk, tokenizer, Seam.of(tokenizer), limit, machine.tokens, checkpoint)
 
     def own(self, groups: Iterable[Group]) -> Iterator[Group]:

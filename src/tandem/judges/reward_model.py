@@ -19,8 +19,10 @@ from tandem.judges import Judge, opened
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.forward import Reading, read
-from tandem.models.packed import Trunk, open_policy, open_scalar
+from tandem.models.opening import open_policy, open_scalar
+from tandem.models.packed import Trunk
 from tandem.models.tokenise import tokenised
+from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.runs.checkpoint import Checkpoint
 
 
@@ -58,7 +60,7 @@ class RewardModel:
                 "a preference model says which is better, and scores neither alone",
                 "use `judges.preference_model`: PreferenceModel, or Pointwise for scores",
             )
-        tokenizer = loading.load_tokenizer(self.checkpoint.path)
+        tokenizer = load_tokenizer(self.checkpoint.path)
         gain, bias = loading.scale(trunk.inner)
 
         def score(groups: Iterable[Group]) -> Iterator[Group]:
@@ -98,8 +100,8 @@ class ImplicitReward:
             JudgeError: policy and reference have different tokenizers.
         """
         paths = (self.policy.path, self.reference.path)
-        tokenizers = [loading.load_tokenizer(p) for p in paths]
-        if len({loading.tokenizer_hash(t) for t in tokenizers}) > 1:
+        tokenizers = [load_tokenizer(p) for p in paths]
+        if len({tokenizer_hash(t) for t in tokenizers}) > 1:
             raise JudgeError(
                 f"{self.policy} and {self.reference} have different tokenizers",
                 "the implicit reward is a ratio of probabilities of the same tokens",

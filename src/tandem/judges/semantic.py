@@ -30,6 +30,9 @@ from tandem.judges.agreement import (
 )
 from tandem.machine import Machine
 from tandem.models import loading
+from tandem.models.devices import device, precision
+from tandem.models.folders import context_length
+from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
 
 TooLong = Literal["refuse", "apart"]
@@ -197,10 +200,10 @@ class _Reader:
     """A model and its tokenizer, read in batches, longest first."""
 
     def __init__(self, folder: Path, model: Any, machine: Machine) -> None:
-        self.model, self.device = model.eval(), loading.device(machine)
-        self.dtype = loading.precision(machine)
-        self.tokenizer: Any = loading.load_tokenizer(folder, ends=False)
-        self.room = min(int(self.tokenizer.model_max_length), loading.context(folder))
+        self.model, self.device = model.eval(), device(machine)
+        self.dtype = precision(machine)
+        self.tokenizer: Any = load_tokenizer(folder, ends=False)
+        self.room = min(int(self.tokenizer.model_max_length), context_length(folder))
 
     def length(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -18,9 +18,10 @@ from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, nearest
 from tandem.methods.reward import compared
-from tandem.models import loading
-from tandem.models.forward import reference
-from tandem.models.packed import open_policy
+from tandem.models.opening import open_policy
+from tandem.models.reference import reference
+from tandem.models.saving import save
+from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.pairwise import PAIRWISE
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here, every_rank
@@ -118,7 +119,7 @@ def fit(
         logp_is="ref" if row.uses_ref else None,
     )
     train(policy, source, loss, cfg.optim, here)
-    loading.save(policy.lm, loading.load_tokenizer(init.path), here.out)
+    save(policy.lm, load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 

@@ -28,7 +28,8 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
-from tandem.models.packed import ActorCritic, open_policy
+from tandem.models.opening import open_policy
+from tandem.models.packed import ActorCritic
 from tandem.objectives.advantages import (
     group_mean,
     group_std,

@@ -24,9 +24,10 @@ from tandem.batching.packing import split
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
-from tandem.models import loading
-from tandem.models.forward import reference
-from tandem.models.packed import open_policy
+from tandem.models.opening import open_policy
+from tandem.models.reference import reference
+from tandem.models.saving import save
+from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.operators import mismatch, unpair
 from tandem.runs.checkpoint import Checkpoint
@@ -95,7 +96,7 @@ def fit(
         logp_is="ref",
     )
     train(policy, source, loss, cfg.optim, here)
-    loading.save(policy.lm, loading.load_tokenizer(init.path), here.out)
+    save(policy.lm, load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 

@@ -24,7 +24,9 @@ from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel, reward_models
 from tandem.models import loading
-from tandem.models.packed import ActorCritic, open_policy, open_scalar
+from tandem.models.opening import open_policy, open_scalar
+from tandem.models.packed import ActorCritic
+from tandem.models.tokenizers import same_tokens
 from tandem.objectives.advantages import (
     AdaptiveBeta,
     explained_variance,
@@ -192,7 +194,7 @@ def actor_critic(
         policy.heads["value"] = loading.value_head(policy.inner).to(policy.device)
         return ActorCritic(policy)
     full = replace(here.machine, lora=None)
-    ours = [c for c in reward_models(reward) if loading.same_tokens(init.path, c.path)]
+    ours = [c for c in reward_models(reward) if same_tokens(init.path, c.path)]
     fresh = None if ours else here.seed.at("critic")
     start = ours[0] if ours else init
     here.events.log("value", text=f"the value function starts from {start}, its head at zero")

@@ -23,8 +23,11 @@ from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.methods.reward import compared
 from tandem.models import loading
-from tandem.models.packed import open_scalar
+from tandem.models.folders import context_length
+from tandem.models.opening import open_scalar
+from tandem.models.saving import save
 from tandem.models.tokenise import MARK
+from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.objectives.ranges import below_half
 from tandem.objectives.reward import antisymmetric, two_argument
 from tandem.runs.checkpoint import Checkpoint
@@ -93,14 +96,14 @@ def fit(
     source = Offline(pairs, layout=model.layout, tokens=here.machine.tokens, **steps)
     train(model, source, loss, cfg.optim, here)
     model.inner.config.tandem = {"reads": loading.PAIR}
-    loading.save(model.lm, loading.load_tokenizer(init.path), here.out)
+    save(model.lm, load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 
 def _readable(data: Groups, init: Checkpoint, events: Events) -> Iterator[Group]:
     """Yield the judged pairs as ordered sequences, those that fit into the context."""
-    tokenizer, limit = loading.load_tokenizer(init.path), loading.context(init.path)
-    seam, whose = Seam.of(tokenizer), loading.tokenizer_hash(tokenizer)
+    tokenizer, limit = load_tokenizer(init.path), context_length(init.path)
+    seam, whose = Seam.of(tokenizer), tokenizer_hash(tokenizer)
     total = lost = 0
     for group in data:
         _same_tokens(group, whose, init)

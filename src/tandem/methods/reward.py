@@ -18,9 +18,11 @@ from tandem.batching.batch import Batch, Outputs, Pairs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
 from tandem.machine import Machine
-from tandem.models import loading
 from tandem.models.forward import read
-from tandem.models.packed import Trunk, open_scalar
+from tandem.models.opening import open_scalar
+from tandem.models.packed import Trunk
+from tandem.models.saving import save
+from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.reward import bradley_terry, rank_weight
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here, every_rank
@@ -112,7 +114,7 @@ def fit(
     else:
         with_views(model, source, loss, views, lam, uml, cfg, here)
     normalise(model, data if zero_on is None else zero_on, here.machine, cfg.unit_variance)
-    loading.save(model.lm, loading.load_tokenizer(init.path), here.out)
+    save(model.lm, load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
-from tandem.models import loading
-from tandem.models.packed import open_policy
+from tandem.models.opening import open_policy
+from tandem.models.saving import save
+from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives import Imitation, gold, nll, weighted
 from tandem.operators.columns import scores_of
 from tandem.runs.checkpoint import Checkpoint
@@ -93,7 +94,7 @@ def fit(
         divisible=True,
     )
     train(policy, source, loss, cfg.optim, here)
-    loading.save(policy.lm, loading.load_tokenizer(init.path), here.out)
+    save(policy.lm, load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 

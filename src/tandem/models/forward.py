@@ -7,11 +7,8 @@ whoever computes it; reference log-probabilities are kept in a cache by content,
 from __future__ import annotations
 
 import itertools
-import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +17,8 @@ import torch
 from tandem.batching.batch import Outputs, moved
 from tandem.batching.packing import Cut, pack, split
 from tandem.batching.ragged import Ragged
-from tandem.data.groups import Groups
 from tandem.data.record import FloatArray, Group
-from tandem.errors import ConfigError
-from tandem.machine import Machine
-from tandem.models.packed import ActorCritic, Trunk, open_policy
-from tandem.runs.atomic_files import alone, trim, used
-from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.events import Events
-from tandem.runs.identity import describe, fingerprint
+from tandem.models.packed import ActorCritic, Trunk
 
 GROUPS_PER_CHUNK = 256
 
@@ -83,64 +73,6 @@ def log_probs(trunk: Trunk, groups: Iterable[Group], tokens: int = 16384) -> Ite
         logp = reading.logp or ()
         completions = (replace(c, logp=x) for c, x in zip(group.completions, logp, strict=True))
         yield replace(group, completions=tuple(completions))
-
-
-def reference(
-    policy: Checkpoint, groups: Groups, machine: Machine, events: Events | None = None
-) -> Groups:
-    """Return the groups with `logp` under a frozen reference policy.
-
-    The column is kept in the cache folder (`TANDEM_CACHE`, by default ~/.cache/tandem) under the
-    hash of model, data and precision, and found there by later runs, losses and epochs. Of
-    several processes on a machine that need the same column, one computes and the others wait.
-    Columns that were not used for longest are deleted when all of them exceed `TANDEM_CACHE_GB`
-    (by default 20); the newest always stays.
-
-    Raises:
-        ConfigError: `TANDEM_CACHE_GB` is not a number of gigabytes.
-    """
-    key = fingerprint([policy.hash, groups.hash, describe(machine)])
-    path = cache() / "reference" / f"{key}.parquet"
-    with alone(path):
-        if path.exists():
-            used(path)
-            return Groups.read(path)
-        limit = cache_bytes()
-        trunk = open_policy(policy.path, replace(machine, lora=None))
-        columns = log_probs(trunk, groups, machine.tokens)
-        if events is not None:
-            columns = _counted(columns, len(groups), events)
-        found = Groups.stream(path, columns)
-        trim(path.parent.glob("*.parquet"), limit)
-        return found
-
-
-def cache_bytes() -> int:
-    """Return how large the cache of reference columns may grow."""
-    given = os.environ.get("TANDEM_CACHE_GB", "20")
-    try:
-        size = float(given)
-    except ValueError:
-        size = math.nan
-    if not size >= 0:
-        raise ConfigError(
-            f"TANDEM_CACHE_GB = {given!r}",
-            "columns that were not used for longest are deleted above this size",
-            "give a number of gigabytes, for example 20; 0 keeps only the newest column",
-        )
-    return int(size * 1e9)
-
-
-def cache() -> Path:
-    """Return the folder where columns are kept between runs."""
-    return Path(os.environ.get("TANDEM_CACHE", "~/.cache/tandem")).expanduser()
-
-
-def _counted(groups: Iterable[Group], total: int, events: Events) -> Iterator[Group]:
-    for n, group in enumerate(groups, 1):
-        yield group
-        if n % GROUPS_PER_CHUNK == 0 or n == total:
-            events.progress(n, total, "reference")
 
 
 def _readings(groups: list[Group], out: Outputs) -> Iterator[Reading]:

@@ -11,7 +11,7 @@ from tandem.data import chat
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
-from tandem.models.loading import tokenizer_hash
+from tandem.models.tokenizers import tokenizer_hash
 
 MARK = "tokenizer"
 GROUPS_PER_CHUNK = 256

@@ -19,7 +19,7 @@ from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.judges.templates import Formats
 from tandem.methods import Method, reward, sft, whole
-from tandem.models import loading
+from tandem.models.folders import layer_count
 from tandem.pipeline.solve import Solver, solve
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
@@ -150,7 +150,7 @@ class Course:
     def curve(self) -> str:
         """Fit the reward on growing shares of D, whole and cut to half of its layers."""
         cfg, rows = self.configs["reward"], []
-        half = max(1, loading.depth(self.pi_sft.path) // 2)
+        half = max(1, layer_count(self.pi_sft.path) // 2)
         labelled = reward.compared(self.D)
         for size, layers in (("whole", cfg.layers), (f"{half} layers", half)):
             for share in SHARES:

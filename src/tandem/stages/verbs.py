@@ -27,13 +27,15 @@ from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
 from tandem.judges import Judge, opened
 from tandem.machine import Machine
-from tandem.models import loading
-from tandem.models.forward import cache, log_probs
-from tandem.models.packed import open_policy
+from tandem.models.folders import context_length
+from tandem.models.forward import log_probs
+from tandem.models.opening import open_policy
 from tandem.models.tokenise import marked, tokenised
+from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.operators import Operator
 from tandem.operators.columns import scores_of
 from tandem.rng import Seed
+from tandem.runs.cache import cache
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events, Silent
 
@@ -104,8 +106,8 @@ def encode(
         DataError: nothing is left.
         ConfigError: no prompt could have that much room.
     """
-    tokenizer = loading.load_tokenizer(policy.path)
-    limit = max_length or loading.context(policy.path)
+    tokenizer = load_tokenizer(policy.path)
+    limit = max_length or context_length(policy.path)
     check_room(room, limit)
     workers = min(os.cpu_count() or 1, 8) if len(groups) >= PARALLEL_FROM else 0
     encoded = chat.encode(
@@ -128,7 +130,7 @@ def encode(
             "longer ones are dropped and counted, and nothing is left to work on",
             "raise the length, choose truncation keep-start or keep-end, or a longer context",
         )
-    whose = loading.tokenizer_hash(tokenizer)
+    whose = tokenizer_hash(tokenizer)
     return (marked(group, whose) for group in encoded.groups if _has_room(group, room, limit))
 
 
@@ -196,7 +198,7 @@ def sample(
         yield from map(_by(policy), map(policy.choose, opened(policy.judge, machine)(drawn)))
         return
     trunk = open_policy(policy.path, replace(machine, lora=None))
-    tokenizer = loading.load_tokenizer(policy.path)
+    tokenizer = load_tokenizer(policy.path)
     engine = TorchEngine(trunk.inner, tokenizer, dtype=trunk.dtype, compiled=machine.compiled)
     own = tokenised((Group(g.prompt) for g in prompts), tokenizer)
     for done, group in enumerate(engine.sample(own, n, how, seed), 1):
@@ -304,5 +306,5 @@ def mix(
 def reference(policy: Checkpoint, groups: Groups, *, machine: Machine) -> Iterator[Group]:
     """Write the completions' log-probabilities under a policy, in that policy's tokens."""
     trunk = open_policy(policy.path, replace(machine, lora=None))
-    own = tokenised(groups, loading.load_tokenizer(policy.path))
+    own = tokenised(groups, load_tokenizer(policy.path))
     yield from log_probs(trunk, own, machine.tokens)

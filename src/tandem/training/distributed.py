@@ -8,7 +8,7 @@ from accelerate.utils import GradientAccumulationPlugin
 
 from tandem.errors import ConfigError
 from tandem.machine import Machine
-from tandem.models.loading import device
+from tandem.models.devices import device
 
 
 def start_accelerator(machine: Machine) -> Accelerator:

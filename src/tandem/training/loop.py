@@ -26,7 +26,7 @@ from tandem.batching.ragged import Ragged
 from tandem.errors import DataError
 from tandem.kernels.embedding_rows import narrowed
 from tandem.kernels.malloc import kept
-from tandem.models.loading import device
+from tandem.models.devices import device
 from tandem.runs.context import Here
 from tandem.training.distributed import least_memory, start_accelerator
 from tandem.training.memory import installed, make_room

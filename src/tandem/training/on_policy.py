@@ -24,9 +24,11 @@ from tandem.errors import ConfigError, JudgeError
 from tandem.judges import Judge, opened
 from tandem.judges.reward_model import reward_models
 from tandem.machine import Machine
-from tandem.models import loading
 from tandem.models.forward import read
-from tandem.models.packed import ActorCritic, Trunk, open_policy
+from tandem.models.opening import open_policy
+from tandem.models.packed import ActorCritic, Trunk
+from tandem.models.saving import save
+from tandem.models.tokenizers import load_tokenizer, same_tokens
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
 from tandem.runs.events import Events
@@ -139,7 +141,7 @@ def climb(
     pi_ref.temperature = how.temperature
     cast = Cast(policy, pi_ref, opened(reward, here.machine), here.machine)
     method = algorithm(cast)
-    tokenizer = loading.load_tokenizer(init.path)
+    tokenizer = load_tokenizer(init.path)
     engine = TorchEngine(
         policy.actor.lm,
         tokenizer,
@@ -165,7 +167,7 @@ def climb(
     train(policy, source, method.loss, optim, here)
     if watch is not None and (best := watch.restore(policy)) is not None:
         here.events.log("chosen", **best)
-    loading.save(policy.actor.lm, tokenizer, here.out)
+    save(policy.actor.lm, tokenizer, here.out)
     return Checkpoint(here.out, name)
 
 
@@ -215,7 +217,7 @@ def _whole_law(how: Sampling) -> None:
 
 def _say_foreign(reward: Judge, init: Checkpoint, events: Events) -> None:
     for model in reward_models(reward):
-        if not loading.same_tokens(init.path, model.path):
+        if not same_tokens(init.path, model.path):
             events.log(
                 "retokenised",
                 judge=str(model),

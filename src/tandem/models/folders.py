@@ -1,0 +1,80 @@
+"""What a model's folder says before its weights are read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+)
+from transformers.utils import logging as hub
+
+from tandem.errors import ModelError
+
+Source = Path | str
+"""A model folder, or the id of a model on the hub."""
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+"""What transformers raises for a folder that is broken in one way or another."""
+
+
+def check_exists(source: Source) -> None:
+    looks_local = isinstance(source, Path) or str(source).startswith((".", "/", "~"))
+    if looks_local and not (Path(source) / "config.json").exists():
+        raise ModelError(
+            f"{source} is not a model folder: it has no config.json",
+            "models are Hugging Face folders",
+            "give the folder that `save_pretrained` made, or the id of a model on the hub",
+        )
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keep transformers' notes and bars off the screen; errors still raise."""
+    bars = hub.is_progress_bar_enabled()
+    hub.disable_progress_bar()
+    loggers = [logging.getLogger(name) for name in ("transformers", "accelerate")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            hub.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def layer_count(source: Source) -> int:
+    """Return how many layers a model has."""
+    return int(getattr(_config(source), "num_hidden_layers", 1))
+
+
+def context_length(source: Source) -> int:
+    """Return how many tokens a model can read."""
+    config = _config(source)
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return int(limit or 2**31)
+
+
+def _config(source: Source) -> Any:
+    check_exists(source)
+    try:
+        with without_warnings():
+            return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise ModelError(
+            f"{source} has no configuration that can be read: {first_line(error)}",
+            "config.json names an architecture that transformers knows",
+            "give a Hugging Face folder of a causal language model, or a newer transformers",
+        ) from error

@@ -1,0 +1,123 @@
+"""Which layout of packed rows a model can read, found by trying."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tandem.batching.attention_plan import Plan
+from tandem.batching.batch import Packed
+from tandem.batching.packing import Layout, pack
+from tandem.data.record import Completion, Group, Prompt
+from tandem.errors import ModelError
+from tandem.kernels import attention
+from tandem.kernels.last_layer import watch
+from tandem.models.packed import Trunk
+
+
+def probe(trunk: Trunk, *, compiled: bool = False) -> Layout:
+    """Choose the layout in which this model reads packs, by trying both.
+
+    The model first keeps its stock attention and reads two toy groups one sequence a row; then
+    it takes the within-group attention and reads them in one row. If log-probabilities (or
+    states, without a language head) agree to 1e-3 nats, the layout is `shared`. With `compiled`
+    it takes FlexAttention, or blocks where that fails or does not agree.
+
+    Raises:
+        ModelError: the log-probabilities differ from the model's own logits: the kernel does not
+            know what this architecture does to them.
+    """
+    groups = _toys(int(trunk.inner.config.vocab_size))
+    dtype, trunk.dtype = trunk.dtype, torch.float32
+    training = trunk.training
+    trunk.eval()
+    stock = trunk.inner.config._attn_implementation
+    try:
+        with torch.no_grad():
+            rows = pack(groups, "rows").to(trunk.device).tokens
+            wanted = _reading(trunk, rows)
+            _same_as_own_logits(trunk, rows, wanted)
+            trunk.layout = "rows"
+            ways = (attention.COMPILED,) * compiled + (attention.IMPLEMENTATION,)
+            if any(_shares(trunk, way, groups, wanted) for way in ways):
+                trunk.layout = "shared"
+                trunk.narrow = _narrows(trunk, groups, wanted)
+            else:
+                trunk.inner.set_attn_implementation(stock)  # type: ignore[arg-type]
+    finally:
+        trunk.dtype = dtype
+        trunk.train(training)
+    return trunk.layout
+
+
+def _shares(trunk: Trunk, way: str, groups: list[Group], wanted: Tensor) -> bool:
+    try:
+        trunk.inner.set_attn_implementation(way)
+        tokens = pack(groups, "shared").to(trunk.device).tokens
+        got = _reading(trunk, tokens)
+    except (AssertionError, AttributeError, TypeError, ValueError, RuntimeError):
+        return False
+    same = got.shape == wanted.shape and bool((got - wanted).abs().max() < 1e-3)
+    return same and _asks_for_windows(trunk.inner.config, tokens.plan)
+
+
+def _narrows(trunk: Trunk, groups: list[Group], wanted: Tensor) -> bool:
+    """Narrow the last layer, and keep it so if that changes no number."""
+    tokens = pack(groups, "shared").to(trunk.device).tokens
+    last = watch(trunk.body, lambda: _reading(trunk, tokens))
+    if last is None:
+        return False
+    last.narrow()
+    trunk.narrow = True
+    try:
+        same = bool((_reading(trunk, tokens) - wanted).abs().max() < 1e-3)
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        same = False
+    if not same:
+        last.widen()
+    return same
+
+
+def _asks_for_windows(config: Any, plan: Plan | None) -> bool:
+    """False if layers leave their windows to a mask, which the plan replaces.
+
+    The toys are shorter than most windows, so that their agreement cannot show it.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    has = "sliding_attention" in kinds or bool(not kinds and getattr(config, "sliding_window", 0))
+    asked = plan is not None and plan.windows != {None}
+    return "chunked_attention" not in kinds and (asked or not has)
+
+
+def _reading(trunk: Trunk, tokens: Packed) -> Tensor:
+    out = trunk(tokens, features=True)
+    return out.features if out.logp is None else out.logp.values
+
+
+def _same_as_own_logits(trunk: Trunk, rows: Packed, wanted: Tensor) -> None:
+    if trunk.inner.get_output_embeddings() is None:
+        return
+    own = trunk.inner(input_ids=rows.ids, attention_mask=rows.real.long()).logits.float()
+    logp = (own / trunk.temperature).log_softmax(-1).flatten(0, 1)[rows.source]
+    gap = (logp.gather(1, rows.target[:, None])[:, 0] - wanted).abs().max().item()
+    if not gap < 1e-3:
+        raise ModelError(
+            f"log-probabilities of {type(trunk.inner).__name__} differ from its own "
+            f"by {gap:.3g} nats",
+            "it changes its logits in a way that the kernel does not know; training on them "
+            "would optimise another model than the one that is saved",
+            "use an architecture with a plain, scaled or soft-capped language head",
+        )
+
+
+def _toys(vocabulary: int) -> list[Group]:
+    """Two groups whose read tokens fill a tail that is shorter than their row."""
+    rng = np.random.default_rng(0)
+    draw = lambda n: rng.integers(0, vocabulary, n).astype(np.int32)  # noqa: E731
+    return [
+        Group(Prompt("a", "", tokens=draw(45)), tuple(Completion("", draw(n)) for n in (5, 9, 2))),
+        Group(Prompt("b", "", tokens=draw(3)), tuple(Completion("", draw(n)) for n in (14, 1))),
+    ]

@@ -1,0 +1,54 @@
+"""Log-probabilities under a frozen reference policy, computed once and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from tandem.data.groups import Groups
+from tandem.data.record import Group
+from tandem.machine import Machine
+from tandem.models.forward import GROUPS_PER_CHUNK, log_probs
+from tandem.models.opening import open_policy
+from tandem.runs.atomic_files import alone, trim, used
+from tandem.runs.cache import cache, cache_bytes
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.events import Events
+from tandem.runs.identity import describe, fingerprint
+
+
+def reference(
+    policy: Checkpoint, groups: Groups, machine: Machine, events: Events | None = None
+) -> Groups:
+    """Return the groups with `logp` under a frozen reference policy.
+
+    The column is kept in the cache folder (`TANDEM_CACHE`, by default ~/.cache/tandem) under the
+    hash of model, data and precision, and found there by later runs, losses and epochs. Of
+    several processes on a machine that need the same column, one computes and the others wait.
+    Columns that were not used for longest are deleted when all of them exceed `TANDEM_CACHE_GB`
+    (by default 20); the newest always stays.
+
+    Raises:
+        ConfigError: `TANDEM_CACHE_GB` is not a number of gigabytes.
+    """
+    key = fingerprint([policy.hash, groups.hash, describe(machine)])
+    path = cache() / "reference" / f"{key}.parquet"
+    with alone(path):
+        if path.exists():
+            used(path)
+            return Groups.read(path)
+        limit = cache_bytes()
+        trunk = open_policy(policy.path, replace(machine, lora=None))
+        columns = log_probs(trunk, groups, machine.tokens)
+        if events is not None:
+            columns = _counted(columns, len(groups), events)
+        found = Groups.stream(path, columns)
+        trim(path.parent.glob("*.parquet"), limit)
+        return found
+
+
+def _counted(groups: Iterable[Group], total: int, events: Events) -> Iterator[Group]:
+    for n, group in enumerate(groups, 1):
+        yield group
+        if n % GROUPS_PER_CHUNK == 0 or n == total:
+            events.progress(n, total, "reference")

@@ -1,0 +1,44 @@
+"""A trained model becomes a plain Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    PreTrainedTokenizerBase,
+)
+
+from tandem.machine import process_rank
+from tandem.models.folders import without_warnings
+
+
+def save(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, card: str = "") -> None:
+    """Write a plain Hugging Face folder; adapters are merged, and kept beside it in `adapter/`.
+
+    In a launch of several processes rank 0 writes, the others do nothing.
+    """
+    if process_rank() > 0:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    if hasattr(model, "merge_and_unload"):
+        with without_warnings():
+            model.save_pretrained(out / "adapter")
+        _same_everywhere(out / "adapter")
+        model = model.merge_and_unload()
+    with without_warnings():
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    if card:
+        (out / "README.md").write_text(card, encoding="utf-8")
+
+
+def _same_everywhere(adapter: Path) -> None:
+    """Take out where the base lay and the order of sets: the same adapter is the same bytes."""
+    path = adapter / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = None
+    config = {k: sorted(v) if isinstance(v, list) else v for k, v in config.items()}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (adapter / "README.md").unlink(missing_ok=True)

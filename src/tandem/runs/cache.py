@@ -1,0 +1,30 @@
+"""Where computed columns are kept between runs, and how much of them."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from tandem.errors import ConfigError
+
+
+def cache_bytes() -> int:
+    """Return how large the cache of reference columns may grow."""
+    given = os.environ.get("TANDEM_CACHE_GB", "20")
+    try:
+        size = float(given)
+    except ValueError:
+        size = math.nan
+    if not size >= 0:
+        raise ConfigError(
+            f"TANDEM_CACHE_GB = {given!r}",
+            "columns that were not used for longest are deleted above this size",
+            "give a number of gigabytes, for example 20; 0 keeps only the newest column",
+        )
+    return int(size * 1e9)
+
+
+def cache() -> Path:
+    """Return the folder where columns are kept between runs."""
+    return Path(os.environ.get("TANDEM_CACHE", "~/.cache/tandem")).expanduser()
