@@ -11,19 +11,16 @@ from tabular import f64
 from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError, DataError
 from tandem.objectives.advantages import (
-    AdaptiveBeta,
     explained_variance,
     gae,
     group_mean,
     group_std,
     informative,
-    kl_shaping,
-    kl_value,
     leave_one_out,
-    missing_eos,
-    overlong,
     whiten,
 )
+from tandem.objectives.kl_controller import AdaptiveBeta
+from tandem.objectives.shaped_rewards import kl_shaping, kl_value, missing_eos, overlong
 
 OLD = Ragged.of([f64(-1.0, -2.0, -0.5), f64(-0.7)])
 REF = Ragged.of([f64(-1.2, -1.5, -0.6), f64(-1.1)])  # log-ratios (.2, -.5, .1), (.4)

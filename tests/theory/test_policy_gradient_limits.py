@@ -28,7 +28,8 @@ from tabular import (
 from tandem.batching.batch import Terms
 from tandem.batching.ragged import Ragged
 from tandem.objectives import kl, ppo_clip, reinforce
-from tandem.objectives.advantages import group_mean, kl_shaping, kl_value, leave_one_out, whiten
+from tandem.objectives.advantages import group_mean, leave_one_out, whiten
+from tandem.objectives.shaped_rewards import kl_shaping, kl_value
 
 REF = one_token(PI_REF.log())
 

@@ -30,7 +30,8 @@ from tandem.models import loading
 from tandem.models.opening import open_policy
 from tandem.models.packed import ActorCritic
 from tandem.models.tokenizers import load_tokenizer
-from tandem.objectives.advantages import gae, kl_shaping
+from tandem.objectives.advantages import gae
+from tandem.objectives.shaped_rewards import kl_shaping
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.training.on_policy import Cast

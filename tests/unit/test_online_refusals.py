@@ -20,7 +20,7 @@ from tandem.data.record import Completion, Group
 from tandem.errors import ConfigError, JudgeError, TandemError
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import grpo, ppo
-from tandem.objectives.advantages import kl_shaping
+from tandem.objectives.shaped_rewards import kl_shaping
 from tandem.runs.checkpoint import Checkpoint
 from tandem.training.optim import Optim
 from tandem.training.rollouts import Rounds

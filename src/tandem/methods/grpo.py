@@ -30,14 +30,9 @@ from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
 from tandem.models.opening import open_policy
 from tandem.models.packed import ActorCritic
-from tandem.objectives.advantages import (
-    group_mean,
-    group_std,
-    informative,
-    leave_one_out,
-    missing_eos,
-)
+from tandem.objectives.advantages import group_mean, group_std, informative, leave_one_out
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
+from tandem.objectives.shaped_rewards import missing_eos
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here, every_rank
 from tandem.runs.run import Run

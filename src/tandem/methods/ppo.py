@@ -27,15 +27,10 @@ from tandem.models import loading
 from tandem.models.opening import open_policy, open_scalar
 from tandem.models.packed import ActorCritic
 from tandem.models.tokenizers import same_tokens
-from tandem.objectives.advantages import (
-    AdaptiveBeta,
-    explained_variance,
-    gae,
-    kl_shaping,
-    missing_eos,
-    whiten,
-)
+from tandem.objectives.advantages import explained_variance, gae, whiten
+from tandem.objectives.kl_controller import AdaptiveBeta
 from tandem.objectives.policy_gradient import ppo_clip, value_clip
+from tandem.objectives.shaped_rewards import kl_shaping, missing_eos
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here, every_rank
 from tandem.runs.run import Run

@@ -208,7 +208,7 @@ def _check_estimator(estimator: str, ratio: str, *, corrected: bool) -> None:
             "`kl` was asked for k1 as a loss",
             "the expected gradient of log pi - log pi_ref on the policy's own samples is exactly "
             "0: it would penalise nothing and add noise",
-            "use k2 here, or put k1 into the reward (`objectives.advantages.kl_shaping`)",
+            "use k2 here, or put k1 into the reward (`objectives.shaped_rewards.kl_shaping`)",
         )
     if estimator == "k2" and corrected:
         raise ConfigError(
