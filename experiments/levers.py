@@ -30,7 +30,8 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.records import records
 from tandem.runs.run import Run
-from tandem.stages.verbs import judge, sample
+from tandem.stages.judging import judge
+from tandem.stages.sampling import sample
 from tandem.statistics import Aggregate, aggregate
 from tandem.tasks import Sizes, World, load
 from tandem.training.validation import Watching

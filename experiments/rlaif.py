@@ -29,7 +29,8 @@ from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.verbs import judge, sample
+from tandem.stages.judging import judge
+from tandem.stages.sampling import sample
 from tandem.statistics import Estimate, accuracy, ece, log_loss, mean_of, paired, probability
 from tandem.tasks import Sizes
 from tandem.tasks.load import from_task

@@ -34,8 +34,10 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import commit
 from tandem.runs.records import Record, records
 from tandem.runs.run import Run
+from tandem.stages.judging import judge
 from tandem.stages.reward_shift import examine_labels, examine_rewards
-from tandem.stages.verbs import judge, sample, select
+from tandem.stages.sampling import sample
+from tandem.stages.selection import select
 from tandem.statistics import holm, mean_of
 from tandem.tasks.micro import Truth
 from tandem.tasks.micro.feedback import FORMATS

@@ -35,7 +35,9 @@ from tandem.methods import ppo
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import commit
 from tandem.runs.run import Run
-from tandem.stages.verbs import encode, judge, reference, sample
+from tandem.stages.encoding import encode
+from tandem.stages.judging import judge, reference
+from tandem.stages.sampling import sample
 from tandem.statistics import mean_of, paired
 from tandem.training.optim import Optim
 from tandem.training.validation import Watching

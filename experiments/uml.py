@@ -42,8 +42,9 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
 from tandem.runs.events import Silent
 from tandem.runs.run import Run
+from tandem.stages.judging import judge
 from tandem.stages.reward_shift import labelled
-from tandem.stages.verbs import judge, sample
+from tandem.stages.sampling import sample
 from tandem.statistics import by_prompt, paired
 from tandem.tasks import Sizes, load
 from tandem.tasks.micro import Truth

@@ -35,7 +35,7 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
-from tandem.stages.verbs import encode
+from tandem.stages.encoding import encode
 from tandem.tasks.micro import arithmetic
 from tandem.tasks.micro.lessons import FORMS, SLIPS, training_problem
 from tandem.tasks.micro.posts import Meta, pick

@@ -32,8 +32,8 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.display import Hidden
 from tandem.runs.events import Silent
 from tandem.runs.run import Run
+from tandem.stages.encoding import encode
 from tandem.stages.revise import revise
-from tandem.stages.verbs import encode
 from tandem.tasks.micro import Micro, dialogue
 from tandem.tasks.micro.feedback import COMPARE, FORMATS, RATE, lesson
 from tandem.tasks.micro.lessons import prompt as taught

@@ -38,7 +38,8 @@ from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import Seen
-from tandem.stages.verbs import BestOf, judge, sample
+from tandem.stages.judging import judge
+from tandem.stages.sampling import BestOf, sample
 from tandem.statistics import best_of
 from tandem.training.optim import Optim
 from tandem.training.validation import Watching

@@ -26,7 +26,8 @@ from tandem.runs.display import Hidden
 from tandem.runs.events import read
 from tandem.runs.records import Record
 from tandem.runs.run import Run
-from tandem.stages.verbs import judge, sample
+from tandem.stages.judging import judge
+from tandem.stages.sampling import sample
 from tandem.training.multiview import UML
 from tandem.training.optim import Optim
 from tiny import folder

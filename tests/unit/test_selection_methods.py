@@ -28,7 +28,8 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import Seen, chosen, enough, seen
-from tandem.stages.verbs import BestOf, select
+from tandem.stages.sampling import BestOf
+from tandem.stages.selection import select
 from tandem.statistics import acceptance, effective_beta, tilt
 from tandem.training.validation import Watching
 from worlds import F2_BOS, f1_model

@@ -7,7 +7,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, DataError
 from tandem.rng import Seed
-from tandem.stages.verbs import mix
+from tandem.stages.combining import mix
 
 N = 400
 

@@ -29,7 +29,7 @@ from tandem.runs.display import Display
 from tandem.runs.run import Run
 from tandem.runs.trackers import open_trackers
 from tandem.stages.evaluate import examine_answers, examine_reward
-from tandem.stages.verbs import Policy, sample
+from tandem.stages.sampling import Policy, sample
 from tandem.tasks import World
 from tandem.tasks import load as worlds
 

@@ -102,7 +102,7 @@ def _fitting(groups: Groups, model: str) -> Groups:
     from tandem.data.groups import Groups
     from tandem.runs.checkpoint import Checkpoint
     from tandem.runs.events import Silent
-    from tandem.stages.verbs import encode
+    from tandem.stages.encoding import encode
 
     return Groups.of(encode(groups, Checkpoint(Path(model)), events=Silent()))
 
@@ -142,7 +142,7 @@ def _answers(policy: Checkpoint, prompts: Groups, seed: int, configs: Mapping[st
     from tandem.data.groups import Groups
     from tandem.rng import Seed
     from tandem.runs.events import Silent
-    from tandem.stages.verbs import sample
+    from tandem.stages.sampling import sample
 
     how, machine = configs["sampling"], configs["machine"]
     at = Seed(seed).at("answers", str(policy))

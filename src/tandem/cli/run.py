@@ -170,7 +170,7 @@ def check_answers(model: str, methods: Iterable[tuple[str, Mapping[str, Any]]]) 
         ConfigError: no prompt could have that much room.
     """
     from tandem.models.folders import context_length
-    from tandem.stages.verbs import check_room
+    from tandem.stages.encoding import check_room
 
     limit = context_length(Path(model))
     for name, configs in methods:

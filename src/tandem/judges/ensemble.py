@@ -198,7 +198,7 @@ def lengths(group: Group, unit: Unit) -> FloatArray:
         raise DataError(
             f"an answer of group `{group.id}` has no tokens",
             "its length was to be counted in tokens",
-            'tokenise first (`stages.verbs.encode`), or count unit="words"',
+            'tokenise first (`stages.encoding.encode`), or count unit="words"',
         )
     return np.array([len(c.tokens) for c in group.completions], np.float64)
 

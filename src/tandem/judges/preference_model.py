@@ -226,7 +226,7 @@ class _Reader:
             raise JudgeError(
                 f"prompt `{group.id}` with two of its answers has {longest(group)} tokens",
                 f"{self.checkpoint} reads {self.limit}, and nothing is cut in silence",
-                "sample shorter answers, or drop such prompts with `tandem.stages.verbs.encode`",
+                "sample shorter answers, or drop such prompts with `tandem.stages.encoding.encode`",
             )
         return group
 

@@ -5,7 +5,7 @@ A method is one file, `tandem/methods/<name>.py`, with
     the config   a frozen dataclass; every field has a default and says where it comes from
     fit          where the method fits something: a stage that returns a Checkpoint
     recipe       composes stages: `recipe(run, <inputs>, cfg) -> Checkpoint` (or a way of decoding
-                 one: `stages.verbs.BestOf`)
+                 one: `stages.sampling.BestOf`)
 
 A recipe names its inputs, and is given what it names (see `INPUTS`). The rows are here and not
 in those files because the table and `tandem --help` must not wait for torch.

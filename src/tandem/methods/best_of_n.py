@@ -29,7 +29,8 @@ from tandem.operators.columns import scores_of
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
-from tandem.stages.verbs import BestOf, judge, sample
+from tandem.stages.judging import judge
+from tandem.stages.sampling import BestOf, sample
 from tandem.statistics import mean_of
 from tandem.statistics.best_of import curve, kl_bound
 from tandem.training.validation import Watching

@@ -36,8 +36,11 @@ from tandem.methods.sft import SFT
 from tandem.operators import asks
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
+from tandem.stages.encoding import encode
+from tandem.stages.judging import judge
 from tandem.stages.revise import revise
-from tandem.stages.verbs import encode, judge, sample, select
+from tandem.stages.sampling import sample
+from tandem.stages.selection import select
 from tandem.training.validation import Watching
 
 

@@ -30,7 +30,9 @@ from tandem.methods.rlp import RLP
 from tandem.operators import rank_pairs, shuffled_clusters, synthetic_pairs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.verbs import judge, sample, select
+from tandem.stages.judging import judge
+from tandem.stages.sampling import sample
+from tandem.stages.selection import select
 from tandem.training.validation import Watching
 
 

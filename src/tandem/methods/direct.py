@@ -17,7 +17,7 @@ from tandem.methods.sft import SFT
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
-from tandem.stages.verbs import encode
+from tandem.stages.encoding import encode
 from tandem.training.optim import Optim
 
 

@@ -33,7 +33,7 @@ from tandem.operators import mismatch, unpair
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here, every_rank
 from tandem.runs.run import Run
-from tandem.stages.verbs import select
+from tandem.stages.selection import select
 from tandem.training.loop import fit as train
 from tandem.training.optim import Optim
 from tandem.training.sources import Offline

@@ -34,7 +34,10 @@ from tandem.operators import majority
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
-from tandem.stages.verbs import ask, encode, judge, sample, select
+from tandem.stages.encoding import ask, encode
+from tandem.stages.judging import judge
+from tandem.stages.sampling import sample
+from tandem.stages.selection import select
 from tandem.training.optim import Optim
 
 

@@ -32,7 +32,9 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import chosen, enough, seen
-from tandem.stages.verbs import judge, sample, select
+from tandem.stages.judging import judge
+from tandem.stages.sampling import sample
+from tandem.stages.selection import select
 from tandem.training.optim import Optim
 from tandem.training.validation import Watching
 

@@ -34,8 +34,12 @@ from tandem.methods.sft import SFT
 from tandem.operators import Scope, above
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
+from tandem.stages.combining import merge
 from tandem.stages.early_stopping import chosen, enough, seen
-from tandem.stages.verbs import encode, judge, merge, sample, select
+from tandem.stages.encoding import encode
+from tandem.stages.judging import judge
+from tandem.stages.sampling import sample
+from tandem.stages.selection import select
 from tandem.training.optim import Optim
 from tandem.training.validation import Watching
 

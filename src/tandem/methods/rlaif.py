@@ -30,7 +30,8 @@ from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.verbs import judge, sample
+from tandem.stages.judging import judge
+from tandem.stages.sampling import sample
 from tandem.training.validation import Watching
 
 

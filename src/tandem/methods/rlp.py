@@ -31,7 +31,9 @@ from tandem.methods.reward import Reward
 from tandem.operators import synthetic_pairs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.verbs import judge, sample, select
+from tandem.stages.judging import judge
+from tandem.stages.sampling import sample
+from tandem.stages.selection import select
 from tandem.training.multiview import UML
 from tandem.training.validation import Watching
 

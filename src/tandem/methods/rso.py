@@ -35,7 +35,9 @@ from tandem.methods.preference import Preference
 from tandem.operators import Pairing, rank_pairs, rejection
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.verbs import judge, sample, select
+from tandem.stages.judging import judge
+from tandem.stages.sampling import sample
+from tandem.stages.selection import select
 from tandem.training.optim import Optim
 
 Source = Literal["rso", "sft", "direct"]

@@ -23,7 +23,7 @@ from tandem.operators.columns import scores_of
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here, every_rank
 from tandem.runs.run import Run
-from tandem.stages.verbs import encode
+from tandem.stages.encoding import encode
 from tandem.training.loop import fit as train
 from tandem.training.optim import Optim
 from tandem.training.sources import Offline

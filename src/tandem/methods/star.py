@@ -34,7 +34,10 @@ from tandem.methods.sft import SFT
 from tandem.operators import correct, incorrect
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.verbs import ask, judge, sample, select
+from tandem.stages.encoding import ask
+from tandem.stages.judging import judge
+from tandem.stages.sampling import sample
+from tandem.stages.selection import select
 from tandem.training.optim import Optim
 
 

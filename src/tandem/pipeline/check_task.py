@@ -20,7 +20,9 @@ from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.verbs import encode, judge, reference, sample
+from tandem.stages.encoding import encode
+from tandem.stages.judging import judge, reference
+from tandem.stages.sampling import sample
 from tandem.tasks import Sizes, load
 from tandem.tasks.micro import Micro, posts, truth
 from tandem.tasks.micro.annotators import known

@@ -23,13 +23,16 @@ from tandem.models.folders import layer_count
 from tandem.pipeline.solve import Solver, solve
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
+from tandem.stages.combining import mix
+from tandem.stages.encoding import encode
 from tandem.stages.evaluate import (
     examine_curve,
     examine_policies,
     examine_preferences,
     examine_reward,
 )
-from tandem.stages.verbs import Policy, encode, judge, mix, sample
+from tandem.stages.judging import judge
+from tandem.stages.sampling import Policy, sample
 from tandem.tasks import World
 from tandem.training.validation import Watching
 

@@ -12,8 +12,9 @@ from tandem.engines import Sampling
 from tandem.judges import Judge
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
+from tandem.stages.encoding import ask
 from tandem.stages.evaluate import Decoder, examine_solutions
-from tandem.stages.verbs import ask, sample
+from tandem.stages.sampling import sample
 
 DECODERS: dict[str, Decoder] = {
     "greedy": Decoder(1, 0.0),

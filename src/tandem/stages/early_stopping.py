@@ -24,7 +24,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.display import spelled
 from tandem.runs.events import Events
 from tandem.runs.run import Run
-from tandem.stages.verbs import sample
+from tandem.stages.sampling import sample
 from tandem.training.validation import Watching
 
 

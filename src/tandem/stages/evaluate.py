@@ -31,7 +31,9 @@ from tandem.judges.agreement import Agreement, Stated
 from tandem.machine import Machine
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.stages.verbs import BestOf, Policy, judge, merge, reference
+from tandem.stages.combining import merge
+from tandem.stages.judging import judge, reference
+from tandem.stages.sampling import BestOf, Policy
 from tandem.statistics import outcomes_of
 from tandem.statistics.best_of import kl_bound
 

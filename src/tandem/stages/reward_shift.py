@@ -22,7 +22,7 @@ from tandem.judges import Judge
 from tandem.machine import Machine
 from tandem.operators import rank_pairs
 from tandem.rng import Seed
-from tandem.stages.verbs import judge
+from tandem.stages.judging import judge
 from tandem.statistics import (
     Estimate,
     by_prompt,

@@ -1,0 +1,41 @@
+"""Judges write their columns; a policy writes its log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from tandem.data.groups import Groups
+from tandem.data.record import Group
+from tandem.judges import Judge, opened
+from tandem.machine import Machine
+from tandem.models.forward import log_probs
+from tandem.models.opening import open_policy
+from tandem.models.tokenise import tokenised
+from tandem.models.tokenizers import load_tokenizer
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.events import Events, Silent
+
+
+def judge(
+    groups: Groups, *judges: Judge, machine: Machine, events: Events = Silent()
+) -> Iterator[Group]:
+    """Let judges write their columns, one after the other; those that cost something say so."""
+    stream: Iterable[Group] = groups
+    hearing = [opened(each, machine) for each in judges]
+    for each in hearing:
+        stream = each(stream)
+    for done, group in enumerate(stream, 1):
+        yield group
+        if done % 64 == 0 or done == len(groups):
+            events.progress(done, len(groups), "judged")
+    for each in hearing:
+        if hasattr(each, "told") and (told := each.told()):  # type: ignore[attr-defined]
+            events.log("asked", **told)
+
+
+def reference(policy: Checkpoint, groups: Groups, *, machine: Machine) -> Iterator[Group]:
+    """Write the completions' log-probabilities under a policy, in that policy's tokens."""
+    trunk = open_policy(policy.path, replace(machine, lora=None))
+    own = tokenised(groups, load_tokenizer(policy.path))
+    yield from log_probs(trunk, own, machine.tokens)

@@ -1,0 +1,108 @@
+"""Completions drawn from a policy: a checkpoint, or a way of decoding one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tandem.data.groups import Groups
+from tandem.data.record import Group
+from tandem.engines import Sampling
+from tandem.engines.torch import TorchEngine
+from tandem.errors import ConfigError
+from tandem.judges import Judge, opened
+from tandem.machine import Machine
+from tandem.models.opening import open_policy
+from tandem.models.tokenise import tokenised
+from tandem.models.tokenizers import load_tokenizer
+from tandem.operators.columns import scores_of
+from tandem.rng import Seed
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.events import Events
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """A decoding policy: draw n answers of a policy and give the one that a judge likes best.
+
+    A handle like a checkpoint: `sample` draws from it and exams compare it with other policies.
+    Nothing was trained and there are no weights, so it has no log-probabilities to read; how far
+    it is from its policy is known from n alone, `statistics.best_of.kl_bound`.
+
+    Attributes:
+        policy: the policy that is sampled.
+        judge: the scoring judge that chooses; ties go to the earlier answer.
+        n: answers drawn for each answer given, at least 1.
+        name: the author of the answers; best-of-n by default.
+    """
+
+    policy: Checkpoint
+    judge: Judge
+    n: int
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ConfigError(
+                f"best of n = {self.n}",
+                "it gives one of n draws",
+                "give n of 1 or more; 1 is the policy itself",
+            )
+
+    def __str__(self) -> str:
+        return self.name or f"best-of-{self.n}"
+
+    def choose(self, drawn: Group) -> Group:
+        """Cut a judged group into blocks of n and keep the best of each."""
+        blocks = scores_of(drawn, "best-of-n").reshape(-1, self.n)
+        kept = np.arange(len(blocks)) * self.n + blocks.argmax(1)
+        return replace(drawn.keep(kept.tolist()), scores=None)
+
+
+Policy = Checkpoint | BestOf
+
+
+def sample(
+    policy: Policy,
+    prompts: Groups,
+    *,
+    n: int,
+    how: Sampling = Sampling(),
+    seed: Seed,
+    machine: Machine,
+    events: Events,
+) -> Iterator[Group]:
+    """Draw n completions of each prompt from a policy; other columns of the prompts are left out.
+
+    Args:
+        policy: the policy; its name becomes the completions' author. Of `BestOf` m, n times m
+            are drawn.
+        prompts: groups of which only the prompts are read.
+        n: completions per prompt.
+        how: temperature, truncation, longest answer.
+    """
+    if isinstance(policy, BestOf):
+        given = {"how": how, "seed": seed, "machine": machine, "events": events}
+        drawn = sample(policy.policy, prompts, n=n * policy.n, **given)
+        yield from map(_by(policy), map(policy.choose, opened(policy.judge, machine)(drawn)))
+        return
+    trunk = open_policy(policy.path, replace(machine, lora=None))
+    tokenizer = load_tokenizer(policy.path)
+    engine = TorchEngine(trunk.inner, tokenizer, dtype=trunk.dtype, compiled=machine.compiled)
+    own = tokenised((Group(g.prompt) for g in prompts), tokenizer)
+    for done, group in enumerate(engine.sample(own, n, how, seed), 1):
+        yield _by(policy)(group)
+        if done % 64 == 0 or done == len(prompts):
+            events.progress(done, len(prompts), "prompts")
+
+
+def _by(policy: Policy) -> Callable[[Group], Group]:
+    """Sign completions with a policy's name."""
+
+    def signed(group: Group) -> Group:
+        named = (replace(c, author=str(policy)) for c in group.completions)
+        return replace(group, completions=tuple(named))
+
+    return signed
