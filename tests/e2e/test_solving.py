@@ -18,7 +18,7 @@ from tandem.errors import DataError
 from tandem.evaluation import accuracy_evaluation
 from tandem.judges.answer_key import AnswerKey
 from tandem.machine import Machine
-from tandem.stages.evaluate import Decoder, examine_solutions
+from tandem.stages.evaluate_solutions import Decoder, examine_solutions
 from worlds import markov_model
 
 WORDS = ["<pad>", "<bos>", "<eos>", "A:", "####", "7", "8"]

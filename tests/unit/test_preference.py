@@ -27,7 +27,7 @@ from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import Here
-from tandem.stages.evaluate import examine_preferences
+from tandem.stages.evaluate_reward import examine_preferences
 from tandem.tasks.micro import Camps, Micro, posts
 from tandem.training.optim import Optim
 from tiny import folder, group

@@ -16,8 +16,6 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
-from tandem.evaluation.thresholds import above_mean
-from tandem.evaluation.tilting import tilted
 from tandem.methods.best_of_n import BestOfN
 from tandem.methods.raft import RAFT, portion
 from tandem.methods.rest import ReST
@@ -29,7 +27,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import Seen, chosen, enough, seen
 from tandem.stages.sampling import BestOf
-from tandem.stages.selection import select
+from tandem.stages.selection import above_mean, select, tilted
 from tandem.statistics import acceptance, effective_beta, tilt
 from tandem.training.validation import Watching
 from worlds import F2_BOS, f1_model

@@ -28,7 +28,8 @@ from tandem.runs.atomic_files import write_json
 from tandem.runs.display import Display
 from tandem.runs.run import Run
 from tandem.runs.trackers import open_trackers
-from tandem.stages.evaluate import examine_answers, examine_reward
+from tandem.stages.evaluate_policy import examine_answers
+from tandem.stages.evaluate_reward import examine_reward
 from tandem.stages.sampling import Policy, sample
 from tandem.tasks import World
 from tandem.tasks import load as worlds

@@ -36,7 +36,7 @@ def reward(words: Sequence[str]) -> int:
 
     from tandem.data.formats import read
     from tandem.rng import Seed
-    from tandem.stages.evaluate import examine_reward
+    from tandem.stages.evaluate_reward import examine_reward
 
     found = read(_needed(options, "data", "judgements, for example hh_harmless.jsonl.gz"))
     groups = _fitting(found.groups, options.model)
@@ -71,7 +71,7 @@ def policy(words: Sequence[str]) -> int:
     configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
 
     from tandem.runs.checkpoint import Checkpoint
-    from tandem.stages.evaluate import examine_policies
+    from tandem.stages.evaluate_policy import examine_policies
 
     prompts, judges = _prompts(options, configs["sizes"])
     sft = Checkpoint(Path(_needed(options, "reference", "the folder of the SFT policy")), "SFT")

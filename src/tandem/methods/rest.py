@@ -27,7 +27,6 @@ from typing import Literal
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.evaluation.thresholds import above_mean
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import sft
 from tandem.methods.sft import SFT
@@ -39,7 +38,7 @@ from tandem.stages.early_stopping import chosen, enough, seen
 from tandem.stages.encoding import encode
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
-from tandem.stages.selection import select
+from tandem.stages.selection import above_mean, select
 from tandem.training.optim import Optim
 from tandem.training.validation import Watching
 

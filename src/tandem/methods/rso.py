@@ -25,7 +25,6 @@ from typing import Literal
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.evaluation.tilting import tilted
 from tandem.judges import Judge
 from tandem.judges.preference_model import Pointwise, PreferenceModel
 from tandem.judges.reward_model import RewardModel
@@ -37,7 +36,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
-from tandem.stages.selection import select
+from tandem.stages.selection import select, tilted
 from tandem.training.optim import Optim
 
 Source = Literal["rso", "sft", "direct"]

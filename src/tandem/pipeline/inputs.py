@@ -25,12 +25,8 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.combining import mix
 from tandem.stages.encoding import encode
-from tandem.stages.evaluate import (
-    examine_curve,
-    examine_policies,
-    examine_preferences,
-    examine_reward,
-)
+from tandem.stages.evaluate_policy import examine_policies
+from tandem.stages.evaluate_reward import examine_curve, examine_preferences, examine_reward
 from tandem.stages.judging import judge
 from tandem.stages.sampling import Policy, sample
 from tandem.tasks import World

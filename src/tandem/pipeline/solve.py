@@ -13,7 +13,7 @@ from tandem.judges import Judge
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import ask
-from tandem.stages.evaluate import Decoder, examine_solutions
+from tandem.stages.evaluate_solutions import Decoder, examine_solutions
 from tandem.stages.sampling import sample
 
 DECODERS: dict[str, Decoder] = {

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from tandem.data.groups import Groups
 from tandem.data.record import Group
-from tandem.operators import Operator
+from tandem.operators import Operator, above, rejection
+from tandem.operators.columns import scores_of
 from tandem.rng import Seed
+from tandem.runs.display import spelled
 from tandem.runs.events import Events
+from tandem.statistics import tilt
 
 
 def select(groups: Groups, operator: Operator, *, seed: Seed, events: Events) -> Iterator[Group]:
@@ -33,3 +38,42 @@ def select(groups: Groups, operator: Operator, *, seed: Seed, events: Events) ->
         per_prompt=completions / max(1, len(groups)),
         text=f"{completions} of {before} completions left, of {prompts} of {len(groups)} prompts",
     )
+
+
+def tilted(pool: Groups, accepted: Groups, how: rejection, *, events: Events) -> dict[str, float]:
+    """Say how hard it was to be accepted and how far the accepted are tilted, see `tilt`."""
+    units = [how.scale(group) for group in pool]
+    rows = [
+        scores_of(group, "tilt")[how.candidates(group)] / unit
+        for group, unit in zip(pool, units, strict=True)
+    ]
+    kept = [scores_of(group, "tilt") / unit for group, unit in zip(accepted, units, strict=True)]
+    numbers = tilt(rows, kept, how.beta)
+    events.log("tilt", text=spelled(numbers), **numbers)
+    return numbers
+
+
+def above_mean(D: Groups, how: above, *, events: Events) -> dict[str, float]:
+    """Say what the threshold keeps, and how much of that is no better than the mean.
+
+    A threshold at or below the mean leaves answers to be learned from that make the policy no
+    better: arXiv:2308.08998 asks for tau_1 > mean R. The mean is that of the threshold's scope.
+
+    Returns:
+        `mean` of all scores; `kept`, share of completions above the threshold; `worse`, share of
+        the kept that score no more than the mean, above 0 where the threshold is too low.
+    """
+    rows = [scores_of(group, "threshold") for group in D]
+    scopes = rows if how.scope == "per_prompt" else [np.concatenate(rows)]
+    kept = np.concatenate([r > how.cut(r) for r in scopes])
+    worse = kept & np.concatenate([r <= r.mean() for r in scopes])
+    numbers = {
+        "mean": float(np.concatenate(rows).mean()),
+        "kept": float(kept.mean()),
+        "worse": float(worse.sum() / max(1, kept.sum())),
+    }
+    text = f"{numbers['kept']:.0%} of answers lie above the first threshold"
+    if worse.any():
+        text += f", which is not above the mean: {numbers['worse']:.0%} of them score no more"
+    events.log("threshold", text=text, **numbers)
+    return numbers
