@@ -50,7 +50,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.evaluation import AccuracyEvaluation, accuracy_evaluation
 from tandem.methods import direct, lmsi, load, star
-from tandem.pipeline.solve import DECODERS, Solver, solve
+from tandem.pipeline.evaluate import DECODERS, Solver, solve
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import commit

@@ -74,7 +74,7 @@ def _go(
     world: World,
     resolved: Mapping[str, Any],
 ) -> int:
-    from tandem.pipeline import inputs
+    from tandem.pipeline.evaluate import one
     from tandem.runs.run import Run
 
     path = folder(method.name, options, world)
@@ -84,7 +84,7 @@ def _go(
         work.save_config(to_toml(resolved))
         for line in world.notes:
             work.events.log("note", text=line)
-        print(inputs.one(work, method, configs, world))
+        print(one(work, method, configs, world))
     print(f"\nthe run is in {path}")
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,20 +15,18 @@ from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.agreement import Same
 from tandem.judges.ensemble import Ensemble
-from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.judges.templates import Formats
 from tandem.methods import Method, reward, sft, whole
 from tandem.models.folders import layer_count
-from tandem.pipeline.solve import Solver, solve
+from tandem.pipeline.costs import seconds
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.combining import mix
 from tandem.stages.encoding import encode
-from tandem.stages.evaluate_policy import examine_policies
-from tandem.stages.evaluate_reward import examine_curve, examine_preferences, examine_reward
+from tandem.stages.evaluate_reward import examine_curve
 from tandem.stages.judging import judge
-from tandem.stages.sampling import Policy, sample
+from tandem.stages.sampling import sample
 from tandem.tasks import World
 from tandem.training.validation import Watching
 
@@ -212,138 +210,3 @@ class Course:
         cfg = whole(self.configs[method.name], self.configs)
         result = method.recipe(self.run, **given, cfg=cfg)
         return result, seconds(self.run, set(self.run.called) - before)
-
-
-def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> str:
-    """Do one method and everything before it, and return the tables that say how good it is."""
-    course = Course(run, world, configs)
-    result, spent = course.do(method)
-    if method.row.fits == "preference":
-        return preferences(course, result)
-    parts: list[str] = []
-    if method.row.fits == "solver":
-        parts.append(solutions(course, method, result))
-    elif course.labelled:
-        r_phi = result if method.row.fits == "reward" else course.r_phi
-        exam = run(
-            "reward-exam",
-            examine_reward,
-            RewardModel(r_phi),
-            course.held_out,
-            members=course.members,
-        )
-        parts.append(f"reward model on {len(course.held_out)} held-out comparisons\n{exam['text']}")
-    if method.row.fits == "reward":
-        parts.append(course.curve())
-    if method.row.fits == "policy":
-        parts.append(policies(course, {"SFT": course.pi_sft, str(result): result}, spent))
-    return "\n\n".join(parts)
-
-
-def preferences(course: Course, fitted: Checkpoint) -> str:
-    """Lay a preference model beside the reward model that was fitted to the same comparisons."""
-    judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": RewardModel(course.r_phi)}
-    exam = course.run("preference-exam", examine_preferences, judges, course.held_out)
-    return f"{exam['text']}\n\n{costs(course.run)}"
-
-
-def solutions(course: Course, method: Method, result: Checkpoint) -> str:
-    """Examine a solver beside the base, on questions with one checkable answer."""
-    form, wording = course.wording.asking(method.row.asks), course.wording
-    if course.truth is None:
-        raise ConfigError(
-            f"{course.world.name} has no answer key",
-            "a solver is examined by how many questions it answers right",
-            "use data with answers (GSM8K), or --task micro-arithmetic",
-        )
-    solvers = {"base": Solver(course.base, wording.forms[0])}
-    if form != wording.forms[0]:
-        solvers |= {f"base {form.name}": Solver(course.base, form)}
-    solvers |= {str(result): Solver(result, form)}
-    exam = solve(course.run, solvers, course.exam, wording, course.truth, course.how)
-    return f"{len(course.exam)} evaluation questions\n{exam['text']}\n\n{costs(course.run)}"
-
-
-def policies(course: Course, trained: Mapping[str, Policy], spent: float) -> str:
-    """Sample every policy on the evaluation prompts and compare them with SFT."""
-    run, world = course.run, course.world
-    answers: dict[str, Groups] = {}
-    trained = {"base": course.base, **trained}
-    for name, policy in trained.items():
-        stage = f"answers-{name.lower()}"
-        answers[name] = run(stage, sample, policy, course.exam, n=1, how=course.how)
-    opponents = ["SFT"]
-    if world.references is not None:
-        answers["reference"] = course.exam
-        opponents.append("reference")
-    judges: dict[str, Judge] = {}
-    if world.truth is not None:
-        judges["truth"] = world.truth
-    if course.labelled:
-        judges["gold_rm"] = course.gold_rm
-        judges["proxy"] = RewardModel(course.r_phi)
-    if not judges:
-        return f"nobody judges: no preferences, no truth\n\n{costs(run)}"
-    exam = run(
-        "policy-exam",
-        examine_policies,
-        answers,
-        trained,
-        judges=judges,
-        opponents=tuple(opponents),
-        annotator=world.annotator,
-    )
-    taken = dict.fromkeys(trained, spent)
-    taken |= {"base": 0.0, "SFT": seconds(run, ("demonstrations", "sft"))}
-    parts = (
-        f"policies on {len(course.exam)} evaluation prompts\n{exam['text']}",
-        costs(run),
-        summary(exam, taken),
-    )
-    return "\n\n".join(parts)
-
-
-def summary(exam: Mapping[str, Any], spent: Mapping[str, float]) -> str:
-    """The table to take away: one row a policy, win rates against SFT with their intervals."""
-    rows = exam["numbers"]["policies"]
-    shown = {
-        "win vs SFT": f"{exam['numbers']['judge']} win vs SFT",
-        "gold_rm_win": "gold_rm win vs SFT",
-        "proxy_win": "proxy win vs SFT",
-        "kl": "KL",
-        "length": "length",
-    }
-    columns = {
-        key: name for key, name in shown.items() if any(row.get(key) is not None for row in rows)
-    }
-    lines = [("method", *columns.values(), "seconds")]
-    for row in rows:
-        cells = [_cell(row.get(k), interval="win" in k) for k in columns]
-        took = f"{spent[row['policy']]:.1f}" if row["policy"] in spent else "-"
-        lines.append((row["policy"], *cells, took))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
-
-
-def _cell(value: Any, *, interval: bool) -> str:
-    if not isinstance(value, Mapping):
-        return "-"
-    if not interval:
-        return f"{value['mean']:.2f}"
-    return f"{value['mean']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
-
-
-def seconds(run: Run, stages: Collection[str]) -> float:
-    """Return the wall time of some stages, as they took it when they were done."""
-    return sum(r.seconds for r in run.records() if r.name in stages)
-
-
-def costs(run: Run) -> str:
-    """Say what every stage cost."""
-    rows = run.records()
-    lines = [
-        f"  {r.folder.name:<24} {r.seconds:8.1f} s  {r.peak_bytes / 2**30:6.2f} GiB" for r in rows
-    ]
-    return "\n".join(["stages", *lines, f"  {'all':<24} {sum(r.seconds for r in rows):8.1f} s"])

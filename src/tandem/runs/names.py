@@ -100,7 +100,7 @@ RECORDED: dict[str, str] = {
     "PairSeparator": "tandem.data.pair_sequences.Seam",
     "RolloutShape": "tandem.training.rollouts.Rounds",
     "MultiViewConfig": "tandem.training.multiview.UML",
-    "Solver": "tandem.pipeline.solve.Solver",
+    "Solver": "tandem.pipeline.evaluate.Solver",
     "Estimate": "tandem.statistics.intervals.Estimate",
     "Table": "tandem.evaluation.tables.Table",
     "log_tilting": "tandem.stages.selection.tilted",

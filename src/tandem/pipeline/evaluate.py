@@ -1,0 +1,201 @@
+"""A method done on a task, and the tables that say how good its result is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tandem.data.groups import Groups
+from tandem.data.verifiable import Form, Wording
+from tandem.engines import Sampling
+from tandem.errors import ConfigError
+from tandem.judges import Judge
+from tandem.judges.preference_model import PreferenceModel
+from tandem.judges.reward_model import RewardModel
+from tandem.methods import Method
+from tandem.pipeline.costs import costs, seconds
+from tandem.pipeline.inputs import Course
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.run import Run
+from tandem.stages.encoding import ask
+from tandem.stages.evaluate_policy import examine_policies
+from tandem.stages.evaluate_reward import examine_preferences, examine_reward
+from tandem.stages.evaluate_solutions import Decoder, examine_solutions
+from tandem.stages.sampling import Policy, sample
+from tandem.tasks import World
+
+
+def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> str:
+    """Do one method and everything before it, and return the tables that say how good it is."""
+    course = Course(run, world, configs)
+    result, spent = course.do(method)
+    if method.row.fits == "preference":
+        return preferences(course, result)
+    parts: list[str] = []
+    if method.row.fits == "solver":
+        parts.append(solutions(course, method, result))
+    elif course.labelled:
+        r_phi = result if method.row.fits == "reward" else course.r_phi
+        exam = run(
+            "reward-exam",
+            examine_reward,
+            RewardModel(r_phi),
+            course.held_out,
+            members=course.members,
+        )
+        parts.append(f"reward model on {len(course.held_out)} held-out comparisons\n{exam['text']}")
+    if method.row.fits == "reward":
+        parts.append(course.curve())
+    if method.row.fits == "policy":
+        parts.append(policies(course, {"SFT": course.pi_sft, str(result): result}, spent))
+    return "\n\n".join(parts)
+
+
+def preferences(course: Course, fitted: Checkpoint) -> str:
+    """Lay a preference model beside the reward model that was fitted to the same comparisons."""
+    judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": RewardModel(course.r_phi)}
+    exam = course.run("preference-exam", examine_preferences, judges, course.held_out)
+    return f"{exam['text']}\n\n{costs(course.run)}"
+
+
+def solutions(course: Course, method: Method, result: Checkpoint) -> str:
+    """Examine a solver beside the base, on questions with one checkable answer."""
+    form, wording = course.wording.asking(method.row.asks), course.wording
+    if course.truth is None:
+        raise ConfigError(
+            f"{course.world.name} has no answer key",
+            "a solver is examined by how many questions it answers right",
+            "use data with answers (GSM8K), or --task micro-arithmetic",
+        )
+    solvers = {"base": Solver(course.base, wording.forms[0])}
+    if form != wording.forms[0]:
+        solvers |= {f"base {form.name}": Solver(course.base, form)}
+    solvers |= {str(result): Solver(result, form)}
+    exam = solve(course.run, solvers, course.exam, wording, course.truth, course.how)
+    return f"{len(course.exam)} evaluation questions\n{exam['text']}\n\n{costs(course.run)}"
+
+
+def policies(course: Course, trained: Mapping[str, Policy], spent: float) -> str:
+    """Sample every policy on the evaluation prompts and compare them with SFT."""
+    run, world = course.run, course.world
+    answers: dict[str, Groups] = {}
+    trained = {"base": course.base, **trained}
+    for name, policy in trained.items():
+        stage = f"answers-{name.lower()}"
+        answers[name] = run(stage, sample, policy, course.exam, n=1, how=course.how)
+    opponents = ["SFT"]
+    if world.references is not None:
+        answers["reference"] = course.exam
+        opponents.append("reference")
+    judges: dict[str, Judge] = {}
+    if world.truth is not None:
+        judges["truth"] = world.truth
+    if course.labelled:
+        judges["gold_rm"] = course.gold_rm
+        judges["proxy"] = RewardModel(course.r_phi)
+    if not judges:
+        return f"nobody judges: no preferences, no truth\n\n{costs(run)}"
+    exam = run(
+        "policy-exam",
+        examine_policies,
+        answers,
+        trained,
+        judges=judges,
+        opponents=tuple(opponents),
+        annotator=world.annotator,
+    )
+    taken = dict.fromkeys(trained, spent)
+    taken |= {"base": 0.0, "SFT": seconds(run, ("demonstrations", "sft"))}
+    parts = (
+        f"policies on {len(course.exam)} evaluation prompts\n{exam['text']}",
+        costs(run),
+        summary(exam, taken),
+    )
+    return "\n\n".join(parts)
+
+
+def summary(exam: Mapping[str, Any], spent: Mapping[str, float]) -> str:
+    """The table to take away: one row a policy, win rates against SFT with their intervals."""
+    rows = exam["numbers"]["policies"]
+    shown = {
+        "win vs SFT": f"{exam['numbers']['judge']} win vs SFT",
+        "gold_rm_win": "gold_rm win vs SFT",
+        "proxy_win": "proxy win vs SFT",
+        "kl": "KL",
+        "length": "length",
+    }
+    columns = {
+        key: name for key, name in shown.items() if any(row.get(key) is not None for row in rows)
+    }
+    lines = [("method", *columns.values(), "seconds")]
+    for row in rows:
+        cells = [_cell(row.get(k), interval="win" in k) for k in columns]
+        took = f"{spent[row['policy']]:.1f}" if row["policy"] in spent else "-"
+        lines.append((row["policy"], *cells, took))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _cell(value: Any, *, interval: bool) -> str:
+    if not isinstance(value, Mapping):
+        return "-"
+    if not interval:
+        return f"{value['mean']:.2f}"
+    return f"{value['mean']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
+
+
+DECODERS: dict[str, Decoder] = {
+    "greedy": Decoder(1, 0.0),
+    "sampled": Decoder(4, 1.0),
+    "vote-0.7": Decoder(15, 0.7, vote=True),
+    "vote-1.2": Decoder(15, 1.2, vote=True),
+}
+"""LMSI's paper votes at .7 before training and at 1.2 after it, when the model is sharper. Here
+every policy is decoded in both ways."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A policy, and the form in which it is asked."""
+
+    policy: Checkpoint
+    form: Form
+
+
+def solve(
+    run: Run,
+    solvers: Mapping[str, Solver],
+    questions: Groups,
+    wording: Wording,
+    truth: Judge,
+    how: Sampling,
+    decoders: Mapping[str, Decoder] = DECODERS,
+) -> dict[str, Any]:
+    """Examine solvers on questions that none was trained on; the first is the one to beat.
+
+    Returns:
+        `text`, the tables, and `numbers`, for JSON: among them every prompt's marks.
+    """
+    answers: dict[str, dict[str, Groups]] = {}
+    first = next(iter(solvers.values())).policy
+    room = how.max_tokens
+    for name, solver in solvers.items():
+        form, policy = solver.form, solver.policy
+        asked = run(f"exam-{form.name}", ask, questions, wording, form, first, room=room)
+        answers[name] = {
+            decoder: run(
+                f"solved-{name.replace(' ', '-')}-{decoder.replace('.', '')}",
+                sample,
+                policy,
+                asked,
+                n=by.n,
+                how=replace(how, temperature=by.temperature),
+            )
+            for decoder, by in decoders.items()
+        }
+    return run(
+        "solutions-exam", examine_solutions, answers, dict(decoders), read=wording.read, truth=truth
+    )
