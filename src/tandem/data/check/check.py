@@ -19,8 +19,10 @@ from tandem.data.chat.encode import Encoded
 from tandem.data.chat.show import judged
 from tandem.data.chat.transcripts import prompt_key
 from tandem.data.chat.truncate import Counts, fit
-from tandem.data.check import findings
-from tandem.data.check.findings import Facts, Lengths
+from tandem.data.check import facts as findings
+from tandem.data.check.facts import Facts, Lengths
+from tandem.data.check.rules import data_errors, data_warnings, fitting_methods
+from tandem.data.check.text import check_json, check_text
 from tandem.data.formats.reader import Notes, read
 from tandem.data.groups import Groups
 from tandem.data.record import Group
@@ -68,11 +70,11 @@ class Check:
 
     def text(self, *, colour: bool = False) -> str:
         """Return the findings for a terminal."""
-        return findings.as_text(self, colour=colour)
+        return check_text(self, colour=colour)
 
     def json(self) -> str:
         """Return the findings as JSON."""
-        return findings.as_json(self)
+        return check_json(self)
 
 
 def check(
@@ -111,7 +113,7 @@ def check(
     shown = data.groups if encoded is None else encoded.groups
     lengths = _lengths(shown, max_length, encoded, tokenizer)
     overlap = _overlap(data.groups, others)
-    errors = findings.errors(overlap, lengths)
+    errors = data_errors(overlap, lengths)
     return Check(
         source=str(source),
         format=data.format,
@@ -122,9 +124,9 @@ def check(
         overlap=overlap,
         examples=tuple(_example(g, tokenizer, colour=False) for g in _some(shown)),
         coloured=tuple(_example(g, tokenizer, colour=True) for g in _some(shown)),
-        methods=findings.methods(facts),
+        methods=fitting_methods(facts),
         errors=tuple(errors),
-        warnings=tuple(findings.warnings(data.notes, facts, lengths)),
+        warnings=tuple(data_warnings(data.notes, facts, lengths)),
     )
 
 
