@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from tandem.batching.attention_plan import MULTIPLE
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.batching.packing import Cut, Layout, pack, split, unique_tokens
+from tandem.batching.microbatches import Cut, split, unique_tokens
+from tandem.batching.packing import Layout, pack
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.kernels import flex_attention

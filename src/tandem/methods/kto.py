@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.batching.packing import split
+from tandem.batching.microbatches import split
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError

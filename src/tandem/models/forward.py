@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from tandem.batching.batch import Outputs, moved
-from tandem.batching.packing import Cut, pack, split
+from tandem.batching.microbatches import Cut, split
+from tandem.batching.packing import pack
 from tandem.batching.ragged import Ragged
 from tandem.data.record import FloatArray, Group
 from tandem.models.packed import ActorCritic, Trunk

@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.batching.packing import Cut
+from tandem.batching.microbatches import Cut
 from tandem.batching.ragged import Ragged
 from tandem.errors import DataError
 from tandem.kernels.embedding_rows import narrowed

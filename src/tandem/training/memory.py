@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tandem.batching.packing import pack, unique_tokens
+from tandem.batching.microbatches import unique_tokens
+from tandem.batching.packing import pack
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError
 from tandem.kernels import logprobs

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softplus
 
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.batching.packing import Cut, Layout, pack, unique_tokens
+from tandem.batching.microbatches import Cut, unique_tokens
+from tandem.batching.packing import Layout, pack
 from tandem.data.groups import Groups
 from tandem.data.record import Group, IntArray
 from tandem.errors import ConfigError, DataError

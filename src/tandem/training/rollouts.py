@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from tandem.batching.batch import Batch
-from tandem.batching.packing import Cut, Layout, pack, split
+from tandem.batching.microbatches import Cut, split
+from tandem.batching.packing import Layout, pack
 from tandem.batching.ragged import Ragged
 from tandem.data.groups import Groups
 from tandem.data.record import Group

@@ -9,7 +9,8 @@ import numpy as np
 from torch import nn
 
 from tandem.batching.batch import Batch
-from tandem.batching.packing import Cut, Layout, Piece, pack, split
+from tandem.batching.microbatches import Cut, Piece, split
+from tandem.batching.packing import Layout, pack
 from tandem.data.groups import Groups
 from tandem.data.record import FloatArray, Group, IntArray
 from tandem.errors import DataError
