@@ -1,0 +1,41 @@
+"""`tandem tasks check`: a task measured against what it promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tandem.cli.settings import make_parser, parse
+from tandem.errors import ConfigError, nearest
+
+
+def check_task(words: Sequence[str]) -> int:
+    """Run a task's own gates: `tandem tasks check micro`."""
+    from tandem.tasks import TASKS
+
+    parser = make_parser("tasks check", "Check that a task shows the phenomena it was made for.")
+    parser.add_argument("task", help=f"one of: {', '.join(TASKS)}")
+    parser.add_argument("--out", type=str | None, default=None, help="the run's folder")
+    parser.add_argument("--seed", type=int, default=0, help="root of every draw")
+    options = parse(parser, words)
+    name = options.task
+    if name not in TASKS:
+        raise ConfigError(
+            f"there is no task {name!r}.{nearest(name, TASKS)}",
+            "a task is a module in tandem/tasks",
+            f"name one of: {', '.join(TASKS)}",
+        )
+    if not name.startswith("micro"):
+        raise ConfigError(
+            f"the task {name} has no gates",
+            "only a world whose truth is known can be checked against promises",
+            "name `micro`",
+        )
+    from tandem.cli.run import defaults
+    from tandem.methods import load
+    from tandem.pipeline import check_task
+
+    configs = defaults(load("reward"), "micro")
+    gates = check_task.micro(Path(options.out or "runs/gates-micro"), configs, options.seed)
+    print("\n".join(check_task.lines(gates)))
+    return int(not all(gate.holds for gate in gates))
