@@ -17,7 +17,8 @@ from tandem.bench.seeds import found
 from tandem.cli.run import defaults
 from tandem.cli.settings import add, flattened, make_parser, parse, read_file, rebuild, spelled
 from tandem.errors import ConfigError, nearest
-from tandem.methods import METHODS, find, load, whole
+from tandem.methods import METHODS, find, load
+from tandem.methods.configs import whole
 from tandem.tasks import TASKS, Sizes
 
 FOLDER = Path(__file__).parent.parent / "bench" / "presets"

@@ -24,7 +24,8 @@ from tandem.cli.settings import (
     to_toml,
 )
 from tandem.errors import ConfigError
-from tandem.methods import METHODS, Method, find, held, load, whole
+from tandem.methods import METHODS, Method, find, load
+from tandem.methods.configs import held, whole
 from tandem.runs.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:

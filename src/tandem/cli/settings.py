@@ -20,7 +20,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from tandem.errors import ConfigError, nearest
-from tandem.methods import parts
+from tandem.methods.configs import parts
 
 Plain = bool | int | float | str | tuple | list | dict | Enum | None
 
@@ -38,7 +38,7 @@ class Setting:
 def settings(config: object, prefix: str) -> Iterator[Setting]:
     """Yield the leaves of a dataclass, nested dataclasses included.
 
-    A method's config that another's shares with it (`methods.parts`) is left out: it has a table
+    A method's config that another's shares with it (`methods.configs.parts`) is left out: it has a table
     of its own, and one set of flags.
     """
     kind = type(config)

@@ -30,7 +30,8 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges.position_bias import report
 from tandem.judges.templates import Formats
-from tandem.methods import SHARED, sft
+from tandem.methods import sft
+from tandem.methods.configs import SHARED
 from tandem.methods.rlaif import RLAIF, learn
 from tandem.methods.sft import SFT
 from tandem.operators import asks

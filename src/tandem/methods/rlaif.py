@@ -24,7 +24,8 @@ from tandem.judges.llm import Rater
 from tandem.judges.position_bias import report
 from tandem.judges.reward_model import RewardModel
 from tandem.judges.templates import Formats
-from tandem.methods import SHARED, dpo, ppo, reward
+from tandem.methods import dpo, ppo, reward
+from tandem.methods.configs import SHARED
 from tandem.methods.dpo import DPO
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward

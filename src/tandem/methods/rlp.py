@@ -25,7 +25,8 @@ from tandem.errors import ConfigError
 from tandem.judges.agreement import Agreement, Same
 from tandem.judges.reward_model import RewardModel
 from tandem.judges.semantic import named
-from tandem.methods import SHARED, ppo, reward
+from tandem.methods import ppo, reward
+from tandem.methods.configs import SHARED
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
 from tandem.operators import synthetic_pairs

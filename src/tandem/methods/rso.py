@@ -28,7 +28,8 @@ from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.preference_model import Pointwise, PreferenceModel
 from tandem.judges.reward_model import RewardModel
-from tandem.methods import SHARED, dpo, preference
+from tandem.methods import dpo, preference
+from tandem.methods.configs import SHARED
 from tandem.methods.dpo import DPO
 from tandem.methods.preference import Preference
 from tandem.operators import Pairing, rank_pairs, rejection

@@ -17,7 +17,8 @@ from tandem.judges.agreement import Same
 from tandem.judges.ensemble import Ensemble
 from tandem.judges.reward_model import RewardModel
 from tandem.judges.templates import Formats
-from tandem.methods import Method, reward, sft, whole
+from tandem.methods import Method, reward, sft
+from tandem.methods.configs import whole
 from tandem.models.folders import layer_count
 from tandem.pipeline.costs import seconds
 from tandem.runs.checkpoint import Checkpoint

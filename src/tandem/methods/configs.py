@@ -1,0 +1,27 @@
+"""Configs that hold other methods' configs, filled from those methods' own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+SHARED = {"shared": True}
+"""Metadata of a field that holds another method's config as that method's own table sets it."""
+
+
+def parts(config: Any) -> list[str]:
+    """Name the methods whose configs a config holds as they are set elsewhere: RLP's PPO is PPO."""
+    return [f.name for f in fields(config) if f.metadata.get("shared")]
+
+
+def held(config: Any) -> list[str]:
+    """Name the methods of `parts`, and theirs."""
+    own = parts(config)
+    return [*own, *(name for part in own for name in held(getattr(config, part)))]
+
+
+def whole(config: Any, configs: Mapping[str, Any]) -> Any:
+    """Return a config with its shared parts as they were set."""
+    held = {name: whole(configs[name], configs) for name in parts(config)}
+    return replace(config, **held)
