@@ -29,7 +29,6 @@ from tandem.runs import events as talk
 from tandem.runs.artifacts import store
 from tandem.runs.atomic_files import flush, read_json, remove, seal, whole, write_json, write_text
 from tandem.runs.atomic_files import twin as link
-from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import INJECTED, Here
 from tandem.runs.display import Display, duration
 from tandem.runs.environment import Meter, commit
@@ -38,8 +37,6 @@ from tandem.runs.identity import describe, fingerprint, list_differences
 from tandem.runs.names import recorded_name, stage_as_recorded
 from tandem.runs.records import STAGE, Record, read_record, records, stages
 from tandem.runs.session import Session
-
-__all__ = ["Checkpoint", "Events", "Here", "Record", "Run", "every_rank", "records"]
 
 A = TypeVar("A")
 POLL_SECONDS = 0.2
