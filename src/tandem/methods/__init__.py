@@ -14,8 +14,8 @@ in those files because the table and `tandem --help` must not wait for torch.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from tandem.errors import ConfigError, nearest
