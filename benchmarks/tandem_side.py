@@ -15,7 +15,7 @@ from meters import Meter
 from workloads import Workload, share_even
 
 from tandem.data import chat
-from tandem.data.formats import read
+from tandem.data.formats import read_data
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
@@ -112,7 +112,7 @@ def groups(work: Workload, folder: Path) -> Groups:
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in work.rows()), encoding="utf-8")
     tokenizer = load_tokenizer(folder)
-    return chat.encode(read(file).groups, tokenizer, max_length=work.max_length).groups
+    return chat.encode_groups(read_data(file).groups, tokenizer, max_length=work.max_length).groups
 
 
 def useful(data: Groups) -> int:

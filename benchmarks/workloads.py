@@ -148,11 +148,11 @@ def share_even(texts: list[str]) -> list[float]:
 
 def record(file: Path) -> None:
     """Count words and signs of 512 comparisons of HH transcripts."""
-    from tandem.data.formats import read
+    from tandem.data.formats import read_data
 
     count = lambda text: max(1, len(re.findall(r"\w+|[^\w\s]", text)))  # noqa: E731
     found = []
-    for group in read(file).groups:
+    for group in read_data(file).groups:
         asked = group.prompt.messages or ({"content": group.prompt.text},)
         prompt = sum(count(str(m["content"])) + 3 for m in asked)
         answers = [count(c.text) for c in group.completions]

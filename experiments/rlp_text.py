@@ -23,7 +23,7 @@ import numpy as np
 
 from pages import FOLDER, markdown
 from tandem import cli
-from tandem.data.formats import read
+from tandem.data.formats import read_data
 from tandem.data.groups import Groups
 from tandem.data.record import FloatArray, Group
 from tandem.judges.semantic import complete_linkage, embeddings, sentence_encoder
@@ -130,7 +130,9 @@ def short(data: Path, out: Path, count: int) -> Path:
     reference; equal grades are ties.
     """
     out.mkdir(parents=True, exist_ok=True)
-    groups = [g for g in read(data).groups if len(g.prompt.text) < 200 and g.scores is not None]
+    groups = [
+        g for g in read_data(data).groups if len(g.prompt.text) < 200 and g.scores is not None
+    ]
     few: list[Group] = []
     for group in groups:
         kept = [k for k, c in enumerate(group.completions) if len(c.text) < 400]
@@ -173,7 +175,9 @@ def main(words: list[str] | None = None) -> int:
             parser.error("give --data and --model, or --page")
         found = {"commit": commit(), "data": asked.data.name, "model": asked.model.name}
         found["pipeline"] = pipeline(asked.data, asked.model, asked.runs, asked.groups)
-        found["agreement"] = agreement(read(asked.data).groups[: asked.limit], asked.thresholds)
+        found["agreement"] = agreement(
+            read_data(asked.data).groups[: asked.limit], asked.thresholds
+        )
         asked.out.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     found = json.loads(file.read_text(encoding="utf-8"))

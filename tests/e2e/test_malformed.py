@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from malformed import DATA, TOKENIZERS, BadTokenizer, Case, _rows
-from tandem.data.chat import encode
-from tandem.data.check.check import check
-from tandem.data.formats import read
+from tandem.data.chat import encode_groups
+from tandem.data.check.check import check_data
+from tandem.data.formats import read_data
 from tandem.errors import TandemError
 
 
@@ -31,16 +31,16 @@ def test_broken_data(case: Case, tmp_path: Path):
     path = case.make(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(TandemError) as error:
-        read(path)
+        read_data(path)
     assert_helps(error.value, case.expect)
     assert sorted(tmp_path.rglob("*")) == before, "no half result is left behind"
 
 
 @pytest.mark.parametrize("case", TOKENIZERS, ids=lambda case: case.name)
 def test_broken_tokenizer(case: BadTokenizer, tmp_path: Path):
-    groups = read(_rows(case.row)(tmp_path)).groups
+    groups = read_data(_rows(case.row)(tmp_path)).groups
     with pytest.raises(TandemError) as error:
-        encode(groups, case.make(), max_length=case.max_length, cache=tmp_path / "cache")
+        encode_groups(groups, case.make(), max_length=case.max_length, cache=tmp_path / "cache")
     assert_helps(error.value, case.expect)
     finished = [p for p in tmp_path.rglob("encoded-*") if p.suffix in (".parquet", ".json")]
     assert not finished, "no half result is left behind"
@@ -51,7 +51,7 @@ def test_check_refuses_what_read_refuses(tmp_path: Path):
         folder = tmp_path / case.name
         folder.mkdir()
         with pytest.raises(TandemError):
-            check(case.make(folder))
+            check_data(case.make(folder))
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -63,5 +63,5 @@ def test_a_row_that_breaks_late_leaves_no_half_cache(
     path = _rows(*[{"prompt": f"{k}"} for k in range(3000)], {"prompt": 7})(tmp_path)
     for _ in range(2):
         with pytest.raises(TandemError, match=r"data\.jsonl:3001"):
-            read(path, cache=tmp_path / "cache")
+            read_data(path, cache=tmp_path / "cache")
     assert not list(tmp_path.rglob("read-*.parquet"))

@@ -20,7 +20,7 @@ import tiny
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
-from tandem.data.verifiable import Form, StatedAnswer, Wording
+from tandem.data.verifiable import PromptStyle, QuestionFormat, StatedAnswer
 from tandem.engines import Sampling
 from tandem.evaluation import confidence, confidence_auroc, elected
 from tandem.judges.agreement import Agreement, Stated
@@ -60,7 +60,9 @@ class Arrives:
         return ARRIVES.get(text, "")
 
 
-LETTERS = Wording(Arrives(), (Form("plain"),), layout="{question}", hint="", statement="{answer}")
+LETTERS = QuestionFormat(
+    Arrives(), (PromptStyle("plain"),), layout="{question}", hint="", statement="{answer}"
+)
 
 
 def voted(texts: list[str]) -> Group:
@@ -164,7 +166,7 @@ def test_lmsi_does_the_same_whatever_the_key_says(tmp_path: Path):
 
 
 HINT = " (the answer is 1)"
-SUMS = Wording(StatedAnswer(), (Form("plain"),), layout="{question}", hint=HINT)
+SUMS = QuestionFormat(StatedAnswer(), (PromptStyle("plain"),), layout="{question}", hint=HINT)
 
 
 def scripted(
@@ -197,8 +199,8 @@ def test_a_scripted_generator_fills_the_share_that_theory_gives(
 def test_a_hinted_question_is_put_in_its_form_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Behind the worked examples, and before the layout's last words, as `wording.hinted` says."""
     monkeypatch.setattr(star, "sample", scripted)
-    form = Form("shown", shots=(("0", "#### 0"),), suffix=" !")
-    wording = Wording(StatedAnswer(), (form,), layout="Q {question} A", hint=HINT)
+    form = PromptStyle("shown", shots=(("0", "#### 0"),), suffix=" !")
+    wording = QuestionFormat(StatedAnswer(), (form,), layout="Q {question} A", hint=HINT)
     base = Checkpoint(tiny.folder(tmp_path / "base"), "base")
     x = Groups.of(Group(Prompt(f"q{i}", "<bos>", meta={"answer": 1})) for i in range(20))
     with Run(tmp_path / "run", 0, machine=MACHINE) as run:

@@ -9,9 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tandem.data.formats import read
+from tandem.data.formats import read_data
 from tandem.data.record import Completion, Group, Prompt
-from tandem.data.verifiable import Form, StatedAnswer, Wording, key, question, sealed
+from tandem.data.verifiable import (
+    PromptStyle,
+    QuestionFormat,
+    StatedAnswer,
+    answer_key,
+    question_text,
+    without_answer,
+)
 from tandem.errors import ConfigError, DataError
 from tandem.judges.agreement import Agreement, Stated
 from tandem.judges.answer_key import AnswerKey
@@ -68,12 +75,12 @@ def test_micro_reads_answers_with_its_wordings_value():
         assert truth == by_key
 
 
-WORDING = Wording(
+WORDING = QuestionFormat(
     StatedAnswer(),
     (
-        Form("shown", shots=(("1 + 1 ?", "1 + 1 = 2. The answer is 2."),)),
-        Form("stepwise", " Think."),
-        Form("short", target="answer"),
+        PromptStyle("shown", shots=(("1 + 1 ?", "1 + 1 = 2. The answer is 2."),)),
+        PromptStyle("stepwise", " Think."),
+        PromptStyle("short", target="answer"),
     ),
 )
 
@@ -86,9 +93,9 @@ def test_a_form_puts_examples_before_and_words_behind():
         "Be kind.", "1 + 1 ?", "1 + 1 = 2. The answer is 2.", "2 + 3 ?",
     ]  # fmt: skip
     assert shown.text == "Q: 1 + 1 ?\nA: 1 + 1 = 2. The answer is 2.\n\nQ: 2 + 3 ?\nA:"
-    assert question(WORDING.ask(prompt, WORDING.form("stepwise"))) == "2 + 3 ? Think."
+    assert question_text(WORDING.ask(prompt, WORDING.form("stepwise"))) == "2 + 3 ? Think."
     hinted = WORDING.hinted(prompt, WORDING.form("short"))
-    assert question(hinted) == "2 + 3 ? (the answer is 5)"
+    assert question_text(hinted) == "2 + 3 ? (the answer is 5)"
     assert WORDING.ask(Prompt("x", "2 + 3 ?"), WORDING.form("short")).messages is None
     assert WORDING.asking("answer").name == "short"
     with pytest.raises(ConfigError, match=r"no form 'shwn'.*`?shown"):
@@ -98,10 +105,10 @@ def test_a_form_puts_examples_before_and_words_behind():
 def test_micro_hints_are_those_its_grammar_teaches():
     problem = Micro("arithmetic").prompts("unlabelled", 1, SEED)[0].prompt
     hinted = arithmetic.WORDING.hinted(problem, arithmetic.WORDING.forms[0])
-    assert question(hinted) == arithmetic.question(problem.meta, "hint")
+    assert question_text(hinted) == arithmetic.question(problem.meta, "hint")
     for form in arithmetic.WORDING.forms:
         asked = arithmetic.WORDING.ask(problem, form)
-        assert question(asked) == arithmetic.question(problem.meta, form.name)
+        assert question_text(asked) == arithmetic.question(problem.meta, form.name)
 
 
 def test_votes_count_answers_and_never_their_absence():
@@ -113,7 +120,7 @@ def test_votes_count_answers_and_never_their_absence():
 def test_a_key_is_needed_and_said_to_be_missing():
     with pytest.raises(DataError, match="no answer key"):
         next(AnswerKey(StatedAnswer())([Group(Prompt("x", "?"), (Completion("#### 1"),))]))
-    assert key(Prompt("x", "?", meta={"answer": "1,200.0"})) == "1200"
+    assert answer_key(Prompt("x", "?", meta={"answer": "1,200.0"})) == "1200"
 
 
 class Guarded(Prompt):
@@ -127,12 +134,12 @@ class Guarded(Prompt):
 def test_lmsi_takes_questions_without_reading_their_keys():
     guarded = Guarded("x", "2 + 3 ?", meta={"answer": 5})
     with pytest.raises(AssertionError, match="was read"):
-        key(guarded)
+        answer_key(guarded)
     (only,) = only_questions([Group(guarded, (Completion("#### 5"),), np.ones(1))])
     assert only.prompt.meta == {}
     assert not len(only)
     assert only.scores is None
-    assert sealed(guarded).text == "2 + 3 ?"
+    assert without_answer(guarded).text == "2 + 3 ?"
 
 
 def test_equal_paths_become_one_with_their_number():
@@ -153,9 +160,9 @@ def test_gsm8k_rows_become_questions_with_keys(tmp_path: Path):
     ]
     file = tmp_path / "sums.jsonl.gz"
     file.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in rows).encode()))
-    found = read(file)
+    found = read_data(file)
     assert found.format == "gsm8k"
-    assert [key(g.prompt) for g in found.groups] == [str(n) for n in range(990, 1020)]
+    assert [answer_key(g.prompt) for g in found.groups] == [str(n) for n in range(990, 1020)]
     world = from_files(tmp_path, file, Sizes(held_out_share=0.3))
     assert world.wording is gsm8k.WORDING
     assert next(world.truth(world.demonstrations)).scores.tolist() == [1.0]
@@ -165,7 +172,7 @@ def test_a_solution_without_a_number_stops_the_reading(tmp_path: Path):
     file = tmp_path / "bad.jsonl"
     file.write_text(json.dumps({"question": "what ?", "answer": "#### none"}) + "\n")
     with pytest.raises(DataError, match="`answer` is '#### none'"):
-        read(file)
+        read_data(file)
 
 
 def test_the_worked_examples_arrive_at_their_answers():
@@ -178,7 +185,7 @@ def test_the_worked_examples_arrive_at_their_answers():
 @pytest.mark.skipif(not GSM8K.exists(), reason="needs ../shared")
 def test_every_solution_of_gsm8k_arrives_at_its_key():
     """3,000 real solutions: the key is a number, and reading the whole solution finds it."""
-    groups = read(GSM8K).groups
+    groups = read_data(GSM8K).groups
     assert len(groups) == 3000
     assert all(s.scores.all() for s in AnswerKey(StatedAnswer())(groups))
     assert all(float(g.prompt.meta["answer"]) is not None for g in groups)

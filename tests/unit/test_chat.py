@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tandem.data.chat import decode, encode, render
+from tandem.data.chat import decode_tokens, encode_groups, render_group
 from tandem.data.chat.transcripts import answer_of, prompt_of
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
@@ -38,7 +38,7 @@ def plain_group(prompt: str, *answers: str) -> Group:
 
 
 def one(group: Group, tokenizer, **how) -> Group:
-    return encode(
+    return encode_groups(
         Groups.of([group]), tokenizer, max_length=how.pop("max_length", None), **how
     ).groups[0]
 
@@ -112,7 +112,7 @@ def test_an_answer_that_was_cut_gets_no_end():
         text, messages = prompt_of([ASK])
         group = Group(Prompt("g", text, messages), (Completion("I am", stopped=False),))
         tokens = one(group, tokenizer).completions[0].tokens
-        assert decode(tokens, tokenizer).strip() == "I am"
+        assert decode_tokens(tokens, tokenizer).strip() == "I am"
         assert not set(tokens.tolist()) & {tokenizer.eos_token_id, *tokenizer.all_special_ids}
 
 
@@ -142,27 +142,27 @@ def test_a_token_that_spans_prompt_and_answer_is_counted_and_split():
     """The generation prompt ends in a space, which BPE joins with the answer's first word."""
     template = ENDLESS.replace("assistant:{% endif", "assistant: {% endif")
     tokenizer = byte_bpe(template)
-    encoded = encode(Groups.of([chat_group("the cat")]), tokenizer, max_length=None)
+    encoded = encode_groups(Groups.of([chat_group("the cat")]), tokenizer, max_length=None)
     group = encoded.groups[0]
     assert encoded.counts.merged == 1
     asked = tokenizer.apply_chat_template([ASK], tokenize=False, add_generation_prompt=True)
     assert group.prompt.tokens.tolist() == tokenizer(asked)["input_ids"], "as a sampler sees it"
-    assert decode(group.completions[0].tokens, tokenizer) == "the cat"
+    assert decode_tokens(group.completions[0].tokens, tokenizer) == "the cat"
 
 
 def test_conversations_that_a_template_refuses_are_dropped_and_counted():
     text, messages = prompt_of([ASK, ASK])
     bad = Group(Prompt("bad", text, messages), (Completion("x"),))
-    encoded = encode(Groups.of([bad, chat_group("fine")]), byte_bpe(STRICT), max_length=None)
+    encoded = encode_groups(Groups.of([bad, chat_group("fine")]), byte_bpe(STRICT), max_length=None)
     assert encoded.counts.dropped == {"the chat template refuses it: roles must alternate": 1}
     assert [g.id for g in encoded.groups] == ["g"]
     with pytest.raises(DataError, match="roles must alternate"):
-        encode(Groups.of([bad]), byte_bpe(STRICT), max_length=None)
+        encode_groups(Groups.of([bad]), byte_bpe(STRICT), max_length=None)
 
 
 def test_messages_without_a_template_are_read_as_a_transcript():
     tokenizer = byte_bpe()
-    encoded = encode(Groups.of([chat_group("I am fine")]), tokenizer, max_length=None)
+    encoded = encode_groups(Groups.of([chat_group("I am fine")]), tokenizer, max_length=None)
     group = encoded.groups[0]
     text = tokenizer.decode([*group.prompt.tokens, *group.completions[0].tokens])
     assert text == "\n\nHuman: how are you?\n\nAssistant: I am fine</s>"
@@ -181,7 +181,7 @@ def test_turns_without_a_template_train_on_answers_alone():
 
 def test_word_level_tokenizer_with_template():
     group = one(chat_group("I am fine,"), words(CHATML.replace("\n", " ")))
-    assert decode(group.completions[0].tokens, words()) == "I am fine,"
+    assert decode_tokens(group.completions[0].tokens, words()) == "I am fine,"
 
 
 FAMILIES = {
@@ -216,7 +216,7 @@ FAMILIES = {
 def test_templates_of_the_usual_families(family: str):
     template, answer = FAMILIES[family]
     tokenizer = byte_bpe(template, bos=True)
-    encoded = encode(Groups.of([chat_group("I am fine")]), tokenizer, max_length=None)
+    encoded = encode_groups(Groups.of([chat_group("I am fine")]), tokenizer, max_length=None)
     group = encoded.groups[0]
     assert encoded.counts.merged == 0
     assert tokenizer.decode(group.completions[0].tokens) == answer
@@ -246,8 +246,8 @@ written = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size
 def test_plain_text_comes_back_byte_for_byte(prompt: str, first: str, second: str):
     tokenizer = byte_bpe(bos=True)
     group = one(plain_group(prompt, first, second), tokenizer)
-    assert decode(group.prompt.tokens, tokenizer) == prompt
-    assert [decode(c.tokens, tokenizer) for c in group.completions] == [first, second]
+    assert decode_tokens(group.prompt.tokens, tokenizer) == prompt
+    assert [decode_tokens(c.tokens, tokenizer) for c in group.completions] == [first, second]
 
 
 @settings(max_examples=60, deadline=None)
@@ -281,7 +281,7 @@ class TestLengths:
         group, prompt, (short, long) = self.pair()
         assert one(group, byte_bpe(), max_length=prompt + long)
         small = plain_group("the cat", " sat", " hello")
-        encoded = encode(Groups.of([group, small]), byte_bpe(), max_length=prompt + long - 1)
+        encoded = encode_groups(Groups.of([group, small]), byte_bpe(), max_length=prompt + long - 1)
         assert len(encoded.groups) == 1
         assert encoded.counts.kept == 1
         reason = f"longer than {prompt + long - 1} tokens: too few completions are left"
@@ -297,7 +297,7 @@ class TestLengths:
         group = Group(
             Prompt("k", "the cat"), tuple(Completion(t) for t in texts), np.arange(3.0), votes
         )
-        encoded = encode(Groups.of([group]), byte_bpe(), max_length=12)
+        encoded = encode_groups(Groups.of([group]), byte_bpe(), max_length=12)
         kept = encoded.groups[0]
         assert [c.text for c in kept.completions] == list(texts[:2])
         assert kept.preferences == (Preference(0, 1),)
@@ -332,7 +332,9 @@ class TestLengths:
 
     def test_prompt_longer_than_the_context(self):
         with pytest.raises(DataError, match="the prompt alone fills 3 tokens"):
-            encode(Groups.of([plain_group("the cat sat on", " the")]), byte_bpe(), max_length=3)
+            encode_groups(
+                Groups.of([plain_group("the cat sat on", " the")]), byte_bpe(), max_length=3
+            )
 
     def test_prompt_alone_is_kept_where_it_leaves_room(self):
         assert len(one(Group(Prompt("q", "the cat")), byte_bpe(), max_length=8).prompt.tokens)
@@ -351,8 +353,8 @@ def many(n: int) -> Groups:
 
 def test_worker_processes_give_the_same_tokens_in_the_same_order():
     seen: list[tuple[int, int]] = []
-    here = encode(many(600), byte_bpe(CHATML), max_length=64)
-    there = encode(
+    here = encode_groups(many(600), byte_bpe(CHATML), max_length=64)
+    there = encode_groups(
         many(600),
         byte_bpe(CHATML),
         max_length=64,
@@ -368,8 +370,8 @@ def test_cache_is_keyed_by_data_tokenizer_and_settings(tmp_path: Path):
     def files() -> int:
         return len(list(tmp_path.glob("encoded-*.parquet")))
 
-    first = encode(many(5), byte_bpe(CHATML), max_length=64, cache=tmp_path)
-    again = encode(
+    first = encode_groups(many(5), byte_bpe(CHATML), max_length=64, cache=tmp_path)
+    again = encode_groups(
         many(5),
         byte_bpe(CHATML),
         max_length=64,
@@ -379,31 +381,31 @@ def test_cache_is_keyed_by_data_tokenizer_and_settings(tmp_path: Path):
     assert files() == 1
     assert again.groups.hash == first.groups.hash
     assert again.counts == first.counts
-    encode(many(6), byte_bpe(CHATML), max_length=64, cache=tmp_path)
-    encode(many(5), byte_bpe(STRICT), max_length=64, cache=tmp_path)
-    encode(many(5), byte_bpe(CHATML), max_length=65, cache=tmp_path)
-    encode(many(5), byte_bpe(CHATML), max_length=64, truncation="keep-end", cache=tmp_path)
+    encode_groups(many(6), byte_bpe(CHATML), max_length=64, cache=tmp_path)
+    encode_groups(many(5), byte_bpe(STRICT), max_length=64, cache=tmp_path)
+    encode_groups(many(5), byte_bpe(CHATML), max_length=65, cache=tmp_path)
+    encode_groups(many(5), byte_bpe(CHATML), max_length=64, truncation="keep-end", cache=tmp_path)
     assert files() == 5
 
 
 def test_a_padding_setting_left_on_the_tokenizer_changes_nothing():
     tokenizer = byte_bpe(CHATML)
-    before = encode(many(3), tokenizer, max_length=64)
+    before = encode_groups(many(3), tokenizer, max_length=64)
     tokenizer(["a", "a much longer text"], padding=True, truncation=True, max_length=4)
-    assert encode(many(3), tokenizer, max_length=64).groups.hash == before.groups.hash
+    assert encode_groups(many(3), tokenizer, max_length=64).groups.hash == before.groups.hash
 
 
 def test_render_shows_borders_and_mask():
     tokenizer = byte_bpe(CHATML)
     text, messages = prompt_of([ASK])
     group = one(Group(Prompt("m", text, messages), (answer_of(TALK),)), tokenizer)
-    plain = render(group, tokenizer, colour=False)
+    plain = render_group(group, tokenizer, colour=False)
     lines = plain.splitlines()
     assert lines[1].startswith("<|im_start|>|")
     assert lines[3].startswith("[")
     assert "<|im_end|>](\\n|<|im_start|>|" in lines[3], "end of turn trained, header not"
     assert lines[3].endswith("<|im_end|>]")
-    coloured = render(group, tokenizer)
+    coloured = render_group(group, tokenizer)
     assert "\033[32m" in coloured
     assert "\033[33m" in coloured
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tandem.data.check.check import Check, check
+from tandem.data.check.check import DataCheck, check_data
 from vocabularies import CHATML, byte_bpe
 
 
@@ -24,8 +24,8 @@ def pair(prompt: str, chosen: str, rejected: str) -> dict[str, str]:
 CLEAN = [pair(f"ask {k}", "yes " * (1 + k % 2), "no " * (2 - k % 2)) for k in range(30)]
 
 
-def found(tmp_path: Path, *rows: Any, **how: Any) -> Check:
-    return check(lines(tmp_path / "data.jsonl", *rows), **how)
+def found(tmp_path: Path, *rows: Any, **how: Any) -> DataCheck:
+    return check_data(lines(tmp_path / "data.jsonl", *rows), **how)
 
 
 def test_clean_data_has_no_findings(tmp_path: Path):
@@ -88,7 +88,7 @@ def test_overlap_between_splits_of_one_source(tmp_path: Path):
     datasets.DatasetDict({"train": data, "test": data.select(range(4))}).save_to_disk(
         str(tmp_path / "d")
     )
-    result = check(tmp_path / "d")
+    result = check_data(tmp_path / "d")
     assert result.overlap == {"test": 4}
     assert not result.ok
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tandem.data.formats import Read, as_chat, prompt_key, read
+from tandem.data.formats import DataRead, groups_as_chat, prompt_key, read_data
 from tandem.data.record import Preference
 from tandem.errors import ConfigError, DataError
 
@@ -22,8 +22,8 @@ def lines(path: Path, *rows: Any) -> Path:
     return path
 
 
-def rows(tmp_path: Path, *values: Any, **how: Any) -> Read:
-    return read(lines(tmp_path / "data.jsonl", *values), **how)
+def rows(tmp_path: Path, *values: Any, **how: Any) -> DataRead:
+    return read_data(lines(tmp_path / "data.jsonl", *values), **how)
 
 
 CASES = {
@@ -253,9 +253,9 @@ def test_an_id_may_not_collide_with_the_suffix_of_a_repeat(tmp_path: Path):
 
 
 def test_as_chat_makes_plain_prompts_user_messages(tmp_path: Path):
-    groups = as_chat(rows(tmp_path, CASES["preference"]).groups)
+    groups = groups_as_chat(rows(tmp_path, CASES["preference"]).groups)
     assert groups[0].prompt.messages == (USER,)
-    assert as_chat(groups).hash == groups.hash
+    assert groups_as_chat(groups).hash == groups.hash
 
 
 def test_plain_prompt_and_user_message_are_the_same_prompt(tmp_path: Path):

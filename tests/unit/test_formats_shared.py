@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tandem.data.chat import decode, encode
-from tandem.data.check.check import check
-from tandem.data.formats import read, write
+from tandem.data.chat import decode_tokens, encode_groups
+from tandem.data.check.check import check_data
+from tandem.data.formats import read_data, write_data
 
 SHARED = Path(__file__).parents[3] / "shared"
 DATA = SHARED / "data"
@@ -42,7 +42,7 @@ def stories():
     ],
 )
 def test_every_file_is_read(name: str, form: str, kept: int, columns: dict[str, str] | None):
-    data = read(DATA / f"{name}.jsonl.gz", columns=columns)
+    data = read_data(DATA / f"{name}.jsonl.gz", columns=columns)
     assert data.format == form
     assert data.notes.kept == len(data.groups) == kept
     assert len({g.id for g in data.groups}) == kept
@@ -50,8 +50,8 @@ def test_every_file_is_read(name: str, form: str, kept: int, columns: dict[str, 
 
 def test_hh_on_the_small_model(stories):
     """About 70 % of the pairs fit into 512 tokens; nothing is lost in joining the pieces."""
-    data = read(DATA / "hh_harmless.jsonl.gz")
-    encoded = encode(data.groups, stories, max_length=512)
+    data = read_data(DATA / "hh_harmless.jsonl.gz")
+    encoded = encode_groups(data.groups, stories, max_length=512)
     assert encoded.counts.kept == len(encoded.groups) == 1262
     assert sum(encoded.counts.dropped.values()) == 1796 - 1262
     before = {g.id: g for g in data.groups}
@@ -64,13 +64,15 @@ def test_hh_on_the_small_model(stories):
             assert tokens[-1] == stories.eos_token_id
             assert tokens.count(stories.eos_token_id) == 1
             assert len(prompt) + len(tokens) <= 512
-            text = decode([*prompt, *tokens], stories)
+            text = decode_tokens([*prompt, *tokens], stories)
             assert text == f"{source.prompt.text} {said.text}"
 
 
 def test_hh_without_a_seam_equals_the_whole_transcript(stories):
     """This tokenizer's pieces break at spaces, so prompt + answer is the whole text's encoding."""
-    encoded = encode(read(DATA / "hh_harmless.jsonl.gz").groups, stories, max_length=512)
+    encoded = encode_groups(
+        read_data(DATA / "hh_harmless.jsonl.gz").groups, stories, max_length=512
+    )
     for group in encoded.groups[:200]:
         whole = stories(f"{group.prompt.text} {group.completions[0].text}")["input_ids"]
         joined = [*group.prompt.tokens, *group.completions[0].tokens[:-1]]
@@ -78,15 +80,15 @@ def test_hh_without_a_seam_equals_the_whole_transcript(stories):
 
 
 def test_alpacaeval_keeps_the_completions_that_fit(stories):
-    data = read(DATA / "alpacaeval_groups.jsonl.gz")
-    counts = encode(data.groups, stories, max_length=512).counts
+    data = read_data(DATA / "alpacaeval_groups.jsonl.gz")
+    counts = encode_groups(data.groups, stories, max_length=512).counts
     assert counts.completions == 7996
     assert counts.completions_kept < counts.completions / 2
     assert counts.kept + sum(counts.dropped.values()) == 500
 
 
 def test_check_of_hh(stories):
-    result = check(DATA / "hh_harmless.jsonl.gz", stories, 512)
+    result = check_data(DATA / "hh_harmless.jsonl.gz", stories, 512)
     assert result.ok
     assert result.lengths.groups_dropped == 534
     assert result.facts.longest_wins == pytest.approx(0.451, abs=5e-4)
@@ -94,10 +96,10 @@ def test_check_of_hh(stories):
 
 
 def test_hh_written_and_read_again(tmp_path: Path):
-    groups = read(DATA / "hh_harmless.jsonl.gz").groups
+    groups = read_data(DATA / "hh_harmless.jsonl.gz").groups
     for kind in ("hh", "preference"):
-        assert write(groups, tmp_path / f"{kind}.jsonl.gz", kind).rows == len(groups)
-        again = read(tmp_path / f"{kind}.jsonl.gz").groups
+        assert write_data(groups, tmp_path / f"{kind}.jsonl.gz", kind).rows == len(groups)
+        again = read_data(tmp_path / f"{kind}.jsonl.gz").groups
         pairs = [[c.text for c in g.completions] for g in groups]
         assert [[c.text for c in g.completions] for g in again] == pairs
         assert [g.prompt.text for g in again] == [g.prompt.text for g in groups]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tandem.data.formats import read, write
+from tandem.data.formats import read_data, write_data
 from tandem.data.formats.reader import STREAM_ABOVE_BYTES
 from tandem.data.groups import Groups
 from tandem.errors import DataError
@@ -55,7 +55,7 @@ def _datasets_cache(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
-    data = read(written(tmp_path_factory.mktemp("plain"), ".jsonl"))
+    data = read_data(written(tmp_path_factory.mktemp("plain"), ".jsonl"))
     assert len(data.groups) == 20
     assert data.groups[3].completions[1].text == '"Bad" 3'
     return data.groups.hash
@@ -63,32 +63,32 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("kind", [".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".ndjson"])
 def test_text_files(kind: str, tmp_path: Path, expected: str):
-    assert read(written(tmp_path, kind)).groups.hash == expected
+    assert read_data(written(tmp_path, kind)).groups.hash == expected
 
 
 def test_json_lines_named_json(tmp_path: Path, expected: str):
     path = written(tmp_path, ".jsonl").rename(tmp_path / "data.json")
-    assert read(path).groups.hash == expected
+    assert read_data(path).groups.hash == expected
 
 
 def test_byte_order_mark(tmp_path: Path, expected: str):
     path = written(tmp_path, ".jsonl")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert read(path).groups.hash == expected
+    assert read_data(path).groups.hash == expected
 
 
 def test_parquet(tmp_path: Path, expected: str):
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "data.parquet")
-    assert read(tmp_path / "data.parquet").groups.hash == expected
+    assert read_data(tmp_path / "data.parquet").groups.hash == expected
 
 
 def test_own_groups(tmp_path: Path, expected: str):
-    groups = read(written(tmp_path, ".jsonl")).groups
+    groups = read_data(written(tmp_path, ".jsonl")).groups
     groups.write(tmp_path / "groups.parquet")
-    again = read(tmp_path / "groups.parquet")
+    again = read_data(tmp_path / "groups.parquet")
     assert again.format == "groups"
     assert again.groups.hash == expected
-    assert len(read(tmp_path / "groups.parquet", limit=3).groups) == 3
+    assert len(read_data(tmp_path / "groups.parquet", limit=3).groups) == 3
 
 
 def test_saved_datasets(tmp_path: Path, expected: str):
@@ -96,17 +96,17 @@ def test_saved_datasets(tmp_path: Path, expected: str):
 
     data = datasets.Dataset.from_list(ROWS)
     data.save_to_disk(str(tmp_path / "one"))
-    assert read(tmp_path / "one").groups.hash == expected
+    assert read_data(tmp_path / "one").groups.hash == expected
     datasets.DatasetDict({"test": data.select(range(5)), "train": data}).save_to_disk(
         str(tmp_path / "two")
     )
-    both = read(tmp_path / "two")
+    both = read_data(tmp_path / "two")
     assert both.groups.hash == expected
     assert both.splits == ("test",)
     assert "split `train` of test, train" in both.notes.remarks
-    assert len(read(tmp_path / "two", split="test").groups) == 5
+    assert len(read_data(tmp_path / "two", split="test").groups) == 5
     with pytest.raises(DataError, match="no split `tset`") as error:
-        read(tmp_path / "two", split="tset")
+        read_data(tmp_path / "two", split="tset")
     assert "`test`" in error.value.why
 
 
@@ -114,7 +114,7 @@ def test_folder_of_data_files_goes_through_load_dataset(tmp_path: Path, expected
     folder = tmp_path / "repository"
     folder.mkdir()
     written(folder, ".jsonl").rename(folder / "train.jsonl")
-    assert read(folder).groups.hash == expected
+    assert read_data(folder).groups.hash == expected
 
 
 def test_hub_id_goes_through_load_dataset(
@@ -124,14 +124,14 @@ def test_hub_id_goes_through_load_dataset(
     (tmp_path / "owner" / "name").mkdir(parents=True)
     written(tmp_path / "owner" / "name", ".jsonl").rename(tmp_path / "owner/name/train.jsonl")
     monkeypatch.chdir(tmp_path)
-    assert read("owner/name").groups.hash == expected
+    assert read_data("owner/name").groups.hash == expected
 
 
 def test_hub_id_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="cannot open nobody/nothing") as error:
-        read("nobody/nothing")
+        read_data("nobody/nothing")
     assert "looked for on the hub" in error.value.why
 
 
@@ -141,7 +141,7 @@ def test_csv_lists_are_json(tmp_path: Path):
         table = csv.writer(stream)
         table.writerow(["prompt", "completions", "scores"])
         table.writerow(["a", json.dumps(["x", "y"]), "[1, 2.5]"])
-    group = read(path).groups[0]
+    group = read_data(path).groups[0]
     assert [c.text for c in group.completions] == ["x", "y"]
     assert group.preferences[0].margin == 1.5
 
@@ -149,7 +149,7 @@ def test_csv_lists_are_json(tmp_path: Path):
 def test_csv_labels_and_numbers(tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_text("prompt,completion,label\na,b,True\na,c,0\n")
-    assert [float(g.scores[0]) for g in read(path).groups if g.scores is not None] == [1, 0]
+    assert [float(g.scores[0]) for g in read_data(path).groups if g.scores is not None] == [1, 0]
 
 
 def many(path: Path, n: int) -> Path:
@@ -173,14 +173,14 @@ def test_large_files_stream_through_the_cache(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("tandem.data.formats.reader.STREAM_ABOVE_BYTES", 1 << 20)
     path = many(tmp_path / "large.jsonl", 12_000)
     tracemalloc.start()
-    data = read(path, cache=tmp_path / "cache")
+    data = read_data(path, cache=tmp_path / "cache")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(data.groups) == 12_000
     assert peak < path.stat().st_size
     assert len(list((tmp_path / "cache").glob("read-*.parquet"))) == 1
     monkeypatch.setattr(Groups, "stream", lambda *_: pytest.fail("written again"))
-    again = read(path, cache=tmp_path / "cache")
+    again = read_data(path, cache=tmp_path / "cache")
     assert again.groups.hash == data.groups.hash
     assert again.notes == data.notes
 
@@ -253,7 +253,7 @@ def test_reading_and_checking_load_no_torch():
 
 
 def test_write_then_read_through_each_kind(tmp_path: Path):
-    groups = read(written(tmp_path, ".jsonl")).groups
+    groups = read_data(written(tmp_path, ".jsonl")).groups
     for kind in (".jsonl", ".jsonl.gz", ".parquet"):
-        assert write(groups, tmp_path / f"out{kind}", "preference").rows == 20
-        assert read(tmp_path / f"out{kind}").groups.hash == groups.hash
+        assert write_data(groups, tmp_path / f"out{kind}", "preference").rows == 20
+        assert read_data(tmp_path / f"out{kind}").groups.hash == groups.hash

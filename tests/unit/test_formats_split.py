@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tandem.data.formats import prompt_key, split
+from tandem.data.formats import prompt_key, split_groups
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError
@@ -26,7 +26,7 @@ def keys(part: Groups) -> set[str]:
 
 
 def test_no_prompt_is_in_two_splits_and_none_is_lost():
-    parts = split(groups(600), SHARES, 3)
+    parts = split_groups(groups(600), SHARES, 3)
     assert list(parts) == list(SHARES)
     found = [keys(p) for p in parts.values()]
     assert sum(map(len, found)) == len(set().union(*found)) == 600
@@ -35,26 +35,26 @@ def test_no_prompt_is_in_two_splits_and_none_is_lost():
 
 def test_shares_are_what_was_asked_for():
     """600 prompts at .7: standard deviation sqrt(600 * .7 * .3) = 11, so within 4.5 of them."""
-    sizes = {name: len(part) / 2 for name, part in split(groups(600), SHARES, 0).items()}
+    sizes = {name: len(part) / 2 for name, part in split_groups(groups(600), SHARES, 0).items()}
     assert all(abs(sizes[name] - 600 * share) < 50 for name, share in SHARES.items())
 
 
 def test_a_prompts_side_depends_on_prompt_and_seed_alone():
-    some = split(groups(100), SHARES, Seed(5))
-    more = split(Groups.of(reversed(list(groups(300, 1)))), SHARES, Seed(5))
+    some = split_groups(groups(100), SHARES, Seed(5))
+    more = split_groups(Groups.of(reversed(list(groups(300, 1)))), SHARES, Seed(5))
     for name in SHARES:
         assert keys(some[name]) <= keys(more[name])
-    other = split(groups(100), SHARES, Seed(6))
+    other = split_groups(groups(100), SHARES, Seed(6))
     assert keys(other["train"]) != keys(some["train"])
 
 
 @pytest.mark.parametrize("shares", [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}])
 def test_shares_that_are_none(shares: dict[str, float]):
     with pytest.raises(ConfigError, match="fractions"):
-        split(groups(3), shares)
+        split_groups(groups(3), shares)
 
 
 def test_an_empty_side_is_an_empty_collection():
-    parts = split(groups(5), {"all": 1.0, "none": 0.0})
+    parts = split_groups(groups(5), {"all": 1.0, "none": 0.0})
     assert len(parts["all"]) == 10
     assert len(parts["none"]) == 0

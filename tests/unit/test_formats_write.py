@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tandem.data.chat.transcripts import answer_of, prompt_of
-from tandem.data.formats import read, write
+from tandem.data.formats import read_data, write_data
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import ConfigError, DataError
@@ -61,8 +61,8 @@ def pairs(draw: st.DrawFn) -> Group:
 def again(groups: list[Group], kind: str, ending: str = ".jsonl") -> Groups:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"out{ending}"
-        assert write(Groups.of(groups), path, kind).rows == len(groups)
-        return read(path, format=None if kind != "hh" else "hh").groups
+        assert write_data(Groups.of(groups), path, kind).rows == len(groups)
+        return read_data(path, format=None if kind != "hh" else "hh").groups
 
 
 def same(a: Group, b: Group) -> None:
@@ -167,7 +167,7 @@ def test_a_tie_is_left_out_and_counted(tmp_path: Path):
         Group(Prompt("1", "p"), answers, preferences=(Preference(0, 1, 0.5),)),
         Group(Prompt("2", "q"), answers, preferences=(Preference(0, 1, 0.25),)),
     ]
-    done = write(Groups.of(groups), tmp_path / "o.jsonl", "preference")
+    done = write_data(Groups.of(groups), tmp_path / "o.jsonl", "preference")
     assert (done.rows, done.left_out) == (1, {"no preference, or a tie": 1})
     row = json.loads((tmp_path / "o.jsonl").read_text())
     assert row == {"id": "2", "prompt": "q", "chosen": "b", "rejected": "a", "p_chosen": 0.75}
@@ -176,12 +176,12 @@ def test_a_tie_is_left_out_and_counted(tmp_path: Path):
 def test_nothing_is_left_behind_by_a_failed_write(tmp_path: Path):
     groups = Groups.of([Group(Prompt("1", "p"))])
     with pytest.raises(DataError, match="no group can be written"):
-        write(groups, tmp_path / "o.jsonl", "preference")
+        write_data(groups, tmp_path / "o.jsonl", "preference")
     with pytest.raises(ConfigError, match="'preferences'"):
-        write(groups, tmp_path / "o.jsonl", "preferences")
+        write_data(groups, tmp_path / "o.jsonl", "preferences")
     with pytest.raises(ConfigError, match="ending"):
-        write(groups, tmp_path / "o.xlsx", "prompt")
+        write_data(groups, tmp_path / "o.xlsx", "prompt")
     mixed = [Group(Prompt(str(k), str(k), meta={"a": v})) for k, v in enumerate([1, "x"])]
     with pytest.raises(DataError, match=r"o\.parquet"):
-        write(Groups.of(mixed), tmp_path / "o.parquet", "prompt")
+        write_data(Groups.of(mixed), tmp_path / "o.parquet", "prompt")
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,13 @@ from transformers import AutoModelForSequenceClassification
 
 from climbing import FP32, Heard
 from tandem.data.groups import Groups
-from tandem.data.pair_sequences import Seam, both_ways, judged_both_ways, log_odds, longest
+from tandem.data.pair_sequences import (
+    PairSeparator,
+    both_orders,
+    judged_in_both_orders,
+    longest_sequence,
+    pair_log_odds,
+)
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges.preference_model import CLIP, Pointwise, PreferenceModel
@@ -74,13 +80,13 @@ def test_two_answers_are_one_sequence_with_an_end_behind_each(tmp_path: Path):
     asked = Prompt("x", "ab", tokens=np.array([3, 4], np.int32))
     answers = [np.array(a, np.int32) for a in ([5, 2], [6, 7])]  # the second was cut off
     made = Group(asked, tuple(Completion("", a) for a in answers))
-    derived = both_ways(made, [(0, 1)], Seam.of(tokenizer))
+    derived = both_orders(made, [(0, 1)], PairSeparator.of(tokenizer))
     assert [c.tokens.tolist() for c in derived.completions] == [
         [5, 2, 2, 6, 7, 2],
         [6, 7, 2, 5, 2, 2],
     ]
     assert derived.prompt is made.prompt
-    assert longest(derived) == 8
+    assert longest_sequence(derived) == 8
 
 
 def test_a_template_opens_the_second_turn_too():
@@ -89,7 +95,7 @@ def test_a_template_opens_the_second_turn_too():
     asked = Prompt("x", "", messages=({"role": "user", "content": "how are you?"},))
     made = Group(asked, (Completion("fine"), Completion("the cat")))
     (encoded,) = tokenised([made], tokenizer)
-    derived = both_ways(encoded, [(1, 0)], Seam.of(tokenizer))
+    derived = both_orders(encoded, [(1, 0)], PairSeparator.of(tokenizer))
     text = tokenizer.decode([*derived.prompt.tokens, *derived.completions[0].tokens])
     assert text == (
         "<|im_start|>user\nhow are you?<|im_end|>\n<|im_start|>assistant\nthe cat<|im_end|></s>"
@@ -101,19 +107,19 @@ def test_plain_text_gets_no_header_from_a_template():
     tokenizer = byte_bpe(CHATML)
     made = Group(Prompt("x", "hello"), (Completion(" to"), Completion(" the dog")))
     (encoded,) = tokenised([made], tokenizer)
-    derived = both_ways(encoded, [(0, 1)], Seam.of(tokenizer))
+    derived = both_orders(encoded, [(0, 1)], PairSeparator.of(tokenizer))
     assert tokenizer.decode(derived.completions[0].tokens) == " to</s></s> the dog</s></s>"
 
 
 def test_judged_pairs_keep_their_shares_and_an_answer_without_tokens_is_refused(tmp_path: Path):
-    seam = Seam.of(load_tokenizer(folder(tmp_path)))
+    seam = PairSeparator.of(load_tokenizer(folder(tmp_path)))
     (made,) = world(1)
-    votes = judged_both_ways(made, seam).preferences
+    votes = judged_in_both_orders(made, seam).preferences
     assert [(v.i, v.j) for v in votes] == [(0, 1), (2, 3), (4, 5)]
     assert [v.p for v in votes] == [v.p for v in made.preferences]
     bare = replace(made, completions=(*made.completions[:2], Completion("a")))
     with pytest.raises(DataError, match="completion 2 has no tokens"):
-        judged_both_ways(bare, seam)
+        judged_in_both_orders(bare, seam)
 
 
 # ---------------------------------------------------------------------------- antisymmetry
@@ -122,7 +128,7 @@ def test_judged_pairs_keep_their_shares_and_an_answer_without_tokens_is_refused(
 def test_log_odds_of_the_other_order_are_the_negative_bit_for_bit():
     scores = np.random.default_rng(0).normal(size=40).astype(np.float32)
     turned = scores.reshape(-1, 2)[:, ::-1].reshape(-1)
-    assert np.array_equal(log_odds(turned), -log_odds(scores))
+    assert np.array_equal(pair_log_odds(turned), -pair_log_odds(scores))
 
 
 def test_the_two_orders_add_up_to_one(model: Checkpoint):

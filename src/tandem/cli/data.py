@@ -24,7 +24,7 @@ def check(words: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="for programs")
     options = parse(parser, words)
 
-    from tandem.data.check.check import check as examine
+    from tandem.data.check.check import check_data as examine
 
     tokenizer, context = None, None
     if options.model:

@@ -34,11 +34,11 @@ def reward(words: Sequence[str]) -> int:
     options = _parsed(parser, words, {"machine": Machine()})
     machine = rebuild(Machine(), options.machine)
 
-    from tandem.data.formats import read
+    from tandem.data.formats import read_data
     from tandem.rng import Seed
     from tandem.stages.evaluate_reward import examine_reward
 
-    found = read(_needed(options, "data", "judgements, for example hh_harmless.jsonl.gz"))
+    found = read_data(_needed(options, "data", "judgements, for example hh_harmless.jsonl.gz"))
     groups = _fitting(found.groups, options.model)
     judged = groups.take(i for i, group in enumerate(groups) if group.preferences)
     if not len(judged):
@@ -118,7 +118,7 @@ def _judge(options: Namespace) -> Judge:
 
 
 def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
-    from tandem.data.formats import read
+    from tandem.data.formats import read_data
     from tandem.judges.reward_model import RewardModel
     from tandem.rng import Seed
     from tandem.runs.checkpoint import Checkpoint
@@ -131,7 +131,7 @@ def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
         if world.truth is not None:
             judges["truth"] = world.truth
     else:
-        prompts = read(_needed(options, "data", "prompts, or --task micro")).groups.prompts()
+        prompts = read_data(_needed(options, "data", "prompts, or --task micro")).groups.prompts()
         _needed(options, "proxy", "a reward model to judge with")
     if options.proxy:
         judges["proxy"] = RewardModel(Checkpoint(Path(options.proxy)), "proxy")

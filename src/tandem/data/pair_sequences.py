@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.chat.tokens import Tokens
+from tandem.data.chat.tokens import TokenizerTraits
 from tandem.data.record import Completion, FloatArray, Group, IntArray, Preference
 from tandem.errors import DataError
 
@@ -31,7 +31,7 @@ Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Seam:
+class PairSeparator:
     """What stands between two answers and behind them, in one tokenizer's tokens.
 
     Attributes:
@@ -43,9 +43,9 @@ class Seam:
     header: IntArray
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Seam:
+    def of(cls, tokenizer: Any) -> PairSeparator:
         """Measure it on a tokenizer; a template that opens no turn has no header."""
-        tokens = Tokens(tokenizer)
+        tokens = TokenizerTraits(tokenizer)
         text = _header(tokenizer) if tokens.templated else ""
         header = tokens.continuing([text])[0] if text else []
         return cls(np.array([tokens.eos], np.int32), np.array(header, np.int32))
@@ -81,7 +81,7 @@ def _tokens(group: Group, k: int) -> IntArray:
     return tokens
 
 
-def both_ways(group: Group, pairs: Sequence[Pair], seam: Seam) -> Group:
+def both_orders(group: Group, pairs: Sequence[Pair], seam: PairSeparator) -> Group:
     """Derive the group whose completions are these pairs, each in both orders.
 
     Args:
@@ -97,14 +97,14 @@ def both_ways(group: Group, pairs: Sequence[Pair], seam: Seam) -> Group:
     return Group(group.prompt, joined)
 
 
-def judged_both_ways(group: Group, seam: Seam) -> Group:
+def judged_in_both_orders(group: Group, seam: PairSeparator) -> Group:
     """Derive the group of a group's judged pairs; their shares p follow, margins do not."""
-    derived = both_ways(group, [(v.i, v.j) for v in group.preferences], seam)
+    derived = both_orders(group, [(v.i, v.j) for v in group.preferences], seam)
     votes = (Preference(2 * k, 2 * k + 1, v.p, by=v.by) for k, v in enumerate(group.preferences))
     return replace(derived, preferences=tuple(votes))
 
 
-def log_odds(scores: FloatArray) -> FloatArray:
+def pair_log_odds(scores: FloatArray) -> FloatArray:
     """Return [M] log-odds that the first answer is better, from [2M] scores of both orders.
 
     (s(x, y, y') - s(x, y', y)) / 2, so that P(y > y') + P(y' > y) = 1 (METHODS section 11).
@@ -113,6 +113,6 @@ def log_odds(scores: FloatArray) -> FloatArray:
     return 0.5 * (both[0::2] - both[1::2])
 
 
-def longest(group: Group) -> int:
+def longest_sequence(group: Group) -> int:
     """Return the tokens of a group's longest sequence, its prompt included."""
     return len(group.prompt.tokens) + max((len(c.tokens) for c in group.completions), default=0)

@@ -27,7 +27,7 @@ NUMBER = (
 SIGNS = re.compile(r"[\s,$€£]")
 
 
-class Read(Protocol):
+class AnswerParser(Protocol):
     """text -> the answer it arrives at, in one spelling; "" where it states none."""
 
     def __call__(self, text: str) -> str:
@@ -54,7 +54,7 @@ class StatedAnswer:
     def __call__(self, text: str) -> str:
         """Return the answer, or "" where the text states none."""
         found = _pattern(self.marks, self.lead).findall(text)
-        return spelled(found[-1]) if found else ""
+        return spell_number(found[-1]) if found else ""
 
 
 @functools.cache
@@ -62,7 +62,7 @@ def _pattern(marks: tuple[str, ...], lead: str) -> re.Pattern[str]:
     return re.compile(f"(?:{'|'.join(map(re.escape, marks))}){lead}({NUMBER})", re.IGNORECASE)
 
 
-def spelled(number: str) -> str:
+def spell_number(number: str) -> str:
     """Return a number in one spelling: no commas, currency, or zeros behind the point."""
     value = Fraction(SIGNS.sub("", re.sub("[\u2212\u2013]", "-", number)))
     decimal = Decimal(value.numerator) / value.denominator
@@ -72,7 +72,7 @@ def spelled(number: str) -> str:
 
 
 @dataclass(frozen=True)
-class Form:
+class PromptStyle:
     """One way to put a question, and what is answered to it.
 
     Attributes:
@@ -89,7 +89,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Wording:
+class QuestionFormat:
     """How a task asks, hints and reads.
 
     Attributes:
@@ -100,13 +100,13 @@ class Wording:
         statement: an answer alone.
     """
 
-    read: Read
-    forms: tuple[Form, ...]
+    read: AnswerParser
+    forms: tuple[PromptStyle, ...]
     layout: str = "Q: {question}\nA:"
     hint: str = " (the answer is {answer})"
     statement: str = "The answer is {answer}."
 
-    def form(self, name: str) -> Form:
+    def form(self, name: str) -> PromptStyle:
         """Return the form of this name.
 
         Raises:
@@ -121,7 +121,7 @@ class Wording:
             )
         return found[name]
 
-    def asking(self, target: Literal["path", "answer"]) -> Form:
+    def asking(self, target: Literal["path", "answer"]) -> PromptStyle:
         """Return the first form that asks for a path to the answer, or for the answer alone.
 
         Raises:
@@ -136,9 +136,9 @@ class Wording:
             "add such a form to the task's wording",
         )
 
-    def ask(self, prompt: Prompt, form: Form, *, hint: str = "") -> Prompt:
+    def ask(self, prompt: Prompt, form: PromptStyle, *, hint: str = "") -> Prompt:
         """Return the prompt with its question in this form; `meta` is carried along unread."""
-        said = question(prompt) + form.suffix + hint
+        said = question_text(prompt) + form.suffix + hint
         examples = "".join(f"{self.layout.format(question=q)} {a}\n\n" for q, a in form.shots)
         text = examples + self.layout.format(question=said)
         if prompt.messages is None:
@@ -151,21 +151,21 @@ class Wording:
         last = {"role": "user", "content": said}
         return replace(prompt, text=text, messages=(*prompt.messages[:-1], *shown, last))
 
-    def hinted(self, prompt: Prompt, form: Form) -> Prompt:
+    def hinted(self, prompt: Prompt, form: PromptStyle) -> Prompt:
         """Return the question with its answer given away."""
-        return self.ask(prompt, form, hint=self.hint.format(answer=key(prompt)))
+        return self.ask(prompt, form, hint=self.hint.format(answer=answer_key(prompt)))
 
     def state(self, answer: str) -> str:
         """Return a text that gives this answer and no path to it."""
         return self.statement.format(answer=answer)
 
 
-def question(prompt: Prompt) -> str:
+def question_text(prompt: Prompt) -> str:
     """Return what is asked: the last turn, or the whole text where there are no turns."""
     return prompt.text if prompt.messages is None else str(prompt.messages[-1]["content"])
 
 
-def key(prompt: Prompt) -> str:
+def answer_key(prompt: Prompt) -> str:
     """Return the answer key of a prompt, in the one spelling.
 
     Raises:
@@ -178,9 +178,9 @@ def key(prompt: Prompt) -> str:
             "use a task or a data file with answers (`#### 42`), or a method that needs none: lmsi",
         )
     given = str(prompt.meta["answer"])
-    return spelled(given) if re.fullmatch(NUMBER, given) else given
+    return spell_number(given) if re.fullmatch(NUMBER, given) else given
 
 
-def sealed(prompt: Prompt) -> Prompt:
+def without_answer(prompt: Prompt) -> Prompt:
     """Return the question alone: a copy that holds no `meta`, and so no answer key."""
     return Prompt(prompt.id, prompt.text, prompt.messages)

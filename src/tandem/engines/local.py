@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.chat.tokens import Tokens
-from tandem.data.chat.transcripts import render
+from tandem.data.chat.tokens import TokenizerTraits
+from tandem.data.chat.transcripts import render_transcript
 from tandem.data.record import Completion, FloatArray, Group, IntArray, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_model import Labels, label_masses, messages_of
@@ -72,7 +72,7 @@ class LocalSpeaker:
         Raises:
             EngineError: a prompt with a label behind it is longer than the model's context.
         """
-        ids = Tokens(self.tokenizer)
+        ids = TokenizerTraits(self.tokenizer)
         spelled = [[tuple(row) for row in ids.continuing(texts)] for texts in labels]
         continuations = list(dict.fromkeys(itertools.chain.from_iterable(spelled)))
         behind = tuple(Completion("", np.array(c, np.int32)) for c in continuations)
@@ -94,7 +94,7 @@ class LocalSpeaker:
 
     def _asked(self, prompts: Iterable[Prompt], room: int) -> Iterator[Group]:
         """The prompts in tokens; special tokens that were written as text are taken out."""
-        specials = Tokens(self.tokenizer).specials
+        specials = TokenizerTraits(self.tokenizer).specials
         stream = iter(prompts)
         while chunk := list(itertools.islice(stream, GROUPS_PER_CHUNK)):
             clean = [_without(p, specials) for p in chunk]
@@ -106,7 +106,7 @@ class LocalSpeaker:
 def _without(prompt: Prompt, specials: tuple[str, ...]) -> Prompt:
     """The conversation without anything that the tokenizer would read as a special token."""
     said = [{**m, "content": _cut(str(m["content"]), specials)} for m in messages_of(prompt)]
-    return Prompt(prompt.id, render(said, open_end=True), tuple(said))
+    return Prompt(prompt.id, render_transcript(said, open_end=True), tuple(said))
 
 
 def _cut(text: str, specials: tuple[str, ...]) -> str:

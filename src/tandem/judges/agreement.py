@@ -19,7 +19,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from tandem.data.record import Group, Prompt
-from tandem.data.verifiable import Read, StatedAnswer
+from tandem.data.verifiable import AnswerParser, StatedAnswer
 from tandem.machine import Machine
 from tandem.rng import Seed
 
@@ -57,7 +57,7 @@ class Stated:
         read: how an answer is read from a text.
     """
 
-    read: Read = field(default_factory=StatedAnswer)
+    read: AnswerParser = field(default_factory=StatedAnswer)
 
     def open(self, machine: Machine) -> Clusterer:
         """Nothing to load."""

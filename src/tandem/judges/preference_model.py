@@ -16,7 +16,13 @@ from typing import Literal
 import numpy as np
 
 from tandem.data.groups import Groups
-from tandem.data.pair_sequences import Pair, Seam, both_ways, log_odds, longest
+from tandem.data.pair_sequences import (
+    Pair,
+    PairSeparator,
+    both_orders,
+    longest_sequence,
+    pair_log_odds,
+)
 from tandem.data.record import Completion, FloatArray, Group, Preference
 from tandem.errors import ConfigError, JudgeError
 from tandem.machine import Machine
@@ -193,7 +199,7 @@ class _Reader:
 
     trunk: Trunk
     tokenizer: object
-    seam: Seam
+    seam: PairSeparator
     limit: int
     tokens: int
     checkpoint: Checkpoint
@@ -209,7 +215,7 @@ class _Reader:
             )
         tokenizer = load_tokenizer(checkpoint.path)
         limit = context_length(checkpoint.path)
-        return cls(trunk, tokenizer, Seam.of(tokenizer), limit, machine.tokens, checkpoint)
+        return cls(trunk, tokenizer, PairSeparator.of(tokenizer), limit, machine.tokens, checkpoint)
 
     def own(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the groups in the model's own tokens."""
@@ -217,14 +223,14 @@ class _Reader:
 
     def __call__(self, asked: Iterable[Asked]) -> Iterator[FloatArray]:
         """Yield [M] log-odds that the first is better, for the pairs asked of each group."""
-        derived = (self._whole(both_ways(g, pairs, self.seam)) for g, pairs in asked)
+        derived = (self._whole(both_orders(g, pairs, self.seam)) for g, pairs in asked)
         for _, reading in read(self.trunk, derived, self.tokens, logp=False):
-            yield np.empty(0) if reading.score is None else log_odds(reading.score)
+            yield np.empty(0) if reading.score is None else pair_log_odds(reading.score)
 
     def _whole(self, group: Group) -> Group:
-        if longest(group) > self.limit:
+        if longest_sequence(group) > self.limit:
             raise JudgeError(
-                f"prompt `{group.id}` with two of its answers has {longest(group)} tokens",
+                f"prompt `{group.id}` with two of its answers has {longest_sequence(group)} tokens",
                 f"{self.checkpoint} reads {self.limit}, and nothing is cut in silence",
                 "sample shorter answers, or drop such prompts with `tandem.stages.encoding.encode`",
             )

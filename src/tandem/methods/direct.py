@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group
-from tandem.data.verifiable import Wording, key
+from tandem.data.verifiable import QuestionFormat, answer_key
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.runs.checkpoint import Checkpoint
@@ -35,17 +35,20 @@ class Direct:
 
 
 def recipe(
-    run: Run, base: Checkpoint, x: Groups, wording: Wording, cfg: Direct = Direct()
+    run: Run, base: Checkpoint, x: Groups, wording: QuestionFormat, cfg: Direct = Direct()
 ) -> Checkpoint:
     """Questions with answer keys in, a policy that says answers out."""
     D = run("answers-alone", stated, x, wording, base)
     return run("direct", sft.fit, base, D, cfg.sft, name="direct")
 
 
-def stated(x: Groups, wording: Wording, policy: Checkpoint, *, events: Events) -> Iterator[Group]:
+def stated(
+    x: Groups, wording: QuestionFormat, policy: Checkpoint, *, events: Events
+) -> Iterator[Group]:
     """Yield each question with the key's answer as its completion."""
     form = wording.asking("answer")
     answered = (
-        Group(wording.ask(g.prompt, form), (Completion(wording.state(key(g.prompt))),)) for g in x
+        Group(wording.ask(g.prompt, form), (Completion(wording.state(answer_key(g.prompt))),))
+        for g in x
     )
     return encode(Groups.of(answered), policy, events=events)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
-from tandem.data.verifiable import Form, Wording, sealed
+from tandem.data.verifiable import PromptStyle, QuestionFormat, without_answer
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges.agreement import Agreement, Stated
@@ -73,7 +73,12 @@ class LMSI:
 
 
 def recipe(
-    run: Run, base: Checkpoint, x: Groups, wording: Wording, how: Sampling, cfg: LMSI = LMSI()
+    run: Run,
+    base: Checkpoint,
+    x: Groups,
+    wording: QuestionFormat,
+    how: Sampling,
+    cfg: LMSI = LMSI(),
 ) -> Checkpoint:
     """Questions in, a policy that agrees with its own majority out."""
     forms = tuple(wording.form(name) for name in cfg.forms) or wording.forms
@@ -89,14 +94,14 @@ def recipe(
 
 def only_questions(groups: Groups) -> Iterator[Group]:
     """Yield the questions alone: no answer key, no completion, no judgement."""
-    return (Group(sealed(g.prompt)) for g in groups)
+    return (Group(without_answer(g.prompt)) for g in groups)
 
 
 def in_forms(
     paths: Groups,
     questions: Groups,
-    wording: Wording,
-    forms: tuple[Form, ...],
+    wording: QuestionFormat,
+    forms: tuple[PromptStyle, ...],
     policy: Checkpoint,
     *,
     events: Events,
@@ -107,7 +112,7 @@ def in_forms(
     return encode(Groups.of(rewritten), policy, events=events)
 
 
-def _in_form(paths: Group, question: Prompt, wording: Wording, form: Form) -> Group:
+def _in_form(paths: Group, question: Prompt, wording: QuestionFormat, form: PromptStyle) -> Group:
     """Answer with the paths, or with what they arrive at; equal texts once, by their number."""
     texts = Counter(
         (c.text, c.stopped)

@@ -18,7 +18,7 @@ from typing import Literal
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
-from tandem.data.pair_sequences import Seam, judged_both_ways, longest
+from tandem.data.pair_sequences import PairSeparator, judged_in_both_orders, longest_sequence
 from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.methods.reward import compared
@@ -103,18 +103,19 @@ def fit(
 def _readable(data: Groups, init: Checkpoint, events: Events) -> Iterator[Group]:
     """Yield the judged pairs as ordered sequences, those that fit into the context."""
     tokenizer, limit = load_tokenizer(init.path), context_length(init.path)
-    seam, whose = Seam.of(tokenizer), tokenizer_hash(tokenizer)
+    seam, whose = PairSeparator.of(tokenizer), tokenizer_hash(tokenizer)
     total = lost = 0
     for group in data:
         _same_tokens(group, whose, init)
         fits = [
             v
             for v in group.preferences
-            if longest(judged_both_ways(replace(group, preferences=(v,)), seam)) <= limit
+            if longest_sequence(judged_in_both_orders(replace(group, preferences=(v,)), seam))
+            <= limit
         ]
         total, lost = total + len(group.preferences), lost + len(group.preferences) - len(fits)
         if fits:
-            yield judged_both_ways(replace(group, preferences=tuple(fits)), seam)
+            yield judged_in_both_orders(replace(group, preferences=tuple(fits)), seam)
     if lost:
         why = f"prompt and both answers are longer than {limit} tokens"
         events.log("encoded", text=f"dropped {lost} of {total} pairs: {why}")

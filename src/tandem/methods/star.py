@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 
 from tandem.data.groups import Groups
 from tandem.data.record import Group
-from tandem.data.verifiable import Wording
+from tandem.data.verifiable import QuestionFormat
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
@@ -91,7 +91,7 @@ def recipe(
     run: Run,
     base: Checkpoint,
     x: Groups,
-    wording: Wording,
+    wording: QuestionFormat,
     truth: Judge,
     how: Sampling,
     cfg: STaR = STaR(),

@@ -33,7 +33,9 @@ def tokenised(groups: Iterable[Group], tokenizer: Any) -> Iterator[Group]:
     while chunk := list(itertools.islice(stream, GROUPS_PER_CHUNK)):
         foreign = [i for i, g in enumerate(chunk) if g.prompt.meta.get(MARK) != whose]
         if foreign:
-            ours = chat.encode(Groups.of(chunk[i] for i in foreign), tokenizer, max_length=None)
+            ours = chat.encode_groups(
+                Groups.of(chunk[i] for i in foreign), tokenizer, max_length=None
+            )
             _same(chunk, foreign, ours.groups)
             for i, group in zip(foreign, ours.groups, strict=True):
                 chunk[i] = marked(group, whose)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tandem.data.groups import Groups
-from tandem.data.verifiable import Form, Wording
+from tandem.data.verifiable import PromptStyle, QuestionFormat
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
@@ -162,14 +162,14 @@ class Solver:
     """A policy, and the form in which it is asked."""
 
     policy: Checkpoint
-    form: Form
+    form: PromptStyle
 
 
 def solve(
     run: Run,
     solvers: Mapping[str, Solver],
     questions: Groups,
-    wording: Wording,
+    wording: QuestionFormat,
     truth: Judge,
     how: Sampling,
     decoders: Mapping[str, Decoder] = DECODERS,

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from tandem.data.groups import Groups
-from tandem.data.verifiable import Wording
+from tandem.data.verifiable import QuestionFormat
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
@@ -118,7 +118,7 @@ class Course:
         return self.world.truth
 
     @property
-    def wording(self) -> Wording:
+    def wording(self) -> QuestionFormat:
         """How questions with one checkable answer are put and read."""
         if self.world.wording is None:
             raise ConfigError(

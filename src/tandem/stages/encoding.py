@@ -18,7 +18,7 @@ from tandem.data import chat
 from tandem.data.chat import Truncation
 from tandem.data.groups import Groups
 from tandem.data.record import Group
-from tandem.data.verifiable import Form, Wording
+from tandem.data.verifiable import PromptStyle, QuestionFormat
 from tandem.errors import ConfigError, DataError
 from tandem.models.folders import context_length
 from tandem.models.tokenise import marked
@@ -57,7 +57,7 @@ def encode(
     limit = max_length or context_length(policy.path)
     check_room(room, limit)
     workers = min(os.cpu_count() or 1, 8) if len(groups) >= PARALLEL_FROM else 0
-    encoded = chat.encode(
+    encoded = chat.encode_groups(
         groups,
         tokenizer,
         max_length=limit,
@@ -101,8 +101,8 @@ def _has_room(group: Group, room: int, limit: int) -> bool:
 
 def ask(
     questions: Groups,
-    wording: Wording,
-    form: Form,
+    wording: QuestionFormat,
+    form: PromptStyle,
     policy: Checkpoint,
     *,
     hint: bool = False,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tandem.data.groups import Groups
-from tandem.data.verifiable import Read
+from tandem.data.verifiable import AnswerParser
 from tandem.evaluation import (
     accuracy_evaluation,
     confidence,
@@ -37,7 +37,7 @@ def examine_solutions(
     answers: Mapping[str, Mapping[str, Groups]],
     decoders: Mapping[str, Decoder],
     *,
-    read: Read,
+    read: AnswerParser,
     truth: Judge,
     machine: Machine,
 ) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from tandem.data.groups import Groups, Prompts
-from tandem.data.verifiable import Wording
+from tandem.data.verifiable import QuestionFormat
 from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.agreement import Same
@@ -105,7 +105,7 @@ class World:
     references: Groups | None = None
     annotator: Judge | None = None
     truth: Judge | None = None
-    wording: Wording | None = None
+    wording: QuestionFormat | None = None
     formats: Formats = field(default_factory=Formats)
     same: Mapping[str, Same] = field(default_factory=dict[str, Same])
     notes: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ worked examples are our own.
 
 from __future__ import annotations
 
-from tandem.data.verifiable import Form, StatedAnswer, Wording
+from tandem.data.verifiable import PromptStyle, QuestionFormat, StatedAnswer
 
 WORKED = (
     (
@@ -39,12 +39,12 @@ WORKED = (
 REASONED = tuple((question, path) for question, path, _ in WORKED)
 STATED = tuple((question, f"The answer is {answer}.") for question, _, answer in WORKED)
 
-WORDING = Wording(
+WORDING = QuestionFormat(
     read=StatedAnswer(),
     forms=(
-        Form("few-shot-path", shots=REASONED),
-        Form("few-shot-answer", shots=STATED, target="answer"),
-        Form("step-by-step", " Let's think step by step."),
-        Form("question-answer", target="answer"),
+        PromptStyle("few-shot-path", shots=REASONED),
+        PromptStyle("few-shot-answer", shots=STATED, target="answer"),
+        PromptStyle("step-by-step", " Let's think step by step."),
+        PromptStyle("question-answer", target="answer"),
     ),
 )

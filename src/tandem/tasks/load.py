@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.formats import read, split
+from tandem.data.formats import read_data, split_groups
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError, nearest
@@ -96,9 +96,9 @@ def from_files(model: Path, data: Path | str, sizes: Sizes) -> World:
     Raises:
         DataError: the data cannot be read, or nobody judged it.
     """
-    found = read(data)
+    found = read_data(data)
     share = sizes.held_out_share
-    parts = split(found.groups, {"train": 1 - share, "held_out": share})
+    parts = split_groups(found.groups, {"train": 1 - share, "held_out": share})
     train, held_out = parts["train"], parts["held_out"]
     for name, part in parts.items():
         if not len(part):

@@ -7,9 +7,9 @@
 Torch-free: it takes a Hugging Face tokenizer object and imports nothing of the hub's.
 """
 
-from tandem.data.chat.encode import Encoded, encode
-from tandem.data.chat.show import render
-from tandem.data.chat.tokens import decode
+from tandem.data.chat.encode import Encoded, encode_groups
+from tandem.data.chat.show import render_group
+from tandem.data.chat.tokens import decode_tokens
 from tandem.data.chat.truncate import Counts, Truncation
 
-__all__ = ["Counts", "Encoded", "Truncation", "decode", "encode", "render"]
+__all__ = ["Counts", "Encoded", "Truncation", "decode_tokens", "encode_groups", "render_group"]

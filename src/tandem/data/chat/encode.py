@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.chat.spans import Answer, Refused, answer_text, prompt_text
-from tandem.data.chat.tokens import Ids, Tokens
-from tandem.data.chat.truncate import TRUNCATIONS, Counts, Truncation, fit
+from tandem.data.chat.spans import AnswerText, TemplateRefused, answer_text, prompt_text
+from tandem.data.chat.tokens import Ids, TokenizerTraits
+from tandem.data.chat.truncate import TRUNCATIONS, Counts, Truncation, fit_to_length
 from tandem.data.groups import Groups
 from tandem.data.record import BoolArray, Completion, Group
 from tandem.errors import ConfigError, DataError, ModelError
@@ -41,7 +41,7 @@ class Encoded:
 class Encoder:
     """How to encode; a value that worker processes receive."""
 
-    tokens: Tokens
+    tokens: TokenizerTraits
     max_length: int | None
     truncation: Truncation
 
@@ -53,13 +53,15 @@ class Encoder:
         full = [_with_tokens(each, ids, self.tokens, counts) for each in laid if each is not None]
         bos = len(self.tokens.bos)
         fitted = [
-            fit(group, _bos(group, bos, self.tokens), self.max_length, self.truncation, counts)
+            fit_to_length(
+                group, _bos(group, bos, self.tokens), self.max_length, self.truncation, counts
+            )
             for group in full
         ]
         return [group for group in fitted if group is not None], counts
 
 
-def encode(
+def encode_groups(
     groups: Groups,
     tokenizer: Any,
     *,
@@ -130,7 +132,7 @@ def _encoder(tokenizer: Any, max_length: int | None, truncation: Truncation) -> 
             "a prompt and a completion need at least one token each",
             "give the model's context length, or less",
         )
-    tokens = Tokens(tokenizer)
+    tokens = TokenizerTraits(tokenizer)
     _ = tokens.eos
     return Encoder(tokens, max_length, truncation)
 
@@ -191,16 +193,16 @@ def _in_processes(
 class _Laid:
     group: Group
     prompt: str
-    answers: tuple[Answer, ...]
+    answers: tuple[AnswerText, ...]
     templated: bool
 
 
-def _lay_out(group: Group, tokens: Tokens, counts: Counts) -> _Laid | None:
+def _lay_out(group: Group, tokens: TokenizerTraits, counts: Counts) -> _Laid | None:
     messages = group.prompt.messages
     try:
         prompt = prompt_text(group, tokens)
         answers = tuple(answer_text(group, c, prompt, tokens) for c in group.completions)
-    except Refused as reason:
+    except TemplateRefused as reason:
         counts.groups += 1
         counts.completions += len(group)
         counts.preferences += len(group.preferences)
@@ -219,7 +221,7 @@ class _Ids:
     continuing: dict[str, Ids]
 
     @classmethod
-    def of(cls, laid: Sequence[_Laid], tokens: Tokens) -> _Ids:
+    def of(cls, laid: Sequence[_Laid], tokens: TokenizerTraits) -> _Ids:
         whole = [x.prompt + a.text for x in laid if x.templated for a in x.answers]
         standing = list(dict.fromkeys([x.prompt for x in laid] + whole))
         pieces = [
@@ -236,7 +238,7 @@ class _Ids:
         )
 
 
-def _with_tokens(laid: _Laid, ids: _Ids, tokens: Tokens, counts: Counts) -> Group:
+def _with_tokens(laid: _Laid, ids: _Ids, tokens: TokenizerTraits, counts: Counts) -> Group:
     start = ids.standing[laid.prompt]
     if not laid.templated and start[: len(tokens.bos)] != tokens.bos:
         start = [*tokens.bos, *start]
@@ -256,7 +258,7 @@ def _with_tokens(laid: _Laid, ids: _Ids, tokens: Tokens, counts: Counts) -> Grou
     return replace(laid.group, prompt=prompt, completions=tuple(completions))
 
 
-def _behind(laid: _Laid, answer: Answer, ids: _Ids) -> Ids | None:
+def _behind(laid: _Laid, answer: AnswerText, ids: _Ids) -> Ids | None:
     """Return what stands behind the prompt in the whole conversation's tokens.
 
     None if the conversation was not encoded as a whole, or if one token spans both.
@@ -268,7 +270,7 @@ def _behind(laid: _Laid, answer: Answer, ids: _Ids) -> Ids | None:
 
 
 def _joined(
-    answer: Answer, whole: Ids | None, ids: _Ids, tokens: Tokens
+    answer: AnswerText, whole: Ids | None, ids: _Ids, tokens: TokenizerTraits
 ) -> tuple[Ids, BoolArray | None]:
     if whole is not None and len(answer.pieces) == 1:
         return whole, None
@@ -278,7 +280,11 @@ def _joined(
 
 
 def _ended(
-    completion: Completion, answer: Answer, out: Ids, mask: BoolArray | None, tokens: Tokens
+    completion: Completion,
+    answer: AnswerText,
+    out: Ids,
+    mask: BoolArray | None,
+    tokens: TokenizerTraits,
 ) -> Completion:
     """Return the completion with its tokens; the EOS is added once, and trained on."""
     if completion.stopped and not answer.closed and out[-1:] != [tokens.eos]:
@@ -288,12 +294,12 @@ def _ended(
     return replace(completion, tokens=np.array(out, np.int32), mask=mask, logp=None)
 
 
-def _piece(text: str, ids: _Ids, tokens: Tokens) -> Ids:
+def _piece(text: str, ids: _Ids, tokens: TokenizerTraits) -> Ids:
     found = ids.continuing.get(text)
     return tokens.continuing([text])[0] if found is None else found
 
 
-def _bos(group: Group, length: int, tokens: Tokens) -> int:
+def _bos(group: Group, length: int, tokens: TokenizerTraits) -> int:
     """Number of BOS ids at the head of this prompt, which no cut may take away."""
     if list(group.prompt.tokens[:length]) == tokens.bos:
         return length

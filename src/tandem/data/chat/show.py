@@ -13,7 +13,7 @@ LEGEND = "borders |, prompt plain, [trained] in brackets, (not trained) in paren
 COLOURS = f"borders |, {_DIM}prompt{_OFF}, {_TRAINED}trained{_OFF}, {_UNTRAINED}not trained{_OFF}"
 
 
-def render(group: Group, tokenizer: Any, *, colour: bool = True) -> str:
+def render_group(group: Group, tokenizer: Any, *, colour: bool = True) -> str:
     """Show an encoded group token by token.
 
     Args:
@@ -28,7 +28,7 @@ def render(group: Group, tokenizer: Any, *, colour: bool = True) -> str:
     lines = [_heading(f"prompt {group.id}, {len(group.prompt.tokens)} tokens", colour)]
     lines.append(_paint(_pieces(group.prompt.tokens, tokenizer), _DIM if colour else "", ""))
     for k, completion in enumerate(group.completions):
-        said = "".join(f", {words}" for words in judged(group, k))
+        said = "".join(f", {words}" for words in judgment_line(group, k))
         count = len(completion.tokens)
         lines.append(_heading(f"completion {k}, {count} tokens{said}", colour))
         lines.append(_completion(completion, tokenizer, colour))
@@ -75,7 +75,7 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def judged(group: Group, k: int) -> list[str]:
+def judgment_line(group: Group, k: int) -> list[str]:
     """Say how often a completion was preferred, and its score."""
     words: list[str] = []
     votes = [v for v in group.preferences if k in (v.i, v.j)]

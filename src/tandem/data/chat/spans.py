@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tandem.data.chat.tokens import Tokens
-from tandem.data.chat.transcripts import common, segments
+from tandem.data.chat.tokens import TokenizerTraits
+from tandem.data.chat.transcripts import answer_segments, common_prefix_length
 from tandem.data.record import Completion, Group, Message
 from tandem.errors import ModelError
 
 
-class Refused(Exception):
+class TemplateRefused(Exception):
     """The template does not take this conversation; the reason is its own message."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerText:
     """A completion as text.
 
     Attributes:
@@ -38,14 +38,16 @@ class Answer:
         return "".join(text for text, _ in self.pieces)
 
 
-def prompt_text(group: Group, tokens: Tokens) -> str:
+def prompt_text(group: Group, tokens: TokenizerTraits) -> str:
     """Return the prompt as the model reads it; raises Refused."""
     if group.prompt.messages is None or not tokens.templated:
         return group.prompt.text
     return _render(tokens, group.prompt.messages, ask=True)
 
 
-def answer_text(group: Group, completion: Completion, prompt: str, tokens: Tokens) -> Answer:
+def answer_text(
+    group: Group, completion: Completion, prompt: str, tokens: TokenizerTraits
+) -> AnswerText:
     """Return a completion as the model writes it behind `prompt`, the text of its prompt.
 
     Raises:
@@ -53,18 +55,18 @@ def answer_text(group: Group, completion: Completion, prompt: str, tokens: Token
         ModelError: the template is not prefix-preserving.
     """
     if group.prompt.messages is None:
-        return Answer(((completion.text, True),), False)
+        return AnswerText(((completion.text, True),), False)
     if tokens.templated:
         return _templated(group.prompt.messages, completion, prompt, tokens)
     if completion.turns is not None:
-        return Answer(tuple(segments(completion.turns)), False)
+        return AnswerText(tuple(answer_segments(completion.turns)), False)
     spaced = completion.text if completion.text[:1].isspace() else f" {completion.text}"
-    return Answer(((spaced, True),), False)
+    return AnswerText(((spaced, True),), False)
 
 
 def _templated(
-    asked: Sequence[Message], completion: Completion, prompt: str, tokens: Tokens
-) -> Answer:
+    asked: Sequence[Message], completion: Completion, prompt: str, tokens: TokenizerTraits
+) -> AnswerText:
     content = completion.text.removeprefix(" ")
     messages = [*asked, *(completion.turns or ({"role": "assistant", "content": content},))]
     whole = _render(tokens, messages)
@@ -82,18 +84,18 @@ def _templated(
     return _closed([p for p in pieces if p[0]], completion.stopped, tokens)
 
 
-def _closed(pieces: list[tuple[str, bool]], stopped: bool, tokens: Tokens) -> Answer:
+def _closed(pieces: list[tuple[str, bool]], stopped: bool, tokens: TokenizerTraits) -> AnswerText:
     if not pieces:
-        return Answer((), False)
+        return AnswerText((), False)
     text, trained = pieces[-1]
     end = next((s for s in tokens.specials if text.endswith(s)), None)
     if end is None or stopped:
-        return Answer(tuple(pieces), end is not None)
-    return Answer((*pieces[:-1], (text.removesuffix(end), trained)), False)
+        return AnswerText(tuple(pieces), end is not None)
+    return AnswerText((*pieces[:-1], (text.removesuffix(end), trained)), False)
 
 
 def _end_of(
-    messages: Sequence[Message], count: int, whole: str, tokens: Tokens, *, ask: bool
+    messages: Sequence[Message], count: int, whole: str, tokens: TokenizerTraits, *, ask: bool
 ) -> int:
     """Return where the first `count` messages end in the whole conversation."""
     if count == len(messages):
@@ -106,7 +108,7 @@ def _end_of(
 def _verify(text: str, whole: str, count: int, total: int) -> None:
     if whole.startswith(text):
         return
-    same = common(text, whole)
+    same = common_prefix_length(text, whole)
     raise ModelError(
         f"the chat template is not prefix-preserving: the first {count} of {total} messages "
         f"render as ...{text[max(0, same - 20) : same + 30]!r}, in the whole conversation as "
@@ -119,7 +121,7 @@ def _verify(text: str, whole: str, count: int, total: int) -> None:
     )
 
 
-def _render(tokens: Tokens, messages: Sequence[Message], *, ask: bool = False) -> str:
+def _render(tokens: TokenizerTraits, messages: Sequence[Message], *, ask: bool = False) -> str:
     try:
         return tokens.tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=ask
@@ -133,4 +135,4 @@ def _render(tokens: Tokens, messages: Sequence[Message], *, ask: bool = False) -
                 "it is a Jinja template, and messages cannot be rendered without it",
                 "mend tokenizer.chat_template, or the file chat_template.jinja beside the model",
             ) from error
-        raise Refused(f"the chat template refuses it: {error}") from error
+        raise TemplateRefused(f"the chat template refuses it: {error}") from error

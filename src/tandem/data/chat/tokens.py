@@ -20,7 +20,7 @@ _SENTINELS = ("\n", "|", "0", "~")
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenizerTraits:
     """A Hugging Face tokenizer, asked in batches."""
 
     tokenizer: Any
@@ -119,7 +119,7 @@ class Tokens:
         ).hexdigest()
 
 
-def decode(tokens: Sequence[int], tokenizer: Any) -> str:
+def decode_tokens(tokens: Sequence[int], tokenizer: Any) -> str:
     """Turn token ids into text, without special tokens."""
     return tokenizer.decode(
         [int(t) for t in tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False

@@ -26,7 +26,7 @@ def is_transcript(text: str) -> bool:
     return text.startswith(HUMAN) and ASSISTANT in text
 
 
-def parse(text: str) -> tuple[Message, ...]:
+def parse_transcript(text: str) -> tuple[Message, ...]:
     """Split a transcript into messages; an open `Assistant:` at the end is no message."""
     pieces = _TURN.split(text)[1:]
     turns = [
@@ -38,7 +38,7 @@ def parse(text: str) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-def render(messages: Sequence[Message], *, open_end: bool = False) -> str:
+def render_transcript(messages: Sequence[Message], *, open_end: bool = False) -> str:
     """Write messages as a transcript; `open_end` adds the `Assistant:` that asks for an answer."""
     said = "".join(
         f"\n\n{NAMES.get(m['role'], m['role'].title())}: {m.get('content') or ''}" for m in messages
@@ -46,7 +46,7 @@ def render(messages: Sequence[Message], *, open_end: bool = False) -> str:
     return said + (ASSISTANT if open_end else "")
 
 
-def segments(turns: Sequence[Message]) -> list[tuple[str, bool]]:
+def answer_segments(turns: Sequence[Message]) -> list[tuple[str, bool]]:
     """Cut the answer turns of a conversation into (text, written by the assistant).
 
     The pieces follow a prompt that ends in `Assistant:`, so the first is the first answer.
@@ -61,14 +61,14 @@ def segments(turns: Sequence[Message]) -> list[tuple[str, bool]]:
     return pieces
 
 
-def split_point(chosen: str, rejected: str) -> int | None:
+def split_transcripts(chosen: str, rejected: str) -> int | None:
     """Length of the prompt of an HH pair: the common prefix cut back to the last assistant turn."""
-    shared = common(chosen, rejected)
+    shared = common_prefix_length(chosen, rejected)
     turn = chosen.rfind(ASSISTANT, 0, shared)
     return None if turn < 0 else turn + len(ASSISTANT)
 
 
-def common(a: str, b: str) -> int:
+def common_prefix_length(a: str, b: str) -> int:
     """Length of the common prefix of two strings."""
     low, high = 0, min(len(a), len(b))
     while low < high:
@@ -82,7 +82,7 @@ def common(a: str, b: str) -> int:
 
 def prompt_of(messages: Sequence[Message]) -> tuple[str, tuple[Message, ...]]:
     """Return (plain text, messages) of a prompt given as messages."""
-    return render(messages, open_end=True), tuple(messages)
+    return render_transcript(messages, open_end=True), tuple(messages)
 
 
 def answer_of(turns: Sequence[Message]) -> Completion:
@@ -95,7 +95,7 @@ def answer_of(turns: Sequence[Message]) -> Completion:
     plain = len(turns) == 1 and set(turns[0]) == {"role", "content"}
     if plain and isinstance(content, str) and not content.startswith(" "):
         return Completion(content)
-    text = "".join(piece for piece, _ in segments(turns)).removeprefix(" ")
+    text = "".join(piece for piece, _ in answer_segments(turns)).removeprefix(" ")
     return Completion(text, turns=tuple(turns))
 
 
@@ -105,10 +105,10 @@ def prompt_key(prompt: Prompt) -> str:
         return prompt.text
     if len(prompt.messages) == 1 and prompt.messages[0]["role"] == "user":
         return str(prompt.messages[0].get("content"))
-    return render(prompt.messages)
+    return render_transcript(prompt.messages)
 
 
-def as_chat(groups: Groups) -> Groups:
+def groups_as_chat(groups: Groups) -> Groups:
     """Read every plain prompt as one user message, so that a chat template applies to it."""
 
     def change(group: Group) -> Group:

@@ -80,7 +80,9 @@ class Counts:
         return out + [f"{n} {what}" for what, n in remarks.items() if n]
 
 
-def fit(group: Group, bos: int, limit: int | None, how: Truncation, counts: Counts) -> Group | None:
+def fit_to_length(
+    group: Group, bos: int, limit: int | None, how: Truncation, counts: Counts
+) -> Group | None:
     """Return the group with what fits into `limit` tokens, or None; counts what is lost."""
     counts.groups += 1
     counts.completions += len(group)

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.chat import encode, render
+from tandem.data.chat import encode_groups, render_group
 from tandem.data.chat.encode import Encoded
-from tandem.data.chat.show import judged
+from tandem.data.chat.show import judgment_line
 from tandem.data.chat.transcripts import prompt_key
-from tandem.data.chat.truncate import Counts, fit
+from tandem.data.chat.truncate import Counts, fit_to_length
 from tandem.data.check import facts as findings
-from tandem.data.check.facts import Facts, Lengths
+from tandem.data.check.facts import DataFacts, Lengths
 from tandem.data.check.rules import data_errors, data_warnings, fitting_methods
 from tandem.data.check.text import check_json, check_text
-from tandem.data.formats.reader import Notes, read
+from tandem.data.formats.reader import ReadingNotes, read_data
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 
@@ -32,7 +32,7 @@ SHOWN_CHARACTERS = 400
 
 
 @dataclass(frozen=True)
-class Check:
+class DataCheck:
     """What a look at the data found.
 
     Attributes:
@@ -53,8 +53,8 @@ class Check:
     source: str
     format: str
     why: str
-    notes: Notes
-    facts: Facts
+    notes: ReadingNotes
+    facts: DataFacts
     lengths: Lengths
     overlap: dict[str, int]
     examples: tuple[str, ...]
@@ -77,7 +77,7 @@ class Check:
         return check_json(self)
 
 
-def check(
+def check_data(
     source: str | Path,
     tokenizer: Any = None,
     max_length: int | None = None,
@@ -87,7 +87,7 @@ def check(
     limit: int | None = None,
     format: str | None = None,
     against: Sequence[str | Path] = (),
-) -> Check:
+) -> DataCheck:
     """Examine a data source.
 
     Args:
@@ -104,17 +104,17 @@ def check(
         DataError: the source cannot be read, or no row of it can be used.
         ModelError: the tokenizer's template cannot be trained on.
     """
-    data = read(source, columns=columns, split=split, limit=limit, format=format)
-    others = {str(other): read(other, columns=columns).groups for other in against}
+    data = read_data(source, columns=columns, split=split, limit=limit, format=format)
+    others = {str(other): read_data(other, columns=columns).groups for other in against}
     for name in data.splits:
-        others[name] = read(source, columns=columns, split=name).groups
-    facts = findings.count(data.groups)
-    encoded = None if tokenizer is None else encode(data.groups, tokenizer, max_length=None)
+        others[name] = read_data(source, columns=columns, split=name).groups
+    facts = findings.count_facts(data.groups)
+    encoded = None if tokenizer is None else encode_groups(data.groups, tokenizer, max_length=None)
     shown = data.groups if encoded is None else encoded.groups
     lengths = _lengths(shown, max_length, encoded, tokenizer)
     overlap = _overlap(data.groups, others)
     errors = data_errors(overlap, lengths)
-    return Check(
+    return DataCheck(
         source=str(source),
         format=data.format,
         why=data.why,
@@ -138,10 +138,10 @@ def _some(groups: Groups) -> list[Group]:
 def _example(group: Group, tokenizer: Any, *, colour: bool) -> str:
     group = group.keep(range(min(2, len(group))))
     if tokenizer is not None:
-        return render(group, tokenizer, colour=colour)
+        return render_group(group, tokenizer, colour=colour)
     lines = [f"-- prompt {group.id}", _short(group.prompt.text)]
     for k, completion in enumerate(group.completions):
-        head = ", ".join([f"-- completion {k}", *judged(group, k)])
+        head = ", ".join([f"-- completion {k}", *judgment_line(group, k)])
         lines += [head, _short(completion.text)]
     return "\n".join(lines)
 
@@ -167,7 +167,7 @@ def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokeniz
         sizes += [
             len(group.prompt.tokens) + s for s in [len(c.tokens) for c in group.completions] or [0]
         ]
-        fit(group, 0, limit, "drop", fitting)
+        fit_to_length(group, 0, limit, "drop", fitting)
         head = group.prompt.tokens[:2].tolist()
         double += len(head) == 2 and head[0] == head[1] == tokenizer.bos_token_id
         for completion in group.completions:

@@ -20,7 +20,7 @@ BINS, BAR = 10, 40
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataFacts:
     """Counts over the groups.
 
     Attributes:
@@ -106,7 +106,7 @@ class Lengths:
         )
 
 
-def count(groups: Groups) -> Facts:
+def count_facts(groups: Groups) -> DataFacts:
     """Count duplicates, contradictions and the length baseline in one pass."""
     n = dict.fromkeys(("completions", "preferences", "scored", "duplicates", "contradictory"), 0)
     seen: set[bytes] = set()
@@ -126,7 +126,7 @@ def count(groups: Groups) -> Facts:
             binary = binary and bool(np.isin(group.scores, (0, 1)).all())
         gaps += _gaps(group)
     signs = np.sign(gaps)
-    return Facts(
+    return DataFacts(
         groups=len(groups),
         largest=largest,
         binary=binary,

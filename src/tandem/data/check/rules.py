@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tandem.data.formats.reader import Notes
+from tandem.data.formats.reader import ReadingNotes
 
 if TYPE_CHECKING:
     pass
-from tandem.data.check.facts import Facts, Lengths
+from tandem.data.check.facts import DataFacts, Lengths
 
 LENGTH_EDGE, LOST_SHARE = 0.1, 0.05
 
 
-def fitting_methods(facts: Facts) -> tuple[str, ...]:
+def fitting_methods(facts: DataFacts) -> tuple[str, ...]:
     """Return methods that fit data of this shape, each with the reason."""
     if facts.preferences and facts.largest > 2:
         return (
@@ -52,7 +52,7 @@ def data_errors(overlap: dict[str, int], lengths: Lengths) -> list[str]:
     return out
 
 
-def data_warnings(notes: Notes, facts: Facts, lengths: Lengths) -> list[str]:
+def data_warnings(notes: ReadingNotes, facts: DataFacts, lengths: Lengths) -> list[str]:
     """Return what should be looked at."""
     longest = facts.longest_wins or 0.0
     refused = sum(lengths.refused.values())

@@ -7,18 +7,18 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tandem.data.check.check import Check
-from tandem.data.check.facts import BAR, Facts, Lengths
+    from tandem.data.check.check import DataCheck
+from tandem.data.check.facts import BAR, DataFacts, Lengths
 
 
-def check_json(check: Check) -> str:
+def check_json(check: DataCheck) -> str:
     """Return a check as JSON, without colours."""
     values = {k: v for k, v in asdict(check).items() if k != "coloured"}
     values["lengths"]["truncated"] = check.lengths.truncated
     return json.dumps({**values, "ok": check.ok}, indent=1, ensure_ascii=False)
 
 
-def check_text(check: Check, *, colour: bool) -> str:
+def check_text(check: DataCheck, *, colour: bool) -> str:
     """Return a check as lines for a terminal."""
     parts = [
         f"{check.source}\nformat {check.format}: {check.why}",
@@ -37,7 +37,7 @@ def check_text(check: Check, *, colour: bool) -> str:
     return "\n\n".join(parts)
 
 
-def _shape(facts: Facts) -> str:
+def _shape(facts: DataFacts) -> str:
     lines = [
         f"{facts.groups} prompts, {facts.completions} completions (at most {facts.largest} a "
         f"prompt), {facts.preferences} preferences ({facts.ties} ties), {facts.scored} with scores",

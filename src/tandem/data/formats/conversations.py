@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tandem.data.chat import transcripts
-from tandem.data.formats.fields import Row, Skip, answer_of, full
+from tandem.data.formats.fields import DataRow, SkipRow, answer_of, require_text
 from tandem.data.record import Completion, Group, Message, Preference, Prompt
 from tandem.data.verifiable import StatedAnswer
 
@@ -20,7 +20,7 @@ Messages = tuple[Message, ...]
 _KEY = StatedAnswer(("####",))
 
 
-def preference(row: Row) -> Group:
+def read_preference(row: DataRow) -> Group:
     """`prompt`, `chosen`, `rejected`: strings or messages, and an optional `margin`."""
     if row.is_list("chosen") and row.is_list("rejected"):
         chosen, rejected = row.messages("chosen"), row.messages("rejected")
@@ -31,38 +31,38 @@ def preference(row: Row) -> Group:
     if messages is None and (row.is_list("chosen") or row.is_list("rejected")):
         text, messages = transcripts.prompt_of([{"role": "user", "content": text}])
     if messages is None and all(a.text.startswith(text) for a in answers):
-        answers = tuple(full(Completion(a.text[len(text) :])) for a in answers)
+        answers = tuple(require_text(Completion(a.text[len(text) :])) for a in answers)
     return _pair(row, text, messages, answers)
 
 
-def implicit(row: Row) -> Group:
+def read_implicit_prompt(row: DataRow) -> Group:
     """`chosen`, `rejected` that both begin with the prompt: strings or messages."""
     if row.is_list("chosen") or row.is_list("rejected"):
         return _common_turns(row, row.messages("chosen"), row.messages("rejected"))
     chosen, rejected = row.text("chosen"), row.text("rejected")
     if chosen == rejected:
-        raise Skip("identical answers")
+        raise SkipRow("identical answers")
     cut = _word_boundary(chosen, rejected)
     if not chosen[:cut].strip():
-        raise Skip("the two answers have no prompt in common")
-    answers = full(Completion(chosen[cut:])), full(Completion(rejected[cut:]))
+        raise SkipRow("the two answers have no prompt in common")
+    answers = require_text(Completion(chosen[cut:])), require_text(Completion(rejected[cut:]))
     return _pair(row, chosen[:cut], None, answers)
 
 
-def hh(row: Row) -> Group:
+def read_hh(row: DataRow) -> Group:
     """`chosen`, `rejected`: whole transcripts (HH-RLHF)."""
     chosen, rejected = row.text("chosen"), row.text("rejected")
     if chosen == rejected:
-        raise Skip("identical answers")
-    cut = transcripts.split_point(chosen, rejected)
+        raise SkipRow("identical answers")
+    cut = transcripts.split_transcripts(chosen, rejected)
     if cut is None:
-        raise Skip("the two transcripts have no assistant turn in common")
+        raise SkipRow("the two transcripts have no assistant turn in common")
     text = chosen[:cut]
     answers = _transcript_answer(chosen[cut:]), _transcript_answer(rejected[cut:])
-    return _pair(row, text, transcripts.parse(text), answers)
+    return _pair(row, text, transcripts.parse_transcript(text), answers)
 
 
-def solved(row: Row) -> Group:
+def read_worked_solution(row: DataRow) -> Group:
     """`question`, `answer`: a worked solution that ends in `#### 42`, the answer key (GSM8K)."""
     solution = row.answer("answer")
     answer = _KEY(solution.text)
@@ -72,14 +72,14 @@ def solved(row: Row) -> Group:
     return Group(Prompt("", text, messages, meta={"answer": answer}), (solution,))
 
 
-def unpaired(row: Row) -> Group:
+def read_unpaired(row: DataRow) -> Group:
     """`prompt`, `completion`, `label`: the label becomes a score, 1 good or 0 bad."""
-    group = demonstration(row)
+    group = read_demonstration(row)
     score = np.array([float(row.label("label"))])
     return Group(group.prompt, group.completions, score)
 
 
-def demonstration(row: Row) -> Group:
+def read_demonstration(row: DataRow) -> Group:
     """`prompt`, `completion`: strings or messages."""
     text, messages = row.prompt()
     if messages is None and row.is_list("completion"):
@@ -87,53 +87,55 @@ def demonstration(row: Row) -> Group:
     return Group(Prompt("", text, messages), (row.answer("completion"),))
 
 
-def conversation(row: Row) -> Group:
+def read_conversation(row: DataRow) -> Group:
     """`messages`: the prompt ends before the first answer; every assistant turn is trained on."""
     messages = row.messages("messages")
     first = next((k for k, m in enumerate(messages) if m["role"] == "assistant"), None)
     if first is None:
-        raise Skip("the conversation has no assistant turn")
+        raise SkipRow("the conversation has no assistant turn")
     if first == 0:
-        raise Skip("the conversation starts with the assistant")
+        raise SkipRow("the conversation starts with the assistant")
     text, asked = transcripts.prompt_of(messages[:first])
     return Group(Prompt("", text, asked), (answer_of(messages[first:]),))
 
 
-def instruction(row: Row) -> Group:
+def read_instruction(row: DataRow) -> Group:
     """`instruction`, `output` and an optional `input`."""
-    text, messages = instructed(row)
+    text, messages = instruction_prompt(row)
     return Group(Prompt("", text, messages), (row.answer("output"),))
 
 
-def prompt_only(row: Row) -> Group:
+def read_prompt(row: DataRow) -> Group:
     """`prompt` alone."""
     return Group(Prompt("", *row.prompt()))
 
 
-def instructed(row: Row, name: str = "instruction") -> tuple[str, Messages]:
+def instruction_prompt(row: DataRow, name: str = "instruction") -> tuple[str, Messages]:
     """Return (plain text, messages) of an instruction with its optional `input` below it."""
     text = row.text(name)
     if not text.strip():
-        raise Skip("empty prompt")
+        raise SkipRow("empty prompt")
     if name == "instruction" and row.has("input"):
         text += "\n\n" + row.text("input")
     return transcripts.prompt_of([{"role": "user", "content": text}])
 
 
-def pair_of_outputs(row: Row, prompt: tuple[str, Messages], p: float) -> Group:
+def pair_group(row: DataRow, prompt: tuple[str, Messages], p: float) -> Group:
     """Make a group of `output_1` and `output_2`, the first better with probability p."""
     answers = row.answer("output_1"), row.answer("output_2")
     if answers[0].text == answers[1].text:
-        raise Skip("identical answers")
+        raise SkipRow("identical answers")
     names = [row.text(g) if row.has(g) else "" for g in ("generator_1", "generator_2")]
     answers = tuple(Completion(a.text, author=n) for a, n in zip(answers, names, strict=True))
     vote = Preference(1, 0) if p == 0 else Preference(0, 1, p)
     return Group(Prompt("", *prompt), answers, preferences=(vote,))
 
 
-def _pair(row: Row, text: str, messages: Messages | None, answers: tuple[Completion, ...]) -> Group:
+def _pair(
+    row: DataRow, text: str, messages: Messages | None, answers: tuple[Completion, ...]
+) -> Group:
     if answers[0].text == answers[1].text:
-        raise Skip("identical answers")
+        raise SkipRow("identical answers")
     p = row.number("p_chosen") if row.has("p_chosen") else 1.0
     if not 0 <= p <= 1:
         row.wrong("p_chosen", p, "it is the probability that chosen is better, from 0 to 1")
@@ -141,10 +143,10 @@ def _pair(row: Row, text: str, messages: Messages | None, answers: tuple[Complet
     return Group(Prompt("", text, messages), answers, preferences=(vote,))
 
 
-def _common_turns(row: Row, chosen: Sequence[Message], rejected: Sequence[Message]) -> Group:
+def _common_turns(row: DataRow, chosen: Sequence[Message], rejected: Sequence[Message]) -> Group:
     """Cut the common start of two conversations back to the last assistant turn."""
     if list(chosen) == list(rejected):
-        raise Skip("identical answers")
+        raise SkipRow("identical answers")
     common = 0
     while common < min(len(chosen), len(rejected)) and chosen[common] == rejected[common]:
         common += 1
@@ -154,7 +156,7 @@ def _common_turns(row: Row, chosen: Sequence[Message], rejected: Sequence[Messag
         if all(k < len(c) and c[k]["role"] == "assistant" for c in (chosen, rejected))
     ]
     if not starts:
-        raise Skip("the two conversations have no prompt in common")
+        raise SkipRow("the two conversations have no prompt in common")
     cut = starts[-1]
     text, messages = transcripts.prompt_of(chosen[:cut])
     answers = answer_of(tuple(chosen[cut:])), answer_of(tuple(rejected[cut:]))
@@ -162,9 +164,9 @@ def _common_turns(row: Row, chosen: Sequence[Message], rejected: Sequence[Messag
 
 
 def _transcript_answer(text: str) -> Completion:
-    turns = transcripts.parse(transcripts.ASSISTANT + text)
+    turns = transcripts.parse_transcript(transcripts.ASSISTANT + text)
     if not turns:
-        raise Skip("empty answer")
+        raise SkipRow("empty answer")
     return answer_of(turns)
 
 
@@ -173,7 +175,7 @@ def _word_boundary(a: str, b: str) -> int:
 
     The cut stands behind a line end, or before a space with which both answers begin.
     """
-    cut = transcripts.common(a, b)
+    cut = transcripts.common_prefix_length(a, b)
     while cut and a[cut - 1] != "\n" and not (a[cut : cut + 1] + b[cut : cut + 1]).isspace():
         cut -= 1
     return cut

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from tandem.data.chat import transcripts
 from tandem.data.formats import conversations, judged
-from tandem.data.formats.fields import Row
+from tandem.data.formats.fields import DataRow
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError, nearest
 
@@ -30,23 +30,23 @@ class Format:
 
     needs: tuple[str, ...]
     means: str
-    parse: Callable[[Row], Group]
+    parse: Callable[[DataRow], Group]
     uses: tuple[str, ...] = ()
-    fits: Callable[[Sequence[Row]], bool] | None = None
+    fits: Callable[[Sequence[DataRow]], bool] | None = None
 
 
-def _entries_are_objects(rows: Sequence[Row]) -> bool:
+def _entries_are_objects(rows: Sequence[DataRow]) -> bool:
     values = [row.values.get("completions") for row in rows]
     entries = [x for v in values if isinstance(v, list) for x in cast("list[Any]", v)]
     return all(isinstance(v, list) for v in values) and all(isinstance(x, dict) for x in entries)
 
 
-def _transcripts(rows: Sequence[Row]) -> bool:
+def _transcripts(rows: Sequence[DataRow]) -> bool:
     texts = [row.values.get(name) for row in rows for name in ("chosen", "rejected")]
     return all(isinstance(t, str) and transcripts.is_transcript(t) for t in texts)
 
 
-def _worked(rows: Sequence[Row]) -> bool:
+def _worked(rows: Sequence[DataRow]) -> bool:
     texts = [row.values.get("answer") for row in rows]
     return all(isinstance(t, str) and "####" in t for t in texts)
 
@@ -57,79 +57,79 @@ FORMATS: dict[str, Format] = {
         ("prompt", "completions"),
         "a prompt with completions by several systems, each with its probability of beating "
         "the reference; pairs are graded p_i(1-p_j) / (p_i(1-p_j) + p_j(1-p_i))",
-        judged.alpacaeval,
+        judged.read_alpacaeval,
         fits=_entries_are_objects,
     ),
     "ranked": Format(
         ("prompt", "completions", "ranks"),
         "a prompt with ranked completions, 1 the best; two of different rank are a preference",
-        judged.ranked,
+        judged.read_ranked,
     ),
     "scored": Format(
         ("prompt", "completions", "scores"),
         "a prompt with scored completions; two of different score are a preference "
         "whose margin is the difference",
-        judged.scored,
+        judged.read_scored,
     ),
     "alpaca-comparison": Format(
         ("instruction", "output_1", "output_2", "preference"),
         "AlpacaFarm or AlpacaEval: an instruction, two outputs, and the better one (1, 2, 1.5 tie)",
-        judged.alpaca,
+        judged.read_alpaca,
         ("input", "generator_1", "generator_2"),
     ),
     "llmbar": Format(
         ("input", "output_1", "output_2", "label"),
         "LLMBar: an instruction, two outputs, and the label of the better one (1 or 2)",
-        judged.llmbar,
+        judged.read_llmbar,
     ),
     "hh": Format(
         ("chosen", "rejected"),
         "two transcripts of `\\n\\nHuman:` and `\\n\\nAssistant:` turns; the prompt is their "
         "common prefix cut back to the last assistant turn",
-        conversations.hh,
+        conversations.read_hh,
         _WEIGHTS,
         fits=_transcripts,
     ),
     "preference": Format(
         ("prompt", "chosen", "rejected"),
         "a prompt with a chosen and a rejected answer",
-        conversations.preference,
+        conversations.read_preference,
         _WEIGHTS,
     ),
     "implicit-prompt": Format(
         ("chosen", "rejected"),
         "two texts that each hold the prompt; the prompt is what they have in common at the start",
-        conversations.implicit,
+        conversations.read_implicit_prompt,
         _WEIGHTS,
     ),
     "unpaired": Format(
         ("prompt", "completion", "label"),
         "a prompt with one completion and a label, good or bad; labels become scores 1 and 0",
-        conversations.unpaired,
+        conversations.read_unpaired,
     ),
     "prompt-completion": Format(
         ("prompt", "completion"),
         "demonstrations: a prompt with its completion",
-        conversations.demonstration,
+        conversations.read_demonstration,
     ),
     "messages": Format(
         ("messages",),
         "demonstrations: conversations, trained on every assistant turn",
-        conversations.conversation,
+        conversations.read_conversation,
     ),
     "alpaca": Format(
         ("instruction", "output"),
         "demonstrations: an instruction with its output",
-        conversations.instruction,
+        conversations.read_instruction,
         ("input",),
     ),
     "gsm8k": Format(
         ("question", "answer"),
         "questions with worked solutions that end in `#### 42`, the answer key",
-        conversations.solved,
+        conversations.read_worked_solution,
         fits=_worked,
     ),
-    "prompt": Format(("prompt",), "prompts alone", conversations.prompt_only),
+    "prompt": Format(("prompt",), "prompts alone", conversations.read_prompt),
 }
 
 UNJUDGED = ("prompt-completion", "messages", "alpaca", "gsm8k", "prompt")
@@ -137,7 +137,7 @@ JUDGMENTS = {"chosen", "rejected", "completions", "ranks", "scores", "output_1",
              "preference", "label"}  # fmt: skip
 
 
-def detect(rows: Sequence[Row], name: str, asked: str | None = None) -> tuple[str, str]:
+def detect_format(rows: Sequence[DataRow], name: str, asked: str | None = None) -> tuple[str, str]:
     """Return (name of the format, one sentence that says why).
 
     Raises:
@@ -166,7 +166,7 @@ def detect(rows: Sequence[Row], name: str, asked: str | None = None) -> tuple[st
     return fitting[0], why
 
 
-def unread(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
+def unread_columns(name: str, rows: Sequence[DataRow]) -> tuple[str, ...]:
     """Return columns that look like judgments and that the format does not read."""
     if name not in UNJUDGED:
         return ()

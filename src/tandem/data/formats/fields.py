@@ -15,12 +15,12 @@ from tandem.errors import DataError
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
-class Skip(Exception):
+class SkipRow(Exception):
     """A row that carries nothing: it is dropped and counted under this reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DataRow:
     """One row.
 
     Attributes:
@@ -91,7 +91,7 @@ class Row:
         """Return a conversation: dictionaries with a known `role` and a string `content`."""
         turns = self.items(name)
         if not turns:
-            raise Skip(f"`{name}` is an empty list")
+            raise SkipRow(f"`{name}` is an empty list")
         return tuple(self._message(f"{name}[{k}]", turn) for k, turn in enumerate(turns))
 
     def prompt(self, name: str = "prompt") -> tuple[str, tuple[Message, ...] | None]:
@@ -99,19 +99,19 @@ class Row:
         if self.is_list(name):
             messages = self.messages(name)
             if messages[-1]["role"] == "assistant":
-                raise Skip("the prompt ends in an assistant turn")
+                raise SkipRow("the prompt ends in an assistant turn")
             return transcripts.prompt_of(messages)
         text = self.text(name)
         if not text.strip():
-            raise Skip("empty prompt")
+            raise SkipRow("empty prompt")
         if transcripts.is_transcript(text) and text.endswith(transcripts.ASSISTANT):
-            return text, transcripts.parse(text)
+            return text, transcripts.parse_transcript(text)
         return text, None
 
     def answer(self, name: str) -> Completion:
         """Return a completion in either form; raises Skip when it is empty."""
         if not self.is_list(name):
-            return full(Completion(self.text(name)))
+            return require_text(Completion(self.text(name)))
         turns = self.messages(name)
         if turns[0]["role"] != "assistant":
             self.wrong(name, turns[0], "a completion starts with an assistant message")
@@ -120,7 +120,7 @@ class Row:
     def wrong(self, name: str, value: Any, rule: str) -> NoReturn:
         """Raise a DataError about one value."""
         raise DataError(
-            f"{self.place}: `{name}` is {short(value)} ({type(value).__name__})",
+            f"{self.place}: `{name}` is {shorten(value)} ({type(value).__name__})",
             f"{rule}; reading on would train on something that the file does not say",
             f"mend that row, or say which column holds it: columns={{{name.split('[')[0]!r}: ...}}",
         )
@@ -171,23 +171,23 @@ TEXTS = frozenset({"prompt", "chosen", "rejected", "completion", "instruction", 
 def answer_of(turns: tuple[Message, ...]) -> Completion:
     """Make a completion of turns that begin with the assistant's; raises Skip if unusable."""
     if turns[-1]["role"] != "assistant":
-        raise Skip(f"the conversation ends in a {turns[-1]['role']} turn")
+        raise SkipRow(f"the conversation ends in a {turns[-1]['role']} turn")
     if any(
         t["role"] == "assistant" and not (t.get("content") or "").strip() and "tool_calls" not in t
         for t in turns
     ):
-        raise Skip("empty answer")
+        raise SkipRow("empty answer")
     return transcripts.answer_of(turns)
 
 
-def full(completion: Completion) -> Completion:
+def require_text(completion: Completion) -> Completion:
     """Return the completion; raises Skip when there is nothing in it."""
     if not completion.text.strip():
-        raise Skip("empty answer")
+        raise SkipRow("empty answer")
     return completion
 
 
-def short(value: Any, limit: int = 80) -> str:
+def shorten(value: Any, limit: int = 80) -> str:
     """Return a value as one line of at most `limit` characters."""
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

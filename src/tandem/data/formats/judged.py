@@ -9,13 +9,13 @@ import numpy as np
 
 from tandem.data.chat import transcripts
 from tandem.data.formats import conversations
-from tandem.data.formats.fields import Row, Skip, answer_of, full
+from tandem.data.formats.fields import DataRow, SkipRow, answer_of, require_text
 from tandem.data.record import Completion, Group, Preference, Prompt
 
 LAST_DIGIT = 1e-4
 
 
-def ranked(row: Row) -> Group:
+def read_ranked(row: DataRow) -> Group:
     """`prompt`, `completions`, `ranks`: rank 1 is the best, equal ranks are no preference."""
     group, ranks = _several(row, "ranks")
     votes = [
@@ -26,7 +26,7 @@ def ranked(row: Row) -> Group:
     return Group(group.prompt, group.completions, preferences=tuple(votes))
 
 
-def scored(row: Row) -> Group:
+def read_scored(row: DataRow) -> Group:
     """`prompt`, `completions`, `scores`: the higher the better; the margin is the difference."""
     group, scores = _several(row, "scores")
     votes = [
@@ -37,7 +37,7 @@ def scored(row: Row) -> Group:
     return Group(group.prompt, group.completions, np.array(scores), tuple(votes))
 
 
-def alpacaeval(row: Row) -> Group:
+def read_alpacaeval(row: DataRow) -> Group:
     """`prompt`, `completions: [{system, text, win_prob}]`: AlpacaEval's graded feedback.
 
     win_prob is P(completion beats the reference), which is kept in `prompt.meta`. Pairs compare
@@ -48,24 +48,24 @@ def alpacaeval(row: Row) -> Group:
     if messages is None:
         text, messages = transcripts.prompt_of([{"role": "user", "content": text}])
     entries = [
-        Row(f"{row.place} completions[{k}]", e) for k, e in enumerate(row.items("completions"))
+        DataRow(f"{row.place} completions[{k}]", e) for k, e in enumerate(row.items("completions"))
     ]
     kept = [e for e in entries if e.text("text").strip()]
     if not kept:
-        raise Skip("empty answer")
+        raise SkipRow("empty answer")
     answers = [
         Completion(e.text("text"), author=e.text("system") if e.has("system") else "") for e in kept
     ]
     wins = [_probability(e) for e in kept]
     votes = [
-        Preference(i, j, through_reference(wins[i], wins[j]))
+        Preference(i, j, read_through_reference(wins[i], wins[j]))
         for i, j in itertools.permutations(range(len(wins)), 2)
         if wins[i] > wins[j]
     ]
     return Group(Prompt("", text, messages), tuple(answers), np.array(wins), tuple(votes))
 
 
-def through_reference(p: float, q: float) -> float:
+def read_through_reference(p: float, q: float) -> float:
     """P(i beats j) from P(i beats the reference) = p and P(j beats the reference) = q.
 
     The probabilities are published with four digits, so 0 and 1 stand for what rounds to them:
@@ -76,33 +76,35 @@ def through_reference(p: float, q: float) -> float:
     return win / (win + loss)
 
 
-def alpaca(row: Row) -> Group:
+def read_alpaca(row: DataRow) -> Group:
     """`instruction`, `output_1`, `output_2`, `preference`: 1, 2, between them, or 0 for a tie."""
     if not row.has("preference"):
-        raise Skip("no preference given")
+        raise SkipRow("no preference given")
     value = row.number("preference")
     if value != 0 and not 1 <= value <= 2:
         row.wrong("preference", value, "it lies between 1 (output_1) and 2 (output_2); 0 is a tie")
     p = 0.5 if value == 0 else 2 - value
-    return conversations.pair_of_outputs(row, conversations.instructed(row), p)
+    return conversations.pair_group(row, conversations.instruction_prompt(row), p)
 
 
-def llmbar(row: Row) -> Group:
+def read_llmbar(row: DataRow) -> Group:
     """`input`, `output_1`, `output_2`, `label`: 1 or 2, the better output."""
     label = row.number("label")
     if label not in (1, 2):
         row.wrong("label", label, "it is the number of the better output, 1 or 2")
-    return conversations.pair_of_outputs(row, conversations.instructed(row, "input"), 2.0 - label)
+    return conversations.pair_group(
+        row, conversations.instruction_prompt(row, "input"), 2.0 - label
+    )
 
 
-def _probability(entry: Row) -> float:
+def _probability(entry: DataRow) -> float:
     p = entry.number("win_prob")
     if not 0 <= p <= 1:
         entry.wrong("win_prob", p, "a probability lies between 0 and 1")
     return p
 
 
-def _several(row: Row, name: str) -> tuple[Group, Sequence[float]]:
+def _several(row: DataRow, name: str) -> tuple[Group, Sequence[float]]:
     text, messages = row.prompt()
     entries, numbers = row.items("completions"), row.numbers(name)
     if len(entries) != len(numbers):
@@ -114,20 +116,20 @@ def _several(row: Row, name: str) -> tuple[Group, Sequence[float]]:
     answers = [_entry(row, k) for k in range(len(entries))]
     full_ones = [k for k, a in enumerate(answers) if a is not None]
     if not full_ones:
-        raise Skip("empty answer")
+        raise SkipRow("empty answer")
     completions = tuple(a for a in answers if a is not None)
     return Group(Prompt("", text, messages), completions), [numbers[k] for k in full_ones]
 
 
-def _entry(row: Row, k: int) -> Completion | None:
+def _entry(row: DataRow, k: int) -> Completion | None:
     value = row.items("completions")[k]
     name = f"completions[{k}]"
-    one = Row(row.place, {name: value})
+    one = DataRow(row.place, {name: value})
     try:
         return (
             answer_of(one.messages(name))
             if isinstance(value, list)
-            else full(Completion(one.text(name)))
+            else require_text(Completion(one.text(name)))
         )
-    except Skip:
+    except SkipRow:
         return None

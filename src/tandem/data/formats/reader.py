@@ -19,8 +19,8 @@ from typing import Any
 
 from tandem.data.chat.transcripts import prompt_key
 from tandem.data.formats import sources
-from tandem.data.formats.detect import FORMATS, PEEK, Format, detect, unread
-from tandem.data.formats.fields import Row, Skip
+from tandem.data.formats.detect import FORMATS, PEEK, Format, detect_format, unread_columns
+from tandem.data.formats.fields import DataRow, SkipRow
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError
@@ -33,7 +33,7 @@ _ID_COLUMNS = ("id", "prompt_id")
 
 
 @dataclass
-class Notes:
+class ReadingNotes:
     """What became of the rows.
 
     Attributes:
@@ -75,7 +75,7 @@ class Notes:
 
 
 @dataclass(frozen=True)
-class Read:
+class DataRead:
     """What `read` made of a source.
 
     Attributes:
@@ -89,11 +89,11 @@ class Read:
     groups: Groups
     format: str
     why: str
-    notes: Notes
+    notes: ReadingNotes
     splits: tuple[str, ...] = ()
 
 
-def read(
+def read_data(
     source: str | Path,
     *,
     columns: Mapping[str, str] | None = None,
@@ -101,7 +101,7 @@ def read(
     limit: int | None = None,
     format: str | None = None,
     cache: Path | None = None,
-) -> Read:
+) -> DataRead:
     """Read a data file, a folder or a hub id into groups.
 
     Args:
@@ -121,7 +121,7 @@ def read(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit = {limit}", "at least one row is needed", "give 1 or more")
-    found = sources.find(source, split)
+    found = sources.open_source(source, split)
     if found.groups is not None:
         return _own(found, limit)
     head = list(itertools.islice(_renamed(found.rows(), columns), PEEK))
@@ -131,16 +131,16 @@ def read(
             "there is nothing to detect a format from",
             "look at what wrote it",
         )
-    name, why = detect(head, found.name, format)
+    name, why = detect_format(head, found.name, format)
     rows = itertools.islice(_renamed(found.rows(), columns), limit)
-    notes = Notes(remarks=found.notes, unread=unread(name, head))
+    notes = ReadingNotes(remarks=found.notes, unread=unread_columns(name, head))
     parsed = _groups(rows, FORMATS[name], notes, found.name)
     if found.bytes <= STREAM_ABOVE_BYTES:
         groups = Groups.of(parsed)
     else:
         key = [found.fingerprint, VERSION, name, limit, sorted((columns or {}).items())]
         groups, notes = _streamed(parsed, notes, cache or cache_folder(), key)
-    return Read(groups, name, why, notes, found.splits)
+    return DataRead(groups, name, why, notes, found.splits)
 
 
 def cache_folder() -> Path:
@@ -148,16 +148,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem")
 
 
-def _own(found: sources.Source, limit: int | None) -> Read:
+def _own(found: sources.DataSource, limit: int | None) -> DataRead:
     assert found.groups is not None
     groups = Groups.read(found.groups)[:limit] if limit else Groups.read(found.groups)
-    notes = Notes(rows=len(groups), kept=len(groups))
+    notes = ReadingNotes(rows=len(groups), kept=len(groups))
     if not len(groups):
         raise _nothing(notes, found.name)
-    return Read(groups, "groups", "its columns are those of Tandem's own groups", notes)
+    return DataRead(groups, "groups", "its columns are those of Tandem's own groups", notes)
 
 
-def _renamed(rows: Iterable[Row], columns: Mapping[str, str] | None) -> Iterator[Row]:
+def _renamed(rows: Iterable[DataRow], columns: Mapping[str, str] | None) -> Iterator[DataRow]:
     if not columns:
         yield from rows
         return
@@ -176,27 +176,29 @@ def _renamed(rows: Iterable[Row], columns: Mapping[str, str] | None) -> Iterator
 
 
 def _streamed(
-    parsed: Iterator[Group], notes: Notes, folder: Path, key: list[Any]
-) -> tuple[Groups, Notes]:
+    parsed: Iterator[Group], notes: ReadingNotes, folder: Path, key: list[Any]
+) -> tuple[Groups, ReadingNotes]:
     digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
     path = folder / f"read-{digest}.parquet"
     counts = path.with_suffix(".json")
     if path.exists() and counts.exists():
         kept: dict[str, Any] = json.loads(counts.read_text())
         kept |= {k: tuple(kept.get(k, ())) for k in ("remarks", "unread")}
-        return Groups.read(path), Notes(**kept)
+        return Groups.read(path), ReadingNotes(**kept)
     groups = Groups.stream(path, parsed)
     counts.write_text(json.dumps(asdict(notes)))
     return groups, notes
 
 
-def _groups(rows: Iterable[Row], form: Format, notes: Notes, name: str) -> Iterator[Group]:
+def _groups(
+    rows: Iterable[DataRow], form: Format, notes: ReadingNotes, name: str
+) -> Iterator[Group]:
     ids = _Ids(notes)
     for row in rows:
         notes.rows += 1
         try:
             group = form.parse(row)
-        except Skip as reason:
+        except SkipRow as reason:
             notes.drop(str(reason), row.place)
             continue
         if "completions" in form.needs:
@@ -215,12 +217,12 @@ def _groups(rows: Iterable[Row], form: Format, notes: Notes, name: str) -> Itera
 class _Ids:
     """Names prompts: the file's id, or a hash of the prompt; repeats get #2, #3, ..."""
 
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: ReadingNotes) -> None:
         self.notes = notes
         self.seen: dict[str, tuple[int, bytes]] = {}
         self.prompts: set[bytes] = set()
 
-    def of(self, row: Row, group: Group) -> str:
+    def of(self, row: DataRow, group: Group) -> str:
         key = hashlib.blake2b(prompt_key(group.prompt).encode(), digest_size=8).digest()
         self.notes.repeated_prompts += key in self.prompts
         self.prompts.add(key)
@@ -241,7 +243,7 @@ class _Ids:
         return again
 
 
-def _plain(meta: dict[str, Any], row: Row) -> dict[str, Any]:
+def _plain(meta: dict[str, Any], row: DataRow) -> dict[str, Any]:
     """Return what is left over as JSON can hold it (dates become text)."""
     try:
         return json.loads(json.dumps(meta, default=str))
@@ -253,7 +255,7 @@ def _plain(meta: dict[str, Any], row: Row) -> dict[str, Any]:
         ) from error
 
 
-def _nothing(notes: Notes, name: str) -> DataError:
+def _nothing(notes: ReadingNotes, name: str) -> DataError:
     reasons = "; ".join(
         f"{n} x {why} (first: {notes.first[why]})" for why, n in notes.dropped.items()
     )

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tandem.data.arrow import SCHEMA
-from tandem.data.formats.fields import Row, short
+from tandem.data.formats.fields import DataRow, shorten
 from tandem.errors import DataError, nearest
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -36,7 +36,7 @@ _CELL_CHARACTERS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DataSource:
     """Where rows come from.
 
     Attributes:
@@ -50,7 +50,7 @@ class Source:
     """
 
     name: str
-    rows: Callable[[], Iterator[Row]]
+    rows: Callable[[], Iterator[DataRow]]
     fingerprint: str
     bytes: int
     notes: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Source:
     groups: Path | None = None
 
 
-def find(source: str | Path, split: str | None = None) -> Source:
+def open_source(source: str | Path, split: str | None = None) -> DataSource:
     """Open a file, a folder or a hub id.
 
     Raises:
@@ -84,7 +84,7 @@ def _kind(path: Path) -> str | None:
     return next((kind for kind in KINDS if name.endswith(kind)), None)
 
 
-def _file(path: Path) -> Source:
+def _file(path: Path) -> DataSource:
     kind = _kind(path)
     if kind is None:
         raise DataError(
@@ -99,7 +99,7 @@ def _file(path: Path) -> Source:
             "look at what wrote it; an interrupted download leaves such a file",
         )
     open_rows = {".json": _json, ".csv": _csv, ".parquet": _parquet}.get(kind, _lines)
-    return Source(
+    return DataSource(
         path.name,
         lambda: open_rows(path),
         _hash(path),
@@ -121,7 +121,7 @@ def _sound(path: Path) -> Generator[None]:
     except UnicodeDecodeError as error:
         gzipped = _starts(path, b"\x1f\x8b") and not path.name.endswith(".gz")
         raise DataError(
-            f"{path}: byte {short(error.object[error.start : error.start + 1])} at offset "
+            f"{path}: byte {shorten(error.object[error.start : error.start + 1])} at offset "
             f"{error.start} of a block is not UTF-8",
             "the file is gzipped but not named .gz" if gzipped else "text files are read as UTF-8",
             "add .gz to its name"
@@ -153,7 +153,7 @@ def _text(path: Path, newline: str | None = None) -> IO[str]:
     return path.open(encoding="utf-8-sig", newline=newline)
 
 
-def _lines(path: Path) -> Iterator[Row]:
+def _lines(path: Path) -> Iterator[DataRow]:
     with _sound(path), _text(path, newline="\n") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
@@ -166,23 +166,23 @@ def _parsed(place: str, text: str) -> Any:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(
-            f"{place}: not JSON: {error}; it begins {short(text[:60])}",
+            f"{place}: not JSON: {error}; it begins {shorten(text[:60])}",
             "each line of a JSON Lines file is one whole object",
             "mend that line, or rename the file to what it holds",
         ) from error
 
 
-def _row(place: str, value: Any) -> Row:
+def _row(place: str, value: Any) -> DataRow:
     if not isinstance(value, dict):
         raise DataError(
-            f"{place}: the row is {short(value)} ({type(value).__name__})",
+            f"{place}: the row is {shorten(value)} ({type(value).__name__})",
             "a row is an object: column names with values",
             'write each row as {"column": value, ...}',
         )
-    return Row(place, value)
+    return DataRow(place, value)
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(path: Path) -> Iterator[DataRow]:
     with _sound(path), _text(path) as stream:
         first = stream.readline()
         if first.lstrip().startswith("{") and _is_json(first):
@@ -191,7 +191,7 @@ def _json(path: Path) -> Iterator[Row]:
         rows = _parsed(path.name, first + stream.read())
     if not isinstance(rows, list):
         raise DataError(
-            f"{path}: the top level is {short(rows)} ({type(rows).__name__})",
+            f"{path}: the top level is {shorten(rows)} ({type(rows).__name__})",
             "a .json file holds one list of objects, or one object a line",
             "put the rows into a list",
         )
@@ -207,7 +207,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path) -> Iterator[DataRow]:
     csv.field_size_limit(_CELL_CHARACTERS)
     with _sound(path), _text(path, newline="") as stream:
         reader = csv.DictReader(stream, strict=True)
@@ -222,22 +222,22 @@ def _csv(path: Path) -> Iterator[Row]:
             ) from error
 
 
-def _csv_row(place: str, values: dict[Any, Any]) -> Row:
+def _csv_row(place: str, values: dict[Any, Any]) -> DataRow:
     if None in values or None in values.values():
         raise DataError(
             f"{place}: the row has {'more' if None in values else 'fewer'} cells than the header",
             "its values would land in the wrong columns",
             "quote cells that hold commas or line ends, or use JSON Lines",
         )
-    return Row(place, values, strings=True)
+    return DataRow(place, values, strings=True)
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[DataRow]:
     index = itertools.count()
     with _sound(path), pq.ParquetFile(path) as table:
         for batch in table.iter_batches(1024):
             for values in batch.to_pylist():
-                yield Row(f"{path.name}[{next(index)}]", values)
+                yield DataRow(f"{path.name}[{next(index)}]", values)
 
 
 def _holds_groups(path: Path) -> bool:
@@ -245,7 +245,7 @@ def _holds_groups(path: Path) -> bool:
         return pq.read_schema(path).names == SCHEMA.names
 
 
-def _folder(path: Path, split: str | None) -> Source:
+def _folder(path: Path, split: str | None) -> DataSource:
     import datasets
 
     saved = (path / "state.json").exists() or (path / "dataset_dict.json").exists()
@@ -261,18 +261,18 @@ def _folder(path: Path, split: str | None) -> Source:
     return _dataset(str(path), split, lambda: datasets.load_dataset(str(path)))
 
 
-def _hub(name: str, split: str | None) -> Source:
+def _hub(name: str, split: str | None) -> DataSource:
     import datasets
 
     return _dataset(name, split, lambda: datasets.load_dataset(name))
 
 
-def _dataset(name: str, split: str | None, load: Callable[[], Any]) -> Source:
+def _dataset(name: str, split: str | None, load: Callable[[], Any]) -> DataSource:
     try:
         data = load()
     except Exception as error:  # `datasets` raises what its many back ends raise
         raise DataError(
-            f"`datasets` cannot open {name}: {type(error).__name__}: {short(str(error), 300)}",
+            f"`datasets` cannot open {name}: {type(error).__name__}: {shorten(str(error), 300)}",
             "it is no local path, so it was looked for on the hub"
             if not Path(name).exists()
             else "the folder is not what `datasets` wrote, or its files do not fit together",
@@ -294,8 +294,8 @@ def _dataset(name: str, split: str | None, load: Callable[[], Any]) -> Source:
         data = data[wanted]
     label = Path(name).name
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[DataRow]:
         for index, values in enumerate(data):
-            yield Row(f"{label}[{index}]", values)
+            yield DataRow(f"{label}[{index}]", values)
 
-    return Source(label, rows, data._fingerprint, int(data.data.nbytes), notes, others)
+    return DataSource(label, rows, data._fingerprint, int(data.data.nbytes), notes, others)

@@ -16,7 +16,7 @@ from tandem.errors import ConfigError
 from tandem.rng import Seed
 
 
-def split(
+def split_groups(
     groups: Groups, fractions: Mapping[str, float], seed: Seed | int = 0
 ) -> dict[str, Groups]:
     """Divide groups by a hash of the prompt, so that no prompt is in two splits.

@@ -26,7 +26,7 @@ Values = dict[str, Any]
 
 
 @dataclass
-class Written:
+class DataWritten:
     """What `write` wrote: rows, and groups or pairs left out by reason."""
 
     rows: int = 0
@@ -37,7 +37,7 @@ class _LeftOut(Exception):
     """A group that the format cannot say."""
 
 
-def write(groups: Groups, path: str | Path, format: str) -> Written:
+def write_data(groups: Groups, path: str | Path, format: str) -> DataWritten:
     """Write groups as JSON Lines (.jsonl, .jsonl.gz) or Parquet.
 
     Args:
@@ -60,7 +60,7 @@ def write(groups: Groups, path: str | Path, format: str) -> Written:
             f"what can be written: {', '.join(ROWS)}.{nearest(format, ROWS)}",
             "give one of them",
         )
-    counts = Written()
+    counts = DataWritten()
     rows = _rows(groups, ROWS[format], counts)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -89,7 +89,7 @@ def _sink(path: Path) -> Callable[[Path, Iterator[Values]], None]:
 
 
 def _rows(
-    groups: Groups, make: Callable[[Group], Iterator[Values]], counts: Written
+    groups: Groups, make: Callable[[Group], Iterator[Values]], counts: DataWritten
 ) -> Iterator[Values]:
     for group in groups:
         try:
@@ -139,9 +139,11 @@ def _preference(group: Group) -> Iterator[Values]:
 def _hh(group: Group) -> Iterator[Values]:
     if group.prompt.messages is None:
         raise _LeftOut("a plain prompt is no transcript (see `as_chat`)")
-    start = transcripts.render(group.prompt.messages)
+    start = transcripts.render_transcript(group.prompt.messages)
     for better, worse, strength in _pairs(group):
-        chosen, rejected = (start + transcripts.render(turns_of(c)) for c in (better, worse))
+        chosen, rejected = (
+            start + transcripts.render_transcript(turns_of(c)) for c in (better, worse)
+        )
         yield {"chosen": chosen, "rejected": rejected, **strength}
 
 

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group
-from tandem.data.verifiable import Wording
+from tandem.data.verifiable import QuestionFormat
 from tandem.errors import ConfigError, DataError, ModelError, nearest
 from tandem.judges.agreement import Same
 from tandem.rng import Seed
@@ -96,7 +96,7 @@ class Micro:
         return f"micro-{self.skill}"
 
     @property
-    def wording(self) -> Wording | None:
+    def wording(self) -> QuestionFormat | None:
         """How problems are put and answers read, where there is one checkable answer."""
         return WORDING if self.skill == "arithmetic" else None
 

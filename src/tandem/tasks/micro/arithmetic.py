@@ -8,18 +8,18 @@ from itertools import permutations
 
 from numpy.random import Generator
 
-from tandem.data.verifiable import Form, StatedAnswer, Wording
+from tandem.data.verifiable import PromptStyle, QuestionFormat, StatedAnswer
 from tandem.tasks.micro.posts import HELD_OUT, Meta, pick
 from tandem.tasks.micro.words import LARGEST, MAIN, MAIN_NAMES, VALUES
 
 FORMS = ("plain", "steps", "only", "hint")
 SUFFIX = {"plain": "", "steps": " think step by step .", "only": " answer only ."}
-WORDING = Wording(
+WORDING = QuestionFormat(
     read=StatedAnswer(("answer",), lead=" "),
     forms=(
-        Form("plain", SUFFIX["plain"]),
-        Form("only", SUFFIX["only"], target="answer"),
-        Form("steps", SUFFIX["steps"]),
+        PromptStyle("plain", SUFFIX["plain"]),
+        PromptStyle("only", SUFFIX["only"], target="answer"),
+        PromptStyle("steps", SUFFIX["steps"]),
     ),
     layout="<user> {question} <assistant> ",
     hint=" hint : {answer}",
