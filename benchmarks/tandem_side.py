@@ -33,7 +33,7 @@ from tandem.objectives.unpaired import kto, kto_z0
 from tandem.operators import mismatch, unpair
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.training.loop import fit
 from tandem.training.optim import Optim
 from tandem.training.sources import Offline
@@ -70,7 +70,7 @@ def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, An
     )
     meter = Meter(work.passes)
     ears = Ears(meter)
-    here = Here.at(Path(tempfile.mkdtemp(dir=folder)), events=ears, machine=machine)
+    here = StageContext.at(Path(tempfile.mkdtemp(dir=folder)), events=ears, machine=machine)
     if what == "grpo":
         return online(work, folder, groups(work, folder).prompts(), here, meter, ears)
     policy, data, reference = prepared(what, work, folder, machine)
@@ -178,7 +178,7 @@ class Even:
 
 
 def online(
-    work: Workload, folder: Path, prompts: Groups, here: Here, meter: Meter, ears: Ears
+    work: Workload, folder: Path, prompts: Groups, here: StageContext, meter: Meter, ears: Ears
 ) -> dict[str, Any]:
     """GRPO: 4 prompts x 8 completions of 48 tokens a round, one optimiser step each."""
     rounds = 4

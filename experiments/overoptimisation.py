@@ -25,7 +25,7 @@ import torch
 import levers
 import turnover
 from tandem.evaluation.reward_hacking import drawing
-from tandem.runs.environment import commit
+from tandem.runs.environment import code_commit
 from tandem.statistics import OverOptimisation
 from tandem.tasks.micro import Micro
 
@@ -88,7 +88,7 @@ def collected(runs: Path, seeds: int, plan: levers.Plan) -> dict[str, Any]:
         "plan": asdict(plan),
         "levers": {name: asdict(lever) for name, lever in levers.LEVERS.items()},
         "base": base.get("sha256"),
-        "commit": commit(),
+        "commit": code_commit(),
         "seconds": sum(r.seconds for f in folders for r in levers.records(f)),
         **turnover.numbers([levers.climbs(f) for f in folders], [levers.pools(f) for f in folders]),
     }

@@ -31,7 +31,7 @@ from tandem.judges.reward_model import RewardModel
 from tandem.methods.controls import first_two
 from tandem.operators import rank_pairs, synthetic_pairs
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.environment import commit
+from tandem.runs.environment import code_commit
 from tandem.runs.records import Record, records
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
@@ -172,7 +172,7 @@ def collected(seeds: Sequence[int], found: Sequence[Mapping[str, Any]]) -> dict[
     return {
         "seeds": list(seeds),
         "prompts": len(found[0]["prompts"]),
-        "commit": commit(),
+        "commit": code_commit(),
         "rewards": rewards,
         "labels": list(_labels(found)),
     }

@@ -31,7 +31,7 @@ from tandem.operators import confidence, rank_pairs
 from tandem.operators.columns import largest_cluster
 from tandem.report.results import read_results
 from tandem.rng import Seed
-from tandem.runs.environment import commit
+from tandem.runs.environment import code_commit
 from tandem.runs.records import records
 from tandem.statistics import mean_of, rate_by_prompt
 
@@ -173,7 +173,7 @@ def main(words: list[str] | None = None) -> int:
     if not asked.page:
         if asked.data is None or asked.model is None:
             parser.error("give --data and --model, or --page")
-        found = {"commit": commit(), "data": asked.data.name, "model": asked.model.name}
+        found = {"commit": code_commit(), "data": asked.data.name, "model": asked.model.name}
         found["pipeline"] = pipeline(asked.data, asked.model, asked.runs, asked.groups)
         found["agreement"] = agreement(
             read_data(asked.data).groups[: asked.limit], asked.thresholds

@@ -53,7 +53,7 @@ from tandem.methods import direct, lmsi, load, star
 from tandem.pipeline.evaluate import DECODERS, Solver, solve
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.environment import commit
+from tandem.runs.environment import code_commit
 from tandem.runs.run import Run
 from tandem.statistics import Estimate, holm, paired
 from tandem.tasks.micro import Micro
@@ -187,7 +187,7 @@ def numbers(found: Mapping[str, Any], told: argparse.Namespace, base: Checkpoint
         "sizes": {name: int(inside.sum()) for name, inside in parts.items()},
         "settings": {name: asdict(cfg[name]) for name in ("lmsi", "star", "direct")},
         "base": base.hash,
-        "commit": commit(),
+        "commit": code_commit(),
         "claims": claims(solved, parts),
         "accuracy": rows(laid["base"].accuracy),
         "gains": {opponent: rows(each.gain) for opponent, each in laid.items()},

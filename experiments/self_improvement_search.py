@@ -38,7 +38,7 @@ from tandem.methods.sft import SFT
 from tandem.pipeline.evaluate import DECODERS, Solver, solve
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.environment import commit
+from tandem.runs.environment import code_commit
 from tandem.runs.run import Run
 from tandem.tasks.micro.arithmetic import WORDING
 
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=None, help="write the page and its JSON here")
     told = parser.parse_args()
     base = Checkpoint(TASK.model(), "base")
-    found = {"seed": SEED, "training": told.prompts, "base": base.hash, "commit": commit()}
+    found = {"seed": SEED, "training": told.prompts, "base": base.hash, "commit": code_commit()}
     found["search"] = {arm: search(told.out, arm, base, told) for arm in told.arms}
     text = page(found, told.page.stem if told.page else "result")
     if told.page:

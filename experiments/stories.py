@@ -33,7 +33,7 @@ from tandem.judges import Judge
 from tandem.machine import Machine
 from tandem.methods import ppo
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.environment import commit
+from tandem.runs.environment import code_commit
 from tandem.runs.run import Run
 from tandem.stages.encoding import encode
 from tandem.stages.judging import judge, reference
@@ -144,7 +144,7 @@ def do(model: Path, path: Path, machine: Machine, cfg: ppo.PPO = CFG) -> dict[st
     return {
         "model": model.name,
         "config": asdict(cfg),
-        "commit": commit(),
+        "commit": code_commit(),
         "curve": [{k: round(v, 5) for k, v in p.items() if k != "time"} for p in points],
         "table": _table(columns),
         "samples": [

@@ -39,7 +39,7 @@ from tandem.models.packed import Trunk
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.runs.events import Silent
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
@@ -172,7 +172,7 @@ def slug(name: str) -> str:
 
 def measured(
     init: Checkpoint, D: Groups, P: Groups, exams: Mapping[str, Groups], v: Variant, k: int,
-    *, here: Here,
+    *, here: StageContext,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit the reward once, and measure it and its features; the model stays in the stage's folder.
 
@@ -192,7 +192,7 @@ def measured(
 
 
 def special(
-    init: Checkpoint, D: Groups, P: Groups, v: Variant, cfg: Reward, here: Here,
+    init: Checkpoint, D: Groups, P: Groups, v: Variant, cfg: Reward, here: StageContext,
     told: dict[str, Any],
 ) -> tuple[Trunk, nn.Module | None]:  # fmt: skip
     """`reward.with_views` with one thing changed; what scores features if not h's own head."""

@@ -20,7 +20,7 @@ from tandem.models.tokenise import marked
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.training.optim import Optim
 from tiny import spelled, tokens
 
@@ -72,9 +72,9 @@ def prompts(folder: Path, count: int, seed: int = 0) -> Groups:
     )
 
 
-def somewhere(events: Any, machine: Machine = FP32) -> Here:
+def somewhere(events: Any, machine: Machine = FP32) -> StageContext:
     """A place to fit a model that nobody looks at afterwards."""
-    return Here.at(Path(tempfile.mkdtemp()), events=events, machine=machine)
+    return StageContext.at(Path(tempfile.mkdtemp()), events=events, machine=machine)
 
 
 def climbed(
@@ -82,7 +82,7 @@ def climbed(
     machine: Machine = FP32, heard: Heard | None = None, how: Sampling = SHORT, **more: Any,
 ) -> Checkpoint:  # fmt: skip
     """Run a method's `fit` in a folder of its own, where it may be resumed."""
-    here = Here.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
+    here = StageContext.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
     return method.fit(Checkpoint(init), prompts(init, 6), reward, cfg, how=how, here=here, **more)
 
 

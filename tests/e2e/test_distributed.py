@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tandem.runs.events import read
+from tandem.runs.events import read_events
 from tandem.runs.records import records
 from tiny import folder
 
@@ -92,7 +92,7 @@ def test_two_processes_make_the_same_weights(launcher, base: Path, alone: Path, 
 
 def said(alone: Path, both: Path) -> None:
     """Assert that events were written once, and say the same of the training."""
-    one, two = (list(read(run / "events.jsonl")) for run in (alone, both))
+    one, two = (list(read_events(run / "events.jsonl")) for run in (alone, both))
     kinds = [Counter(e["kind"] for e in log if e["kind"] != "progress") for log in (one, two)]
     assert kinds[0] == kinds[1]
     losses = [

@@ -18,7 +18,7 @@ import pytest
 
 from tandem.evaluation import reward_hacking
 from tandem.runs.checkpoint import file_hash
-from tandem.runs.events import read
+from tandem.runs.events import read_events
 from tiny import folder
 
 VICTIM = Path(__file__).with_name("ppo_victim.py")
@@ -42,7 +42,7 @@ def finish(init: Path, where: Path) -> str:
 
 def kinds(where: Path) -> list[str]:
     log = where / "events.jsonl"
-    return [e["kind"] for e in read(log)] if log.exists() else []
+    return [e["kind"] for e in read_events(log)] if log.exists() else []
 
 
 def kill_at(init: Path, where: Path, count: int, delay: float, kind: str = "train") -> bool:
@@ -121,7 +121,7 @@ def test_killed_ppo_ends_bit_identical_at_ten_random_moments(
 def curve(where: Path) -> dict[float, tuple[float, float]]:
     """Round -> (truth, kl): what was evaluated twice is the same twice."""
     found: dict[float, tuple[float, float]] = {}
-    for e in read(where / "events.jsonl"):
+    for e in read_events(where / "events.jsonl"):
         if e["kind"] == "watch":
             point = (e["truth"], e["kl"])
             assert found.setdefault(e["round"], point) == point

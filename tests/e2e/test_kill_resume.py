@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.runs.events import read
+from tandem.runs.events import read_events
 from tandem.runs.records import records
 from tiny import folder
 
@@ -68,7 +68,7 @@ class Victim:
 
     def resumes(self) -> int:
         """How often a stage went on from a step checkpoint."""
-        events = read(self.place / "events.jsonl")
+        events = read_events(self.place / "events.jsonl")
         return sum(e["kind"] == "started" and e["resumed"] == "True" for e in events)
 
 
@@ -90,7 +90,7 @@ def torture(
     machine = {"save_seconds": 0.01, **settings}
     calm = Victim(tmp_path / "calm", base, machine)
     calm.finish()
-    times = [e["time"] for e in read(calm.place / "events.jsonl")]
+    times = [e["time"] for e in read_events(calm.place / "events.jsonl")]
     wanted, dice = artifacts(calm.place), random.Random(seed)
     assert {"01-sft/artifact/model.safetensors", "03-dpo/artifact/config.json"} <= set(wanted)
     seen: list[str] = []

@@ -11,7 +11,7 @@ import pytest
 
 from tandem import cli
 from tandem.errors import RunError
-from tandem.runs.identity import describe
+from tandem.runs.identity import describe_value
 from tandem.runs.names import FORMER, RECORDED, as_recorded, find_recorded, record_as, recorded_name
 from tandem.runs.run import Run
 
@@ -76,7 +76,7 @@ def test_a_value_of_ones_own_class_is_read_back_where_it_was_named(tmp_path):
         assert run("scored", scored) == Score((1, 2))
     with Run(tmp_path / "run") as run:
         assert run("scored", scored) == Score((1, 2))
-    assert describe(Score((3,))) == {"class": "tests.Score", "points": [3]}
+    assert describe_value(Score((3,))) == {"class": "tests.Score", "points": [3]}
 
 
 def test_former_names_are_read_inside_lists_and_tables():

@@ -13,7 +13,7 @@ import pytest
 from tandem.cli import main
 from tandem.errors import ConfigError
 from tandem.runs.display import Hidden
-from tandem.runs.events import read
+from tandem.runs.events import read_events
 from tandem.runs.run import Run
 from tandem.runs.trackers import Steps, numbers_of, open_trackers
 
@@ -35,7 +35,7 @@ def tracked(name: str, folder: Path) -> Path:
         follow = lambda: open_trackers([name], path, {"seed": 3})  # noqa: E731
         with Run(path, 3, display=Hidden(), follow=follow) as run:
             run("fit", fit, 3)
-    train = [e for e in read(path / "events.jsonl") if e["kind"] == "train"]
+    train = [e for e in read_events(path / "events.jsonl") if e["kind"] == "train"]
     assert [(e["step"], e["loss"]) for e in train] == [(1, 0.75), (2, 0.5), (3, 0.25)]
     return path
 

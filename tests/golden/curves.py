@@ -34,7 +34,7 @@ from tandem.methods import load
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.display import Hidden
-from tandem.runs.events import read
+from tandem.runs.events import read_events
 from tandem.runs.run import Run
 from tandem.tasks import Sizes
 from tandem.tasks import load as worlds
@@ -134,7 +134,7 @@ def digest(scope: Path) -> dict[str, Any]:
     """Digest what was logged at each step below a scope, its records and all weights."""
     root = scope.parent
     steps: dict[str, list[dict[str, Any]]] = {}
-    for event in read(root / "events.jsonl"):
+    for event in read_events(root / "events.jsonl"):
         if event["kind"] == "train":
             numbers = {k: v for k, v in event.items() if k not in CLOCK}
             steps.setdefault(event["stage"], []).append(numbers)

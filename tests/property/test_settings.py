@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.cli import settings
-from tandem.runs.artifacts import load, store
-from tandem.runs.identity import describe, fingerprint
+from tandem.runs.artifacts import load_artifact, store_artifact
+from tandem.runs.identity import describe_value, fingerprint
 
 FLOATS = st.floats(allow_nan=False)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -60,9 +60,9 @@ VALUES = st.recursive(
 @given(VALUES)
 def test_values_read_back(value):
     with tempfile.TemporaryDirectory() as folder:
-        back = load(store(value, Path(folder)), Path(folder))
+        back = load_artifact(store_artifact(value, Path(folder)), Path(folder))
     assert back == value
-    assert fingerprint(describe(back)) == fingerprint(describe(value))
+    assert fingerprint(describe_value(back)) == fingerprint(describe_value(value))
 
 
 @given(OUTERS, st.sampled_from(["size", "share", "on"]))
@@ -70,4 +70,4 @@ def test_changing_a_field_changes_the_fingerprint(config, name):
     changed = {"size": config.size + 1, "share": math.pi, "on": not config.on}[name]
     other = replace(config, **{name: changed})
     if other != config:
-        assert fingerprint(describe(other)) != fingerprint(describe(config))
+        assert fingerprint(describe_value(other)) != fingerprint(describe_value(config))

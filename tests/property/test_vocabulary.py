@@ -25,7 +25,7 @@ from tandem.models.packed import Trunk
 from tandem.objectives import bradley_terry, nll
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.runs.events import Silent
 from tandem.training.loop import fit as train
 from tandem.training.optim import Optim
@@ -184,7 +184,7 @@ def test_a_table_that_moved_to_another_type_of_memory_comes_back_there():
 
 def test_a_killed_fit_of_rows_goes_on(tmp_path: Path):
     init, cfg = Checkpoint(folder(tmp_path / "lm")), reward.Reward(epochs=2, batch=2, optim=OPTIM)
-    whole, killed = (Here.at(tmp_path / name, machine=FP32) for name in ("whole", "killed"))
+    whole, killed = (StageContext.at(tmp_path / name, machine=FP32) for name in ("whole", "killed"))
     dies, goes_on = Heard(dies_at=3), Heard()
     reward.fit(init, comparisons(), cfg, here=whole)
     with pytest.raises(KeyboardInterrupt):
@@ -196,7 +196,7 @@ def test_a_killed_fit_of_rows_goes_on(tmp_path: Path):
 
 def test_the_state_of_another_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     init, cfg = Checkpoint(folder(tmp_path / "lm")), reward.Reward(epochs=2, batch=2, optim=OPTIM)
-    here = Here.at(tmp_path / "run", machine=FP32)
+    here = StageContext.at(tmp_path / "run", machine=FP32)
     with pytest.raises(KeyboardInterrupt):
         reward.fit(init, comparisons(), cfg, here=replace(here, events=Heard(dies_at=3)))
     monkeypatch.setattr(Offline, "reads", lambda self: None)
@@ -204,5 +204,5 @@ def test_the_state_of_another_table_is_refused(tmp_path: Path, monkeypatch: pyte
         reward.fit(init, comparisons(), cfg, here=here)
 
 
-def weights(here: Here) -> bytes:
+def weights(here: StageContext) -> bytes:
     return (here.out / "model.safetensors").read_bytes()

@@ -24,7 +24,7 @@ from tandem.models.opening import open_policy
 from tandem.models.tokenise import marked
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.training.optim import Optim
 from worlds import F2_A, F2_B, F2_BOS, F2_LAW, F2_REWARD, f2_model
 
@@ -72,7 +72,7 @@ def tv(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def fitted(method: Any, init: Checkpoint, data: Groups, cfg: Any, place: Path) -> Checkpoint:
-    return method.fit(init, data, cfg, here=Here.at(place, machine=MACHINE))
+    return method.fit(init, data, cfg, here=StageContext.at(place, machine=MACHINE))
 
 
 def test_the_fixture_is_what_it_says(pi_sft: Checkpoint):

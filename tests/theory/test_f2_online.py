@@ -35,7 +35,7 @@ from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.operators import best
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.statistics import best_of
 from tandem.training.optim import Optim
 from worlds import F2_A, F2_AFTER, F2_BOS, F2_FIRST, F2_LAW, F2_REWARD, f1_model, f2_model
@@ -89,7 +89,7 @@ def climbed(method: Any, cfg: Any, init: Path, rewards: dict[str, float], place:
     longest = len(next(iter(rewards)))
     done = method.fit(
         Checkpoint(init), prompts(init, 16), Table(tuple(rewards.items())), cfg,
-        how=Sampling(max_tokens=longest), here=Here.at(place, seed=Seed(1), machine=FP32),
+        how=Sampling(max_tokens=longest), here=StageContext.at(place, seed=Seed(1), machine=FP32),
     )  # fmt: skip
     return done.path
 

@@ -12,7 +12,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.runs.display import Hidden
 from tandem.runs.run import Run
 
@@ -26,7 +26,7 @@ def sample(n: int, *, seed: Seed) -> Iterator[Group]:
         yield Group(Prompt(f"p{i}", "say"), (Completion(str(seed.at(i).uniform())),))
 
 
-def fit(data: Groups, *, here: Here) -> Checkpoint:
+def fit(data: Groups, *, here: StageContext) -> Checkpoint:
     """Accumulate a sum step by step, resuming from the last whole step in scratch."""
     done = sorted(int(p.stem) for p in here.scratch.glob("*.txt"))
     start, total = (

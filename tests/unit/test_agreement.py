@@ -37,7 +37,7 @@ from tandem.judges.semantic import (
 from tandem.machine import Machine
 from tandem.operators import confidence, shuffled_clusters, synthetic_pairs
 from tandem.rng import Seed
-from tandem.runs.identity import describe
+from tandem.runs.identity import describe_value
 from tandem.tasks.micro import Facts, Micro
 from tiny import VOCABULARY, lm
 from worlds import letters
@@ -251,9 +251,11 @@ def test_a_judge_like_others(tmp_path: Path):
     forth = {g.id: g.clusters for g in opened(judge, FP32)(rows)}
     back = {g.id: g.clusters for g in opened(judge, FP32)(reversed(rows))}
     assert all(np.array_equal(forth[name], back[name]) for name in forth)
-    told = json.dumps(describe(judge))
-    assert told == json.dumps(describe(Agreement(Entailment(classifier(tmp_path / "b" / "nli")))))
-    assert told != json.dumps(describe(Agreement(Entailment(path, strict=False))))
+    told = json.dumps(describe_value(judge))
+    assert told == json.dumps(
+        describe_value(Agreement(Entailment(classifier(tmp_path / "b" / "nli"))))
+    )
+    assert told != json.dumps(describe_value(Agreement(Entailment(path, strict=False))))
 
 
 # --- embeddings ----------------------------------------------------------------------------------

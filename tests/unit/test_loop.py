@@ -33,7 +33,7 @@ from tandem.models.reference import reference
 from tandem.objectives import nll
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.runs.events import Silent
 from tandem.training.loop import fit as train
 from tandem.training.optim import Optim
@@ -68,7 +68,7 @@ def fitted(
     groups: Groups | None = None, **changes: Any,
 ) -> Checkpoint:  # fmt: skip
     """Run a method's `fit` in a folder of its own, where it may be resumed."""
-    here = Here.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
+    here = StageContext.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
     groups = data(pairs=name != "sft") if groups is None else groups
     return FITS[name](Checkpoint(init), groups, replace(CONFIGS[name], **changes), here=here)
 
@@ -502,7 +502,7 @@ def test_a_reward_is_normalised_on_the_reference_answers_it_is_given(tmp_path: P
     """Mean 0 and variance 1 on answers of the reference, before any policy climbs it."""
     init, others = folder(tmp_path / "init"), data(7, pairs=False)
     cfg = replace(CONFIGS["reward"], unit_variance=True)
-    here = Here.at(tmp_path, seed=Seed(5), machine=FP32)
+    here = StageContext.at(tmp_path, seed=Seed(5), machine=FP32)
     made = reward.fit(Checkpoint(init), data(), cfg, zero_on=others, here=here)
     scores = np.concatenate([g.scores for g in RewardModel(made, machine=FP32)(others)])
     assert abs(scores.mean()) < 1e-6

@@ -32,7 +32,7 @@ from tandem.models.tokenise import marked, tokenised
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.stages.evaluate_reward import examine_preferences
 from tandem.tasks.micro import Camps, Micro, posts
 from tandem.training.optim import Optim
@@ -61,7 +61,7 @@ def fitted(
     heard: Any = None,
 ) -> Checkpoint:  # fmt: skip
     cfg = cfg or preference.Preference(epochs=2, batch=2, optim=QUICK)
-    here = Here.at(place, seed=Seed(3), events=heard or Heard(), machine=FP32)
+    here = StageContext.at(place, seed=Seed(3), events=heard or Heard(), machine=FP32)
     return method.fit(Checkpoint(init, "init"), data, cfg, here=here)
 
 

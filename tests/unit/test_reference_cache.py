@@ -12,7 +12,7 @@ from climbing import FP32
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError
 from tandem.models.reference import reference
-from tandem.runs.atomic_files import alone, trim, used
+from tandem.runs.atomic_files import evict_oldest, file_lock, mark_used
 from tandem.runs.checkpoint import Checkpoint
 from tiny import folder, group
 
@@ -29,8 +29,8 @@ def files(place: Path, *names: str) -> list[Path]:
 def test_the_least_recently_used_go_first_with_what_belongs_to_them(tmp_path: Path):
     a, b, c = files(tmp_path, "a", "b", "c")
     (tmp_path / "b.arrow").write_bytes(b"x" * 300)
-    used(a)
-    trim(tmp_path.glob("*.parquet"), 250)
+    mark_used(a)
+    evict_oldest(tmp_path.glob("*.parquet"), 250)
     assert (a.exists(), b.exists(), c.exists()) == (True, False, True)
     assert not (tmp_path / "b.arrow").exists()
     assert a.stat().st_mtime == 1000  # used is not changed
@@ -38,8 +38,8 @@ def test_the_least_recently_used_go_first_with_what_belongs_to_them(tmp_path: Pa
 
 def test_a_file_that_somebody_works_on_stays(tmp_path: Path):
     a, b = files(tmp_path, "a", "b")
-    with alone(a):
-        trim(tmp_path.glob("*.parquet"), 0)
+    with file_lock(a):
+        evict_oldest(tmp_path.glob("*.parquet"), 0)
     assert (a.exists(), b.exists()) == (True, False)
 
 

@@ -23,7 +23,7 @@ from tandem.methods.reward import Reward
 from tandem.methods.rlp import RLP, VARIANTS
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.display import Hidden
-from tandem.runs.events import read
+from tandem.runs.events import read_events
 from tandem.runs.records import Record
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
@@ -123,7 +123,7 @@ def test_line_5_starts_from_pi_sft_and_is_held_to_it(done: Done, stage: str):
     assert done.given(stage)["init"]["checkpoint"] == done.pi_sft.hash
     assert done.given(stage)["ref"] is None
     kls = [
-        e["kl"] for e in read(done.path / "events.jsonl")
+        e["kl"] for e in read_events(done.path / "events.jsonl")
         if e["stage"].endswith(f"-{stage}") and "kl" in e
     ]  # fmt: skip
     assert abs(kls[0]) < 1e-5
@@ -192,7 +192,7 @@ def test_each_control_changes_one_thing(done: Done):
 
 
 def test_how_much_longer_winners_are_is_logged(done: Done):
-    (line, *_) = [e for e in read(done.path / "events.jsonl") if e["kind"] == "synthetic"]
+    (line, *_) = [e for e in read_events(done.path / "events.jsonl") if e["kind"] == "synthetic"]
     assert line["pairs"] == len(done.record("pairs-spg").load())
     assert line["of"] == 6
     assert 1 <= line["chosen_length"] <= 4

@@ -22,7 +22,7 @@ from tandem.models.opening import open_policy
 from tandem.models.packed import Trunk
 from tandem.models.probe import probe
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.training import loop, memory
 from tandem.training.optim import Optim
 from tandem.training.sources import Offline
@@ -151,7 +151,7 @@ def test_a_fit_with_little_memory_ends_at_the_same_weights(
 
         monkeypatch.setattr(loop, "installed", lambda _, there=there: there)
         monkeypatch.setattr(Offline, "batches", batches)
-        here = Here.at(tmp_path / name, machine=replace(FP32, tokens=240))
+        here = StageContext.at(tmp_path / name, machine=replace(FP32, tokens=240))
         made = dpo.fit(init, data, dpo.DPO(epochs=2, batch=6, optim=Optim(lr=1e-3)), here=here)
         sizes.append(largest[0])
         ends.append(torch.cat([p.flatten() for p in open_policy(made.path, FP32).parameters()]))
@@ -171,13 +171,13 @@ def test_a_killed_fit_goes_on_with_the_cut_it_began_with(
         machine = replace(FP32, tokens=240, save_seconds=0.0, log_every=1)
         monkeypatch.setattr(loop, "installed", lambda _: 10**12)
         if name == "killed":
-            dying = Here.at(tmp_path / name, machine=machine, events=Heard(dies_at=3))
+            dying = StageContext.at(tmp_path / name, machine=machine, events=Heard(dies_at=3))
             with pytest.raises(KeyboardInterrupt):
                 dpo.fit(init, data, cfg, here=dying)
             monkeypatch.setattr(loop, "installed", lambda _: little)
         heard = Heard()
         made = dpo.fit(
-            init, data, cfg, here=Here.at(tmp_path / name, machine=machine, events=heard)
+            init, data, cfg, here=StageContext.at(tmp_path / name, machine=machine, events=heard)
         )
         assert ("room" in {line["kind"] for line in heard.lines}) == (name == "killed")
         ends.append(torch.cat([p.flatten() for p in open_policy(made.path, FP32).parameters()]))

@@ -25,10 +25,10 @@ from tandem.errors import ModelError, Pending, RunError
 from tandem.rng import Seed
 from tandem.runs import atomic_files
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.runs.display import Hidden
-from tandem.runs.events import Window, read
-from tandem.runs.identity import describe, fingerprint
+from tandem.runs.events import Window, read_events
+from tandem.runs.identity import describe_value, fingerprint
 from tandem.runs.names import record_as
 from tandem.runs.records import records
 from tandem.runs.run import Run
@@ -74,7 +74,7 @@ def scored(groups: Groups, *, seed: Seed) -> Iterator[Group]:
         yield Group(group.prompt, group.completions, np.array([seed.uniform(), 0.0]))
 
 
-def fit(start: Checkpoint | None, cfg: Config, *, here: Here):
+def fit(start: Checkpoint | None, cfg: Config, *, here: StageContext):
     done = len(list(here.scratch.iterdir()))
     for step in range(done, cfg.steps):
         (here.scratch / f"{step}").write_text("x")
@@ -310,13 +310,13 @@ def test_a_failing_stage_keeps_only_what_it_can_resume_from(tmp_path):
     assert [p.name for p in tmp_path.glob("01-*")] == ["01-fit.part"]
     assert not (tmp_path / "01-fit.part/artifact").exists()
     assert records(tmp_path) == []
-    kinds = [e["kind"] for e in read(tmp_path / "events.jsonl")]
+    kinds = [e["kind"] for e in read_events(tmp_path / "events.jsonl")]
     assert kinds[-1] == "stopped"
     with opened(tmp_path) as run, pytest.raises(RunError, match="fails: true -> false"):
         run("fit", fail_at_two, fails=False)
 
 
-def fail_at_two(fails: bool, *, here: Here) -> float:
+def fail_at_two(fails: bool, *, here: StageContext) -> float:
     (here.out / "half").write_text("half")
     (here.scratch / "1").write_text("1")
     return 1 / 0 if fails else 1.0
@@ -413,13 +413,13 @@ def test_kill_at_random_moments_never_leaves_a_half_stage(tmp_path):
         for record in records(torn):
             assert contents(record.folder) == contents(calm / record.folder.name)
         if len(records(torn)) == 4:
-            atomic_files.remove(sorted(torn.glob("0*"))[-1])
-            atomic_files.remove(sorted(torn.glob("0*"))[0])
+            atomic_files.remove_folder(sorted(torn.glob("0*"))[-1])
+            atomic_files.remove_folder(sorted(torn.glob("0*"))[0])
     subprocess.run([sys.executable, str(VICTIM), str(torn)], check=True)
     assert {p.name for p in torn.glob("0*")} == {p.name for p in calm.glob("0*")}
     for folder in calm.glob("0*"):
         assert contents(torn / folder.name) == contents(folder)
-    times = [event["time"] for event in read(torn / "events.jsonl")]
+    times = [event["time"] for event in read_events(torn / "events.jsonl")]
     assert len(times) > 20
 
 
@@ -478,23 +478,23 @@ def test_descriptions_tell_values_apart():
         math.inf, -math.inf, np.arange(3), np.arange(3.0), double, Config, some_groups(2),
         some_groups(3),
     ]  # fmt: skip
-    marks = [fingerprint(describe(v)) for v in values]
+    marks = [fingerprint(describe_value(v)) for v in values]
     assert len(set(marks)) == len(marks)
-    assert marks == [fingerprint(describe(v)) for v in values]
+    assert marks == [fingerprint(describe_value(v)) for v in values]
 
 
 def test_descriptions_ignore_what_is_no_content(tmp_path):
-    assert describe(Nested(cache=[1])) == describe(Nested())
-    assert describe(np.float64(0.5)) == describe(0.5)
-    assert describe([1, 2]) == describe((1, 2))
+    assert describe_value(Nested(cache=[1])) == describe_value(Nested())
+    assert describe_value(np.float64(0.5)) == describe_value(0.5)
+    assert describe_value([1, 2]) == describe_value((1, 2))
     a, b = (write_model(tmp_path / name, 1.0) for name in "ab")
-    assert describe(Checkpoint(a.path, "x")) == describe(Checkpoint(b.path, "x"))
-    assert describe(Checkpoint(a.path, "x")) != describe(Checkpoint(a.path, "y"))
+    assert describe_value(Checkpoint(a.path, "x")) == describe_value(Checkpoint(b.path, "x"))
+    assert describe_value(Checkpoint(a.path, "x")) != describe_value(Checkpoint(a.path, "y"))
 
 
 def test_closures_are_refused():
     with pytest.raises(RunError, match="content is unknown"):
-        describe(lambda x: x)
+        describe_value(lambda x: x)
 
 
 def test_an_empty_checkpoint_folder_is_refused(tmp_path):
@@ -525,15 +525,15 @@ def test_a_broken_last_line_is_skipped_and_does_not_spoil_the_next(tmp_path):
     path.write_bytes(path.read_bytes() + b'{"time": 1, "ki')
     with opened(tmp_path) as run:
         run.events.log("note", loss=math.nan, text="é")
-    notes = [e for e in read(path) if e["kind"] == "note"]
+    notes = [e for e in read_events(path) if e["kind"] == "note"]
     assert [n["loss"] for n in notes] == [0.5, "nan"]
-    assert [e["kind"] for e in read(path)] == ["opened", "note", "opened", "note"]
+    assert [e["kind"] for e in read_events(path)] == ["opened", "note", "opened", "note"]
 
 
 def test_progress_is_recorded_with_its_stage(tmp_path):
     with opened(tmp_path) as run:
         run("policy", fit, None, Config(steps=2))
-    events = list(read(tmp_path / "events.jsonl"))
+    events = list(read_events(tmp_path / "events.jsonl"))
     assert [e["kind"] for e in events] == ["opened", "started", "progress", "progress", "done"]
     assert events[3]["stage"] == "01-policy"
     assert (events[3]["done"], events[3]["total"], events[3]["loss"]) == (2, 2, 0.5)

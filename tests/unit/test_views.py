@@ -22,7 +22,7 @@ from tandem.models.packed import Trunk
 from tandem.objectives import other_prompt
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.training.loop import total
 from tandem.training.multiview import UML, Bottleneck, Views
 from tandem.training.optim import Optim
@@ -50,7 +50,7 @@ def fitted(
     place: Path, init: Path, tokens: int = 16384, heard: Heard | None = None, **more: Any
 ) -> Checkpoint:
     machine = replace(FP32, tokens=tokens)
-    here = Here.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
+    here = StageContext.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
     given = {"data": compared(), "cfg": CFG, "uml": SMALL} | more
     return reward.fit(Checkpoint(init), given.pop("data"), given.pop("cfg"), here=here, **given)
 

@@ -13,7 +13,7 @@ import numpy as np
 from tandem.bench.finished import JUDGES, Finished, has, stage
 from tandem.bench.plan import OPPONENT
 from tandem.evaluation.tables import plain
-from tandem.runs.events import read
+from tandem.runs.events import read_events
 from tandem.runs.records import records
 from tandem.statistics import outcomes_of, rate_by_prompt
 
@@ -32,7 +32,7 @@ def curves(found: Finished) -> Iterator[dict[str, Any]]:
     for seed in found.seeds:
         folder = found.plan.folder(found.out, seed)
         watched: dict[str, Rows] = {}
-        for event in read(folder / "events.jsonl"):
+        for event in read_events(folder / "events.jsonl"):
             if event["kind"] == "watch":
                 watched.setdefault(str(event["stage"]), []).append(event)
         for entry in found.plan.entries:

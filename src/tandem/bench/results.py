@@ -21,7 +21,7 @@ from tandem.bench.limits import limits
 from tandem.bench.plan import OPPONENT, Plan
 from tandem.evaluation import policy_evaluation
 from tandem.evaluation.tables import plain
-from tandem.runs.environment import commit, environment
+from tandem.runs.environment import code_commit, environment_snapshot
 from tandem.statistics import (
     Estimate,
     comparisons_needed,
@@ -58,8 +58,8 @@ def collect(
         "question": plan.question,
         "task": plan.task or f"{plan.model} on {plan.data}",
         "command": command,
-        "commit": commit(),
-        "environment": environment(),
+        "commit": code_commit(),
+        "environment": environment_snapshot(),
         "seeds": found.seeds,
         "prompts": int(found.main["length"].shape[1]),
         "budget": plan.sizes.amounts(plan.task is not None),

@@ -16,7 +16,7 @@ from typing import Literal
 
 from tandem.cli.settings import make_parser, parse
 from tandem.errors import TandemError
-from tandem.runs.environment import cpu, versions
+from tandem.runs.environment import package_versions, processor_name
 
 GIB = 1 << 30
 OLDEST_PYTHON = (3, 11)
@@ -67,7 +67,7 @@ def check_packages() -> Iterator[Finding]:
             fix = f"pip install --force-reinstall {name}"
             yield Finding("fail", name, f"does not import: {error}", fix)
         else:
-            yield Finding("pass", name, str(versions().get(name)))
+            yield Finding("pass", name, str(package_versions().get(name)))
 
 
 def check_device() -> Iterator[Finding]:
@@ -75,7 +75,7 @@ def check_device() -> Iterator[Finding]:
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("pass", "cpu", f"{cpu()}, {cores} cores for this process")
+    yield Finding("pass", "cpu", f"{processor_name()}, {cores} cores for this process")
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
         yield Finding("pass", "gpu", f"{name}, CUDA {torch.version.cuda}")

@@ -365,9 +365,9 @@ def _remedy(status: int, server: Server) -> str:
 
 
 def _place() -> Path:
-    from tandem.runs.cache import cache  # loads torch, which asking a server does not need
+    from tandem.runs.cache import cache_folder  # loads torch, which asking a server does not need
 
-    return cache() / "answers.sqlite"
+    return cache_folder() / "answers.sqlite"
 
 
 def _client(server: Server) -> Any:

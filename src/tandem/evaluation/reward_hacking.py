@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.errors import ConfigError, DataError
-from tandem.runs.events import read
+from tandem.runs.events import read_events
 from tandem.statistics import OverOptimisation, over_optimisation
 
 Point = Mapping[str, float]
@@ -128,7 +128,7 @@ def by_prompt(events: Path, stage: str | None = None) -> list[dict[str, Floats]]
 def _told(events: Path, kind: str, stage: str | None) -> list[dict[str, Any]]:
     """The events of one kind of one stage, one a round, in order of rounds."""
     found: dict[str, dict[float, dict[str, Any]]] = {}
-    for event in read(events):
+    for event in read_events(events):
         if event["kind"] == kind:
             found.setdefault(str(event.get("stage", "")), {})[float(event["round"])] = event
     if stage is not None:

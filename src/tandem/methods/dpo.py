@@ -24,7 +24,7 @@ from tandem.models.saving import save
 from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.pairwise import PAIRWISE
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here, every_rank
+from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
 from tandem.training.loop import fit as train
 from tandem.training.optim import Optim
@@ -90,7 +90,7 @@ def fit(
     *,
     ref: Checkpoint | None = None,
     name: str = "DPO",
-    here: Here,
+    here: StageContext,
 ) -> Checkpoint:
     """Fit a policy to the preferences of `data`.
 

@@ -34,7 +34,7 @@ from tandem.objectives.advantages import group_mean, group_std, informative, lea
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
 from tandem.objectives.shaped_rewards import missing_eos
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here, every_rank
+from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
 from tandem.training.on_policy import Cast, climb, stopped
 from tandem.training.optim import Optim
@@ -199,7 +199,7 @@ def fit(
     how: Sampling = Sampling(),
     watching: Watching | None = None,
     name: str = "GRPO",
-    here: Here,
+    here: StageContext,
 ) -> Checkpoint:
     """Climb a reward from the policy `init`; see `climb` for the arguments.
 

@@ -31,7 +31,7 @@ from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.operators import mismatch, unpair
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here, every_rank
+from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
 from tandem.stages.selection import select
 from tandem.training.loop import fit as train
@@ -68,7 +68,7 @@ def fit(
     *,
     ref: Checkpoint | None = None,
     name: str = "KTO",
-    here: Here,
+    here: StageContext,
 ) -> Checkpoint:
     """Fit a policy to answers whose scores are 1 (good) or 0 (bad).
 

@@ -32,7 +32,7 @@ from tandem.objectives.kl_controller import AdaptiveBeta
 from tandem.objectives.policy_gradient import ppo_clip, value_clip
 from tandem.objectives.shaped_rewards import kl_shaping, missing_eos
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here, every_rank
+from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
 from tandem.training.on_policy import Cast, climb, stopped
 from tandem.training.optim import Optim
@@ -154,7 +154,7 @@ def fit(
     how: Sampling = Sampling(),
     watching: Watching | None = None,
     name: str = "PPO",
-    here: Here,
+    here: StageContext,
 ) -> Checkpoint:
     """Climb a reward from the policy `init`; see `climb` for the arguments."""
     return climb(
@@ -177,7 +177,7 @@ def actor_critic(
     init: Checkpoint,
     reward: Judge,
     cfg: PPO,
-    here: Here,
+    here: StageContext,
 ) -> ActorCritic:
     """Open the policy with its value function, whose head starts at zero.
 

@@ -31,7 +31,7 @@ from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.objectives.ranges import below_half
 from tandem.objectives.reward import antisymmetric, two_argument
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here, every_rank
+from tandem.runs.context import StageContext, every_rank
 from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.training.loop import fit as train
@@ -71,7 +71,7 @@ def fit(
     cfg: Preference = Preference(),
     *,
     name: str = "preference",
-    here: Here,
+    here: StageContext,
 ) -> Checkpoint:
     """Fit P(y > y' | x) to the preferences of `data`, from the policy `init` and a fresh head.
 

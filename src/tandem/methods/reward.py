@@ -25,7 +25,7 @@ from tandem.models.saving import save
 from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.reward import bradley_terry, rank_weight
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here, every_rank
+from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
 from tandem.training.loop import Loss
 from tandem.training.loop import fit as train
@@ -75,7 +75,7 @@ def fit(
     lam: float = 0.0,
     uml: UML = UML(),
     name: str = "reward",
-    here: Here,
+    here: StageContext,
 ) -> Checkpoint:
     """Fit r(x, y) to the preferences of `data`, from the policy `init` and a fresh head.
 
@@ -141,7 +141,7 @@ def with_views(
     lam: float,
     uml: UML,
     cfg: Reward,
-    here: Here,
+    here: StageContext,
 ) -> None:
     """Train with lambda L_M beside the comparisons (RLP, eq. 1): equal batches of D and of P.
 

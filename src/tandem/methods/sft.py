@@ -21,7 +21,7 @@ from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives import Imitation, gold, nll, weighted
 from tandem.operators.columns import scores_of
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here, every_rank
+from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
 from tandem.stages.encoding import encode
 from tandem.training.loop import fit as train
@@ -61,7 +61,7 @@ def fit(
     cfg: SFT = SFT(),
     *,
     name: str = "SFT",
-    here: Here,
+    here: StageContext,
 ) -> Checkpoint:
     """Fine-tune a policy on the completions of `data`, each by its weight.
 

@@ -10,11 +10,11 @@ from tandem.data.record import Group
 from tandem.machine import Machine
 from tandem.models.forward import GROUPS_PER_CHUNK, log_probs
 from tandem.models.opening import open_policy
-from tandem.runs.atomic_files import alone, trim, used
-from tandem.runs.cache import cache, cache_bytes
+from tandem.runs.atomic_files import evict_oldest, file_lock, mark_used
+from tandem.runs.cache import cache_folder, cache_limit
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
-from tandem.runs.identity import describe, fingerprint
+from tandem.runs.identity import describe_value, fingerprint
 
 
 def reference(
@@ -31,19 +31,19 @@ def reference(
     Raises:
         ConfigError: `TANDEM_CACHE_GB` is not a number of gigabytes.
     """
-    key = fingerprint([policy.hash, groups.hash, describe(machine)])
-    path = cache() / "reference" / f"{key}.parquet"
-    with alone(path):
+    key = fingerprint([policy.hash, groups.hash, describe_value(machine)])
+    path = cache_folder() / "reference" / f"{key}.parquet"
+    with file_lock(path):
         if path.exists():
-            used(path)
+            mark_used(path)
             return Groups.read(path)
-        limit = cache_bytes()
+        limit = cache_limit()
         trunk = open_policy(policy.path, replace(machine, lora=None))
         columns = log_probs(trunk, groups, machine.tokens)
         if events is not None:
             columns = _counted(columns, len(groups), events)
         found = Groups.stream(path, columns)
-        trim(path.parent.glob("*.parquet"), limit)
+        evict_oldest(path.parent.glob("*.parquet"), limit)
         return found
 
 

@@ -21,7 +21,7 @@ from tandem.errors import DataError
 from tandem.rng import Seed
 from tandem.runs.atomic_files import read_json
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.events import read
+from tandem.runs.events import read_events
 from tandem.runs.records import Record, records
 
 Results = dict[str, Any]
@@ -190,7 +190,7 @@ def _curves(folder: Path, policies: Mapping[str, str], seed: int) -> list[dict[s
     """What was watched while policies trained; a round that was evaluated twice counts once."""
     found: dict[str, dict[float, dict[str, float]]] = {}
     file = folder / "events.jsonl"
-    for event in read(file) if file.is_file() else ():
+    for event in read_events(file) if file.is_file() else ():
         if event["kind"] == "watch":
             point = {
                 k: float(v)

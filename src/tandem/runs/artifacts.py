@@ -24,7 +24,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.names import as_recorded, find_recorded, is_known, recorded_name
 
 
-def store(value: object, folder: Path) -> dict[str, Any]:
+def store_artifact(value: object, folder: Path) -> dict[str, Any]:
     """Write a stage's result into its artifact folder; return what `load` needs to open it.
 
     Groups, and any lazy stream of `Group`, become `groups.parquet`; a checkpoint is already
@@ -48,7 +48,7 @@ def store(value: object, folder: Path) -> dict[str, Any]:
     return {"kind": "value"}
 
 
-def load(result: Mapping[str, Any], folder: Path) -> Any:
+def load_artifact(result: Mapping[str, Any], folder: Path) -> Any:
     """Open what `store` wrote."""
     if result["kind"] == "groups":
         return Groups.read(folder / "groups.parquet")

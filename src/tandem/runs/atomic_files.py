@@ -19,7 +19,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a file that is either the old one or the new one, whenever the process dies."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
-    flush(part)
+    flush_to_disk(part)
     part.replace(path)
 
 
@@ -35,7 +35,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def flush(place: Path) -> None:
+def flush_to_disk(place: Path) -> None:
     """Make the kernel put a file or a folder's list of names on the disk."""
     descriptor = os.open(place, os.O_RDONLY)
     try:
@@ -44,17 +44,17 @@ def flush(place: Path) -> None:
         os.close(descriptor)
 
 
-def seal(folder: Path, besides: Path) -> None:
+def mark_complete(folder: Path, besides: Path) -> None:
     """Flush everything in a folder except one subfolder, then mark the folder DONE."""
     for place in sorted(folder.rglob("*"), reverse=True):
         if not place.is_relative_to(besides):
-            flush(place)
+            flush_to_disk(place)
     (folder / "DONE").touch()
-    flush(folder / "DONE")
-    flush(folder)
+    flush_to_disk(folder / "DONE")
+    flush_to_disk(folder)
 
 
-def twin(source: Path, target: Path) -> None:
+def hard_link_tree(source: Path, target: Path) -> None:
     """Give a sealed folder's files a second name under `target`; no byte is copied.
 
     Sealed files are never written again, so both folders stay whole whichever is deleted; and they
@@ -68,22 +68,22 @@ def twin(source: Path, target: Path) -> None:
         else:
             os.link(place, other)
     for folder in (target, *(p for p in target.rglob("*") if p.is_dir())):
-        flush(folder)
+        flush_to_disk(folder)
 
 
-def whole(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """True if the folder was sealed."""
     return (folder / "DONE").exists()
 
 
-def remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Delete a folder; a kill half-way leaves one that is not whole."""
     (folder / "DONE").unlink(missing_ok=True)
     shutil.rmtree(folder)
 
 
 @contextmanager
-def alone(place: Path, *, wait: bool = True) -> Generator[bool, None, None]:
+def file_lock(place: Path, *, wait: bool = True) -> Generator[bool, None, None]:
     """Wait until no other process of this machine works on a file, and keep them out meanwhile.
 
     Yields:
@@ -103,7 +103,7 @@ def alone(place: Path, *, wait: bool = True) -> Generator[bool, None, None]:
         os.close(descriptor)
 
 
-def trim(files: Iterable[Path], limit: int) -> None:
+def evict_oldest(files: Iterable[Path], limit: int) -> None:
     """Delete the least recently used files (by access time) until the rest fits into `limit` bytes.
 
     A file goes with those that share its stem; one that a process holds `alone` stays.
@@ -116,14 +116,14 @@ def trim(files: Iterable[Path], limit: int) -> None:
         total += size
         if total <= limit:
             continue
-        with alone(file, wait=False) as free:
+        with file_lock(file, wait=False) as free:
             if free:
                 total -= size
                 for each in beside:
                     each.unlink(missing_ok=True)
 
 
-def used(file: Path) -> None:
+def mark_used(file: Path) -> None:
     """Note that a file was used now, for `trim`; it counts as unchanged."""
     os.utime(file, (time.time(), file.stat().st_mtime))
 
@@ -131,7 +131,7 @@ def used(file: Path) -> None:
 _LOCKS: dict[Path, int] = {}
 
 
-def lock(folder: Path) -> None:
+def lock_folder(folder: Path) -> None:
     """Hold a folder until `unlock` or the end of the process; the kernel lets go when it dies.
 
     The same process may open the folder again, as a notebook does when a cell is run twice.
@@ -157,7 +157,7 @@ def lock(folder: Path) -> None:
     _LOCKS[folder.resolve()] = descriptor
 
 
-def unlock(folder: Path) -> None:
+def unlock_folder(folder: Path) -> None:
     """Let another process have the folder."""
     descriptor = _LOCKS.pop(folder.resolve(), None)
     if descriptor is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tandem.errors import ConfigError
 
 
-def cache_bytes() -> int:
+def cache_limit() -> int:
     """Return how large the cache of reference columns may grow."""
     given = os.environ.get("TANDEM_CACHE_GB", "20")
     try:
@@ -25,6 +25,6 @@ def cache_bytes() -> int:
     return int(size * 1e9)
 
 
-def cache() -> Path:
+def cache_folder() -> Path:
     """Return the folder where columns are kept between runs."""
     return Path(os.environ.get("TANDEM_CACHE", "~/.cache/tandem")).expanduser()

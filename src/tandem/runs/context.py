@@ -18,7 +18,7 @@ INJECTED = ("here", "seed", "events", "machine")
 
 
 @dataclass(frozen=True, slots=True)
-class Here:
+class StageContext:
     """Where a stage that fits a model works; a run gives it as `here`.
 
     Attributes:
@@ -36,7 +36,7 @@ class Here:
     machine: Machine = Machine()
 
     @classmethod
-    def at(cls, folder: Path, **more: Any) -> Here:
+    def at(cls, folder: Path, **more: Any) -> StageContext:
         """Work in a folder outside of any run, where a killed fit may be resumed."""
         out, scratch = folder / "out", folder / "scratch"
         out.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,9 @@ class Lines:
         now = self._clock()
         if done == total or now - self._last.setdefault(stage, now) >= PLAIN_SECONDS:
             self._last[stage] = now
-            self.say(f"{stage}  {counted(done, total, unit)}  {spelled(numbers)}".rstrip())
+            self.say(
+                f"{stage}  {spell_progress(done, total, unit)}  {spell_numbers(numbers)}".rstrip()
+            )
 
     def end(self, stage: str) -> None:
         """Forget the stage."""
@@ -97,7 +99,7 @@ class Bars:
         if stage not in self._tasks:
             self._progress.start()
             self._tasks[stage] = self._progress.add_task("", total=total, stage=stage)
-        line = f"{counted(done, total, unit)}  {spelled(numbers)}".rstrip()
+        line = f"{spell_progress(done, total, unit)}  {spell_numbers(numbers)}".rstrip()
         self._progress.update(self._tasks[stage], completed=done, total=total, description=line)
 
     def end(self, stage: str) -> None:
@@ -117,17 +119,17 @@ def open_display(out: TextIO | None = None) -> Display:
     return Bars(stream) if stream.isatty() else Lines(stream)
 
 
-def counted(done: int, total: int | None, unit: str) -> str:
+def spell_progress(done: int, total: int | None, unit: str) -> str:
     """Spell `120/400 steps`."""
     return f"{done} {unit}" if total is None else f"{done}/{total} {unit}"
 
 
-def spelled(numbers: Mapping[str, Any]) -> str:
+def spell_numbers(numbers: Mapping[str, Any]) -> str:
     """Spell numbers for a line: `loss 0.532  12,345 tokens/s  ETA 1:05`."""
     parts: list[str] = []
     for name, value in numbers.items():
         if name == "eta":
-            parts.append(f"ETA {duration(value)}")
+            parts.append(f"ETA {spell_duration(value)}")
         elif name == "tokens_per_s":
             parts.append(f"{value:,.0f} tokens/s")
         elif isinstance(value, float):
@@ -137,7 +139,7 @@ def spelled(numbers: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def duration(seconds: float) -> str:
+def spell_duration(seconds: float) -> str:
     """Spell seconds as `0.4 s`, `1:05` or `2:03:04`."""
     if seconds < 10:
         return f"{seconds:.1f} s"

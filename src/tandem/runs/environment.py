@@ -20,20 +20,20 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def environment() -> dict[str, Any]:
+def environment_snapshot() -> dict[str, Any]:
     """Return a snapshot: what one must know to explain a difference between two machines."""
     return {
         "command": sys.argv,
-        "git": commit(),
+        "git": code_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": cpu(),
+        "cpu": processor_name(),
         "cpus": os.cpu_count(),
-        "versions": versions(),
+        "versions": package_versions(),
     }
 
 
-def versions() -> dict[str, str | None]:
+def package_versions() -> dict[str, str | None]:
     """Return installed versions, without importing anything."""
     return {name: _version(name) for name in PACKAGES}
 
@@ -44,7 +44,7 @@ def _version(name: str) -> str | None:
     return None
 
 
-def cpu() -> str:
+def processor_name() -> str:
     """Return the processor's name."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -54,7 +54,7 @@ def cpu() -> str:
 
 
 @functools.cache
-def commit() -> str | None:
+def code_commit() -> str | None:
     """Return the commit of the code, with "-dirty" when files were changed, or None."""
     here = str(Path(__file__).parent)
     asked = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -153,7 +153,7 @@ class Window:
         return rates
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the events of a file, without the lines that a killed process broke."""
     with path.open("rb") as lines:
         for line in lines:

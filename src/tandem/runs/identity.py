@@ -26,7 +26,7 @@ def fingerprint(description: object) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def describe(value: object) -> Any:
+def describe_value(value: object) -> Any:
     """Return JSON that is equal exactly when the value's content is equal.
 
     Dataclasses (configs, judges, operators) are read field by field, without the fields declared
@@ -43,7 +43,7 @@ def describe(value: object) -> Any:
     if isinstance(value, Enum):
         return {"enum": f"{recorded_name(type(value))}.{value.name}"}
     if isinstance(value, np.generic):
-        return describe(cast("Any", value).item())
+        return describe_value(cast("Any", value).item())
     if isinstance(value, Groups):
         return {"groups": value.hash, "prompts": len(value)}
     if isinstance(value, Checkpoint):
@@ -57,12 +57,12 @@ def _describe_composite(value: object) -> Any:
     kind = recorded_name(value.__class__)
     if isinstance(value, Mapping):
         pairs = cast("Mapping[object, object]", value).items()
-        return {"mapping": {str(k): describe(v) for k, v in pairs}}
+        return {"mapping": {str(k): describe_value(v) for k, v in pairs}}
     if isinstance(value, tuple | list):
-        return [describe(v) for v in cast("Iterable[object]", value)]
+        return [describe_value(v) for v in cast("Iterable[object]", value)]
     if isinstance(value, set | frozenset):
         members = cast("Iterable[object]", value)
-        return {"set": sorted((describe(v) for v in members), key=json.dumps)}
+        return {"set": sorted((describe_value(v) for v in members), key=json.dumps)}
     if isinstance(value, np.ndarray):
         array = cast("np.ndarray[Any, Any]", value)
         data = hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
@@ -71,7 +71,9 @@ def _describe_composite(value: object) -> Any:
         return {"name": recorded_name(value)}
     if is_dataclass(value) and not isinstance(value, type):
         record = cast("Any", value)
-        columns = {f.name: describe(getattr(record, f.name)) for f in fields(record) if f.compare}
+        columns = {
+            f.name: describe_value(getattr(record, f.name)) for f in fields(record) if f.compare
+        }
         return {"class": kind, **columns}
     raise RunError(
         f"a stage was given {value!r} of type {kind}",

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tandem.errors import RunError
-from tandem.runs.artifacts import load
-from tandem.runs.atomic_files import (
-    read_json,
-    whole,
-)
+from tandem.runs.artifacts import load_artifact
+from tandem.runs.atomic_files import is_complete, read_json
 from tandem.runs.names import stage_as_recorded
 
 
@@ -24,7 +21,7 @@ class Record:
     Attributes:
         folder: the stage's folder.
         function: the recorded name of the stage function, see `names`.
-        arguments: name -> description, see `runs.identity.describe`.
+        arguments: name -> description, see `runs.identity.describe_value`.
         seconds: wall time of the attempt that finished.
         peak_bytes: largest resident memory during that attempt.
         git: commit of the code, with "-dirty" when files were changed, or None.
@@ -48,12 +45,16 @@ class Record:
 
     def load(self) -> Any:
         """Open the artifact."""
-        return load(self.result, self.folder / "artifact")
+        return load_artifact(self.result, self.folder / "artifact")
 
 
 def records(path: Path) -> list[Record]:
     """List the finished stages of a run folder, in order; needs no lock."""
-    return [read_record(folder) for folder, _, part in stages(path) if not part and whole(folder)]
+    return [
+        read_record(folder)
+        for folder, _, part in stage_folders(path)
+        if not part and is_complete(folder)
+    ]
 
 
 def read_record(folder: Path) -> Record:
@@ -72,7 +73,7 @@ def read_record(folder: Path) -> Record:
 STAGE = re.compile(r"(\d{2,})-([A-Za-z0-9_-]+)(\.part)?")
 
 
-def stages(path: Path) -> Iterator[tuple[Path, tuple[int, str], bool]]:
+def stage_folders(path: Path) -> Iterator[tuple[Path, tuple[int, str], bool]]:
     """Yield (folder, (number, name), unfinished) in order of number."""
     present = path.iterdir() if path.is_dir() else ()
     found = [(p, m) for p in present if (m := STAGE.fullmatch(p.name))]

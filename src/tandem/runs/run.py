@@ -26,16 +26,24 @@ from tandem.errors import Pending, RunError
 from tandem.machine import Machine, process_rank
 from tandem.rng import Seed
 from tandem.runs import events as talk
-from tandem.runs.artifacts import store
-from tandem.runs.atomic_files import flush, read_json, remove, seal, whole, write_json, write_text
-from tandem.runs.atomic_files import twin as link
-from tandem.runs.context import INJECTED, Here
-from tandem.runs.display import Display, duration
-from tandem.runs.environment import Meter, commit
+from tandem.runs.artifacts import store_artifact
+from tandem.runs.atomic_files import (
+    flush_to_disk,
+    is_complete,
+    mark_complete,
+    read_json,
+    remove_folder,
+    write_json,
+    write_text,
+)
+from tandem.runs.atomic_files import hard_link_tree as link
+from tandem.runs.context import INJECTED, StageContext
+from tandem.runs.display import Display, spell_duration
+from tandem.runs.environment import Meter, code_commit
 from tandem.runs.events import Events
-from tandem.runs.identity import describe, fingerprint, list_differences
+from tandem.runs.identity import describe_value, fingerprint, list_differences
 from tandem.runs.names import recorded_name, stage_as_recorded
-from tandem.runs.records import STAGE, Record, read_record, records, stages
+from tandem.runs.records import STAGE, Record, read_record, records, stage_folders
 from tandem.runs.session import Session
 
 A = TypeVar("A")
@@ -104,13 +112,13 @@ class Run:
             return self._follow(name, stage, args, kw)
         arguments = _described(stage, args, kw)
         if {"machine", "here"} & set(_injected(stage, kw)):
-            arguments["machine"] = describe(self.machine)
+            arguments["machine"] = describe_value(self.machine)
         seed = int(self._stage_seed(name))
         identity = {"function": _function_name(stage), "arguments": arguments, "seed": seed}
         self._claim(name, identity)
         _promote(folder)
         self._reconcile(folder, identity)
-        if whole(folder):
+        if is_complete(folder):
             self._say(folder, "kept")
         elif twin := self._session.twin(fingerprint(identity), _mark):
             self._adopt(folder, twin)
@@ -176,7 +184,7 @@ class Run:
                 "a stage's name becomes a folder: letters, digits, - and _",
                 "choose another name",
             )
-        known = {stage: number for _, (number, stage), _ in stages(self.path)}
+        known = {stage: number for _, (number, stage), _ in stage_folders(self.path)}
         number = known.get(name, max(known.values(), default=0) + 1)
         return self.path / f"{number:02d}-{name}"
 
@@ -205,9 +213,9 @@ class Run:
             if not place.exists():
                 continue
             stored = read_json(place / "stage.json")
-            if stored is None or (place == folder and not whole(folder)):
+            if stored is None or (place == folder and not is_complete(folder)):
                 self._session.events(self._place(folder)).log("discarded", reason="incomplete")
-                remove(place)
+                remove_folder(place)
                 continue
             wanted = self._session.wants_again(self._place(folder))
             changes = list(list_differences(stage_as_recorded(stored), identity))
@@ -215,7 +223,7 @@ class Run:
                 reason = "asked for" if wanted else "an earlier stage was done again"
                 self._say(folder, f"is done again: {reason}")
                 self._session.events(self._place(folder)).log("redo", reason=reason)
-                remove(place)
+                remove_folder(place)
                 self._session.redone = True
             elif changes:
                 raise _refusal(place, self._place(folder), changes)
@@ -240,7 +248,7 @@ class Run:
         try:
             with Meter() as meter:
                 value = stage(*args, **kw, **{n: given[n] for n in _injected(stage, kw)})
-                result = store(value, out)
+                result = store_artifact(value, out)
         except BaseException as error:
             events.log("pending" if isinstance(error, Pending) else "stopped", error=repr(error))
             _abandon(part)
@@ -248,12 +256,14 @@ class Run:
         finally:
             self._session.display.end(label)
         cost = {"seconds": round(meter.seconds, 3), "peak_bytes": meter.peak_bytes}
-        write_json(part / "stage.json", {**identity, "result": result, **cost, "git": commit()})
-        seal(part, besides=scratch)
+        write_json(
+            part / "stage.json", {**identity, "result": result, **cost, "git": code_commit()}
+        )
+        mark_complete(part, besides=scratch)
         _promote(folder)
         events.log("done", **cost)
         memory = f"{meter.peak_bytes / 2**30:.2f} GiB"
-        self._say(folder, f"done in {duration(meter.seconds)}, {memory}")
+        self._say(folder, f"done in {spell_duration(meter.seconds)}, {memory}")
 
     def _adopt(self, folder: Path, twin: Path) -> None:
         """Take the artifact of the same stage in another scope: same function, arguments, seed."""
@@ -263,9 +273,9 @@ class Run:
         twin_of = read_json(twin / "stage.json") or {}
         link(twin / "artifact", place / "artifact")
         write_json(place / "stage.json", {**twin_of, "same_as": self._place(twin)})
-        seal(place, besides=place / "artifact")
+        mark_complete(place, besides=place / "artifact")
         place.rename(folder)
-        flush(folder.parent)
+        flush_to_disk(folder.parent)
         self._say(folder, f"kept: the same as {self._place(twin)}")
 
     def _follow(
@@ -273,7 +283,7 @@ class Run:
     ) -> Any:
         """On ranks above 0: help if the stage is collective, then wait for rank 0's artifact."""
         place = self._await(name, begun=getattr(stage, "every_rank", False))
-        if not whole(place):
+        if not is_complete(place):
             given = self._given(place, self._stage_seed(name), talk.Silent())
             stage(*args, **kw, **{n: given[n] for n in _injected(stage, kw)})
             place = self._await(name)
@@ -282,15 +292,15 @@ class Run:
     def _await(self, name: str, *, begun: bool = False) -> Path:
         """Wait until rank 0 has finished a stage, or has begun it."""
         while True:
-            for place, (_, stage), part in stages(self.path):
-                ready = begun and not whole(place) and (place / "stage.json").exists()
-                if stage == name and (ready if part else whole(place)):
+            for place, (_, stage), part in stage_folders(self.path):
+                ready = begun and not is_complete(place) and (place / "stage.json").exists()
+                if stage == name and (ready if part else is_complete(place)):
                     return place
             time.sleep(POLL_SECONDS)
 
     def _given(self, part: Path, seed: Seed, events: Events) -> dict[str, Any]:
         """What a stage function may ask for; the keys are `INJECTED`."""
-        here = Here(part / "artifact", part / "scratch", seed, events, self.machine)
+        here = StageContext(part / "artifact", part / "scratch", seed, events, self.machine)
         return {"here": here, "seed": seed, "events": events, "machine": self.machine}
 
 
@@ -312,7 +322,7 @@ def _described(
     given = _injected(stage, kw)
     bound = inspect.signature(stage).bind(*args, **kw, **dict.fromkeys(given))
     bound.apply_defaults()
-    return {name: describe(v) for name, v in bound.arguments.items() if name not in given}
+    return {name: describe_value(v) for name, v in bound.arguments.items() if name not in given}
 
 
 def _mark(stored: Mapping[str, Any]) -> str:
@@ -335,10 +345,10 @@ def _part(folder: Path) -> Path:
 def _promote(folder: Path) -> None:
     """Give a sealed stage its name; a process may have died just before."""
     part = _part(folder)
-    if whole(part):
+    if is_complete(part):
         shutil.rmtree(part / "scratch", ignore_errors=True)
         part.rename(folder)
-        flush(folder.parent)
+        flush_to_disk(folder.parent)
 
 
 def _abandon(part: Path) -> None:

@@ -11,9 +11,9 @@ from tandem.errors import RunError, TandemError, nearest
 from tandem.machine import process_rank
 from tandem.rng import Seed
 from tandem.runs import events as talk
-from tandem.runs.atomic_files import lock, read_json, unlock, whole, write_json
+from tandem.runs.atomic_files import is_complete, lock_folder, read_json, unlock_folder, write_json
 from tandem.runs.display import Display, open_display
-from tandem.runs.environment import commit, environment
+from tandem.runs.environment import code_commit, environment_snapshot
 from tandem.runs.events import Events, StageEvents
 from tandem.runs.records import STAGE
 
@@ -42,7 +42,7 @@ class Session:
             return cls(root, display, None)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            lock(root)
+            lock_folder(root)
         except OSError as error:
             raise RunError(
                 f"cannot write into {root}: {error.strerror}",
@@ -54,12 +54,12 @@ class Session:
             _check_redo(root, redo)
             followers = tuple(follow())
         except TandemError:
-            unlock(root)
+            unlock_folder(root)
             raise
         log = talk.Log(root / "events.jsonl", display, followers=followers)
         session = cls(root, display, log)
         session.redo = set(redo)
-        session.events("").log("opened", seed=int(seed), commit=commit(), pid=os.getpid())
+        session.events("").log("opened", seed=int(seed), commit=code_commit(), pid=os.getpid())
         return session
 
     def events(self, stage: str) -> Events:
@@ -80,11 +80,11 @@ class Session:
             of: the fingerprint of what a stage.json says.
         """
         if self._made is None:
-            folders = [p.parent for p in self.root.glob("**/stage.json") if whole(p.parent)]
+            folders = [p.parent for p in self.root.glob("**/stage.json") if is_complete(p.parent)]
             told = {p: read_json(p / "stage.json") for p in folders}
             self._made = {of(t): p for p, t in told.items() if t}
         found = self._made.get(mark)
-        return found if found is not None and whole(found) else None
+        return found if found is not None and is_complete(found) else None
 
     def made(self, mark: str, folder: Path) -> None:
         """Remember a finished stage for its twins in other scopes."""
@@ -96,13 +96,13 @@ class Session:
         if self.log is not None:
             self.log.close()
             self.log = None
-            unlock(self.root)
+            unlock_folder(self.root)
 
 
 def _check_seed(root: Path, seed: Seed) -> None:
     stored = read_json(root / "run.json")
     if stored is None:
-        write_json(root / "run.json", {"seed": int(seed), **environment()})
+        write_json(root / "run.json", {"seed": int(seed), **environment_snapshot()})
     elif stored["seed"] != int(seed):
         raise RunError(
             f"{root} was made with seed {stored['seed']}, not {int(seed)}",

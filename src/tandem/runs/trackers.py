@@ -101,13 +101,13 @@ class Dashboard:
         self._run.finish()
 
 
-def trackio(folder: Path, run: str, settings: Mapping[str, Any]) -> Dashboard:
+def open_trackio(folder: Path, run: str, settings: Mapping[str, Any]) -> Dashboard:
     """Open a local trackio run; nothing leaves the machine."""
     library = _module("trackio", "trackio")
     return Dashboard(library, project="tandem", name=run, config=dict(settings), embed=False)
 
 
-def wandb(folder: Path, run: str, settings: Mapping[str, Any]) -> Dashboard:
+def open_wandb(folder: Path, run: str, settings: Mapping[str, Any]) -> Dashboard:
     """Open a Weights & Biases run, offline unless WANDB_MODE says otherwise."""
     library = _module("wandb", "wandb")
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,8 +119,8 @@ def wandb(folder: Path, run: str, settings: Mapping[str, Any]) -> Dashboard:
 
 TRACKERS: Mapping[str, Callable[[Path, str, Mapping[str, Any]], Follower]] = {
     "tensorboard": TensorBoard,
-    "trackio": trackio,
-    "wandb": wandb,
+    "trackio": open_trackio,
+    "wandb": open_wandb,
 }
 
 

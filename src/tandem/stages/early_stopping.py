@@ -21,7 +21,7 @@ from tandem.machine import Machine
 from tandem.operators.columns import scores_of
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.display import spelled
+from tandem.runs.display import spell_numbers
 from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.stages.sampling import sample
@@ -58,7 +58,7 @@ def look(
     numbers["length"] = float(np.mean([len(g.completions[0].tokens) for g in answers]))
     for group in answers[:3]:
         events.log("sample", prompt=group.prompt.text, answer=group.completions[0].text)
-    events.log("looked", text=spelled(numbers), **numbers)
+    events.log("looked", text=spell_numbers(numbers), **numbers)
     return numbers
 
 

@@ -23,7 +23,7 @@ from tandem.errors import ConfigError, DataError
 from tandem.models.folders import context_length
 from tandem.models.tokenise import marked
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
-from tandem.runs.cache import cache
+from tandem.runs.cache import cache_folder
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 
@@ -63,7 +63,7 @@ def encode(
         max_length=limit,
         truncation=truncation,
         workers=workers,
-        cache=cache() / "tokens" if workers else None,
+        cache=cache_folder() / "tokens" if workers else None,
         progress=lambda done, total: events.progress(done, total, "groups"),
     )
     lines = encoded.counts.lines()

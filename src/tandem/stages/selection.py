@@ -11,7 +11,7 @@ from tandem.data.record import Group
 from tandem.operators import Operator, above, rejection
 from tandem.operators.columns import scores_of
 from tandem.rng import Seed
-from tandem.runs.display import spelled
+from tandem.runs.display import spell_numbers
 from tandem.runs.events import Events
 from tandem.statistics import tilt
 
@@ -49,7 +49,7 @@ def tilted(pool: Groups, accepted: Groups, how: rejection, *, events: Events) ->
     ]
     kept = [scores_of(group, "tilt") / unit for group, unit in zip(accepted, units, strict=True)]
     numbers = tilt(rows, kept, how.beta)
-    events.log("tilt", text=spelled(numbers), **numbers)
+    events.log("tilt", text=spell_numbers(numbers), **numbers)
     return numbers
 
 

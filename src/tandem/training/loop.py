@@ -27,7 +27,7 @@ from tandem.errors import DataError
 from tandem.kernels.embedding_rows import narrowed
 from tandem.kernels.malloc import kept
 from tandem.models.devices import device
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.training.distributed import least_memory, start_accelerator
 from tandem.training.memory import installed, make_room
 from tandem.training.optim import Optim, build_optimizer
@@ -44,7 +44,7 @@ def fit(
     source: Source,
     loss: Loss,
     optim: Optim,
-    here: Here,
+    here: StageContext,
     *,
     want: Mapping[str, bool] | None = None,
 ) -> nn.Module:
@@ -79,7 +79,7 @@ def _train(
     source: Source,
     loss: Loss,
     optim: Optim,
-    here: Here,
+    here: StageContext,
     want: Mapping[str, bool],
     accelerator: Accelerator,
 ) -> None:

@@ -30,7 +30,7 @@ from tandem.models.packed import ActorCritic, Trunk
 from tandem.models.saving import save
 from tandem.models.tokenizers import load_tokenizer, same_tokens
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.context import Here
+from tandem.runs.context import StageContext
 from tandem.runs.events import Events
 from tandem.training.loop import fit as train
 from tandem.training.optim import Optim
@@ -117,7 +117,7 @@ def climb(
     how: Sampling,
     watching: Watching | None,
     name: str,
-    here: Here,
+    here: StageContext,
 ) -> Checkpoint:
     """Train a policy on its own samples and export it.
 
@@ -172,7 +172,12 @@ def climb(
 
 
 def _watch(
-    watching: Watching, cast: Cast, engine: TorchEngine, shape: Rounds, how: Sampling, here: Here
+    watching: Watching,
+    cast: Cast,
+    engine: TorchEngine,
+    shape: Rounds,
+    how: Sampling,
+    here: StageContext,
 ) -> Policies:
     """Open the judges that look on."""
     judges = {column: opened(j, here.machine) for column, j in watching.judges}
