@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tandem.batching.attention_plan import Plan, plan
+from tandem.batching.attention_plan import AttentionPlan, plan_attention
 from tandem.kernels.attention import in_blocks
 from tandem.kernels.cpu_attention import Products
 from tandem.kernels.malloc import kept
@@ -35,11 +35,11 @@ SHAPES: tuple[Shape, ...] = (
 """Groups, tokens of a prompt and of an answer, heads, head width."""
 
 
-def products(q: Tensor, k: Tensor, v: Tensor, laid: Plan) -> Tensor:
+def products(q: Tensor, k: Tensor, v: Tensor, laid: AttentionPlan) -> Tensor:
     return Products.apply(q, k, v, laid, q.shape[2] ** -0.5, None, q.dtype)  # type: ignore[no-any-return]
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor, laid: Plan) -> Tensor:
+def fused(q: Tensor, k: Tensor, v: Tensor, laid: AttentionPlan) -> Tensor:
     q, k, v = (x.transpose(0, 1) for x in (q, k, v))
     return in_blocks(q, k, v, laid, 0.0, q.shape[2] ** -0.5, None, None)
 
@@ -50,7 +50,7 @@ def measure(shape: Shape, dtype: torch.dtype, runs: int = 9) -> dict[str, object
     lengths = [prompt, answer, answer] * groups
     parents = [p for g in range(groups) for p in (-1, 3 * g, 3 * g)]
     at = torch.cat([torch.arange(prompt), *[torch.arange(prompt, prompt + answer)] * 2])
-    laid = plan(lengths, parents, at.repeat(groups))
+    laid = plan_attention(lengths, parents, at.repeat(groups))
     draw = lambda: torch.randn(sum(lengths), heads, width).to(dtype)  # noqa: E731
     q, k, v = (draw().transpose(0, 1).requires_grad_() for _ in range(3))
     grad = draw().flatten(1)

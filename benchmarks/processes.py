@@ -31,11 +31,11 @@ def child(name: str, folder: Path, way: str) -> None:
     """Train one epoch; rank 0 prints what its meter saw."""
     import tandem_side as side
 
-    from tandem.batching.microbatches import split
+    from tandem.batching.microbatches import cut_step
     from tandem.training import sources
 
     if way == "filled":
-        sources.split = lambda groups, cut, **kw: split(  # type: ignore[assignment]
+        sources.split = lambda groups, cut, **kw: cut_step(  # type: ignore[assignment]
             groups, dataclasses.replace(cut, parts=1), **kw
         )
     own = folder / os.environ.get("RANK", "0")

@@ -72,7 +72,7 @@ def measure(point: Point, repeat: int) -> dict[str, float]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tandem.batching.packing import pack
+    from tandem.batching.packing import pack_groups
     from tandem.data.record import Completion, Group, Preference, Prompt
     from tandem.models.packed import Trunk
     from tandem.models.probe import probe
@@ -102,7 +102,7 @@ def measure(point: Point, repeat: int) -> dict[str, float]:
 
     groups = [group(k) for k in range(point.groups)]
     columns = {"ref": [[c.logp for c in g.completions] for g in groups]}
-    batch = pack(groups, trunk.layout, columns)
+    batch = pack_groups(groups, trunk.layout, columns)
 
     def loss(out: Any, batch: Any) -> Any:
         return {"dpo": PAIRWISE["sigmoid"](out.logp, batch.ref, batch.pairs)}

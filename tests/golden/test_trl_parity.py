@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.batching.packing import pack
+from tandem.batching.packing import pack_groups
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.models.packed import Trunk
 from tandem.models.probe import probe
@@ -150,7 +150,8 @@ def ours(
         else [slice(i, i + 1) for i in range(len(groups))]
     )
     micro = [
-        pack(groups[cut], layout, {k: v[cut] for k, v in (columns or {}).items()}) for cut in cuts
+        pack_groups(groups[cut], layout, {k: v[cut] for k, v in (columns or {}).items()})
+        for cut in cuts
     ]
     weights = divisors(loss, micro, "cpu")
     parts = [total(loss(trunk(b.tokens), b), weights) for b in micro]
@@ -167,7 +168,7 @@ def logps(lm: Any, groups: Sequence[Group], layout: str) -> list[list[np.ndarray
     """Return the column of log-probabilities under a frozen model."""
     trunk = reader(copy.deepcopy(lm), layout)
     with torch.no_grad():
-        rows = [trunk(pack([g], layout).tokens).logp.rows() for g in groups]
+        rows = [trunk(pack_groups([g], layout).tokens).logp.rows() for g in groups]
     return [[r.numpy() for r in group] for group in rows]
 
 
@@ -423,7 +424,7 @@ def test_grpo(tmp_path: Path, name: str, how: dict, penalty: dict):
             terms["kl"] = k3._replace(loss=beta * k3.loss)
         return terms
 
-    batch = pack(groups, "rows", columns)
+    batch = pack_groups(groups, "rows", columns)
     moved = ppo_clip(reader(llama(0), "rows")(batch.tokens).logp, batch.old, batch.adv, **how)
     assert moved.metrics["clip_share"].sum() > 0, "no ratio is clipped, so clips are not tested"
     for layout in LAYOUTS:

@@ -13,7 +13,7 @@ import transformers as hf
 
 from tandem.batching.attention_plan import MULTIPLE
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.batching.packing import pack
+from tandem.batching.packing import pack_groups
 from tandem.machine import Lora, Machine
 from tandem.models.loading import value_head
 from tandem.models.opening import open_policy
@@ -27,7 +27,7 @@ NARROWED = [kind for kind in SHARED if kind != "gpt2"]
 def batch(seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
     shapes = [(17, (5, 9, 1, 12, 3)), (3, (14,)), (1, (2, 2)), (25, (8, 20, 110, 4))]
-    return pack([labelled(group(str(i), rng, p, n), rng) for i, (p, n) in enumerate(shapes)])
+    return pack_groups([labelled(group(str(i), rng, p, n), rng) for i, (p, n) in enumerate(shapes)])
 
 
 def everything(out: Outputs, of: Batch) -> dict[str, Terms]:
@@ -160,5 +160,7 @@ def test_a_layer_that_needs_all_its_tokens_is_left_whole(monkeypatch: pytest.Mon
     assert not layer._forward_pre_hooks
     groups = [group("a", np.random.default_rng(0), 9, (4, 7))]
     with torch.no_grad():
-        shared, rows = (trunk(pack(groups, x).tokens).logp.values for x in ("shared", "rows"))
+        shared, rows = (
+            trunk(pack_groups(groups, x).tokens).logp.values for x in ("shared", "rows")
+        )
     close(shared, rows, 2e-6)

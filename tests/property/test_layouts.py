@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from tandem.batching.attention_plan import MULTIPLE
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.batching.microbatches import Cut, split, unique_tokens
-from tandem.batching.packing import Layout, pack
+from tandem.batching.microbatches import Cut, cut_step, unique_tokens
+from tandem.batching.packing import Layout, pack_groups
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.kernels import flex_attention
@@ -108,7 +108,7 @@ def test_flex_compiled_once_serves_all_rows(monkeypatch: pytest.MonkeyPatch):
     torch._dynamo.reset()
     for seed, longer in enumerate((0, 3, 11)):
         more = group("c", np.random.default_rng(seed), 5 + longer, (longer + 1, 2))
-        plan = pack([*some_groups(seed), more], "shared").tokens.plan
+        plan = pack_groups([*some_groups(seed), more], "shared").tokens.plan
         assert plan is not None
         for window, cap in itertools.product((None, 6, 4), (None, 5.0)):
             q, k, v = (torch.randn(h, len(plan.row.positions), 16) for h in (4, 2, 2))
@@ -134,7 +134,7 @@ def test_flex_is_compiled_for_every_model_of_a_process(monkeypatch: pytest.Monke
         traced = torch.compile(function, dynamic=True, backend="eager")
         monkeypatch.setattr(flex_attention, name, lambda _, traced=traced: traced)
     torch._dynamo.reset()
-    whole = pack(some_groups(), "shared").tokens.plan
+    whole = pack_groups(some_groups(), "shared").tokens.plan
     assert whole is not None
     shapes = ((8, 4, 16), (12, 12, 16), (16, 8, 32))
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True), torch.no_grad():
@@ -153,7 +153,7 @@ def test_shared_equals_rows(kind: str, compiled: bool):
     shared, rows = trunks(kind, compiled=compiled)
     assert shared.inner.config._attn_implementation == (COMPILED if compiled else IMPLEMENTATION)
     groups = some_groups()
-    a, b = pack(groups, "shared"), pack(groups, "rows")
+    a, b = pack_groups(groups, "shared"), pack_groups(groups, "rows")
     x, y = shared(a.tokens).logp.values, rows(b.tokens).logp.values
     assert torch.equal(a.tokens.target, b.tokens.target)
     close(x, y, 2e-6)
@@ -164,7 +164,7 @@ def test_shared_equals_rows(kind: str, compiled: bool):
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "neox", "mistral", "gemma2"])
 def test_shared_equals_rows_at_a_scalar_head(kind: str, compiled: bool):
     shared, rows = trunks(kind, scalar=True, compiled=compiled)
-    a, b = pack(some_groups()[::3], "shared"), pack(some_groups()[::3], "rows")
+    a, b = pack_groups(some_groups()[::3], "shared"), pack_groups(some_groups()[::3], "rows")
     close(shared(a.tokens).score, rows(b.tokens).score, 2e-6)
     close(gradient(shared, [a], the_reward), gradient(rows, [b], the_reward), BOUND)
 
@@ -177,7 +177,7 @@ def test_the_window_matters(kind: str):
         if getattr(module, "sliding_window", None):
             module.sliding_window = 10_000
     wide.config.sliding_window = 10_000
-    tokens_ = pack(some_groups(), "rows").tokens
+    tokens_ = pack_groups(some_groups(), "rows").tokens
     _, rows = trunks(kind)
     assert (Trunk(wide)(tokens_).logp.values - rows(tokens_).logp.values).abs().max() > 1e-2
 
@@ -207,8 +207,8 @@ def test_any_groups(shapes: list[tuple[int, list[int]]], kind: str, seed: int):
     groups = [group(str(i), rng, p, n) for i, (p, n) in enumerate(shapes)]
     shared, rows = trunks(kind)
     with torch.no_grad():
-        x = shared(pack(groups, "shared").tokens).logp.values
-        y = rows(pack(groups, "rows").tokens).logp.values
+        x = shared(pack_groups(groups, "shared").tokens).logp.values
+        y = rows(pack_groups(groups, "rows").tokens).logp.values
     assert (x - y).abs().max() < 2e-5 * y.abs().max()
 
 
@@ -221,7 +221,7 @@ def test_rows_and_tails_are_full(shapes: list[tuple[int, list[int]]], names: tup
     """Filling is at the end, is not counted, and nobody reads it; a tail asks for what is read."""
     rng = np.random.default_rng(0)
     groups = [group(str(i), rng, p, n) for i, (p, n) in enumerate(shapes)]
-    packed = pack(groups, "shared").tokens
+    packed = pack_groups(groups, "shared").tokens
     total, row = sum(map(unique_tokens, groups)), packed.ids.shape[1]
     assert row % MULTIPLE == 0 <= row - total < MULTIPLE
     assert packed.useful == total == int(packed.real[0, :total].sum())
@@ -239,9 +239,9 @@ def test_rows_and_tails_are_full(shapes: list[tuple[int, list[int]]], names: tup
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral", "gemma2"])
 def test_filling_changes_no_number(kind: str, monkeypatch: pytest.MonkeyPatch):
     shared, _ = trunks(kind)
-    full = pack(some_groups(), "shared")
+    full = pack_groups(some_groups(), "shared")
     monkeypatch.setattr("tandem.batching.attention_plan.MULTIPLE", 1)
-    bare = pack(some_groups(), "shared")
+    bare = pack_groups(some_groups(), "shared")
     assert full.tokens.ids.shape[1] > bare.tokens.ids.shape[1] == bare.tokens.useful
     x, y = (shared(batch.tokens).logp.values for batch in (full, bare))
     close(x, y, 2e-6)
@@ -386,7 +386,7 @@ def test_padding_is_invisible(kind: str, name: str):
     """Left or right, with a token that is not the pad token."""
     groups, loss, scalar, _ = cases(name)
     _, rows = trunks(kind, scalar)
-    batch = pack(groups, "rows")
+    batch = pack_groups(groups, "rows")
     wanted = gradient(rows, [batch], loss)
     for left, right in ((0, 9), (5, 0), (3, 4)):
         close(gradient(rows, [padded(batch, left, right)], loss), wanted, BOUND)
@@ -398,13 +398,16 @@ def test_a_large_group_is_spread_over_several_micro_batches():
     big = masked([group("big", rng, 20, rng.integers(1, 30, 12).tolist())])[0]
     small = group("small", rng, 4, (3,))
     shared, rows = trunks("llama")
-    parts = list(split([big, small], Cut(80), divisible=True))
+    parts = list(cut_step([big, small], Cut(80), divisible=True))
     assert len(parts) >= 3
     assert sum(len(g) for micro in parts for _, g in micro) == 13
     assert all(sum(unique_tokens(g) for _, g in micro) <= 80 for micro in parts)
-    micro = [pack([g for _, g in m], "shared", numbers=[i for i, _ in m]) for m in parts]
+    micro = [pack_groups([g for _, g in m], "shared", numbers=[i for i, _ in m]) for m in parts]
     assert {int(n) for b in micro for n in b.group} == {0, 1}
-    close(gradient(shared, micro, the_nll), gradient(rows, [pack([big, small], "rows")], the_nll))
+    close(
+        gradient(shared, micro, the_nll),
+        gradient(rows, [pack_groups([big, small], "rows")], the_nll),
+    )
 
 
 def test_readings_come_back_in_the_order_of_completions():
@@ -425,8 +428,8 @@ def test_readings_come_back_in_the_order_of_completions():
 def test_a_group_above_the_budget_is_whole_where_it_may_not_be_cut():
     rng = np.random.default_rng(0)
     big = group("big", rng, 20, (30, 30, 30))
-    assert [len(m) for m in split([big, big], Cut(50))] == [1, 1]
-    assert [len(g) for m in split([big], Cut(50)) for _, g in m] == [3]
+    assert [len(m) for m in cut_step([big, big], Cut(50))] == [1, 1]
+    assert [len(g) for m in cut_step([big], Cut(50)) for _, g in m] == [3]
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
@@ -438,7 +441,7 @@ def test_a_step_is_dealt_out_evenly_to_processes(parts: int):
         groups = [group(str(i), rng, p, n) for i, (p, n) in enumerate(shapes)]
         sizes = [unique_tokens(g) for g in groups]
         budget = int(rng.integers(max(sizes), 2 * sum(sizes) + 1))
-        micro = split(groups, Cut(budget, parts))
+        micro = cut_step(groups, Cut(budget, parts))
         dealt = [sum(unique_tokens(g) for _, g in m) for m in micro]
         assert sorted(i for m in micro for i, _ in m) == list(range(len(groups)))
         assert max(dealt) <= budget
@@ -450,9 +453,9 @@ def test_dealing_never_breaks_the_budget():
     """3 + 3 and 2 + 2 + 2 are 6 each; the longest first, one would have 3 + 2 + 2."""
     rng = np.random.default_rng(0)
     groups = [group(str(i), rng, 1, (n - 1,)) for i, n in enumerate((3, 3, 2, 2, 2))]
-    assert [len(m) for m in split(groups, Cut(6, 2))] == [2, 3]
-    assert [len(m) for m in split(groups, Cut(7, 2))] == [3, 2]
-    assert split([], Cut(6, 2)) == []
+    assert [len(m) for m in cut_step(groups, Cut(6, 2))] == [2, 3]
+    assert [len(m) for m in cut_step(groups, Cut(7, 2))] == [3, 2]
+    assert cut_step([], Cut(6, 2)) == []
 
 
 def test_masked_tokens_have_no_gradient():
@@ -462,13 +465,13 @@ def test_masked_tokens_have_no_gradient():
     mask = np.array([True, True, False, False, False, True, True, True])
     shared, rows = trunks("llama")
     hidden = replace(g, completions=(replace(g.completions[0], mask=mask),))
-    batch = pack([hidden], "shared")
+    batch = pack_groups([hidden], "shared")
     assert batch.tokens.target.tolist() == g.completions[0].tokens[mask].tolist()
-    full = rows(pack([g], "rows").tokens).logp.values[torch.from_numpy(mask)]
+    full = rows(pack_groups([g], "rows").tokens).logp.values[torch.from_numpy(mask)]
     close(shared(batch.tokens).logp.values, full, 2e-6)
     everything_hidden = replace(g, completions=(replace(g.completions[0], mask=~np.ones(8, bool)),))
-    both = pack([everything_hidden, g], "shared")
-    close(gradient(shared, [both], the_nll), gradient(rows, [pack([g], "rows")], the_nll))
+    both = pack_groups([everything_hidden, g], "shared")
+    close(gradient(shared, [both], the_nll), gradient(rows, [pack_groups([g], "rows")], the_nll))
 
 
 def test_machine_tokens_is_the_budget():

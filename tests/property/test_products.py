@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tandem.batching.attention_plan import Plan, plan
+from tandem.batching.attention_plan import AttentionPlan, plan_attention
 from tandem.kernels import attention, cpu_attention
 from tandem.kernels.cpu_attention import Products
 from tandem.kernels.malloc import kept
@@ -22,7 +22,7 @@ from tandem.kernels.malloc import kept
 WIDTH = 12
 
 
-def laid(groups: list[tuple[int, list[int]]]) -> Plan:
+def laid(groups: list[tuple[int, list[int]]]) -> AttentionPlan:
     """Plan a row of prompts, each with its answers behind it."""
     lengths, parents, positions = [], [], []
     for prompt, answers in groups:
@@ -30,7 +30,7 @@ def laid(groups: list[tuple[int, list[int]]]) -> Plan:
         lengths += [prompt, *answers]
         parents += [-1, *[mine] * len(answers)]
         positions += [torch.arange(prompt), *(torch.arange(prompt, prompt + n) for n in answers)]
-    return plan(lengths, parents, torch.cat(positions))
+    return plan_attention(lengths, parents, torch.cat(positions))
 
 
 ROWS = {

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tandem.batching.packing import pack
+from tandem.batching.packing import pack_groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
@@ -144,21 +144,23 @@ def test_a_padding():
     """(a) The same completion beside longer ones: rows pads it, shared does not. 1e-4 in fp32."""
     policy, alone = trunk(), a_group(1)
     among = Group(alone.prompt, alone.completions + a_group(6).completions[3:])
-    first = policy(pack([alone], "rows").tokens).logp.rows()[0]
+    first = policy(pack_groups([alone], "rows").tokens).logp.rows()[0]
     for layout in ("rows", "shared"):
-        assert (policy(pack([among], layout).tokens).logp.rows()[0] - first).abs().max() < 1e-4
+        assert (
+            policy(pack_groups([among], layout).tokens).logp.rows()[0] - first
+        ).abs().max() < 1e-4
 
 
 def test_b_additive_over_tokens():
     """(b) log p(uv | x) = log p(u | x) + log p(v | xu), wherever a completion is cut in two."""
     policy, g = trunk(), a_group(1)
     full = g.completions[0].tokens
-    whole = policy(pack([g], "shared").tokens).logp.sum()
+    whole = policy(pack_groups([g], "shared").tokens).logp.sum()
     for cut in range(1, len(full)):
         head_ = Group(g.prompt, (Completion("", full[:cut]),))
         longer = Prompt("h", "", tokens=np.concatenate([g.prompt.tokens, full[:cut]]))
         tail = Group(longer, (Completion("", full[cut:]),))
-        both = policy(pack([head_, tail], "shared").tokens).logp.sum().sum()
+        both = policy(pack_groups([head_, tail], "shared").tokens).logp.sum().sum()
         assert both.item() == pytest.approx(whole.item(), abs=1e-4)
 
 
@@ -169,7 +171,7 @@ def test_c_completions_form_a_distribution(tmp_path: Path):
     rows = [np.array(y, np.int32) for y in itertools.product(range(5), repeat=3)]
     every = Group(prompt, tuple(Completion("", y) for y in rows))
     with torch.no_grad():
-        logp = policy(pack([every], policy.layout).tokens).logp.sum()
+        logp = policy(pack_groups([every], policy.layout).tokens).logp.sum()
     assert float(logp.double().exp().sum()) == pytest.approx(1, abs=1e-5)
 
 
@@ -177,7 +179,7 @@ def test_c_completions_form_a_distribution(tmp_path: Path):
 def test_d_equals_the_models_own_loss(kind: str):
     """(d) HF's loss is the mean over labels that are not -100: times their count it is ours."""
     policy, g = trunk(kind), a_group(3)
-    ours = policy(pack([g], "shared").tokens).logp.sum()
+    ours = policy(pack_groups([g], "shared").tokens).logp.sum()
     stock = lm(kind)
     for k, completion in enumerate(g.completions):
         ids = torch.from_numpy(np.concatenate([g.prompt.tokens, completion.tokens])).long()[None]
@@ -196,7 +198,7 @@ def test_e_one_temperature_in_sampling_and_in_training(temperature: float):
     how = Sampling(temperature=temperature, max_tokens=12)
     (drawn,) = engine.sample([prompt], 4, how, Seed(0))
     with torch.no_grad():
-        read = policy(pack([drawn], "shared").tokens).logp.rows()
+        read = policy(pack_groups([drawn], "shared").tokens).logp.rows()
     for completion, logp in zip(drawn.completions, read, strict=True):
         assert np.abs(completion.logp - logp.numpy()).max() < 1e-4
     assert letters(41).eos_token_id == F2_EOS

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from climbing import Heard, somewhere
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.batching.packing import pack
+from tandem.batching.packing import pack_groups
 from tandem.batching.ragged import Ragged
 from tandem.data.groups import Groups
 from tandem.data.record import Group
@@ -431,7 +431,7 @@ def test_gradient_checkpointing_changes_no_gradient(kind: str, tmp_path: Path):
     lean, fat = (
         open_policy(init, replace(FP32, checkpointing=c), train=True) for c in (True, False)
     )
-    batch = pack(list(data()), lean.layout)
+    batch = pack_groups(list(data()), lean.layout)
     assert torch.equal(gradient(lean, [batch], the_nll), gradient(fat, [batch], the_nll))
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, id):
@@ -451,7 +451,7 @@ def test_gradients_equal_the_models_own(kind: str):
     labels = ids.clone()
     labels[:, :6] = -100
     stock(input_ids=ids, labels=labels).loss.backward()
-    gradient(mine, [pack([g], "rows")], the_nll)
+    gradient(mine, [pack_groups([g], "rows")], the_nll)
     for (name, a), b in zip(mine.lm.named_parameters(), stock.parameters(), strict=True):
         if b.grad is None or not b.grad.norm():
             assert a.grad is None or not a.grad.norm(), name

@@ -31,7 +31,7 @@ MULTIPLE = 32
 """Rows and tails are filled up to a multiple of so many tokens."""
 
 
-def filling(tokens: int) -> int:
+def filling_tokens(tokens: int) -> int:
     """How many tokens of filling make a row or a tail full.
 
     A CPU's matrix library writes a kernel for each length that it has not seen, and the last
@@ -41,7 +41,7 @@ def filling(tokens: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Block:
+class PlanBlock:
     """B stacked blocks of queries and the keys they may see.
 
     Attributes:
@@ -72,7 +72,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Row:
+class PlanRow:
     """What a plan is made from, on the host.
 
     Attributes:
@@ -89,7 +89,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class AttentionPlan:
     """How one row of segments is attended: its blocks, and the way back to row order.
 
     Attributes:
@@ -103,8 +103,8 @@ class Plan:
         tiles: by window, what `flex` keeps of a row for all layers.
     """
 
-    row: Row
-    blocks: tuple[Block, ...]
+    row: PlanRow
+    blocks: tuple[PlanBlock, ...]
     queries: Tensor
     keys: Tensor
     back: Tensor
@@ -112,7 +112,7 @@ class Plan:
     masks: dict[tuple[int, int | None, torch.dtype, bool], Tensor | None] = field(
         default_factory=dict
     )
-    tails: dict[tuple[str, ...], Tail] = field(default_factory=dict)
+    tails: dict[tuple[str, ...], PlanTail] = field(default_factory=dict)
     windows: set[int | None] = field(default_factory=set)
     tiles: dict[int | None, Any] = field(default_factory=dict)
 
@@ -125,22 +125,22 @@ class Plan:
             self.masks[key] = self.blocks[block].mask(window, dtype, always)
         return self.masks[key]
 
-    def tail(self, *names: str) -> Tail:
+    def tail(self, *names: str) -> PlanTail:
         """Return the plan of a layer whose states are read under these names alone; made once."""
         if names not in self.tails:
             reads = {name: self.row.reads[name] for name in names}
             asking = _filled(np.unique(np.concatenate(list(reads.values()))), self.row)
             at = {name: torch.from_numpy(np.searchsorted(asking, r)) for name, r in reads.items()}
-            tail = Tail(_planned(self.row, asking), at)
+            tail = PlanTail(_planned(self.row, asking), at)
             self.tails[names] = tail.to(self.back.device)
         return self.tails[names]
 
-    def to(self, device: torch.device) -> Plan:
+    def to(self, device: torch.device) -> AttentionPlan:
         """Move the index tensors."""
         if self.back.device == device:
             return self
         blocks = tuple(
-            Block(
+            PlanBlock(
                 b.queries.to(device),
                 b.keys.to(device),
                 b.causal,
@@ -151,11 +151,11 @@ class Plan:
         )
         queries, keys, back = (x.to(device) for x in (self.queries, self.keys, self.back))
         asking = None if self.asking is None else self.asking.to(device)
-        return Plan(self.row, blocks, queries, keys, back, asking)
+        return AttentionPlan(self.row, blocks, queries, keys, back, asking)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tail:
+class PlanTail:
     """The plan of the last layer, and where its states are read.
 
     Attributes:
@@ -163,7 +163,7 @@ class Tail:
         at: name -> the reader's tokens as indices into `plan.asking`.
     """
 
-    plan: Plan
+    plan: AttentionPlan
     at: dict[str, Tensor]
 
     @property
@@ -172,9 +172,9 @@ class Tail:
         assert self.plan.asking is not None
         return self.plan.asking
 
-    def to(self, device: torch.device) -> Tail:
+    def to(self, device: torch.device) -> PlanTail:
         """Move the index tensors."""
-        return Tail(self.plan.to(device), {name: x.to(device) for name, x in self.at.items()})
+        return PlanTail(self.plan.to(device), {name: x.to(device) for name, x in self.at.items()})
 
 
 @dataclass(slots=True)
@@ -202,12 +202,12 @@ class _Piece:
         return self.queries * self.keys
 
 
-def plan(
+def plan_attention(
     lengths: Sequence[int],
     parent: Sequence[int],
     positions: Tensor,
     reads: Mapping[str, np.ndarray] | None = None,
-) -> Plan:
+) -> AttentionPlan:
     """Plan attention over segments laid end to end.
 
     Args:
@@ -218,17 +218,17 @@ def plan(
     """
     starts = np.concatenate([[0], np.cumsum(lengths)])
     spans = [range(int(a), int(b)) for a, b in itertools.pairwise(starts)]
-    return _planned(Row(spans, parent, positions.numpy(), reads or {}), None)
+    return _planned(PlanRow(spans, parent, positions.numpy(), reads or {}), None)
 
 
-def _filled(asking: np.ndarray, row: Row) -> np.ndarray:
+def _filled(asking: np.ndarray, row: PlanRow) -> np.ndarray:
     """Add tokens that nobody reads, the row's last ones, up to a multiple."""
     others = np.setdiff1d(np.arange(len(row.positions)), asking, assume_unique=True)
-    missing = min(filling(len(asking)), len(others))
+    missing = min(filling_tokens(len(asking)), len(others))
     return np.union1d(asking, others[len(others) - missing :])
 
 
-def _planned(row: Row, asking: np.ndarray | None) -> Plan:
+def _planned(row: PlanRow, asking: np.ndarray | None) -> AttentionPlan:
     stacks = [list(stack) for pieces in _pieces(row, asking) for stack in _stacks(pieces)]
     blocks = tuple(_block(stack, row.positions, whole=asking is None) for stack in stacks)
     queries, keys = (
@@ -237,12 +237,12 @@ def _planned(row: Row, asking: np.ndarray | None) -> Plan:
     )
     back = _way_back(blocks, stacks, len(row.positions))
     if asking is None:
-        return Plan(row, blocks, queries, keys, back)
+        return AttentionPlan(row, blocks, queries, keys, back)
     who = torch.from_numpy(asking)
-    return Plan(row, blocks, queries, keys, back[who], who)
+    return AttentionPlan(row, blocks, queries, keys, back[who], who)
 
 
-def _pieces(row: Row, asking: np.ndarray | None) -> tuple[list[_Piece], list[_Piece]]:
+def _pieces(row: PlanRow, asking: np.ndarray | None) -> tuple[list[_Piece], list[_Piece]]:
     """Return the prompts, and runs of completions, as far as any of their tokens ask."""
     prompts: list[_Piece] = []
     runs: list[_Piece] = []
@@ -279,7 +279,7 @@ def _stacks(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
         yield stack
 
 
-def _block(stack: list[_Piece], positions: np.ndarray, *, whole: bool) -> Block:
+def _block(stack: list[_Piece], positions: np.ndarray, *, whole: bool) -> PlanBlock:
     """Lay pieces on each other, padded; `whole` prompts need no more than causality."""
     rows, width = max(p.queries for p in stack), max(p.keys for p in stack)
     queries = np.zeros((len(stack), rows), np.int64)
@@ -299,16 +299,16 @@ def _block(stack: list[_Piece], positions: np.ndarray, *, whole: bool) -> Block:
     if whole and not stack[0].completions:
         distance = np.arange(rows)[None, :, None] - np.arange(width)[None, None, :]
         q_t, k_t, distance_t = map(torch.from_numpy, (queries, keys, distance))
-        return Block(q_t, k_t, True, None, distance_t)
+        return PlanBlock(q_t, k_t, True, None, distance_t)
     distance = positions[queries][:, :, None].astype(np.int32) - positions[keys][:, None, :]
     known = (own_q[:, :, None] == own_k[:, None, :]) | (own_k == -1)[:, None, :]
     allowed = known & (distance >= 0)
     tensors = map(torch.from_numpy, (queries, keys, allowed, distance))
     q_t, k_t, allowed_t, distance_t = tensors
-    return Block(q_t, k_t, False, allowed_t, distance_t)
+    return PlanBlock(q_t, k_t, False, allowed_t, distance_t)
 
 
-def _way_back(blocks: tuple[Block, ...], stacks: list[list[_Piece]], total: int) -> Tensor:
+def _way_back(blocks: tuple[PlanBlock, ...], stacks: list[list[_Piece]], total: int) -> Tensor:
     back = torch.zeros(total, dtype=torch.long)
     base = 0
     for block, stack in zip(blocks, stacks, strict=True):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from tandem.batching.attention_plan import Plan
+from tandem.batching.attention_plan import AttentionPlan
 from tandem.batching.ragged import Ragged
 
 _D = TypeVar("_D")
@@ -78,7 +78,7 @@ class Packed:
     ids: Tensor
     positions: Tensor
     real: Tensor
-    plan: Plan | None
+    plan: AttentionPlan | None
     source: Tensor
     target: Tensor
     owner: Tensor
@@ -128,7 +128,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor."""
-        return moved(self, torch.device(device))
+        return move_to_device(self, torch.device(device))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,14 +150,14 @@ class Outputs:
     features: Tensor | None = None
 
 
-def moved(x: _D, device: torch.device) -> _D:
+def move_to_device(x: _D, device: torch.device) -> _D:
     """Return a tensor, or a dataclass or dict of tensors, on another device."""
-    if isinstance(x, (Tensor, Plan)):
+    if isinstance(x, (Tensor, AttentionPlan)):
         return x.to(device)  # type: ignore[return-value]
     if isinstance(x, dict):
-        return {k: moved(v, device) for k, v in x.items()}  # type: ignore[return-value]
+        return {k: move_to_device(v, device) for k, v in x.items()}  # type: ignore[return-value]
     if is_dataclass(x) and not isinstance(x, type):
-        return replace(x, **{k: moved(v, device) for k, v in _columns(x)})
+        return replace(x, **{k: move_to_device(v, device) for k, v in _columns(x)})
     return x
 
 

@@ -30,7 +30,7 @@ def unique_tokens(group: Group) -> int:
     return len(group.prompt.tokens) + sum(len(c.tokens) for c in group.completions)
 
 
-def split(groups: Sequence[Group], cut: Cut, *, divisible: bool = False) -> list[list[Piece]]:
+def cut_step(groups: Sequence[Group], cut: Cut, *, divisible: bool = False) -> list[list[Piece]]:
     """Cut a step into micro-batches, longest groups first.
 
     Each is filled up to `cut.tokens`. For several processes groups are then dealt out anew, to

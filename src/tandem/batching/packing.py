@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tandem.batching.attention_plan import filling, plan
+from tandem.batching.attention_plan import filling_tokens, plan_attention
 from tandem.batching.batch import FILL, Batch, Packed, Pairs
 from tandem.batching.ragged import Ragged
 from tandem.data.record import FloatArray, Group
@@ -29,7 +29,7 @@ Columns = Mapping[str, Sequence[Sequence[FloatArray | None]]]
 RAGGED = ("ref", "old", "adv", "ret", "value")
 
 
-def pack(
+def pack_groups(
     groups: Sequence[Group],
     layout: Layout = "shared",
     columns: Columns | None = None,
@@ -118,7 +118,7 @@ def _shared(groups: Sequence[Group]) -> Packed:
             counts.append(len(trained))
             at += n
             last.append(at - 1)
-    empty = filling(at)
+    empty = filling_tokens(at)
     ids.append(np.full(empty, FILL))  # one more completion of the last prompt, which nobody reads
     positions.append(np.full(empty, p))
     lengths.append(empty)
@@ -129,7 +129,7 @@ def _shared(groups: Sequence[Group]) -> Packed:
         ids=_long(ids)[None],
         positions=where[None],
         real=torch.arange(at + empty)[None] < at,
-        plan=plan(lengths, parent, where, reads),
+        plan=plan_attention(lengths, parent, where, reads),
         source=torch.from_numpy(reads["source"]),
         target=_long(target),
         owner=_owner(counts),

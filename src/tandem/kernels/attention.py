@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tandem.batching.attention_plan import Plan
+from tandem.batching.attention_plan import AttentionPlan
 from tandem.kernels.cpu_attention import Products
 from tandem.kernels.flex_attention import flexible
 
@@ -37,7 +37,7 @@ def attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    segments: Plan | None = None,
+    segments: AttentionPlan | None = None,
     compiled: bool = False,
     **kwargs: object,
 ) -> tuple[Tensor, Tensor | None]:
@@ -86,7 +86,7 @@ def in_blocks(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    segments: Plan,
+    segments: AttentionPlan,
     dropout: float,
     scale: float,
     softcap: float | None,
@@ -135,7 +135,7 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _short(query: Tensor, low: torch.dtype, plan: Plan) -> bool:
+def _short(query: Tensor, low: torch.dtype, plan: AttentionPlan) -> bool:
     """True where plain products beat the fused kernel: short rows in bf16 on a CPU."""
     longest = max((block.keys.shape[1] for block in plan.blocks), default=0)
     return query.device.type == "cpu" and low == torch.bfloat16 and longest <= LONGEST

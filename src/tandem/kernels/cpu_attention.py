@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tandem.batching.attention_plan import Block, Plan
+from tandem.batching.attention_plan import AttentionPlan, PlanBlock
 
 SCORES = 1 << 24
 """Scores that are held in fp32 at once: 64 MB."""
@@ -35,7 +35,7 @@ class Products(torch.autograd.Function):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        plan: Plan,
+        plan: AttentionPlan,
         scale: float,
         window: int | None,
         dtype: torch.dtype,
@@ -83,7 +83,7 @@ class Products(torch.autograd.Function):
         return *d, None, None, None, None
 
 
-def _places(plan: Plan) -> Iterator[tuple[Block, slice, slice]]:
+def _places(plan: AttentionPlan) -> Iterator[tuple[PlanBlock, slice, slice]]:
     """Yield each block with where its queries and its keys lie in the plan's."""
     q = k = 0
     for block in plan.blocks:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from tandem.batching.attention_plan import Plan
+from tandem.batching.attention_plan import AttentionPlan
 
 COMPILED = {"cuda"}
 """Kinds of devices for which the call is compiled."""
@@ -37,7 +37,7 @@ def flexible(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    plan: Plan,
+    plan: AttentionPlan,
     scale: float,
     softcap: float | None,
     window: int | None,
@@ -74,7 +74,7 @@ def _plainly(
     return (p @ v).transpose(0, 1).flatten(1)
 
 
-def _mask(plan: Plan, window: int | None) -> BlockMask:
+def _mask(plan: AttentionPlan, window: int | None) -> BlockMask:
     """Which tiles of [A, S] hold anything; made once for all layers."""
     if window not in plan.tiles:
         plan.tiles[window] = _tiles(plan.back.device.type in COMPILED)(
@@ -88,7 +88,7 @@ def _mask(plan: Plan, window: int | None) -> BlockMask:
     return plan.tiles[window]
 
 
-def _sees(plan: Plan, window: int | None) -> Rule:
+def _sees(plan: AttentionPlan, window: int | None) -> Rule:
     """The sentence of the module's head, of indices among those that ask and among all."""
     sizes = [len(span) for span in plan.row.spans]
     prompt = [n if parent < 0 else parent for n, parent in enumerate(plan.row.parent)]

@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tandem.batching.attention_plan import Tail
+from tandem.batching.attention_plan import PlanTail
 
 HIDDEN = "hidden_states"
 WHOLE = "whole_states"
@@ -69,7 +69,7 @@ class LastLayer:
 
     def _enter(self, _: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Go on with the read tokens' states; hand all of them to attention."""
-        tail: Tail | None = kwargs.get("tail")
+        tail: PlanTail | None = kwargs.get("tail")
         if tail is None:
             return None
         whole: Tensor = args[0] if args else kwargs[HIDDEN]
@@ -77,7 +77,7 @@ class LastLayer:
 
     def _attend(self, _: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Attend from the read tokens to all."""
-        tail: Tail | None = kwargs.get("tail")
+        tail: PlanTail | None = kwargs.get("tail")
         if tail is None:
             return None
         self._asking = tail.asking

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.batching.microbatches import split
+from tandem.batching.microbatches import cut_step
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
@@ -112,7 +112,7 @@ class Mismatched(Offline):
 
     def batches(self, groups: Sequence[Group]) -> list[Batch]:
         """Pack one step into as few as fit: where they are several, z0 costs a pass more."""
-        return self._packed(split(groups, replace(self.cut, parts=1)))
+        return self._packed(cut_step(groups, replace(self.cut, parts=1)))
 
     def steps(self, policy: nn.Module) -> Iterator[list[Batch]]:
         """Yield the steps, with `shared["z0"]` where there are several micro-batches."""

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tandem.batching.batch import Outputs, moved
-from tandem.batching.microbatches import Cut, split
-from tandem.batching.packing import pack
+from tandem.batching.batch import Outputs, move_to_device
+from tandem.batching.microbatches import Cut, cut_step
+from tandem.batching.packing import pack_groups
 from tandem.batching.ragged import Ragged
 from tandem.data.record import FloatArray, Group
 from tandem.models.packed import ActorCritic, Trunk
@@ -57,11 +57,11 @@ def read(
         parts: dict[int, list[Reading]] = {}
         present = [g for g in chunk if len(g)]
         where = [i for i, g in enumerate(chunk) if len(g)]
-        for micro in split(present, Cut(tokens), divisible=True):
+        for micro in cut_step(present, Cut(tokens), divisible=True):
             pieces = [g for _, g in micro]
             with torch.inference_mode():
-                packed = pack(pieces, trunk.layout).tokens
-                out = trunk(moved(packed, trunk.device), **want)
+                packed = pack_groups(pieces, trunk.layout).tokens
+                out = trunk(move_to_device(packed, trunk.device), **want)
             for (n, _), reading in zip(micro, _readings(pieces, out), strict=True):
                 parts.setdefault(where[n], []).append(reading)
         for i, group in enumerate(chunk):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tandem.batching.attention_plan import Plan
+from tandem.batching.attention_plan import AttentionPlan
 from tandem.batching.batch import Packed
-from tandem.batching.packing import Layout, pack
+from tandem.batching.packing import Layout, pack_groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ModelError
 from tandem.kernels import attention
@@ -37,7 +37,7 @@ def probe(trunk: Trunk, *, compiled: bool = False) -> Layout:
     stock = trunk.inner.config._attn_implementation
     try:
         with torch.no_grad():
-            rows = pack(groups, "rows").to(trunk.device).tokens
+            rows = pack_groups(groups, "rows").to(trunk.device).tokens
             wanted = _reading(trunk, rows)
             _same_as_own_logits(trunk, rows, wanted)
             trunk.layout = "rows"
@@ -56,7 +56,7 @@ def probe(trunk: Trunk, *, compiled: bool = False) -> Layout:
 def _shares(trunk: Trunk, way: str, groups: list[Group], wanted: Tensor) -> bool:
     try:
         trunk.inner.set_attn_implementation(way)
-        tokens = pack(groups, "shared").to(trunk.device).tokens
+        tokens = pack_groups(groups, "shared").to(trunk.device).tokens
         got = _reading(trunk, tokens)
     except (AssertionError, AttributeError, TypeError, ValueError, RuntimeError):
         return False
@@ -66,7 +66,7 @@ def _shares(trunk: Trunk, way: str, groups: list[Group], wanted: Tensor) -> bool
 
 def _narrows(trunk: Trunk, groups: list[Group], wanted: Tensor) -> bool:
     """Narrow the last layer, and keep it so if that changes no number."""
-    tokens = pack(groups, "shared").to(trunk.device).tokens
+    tokens = pack_groups(groups, "shared").to(trunk.device).tokens
     last = watch(trunk.body, lambda: _reading(trunk, tokens))
     if last is None:
         return False
@@ -81,7 +81,7 @@ def _narrows(trunk: Trunk, groups: list[Group], wanted: Tensor) -> bool:
     return same
 
 
-def _asks_for_windows(config: Any, plan: Plan | None) -> bool:
+def _asks_for_windows(config: Any, plan: AttentionPlan | None) -> bool:
     """False if layers leave their windows to a mask, which the plan replaces.
 
     The toys are shorter than most windows, so that their agreement cannot show it.

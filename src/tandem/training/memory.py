@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tandem.batching.microbatches import unique_tokens
-from tandem.batching.packing import pack
+from tandem.batching.packing import pack_groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError
 from tandem.kernels import logprobs
@@ -194,7 +194,7 @@ def _toy(tokens: int, words: int) -> Group:
 def saved(module: nn.Module, groups: Sequence[Group], want: Mapping[str, bool]) -> tuple[int, int]:
     """Return unique tokens, and the bytes that autograd keeps of their forward pass, no logits."""
     held: Any = module
-    tokens = pack(groups, held.layout).to(held.device).tokens
+    tokens = pack_groups(groups, held.layout).to(held.device).tokens
     seen: dict[int, torch.UntypedStorage] = {}
 
     def note(x: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch.nn.functional import cosine_similarity, softplus
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.microbatches import Cut, unique_tokens
-from tandem.batching.packing import Layout, pack
+from tandem.batching.packing import Layout, pack_groups
 from tandem.data.groups import Groups
 from tandem.data.record import Group, IntArray
 from tandem.errors import ConfigError, DataError
@@ -237,7 +237,7 @@ class Views:
         numbers = [self.size + k % len(chosen) for k in places]
         rows = np.concatenate([noise[lead][:1], *(noise[k] for k in own)])
         shared = {"noise": torch.from_numpy(rows).float(), "skl_weight": weight}
-        return replace(pack(groups, self.layout, numbers=numbers), shared=shared)
+        return replace(pack_groups(groups, self.layout, numbers=numbers), shared=shared)
 
 
 def mlp(width: int, hidden: int, out: int) -> nn.Sequential:

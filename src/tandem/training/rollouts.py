@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from tandem.batching.batch import Batch
-from tandem.batching.microbatches import Cut, split
-from tandem.batching.packing import Layout, pack
+from tandem.batching.microbatches import Cut, cut_step
+from tandem.batching.packing import Layout, pack_groups
 from tandem.batching.ragged import Ragged
 from tandem.data.groups import Groups
 from tandem.data.record import Group
@@ -199,13 +199,15 @@ class Online:
         starts = np.cumsum([0, *(len(g) for g in buffer.groups)])
         rows = {name: column.rows() for name, column in buffer.columns.items()}
         batches: list[Batch] = []
-        for micro in split([buffer.groups[i] for i in chosen], self.cut):
+        for micro in cut_step([buffer.groups[i] for i in chosen], self.cut):
             own = [chosen[k] for k, _ in micro]
             columns = {
                 name: [[r.numpy() for r in values[starts[i] : starts[i + 1]]] for i in own]
                 for name, values in rows.items()
             }
-            batches.append(pack([g for _, g in micro], self.layout, columns, [k for k, _ in micro]))
+            batches.append(
+                pack_groups([g for _, g in micro], self.layout, columns, [k for k, _ in micro])
+            )
         return batches
 
     def reads(self) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from torch import nn
 
 from tandem.batching.batch import Batch
-from tandem.batching.microbatches import Cut, Piece, split
-from tandem.batching.packing import Layout, pack
+from tandem.batching.microbatches import Cut, Piece, cut_step
+from tandem.batching.packing import Layout, pack_groups
 from tandem.data.groups import Groups
 from tandem.data.record import FloatArray, Group, IntArray
 from tandem.errors import DataError
@@ -79,7 +79,7 @@ class Offline:
 
     def batches(self, groups: Sequence[Group]) -> list[Batch]:
         """Pack the groups of one step into its micro-batches."""
-        return self._packed(split(groups, self.cut, divisible=self.divisible))
+        return self._packed(cut_step(groups, self.cut, divisible=self.divisible))
 
     def reads(self) -> IntArray:
         """The different tokens of the collection."""
@@ -105,7 +105,7 @@ class Offline:
         columns: dict[str, list[list[FloatArray | None]]] = {}
         if self.logp_is is not None:
             columns[self.logp_is] = [[c.logp for c in g.completions] for g in groups]
-        return pack(groups, self.layout, columns, numbers)
+        return pack_groups(groups, self.layout, columns, numbers)
 
 
 class Beside:
