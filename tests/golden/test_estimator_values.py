@@ -15,12 +15,12 @@ from tandem.objectives.advantages import (
     gae,
     group_mean,
     group_std,
-    informative,
+    has_score_spread,
     leave_one_out,
     whiten,
 )
 from tandem.objectives.kl_controller import AdaptiveBeta
-from tandem.objectives.shaped_rewards import kl_shaping, kl_value, missing_eos, overlong
+from tandem.objectives.shaped_rewards import kl_shaping, kl_value, missing_eos, overlong_penalty
 
 OLD = Ragged.of([f64(-1.0, -2.0, -0.5), f64(-0.7)])
 REF = Ragged.of([f64(-1.2, -1.5, -0.6), f64(-1.1)])  # log-ratios (.2, -.5, .1), (.4)
@@ -78,9 +78,9 @@ def test_missing_eos():
 def test_overlong():
     """limit 20, buffer 4: free to 16, -1/2 at 18, -1 at 20 and beyond."""
     length = torch.tensor([3, 16, 18, 20, 33])
-    assert overlong(length, limit=20, buffer=4).tolist() == [0, 0, -0.5, -1, -1]
+    assert overlong_penalty(length, limit=20, buffer=4).tolist() == [0, 0, -0.5, -1, -1]
     with pytest.raises(ConfigError, match="buffer=0"):
-        overlong(length, limit=20, buffer=0)
+        overlong_penalty(length, limit=20, buffer=0)
 
 
 REWARD = Ragged.of([f64(-0.1, 0.25, 1.95), f64(-1.2)])
@@ -155,7 +155,7 @@ def test_single_completions_have_no_others():
 
 def test_uninformative_groups():
     score, group = f64(1, 0, 1, 1, 0, 0), torch.tensor([0, 0, 1, 1, 2, 2])
-    assert informative(score, group).tolist() == [True, True, False, False, False, False]
+    assert has_score_spread(score, group).tolist() == [True, True, False, False, False, False]
 
 
 def test_whitening():

@@ -10,7 +10,7 @@ import torch
 from tabular import f64, minimise, total, tv
 from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError
-from tandem.objectives import nll, shares
+from tandem.objectives import nll, unit_shares
 
 
 def test_uniform_logits_cost_ln_v():
@@ -38,13 +38,13 @@ def test_weights_count_as_copies():
 def test_constant_divides_by_the_given_length():
     """Dr. GRPO: sums (6, 8) over a length of 4, averaged over two answers: (6/4 + 8/4)/2."""
     tokens = Ragged.of([f64(1, 2, 3), f64(8)])
-    factor, share = shares(tokens, "constant", length=4.0)
+    factor, share = unit_shares(tokens, "constant", length=4.0)
     assert float((factor * tokens.values).sum() / share.sum()) == pytest.approx(1.75)
 
 
 def test_unknown_average_is_refused():
     with pytest.raises(ConfigError, match="seqence"):
-        shares(Ragged.of([f64(1)]), "seqence")  # type: ignore[arg-type]
+        unit_shares(Ragged.of([f64(1)]), "seqence")  # type: ignore[arg-type]
 
 
 def test_mean_of_micro_batch_means_is_another_number():

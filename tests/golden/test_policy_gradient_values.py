@@ -12,7 +12,7 @@ from tabular import f64, total
 from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError
 from tandem.objectives import kl, ppo_clip, reinforce, value_clip
-from tandem.objectives.shares import Per, shares
+from tandem.objectives.shares import Per, unit_shares
 
 OLD = Ragged.of([f64(-1.0, -2.0, -0.5), f64(-0.7)])
 ADV = Ragged.of([f64(1.0, -2.0, 0.5), f64(3.0)])
@@ -172,7 +172,7 @@ def test_k2_beside_a_surrogate_is_k1_in_its_advantage(per: Per):
     torch.testing.assert_close(slope(OLD, lambda x: kl(x, ref, **how)), want)
     k3 = kl(OLD, ref, estimator="k3", ratio="token", **how)
     plain = kl(OLD, ref, estimator="k3", ratio="token")
-    torch.testing.assert_close(k3.loss, plain.loss * shares(OLD, **how)[0])
+    torch.testing.assert_close(k3.loss, plain.loss * unit_shares(OLD, **how)[0])
 
 
 def test_weighted_kl_losses():

@@ -30,7 +30,7 @@ from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
 from tandem.models.opening import open_policy
 from tandem.models.packed import ActorCritic
-from tandem.objectives.advantages import group_mean, group_std, informative, leave_one_out
+from tandem.objectives.advantages import group_mean, group_std, has_score_spread, leave_one_out
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
 from tandem.objectives.shaped_rewards import missing_eos
 from tandem.runs.checkpoint import Checkpoint
@@ -135,7 +135,7 @@ class Algorithm:
         numbers["spread"] = float(group_std(score, group).mean())
         columns = {"old": old, "ref": ref, "adv": old.expand(A)}
         if cfg.informative:
-            told = informative(score, group)
+            told = has_score_spread(score, group)
             numbers["informative"] = float(told.float().mean())
             kept = _kept(group, told, at_least=-(-cfg.prompts // cfg.minibatch))
             columns = {name: c.select(kept) for name, c in columns.items()}

@@ -28,7 +28,7 @@ from tandem.models.opening import open_scalar
 from tandem.models.saving import save
 from tandem.models.tokenise import MARK
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
-from tandem.objectives.ranges import below_half
+from tandem.objectives.ranges import check_below_half
 from tandem.objectives.reward import antisymmetric, two_argument
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
@@ -61,7 +61,7 @@ class Preference:
     optim: Optim = field(default_factory=lambda: Optim(lr=3e-6))
 
     def __post_init__(self) -> None:
-        below_half("preference", smoothing=self.smoothing)
+        check_below_half("preference", smoothing=self.smoothing)
 
 
 @every_rank

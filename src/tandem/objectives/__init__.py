@@ -14,10 +14,19 @@ from tandem.objectives.multiview import (
     skl_schedule,
 )
 from tandem.objectives.nll import nll
-from tandem.objectives.pairwise import PAIRWISE, Loss, hinge, ipo, robust, sigmoid, simpo, sppo
+from tandem.objectives.pairwise import (
+    PAIRWISE,
+    PairwiseLoss,
+    hinge,
+    ipo,
+    robust,
+    sigmoid,
+    simpo,
+    sppo,
+)
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce, value_clip
 from tandem.objectives.reward import antisymmetric, bradley_terry, rank_weight, two_argument
-from tandem.objectives.shares import Per, shares
+from tandem.objectives.shares import Per, unit_shares
 from tandem.objectives.unpaired import kto, kto_z0
 
 __all__ = [
@@ -26,7 +35,7 @@ __all__ = [
     "weighted",
     "gold",
     "PAIRWISE",
-    "Loss",
+    "PairwiseLoss",
     "sigmoid",
     "robust",
     "ipo",
@@ -50,5 +59,5 @@ __all__ = [
     "skl_sample",
     "skl_schedule",
     "Per",
-    "shares",
+    "unit_shares",
 ]

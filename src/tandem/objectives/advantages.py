@@ -95,7 +95,7 @@ def group_std(score: Tensor, group: Tensor) -> Tensor:
     return torch.sqrt(total / (count - 1).to(score))[which]
 
 
-def informative(score: Tensor, group: Tensor) -> Tensor:
+def has_score_spread(score: Tensor, group: Tensor) -> Tensor:
     """Return [N] bool, False for completions of a group whose scores are all equal.
 
     Such a group has no gradient; DAPO's dynamic sampling draws others in its place

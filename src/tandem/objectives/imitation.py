@@ -24,8 +24,8 @@ from torch import Tensor
 from tandem.batching.batch import Terms
 from tandem.batching.ragged import Ragged
 from tandem.objectives.nll import nll
-from tandem.objectives.ranges import positive
-from tandem.objectives.shares import shares
+from tandem.objectives.ranges import check_positive
+from tandem.objectives.shares import unit_shares
 
 Imitation = Literal["nll", "weighted", "gold"]
 
@@ -55,7 +55,7 @@ def weighted(
     Returns:
         Terms over the T tokens; metric `nll`.
     """
-    positive("weighted", eta=eta)
+    check_positive("weighted", eta=eta)
     share = torch.exp((reward.detach().to(logp.values) - mean) / eta)
     return nll(logp, weight=share if weight is None else share * weight.to(share), per=per)
 
@@ -84,7 +84,7 @@ def gold(
     Returns:
         Terms over the T tokens. Metrics: `nll`, `importance`.
     """
-    factor, share = shares(logp, per, weight=weight)
+    factor, share = unit_shares(logp, per, weight=weight)
     importance = logp.values.detach().exp().clamp(min=floor)
     gain = importance if reward is None else importance * reward.to(importance)[logp.owner]
     loss = -logp.values

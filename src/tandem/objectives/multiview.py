@@ -19,7 +19,7 @@ from torch.nn.functional import softplus
 
 from tandem.batching.batch import Terms
 from tandem.errors import ConfigError, DataError
-from tandem.objectives.ranges import positive
+from tandem.objectives.ranges import check_positive
 
 
 def multiview(joint: Tensor, marginal: Tensor, skl: Tensor, *, skl_weight: float = 1.0) -> Terms:
@@ -116,7 +116,7 @@ def skl_schedule(
     Raises:
         ConfigError: an endpoint is not above 0.
     """
-    positive("skl_schedule", start=start, end=end)
+    check_positive("skl_schedule", start=start, end=end)
     if steps < 1:
         raise ConfigError(
             f"`skl_schedule` was given steps={steps}",

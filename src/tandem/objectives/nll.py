@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tandem.batching.batch import Terms
 from tandem.batching.ragged import Ragged
-from tandem.objectives.shares import shares
+from tandem.objectives.shares import unit_shares
 
 
 def nll(
@@ -30,6 +30,6 @@ def nll(
     Returns:
         Terms over the T tokens; metric `nll`.
     """
-    factor, share = shares(logp, per, weight=weight)
+    factor, share = unit_shares(logp, per, weight=weight)
     loss = -logp.values
     return Terms(factor * loss, share, {"nll": loss.detach()})

@@ -39,7 +39,7 @@ from torch.nn.functional import logsigmoid
 from tandem.batching.batch import Pairs, Terms
 from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError, DataError, nearest
-from tandem.objectives.ranges import below_half, positive
+from tandem.objectives.ranges import check_below_half, check_positive
 
 
 def sigmoid(h: Tensor, pairs: Pairs, *, beta: float, smoothing: float = 0.0) -> Terms:
@@ -57,8 +57,8 @@ def sigmoid(h: Tensor, pairs: Pairs, *, beta: float, smoothing: float = 0.0) -> 
         beta: strength of the pull to the reference, above 0.
         smoothing: share of labels taken to be wrong, in [0, 1/2).
     """
-    positive("sigmoid", beta=beta)
-    below_half("sigmoid", smoothing=smoothing)
+    check_positive("sigmoid", beta=beta)
+    check_below_half("sigmoid", smoothing=smoothing)
     certain = (1 - 2 * smoothing) * pairs.p + smoothing
     return _terms(h, replace(pairs, p=certain), beta, _logistic, labels=pairs.p)
 
@@ -78,8 +78,8 @@ def robust(h: Tensor, pairs: Pairs, *, beta: float, noise: float) -> Terms:
         beta: strength of the pull to the reference, above 0.
         noise: flip rate eps of the labels, in [0, 1/2).
     """
-    positive("robust", beta=beta)
-    below_half("robust", noise=noise)
+    check_positive("robust", beta=beta)
+    check_below_half("robust", noise=noise)
 
     corrected = (pairs.p - noise) / (1 - 2 * noise)
     return _terms(h, replace(pairs, p=corrected), beta, _logistic, labels=pairs.p)
@@ -99,7 +99,7 @@ def ipo(h: Tensor, pairs: Pairs, *, tau: float) -> Terms:
     Raises:
         ConfigError: pairs carry margins.
     """
-    positive("ipo", tau=tau)
+    check_positive("ipo", tau=tau)
     _no_margin("ipo", pairs)
     return _terms(h, pairs, 1.0, lambda d: (d - 0.5 / tau) ** 2, scale=tau)
 
@@ -117,7 +117,7 @@ def hinge(h: Tensor, pairs: Pairs, *, beta: float) -> Terms:
         pairs: M comparisons; p and margin are honoured.
         beta: inverse width of the margin to be reached, above 0.
     """
-    positive("hinge", beta=beta)
+    check_positive("hinge", beta=beta)
     return _terms(h, pairs, beta, lambda z: torch.relu(1 - z))
 
 
@@ -135,7 +135,7 @@ def sppo(h: Tensor, pairs: Pairs, *, beta: float) -> Terms:
     Raises:
         ConfigError: pairs carry margins.
     """
-    positive("sppo", beta=beta)
+    check_positive("sppo", beta=beta)
     _no_margin("sppo", pairs)
     w, l, a = h[pairs.w], h[pairs.l], 0.5 / beta  # noqa: E741
     won, lost = (w - a) ** 2 + (l + a) ** 2, (w + a) ** 2 + (l - a) ** 2
@@ -156,12 +156,12 @@ def simpo(h: Tensor, pairs: Pairs, *, beta: float, gamma: float) -> Terms:
         beta: scale, 2 to 2.5 in the paper; above 0.
         gamma: target margin, 0.5 to 1.5 in the paper.
     """
-    positive("simpo", beta=beta)
+    check_positive("simpo", beta=beta)
     return _terms(h, pairs, beta, lambda z: _logistic(z - gamma))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Loss:
+class PairwiseLoss:
     """A row of the registry: a function of h, and how h is made.
 
     Attributes:
@@ -224,18 +224,18 @@ class Loss:
         )
 
 
-PAIRWISE: dict[str, Loss] = {
-    "sigmoid": Loss(sigmoid, {"beta": 0.1}),
-    "cdpo": Loss(sigmoid, {"beta": 0.1, "smoothing": 0.1}),
-    "robust": Loss(robust, {"beta": 0.1, "noise": 0.1}),
-    "ipo": Loss(ipo, {"tau": 0.1}, length_norm=True),
-    "ipo_sum": Loss(ipo, {"tau": 0.1}),
-    "hinge_norm": Loss(hinge, {"beta": 0.05}),
-    "hinge": Loss(hinge, {"beta": 0.05}, uses_ref=False),
-    "sigmoid_unnormalised": Loss(sigmoid, {"beta": 0.05}, uses_ref=False),
-    "length_normalised": Loss(sigmoid, {"beta": 0.1}, length_norm=True),
-    "sppo_hard": Loss(sppo, {"beta": 0.001}),
-    "simpo": Loss(simpo, {"beta": 2.0, "gamma": 1.0}, uses_ref=False, length_norm=True),
+PAIRWISE: dict[str, PairwiseLoss] = {
+    "sigmoid": PairwiseLoss(sigmoid, {"beta": 0.1}),
+    "cdpo": PairwiseLoss(sigmoid, {"beta": 0.1, "smoothing": 0.1}),
+    "robust": PairwiseLoss(robust, {"beta": 0.1, "noise": 0.1}),
+    "ipo": PairwiseLoss(ipo, {"tau": 0.1}, length_norm=True),
+    "ipo_sum": PairwiseLoss(ipo, {"tau": 0.1}),
+    "hinge_norm": PairwiseLoss(hinge, {"beta": 0.05}),
+    "hinge": PairwiseLoss(hinge, {"beta": 0.05}, uses_ref=False),
+    "sigmoid_unnormalised": PairwiseLoss(sigmoid, {"beta": 0.05}, uses_ref=False),
+    "length_normalised": PairwiseLoss(sigmoid, {"beta": 0.1}, length_norm=True),
+    "sppo_hard": PairwiseLoss(sppo, {"beta": 0.001}),
+    "simpo": PairwiseLoss(simpo, {"beta": 2.0, "gamma": 1.0}, uses_ref=False, length_norm=True),
 }
 
 

@@ -24,8 +24,8 @@ import torch
 from tandem.batching.batch import Terms
 from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError
-from tandem.objectives.ranges import positive
-from tandem.objectives.shares import Per, shares
+from tandem.objectives.ranges import check_positive
+from tandem.objectives.shares import Per, unit_shares
 
 Ratio = Literal["token", "sequence"]
 
@@ -69,7 +69,7 @@ def ppo_clip(
         log_ratio = log_ratio.expand(log_ratio.mean())
     rho, a = torch.exp(log_ratio.values), adv.values.detach()
     free, clipped = -a * rho, -a * rho.clamp(1 - clip_low, 1 + clip_high)
-    factor, share = shares(logp, per, length=length)
+    factor, share = unit_shares(logp, per, length=length)
     metrics = {
         "ratio": rho,
         "clip_share": (clipped > free).to(rho.dtype),
@@ -94,7 +94,7 @@ def reinforce(logp: Ragged, adv: Ragged, *, per: Per = "constant", length: float
     Returns:
         Terms over the T tokens; no metrics (its value means nothing, its gradient does).
     """
-    factor, share = shares(logp, per, length=length)
+    factor, share = unit_shares(logp, per, length=length)
     return Terms(-factor * adv.values.detach() * logp.values, share, {})
 
 
@@ -116,7 +116,7 @@ def value_clip(value: Ragged, old: Ragged, ret: Ragged, *, clip: float | None = 
     free = (v - g) ** 2
     worst = free
     if clip is not None:
-        positive("value_clip", clip=clip)
+        check_positive("value_clip", clip=clip)
         v_old = old.values.detach()
         worst = torch.maximum(free, (v_old + (v - v_old).clamp(-clip, clip) - g) ** 2)
     metrics = {"value_error": free.detach(), "value_clip_share": (worst > free).to(v.dtype)}
@@ -176,18 +176,18 @@ def kl(
     drift = None if old is None else logp - old.detach()
     if ratio == "sequence":
         l, move = gap.sum(), None if drift is None else drift.sum()  # noqa: E741
-        factor, share = shares(logp, per or "constant", length=length)
+        factor, share = unit_shares(logp, per or "constant", length=length)
         factor, share = logp.map(lambda _: factor).mean(), logp.map(lambda _: share).sum()
     else:
         l, move = gap.values, None if drift is None else drift.values  # noqa: E741
-        factor, share = shares(logp, per or "token", length=length)
+        factor, share = unit_shares(logp, per or "token", length=length)
     penalty = {"k1": l, "k2": 0.5 * l**2, "k3": torch.exp(-l) - 1 + l}[estimator]
     penalty = penalty if move is None else torch.exp(move) * penalty
     return Terms(factor * penalty, share, {"kl": l.detach()})
 
 
 def _check_clip(low: float, high: float) -> None:
-    positive("ppo_clip", clip_low=low, clip_high=high)
+    check_positive("ppo_clip", clip_low=low, clip_high=high)
     if low > 1:
         raise ConfigError(
             f"`ppo_clip` was given clip_low={low}",

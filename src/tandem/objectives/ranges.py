@@ -5,7 +5,7 @@ from __future__ import annotations
 from tandem.errors import ConfigError
 
 
-def positive(loss: str, **settings: float) -> None:
+def check_positive(loss: str, **settings: float) -> None:
     """Refuse settings that are not above 0.
 
     Raises:
@@ -20,7 +20,7 @@ def positive(loss: str, **settings: float) -> None:
             )
 
 
-def below_half(loss: str, **settings: float) -> None:
+def check_below_half(loss: str, **settings: float) -> None:
     """Refuse label noise or smoothing outside [0, 1/2).
 
     Raises:

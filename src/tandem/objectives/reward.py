@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from tandem.batching.batch import Pairs, Terms
 from tandem.errors import ConfigError
-from tandem.objectives.ranges import below_half, positive
+from tandem.objectives.ranges import check_below_half, check_positive
 
 
 def bradley_terry(
@@ -55,7 +55,7 @@ def bradley_terry(
     r_w, r_l, p = score[pairs.w], score[pairs.l], pairs.p
     z = r_w - r_l if pairs.margin is None else r_w - r_l - pairs.margin
     if bound is not None:
-        positive("bradley_terry", bound=bound)
+        check_positive("bradley_terry", bound=bound)
         z = z.clamp(-bound, bound)
     # one soft label covers all three: smoothing moves it to 1/2, the correction away from it
     soft = (1 - 2 * smoothing) * p + smoothing if noise == 0 else (p - noise) / (1 - 2 * noise)
@@ -112,7 +112,7 @@ def _metrics(r_w: Tensor, r_l: Tensor, p: Tensor) -> dict[str, Tensor]:
 
 
 def _check(smoothing: float, noise: float, centring: float) -> None:
-    below_half("bradley_terry", smoothing=smoothing, noise=noise)
+    check_below_half("bradley_terry", smoothing=smoothing, noise=noise)
     if smoothing and noise:
         raise ConfigError(
             f"`bradley_terry` was given smoothing={smoothing} and noise={noise}",

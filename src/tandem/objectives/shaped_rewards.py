@@ -90,7 +90,7 @@ def missing_eos(
     return score if penalty is None else torch.where(stopped, score, score - penalty)
 
 
-def overlong(length: Tensor, *, limit: int, buffer: int) -> Tensor:
+def overlong_penalty(length: Tensor, *, limit: int, buffer: int) -> Tensor:
     """DAPO's soft penalty [N]: 0 up to limit - buffer tokens, falling to -1 at limit and beyond.
 
     arXiv:2503.14476, eq. 13.

@@ -24,12 +24,12 @@ from torch import Tensor
 
 from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError, nearest
-from tandem.objectives.ranges import positive
+from tandem.objectives.ranges import check_positive
 
 Per = Literal["token", "sequence", "constant"]
 
 
-def shares(
+def unit_shares(
     tokens: Ragged, per: Per, *, length: float = 1.0, weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return [T] factors for the tokens' losses and [T] weights to divide by.
@@ -47,7 +47,7 @@ def shares(
     own = own if weight is None else own[tokens.owner]
     if per == "token":
         return own, own
-    positive(f'per="{per}"', length=length)
+    check_positive(f'per="{per}"', length=length)
     mean = own / tokens.count()[tokens.owner]
     if per == "sequence":
         return mean, mean

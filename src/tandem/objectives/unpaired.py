@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tandem.batching.batch import Terms
-from tandem.objectives.ranges import positive
+from tandem.objectives.ranges import check_positive
 
 
 def kto_z0(mismatched: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def kto(
         Terms over the N completions. Metrics: `reward` = beta h; `accuracy`, the share on the
         labelled side of z0; `z0`.
     """
-    positive("kto", beta=beta, lam_d=lam_d, lam_u=lam_u)
+    check_positive("kto", beta=beta, lam_d=lam_d, lam_u=lam_u)
     good = desirable.to(h)
     u = beta * (h - z0.detach())
     loss = lam_d * good * torch.sigmoid(-u) + lam_u * (1 - good) * torch.sigmoid(u)
