@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from tandem.batching.attention_plan import AttentionPlan, plan_attention
-from tandem.kernels.attention import in_blocks
-from tandem.kernels.cpu_attention import Products
-from tandem.kernels.malloc import kept
+from tandem.kernels.attention import attend_in_blocks
+from tandem.kernels.cpu_attention import BlockedAttention
+from tandem.kernels.malloc import keep_freed_memory
 
 Shape = tuple[int, int, int, int, int]
 SHAPES: tuple[Shape, ...] = (
@@ -36,15 +36,15 @@ SHAPES: tuple[Shape, ...] = (
 
 
 def products(q: Tensor, k: Tensor, v: Tensor, laid: AttentionPlan) -> Tensor:
-    return Products.apply(q, k, v, laid, q.shape[2] ** -0.5, None, q.dtype)  # type: ignore[no-any-return]
+    return BlockedAttention.apply(q, k, v, laid, q.shape[2] ** -0.5, None, q.dtype)  # type: ignore[no-any-return]
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, laid: AttentionPlan) -> Tensor:
     q, k, v = (x.transpose(0, 1) for x in (q, k, v))
-    return in_blocks(q, k, v, laid, 0.0, q.shape[2] ** -0.5, None, None)
+    return attend_in_blocks(q, k, v, laid, 0.0, q.shape[2] ** -0.5, None, None)
 
 
-@kept()
+@keep_freed_memory()
 def measure(shape: Shape, dtype: torch.dtype, runs: int = 9) -> dict[str, object]:
     groups, prompt, answer, heads, width = shape
     lengths = [prompt, answer, answer] * groups

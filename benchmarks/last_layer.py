@@ -27,7 +27,7 @@ TURNS = 12
 def measure(what: str, name: str) -> dict[str, Any]:
     import tandem_side as side
 
-    from tandem.kernels.malloc import kept
+    from tandem.kernels.malloc import keep_freed_memory
     from tandem.machine import Machine
     from tandem.training.loop import divisors, total
 
@@ -49,7 +49,7 @@ def measure(what: str, name: str) -> dict[str, Any]:
         return time.perf_counter() - began
 
     times: dict[bool, list[float]] = {True: [], False: []}
-    with kept():
+    with keep_freed_memory():
         for _ in range(TURNS + 2):
             for trunk.narrow in times:
                 times[trunk.narrow].append(epoch())

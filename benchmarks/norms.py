@@ -59,10 +59,10 @@ def norm(tokens: int, width: int) -> dict[str, Callable[[], object]]:
     import torch
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-    from tandem.kernels.rms_norm import quicken
+    from tandem.kernels.rms_norm import patch_rms_norm
 
     own, quick = LlamaRMSNorm(width), LlamaRMSNorm(width)
-    quicken(quick)
+    patch_rms_norm(quick)
     x, g = torch.randn(1, tokens, width, requires_grad=True), torch.randn(1, tokens, width)
 
     def step(module: torch.nn.Module) -> object:
@@ -75,7 +75,7 @@ def rotary(tokens: int, width: int) -> dict[str, Callable[[], object]]:
     import torch
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-    from tandem.kernels.rotary import Turn
+    from tandem.kernels.rotary import RotateHeads
 
     angle = torch.randn(1, tokens, WIDTH // 2).repeat(1, 1, 2)
     rows = [torch.randn(1, tokens, width // WIDTH, WIDTH) for _ in range(4)]
@@ -85,7 +85,10 @@ def rotary(tokens: int, width: int) -> dict[str, Callable[[], object]]:
     def step(turn: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> object:
         return torch.autograd.grad(turn(q, k, angle.cos(), angle.sin()), [q, k], g)
 
-    return {"transformers": lambda: step(apply_rotary_pos_emb), "tandem": lambda: step(Turn.apply)}
+    return {
+        "transformers": lambda: step(apply_rotary_pos_emb),
+        "tandem": lambda: step(RotateHeads.apply),
+    }
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from tandem.batching.packing import Layout, pack_groups
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.kernels import flex_attention
-from tandem.kernels.attention import COMPILED, IMPLEMENTATION, in_blocks
+from tandem.kernels.attention import COMPILED, IMPLEMENTATION, attend_in_blocks
 from tandem.machine import Machine
 from tandem.methods.kto import Mismatched, log_ratio
 from tandem.models.forward import read
@@ -113,8 +113,10 @@ def test_flex_compiled_once_serves_all_rows(monkeypatch: pytest.MonkeyPatch):
         for window, cap in itertools.product((None, 6, 4), (None, 5.0)):
             q, k, v = (torch.randn(h, len(plan.row.positions), 16) for h in (4, 2, 2))
             with torch.no_grad():
-                ours = flex_attention.flexible(q, k, v, plan, 0.25, cap, window)
-            blocks = in_blocks(*(x.transpose(0, 1) for x in (q, k, v)), plan, 0, 0.25, cap, window)
+                ours = flex_attention.flexible_attention(q, k, v, plan, 0.25, cap, window)
+            blocks = attend_in_blocks(
+                *(x.transpose(0, 1) for x in (q, k, v)), plan, 0, 0.25, cap, window
+            )
             close(ours, blocks, 1e-5)
     frames = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert frames <= 6, f"{frames} graphs for 18 calls"
@@ -143,7 +145,11 @@ def test_flex_is_compiled_for_every_model_of_a_process(monkeypatch: pytest.Monke
         ):
             size = len(plan.row.positions), width
             q, k, v = (torch.randn(h, *size, dtype=low) for h in (heads, own, own))
-            assert flex_attention.flexible(q, k, v, plan, 0.25, None, window).isfinite().all()
+            assert (
+                flex_attention.flexible_attention(q, k, v, plan, 0.25, None, window)
+                .isfinite()
+                .all()
+            )
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["blocks", "flex"])

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from tandem.batching.attention_plan import AttentionPlan, plan_attention
 from tandem.kernels import attention, cpu_attention
-from tandem.kernels.cpu_attention import Products
-from tandem.kernels.malloc import kept
+from tandem.kernels.cpu_attention import BlockedAttention
+from tandem.kernels.malloc import keep_freed_memory
 
 WIDTH = 12
 
@@ -52,10 +52,10 @@ def both(rows: str, heads: int, own: int, window: int | None) -> list[list[Tenso
     where = laid(ROWS[rows])
     q, k, v, g = drawn(len(where.back), heads, own)
     layer = torch.nn.Identity()
-    theirs, _ = attention.attention(
+    theirs, _ = attention.packed_attention(
         layer, q, k, v, None, sliding_window=window, segments=where, scaling=0.4
     )
-    mine = Products.apply(q[0], k[0], v[0], where, 0.4, window, torch.float32)
+    mine = BlockedAttention.apply(q[0], k[0], v[0], where, 0.4, window, torch.float32)
     mine = mine.view(theirs.shape)
     return [[y.detach(), *torch.autograd.grad(y, [q, k, v], g)] for y in (theirs, mine)]
 
@@ -71,17 +71,17 @@ def test_value_and_gradients_are_autograds(rows: str, heads: int, own: int, wind
 def test_in_bf16_it_is_used_and_right_to_bf16(monkeypatch: pytest.MonkeyPatch):
     where = laid(ROWS["padded"])
     q, k, v, g = drawn(len(where.back), 4, 2)
-    exact, _ = attention.attention(torch.nn.Identity(), q, k, v, None, segments=where)
+    exact, _ = attention.packed_attention(torch.nn.Identity(), q, k, v, None, segments=where)
     wanted = [exact.detach(), *torch.autograd.grad(exact, [q, k, v], g)]
     with torch.autocast("cpu", torch.bfloat16):
-        y, _ = attention.attention(torch.nn.Identity(), q, k, v, None, segments=where)
+        y, _ = attention.packed_attention(torch.nn.Identity(), q, k, v, None, segments=where)
     assert "Products" in str(y.grad_fn.next_functions[0][0])
     found = [y, *torch.autograd.grad(y, [q, k, v], g.bfloat16())]
     for mine, theirs in zip(found, wanted, strict=True):
         assert (mine.float() - theirs).abs().max() < 0.02 * theirs.abs().max()
     monkeypatch.setattr(attention, "LONGEST", 8)
     with torch.autocast("cpu", torch.bfloat16):
-        longer, _ = attention.attention(torch.nn.Identity(), q, k, v, None, segments=where)
+        longer, _ = attention.packed_attention(torch.nn.Identity(), q, k, v, None, segments=where)
     assert "Products" not in str(longer.grad_fn.next_functions[0][0])
 
 
@@ -101,8 +101,8 @@ def megabytes() -> float:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 def test_freed_memory_is_kept_within_and_given_back_after():
     before = megabytes()
-    with kept():
-        with kept():
+    with keep_freed_memory():
+        with keep_freed_memory():
             torch.ones(100 << 20)
         assert megabytes() > before + 350
         given = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -16,7 +16,7 @@ from climbing import FP32, Heard, somewhere
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import DataError
-from tandem.kernels.embedding_rows import narrowed
+from tandem.kernels.embedding_rows import train_only_rows
 from tandem.machine import Lora, Machine
 from tandem.methods import reward
 from tandem.models import loading
@@ -135,7 +135,7 @@ def test_all_rows_are_trained_where_all_rows_move(model: Any, loss: Any, optim: 
 def test_a_table_of_which_most_is_read_is_left_alone():
     model = scored()
     table: Any = model.get_input_embeddings()
-    with narrowed(model, np.arange(len(table.weight) // 2 + 1, dtype=np.int32), 0.0):
+    with train_only_rows(model, np.arange(len(table.weight) // 2 + 1, dtype=np.int32), 0.0):
         assert model.get_input_embeddings() is table
 
 
@@ -144,7 +144,7 @@ def test_a_frozen_table_is_left_alone(tmp_path: Path):
         loading.load_policy(folder(tmp_path / "lm"), Machine(device="cpu")), Lora(rank=2), Seed(0)
     )
     table = adapted.get_input_embeddings()
-    with narrowed(adapted, np.arange(3, dtype=np.int32), 0.0):
+    with train_only_rows(adapted, np.arange(3, dtype=np.int32), 0.0):
         assert adapted.get_input_embeddings() is table
 
 
@@ -153,7 +153,7 @@ def test_a_row_that_was_not_announced_is_refused_and_a_failure_loses_nothing():
     table: Any = model.get_input_embeddings()
 
     def wrong() -> None:
-        with narrowed(model, np.array([3, 5], np.int32), 0.0), torch.no_grad():
+        with train_only_rows(model, np.array([3, 5], np.int32), 0.0), torch.no_grad():
             rows: Any = model.get_input_embeddings()
             rows.weight[1] = 7.0
             rows(torch.tensor([4]))
@@ -169,7 +169,7 @@ def test_the_row_of_the_padding_token_gets_no_gradient():
     model = scored()
     table = nn.Embedding(64, model.config.hidden_size, padding_idx=5)
     model.set_input_embeddings(table)
-    with narrowed(model, np.array([3, 5], np.int32), 0.0):
+    with train_only_rows(model, np.array([3, 5], np.int32), 0.0):
         rows: Any = model.get_input_embeddings()
         rows(torch.tensor([3, 5])).sum().backward()
         assert rows.weight.grad.abs().sum(1).tolist() == [0.0, rows.weight.shape[1], 0.0]
@@ -177,7 +177,7 @@ def test_the_row_of_the_padding_token_gets_no_gradient():
 
 def test_a_table_that_moved_to_another_type_of_memory_comes_back_there():
     model = scored()
-    with narrowed(model, np.array([3], np.int32), 0.0):
+    with train_only_rows(model, np.array([3], np.int32), 0.0):
         model.to("meta")
     assert model.get_input_embeddings().weight.device.type == "meta"
 

@@ -10,7 +10,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from tandem.kernels.rms_norm import RMS, quicken
+from tandem.kernels.rms_norm import RMS, patch_rms_norm
 
 
 def made(kind: type[torch.nn.Module], width: int = 48) -> torch.nn.Module:
@@ -36,14 +36,14 @@ def test_value_and_gradient_are_the_models_own(kind, shape, scale):
     norm = made(kind)
     x, g = scale * torch.randn(shape), torch.randn(shape)
     own = read(norm, x, g)
-    quicken(norm)
+    patch_rms_norm(norm)
     for mine, theirs in zip(read(norm, x, g), own, strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
 
 
 def test_a_row_of_zeros_is_left_at_zero():
     norm = made(LlamaRMSNorm)
-    quicken(norm)
+    patch_rms_norm(norm)
     y, dx, _ = read(norm, torch.zeros(1, 48), torch.ones(1, 48))
     assert y.abs().max() == 0
     assert torch.isfinite(dx).all()
@@ -53,14 +53,14 @@ def test_columns_that_do_not_lie_together_are_read_right():
     norm = made(LlamaRMSNorm)
     x, g = torch.randn(48, 6).T, torch.randn(48, 6).T
     own = read(norm, x, g)
-    quicken(norm)
+    patch_rms_norm(norm)
     for mine, theirs in zip(read(norm, x, g), own, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-5)
 
 
 def test_under_autocast_it_stays_in_fp32():
     norm = made(LlamaRMSNorm)
-    quicken(norm)
+    patch_rms_norm(norm)
     x = torch.randn(2, 3, 48)
     want = read(norm, x, torch.ones(2, 3, 48))
     x = x.requires_grad_()
@@ -76,19 +76,19 @@ def test_under_autocast_it_stays_in_fp32():
 def test_other_norms_and_low_precision_are_left_to_the_model():
     for norm in (made(GemmaRMSNorm), torch.nn.LayerNorm(48), made(LlamaRMSNorm).bfloat16()):
         before = type(norm)
-        quicken(norm)
+        patch_rms_norm(norm)
         assert type(norm) is before
     norm = made(LlamaRMSNorm)
     x = torch.randn(2, 48, dtype=torch.bfloat16)
     own = norm(x)
-    quicken(norm)
+    patch_rms_norm(norm)
     assert torch.equal(norm(x), own)
 
 
 def test_a_copy_is_a_norm_of_its_own():
     norm = made(LlamaRMSNorm)
-    quicken(norm)
-    quicken(norm)  # twice is once
+    patch_rms_norm(norm)
+    patch_rms_norm(norm)  # twice is once
     other = copy.deepcopy(norm)
     with torch.no_grad():
         other.weight.zero_()

@@ -28,7 +28,7 @@ def test_value_and_gradient_are_the_models_own(batch, heads, own, dtype):
     cos, sin = angles(batch, 5, 12)
     q, k = (torch.randn(batch, 5, h, 12).to(dtype).transpose(1, 2) for h in (heads, own))
     found = []
-    for turn in (rotary.Turn.apply, llama.apply_rotary_pos_emb):
+    for turn in (rotary.RotateHeads.apply, llama.apply_rotary_pos_emb):
         x, y = (z.detach().requires_grad_() for z in (q, k))
         turned = turn(x, y, cos, sin)
         assert {t.dtype for t in turned} == {torch.float32}
@@ -42,7 +42,7 @@ def test_value_and_gradient_are_the_models_own(batch, heads, own, dtype):
 @pytest.mark.parametrize("kind", TURNED)
 def test_a_model_says_the_same(kind):
     plain, quick = lm(kind), lm(kind)
-    rotary.quicken(quick)
+    rotary.patch_rotary(quick)
     changed = [m for m in quick.modules() if isinstance(m, rotary._Quick)]
     assert len(changed) == 2, "one a layer"
     ids = torch.randint(3, 41, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -57,7 +57,7 @@ def test_a_model_says_the_same(kind):
 
 def test_low_precision_stays_low():
     quick, plain = lm("llama").bfloat16(), lm("llama").bfloat16()
-    rotary.quicken(quick)
+    rotary.patch_rotary(quick)
     ids = torch.arange(3, 12)[None]
     assert torch.equal(quick(input_ids=ids).logits, plain(input_ids=ids).logits)
 
@@ -67,14 +67,14 @@ def test_a_model_that_turns_neighbours_is_left_alone():
     assert not rotary._turns(CohereAttention)
     assert not rotary._turns(torch.nn.Linear)
     model = lm("gpt2")
-    rotary.quicken(model)
+    rotary.patch_rotary(model)
     assert not any(isinstance(m, rotary._Quick) for m in model.modules())
 
 
 def test_it_is_done_once_and_copied():
     model = lm()
-    rotary.quicken(model)
-    rotary.quicken(model)
+    rotary.patch_rotary(model)
+    rotary.patch_rotary(model)
     kind = type(model.model.layers[0].self_attn)
     assert kind.__name__ == "LlamaAttention"
     assert kind.__mro__[1:3] == (rotary._Quick, llama.LlamaAttention)

@@ -17,8 +17,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tandem.batching.attention_plan import AttentionPlan
-from tandem.kernels.cpu_attention import Products
-from tandem.kernels.flex_attention import flexible
+from tandem.kernels.cpu_attention import BlockedAttention
+from tandem.kernels.flex_attention import flexible_attention
 
 IMPLEMENTATION = "tandem"
 COMPILED = "tandem-compiled"
@@ -27,7 +27,7 @@ LONGEST = 640
 """Up to this many keys `products` attend, on a CPU in bf16: they keep every probability."""
 
 
-def attention(
+def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -70,19 +70,19 @@ def attention(
     segments.windows.add(sliding_window)
     if compiled and not dropout:
         q, k, v = (x[0].to(low) for x in (query, key, value))
-        out = flexible(q, k, v, segments, scale, softcap, sliding_window)
+        out = flexible_attention(q, k, v, segments, scale, softcap, sliding_window)
     elif _short(query, low, segments) and softcap is None and not dropout:
         q, k, v = query[0], key[0], value[0]
-        out = Products.apply(q, k, v, segments, scale, sliding_window, low)
+        out = BlockedAttention.apply(q, k, v, segments, scale, sliding_window, low)
     else:
         q, k, v = (x[0].transpose(0, 1).to(low) for x in (query, key, value))
-        out = in_blocks(q, k, v, segments, dropout, scale, softcap, sliding_window)
+        out = attend_in_blocks(q, k, v, segments, dropout, scale, softcap, sliding_window)
     if segments.asking is not None:
         out = out.new_zeros(tokens, out.shape[1]).index_copy(0, segments.asking, out)
     return out.view(1, tokens, -1, width), None
 
 
-def in_blocks(
+def attend_in_blocks(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -197,7 +197,7 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
-ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, attention)
-ALL_ATTENTION_FUNCTIONS.register(COMPILED, functools.partial(attention, compiled=True))
+ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, packed_attention)
+ALL_ATTENTION_FUNCTIONS.register(COMPILED, functools.partial(packed_attention, compiled=True))
 ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 ALL_MASK_ATTENTION_FUNCTIONS.register(COMPILED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

@@ -26,7 +26,7 @@ SCORES = 1 << 24
 """Scores that are held in fp32 at once: 64 MB."""
 
 
-class Products(torch.autograd.Function):
+class BlockedAttention(torch.autograd.Function):
     """q [H, S, D], k and v [H', S, D] with H' dividing H -> [A, H D], in `dtype`."""
 
     @staticmethod

@@ -30,7 +30,7 @@ MOST = 0.5
 """Of a table's rows: where as many are read, the table is left as it is."""
 
 
-class Rows(nn.Embedding):
+class EmbeddingRows(nn.Embedding):
     """Some rows [U, d] of a table [V, d], looked up by the table's own numbers.
 
     Args:
@@ -59,7 +59,7 @@ class Rows(nn.Embedding):
 
 
 @contextmanager
-def narrowed(module: nn.Module, ids: IntArray | None, weight_decay: float) -> Iterator[None]:
+def train_only_rows(module: nn.Module, ids: IntArray | None, weight_decay: float) -> Iterator[None]:
     """Train only these rows of a module's input embeddings, where that is the same.
 
     Args:
@@ -79,7 +79,7 @@ def narrowed(module: nn.Module, ids: IntArray | None, weight_decay: float) -> It
             if _a_look_up(table) and id(table.weight) not in heads and _few(ids, table):
                 read = torch.from_numpy(np.union1d(ids, FILL)).long().to(table.weight.device)
                 changed.append((lm, table, read))
-                lm.set_input_embeddings(Rows(table, read))
+                lm.set_input_embeddings(EmbeddingRows(table, read))
         yield
     finally:
         for lm, table, read in changed:
@@ -90,7 +90,7 @@ def narrowed(module: nn.Module, ids: IntArray | None, weight_decay: float) -> It
 def _put_back(lm: PreTrainedModel, table: nn.Embedding, ids: Tensor) -> None:
     """Give the model its table again, with the rows as they are now."""
     rows = lm.get_input_embeddings()
-    if isinstance(rows, Rows):
+    if isinstance(rows, EmbeddingRows):
         table.to(rows.weight.device).weight[ids.to(rows.weight.device)] = rows.weight
         lm.set_input_embeddings(table)
 

@@ -33,7 +33,7 @@ Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Batch, head, query and key, as numbers, to whether the query sees the key."""
 
 
-def flexible(
+def flexible_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,

@@ -101,7 +101,7 @@ class _Call:
     told: bool
 
 
-def watch(body: nn.Module, forward: Callable[[], Any]) -> LastLayer | None:
+def find_last_layer(body: nn.Module, forward: Callable[[], Any]) -> LastLayer | None:
     """Find the parts of a body's last layer while `forward` runs; None if it is built otherwise.
 
     Args:

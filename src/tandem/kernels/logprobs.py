@@ -26,7 +26,7 @@ CACHE_BYTES = 2 << 20
 
 
 @contextmanager
-def made_again() -> Iterator[None]:
+def recompute_logits() -> Iterator[None]:
     """Keep no logits inside the block, however few they are."""
     global KEEP_BYTES
     before, KEEP_BYTES = KEEP_BYTES, 0

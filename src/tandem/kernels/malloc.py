@@ -24,7 +24,7 @@ _depth = 0
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
+def keep_freed_memory() -> Iterator[None]:
     """Keep freed memory while this lasts; does nothing where the C library is not glibc.
 
     The process stays as large as its largest step until the outermost `kept` ends.

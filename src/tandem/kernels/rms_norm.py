@@ -61,7 +61,7 @@ class _Quick:
         return super().forward(x)  # type: ignore[misc]
 
 
-def quicken(lm: nn.Module) -> None:
+def patch_rms_norm(lm: nn.Module) -> None:
     """Let every norm of a model that computes x r w compute it faster; others stay as they are."""
     for module in lm.modules():
         if not isinstance(module, _Quick) and _is_rms(module):

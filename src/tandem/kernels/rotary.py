@@ -24,7 +24,7 @@ NAME = "apply_rotary_pos_emb"
 CLOSE = 1e-5
 
 
-class Turn(torch.autograd.Function):
+class RotateHeads(torch.autograd.Function):
     """q [B, H, S, D], k [B, H', S, D], cos and sin [B, S, D] of two like halves -> q, k in fp32."""
 
     @staticmethod
@@ -57,15 +57,17 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return y.transpose(1, 2)
 
 
-def turn(own: Rotary, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+def rotate_heads(
+    own: Rotary, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor]:
     """Turn queries and keys by their positions' angles, by the model's own function if need be."""
     whole = cos.shape[-1] == q.shape[-1]
     if not whole or cos.dtype != torch.float32 or q.device.type != "cpu":
         return own(q, k, cos, sin)
-    return Turn.apply(q, k, cos, sin)  # type: ignore[no-any-return]
+    return RotateHeads.apply(q, k, cos, sin)  # type: ignore[no-any-return]
 
 
-def quicken(lm: nn.Module) -> None:
+def patch_rotary(lm: nn.Module) -> None:
     """Let every attention of a model turn by `Turn` where that is what it computes."""
     for module in lm.modules():
         own = type(module)
@@ -81,7 +83,7 @@ class _Quick:
 def _quick(own: type[nn.Module]) -> type[nn.Module]:
     """Return the class with its own forward, in which the name means `turn`."""
     old: Any = own.forward
-    names = {**old.__globals__, NAME: functools.partial(turn, old.__globals__[NAME])}
+    names = {**old.__globals__, NAME: functools.partial(rotate_heads, old.__globals__[NAME])}
     new = types.FunctionType(old.__code__, names, old.__name__, old.__defaults__, old.__closure__)
     new.__kwdefaults__ = old.__kwdefaults__
     fields = {"__module__": own.__module__, "forward": new}
@@ -101,7 +103,7 @@ def _turns(own: type[nn.Module]) -> bool:
     q, k = (torch.randn(2, heads, 3, 8, generator=draw) for heads in (4, 2))
     angle = torch.randn(2, 3, 4, generator=draw).repeat(1, 1, 2)
     try:
-        found = (f(q, k, angle.cos(), angle.sin()) for f in (theirs, Turn.apply))
+        found = (f(q, k, angle.cos(), angle.sin()) for f in (theirs, RotateHeads.apply))
         pairs = zip(*found, strict=True)
         return all(torch.allclose(a, b, rtol=CLOSE, atol=CLOSE) for a, b in pairs)
     except (TypeError, ValueError, RuntimeError):

@@ -41,8 +41,8 @@ def open_scalar(
 
 
 def _opened(lm: Any, machine: Machine, train: bool) -> Trunk:
-    rms_norm.quicken(lm)
-    rotary.quicken(lm)
+    rms_norm.patch_rms_norm(lm)
+    rotary.patch_rotary(lm)
     trunk = Trunk(lm, dtype=precision(machine))
     if machine.layout == "auto":
         probe(trunk, compiled=machine.compiled)

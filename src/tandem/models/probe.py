@@ -14,7 +14,7 @@ from tandem.batching.packing import Layout, pack_groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ModelError
 from tandem.kernels import attention
-from tandem.kernels.last_layer import watch
+from tandem.kernels.last_layer import find_last_layer
 from tandem.models.packed import Trunk
 
 
@@ -67,7 +67,7 @@ def _shares(trunk: Trunk, way: str, groups: list[Group], wanted: Tensor) -> bool
 def _narrows(trunk: Trunk, groups: list[Group], wanted: Tensor) -> bool:
     """Narrow the last layer, and keep it so if that changes no number."""
     tokens = pack_groups(groups, "shared").to(trunk.device).tokens
-    last = watch(trunk.body, lambda: _reading(trunk, tokens))
+    last = find_last_layer(trunk.body, lambda: _reading(trunk, tokens))
     if last is None:
         return False
     last.narrow()

@@ -24,8 +24,8 @@ from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.microbatches import Cut
 from tandem.batching.ragged import Ragged
 from tandem.errors import DataError
-from tandem.kernels.embedding_rows import narrowed
-from tandem.kernels.malloc import kept
+from tandem.kernels.embedding_rows import train_only_rows
+from tandem.kernels.malloc import keep_freed_memory
 from tandem.models.devices import device
 from tandem.runs.context import StageContext
 from tandem.training.distributed import least_memory, start_accelerator
@@ -38,7 +38,7 @@ from tandem.training.step_state import StepState
 Loss = Callable[[Outputs, Batch], Mapping[str, Terms]]
 
 
-@kept()
+@keep_freed_memory()
 def fit(
     module: nn.Module,
     source: Source,
@@ -69,7 +69,7 @@ def fit(
     there = least_memory(installed(device(here.machine)), accelerator)
     tokens = make_room(module, source.cut.tokens, there, here.events, wanted)
     source.cut = Cut(tokens, parts=accelerator.num_processes)
-    with narrowed(module, source.reads(), optim.weight_decay):
+    with train_only_rows(module, source.reads(), optim.weight_decay):
         _train(module, source, loss, optim, here, wanted, accelerator)
     return module.eval()
 

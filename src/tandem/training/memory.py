@@ -203,7 +203,7 @@ def saved(module: nn.Module, groups: Sequence[Group], want: Mapping[str, bool]) 
         return x.detach()  # x itself would be a circle that nothing frees
 
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda x: x)
-    with torch.enable_grad(), logprobs.made_again(), hooks:
+    with torch.enable_grad(), logprobs.recompute_logits(), hooks:
         out = module(tokens, **want)
     del out
     return sum(map(unique_tokens, groups)), sum(x.nbytes() for x in seen.values())
