@@ -74,8 +74,8 @@ def measure(point: Point, repeat: int) -> dict[str, float]:
 
     from tandem.batching.packing import pack_groups
     from tandem.data.record import Completion, Group, Preference, Prompt
-    from tandem.models.packed import Trunk
-    from tandem.models.probe import probe
+    from tandem.models.packed import PackedModel
+    from tandem.models.probe import probe_layout
     from tandem.objectives.pairwise import PAIRWISE
     from tandem.training.loop import divisors, total
 
@@ -91,8 +91,8 @@ def measure(point: Point, repeat: int) -> dict[str, float]:
         max_position_embeddings=2048,
         tie_word_embeddings=True,
     )
-    trunk = Trunk(LlamaForCausalLM(config), dtype=torch.bfloat16)
-    probe(trunk)
+    trunk = PackedModel(LlamaForCausalLM(config), dtype=torch.bfloat16)
+    probe_layout(trunk)
     draw = lambda n: rng.integers(4, shape.vocabulary, n).astype(np.int32)  # noqa: E731
     votes = tuple(Preference(i, i + 1) for i in range(0, point.n - 1, 2))
 

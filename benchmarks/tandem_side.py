@@ -22,9 +22,9 @@ from tandem.engines import Sampling
 from tandem.machine import Machine
 from tandem.methods import grpo
 from tandem.methods.kto import Mismatched, log_ratio
-from tandem.models.forward import log_probs
+from tandem.models.forward import with_logprobs
 from tandem.models.opening import open_policy, open_scalar
-from tandem.models.packed import Trunk
+from tandem.models.packed import PackedModel
 from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.nll import nll
 from tandem.objectives.pairwise import PAIRWISE
@@ -83,7 +83,7 @@ def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, An
 
 def prepared(
     what: str, work: Workload, folder: Path, machine: Machine
-) -> tuple[Trunk, Groups, float]:
+) -> tuple[PackedModel, Groups, float]:
     """Open the model, lay out the rows as the method reads them; the reference's seconds a step."""
     data = groups(work, folder)
     if what == "sft":
@@ -94,7 +94,7 @@ def prepared(
     return policy, *with_reference(what, work, folder, machine, data)
 
 
-def steps_of(kind: Any, what: str, work: Workload, policy: Trunk, data: Groups) -> Any:
+def steps_of(kind: Any, what: str, work: Workload, policy: PackedModel, data: Groups) -> Any:
     """One epoch over the rows, by a source of this kind."""
     return kind(
         data,
@@ -120,7 +120,7 @@ def useful(data: Groups) -> int:
     return sum(len(g.prompt.tokens) + sum(len(c.tokens) for c in g.completions) for g in data)
 
 
-def opened(what: str, folder: Path, machine: Machine) -> Trunk:
+def opened(what: str, folder: Path, machine: Machine) -> PackedModel:
     if what != "reward":
         return open_policy(folder, machine, train=True)
     return open_scalar(folder, machine, fresh=Seed(0), zero=True, train=True)
@@ -134,7 +134,7 @@ def with_reference(
         return data, 0.0
     frozen = open_policy(folder, machine)
     began = time.perf_counter()
-    data = Groups.of(log_probs(frozen, data, machine.tokens))
+    data = Groups.of(with_logprobs(frozen, data, machine.tokens))
     return data, (time.perf_counter() - began) / -(-len(data) // work.size)
 
 

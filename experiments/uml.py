@@ -33,9 +33,9 @@ from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import ppo, reward, sft
 from tandem.methods.reward import Reward, compared, preferred
-from tandem.models.forward import read
+from tandem.models.forward import forward_groups
 from tandem.models.opening import open_scalar
-from tandem.models.packed import Trunk
+from tandem.models.packed import PackedModel
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -194,7 +194,7 @@ def measured(
 def special(
     init: Checkpoint, D: Groups, P: Groups, v: Variant, cfg: Reward, here: StageContext,
     told: dict[str, Any],
-) -> tuple[Trunk, nn.Module | None]:  # fmt: skip
+) -> tuple[PackedModel, nn.Module | None]:  # fmt: skip
     """`reward.with_views` with one thing changed; what scores features if not h's own head."""
     machine, zero = here.machine, cfg.head == "zero"
     model = open_scalar(init.path, machine, fresh=here.seed.at("head"), zero=zero, train=True)
@@ -274,12 +274,14 @@ class Pulls:
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def exam(model: Trunk, pairs: Groups, score: nn.Module | None, machine: Machine) -> dict[str, Any]:
+def exam(
+    model: PackedModel, pairs: Groups, score: nn.Module | None, machine: Machine
+) -> dict[str, Any]:
     """Accuracy of the scores, and of a linear probe of the features; where features differ."""
     gaps: list[float] = []
     prompts: list[str] = []
     rows, within, means = [], [], []
-    for group, found in read(model, pairs, machine.tokens, logp=False, features=True):
+    for group, found in forward_groups(model, pairs, machine.tokens, logp=False, features=True):
         h, s = found.features, found.score
         assert h is not None
         assert s is not None

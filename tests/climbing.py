@@ -16,7 +16,7 @@ from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.machine import Machine
 from tandem.models import loading
-from tandem.models.tokenise import marked
+from tandem.models.tokenise import mark_tokenizer
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -68,7 +68,8 @@ def prompts(folder: Path, count: int, seed: int = 0) -> Groups:
     whose = tokenizer_hash(load_tokenizer(folder))
     asked = [tokens(rng, int(rng.integers(2, 9))) for _ in range(count)]
     return Groups.of(
-        marked(Group(Prompt(f"p{i}", spelled(x), tokens=x)), whose) for i, x in enumerate(asked)
+        mark_tokenizer(Group(Prompt(f"p{i}", spelled(x), tokens=x)), whose)
+        for i, x in enumerate(asked)
     )
 
 

@@ -15,7 +15,7 @@ from climbing import somewhere
 from tandem.batching.batch import Batch, Outputs
 from tandem.data.groups import Groups
 from tandem.machine import Machine
-from tandem.models.packed import Trunk
+from tandem.models.packed import PackedModel
 from tandem.objectives.nll import nll
 from tandem.rng import Seed
 from tandem.runs.events import Silent
@@ -28,7 +28,7 @@ from tiny import group, lm
 def main(out: Path) -> None:
     rng = np.random.default_rng(0)
     groups = [group(str(i), rng, 20, (10, 10)) for i in range(8)]
-    module, seen = Trunk(lm()), [0]
+    module, seen = PackedModel(lm()), [0]
 
     def count(_: Any, args: Any) -> None:
         seen[0] += args[0].useful

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.packing import pack_groups
 from tandem.data.record import Completion, Group, Preference, Prompt
-from tandem.models.packed import Trunk
-from tandem.models.probe import probe
+from tandem.models.packed import PackedModel
+from tandem.models.probe import probe_layout
 from tandem.objectives import PAIRWISE, bradley_terry, kl, kto, kto_z0, nll, ppo_clip
 from tandem.training.loop import divisors, total
 
@@ -158,9 +158,9 @@ def ours(
     return Side.of(torch.stack(parts).sum(), lm)
 
 
-def reader(lm: Any, layout: str) -> Trunk:
-    trunk = Trunk(lm)
-    assert layout == "rows" or probe(trunk) == "shared"
+def reader(lm: Any, layout: str) -> PackedModel:
+    trunk = PackedModel(lm)
+    assert layout == "rows" or probe_layout(trunk) == "shared"
     return trunk
 
 

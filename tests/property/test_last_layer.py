@@ -17,8 +17,8 @@ from tandem.batching.packing import pack_groups
 from tandem.machine import Lora, Machine
 from tandem.models.loading import value_head
 from tandem.models.opening import open_policy
-from tandem.models.packed import ActorCritic, Trunk
-from tandem.models.probe import probe
+from tandem.models.packed import ActorCritic, PackedModel
+from tandem.models.probe import probe_layout
 from tiny import SHARED, close, folder, gradient, group, labelled, lm
 
 NARROWED = [kind for kind in SHARED if kind != "gpt2"]
@@ -41,15 +41,15 @@ def everything(out: Outputs, of: Batch) -> dict[str, Terms]:
     return {"all": Terms(units, torch.ones_like(units), {})}
 
 
-def policy(kind: str) -> Trunk:
+def policy(kind: str) -> PackedModel:
     model = lm(kind)
-    trunk = Trunk(model, {"value": value_head(model)})
+    trunk = PackedModel(model, {"value": value_head(model)})
     torch.nn.init.normal_(trunk.heads["value"].weight, generator=torch.Generator().manual_seed(0))
-    probe(trunk)
+    probe_layout(trunk)
     return trunk
 
 
-def both(trunk: Trunk, read: Any) -> tuple[Any, Any]:
+def both(trunk: PackedModel, read: Any) -> tuple[Any, Any]:
     """Do it with the last layer narrowed and whole."""
     found = []
     for trunk.narrow in (True, False):
@@ -75,8 +75,8 @@ def test_every_output_and_every_gradient_is_the_same(kind: str):
 @pytest.mark.parametrize("kind", ["llama", "neox", "mistral", "gemma2"])
 def test_a_scalar_head_reads_ends_alone(kind: str):
     model = lm(kind, auto=hf.AutoModelForSequenceClassification, num_labels=1)
-    trunk, packed = Trunk(model), batch()
-    probe(trunk)
+    trunk, packed = PackedModel(model), batch()
+    probe_layout(trunk)
     seen: list[int] = []
     last = trunk.body.layers[-1]  # type: ignore[union-attr]
     last.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
@@ -110,7 +110,7 @@ def test_activations_that_are_recomputed_are_of_the_same_tokens(tmp_path: Path):
     close(slopes(made_again), slopes(kept), 1e-6)
 
 
-def slopes(trunk: Trunk) -> torch.Tensor:
+def slopes(trunk: PackedModel) -> torch.Tensor:
     """Read two packs, then differentiate: each has to keep its own tail."""
     trunk.zero_grad()
     values = [trunk(batch(seed).tokens).logp.values.square().sum() for seed in (0, 1)]
@@ -120,11 +120,11 @@ def slopes(trunk: Trunk) -> torch.Tensor:
 
 def test_two_trunks_of_one_model_and_a_copy_narrow_it_once():
     model = lm()
-    first, second = Trunk(model), Trunk(model)
-    probe(first)
-    probe(second)
-    third = Trunk(copy.deepcopy(model))
-    probe(third)
+    first, second = PackedModel(model), PackedModel(model)
+    probe_layout(first)
+    probe_layout(second)
+    third = PackedModel(copy.deepcopy(model))
+    probe_layout(third)
     packed = batch()
     narrow, whole = both(first, lambda: first(packed.tokens).logp.values)
     for other in (second, third):
@@ -154,8 +154,8 @@ def test_a_layer_that_needs_all_its_tokens_is_left_whole(monkeypatch: pytest.Mon
         return forward(self, hidden_states, **kwargs) + kwargs["position_ids"][..., None] / 50
 
     monkeypatch.setattr(type(layer), "forward", placed)
-    trunk = Trunk(model)
-    assert probe(trunk) == "shared"
+    trunk = PackedModel(model)
+    assert probe_layout(trunk) == "shared"
     assert not trunk.narrow
     assert not layer._forward_pre_hooks
     groups = [group("a", np.random.default_rng(0), 9, (4, 7))]

@@ -31,9 +31,9 @@ from tandem.kernels import flex_attention
 from tandem.kernels.attention import COMPILED, IMPLEMENTATION, attend_in_blocks
 from tandem.machine import Machine
 from tandem.methods.kto import Mismatched, log_ratio
-from tandem.models.forward import read
-from tandem.models.packed import Trunk
-from tandem.models.probe import probe
+from tandem.models.forward import forward_groups
+from tandem.models.packed import PackedModel
+from tandem.models.probe import probe_layout
 from tandem.objectives import PAIRWISE, bradley_terry, kto, nll
 from tandem.operators import mismatch
 from tandem.rng import Seed
@@ -45,12 +45,14 @@ BOUND = 1e-5
 
 
 @functools.cache
-def trunks(kind: str, scalar: bool = False, compiled: bool = False) -> tuple[Trunk, Trunk]:
+def trunks(
+    kind: str, scalar: bool = False, compiled: bool = False
+) -> tuple[PackedModel, PackedModel]:
     """Return one model twice: as the probe leaves it, and stock, one completion a row."""
     auto = hf.AutoModelForSequenceClassification if scalar else hf.AutoModelForCausalLM
     model = lm(kind, auto=auto, **({"num_labels": 1} if scalar else {}))
-    probed, stock = Trunk(model), Trunk(copy.deepcopy(model))
-    probe(probed, compiled=compiled)
+    probed, stock = PackedModel(model), PackedModel(copy.deepcopy(model))
+    probe_layout(probed, compiled=compiled)
     return probed.eval(), stock.eval()
 
 
@@ -185,7 +187,7 @@ def test_the_window_matters(kind: str):
     wide.config.sliding_window = 10_000
     tokens_ = pack_groups(some_groups(), "rows").tokens
     _, rows = trunks(kind)
-    assert (Trunk(wide)(tokens_).logp.values - rows(tokens_).logp.values).abs().max() > 1e-2
+    assert (PackedModel(wide)(tokens_).logp.values - rows(tokens_).logp.values).abs().max() > 1e-2
 
 
 def test_a_window_that_only_the_stock_mask_knows_is_read_in_rows():
@@ -194,9 +196,9 @@ def test_a_window_that_only_the_stock_mask_knows_is_read_in_rows():
     The probe's toys are shorter than a real window, so agreement on them is no proof.
     """
     model = lm("gemma3", sliding_window=4096)
-    assert probe(Trunk(model)) == "shared"
+    assert probe_layout(PackedModel(model)) == "shared"
     model.model.layers[0].self_attn.sliding_window = None
-    assert probe(Trunk(model)) == "rows"
+    assert probe_layout(PackedModel(model)) == "rows"
 
 
 SHAPES = st.lists(
@@ -309,7 +311,7 @@ def cases(name: str) -> tuple[list[Group], Loss, bool, type[Offline]]:
     return groups, loss, scalar, source
 
 
-def step(source: Offline, trunk: Trunk) -> list[Batch]:
+def step(source: Offline, trunk: PackedModel) -> list[Batch]:
     """Return the only step, with z0 where the whole step is one micro-batch too."""
     (micro,) = source.steps(trunk)
     if isinstance(source, Mismatched) and len(micro) == 1:
@@ -421,9 +423,11 @@ def test_readings_come_back_in_the_order_of_completions():
     rng = np.random.default_rng(0)
     groups = [group("g", rng, 5, (2, 30, 4, 12, 12, 9)), group("h", rng, 9, (3, 3))]
     _, rows = trunks("llama")
-    whole = list(read(rows, groups, 10**6, features=True))
+    whole = list(forward_groups(rows, groups, 10**6, features=True))
     for budget in (1, 20, 40):
-        for (g, a), (h, b) in zip(whole, read(rows, groups, budget, features=True), strict=True):
+        for (g, a), (h, b) in zip(
+            whole, forward_groups(rows, groups, budget, features=True), strict=True
+        ):
             assert g is h
             assert [len(x) for x in b.logp] == [len(c.tokens) for c in g.completions]
             for x, y in zip(a.logp, b.logp, strict=True):

@@ -20,8 +20,8 @@ from tandem.kernels.embedding_rows import train_only_rows
 from tandem.machine import Lora, Machine
 from tandem.methods import reward
 from tandem.models import loading
-from tandem.models.lora import adapt
-from tandem.models.packed import Trunk
+from tandem.models.lora import add_adapters
+from tandem.models.packed import PackedModel
 from tandem.objectives import bradley_terry, nll
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -61,7 +61,7 @@ class Unknown(Offline):
 
 def trained(model: Any, told: bool, loss: Any, optim: Optim = OPTIM) -> tuple[Tensor, int]:
     """Return all weights after some steps, and how many rows the table had meanwhile."""
-    trunk, rows = Trunk(model), list[int]()
+    trunk, rows = PackedModel(model), list[int]()
 
     def watched(out: Any, batch: Any) -> Any:
         rows.append(len(model.get_input_embeddings().weight))
@@ -140,7 +140,7 @@ def test_a_table_of_which_most_is_read_is_left_alone():
 
 
 def test_a_frozen_table_is_left_alone(tmp_path: Path):
-    adapted: Any = adapt(
+    adapted: Any = add_adapters(
         loading.load_policy(folder(tmp_path / "lm"), Machine(device="cpu")), Lora(rank=2), Seed(0)
     )
     table = adapted.get_input_embeddings()

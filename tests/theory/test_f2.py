@@ -19,9 +19,9 @@ from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import dpo, reward, sft
-from tandem.models.forward import log_probs, read
+from tandem.models.forward import forward_groups, with_logprobs
 from tandem.models.opening import open_policy
-from tandem.models.tokenise import marked
+from tandem.models.tokenise import mark_tokenizer
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
@@ -63,7 +63,7 @@ def enumerated(p: np.ndarray | None = None, weight: np.ndarray | None = None) ->
 
 def law(policy: Checkpoint) -> np.ndarray:
     """Return the probabilities of the four answers, as the kernel reads them."""
-    (group,) = log_probs(open_policy(policy.path, MACHINE), enumerated())
+    (group,) = with_logprobs(open_policy(policy.path, MACHINE), enumerated())
     return np.exp([c.logp.sum(dtype=np.float64) for c in group.completions])
 
 
@@ -126,7 +126,7 @@ def test_a_reward_model_recovers_r_up_to_a_constant(pi_sft: Checkpoint, tmp_path
     cfg = reward.Reward(epochs=250, batch=1, optim=STEPS)
     made = fitted(reward, pi_sft, enumerated(P), cfg, tmp_path)
     whose = tokenizer_hash(load_tokenizer(made.path))
-    (judged,) = RewardModel(made, machine=MACHINE)([marked(enumerated()[0], whose)])
+    (judged,) = RewardModel(made, machine=MACHINE)([mark_tokenizer(enumerated()[0], whose)])
     assert np.abs(judged.scores - (R - R.mean())).max() < 0.02
 
 
@@ -143,5 +143,5 @@ def test_the_law_is_the_same_in_parts(pi_sft: Checkpoint):
     """The four answers in one pack, or one each."""
     policy = open_policy(pi_sft.path, MACHINE)
     for budget in (1, 100):
-        ((_, reading),) = read(policy, enumerated(), budget)
+        ((_, reading),) = forward_groups(policy, enumerated(), budget)
         assert tv(np.exp([x.sum() for x in reading.logp]), PI_REF) < 1e-6

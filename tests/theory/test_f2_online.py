@@ -30,7 +30,7 @@ from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.machine import Machine
 from tandem.methods import grpo, ppo
-from tandem.models.tokenise import marked
+from tandem.models.tokenise import mark_tokenizer
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.operators import best
 from tandem.rng import Seed
@@ -67,7 +67,7 @@ def prompts(folder: Path, count: int) -> Groups:
     whose = tokenizer_hash(load_tokenizer(folder))
     bos = np.array([F2_BOS], np.int32)
     return Groups.of(
-        marked(Group(Prompt(str(i), "<bos>", tokens=bos)), whose) for i in range(count)
+        mark_tokenizer(Group(Prompt(str(i), "<bos>", tokens=bos)), whose) for i in range(count)
     )
 
 

@@ -31,9 +31,9 @@ from tandem.methods.raft import RAFT
 from tandem.methods.rest import ReST
 from tandem.methods.rso import RSO
 from tandem.methods.sft import SFT
-from tandem.models.forward import log_probs
+from tandem.models.forward import with_logprobs
 from tandem.models.opening import open_policy
-from tandem.models.tokenise import marked
+from tandem.models.tokenise import mark_tokenizer
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
@@ -81,12 +81,12 @@ def enumerated(**more: Any) -> Group:
 
 def prompts(folder: Path, count: int) -> Groups:
     whose = tokenizer_hash(load_tokenizer(folder))
-    return Groups.of(marked(Group(asked(str(i))), whose) for i in range(count))
+    return Groups.of(mark_tokenizer(Group(asked(str(i))), whose) for i in range(count))
 
 
 def law(policy: Checkpoint) -> np.ndarray:
     """Read the probabilities of the four answers off the weights."""
-    (group,) = log_probs(open_policy(policy.path, MACHINE), [enumerated()])
+    (group,) = with_logprobs(open_policy(policy.path, MACHINE), [enumerated()])
     return np.exp([c.logp.sum(dtype=np.float64) for c in group.completions])
 
 
@@ -301,7 +301,7 @@ def test_the_shaped_reward_takes_off_the_price(pi_sft, r_phi, tmp_path):
     pi = Checkpoint(f2_model(tmp_path / "pi", {"a": 0.9, "b": 0.1}))
     log_ratio = np.log([0.9 / 0.6, 0.9 / 0.6, 0.1 / 0.4, 0.1 / 0.4])
     whose = tokenizer_hash(load_tokenizer(pi_sft.path))
-    group = [marked(enumerated(), whose)]
+    group = [mark_tokenizer(enumerated(), whose)]
     r = RewardModel(r_phi)
     (plain,) = judge(group, r, machine=MACHINE)
     (shaped,) = judge(group, Shaped(r, pi, pi_sft, 0.7), machine=MACHINE)

@@ -30,10 +30,10 @@ from tandem.methods import lmsi, star
 from tandem.methods.lmsi import LMSI
 from tandem.methods.sft import SFT
 from tandem.methods.star import STaR
-from tandem.models.forward import log_probs
+from tandem.models.forward import with_logprobs
 from tandem.models.opening import open_policy
-from tandem.models.packed import Trunk
-from tandem.models.tokenise import marked
+from tandem.models.packed import PackedModel
+from tandem.models.tokenise import mark_tokenizer
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.objectives.nll import nll
 from tandem.operators import above, best, correct, incorrect, majority
@@ -122,8 +122,8 @@ def law(policy: Checkpoint) -> np.ndarray:
     answers = tuple(Completion(y, t) for y, t in zip("abcd", ids, strict=True))
     whose = tokenizer_hash(load_tokenizer(policy.path))
     prompt = Prompt("x", "<bos>", tokens=np.array([1], np.int32))
-    asked = marked(Group(prompt, answers), whose)
-    (seen,) = log_probs(open_policy(policy.path, MACHINE), [asked])
+    asked = mark_tokenizer(Group(prompt, answers), whose)
+    (seen,) = with_logprobs(open_policy(policy.path, MACHINE), [asked])
     return np.exp([float(c.logp[0]) for c in seen.completions])
 
 
@@ -339,7 +339,7 @@ def test_without_rationalisation_it_is_rest_with_r_1_if_correct(n: int):
         )
         for g in scored
     ]
-    model = Trunk(tiny.lm())
+    model = PackedModel(tiny.lm())
 
     def gradient(groups: list[Group]):
         data = Groups.of(groups)

@@ -46,8 +46,8 @@ from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.kernels.attention import COMPILED, IMPLEMENTATION
 from tandem.machine import Machine
-from tandem.models.forward import read
-from tandem.models.packed import Trunk
+from tandem.models.forward import forward_groups
+from tandem.models.packed import PackedModel
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 
@@ -206,10 +206,10 @@ def test_greedy_tokens_are_those_of_generate_under_every_stop_rule(family: str, 
 def test_logp_is_that_of_the_kernel(family: str) -> None:
     """What the sampler returns and what the trainer would compute, token by token."""
     lm, prompts = _model(family), _prompts()
-    trunk = Trunk(lm, temperature=0.7)
+    trunk = PackedModel(lm, temperature=0.7)
     how = Sampling(temperature=0.7, max_tokens=12)
     groups = list(_engine(lm).sample(prompts, 3, how, Seed(4)))
-    for group, reading in read(trunk, groups, 10**6):
+    for group, reading in forward_groups(trunk, groups, 10**6):
         for answer, logp in zip(group.completions, reading.logp or (), strict=True):
             np.testing.assert_allclose(answer.logp, logp, atol=1e-4)
 

@@ -22,8 +22,8 @@ from tandem.kernels import logprobs
 from tandem.kernels.logprobs import Logits, token_logp
 from tandem.machine import Machine
 from tandem.models.opening import open_policy
-from tandem.models.packed import Trunk
-from tandem.models.probe import probe
+from tandem.models.packed import PackedModel
+from tandem.models.probe import probe_layout
 from tandem.rng import Seed
 from tiny import close, group, lm
 from worlds import F2_BOS, F2_EOS, f2_model, letters
@@ -130,9 +130,9 @@ def test_no_token_at_all():
 # --- METHODS section 0 --------------------------------------------------------------------------
 
 
-def trunk(kind: str = "llama", temperature: float = 1.0) -> Trunk:
-    t = Trunk(lm(kind), temperature=temperature).eval()
-    probe(t)
+def trunk(kind: str = "llama", temperature: float = 1.0) -> PackedModel:
+    t = PackedModel(lm(kind), temperature=temperature).eval()
+    probe_layout(t)
     return t
 
 

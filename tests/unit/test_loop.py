@@ -26,10 +26,10 @@ from tandem.judges.reward_model import RewardModel
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo, reward, sft
 from tandem.models import loading
-from tandem.models.forward import log_probs
+from tandem.models.forward import with_logprobs
 from tandem.models.opening import open_policy
-from tandem.models.packed import Trunk
-from tandem.models.reference import reference
+from tandem.models.packed import PackedModel
+from tandem.models.reference import reference_logprobs
 from tandem.objectives import nll
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -82,9 +82,11 @@ def the_nll(out: Outputs, batch: Batch) -> dict[str, Terms]:
     return {"nll": nll(out.logp)}
 
 
-def trained(loss: Any, optim: Optim, steps: int = 1, events: Any = None) -> tuple[Trunk, Trunk]:
+def trained(
+    loss: Any, optim: Optim, steps: int = 1, events: Any = None
+) -> tuple[PackedModel, PackedModel]:
     """Train a llama for some steps; return it as it was and as it is."""
-    before, after = Trunk(lm()).eval(), Trunk(lm())
+    before, after = PackedModel(lm()).eval(), PackedModel(lm())
     source = Offline(data(), size=10, epochs=steps, seed=Seed(), layout="rows", tokens=10**6)
     train(after, source, loss, optim, somewhere(events or Silent(), FP32))
     return before, after
@@ -130,7 +132,7 @@ def test_the_example_of_two_micro_batches(tmp_path: Path):
     for budget in (1, 100):
         heard = Heard()
         source = Offline(groups, size=2, epochs=1, seed=Seed(), layout="rows", tokens=budget)
-        train(Trunk(lm()), source, loss, FAST, somewhere(heard, FP32))
+        train(PackedModel(lm()), source, loss, FAST, somewhere(heard, FP32))
         assert heard.of("train")[0]["toy_loss"] == pytest.approx(1.2)
 
 
@@ -243,7 +245,7 @@ def test_a_step_that_is_not_a_number_never_reaches_the_weights(where: str, clip:
     gradient (that of sqrt at 0 is infinite): the weights are those of two steps."""
     calls = iter(range(100))
     seen: list[dict[str, torch.Tensor]] = []
-    after = Trunk(lm())
+    after = PackedModel(lm())
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.logp is not None
@@ -387,8 +389,8 @@ def test_the_reference_of_adapters_is_the_policy_without_them(tmp_path: Path):
     fitted("dpo", tmp_path, init, machine, heard)
     assert heard.of("train")[0]["sigmoid_loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert heard.of("train")[-1]["sigmoid_loss"] != pytest.approx(math.log(2), abs=1e-4)
-    column = reference(Checkpoint(init), data(), machine)
-    plain = log_probs(open_policy(init, FP32), data())
+    column = reference_logprobs(Checkpoint(init), data(), machine)
+    plain = with_logprobs(open_policy(init, FP32), data())
     for a, b in zip(column, plain, strict=True):
         for x, y in zip(a.completions, b.completions, strict=True):
             assert np.abs(x.logp - y.logp).max() < 1e-5
@@ -446,7 +448,7 @@ def test_gradient_checkpointing_changes_no_gradient(kind: str, tmp_path: Path):
 def test_gradients_equal_the_models_own(kind: str):
     """Tied embeddings receive both parts: as an input and as the head."""
     g = group("g", np.random.default_rng(0), 6, (9,))
-    mine, stock = Trunk(lm(kind)).eval(), lm(kind)
+    mine, stock = PackedModel(lm(kind)).eval(), lm(kind)
     ids = torch.from_numpy(np.concatenate([g.prompt.tokens, g.completions[0].tokens])).long()[None]
     labels = ids.clone()
     labels[:, :6] = -100
@@ -467,7 +469,7 @@ def test_the_exported_folder_is_the_model_that_was_trained(kind: str, tmp_path: 
     plain = hf.AutoModelForCausalLM.from_pretrained(made.path).eval()
     tied = plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
     assert tied == (kind != "llama")
-    (g,) = log_probs(open_policy(made.path, FP32), data(1))
+    (g,) = with_logprobs(open_policy(made.path, FP32), data(1))
     for completion in g.completions:
         ids = torch.from_numpy(np.concatenate([g.prompt.tokens, completion.tokens])).long()[None]
         with torch.no_grad():
@@ -570,7 +572,7 @@ def test_sft_trains_the_end_although_it_is_the_padding(tmp_path: Path):
     made = fitted("sft", tmp_path, init)
 
     def ends(path: Path) -> float:
-        groups = log_probs(open_policy(path, FP32), data(pairs=False))
+        groups = with_logprobs(open_policy(path, FP32), data(pairs=False))
         return float(np.mean([g.completions[0].logp[-1] for g in groups]))
 
     assert ends(made.path) > ends(init) + 0.3
@@ -598,6 +600,6 @@ def test_metrics_are_means_over_units():
     heard = Heard()
     source = Offline(data(), size=3, epochs=1, seed=Seed(), layout="rows", tokens=20)
     machine = replace(FP32, log_every=100)
-    train(Trunk(lm()), source, loss, FAST, somewhere(heard, machine))
+    train(PackedModel(lm()), source, loss, FAST, somewhere(heard, machine))
     lengths = [len(c.tokens) for g in data() for c in g.completions]
     assert heard.of("train")[-1]["length"] == pytest.approx(np.mean(lengths))

@@ -27,8 +27,8 @@ from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges.preference_model import CLIP, Pointwise, PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import preference, reward
-from tandem.models.saving import save
-from tandem.models.tokenise import marked, tokenised
+from tandem.models.saving import save_model
+from tandem.models.tokenise import mark_tokenizer, tokenise
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -94,7 +94,7 @@ def test_a_template_opens_the_second_turn_too():
     tokenizer = byte_bpe(CHATML)
     asked = Prompt("x", "", messages=({"role": "user", "content": "how are you?"},))
     made = Group(asked, (Completion("fine"), Completion("the cat")))
-    (encoded,) = tokenised([made], tokenizer)
+    (encoded,) = tokenise([made], tokenizer)
     derived = both_orders(encoded, [(1, 0)], PairSeparator.of(tokenizer))
     text = tokenizer.decode([*derived.prompt.tokens, *derived.completions[0].tokens])
     assert text == (
@@ -106,7 +106,7 @@ def test_a_template_opens_the_second_turn_too():
 def test_plain_text_gets_no_header_from_a_template():
     tokenizer = byte_bpe(CHATML)
     made = Group(Prompt("x", "hello"), (Completion(" to"), Completion(" the dog")))
-    (encoded,) = tokenised([made], tokenizer)
+    (encoded,) = tokenise([made], tokenizer)
     derived = both_orders(encoded, [(0, 1)], PairSeparator.of(tokenizer))
     assert tokenizer.decode(derived.completions[0].tokens) == " to</s></s> the dog</s></s>"
 
@@ -195,7 +195,7 @@ def camps(count: int, seed: int) -> Groups:
         return Group(asked.prompt, tuple(Completion(t) for t in texts), preferences=tuple(votes))
 
     tokenizer = load_tokenizer(Micro().model())
-    return Groups.of(tokenised((one(g) for g in prompts), tokenizer))
+    return Groups.of(tokenise((one(g) for g in prompts), tokenizer))
 
 
 def test_it_learns_a_circle_that_no_reward_can(tmp_path: Path):
@@ -310,7 +310,7 @@ def test_a_saturated_preference_is_clipped(tmp_path: Path):
     place = fitted(folder(tmp_path / "init"), tmp_path, world()).path
     trained = AutoModelForSequenceClassification.from_pretrained(place)
     trained.score.weight.data.mul_(1e4)
-    save(trained, load_tokenizer(place), tmp_path / "loud")
+    save_model(trained, load_tokenizer(place), tmp_path / "loud")
     scores = np.concatenate([g.scores for g in Pointwise(Checkpoint(tmp_path / "loud"))(world())])
     assert np.abs(scores).max() == pytest.approx(math.log(99), abs=1e-6)
 
@@ -328,10 +328,10 @@ def test_foreign_tokens_are_read_from_text_by_judges_and_refused_by_the_fit(
 ):
     """A judge reads text; a fit starts from the policy, whose tokens the data must be in."""
     mine = tokenizer_hash(load_tokenizer(model.path))
-    groups = [marked(replace(g, preferences=()), mine) for g in world(3)]
+    groups = [mark_tokenizer(replace(g, preferences=()), mine) for g in world(3)]
     foreign = [
         replace(
-            marked(g, "another"),
+            mark_tokenizer(g, "another"),
             completions=tuple(replace(c, tokens=c.tokens[::-1].copy()) for c in g.completions),
         )
         for g in groups
@@ -340,7 +340,7 @@ def test_foreign_tokens_are_read_from_text_by_judges_and_refused_by_the_fit(
     for a, b in zip(here, there, strict=True):
         assert a.preferences[0].p == pytest.approx(b.preferences[0].p, abs=1e-6)
     with pytest.raises(DataError, match="tokens of another tokenizer than that of init"):
-        fitted(model.path, tmp_path, world().map(lambda g: marked(g, "another")))
+        fitted(model.path, tmp_path, world().map(lambda g: mark_tokenizer(g, "another")))
 
 
 def test_a_reward_is_no_preference_model_and_the_other_way_round(model: Checkpoint, tmp_path: Path):

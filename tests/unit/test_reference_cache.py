@@ -11,7 +11,7 @@ import pytest
 from climbing import FP32
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError
-from tandem.models.reference import reference
+from tandem.models.reference import reference_logprobs
 from tandem.runs.atomic_files import evict_oldest, file_lock, mark_used
 from tandem.runs.checkpoint import Checkpoint
 from tiny import folder, group
@@ -49,15 +49,15 @@ def test_reference_columns_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     policy = Checkpoint(folder(tmp_path / "model"))
     rng = np.random.default_rng(0)
     one, two = (Groups.of([group(name, rng, 3, [4, 5])]) for name in "ab")
-    first = reference(policy, one, FP32)[0].completions[0].logp
-    reference(policy, two, FP32)
+    first = reference_logprobs(policy, one, FP32)[0].completions[0].logp
+    reference_logprobs(policy, two, FP32)
     place = tmp_path / "cache" / "reference"
     assert len(list(place.glob("*.parquet"))) == 2
     monkeypatch.setenv("TANDEM_CACHE_GB", "0")
-    reference(policy, one + two, FP32)
+    reference_logprobs(policy, one + two, FP32)
     assert len(list(place.glob("*.parquet"))) == 1
-    again = reference(policy, one, FP32)[0].completions[0].logp
+    again = reference_logprobs(policy, one, FP32)[0].completions[0].logp
     np.testing.assert_array_equal(again, first)
     monkeypatch.setenv("TANDEM_CACHE_GB", "plenty")
     with pytest.raises(ConfigError, match="TANDEM_CACHE_GB = 'plenty'"):
-        reference(policy, two, FP32)
+        reference_logprobs(policy, two, FP32)

@@ -19,8 +19,8 @@ from tandem.errors import ConfigError
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo
 from tandem.models.opening import open_policy
-from tandem.models.packed import Trunk
-from tandem.models.probe import probe
+from tandem.models.packed import PackedModel
+from tandem.models.probe import probe_layout
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
 from tandem.training import loop, memory
@@ -36,23 +36,23 @@ def groups(n: int = 12) -> Groups:
     return Groups.of(labelled(group(str(i), rng, 9, (7, 5)), rng) for i in range(n))
 
 
-def trunk(tmp_path: Path, machine: Machine = FP32) -> Trunk:
+def trunk(tmp_path: Path, machine: Machine = FP32) -> PackedModel:
     return open_policy(folder(tmp_path), machine, train=True)
 
 
-def asked(policy: Trunk, tokens: int, total: int) -> tuple[int, list[dict[str, Any]]]:
+def asked(policy: PackedModel, tokens: int, total: int) -> tuple[int, list[dict[str, Any]]]:
     heard = Heard()
     return memory.make_room(policy, tokens, total, heard, {}), heard.lines
 
 
-def enough(policy: Trunk, tokens: float) -> int:
+def enough(policy: PackedModel, tokens: float) -> int:
     """Memory in which a step of so many tokens just fits."""
     each = memory.per_token(policy, [policy.inner], {})
     fixed = memory._states(policy, 10**12) + memory._logits([policy.inner], 1000)
     return int((fixed + each * tokens) / memory.SHARE) + 1
 
 
-def recomputes(policy: Trunk) -> bool:
+def recomputes(policy: PackedModel) -> bool:
     return any(getattr(m, "gradient_checkpointing", False) for m in policy.inner.modules())
 
 
@@ -62,9 +62,9 @@ def test_a_token_keeps_as_much_in_a_large_batch(dtype: torch.dtype, rows: bool):
     """A slope from 16 and 96 tokens, against what 2,400 keep; weights and logits are in neither."""
     shape = {"hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 4}
     config = hf.LlamaConfig(vocab_size=500, num_hidden_layers=3, **shape)
-    policy = Trunk(hf.LlamaForCausalLM(config), dtype=dtype)
+    policy = PackedModel(hf.LlamaForCausalLM(config), dtype=dtype)
     if not rows:
-        probe(policy)
+        probe_layout(policy)
     each = memory.per_token(policy, [policy.inner], {})
     rng = np.random.default_rng(0)
     groups = [group(str(i), rng, 48, (24, 24)) for i in range(25)]

@@ -18,7 +18,7 @@ from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
 from tandem.methods import reward
-from tandem.models.packed import Trunk
+from tandem.models.packed import PackedModel
 from tandem.objectives import other_prompt
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -134,7 +134,7 @@ def test_a_killed_fit_resumes_bit_for_bit(tmp_path: Path):
 
 def gradients(tokens: int, uml: UML) -> torch.Tensor:
     """Every weight's gradient of one step of views, cut into micro-batches of so many tokens."""
-    trunk = Trunk(lm(auto=hf.AutoModelForSequenceClassification, num_labels=1))
+    trunk = PackedModel(lm(auto=hf.AutoModelForSequenceClassification, num_labels=1))
     net = trunk.heads["views"] = Bottleneck(32, uml, Seed(1))
     assert isinstance(net, Bottleneck)
     micro = source(tokens).batches(0)

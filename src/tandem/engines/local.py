@@ -19,10 +19,10 @@ from tandem.engines.torch import TorchEngine
 from tandem.errors import EngineError
 from tandem.machine import Machine
 from tandem.models.folders import context_length
-from tandem.models.forward import GROUPS_PER_CHUNK, read
+from tandem.models.forward import GROUPS_PER_CHUNK, forward_groups
 from tandem.models.opening import open_policy
-from tandem.models.packed import Trunk
-from tandem.models.tokenise import tokenised
+from tandem.models.packed import PackedModel
+from tandem.models.tokenise import tokenise
 from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -60,7 +60,7 @@ class LocalSpeaker:
         machine: unique tokens per forward pass, and how to sample.
     """
 
-    def __init__(self, trunk: Trunk, tokenizer: Any, context: int, machine: Machine) -> None:
+    def __init__(self, trunk: PackedModel, tokenizer: Any, context: int, machine: Machine) -> None:
         self.trunk, self.tokenizer, self.context = trunk, tokenizer, context
         self.tokens = machine.tokens
         compiled = machine.compiled
@@ -80,7 +80,7 @@ class LocalSpeaker:
             replace(group, completions=behind)
             for group in self._asked(prompts, max(map(len, continuations)))
         )
-        for _, reading in read(self.trunk, asked, self.tokens):
+        for _, reading in forward_groups(self.trunk, asked, self.tokens):
             logp = [float(x.sum(dtype=np.float64)) for x in reading.logp or ()]
             mass = {c: math.exp(lp) for c, lp in zip(continuations, logp, strict=True)}
             yield label_masses(mass, spelled)
@@ -98,7 +98,7 @@ class LocalSpeaker:
         stream = iter(prompts)
         while chunk := list(itertools.islice(stream, GROUPS_PER_CHUNK)):
             clean = [_without(p, specials) for p in chunk]
-            for group in tokenised((Group(p) for p in clean), self.tokenizer):
+            for group in tokenise((Group(p) for p in clean), self.tokenizer):
                 _fits(group.id, group.prompt.tokens, room, self.context)
                 yield group
 

@@ -28,10 +28,10 @@ from tandem.errors import ConfigError, JudgeError
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.folders import context_length
-from tandem.models.forward import read
+from tandem.models.forward import forward_groups
 from tandem.models.opening import open_scalar
-from tandem.models.packed import Trunk
-from tandem.models.tokenise import tokenised
+from tandem.models.packed import PackedModel
+from tandem.models.tokenise import tokenise
 from tandem.models.tokenizers import load_tokenizer
 from tandem.operators.columns import preferences_of
 from tandem.runs.checkpoint import Checkpoint
@@ -197,7 +197,7 @@ class Pointwise:
 class _Reader:
     """An opened preference model: groups in, log-odds of the pairs asked for out."""
 
-    trunk: Trunk
+    trunk: PackedModel
     tokenizer: object
     seam: PairSeparator
     limit: int
@@ -207,7 +207,7 @@ class _Reader:
     @classmethod
     def open(cls, checkpoint: Checkpoint, machine: Machine) -> _Reader:
         trunk = open_scalar(checkpoint.path, machine)
-        if loading.reads(trunk.inner) != loading.PAIR:
+        if loading.read_kind(trunk.inner) != loading.PAIR:
             raise JudgeError(
                 f"{checkpoint} scores one answer at a time",
                 "a preference model reads two answers as one sequence, and was fitted so",
@@ -219,12 +219,12 @@ class _Reader:
 
     def own(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the groups in the model's own tokens."""
-        return tokenised(groups, self.tokenizer)
+        return tokenise(groups, self.tokenizer)
 
     def __call__(self, asked: Iterable[Asked]) -> Iterator[FloatArray]:
         """Yield [M] log-odds that the first is better, for the pairs asked of each group."""
         derived = (self._whole(both_orders(g, pairs, self.seam)) for g, pairs in asked)
-        for _, reading in read(self.trunk, derived, self.tokens, logp=False):
+        for _, reading in forward_groups(self.trunk, derived, self.tokens, logp=False):
             yield np.empty(0) if reading.score is None else pair_log_odds(reading.score)
 
     def _whole(self, group: Group) -> Group:

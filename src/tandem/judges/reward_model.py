@@ -18,10 +18,10 @@ from tandem.errors import JudgeError
 from tandem.judges import Judge, opened
 from tandem.machine import Machine
 from tandem.models import loading
-from tandem.models.forward import Reading, read
+from tandem.models.forward import GroupOutputs, forward_groups
 from tandem.models.opening import open_policy, open_scalar
-from tandem.models.packed import Trunk
-from tandem.models.tokenise import tokenised
+from tandem.models.packed import PackedModel
+from tandem.models.tokenise import tokenise
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.runs.checkpoint import Checkpoint
 
@@ -54,14 +54,14 @@ class RewardModel:
             JudgeError: a preference model, which scores no single answer.
         """
         trunk = open_scalar(self.checkpoint.path, self.machine)
-        if loading.reads(trunk.inner) == loading.PAIR:
+        if loading.read_kind(trunk.inner) == loading.PAIR:
             raise JudgeError(
                 f"{self.checkpoint} reads two answers at a time",
                 "a preference model says which is better, and scores neither alone",
                 "use `judges.preference_model`: PreferenceModel, or Pointwise for scores",
             )
         tokenizer = load_tokenizer(self.checkpoint.path)
-        gain, bias = loading.scale(trunk.inner)
+        gain, bias = loading.score_scale(trunk.inner)
 
         def score(groups: Iterable[Group]) -> Iterator[Group]:
             for group, reading in _readings(trunk, tokenizer, groups, self.machine):
@@ -177,14 +177,14 @@ def reward_models(judge: Any) -> tuple[Checkpoint, ...]:
 
 
 def _readings(
-    trunk: Trunk, tokenizer: Any, groups: Iterable[Group], machine: Machine
-) -> Iterator[tuple[Group, Reading]]:
+    trunk: PackedModel, tokenizer: Any, groups: Iterable[Group], machine: Machine
+) -> Iterator[tuple[Group, GroupOutputs]]:
     """Read the groups in the judge's own tokens, and hand back the groups as they came."""
     given, seen = itertools.tee(groups)
-    own = tokenised(seen, tokenizer)
-    for group, (_, reading) in zip(given, read(trunk, own, machine.tokens), strict=True):
+    own = tokenise(seen, tokenizer)
+    for group, (_, reading) in zip(given, forward_groups(trunk, own, machine.tokens), strict=True):
         yield group, reading
 
 
-def _sums(reading: Reading) -> FloatArray:
+def _sums(reading: GroupOutputs) -> FloatArray:
     return np.array([x.sum(dtype=np.float64) for x in reading.logp or ()])

@@ -30,7 +30,7 @@ from tandem.judges.agreement import (
 )
 from tandem.machine import Machine
 from tandem.models import loading
-from tandem.models.devices import device, precision
+from tandem.models.devices import resolve_device, resolve_precision
 from tandem.models.folders import context_length
 from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
@@ -200,8 +200,8 @@ class _Reader:
     """A model and its tokenizer, read in batches, longest first."""
 
     def __init__(self, folder: Path, model: Any, machine: Machine) -> None:
-        self.model, self.device = model.eval(), device(machine)
-        self.dtype = precision(machine)
+        self.model, self.device = model.eval(), resolve_device(machine)
+        self.dtype = resolve_precision(machine)
         self.tokenizer: Any = load_tokenizer(folder, ends=False)
         self.room = min(int(self.tokenizer.model_max_length), context_length(folder))
 

@@ -8,7 +8,7 @@ usual is narrowed from outside, by hooks on its parts:
     h [S, d] all tokens, h_a [A, d] those that are read
     h_a + O attend(q of norm(h) at A, k of norm(h), v of norm(h)),  then all the rest on [A, d]
 
-Which module is which is seen by watching one forward pass, not known from a list; `models.probe.probe`
+Which module is which is seen by watching one forward pass, not known from a list; `models.probe.probe_layout`
 compares the numbers before it is trusted: a body that gives its states the shape of its input,
 as GPT-2's does, is left as it is. Without a `tail` among its arguments a layer does all tokens.
 """

@@ -19,8 +19,8 @@ from tandem.data.groups import Groups
 from tandem.errors import ConfigError, nearest
 from tandem.methods.reward import compared
 from tandem.models.opening import open_policy
-from tandem.models.reference import reference
-from tandem.models.saving import save
+from tandem.models.reference import reference_logprobs
+from tandem.models.saving import save_model
 from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.pairwise import PAIRWISE
 from tandem.runs.checkpoint import Checkpoint
@@ -100,7 +100,7 @@ def fit(
     row = PAIRWISE[cfg.loss]
     data = compared(data)
     if row.uses_ref:
-        data = reference(ref or init, data, here.machine, here.events)
+        data = reference_logprobs(ref or init, data, here.machine, here.events)
     policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
@@ -119,7 +119,7 @@ def fit(
         logp_is="ref" if row.uses_ref else None,
     )
     train(policy, source, loss, cfg.optim, here)
-    save(policy.lm, load_tokenizer(init.path), here.out)
+    save_model(policy.lm, load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 

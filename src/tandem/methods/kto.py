@@ -25,8 +25,8 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.models.opening import open_policy
-from tandem.models.reference import reference
-from tandem.models.saving import save
+from tandem.models.reference import reference_logprobs
+from tandem.models.saving import save_model
 from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.operators import mismatch, unpair
@@ -76,7 +76,9 @@ def fit(
         DataError: a group has no scores of 0 and 1.
     """
     _marked(data)
-    data = reference(ref or init, Groups.of(mismatch()(data, here.seed)), here.machine, here.events)
+    data = reference_logprobs(
+        ref or init, Groups.of(mismatch()(data, here.seed)), here.machine, here.events
+    )
     policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
@@ -96,7 +98,7 @@ def fit(
         logp_is="ref",
     )
     train(policy, source, loss, cfg.optim, here)
-    save(policy.lm, load_tokenizer(init.path), here.out)
+    save_model(policy.lm, load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 

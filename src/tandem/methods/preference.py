@@ -25,8 +25,8 @@ from tandem.methods.reward import compared
 from tandem.models import loading
 from tandem.models.folders import context_length
 from tandem.models.opening import open_scalar
-from tandem.models.saving import save
-from tandem.models.tokenise import MARK
+from tandem.models.saving import save_model
+from tandem.models.tokenise import TOKENIZER_KEY
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.objectives.ranges import check_below_half
 from tandem.objectives.reward import antisymmetric, two_argument
@@ -96,7 +96,7 @@ def fit(
     source = Offline(pairs, layout=model.layout, tokens=here.machine.tokens, **steps)
     train(model, source, loss, cfg.optim, here)
     model.inner.config.tandem = {"reads": loading.PAIR}
-    save(model.lm, load_tokenizer(init.path), here.out)
+    save_model(model.lm, load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 
@@ -128,7 +128,7 @@ def _readable(data: Groups, init: Checkpoint, events: Events) -> Iterator[Group]
 
 
 def _same_tokens(group: Group, whose: str, init: Checkpoint) -> None:
-    if group.prompt.meta.get(MARK, whose) != whose:
+    if group.prompt.meta.get(TOKENIZER_KEY, whose) != whose:
         raise DataError(
             f"group `{group.id}` holds the tokens of another tokenizer than that of {init}",
             "read through foreign ids, its answers would be other answers",

@@ -18,10 +18,10 @@ from tandem.batching.batch import Batch, Outputs, Pairs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
 from tandem.machine import Machine
-from tandem.models.forward import read
+from tandem.models.forward import forward_groups
 from tandem.models.opening import open_scalar
-from tandem.models.packed import Trunk
-from tandem.models.saving import save
+from tandem.models.packed import PackedModel
+from tandem.models.saving import save_model
 from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.reward import bradley_terry, rank_weight
 from tandem.runs.checkpoint import Checkpoint
@@ -114,7 +114,7 @@ def fit(
     else:
         with_views(model, source, loss, views, lam, uml, cfg, here)
     normalise(model, data if zero_on is None else zero_on, here.machine, cfg.unit_variance)
-    save(model.lm, load_tokenizer(init.path), here.out)
+    save_model(model.lm, load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 
@@ -134,7 +134,7 @@ def preferred(out: Outputs, batch: Batch, cfg: Reward) -> Terms:
 
 
 def with_views(
-    model: Trunk,
+    model: PackedModel,
     source: Offline,
     loss: Loss,
     views: Groups,
@@ -169,9 +169,9 @@ def with_views(
     del model.heads["views"]
 
 
-def normalise(model: Trunk, answers: Groups, machine: Machine, unit_variance: bool) -> None:
+def normalise(model: PackedModel, answers: Groups, machine: Machine, unit_variance: bool) -> None:
     """Store the gain and bias that give these answers mean 0 (and variance 1)."""
-    rows = [r.score for _, r in read(model, answers, machine.tokens, logp=False)]
+    rows = [r.score for _, r in forward_groups(model, answers, machine.tokens, logp=False)]
     raw = np.concatenate([r for r in rows if r is not None]).astype(np.float64)
     gain = 1 / max(float(raw.std()), 1e-8) if unit_variance else 1.0
     model.inner.config.tandem = {"gain": gain, "bias": -gain * float(raw.mean())}

@@ -16,7 +16,7 @@ import numpy as np
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.models.opening import open_policy
-from tandem.models.saving import save
+from tandem.models.saving import save_model
 from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives import Imitation, gold, nll, weighted
 from tandem.operators.columns import scores_of
@@ -94,7 +94,7 @@ def fit(
         divisible=True,
     )
     train(policy, source, loss, cfg.optim, here)
-    save(policy.lm, load_tokenizer(init.path), here.out)
+    save_model(policy.lm, load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 

@@ -9,7 +9,7 @@ import torch
 from tandem.machine import Machine
 
 
-def device(machine: Machine) -> torch.device:
+def resolve_device(machine: Machine) -> torch.device:
     """Return the device that a machine's settings mean here."""
     if machine.device != "auto":
         return torch.device(machine.device)
@@ -18,11 +18,11 @@ def device(machine: Machine) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def precision(machine: Machine) -> torch.dtype:
+def resolve_precision(machine: Machine) -> torch.dtype:
     """Return the compute dtype: bf16 where the processor multiplies it natively, else fp32."""
     if machine.precision != "auto":
         return torch.bfloat16 if machine.precision == "bf16" else torch.float32
-    if device(machine).type == "cuda":
+    if resolve_device(machine).type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -19,13 +19,13 @@ from tandem.batching.microbatches import Cut, cut_step
 from tandem.batching.packing import pack_groups
 from tandem.batching.ragged import Ragged
 from tandem.data.record import FloatArray, Group
-from tandem.models.packed import ActorCritic, Trunk
+from tandem.models.packed import ActorCritic, PackedModel
 
 GROUPS_PER_CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class GroupOutputs:
     """What a model says of one group.
 
     Attributes:
@@ -41,9 +41,9 @@ class Reading:
     features: FloatArray | None = None
 
 
-def read(
-    trunk: Trunk | ActorCritic, groups: Iterable[Group], tokens: int = 16384, **want: bool
-) -> Iterator[tuple[Group, Reading]]:
+def forward_groups(
+    trunk: PackedModel | ActorCritic, groups: Iterable[Group], tokens: int = 16384, **want: bool
+) -> Iterator[tuple[Group, GroupOutputs]]:
     """Read groups in order, a chunk at a time, without gradient.
 
     Args:
@@ -54,7 +54,7 @@ def read(
     """
     stream = iter(groups)
     while chunk := list(itertools.islice(stream, GROUPS_PER_CHUNK)):
-        parts: dict[int, list[Reading]] = {}
+        parts: dict[int, list[GroupOutputs]] = {}
         present = [g for g in chunk if len(g)]
         where = [i for i, g in enumerate(chunk) if len(g)]
         for micro in cut_step(present, Cut(tokens), divisible=True):
@@ -68,15 +68,17 @@ def read(
             yield group, _joined(parts.get(i, []))
 
 
-def log_probs(trunk: Trunk, groups: Iterable[Group], tokens: int = 16384) -> Iterator[Group]:
+def with_logprobs(
+    trunk: PackedModel, groups: Iterable[Group], tokens: int = 16384
+) -> Iterator[Group]:
     """Yield the groups with every completion's `logp` column written by this model."""
-    for group, reading in read(trunk, groups, tokens):
+    for group, reading in forward_groups(trunk, groups, tokens):
         logp = reading.logp or ()
         completions = (replace(c, logp=x) for c, x in zip(group.completions, logp, strict=True))
         yield replace(group, completions=tuple(completions))
 
 
-def _readings(groups: list[Group], out: Outputs) -> Iterator[Reading]:
+def _readings(groups: list[Group], out: Outputs) -> Iterator[GroupOutputs]:
     logp, value = _rows(out.logp), _rows(out.value)
     score = None if out.score is None else out.score.float().cpu().numpy()
     features = None if out.features is None else out.features.float().cpu().numpy()
@@ -84,7 +86,7 @@ def _readings(groups: list[Group], out: Outputs) -> Iterator[Reading]:
     for group in groups:
         span = slice(at, at + len(group))
         at += len(group)
-        yield Reading(
+        yield GroupOutputs(
             logp=_per_token(group, logp, span),
             score=None if score is None else score[span],
             value=_per_token(group, value, span),
@@ -113,7 +115,7 @@ def _aligned(mask: Any, values: FloatArray) -> FloatArray:
     return full
 
 
-def _joined(parts: list[Reading]) -> Reading:
+def _joined(parts: list[GroupOutputs]) -> GroupOutputs:
     """Put the parts of a group that was read in several passes together."""
     if len(parts) == 1:
         return parts[0]
@@ -122,7 +124,7 @@ def _joined(parts: list[Reading]) -> Reading:
     value = [p.value for p in parts if p.value is not None]
     score = [p.score for p in parts if p.score is not None]
     features = [p.features for p in parts if p.features is not None]
-    return Reading(
+    return GroupOutputs(
         logp=tuple(chain(logp)) if logp else None,
         score=np.concatenate(score) if score else None,
         value=tuple(chain(value)) if value else None,

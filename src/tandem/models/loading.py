@@ -21,7 +21,7 @@ from transformers import (
 
 from tandem.errors import ModelError
 from tandem.machine import Machine
-from tandem.models.devices import device
+from tandem.models.devices import resolve_device
 from tandem.models.folders import UNREADABLE, Source, check_exists, first_line, without_warnings
 from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
@@ -112,13 +112,13 @@ def value_head(model: PreTrainedModel) -> nn.Linear:
     return head
 
 
-def scale(model: PreTrainedModel) -> tuple[float, float]:
+def score_scale(model: PreTrainedModel) -> tuple[float, float]:
     """Return the (gain, bias) that a reward model was stored with: score = gain * raw + bias."""
     stored = getattr(model.config, "tandem", None) or {}
     return float(stored.get("gain", 1.0)), float(stored.get("bias", 0.0))
 
 
-def reads(model: PreTrainedModel) -> str:
+def read_kind(model: PreTrainedModel) -> str:
     """Return what a scalar model reads as one sequence: an `answer`, or a `pair` of answers."""
     return str((getattr(model.config, "tandem", None) or {}).get("reads", "answer"))
 
@@ -173,11 +173,11 @@ def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
         if isinstance(module, nn.Embedding):
             module.padding_idx = None  # the padding token may be EOS, which learns like any other
     if machine.checkpointing:
-        recompute(model)
-    return model.to(device(machine))  # type: ignore[arg-type]
+        recompute_activations(model)
+    return model.to(resolve_device(machine))  # type: ignore[arg-type]
 
 
-def recompute(model: Any) -> None:
+def recompute_activations(model: Any) -> None:
     """Recompute activations in the backward pass; transformers renamed the switch in 5.x."""
     switch = getattr(model, "activation_checkpointing_enable", None)
     (switch or model.gradient_checkpointing_enable)({"use_reentrant": False})

@@ -14,7 +14,7 @@ from tandem.machine import Lora
 from tandem.rng import Seed
 
 
-def adapt(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:
+def add_adapters(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:
     """Put trainable adapters, drawn by the seed, on a frozen model; or return it as it is."""
     if lora is None:
         return model

@@ -25,7 +25,7 @@ from tandem.batching.ragged import Ragged
 from tandem.kernels.logprobs import Logits, token_logp
 
 
-class Trunk(nn.Module):
+class PackedModel(nn.Module):
     """A Hugging Face model with its heads, read one packed batch at a time.
 
     Args:
@@ -149,7 +149,7 @@ class ActorCritic(nn.Module):
         critic: a trunk of its own with a `value` head, or None for one trunk with two heads.
     """
 
-    def __init__(self, actor: Trunk, critic: Trunk | None = None) -> None:
+    def __init__(self, actor: PackedModel, critic: PackedModel | None = None) -> None:
         super().__init__()
         self.actor, self.critic = actor, critic
 

@@ -15,10 +15,10 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ModelError
 from tandem.kernels import attention
 from tandem.kernels.last_layer import find_last_layer
-from tandem.models.packed import Trunk
+from tandem.models.packed import PackedModel
 
 
-def probe(trunk: Trunk, *, compiled: bool = False) -> Layout:
+def probe_layout(trunk: PackedModel, *, compiled: bool = False) -> Layout:
     """Choose the layout in which this model reads packs, by trying both.
 
     The model first keeps its stock attention and reads two toy groups one sequence a row; then
@@ -53,7 +53,7 @@ def probe(trunk: Trunk, *, compiled: bool = False) -> Layout:
     return trunk.layout
 
 
-def _shares(trunk: Trunk, way: str, groups: list[Group], wanted: Tensor) -> bool:
+def _shares(trunk: PackedModel, way: str, groups: list[Group], wanted: Tensor) -> bool:
     try:
         trunk.inner.set_attn_implementation(way)
         tokens = pack_groups(groups, "shared").to(trunk.device).tokens
@@ -64,7 +64,7 @@ def _shares(trunk: Trunk, way: str, groups: list[Group], wanted: Tensor) -> bool
     return same and _asks_for_windows(trunk.inner.config, tokens.plan)
 
 
-def _narrows(trunk: Trunk, groups: list[Group], wanted: Tensor) -> bool:
+def _narrows(trunk: PackedModel, groups: list[Group], wanted: Tensor) -> bool:
     """Narrow the last layer, and keep it so if that changes no number."""
     tokens = pack_groups(groups, "shared").to(trunk.device).tokens
     last = find_last_layer(trunk.body, lambda: _reading(trunk, tokens))
@@ -92,12 +92,12 @@ def _asks_for_windows(config: Any, plan: AttentionPlan | None) -> bool:
     return "chunked_attention" not in kinds and (asked or not has)
 
 
-def _reading(trunk: Trunk, tokens: Packed) -> Tensor:
+def _reading(trunk: PackedModel, tokens: Packed) -> Tensor:
     out = trunk(tokens, features=True)
     return out.features if out.logp is None else out.logp.values
 
 
-def _same_as_own_logits(trunk: Trunk, rows: Packed, wanted: Tensor) -> None:
+def _same_as_own_logits(trunk: PackedModel, rows: Packed, wanted: Tensor) -> None:
     if trunk.inner.get_output_embeddings() is None:
         return
     own = trunk.inner(input_ids=rows.ids, attention_mask=rows.real.long()).logits.float()

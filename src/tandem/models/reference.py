@@ -8,7 +8,7 @@ from dataclasses import replace
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.machine import Machine
-from tandem.models.forward import GROUPS_PER_CHUNK, log_probs
+from tandem.models.forward import GROUPS_PER_CHUNK, with_logprobs
 from tandem.models.opening import open_policy
 from tandem.runs.atomic_files import evict_oldest, file_lock, mark_used
 from tandem.runs.cache import cache_folder, cache_limit
@@ -17,7 +17,7 @@ from tandem.runs.events import Events
 from tandem.runs.identity import describe_value, fingerprint
 
 
-def reference(
+def reference_logprobs(
     policy: Checkpoint, groups: Groups, machine: Machine, events: Events | None = None
 ) -> Groups:
     """Return the groups with `logp` under a frozen reference policy.
@@ -39,7 +39,7 @@ def reference(
             return Groups.read(path)
         limit = cache_limit()
         trunk = open_policy(policy.path, replace(machine, lora=None))
-        columns = log_probs(trunk, groups, machine.tokens)
+        columns = with_logprobs(trunk, groups, machine.tokens)
         if events is not None:
             columns = _counted(columns, len(groups), events)
         found = Groups.stream(path, columns)

@@ -14,7 +14,7 @@ from tandem.machine import process_rank
 from tandem.models.folders import without_warnings
 
 
-def save(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, card: str = "") -> None:
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, card: str = "") -> None:
     """Write a plain Hugging Face folder; adapters are merged, and kept beside it in `adapter/`.
 
     In a launch of several processes rank 0 writes, the others do nothing.

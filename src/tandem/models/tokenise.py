@@ -13,16 +13,18 @@ from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.models.tokenizers import tokenizer_hash
 
-MARK = "tokenizer"
+TOKENIZER_KEY = "tokenizer"
 GROUPS_PER_CHUNK = 256
 
 
-def marked(group: Group, whose: str) -> Group:
+def mark_tokenizer(group: Group, whose: str) -> Group:
     """Write into the prompt's `meta` whose tokens these are."""
-    return replace(group, prompt=replace(group.prompt, meta={**group.prompt.meta, MARK: whose}))
+    return replace(
+        group, prompt=replace(group.prompt, meta={**group.prompt.meta, TOKENIZER_KEY: whose})
+    )
 
 
-def tokenised(groups: Iterable[Group], tokenizer: Any) -> Iterator[Group]:
+def tokenise(groups: Iterable[Group], tokenizer: Any) -> Iterator[Group]:
     """Yield the groups in this tokenizer's tokens; those that already are pass through.
 
     Raises:
@@ -31,14 +33,14 @@ def tokenised(groups: Iterable[Group], tokenizer: Any) -> Iterator[Group]:
     whose = tokenizer_hash(tokenizer)
     stream = iter(groups)
     while chunk := list(itertools.islice(stream, GROUPS_PER_CHUNK)):
-        foreign = [i for i, g in enumerate(chunk) if g.prompt.meta.get(MARK) != whose]
+        foreign = [i for i, g in enumerate(chunk) if g.prompt.meta.get(TOKENIZER_KEY) != whose]
         if foreign:
             ours = chat.encode_groups(
                 Groups.of(chunk[i] for i in foreign), tokenizer, max_length=None
             )
             _same(chunk, foreign, ours.groups)
             for i, group in zip(foreign, ours.groups, strict=True):
-                chunk[i] = marked(group, whose)
+                chunk[i] = mark_tokenizer(group, whose)
         yield from chunk
 
 

@@ -21,7 +21,7 @@ from tandem.data.record import Group
 from tandem.data.verifiable import PromptStyle, QuestionFormat
 from tandem.errors import ConfigError, DataError
 from tandem.models.folders import context_length
-from tandem.models.tokenise import marked
+from tandem.models.tokenise import mark_tokenizer
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.runs.cache import cache_folder
 from tandem.runs.checkpoint import Checkpoint
@@ -78,7 +78,9 @@ def encode(
             "raise the length, choose truncation keep-start or keep-end, or a longer context",
         )
     whose = tokenizer_hash(tokenizer)
-    return (marked(group, whose) for group in encoded.groups if _has_room(group, room, limit))
+    return (
+        mark_tokenizer(group, whose) for group in encoded.groups if _has_room(group, room, limit)
+    )
 
 
 def check_room(room: int, limit: int) -> None:

@@ -9,9 +9,9 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.judges import Judge, opened
 from tandem.machine import Machine
-from tandem.models.forward import log_probs
+from tandem.models.forward import with_logprobs
 from tandem.models.opening import open_policy
-from tandem.models.tokenise import tokenised
+from tandem.models.tokenise import tokenise
 from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events, Silent
@@ -37,5 +37,5 @@ def judge(
 def reference(policy: Checkpoint, groups: Groups, *, machine: Machine) -> Iterator[Group]:
     """Write the completions' log-probabilities under a policy, in that policy's tokens."""
     trunk = open_policy(policy.path, replace(machine, lora=None))
-    own = tokenised(groups, load_tokenizer(policy.path))
-    yield from log_probs(trunk, own, machine.tokens)
+    own = tokenise(groups, load_tokenizer(policy.path))
+    yield from with_logprobs(trunk, own, machine.tokens)

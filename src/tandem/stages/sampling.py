@@ -15,7 +15,7 @@ from tandem.errors import ConfigError
 from tandem.judges import Judge, opened
 from tandem.machine import Machine
 from tandem.models.opening import open_policy
-from tandem.models.tokenise import tokenised
+from tandem.models.tokenise import tokenise
 from tandem.models.tokenizers import load_tokenizer
 from tandem.operators.columns import scores_of
 from tandem.rng import Seed
@@ -91,7 +91,7 @@ def sample(
     trunk = open_policy(policy.path, replace(machine, lora=None))
     tokenizer = load_tokenizer(policy.path)
     engine = TorchEngine(trunk.inner, tokenizer, dtype=trunk.dtype, compiled=machine.compiled)
-    own = tokenised((Group(g.prompt) for g in prompts), tokenizer)
+    own = tokenise((Group(g.prompt) for g in prompts), tokenizer)
     for done, group in enumerate(engine.sample(own, n, how, seed), 1):
         yield _by(policy)(group)
         if done % 64 == 0 or done == len(prompts):

@@ -8,13 +8,13 @@ from accelerate.utils import GradientAccumulationPlugin
 
 from tandem.errors import ConfigError
 from tandem.machine import Machine
-from tandem.models.devices import device
+from tandem.models.devices import resolve_device
 
 
 def start_accelerator(machine: Machine) -> Accelerator:
     """Start Accelerate; precision and accumulation are ours, whatever its launcher was told."""
     accelerator = Accelerator(
-        cpu=device(machine).type == "cpu",
+        cpu=resolve_device(machine).type == "cpu",
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )

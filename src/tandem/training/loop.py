@@ -26,7 +26,7 @@ from tandem.batching.ragged import Ragged
 from tandem.errors import DataError
 from tandem.kernels.embedding_rows import train_only_rows
 from tandem.kernels.malloc import keep_freed_memory
-from tandem.models.devices import device
+from tandem.models.devices import resolve_device
 from tandem.runs.context import StageContext
 from tandem.training.distributed import least_memory, start_accelerator
 from tandem.training.memory import installed, make_room
@@ -51,7 +51,7 @@ def fit(
     """Train a module in place on everything its source yields.
 
     Args:
-        module: a `models.packed.Trunk` or `ActorCritic`.
+        module: a `models.packed.PackedModel` or `ActorCritic`.
         source: the steps.
         loss: outputs and batch to named, unreduced terms.
         optim: optimiser and schedule.
@@ -66,7 +66,7 @@ def fit(
     """
     wanted = dict(want or {})
     accelerator = start_accelerator(here.machine)
-    there = least_memory(installed(device(here.machine)), accelerator)
+    there = least_memory(installed(resolve_device(here.machine)), accelerator)
     tokens = make_room(module, source.cut.tokens, there, here.events, wanted)
     source.cut = Cut(tokens, parts=accelerator.num_processes)
     with train_only_rows(module, source.reads(), optim.weight_decay):

@@ -80,7 +80,7 @@ def make_room(
     words = []
     if each * tokens > room * 2**HALVINGS and all(map(_could_recompute, lms)):
         for lm in lms:
-            loading.recompute(lm)
+            loading.recompute_activations(lm)
         each = per_token(module, lms, want)
         words.append("activations recomputed")
     fits = tokens

@@ -24,10 +24,10 @@ from tandem.errors import ConfigError, JudgeError
 from tandem.judges import Judge, opened
 from tandem.judges.reward_model import reward_models
 from tandem.machine import Machine
-from tandem.models.forward import read
+from tandem.models.forward import forward_groups
 from tandem.models.opening import open_policy
-from tandem.models.packed import ActorCritic, Trunk
-from tandem.models.saving import save
+from tandem.models.packed import ActorCritic, PackedModel
+from tandem.models.saving import save_model
 from tandem.models.tokenizers import load_tokenizer, same_tokens
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
@@ -43,7 +43,7 @@ class Cast:
     """Who takes part: the trained policy, the frozen reference, the reward, and the machine."""
 
     policy: ActorCritic
-    pi_ref: Trunk
+    pi_ref: PackedModel
     reward: Callable[[Iterable[Group]], Iterator[Group]]
     machine: Machine
 
@@ -70,13 +70,15 @@ class Cast:
 
     def old(self, groups: list[Group]) -> tuple[Ragged, Ragged | None]:
         """log pi_old, and V where there is a value function, at every token."""
-        readings = [r for _, r in read(self.policy, groups, self.machine.tokens)]
+        readings = [r for _, r in forward_groups(self.policy, groups, self.machine.tokens)]
         value = [r.value for r in readings if r.value is not None]
         return over_all([r.logp or () for r in readings]), over_all(value) if value else None
 
     def ref(self, groups: list[Group]) -> Ragged:
         """log pi_ref at every token."""
-        return over_all([r.logp or () for _, r in read(self.pi_ref, groups, self.machine.tokens)])
+        return over_all(
+            [r.logp or () for _, r in forward_groups(self.pi_ref, groups, self.machine.tokens)]
+        )
 
     def numbers(self, groups: list[Group], r: Tensor, old: Ragged, ref: Ragged) -> dict[str, float]:
         """The dials of every round, see docs/metrics.md."""
@@ -167,7 +169,7 @@ def climb(
     train(policy, source, method.loss, optim, here)
     if watch is not None and (best := watch.restore(policy)) is not None:
         here.events.log("chosen", **best)
-    save(policy.actor.lm, tokenizer, here.out)
+    save_model(policy.actor.lm, tokenizer, here.out)
     return Checkpoint(here.out, name)
 
 

@@ -23,8 +23,8 @@ from tandem.engines import Engine, Sampling
 from tandem.errors import ConfigError, nearest
 from tandem.judges import Judge
 from tandem.machine import process_rank
-from tandem.models.forward import read
-from tandem.models.packed import Trunk
+from tandem.models.forward import forward_groups
+from tandem.models.packed import PackedModel
 from tandem.rng import Seed
 from tandem.runs.events import Events
 
@@ -52,7 +52,7 @@ class Policies:
         engine: Engine,
         weights: Callable[[nn.Module], nn.Module],
         judges: Mapping[str, Opened],
-        ref: Trunk,
+        ref: PackedModel,
         *,
         how: Sampling,
         seed: Seed,
@@ -122,7 +122,7 @@ class Policies:
 
     def _kl(self, groups: list[Group]) -> Iterator[float]:
         """KL to the reference of each sample: sum of log-ratios, unbiased at temperature 1."""
-        for group, reading in read(self.ref, groups, self.tokens):
+        for group, reading in forward_groups(self.ref, groups, self.tokens):
             for completion, below in zip(group.completions, reading.logp or (), strict=True):
                 assert completion.logp is not None
                 yield float(completion.logp.sum(dtype=np.float64) - below.sum(dtype=np.float64))
