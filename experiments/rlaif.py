@@ -20,8 +20,8 @@ import numpy as np
 
 from tandem.cli.run import defaults
 from tandem.data.groups import Groups
-from tandem.judges.ai_feedback import Asking
-from tandem.judges.position_bias import report
+from tandem.judges.ai_feedback import AIFeedback
+from tandem.judges.position_bias import position_bias
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import cai, load, reward
@@ -37,11 +37,11 @@ from tandem.tasks.load import from_task
 from tandem.tasks.micro.truth import breakdown
 
 WAYS = {
-    "both orders, soft": Asking(),
-    "both orders, soft, logit": Asking(average="logit"),
-    "both orders, hard": Asking(hard=True),
-    "one order, soft": Asking(orders="one"),
-    "one order, hard": Asking(orders="one", hard=True),
+    "both orders, soft": AIFeedback(),
+    "both orders, soft, logit": AIFeedback(average="logit"),
+    "both orders, hard": AIFeedback(hard=True),
+    "one order, soft": AIFeedback(orders="one"),
+    "one order, hard": AIFeedback(orders="one", hard=True),
 }
 ONE = "one order, hard"
 READ = ("same_position", "first_position", "rest", "sure")
@@ -72,7 +72,7 @@ def labels(course: Course) -> dict[str, dict[str, float]]:
         fitted = run(f"reward-{slug}", reward.fit, course.pi_sft, D, course.configs["reward"])
         found[way] = _numbers(run, slug, fitted, clean, np.array(y))
         if way != "human":
-            told = run(f"labelling-{slug}", report, D)
+            told = run(f"labelling-{slug}", position_bias, D)
             found[way] |= {k: told[k] for k in READ if told[k] is not None}
     return found
 

@@ -26,7 +26,7 @@ import numpy as np
 from pages import FOLDER, listed, markdown
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
-from tandem.judges.ai_feedback import Asking
+from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.reward_model import RewardModel
 from tandem.methods.controls import first_two
 from tandem.operators import rank_pairs, synthetic_pairs
@@ -130,7 +130,7 @@ def labelled(run: Run, seed: Path) -> dict[str, Groups]:
     P, D_hat = stage(seed, "rlp-spg", "samples"), stage(seed, "rlp-spg", "pairs-spg")
     opinions, pi_theta = stage(seed, "rlp-spg", "opinions"), stage(seed, "rlp-spg", "ppo")
     r_phi = RewardModel(stage(seed, "rlp-spg", "reward"))
-    asks = Asking(hard=True).labeller(pi_theta, FORMATS.compare, FORMATS.principles)
+    asks = AIFeedback(hard=True).labeller(pi_theta, FORMATS.compare, FORMATS.principles)
     two = run("asked", first_two, P, len(D_hat))
     found = {"agreement: SPG": D_hat}
     found["agreement, all prompts (gamma 0)"] = run(

@@ -26,8 +26,8 @@ from tandem import cli
 from tandem.data.formats import read_data
 from tandem.data.groups import Groups
 from tandem.data.record import FloatArray, Group
-from tandem.judges.semantic import complete_linkage, embeddings, sentence_encoder
-from tandem.operators import confidence, rank_pairs
+from tandem.judges.semantic import cluster_complete_linkage, embed_texts, sentence_encoder
+from tandem.operators import cluster_share, rank_pairs
 from tandem.operators.columns import largest_cluster
 from tandem.report.results import read_results
 from tandem.rng import Seed
@@ -55,7 +55,7 @@ def fitting(groups: Iterable[Group], rows: Mapping[str, FloatArray]) -> Groups:
 def clustered(groups: Groups, rows: dict[str, FloatArray], threshold: float) -> Groups:
     """Groups with the clusters of their embeddings."""
     found = ([c.text for c in g.completions] for g in groups)
-    labels = (np.array(complete_linkage(texts, rows, threshold)) for texts in found)
+    labels = (np.array(cluster_complete_linkage(texts, rows, threshold)) for texts in found)
     return Groups.of(replace(g, clusters=k) for g, k in zip(groups, labels, strict=True))
 
 
@@ -94,12 +94,12 @@ def chance(group: Group, size: int) -> float:
 
 def agreement(groups: Groups, thresholds: Iterable[float]) -> dict[str, Any]:
     """For several thresholds: how often the largest cluster is the better one, beside controls."""
-    rows = embeddings(sentence_encoder(), (c.text for g in groups for c in g.completions))
+    rows = embed_texts(sentence_encoder(), (c.text for g in groups for c in g.completions))
     kept = fitting(groups, rows)
     lines = []
     for threshold in thresholds:
         those = clustered(kept, rows, threshold)
-        sure = float(np.mean([confidence(g) >= 0.5 for g in those]))
+        sure = float(np.mean([cluster_share(g) >= 0.5 for g in those]))
         for name, which in (("largest cluster", largest), ("longest", longest)):
             line = compared(those, which)
             lines.append({"cosine": threshold, "who": name, "confident": sure, **line})

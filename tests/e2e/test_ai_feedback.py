@@ -15,9 +15,9 @@ from tandem.engines import Sampling
 from tandem.engines.language_model import Labels, LanguageModel
 from tandem.engines.local import LocalModel
 from tandem.errors import ConfigError, DataError, EngineError
-from tandem.judges.ai_feedback import Asking
+from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.llm import Labeller, Rater
-from tandem.judges.position_bias import labelling
+from tandem.judges.position_bias import measure_position_bias
 from tandem.machine import Machine
 from tandem.methods import cai, rlaif
 from tandem.methods.cai import CAI
@@ -104,7 +104,7 @@ def test_the_base_has_a_position_bias_and_both_orders_remove_it(x: Groups) -> No
     there = [g.preferences[0].p for g in judge(groups)]
     back = [g.preferences[0].p for g in judge([g.keep([1, 0]) for g in groups])]
     assert np.array(there) + np.array(back) == pytest.approx(1, abs=1e-5)
-    found = labelling(judge(groups))
+    found = measure_position_bias(judge(groups))
     assert found.rest.mean < 0.1
     assert found.same_position is not None
     assert 0 < found.first_position.mean <= 1
@@ -220,9 +220,9 @@ def test_prompts_of_no_kind_are_refused(tmp_path: Path) -> None:
 
 
 def test_settings_name_a_folder_or_a_server() -> None:
-    assert Asking().lm(BASE) == LocalModel(BASE)
-    served = Asking("m", "http://127.0.0.1:1/v1").lm(BASE)
+    assert AIFeedback().lm(BASE) == LocalModel(BASE)
+    served = AIFeedback("m", "http://127.0.0.1:1/v1").lm(BASE)
     assert (served.name, served.key) == ("m", None)
-    assert Asking("m", "https://a.example/v1").lm(BASE).key == "OPENAI_API_KEY"
+    assert AIFeedback("m", "https://a.example/v1").lm(BASE).key == "OPENAI_API_KEY"
     with pytest.raises(ConfigError, match="without a model"):
-        Asking(server="http://127.0.0.1:1/v1")
+        AIFeedback(server="http://127.0.0.1:1/v1")

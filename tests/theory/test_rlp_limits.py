@@ -23,9 +23,9 @@ from tabular import PI_REF, R_STAR, every_pair, f64, j, minimise, tilt, tv
 from tandem.batching.batch import Pairs
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
-from tandem.judges.agreement import Agreement, Exact
+from tandem.judges.agreement import Agreement, SameText
 from tandem.objectives import bradley_terry
-from tandem.operators import confidence, synthetic_pairs
+from tandem.operators import cluster_share, synthetic_pairs
 from tandem.rng import Seed
 
 N, PROMPTS = 10, 2000
@@ -43,7 +43,7 @@ def samples(law: Tensor, answers: str, worth: Tensor, seed: int = 0) -> Groups:
         )
         for k, row in enumerate(drawn)
     )
-    return Groups.of(Agreement(Exact())(groups))
+    return Groups.of(Agreement(SameText())(groups))
 
 
 def spg(P: Groups, answers: str, gamma: float = 0.5) -> Pairs:
@@ -134,7 +134,7 @@ def learned(law: Tensor) -> tuple[Tensor, Tensor, float]:
     r_phi = fitted(D)
     P = samples(law, ANSWERS, r_phi)
     D_hat = spg(P, ANSWERS)
-    kept = float(np.mean([confidence(g) >= 0.5 for g in P]))
+    kept = float(np.mean([cluster_share(g) >= 0.5 for g in P]))
     return r_phi, fitted(both(D, D_hat, max(1, len(D_hat) // 100))), kept
 
 

@@ -21,7 +21,7 @@ from scipy.stats import chisquare
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.engines import Sampling
-from tandem.judges import opened
+from tandem.judges import open_judge
 from tandem.judges.reward_model import RewardModel, Shaped
 from tandem.machine import Machine
 from tandem.methods import best_of_n, preference, raft, rest, reward, rso, sft
@@ -112,7 +112,7 @@ class Opposite:
     name: str = "opposite"
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
-        for group in opened(self.judge, MACHINE)(groups):
+        for group in open_judge(self.judge, MACHINE)(groups):
             yield replace(group, scores=-group.scores)
 
 

@@ -23,7 +23,7 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.data.verifiable import PromptStyle, QuestionFormat, StatedAnswer
 from tandem.engines import Sampling
 from tandem.evaluation import confidence, confidence_auroc, elected
-from tandem.judges.agreement import Agreement, Stated
+from tandem.judges.agreement import Agreement, SameAnswer
 from tandem.judges.answer_key import AnswerKey
 from tandem.machine import Machine
 from tandem.methods import lmsi, star
@@ -67,7 +67,7 @@ LETTERS = QuestionFormat(
 
 def voted(texts: list[str]) -> Group:
     group = Group(Prompt("x", "?"), tuple(map(Completion, texts)))
-    return next(Agreement(Stated())([group]))
+    return next(Agreement(SameAnswer())([group]))
 
 
 @pytest.mark.parametrize(

@@ -16,26 +16,26 @@ import transformers as hf
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, JudgeError, ModelError
-from tandem.judges import Judge, opened
+from tandem.judges import Judge, open_judge
 from tandem.judges.agreement import (
     Agreement,
-    Exact,
-    Stated,
-    cluster,
-    greedy,
-    numbered,
-    together,
+    SameAnswer,
+    SameText,
+    cluster_greedily,
+    cluster_texts,
+    number_keys,
+    run_clusterings,
 )
 from tandem.judges.semantic import (
     Embedding,
     Entailment,
-    complete_linkage,
-    embeddings,
-    named,
+    cluster_complete_linkage,
+    embed_texts,
+    find_equivalence,
     sentence_encoder,
 )
 from tandem.machine import Machine
-from tandem.operators import confidence, shuffled_clusters, synthetic_pairs
+from tandem.operators import cluster_share, shuffled_clusters, synthetic_pairs
 from tandem.rng import Seed
 from tandem.runs.identity import describe_value
 from tandem.tasks.micro import Facts, Micro
@@ -60,14 +60,14 @@ def clusters(same: Any, *groups: Group, seed: int = 0) -> list[list[int]]:
 
 
 def test_equal_texts():
-    assert clusters(Exact(), group(["x y", "z", " x  y "])) == [[0, 1, 0]]
-    assert cluster(Exact(), ASKED, ["b", "a", "b"]) == [0, 1, 0]
+    assert clusters(SameText(), group(["x y", "z", " x  y "])) == [[0, 1, 0]]
+    assert cluster_texts(SameText(), ASKED, ["b", "a", "b"]) == [0, 1, 0]
 
 
 def test_stated_answers_are_self_consistency():
     texts = ["the answer is 2", "#### 1,024", "Answer: 1024", "no idea, 2", "answer: 3 answer: 2."]
-    assert clusters(Stated(), group(texts)) == [[0, 1, 1, -1, 0]]
-    words = Stated(lambda text: text.rpartition("is ")[2])
+    assert clusters(SameAnswer(), group(texts)) == [[0, 1, 1, -1, 0]]
+    words = SameAnswer(lambda text: text.rpartition("is ")[2])
     assert clusters(words, group(["it is so", "is so", "is no"])) == [[0, 0, 1]]
 
 
@@ -96,7 +96,7 @@ def run(texts: list[str | None], order: Sequence[int], alike: Any, floor: float 
         asked.extend((a, b) for _, a, b in rows)
         return [alike(a, b) for _, a, b in rows]
 
-    return together([greedy(texts, order, floor)], verdicts)[0], asked
+    return run_clusterings([cluster_greedily(texts, order, floor)], verdicts)[0], asked
 
 
 def near(a: str, b: str) -> bool:
@@ -154,8 +154,9 @@ def clustered(texts: Sequence[str], found: Sequence[int]) -> Group:
 def test_prompts_run_in_step_and_keep_their_places():
     texts = [["a", "c", "b"], ["x"], ["m", "m"], ["q", "a", "p", "b"]]
     alone = [run(list(t), range(len(t)), near)[0] for t in texts]
-    every = together(
-        [greedy(t, range(len(t))) for t in texts], lambda rows: [near(a, b) for _, a, b in rows]
+    every = run_clusterings(
+        [cluster_greedily(t, range(len(t))) for t in texts],
+        lambda rows: [near(a, b) for _, a, b in rows],
     )
     assert every == alone
 
@@ -206,7 +207,7 @@ def by_hand(path: Path, strict: bool, seed: Seed) -> list[int]:
         found[i] = joined[0] if joined else len(first)
         if not joined:
             first.append(TEXTS[i])
-    return numbered([found[i] for i in range(len(TEXTS))])
+    return number_keys([found[i] for i in range(len(TEXTS))])
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -239,7 +240,7 @@ def test_what_the_model_cannot_read_whole_is_refused_or_apart(tmp_path: Path):
         clusters(Entailment(path), group([fits, "a", long]))
     (found,) = clusters(Entailment(path, too_long="apart"), group([fits, long, long]))
     assert found == [0, -1, -1]
-    assert confidence(clustered([fits, long, long], found)) == pytest.approx(1 / 3)
+    assert cluster_share(clustered([fits, long, long], found)) == pytest.approx(1 / 3)
 
 
 def test_a_judge_like_others(tmp_path: Path):
@@ -248,8 +249,8 @@ def test_a_judge_like_others(tmp_path: Path):
     rows = [group(TEXTS[k:] + TEXTS[:k], f"p{k}") for k in range(5)]
     judge = Agreement(Entailment(path))
     assert isinstance(judge, Judge)
-    forth = {g.id: g.clusters for g in opened(judge, FP32)(rows)}
-    back = {g.id: g.clusters for g in opened(judge, FP32)(reversed(rows))}
+    forth = {g.id: g.clusters for g in open_judge(judge, FP32)(rows)}
+    back = {g.id: g.clusters for g in open_judge(judge, FP32)(reversed(rows))}
     assert all(np.array_equal(forth[name], back[name]) for name in forth)
     told = json.dumps(describe_value(judge))
     assert told == json.dumps(
@@ -268,9 +269,9 @@ def test_complete_linkage_bounds_every_pair():
         t: np.array([np.cos(x), np.sin(x)])
         for t, x in zip("abc", np.radians([0, 20, 41]), strict=True)
     }
-    assert complete_linkage(["a", "b", "c"], at, 0.9) == [0, 0, 1]
-    assert complete_linkage(["a", "b", "c"], at, 0.7) == [0, 0, 0]
-    assert complete_linkage(["c", "a", None, "c"], at, 0.9) == [0, 1, -1, 0]
+    assert cluster_complete_linkage(["a", "b", "c"], at, 0.9) == [0, 0, 1]
+    assert cluster_complete_linkage(["a", "b", "c"], at, 0.7) == [0, 0, 0]
+    assert cluster_complete_linkage(["c", "a", None, "c"], at, 0.9) == [0, 1, -1, 0]
 
 
 def test_any_encoder_folder_embeds(tmp_path: Path):
@@ -285,9 +286,9 @@ def test_any_encoder_folder_embeds(tmp_path: Path):
     assert alone[0][:2] == [0, 0]
     assert clusters(Embedding(tmp_path, -1), group(["ab", "cd", "ba"])) == [[0, 0, 0]]
     assert clusters(Embedding(tmp_path, 1.0), group(["ab", "cd", "ba"])) == [[0, 1, 2]]
-    rows = embeddings(tmp_path, ["ab", "cd", "ba", "abcdefghi", "ab"])
+    rows = embed_texts(tmp_path, ["ab", "cd", "ba", "abcdefghi", "ab"])
     assert sorted(rows) == ["ab", "ba", "cd"]  # each once, and what is too long not at all
-    assert complete_linkage(["ab", "cd", "ba"], rows, 1.0) == [0, 1, 2]
+    assert cluster_complete_linkage(["ab", "cd", "ba"], rows, 1.0) == [0, 1, 2]
     with pytest.raises(JudgeError, match="do not fit"):
         clusters(Embedding(tmp_path), group(["abcdefghi", "a"]))
 
@@ -307,15 +308,15 @@ def test_the_extra_knows_a_paraphrase():
 
 def test_backends_have_names(tmp_path: Path):
     own = Micro().same()
-    assert named("task", own) is next(iter(own.values()))
-    assert named("facts", own) == Facts()
-    assert named("exact", {}) == Exact()
-    assert named("answer", {}) == Stated()
-    assert named(f"nli:{tmp_path}", {}) == Entailment(tmp_path, too_long="apart")
-    assert named(f"embedding:{tmp_path}", {}) == Embedding(tmp_path, too_long="apart")
+    assert find_equivalence("task", own) is next(iter(own.values()))
+    assert find_equivalence("facts", own) == Facts()
+    assert find_equivalence("exact", {}) == SameText()
+    assert find_equivalence("answer", {}) == SameAnswer()
+    assert find_equivalence(f"nli:{tmp_path}", {}) == Entailment(tmp_path, too_long="apart")
+    assert find_equivalence(f"embedding:{tmp_path}", {}) == Embedding(tmp_path, too_long="apart")
     for spec in ("task", "nli", "meaning"):
         with pytest.raises(ConfigError, match="same = "):
-            named(spec, {})
+            find_equivalence(spec, {})
 
 
 def test_shuffled_clusters_keep_their_sizes_and_lose_their_meaning():
@@ -326,6 +327,6 @@ def test_shuffled_clusters_keep_their_sizes_and_lose_their_meaning():
     )  # fmt: skip
     dealt = list(shuffled_clusters()(groups, Seed(0)))
     assert all(sorted(g.clusters.tolist()) == [0] * 5 + [1] * 3 + [2] * 2 for g in dealt)  # type: ignore[union-attr]
-    assert {confidence(g) for g in dealt} == {0.5}
+    assert {cluster_share(g) for g in dealt} == {0.5}
     inside = np.array([g.clusters == 0 for g in dealt]).mean(0)
     np.testing.assert_allclose(inside, 0.5, atol=4 * 0.5 / 20)  # four standard errors

@@ -20,7 +20,7 @@ from tandem.data.verifiable import (
     without_answer,
 )
 from tandem.errors import ConfigError, DataError
-from tandem.judges.agreement import Agreement, Stated
+from tandem.judges.agreement import Agreement, SameAnswer
 from tandem.judges.answer_key import AnswerKey
 from tandem.methods.lmsi import _in_form, only_questions
 from tandem.rng import Seed
@@ -114,7 +114,13 @@ def test_micro_hints_are_those_its_grammar_teaches():
 def test_votes_count_answers_and_never_their_absence():
     texts = ("#### 7", "answer is 7.0", "#### 8", "seven", "nothing")
     group = Group(Prompt("x", "?"), tuple(map(Completion, texts)))
-    assert next(Agreement(Stated(StatedAnswer()))([group])).clusters.tolist() == [0, 0, 1, -1, -1]
+    assert next(Agreement(SameAnswer(StatedAnswer()))([group])).clusters.tolist() == [
+        0,
+        0,
+        1,
+        -1,
+        -1,
+    ]
 
 
 def test_a_key_is_needed_and_said_to_be_missing():

@@ -15,7 +15,7 @@ from climbing import FAST, FP32, Heard, Letters, climbed, prompts
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.judges import Judge, opened
+from tandem.judges import Judge, open_judge
 from tandem.judges.ensemble import Debiased, Ensemble, length_slope
 from tandem.judges.reward_model import RewardModel, reward_models
 from tandem.methods import ppo
@@ -65,7 +65,7 @@ MEMBERS = tuple(Noted(m) for m in "abc")
 
 
 def scores(judge: Judge, groups: Iterable[Group]) -> np.ndarray:
-    return np.stack([g.scores for g in opened(judge, FP32)(groups)])
+    return np.stack([g.scores for g in open_judge(judge, FP32)(groups)])
 
 
 def test_aggregates_of_centred_members():

@@ -22,7 +22,7 @@ from climbing import FAST, FP32, SHORT, Heard, Letters, climbed, drawn, prompts,
 from tandem.batching.ragged import Ragged
 from tandem.data.record import Group
 from tandem.engines.torch import TorchEngine
-from tandem.judges import opened
+from tandem.judges import open_judge
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Lora
 from tandem.methods import grpo, ppo
@@ -63,7 +63,7 @@ def r_phi(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cast(init: Path, critic: Path | None = None, reward: Any = None) -> Cast:
     judge = reward or Letters() if critic is None else RewardModel(Checkpoint(critic))
     policy = ppo.actor_critic(Checkpoint(init), judge, PPO, somewhere(Heard(), FP32))
-    return Cast(policy, open_policy(init, FP32), opened(judge, FP32), FP32)
+    return Cast(policy, open_policy(init, FP32), open_judge(judge, FP32), FP32)
 
 
 def online(

@@ -18,9 +18,9 @@ from tandem.operators import (
     best,
     clean_pairs,
     correct,
+    is_mismatched,
     majority,
     mismatch,
-    mismatched,
     rank_pairs,
     rejection,
     synthetic_pairs,
@@ -271,12 +271,12 @@ def test_mismatched_answers_carry_no_weight_and_no_score() -> None:
     second = replace(second, completions=judged)
     a, b = Groups.of(run(mismatch(), first, second))
     assert (texts(a), texts(b)) == ("abcc", "ca")
-    assert mismatched(a).tolist() == [False, False, True, True]
+    assert is_mismatched(a).tolist() == [False, False, True, True]
     assert [c.weight for c in a.completions] == [1, 1, 0, 0]
     assert all(c.logp is None for c in a.completions)
     assert np.isnan(np.asarray(a.scores)[2:]).all()
     assert b.completions[1].tokens.tolist() == [ord("a")]
-    assert not mismatched(first).any()
+    assert not is_mismatched(first).any()
 
 
 def test_mismatch_passes_over_the_same_prompt() -> None:

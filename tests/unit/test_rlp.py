@@ -15,8 +15,8 @@ from climbing import FP32, SHORT, prompts
 from tandem.data.groups import Groups
 from tandem.data.record import Group, Preference
 from tandem.errors import ConfigError
-from tandem.judges.agreement import Exact
-from tandem.judges.templates import Formats
+from tandem.judges.agreement import SameText
+from tandem.judges.templates import FeedbackFormats
 from tandem.methods import INPUTS, controls, rlp
 from tandem.methods.ppo import PPO
 from tandem.methods.reward import Reward
@@ -83,8 +83,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         pairs = run("preferences-pairs", sample, pi_sft, x, n=2, how=HOW)
         D = run("preferences", judge, pairs, Early())
         inputs = {
-            "pi_sft": pi_sft, "D": D, "x": x, "same": {"exact": Exact()}, "how": HOW,
-            "watching": None, "humans": Early(), "formats": Formats(),
+            "pi_sft": pi_sft, "D": D, "x": x, "same": {"exact": SameText()}, "how": HOW,
+            "watching": None, "humans": Early(), "formats": FeedbackFormats(),
         }  # fmt: skip
         results: dict[str, Checkpoint] = {}
         for name, (recipe, cfg) in {

@@ -18,7 +18,7 @@ from tandem.bench.plan import OPPONENT, Entry, Plan, slug
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, Pending, TandemError
 from tandem.judges import Judge
-from tandem.judges.ai_feedback import Asking
+from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import Method, load
@@ -143,7 +143,7 @@ def examine(plan: Plan, course: Course, answers: Groups, main: Groups, policy: P
         comparers["annotator"] = course.humans
     if plan.referee:
         formats = course.formats
-        comparers["llm"] = Asking(hard=True).labeller(
+        comparers["llm"] = AIFeedback(hard=True).labeller(
             course.base, formats.compare, formats.principles
         )
     who = {"policy": policy, "opponent": course.pi_sft}

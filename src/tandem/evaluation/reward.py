@@ -19,7 +19,7 @@ from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.comparisons import Comparisons, comparisons
 from tandem.evaluation.tables import Table, join
-from tandem.operators import mismatch, mismatched
+from tandem.operators import is_mismatched, mismatch
 from tandem.rng import Seed
 from tandem.statistics import (
     Bin,
@@ -179,7 +179,7 @@ def shuffled(groups: Iterable[Group]) -> Iterator[Group]:
     """Yield each prompt with the answers to another, unscored: `other_prompts`, once judged."""
     unscored = (replace(g, scores=np.zeros(len(g)), preferences=()) for g in groups)
     for group in mismatch()(unscored, Seed()):
-        strange = group.keep(np.flatnonzero(mismatched(group)).tolist())
+        strange = group.keep(np.flatnonzero(is_mismatched(group)).tolist())
         yield replace(strange, scores=None)
 
 

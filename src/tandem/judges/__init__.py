@@ -29,7 +29,7 @@ class Judge(Protocol):
         ...
 
 
-def opened(judge: Judge, machine: Machine) -> Callable[[Iterable[Group]], Iterator[Group]]:
+def open_judge(judge: Judge, machine: Machine) -> Callable[[Iterable[Group]], Iterator[Group]]:
     """Open a judge once, on this machine, for a loop that asks it again and again.
 
     Judges that are models have a method `open`; others are called as they are.

@@ -32,7 +32,7 @@ Clusterer = Callable[[Sequence[Asked], Seed], list[list[int]]]
 
 
 @runtime_checkable
-class Same(Protocol):
+class Equivalence(Protocol):
     """What makes two completions of a prompt the same: a frozen value that opens lazily."""
 
     def open(self, machine: Machine) -> Clusterer:
@@ -41,16 +41,16 @@ class Same(Protocol):
 
 
 @dataclass(frozen=True)
-class Exact:
+class SameText:
     """Completions are the same if their texts are, but for white space."""
 
     def open(self, machine: Machine) -> Clusterer:
         """Nothing to load."""
-        return by_key(lambda _, text: " ".join(text.split()))
+        return cluster_by_key(lambda _, text: " ".join(text.split()))
 
 
 @dataclass(frozen=True)
-class Stated:
+class SameAnswer:
     """Completions are the same if the answers that they state are: self-consistency.
 
     Attributes:
@@ -61,7 +61,7 @@ class Stated:
 
     def open(self, machine: Machine) -> Clusterer:
         """Nothing to load."""
-        return by_key(lambda _, text: self.read(text) or None)
+        return cluster_by_key(lambda _, text: self.read(text) or None)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Agreement:
         seed: orders the completions where the order matters (greedy clustering).
     """
 
-    same: Same = Stated()
+    same: Equivalence = SameAnswer()
     seed: Seed = Seed()
     name: str = "agreement"
     machine: Machine = field(default=Machine(), compare=False)
@@ -96,8 +96,8 @@ class Agreement:
         return judge
 
 
-def cluster(
-    same: Same,
+def cluster_texts(
+    same: Equivalence,
     prompt: Prompt,
     texts: Sequence[str],
     seed: Seed = Seed(),
@@ -107,16 +107,16 @@ def cluster(
     return same.open(machine)([(prompt, texts)], seed)[0]
 
 
-def by_key(key: Callable[[Prompt, str], Hashable | None]) -> Clusterer:
+def cluster_by_key(key: Callable[[Prompt, str], Hashable | None]) -> Clusterer:
     """Put texts with equal keys together; None is no answer."""
 
     def clustered(asked: Sequence[Asked], seed: Seed) -> list[list[int]]:
-        return [numbered([key(prompt, text) for text in texts]) for prompt, texts in asked]
+        return [number_keys([key(prompt, text) for text in texts]) for prompt, texts in asked]
 
     return clustered
 
 
-def numbered(keys: Sequence[Hashable | None]) -> list[int]:
+def number_keys(keys: Sequence[Hashable | None]) -> list[int]:
     """Return 0, 1, ... by first appearance, and -1 for None."""
     known: dict[Hashable, int] = {}
     return [NO_ANSWER if k is None else known.setdefault(k, len(known)) for k in keys]
@@ -126,7 +126,9 @@ Comparing = Generator[list[tuple[str, str]], list[bool], list[int]]
 """Asks whether pairs of texts are the same, is sent the verdicts, returns the clusters."""
 
 
-def greedy(texts: Sequence[str | None], order: Sequence[int], floor: float = 0.0) -> Comparing:
+def cluster_greedily(
+    texts: Sequence[str | None], order: Sequence[int], floor: float = 0.0
+) -> Comparing:
     """Cluster texts one after the other, each against the first member of every cluster.
 
     It joins the first cluster whose first member is the same, or opens one. Equal texts are never
@@ -155,10 +157,10 @@ def greedy(texts: Sequence[str | None], order: Sequence[int], floor: float = 0.0
             heads.append(text)
             members.append(equal)
     where = {i: k for k, group in enumerate(members) for i in group}
-    return numbered([where.get(i) for i in range(len(texts))])
+    return number_keys([where.get(i) for i in range(len(texts))])
 
 
-def together(
+def run_clusterings(
     running: Sequence[Comparing],
     verdicts: Callable[[Sequence[tuple[int, str, str]]], list[bool]],
 ) -> list[list[int]]:

@@ -10,12 +10,12 @@ from tandem.engines.local import LocalModel
 from tandem.engines.openai import Server
 from tandem.errors import ConfigError
 from tandem.judges.llm import Average, Labeller, Orders
-from tandem.judges.templates import Compare
+from tandem.judges.templates import CompareFormat
 from tandem.runs.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
-class Asking:
+class AIFeedback:
     """Which language model is asked, and how its labels are read.
 
     Attributes:
@@ -50,7 +50,9 @@ class Asking:
             return Server(str(self.model), self.server, "OPENAI_API_KEY" if hosted else None)
         return LocalModel(base if self.model is None else Checkpoint(Path(self.model)))
 
-    def labeller(self, base: Checkpoint, compare: Compare, principles: tuple[str, ...]) -> Labeller:
+    def labeller(
+        self, base: Checkpoint, compare: CompareFormat, principles: tuple[str, ...]
+    ) -> Labeller:
         """Return the judge that compares by these principles."""
         how = {"average": self.average, "hard": self.hard, "clamp": self.clamp}
         return Labeller(self.lm(base), compare, principles, self.orders, **how)  # type: ignore[arg-type]

@@ -17,12 +17,12 @@ import numpy as np
 from tandem.data.groups import Groups
 from tandem.data.record import FloatArray, Group
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.judges import Judge, opened
+from tandem.judges import Judge, open_judge
 from tandem.machine import Machine
 from tandem.statistics import Aggregate, aggregate
 
 Unit = Literal["tokens", "words"]
-Opened = Callable[[Iterable[Group]], Iterator[Group]]
+ScoringFunction = Callable[[Iterable[Group]], Iterator[Group]]
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,14 @@ class Ensemble:
         """Yield the groups with aggregated `scores`; raises what `open` raises."""
         return self.open()(groups)
 
-    def open(self) -> Opened:
+    def open(self) -> ScoringFunction:
         """Open every member once, and score the anchors.
 
         Raises:
             JudgeError: a member writes no scores, or (when it judges) a prompt has neither a
                 second answer nor anchors.
         """
-        members = [opened(m, self.machine) for m in self.members]
+        members = [open_judge(m, self.machine) for m in self.members]
         zeros: dict[str, FloatArray] = {}
         if self.anchors is not None:
             anchored = zip(self.anchors, _columns(members, self.anchors), strict=True)
@@ -150,13 +150,15 @@ class Debiased:
         """Yield the groups with `scores`."""
         return self.open()(groups)
 
-    def open(self) -> Opened:
+    def open(self) -> ScoringFunction:
         """Open the judge once."""
-        judge = opened(self.judge, self.machine)
+        judge = open_judge(self.judge, self.machine)
 
         def score(groups: Iterable[Group]) -> Iterator[Group]:
             for group in judge(groups):
-                yield replace(group, scores=_scores(group) - self.slope * lengths(group, self.unit))
+                yield replace(
+                    group, scores=_scores(group) - self.slope * answer_lengths(group, self.unit)
+                )
 
         return score
 
@@ -174,7 +176,7 @@ def length_slope(groups: Iterable[Group], unit: Unit = "tokens") -> float:
     across = along = 0.0
     for group in groups:
         if len(group):
-            length, score = lengths(group, unit), _scores(group)
+            length, score = answer_lengths(group, unit), _scores(group)
             across += float(((length - length.mean()) * (score - score.mean())).sum())
             along += float(((length - length.mean()) ** 2).sum())
     if along == 0:
@@ -186,7 +188,7 @@ def length_slope(groups: Iterable[Group], unit: Unit = "tokens") -> float:
     return across / along
 
 
-def lengths(group: Group, unit: Unit) -> FloatArray:
+def answer_lengths(group: Group, unit: Unit) -> FloatArray:
     """[n] lengths of the answers.
 
     Raises:
@@ -203,7 +205,7 @@ def lengths(group: Group, unit: Unit) -> FloatArray:
     return np.array([len(c.tokens) for c in group.completions], np.float64)
 
 
-def _columns(members: list[Opened], groups: Iterable[Group]) -> Iterator[FloatArray]:
+def _columns(members: list[ScoringFunction], groups: Iterable[Group]) -> Iterator[FloatArray]:
     """Yield [K, n] scores of each group's answers; members read ahead as they like."""
     seen = itertools.tee(groups, len(members))
     for rows in zip(*(m(each) for m, each in zip(members, seen, strict=True)), strict=True):

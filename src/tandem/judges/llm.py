@@ -30,7 +30,7 @@ from tandem.data.record import FloatArray, Group, Preference, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_model import LanguageModel, Speaker
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.judges.templates import Compare, Rate
+from tandem.judges.templates import CompareFormat, RateFormat
 from tandem.machine import Machine
 from tandem.rng import Seed
 
@@ -44,7 +44,7 @@ Orders = Literal["both", "one"]
 Average = Literal["probability", "logit"]
 
 
-def joined(d: Sequence[float] | FloatArray, average: Average) -> float:
+def join_readings(d: Sequence[float] | FloatArray, average: Average) -> float:
     """Join readings of one pair to p = P(the first is better).
 
     Args:
@@ -57,7 +57,7 @@ def joined(d: Sequence[float] | FloatArray, average: Average) -> float:
     return 0.5 * (1 + float(np.tanh(odds / 2).mean()))
 
 
-def stars(logp: FloatArray) -> float:
+def star_score(logp: FloatArray) -> float:
     """Return the d-RLAIF score in [-1, 1] of [L] log-masses of the numbers 1..L.
 
     s = sum i P(i) / sum P(i), then 2 (s - 1) / (L - 1) - 1: all mass on 1 is -1, on L it is 1.
@@ -91,7 +91,7 @@ class Labeller:
     """
 
     lm: LanguageModel
-    compare: Compare = field(default=Compare())
+    compare: CompareFormat = field(default=CompareFormat())
     principles: tuple[str, ...] = ("Be helpful, honest and harmless.",)
     orders: Orders = "both"
     average: Average = "probability"
@@ -120,7 +120,7 @@ class Labeller:
 
     def p(self, d: Sequence[float] | FloatArray) -> float:
         """Return the label that readings [R] of one pair give."""
-        p = joined(d, self.average)
+        p = join_readings(d, self.average)
         if self.hard:
             p = 0.5 * (1 + float(np.sign(p - 0.5)))
         return p if self.clamp is None else min(max(p, self.clamp), 1 - self.clamp)
@@ -148,11 +148,11 @@ class OpenLabeller:
 
     def told(self) -> dict[str, Any]:
         """Return what the model's answers cost, where it costs anything."""
-        return told(self.speaker)
+        return cost_of(self.speaker)
 
     def _questions(self, group: Group) -> Iterator[Prompt]:
         how = self.labeller
-        for i, j in pairs(group):
+        for i, j in neighbour_pairs(group):
             first, second = group.completions[i].text, group.completions[j].text
             if first == second:
                 continue
@@ -160,7 +160,7 @@ class OpenLabeller:
                 shown = ((first, second), (second, first))
                 for order, (a, b) in enumerate(shown[: 2 if how.orders == "both" else 1]):
                     text = how.compare.turn(group.prompt, a, b, principle)
-                    yield user(_name(group, i, k, order), text)
+                    yield user_prompt(_name(group, i, k, order), text)
 
     def _heard(self, asked: list[Prompt]) -> dict[str, FloatArray]:
         """Log-masses of the two letters, by question."""
@@ -168,13 +168,13 @@ class OpenLabeller:
             greedy = Sampling(temperature=0.0, max_tokens=self.labeller.reasons)
             reasons = self.speaker.complete(asked, greedy, Seed())
             decide = self.labeller.compare.decide
-            asked = [after(q, r.text, decide) for q, r in zip(asked, reasons, strict=True)]
+            asked = [add_turn(q, r.text, decide) for q, r in zip(asked, reasons, strict=True)]
         logp = self.speaker.label(asked, self.labeller.compare.labels)
         return {q.id: x for q, x in zip(asked, logp, strict=True)}
 
     def _labelled(self, group: Group, heard: dict[str, FloatArray]) -> Group:
         how, votes, kept = self.labeller, [], []
-        for i, j in pairs(group):
+        for i, j in neighbour_pairs(group):
             names = [
                 [_name(group, i, k, order) for order in range(2 if how.orders == "both" else 1)]
                 for k in range(len(how.principles))
@@ -201,7 +201,7 @@ class Rater:
     """
 
     lm: LanguageModel
-    rate: Rate = field(default=Rate())
+    rate: RateFormat = field(default=RateFormat())
     name: str = ""
     machine: Machine = field(default=Machine(), compare=False)
 
@@ -232,7 +232,7 @@ class OpenRater:
         rate, stream = self.rater.rate, iter(groups)
         while chunk := list(itertools.islice(stream, CHUNK)):
             asked = [
-                user(f"{g.id}/{i}", rate.turn(g.prompt, c.text))
+                user_prompt(f"{g.id}/{i}", rate.turn(g.prompt, c.text))
                 for g in chunk
                 for i, c in enumerate(g.completions)
             ]
@@ -245,10 +245,10 @@ class OpenRater:
 
     def told(self) -> dict[str, Any]:
         """Return what the model's answers cost, where it costs anything."""
-        return told(self.speaker)
+        return cost_of(self.speaker)
 
 
-def pairs(group: Group) -> list[tuple[int, int]]:
+def neighbour_pairs(group: Group) -> list[tuple[int, int]]:
     """Return the pairs (0, 1), (2, 3), ... of a group's completions.
 
     Raises:
@@ -263,18 +263,18 @@ def pairs(group: Group) -> list[tuple[int, int]]:
     return [(i, i + 1) for i in range(0, len(group) - 1, 2)]
 
 
-def user(name: str, text: str) -> Prompt:
+def user_prompt(name: str, text: str) -> Prompt:
     """Return a prompt of one user's turn."""
     return Prompt(name, text, messages=({"role": "user", "content": text},))
 
 
-def after(asked: Prompt, said: str, then: str) -> Prompt:
+def add_turn(asked: Prompt, said: str, then: str) -> Prompt:
     """Return the conversation after the model's answer and the user's next turn."""
     turns = ({"role": "assistant", "content": said}, {"role": "user", "content": then})
     return replace(asked, text="", messages=(*(asked.messages or ()), *turns))
 
 
-def told(speaker: Speaker) -> dict[str, Any]:
+def cost_of(speaker: Speaker) -> dict[str, Any]:
     """Return what a speaker says of its cost; nothing for one that costs nothing."""
     tell = getattr(speaker, "told", None)
     return {} if tell is None else tell()
@@ -298,7 +298,7 @@ def _odds(name: str, logp: FloatArray) -> float:
 def _stars(name: str, logp: FloatArray) -> float:
     if not np.isfinite(logp).any():
         raise _silent(name, "no number")
-    return stars(logp)
+    return star_score(logp)
 
 
 def _residual(logp: FloatArray) -> float:

@@ -21,7 +21,7 @@ from tandem.statistics import Estimate, by_prompt, rate_by_prompt
 
 
 @dataclass(frozen=True)
-class Labelling:
+class PositionBias:
     """How a language model compared.
 
     Attributes:
@@ -47,7 +47,7 @@ class Labelling:
         return "\n".join(lines)
 
 
-def labelling(groups: Iterable[Group]) -> Labelling:
+def measure_position_bias(groups: Iterable[Group]) -> PositionBias:
     """Say how far the position decided, from what a `Labeller` kept.
 
     Raises:
@@ -67,7 +67,7 @@ def labelling(groups: Iterable[Group]) -> Labelling:
             "the readings are kept by `Labeller` in the prompts' meta",
             "judge groups with a `Labeller` first",
         )
-    return Labelling(
+    return PositionBias(
         pairs=len(rest.values),
         same_position=rate_by_prompt(same.values, same.owners) if same.values else None,
         first_position=rate_by_prompt(first.values, first.owners),
@@ -88,9 +88,9 @@ class _Column:
         self.owners += [owner] * len(values)
 
 
-def report(groups: Groups, *, events: Events) -> dict[str, Any]:
+def position_bias(groups: Groups, *, events: Events) -> dict[str, Any]:
     """The stage that says it: `text` and the numbers."""
-    found = labelling(groups)
+    found = measure_position_bias(groups)
     events.log("labelling", text=str(found))
     same = found.same_position
     return {

@@ -15,7 +15,7 @@ import numpy as np
 
 from tandem.data.record import FloatArray, Group
 from tandem.errors import JudgeError
-from tandem.judges import Judge, opened
+from tandem.judges import Judge, open_judge
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.forward import GroupOutputs, forward_groups
@@ -151,7 +151,7 @@ class Shaped:
             JudgeError: policy and reference have different tokenizers, or (when it judges) the
                 judge writes no scores.
         """
-        reward = opened(self.judge, self.machine)
+        reward = open_judge(self.judge, self.machine)
         price = ImplicitReward(self.policy, self.reference, self.beta, machine=self.machine).open()
 
         def score(groups: Iterable[Group]) -> Iterator[Group]:

@@ -21,12 +21,12 @@ from tandem.errors import ConfigError, JudgeError, ModelError
 from tandem.judges.agreement import (
     Asked,
     Clusterer,
-    Exact,
-    Same,
-    Stated,
-    greedy,
-    numbered,
-    together,
+    Equivalence,
+    SameAnswer,
+    SameText,
+    cluster_greedily,
+    number_keys,
+    run_clusterings,
 )
 from tandem.machine import Machine
 from tandem.models import loading
@@ -72,7 +72,9 @@ class Entailment:
         def clustered(asked: Sequence[Asked], seed: Seed) -> list[list[int]]:
             fitting = [_fitting(p, texts, reader.fits, self.too_long) for p, texts in asked]
             orders = [_order(seed, prompt, len(texts)) for prompt, texts in asked]
-            running = [greedy(t, o, self.floor) for t, o in zip(fitting, orders, strict=True)]
+            running = [
+                cluster_greedily(t, o, self.floor) for t, o in zip(fitting, orders, strict=True)
+            ]
 
             def verdicts(rows: Sequence[tuple[int, str, str]]) -> list[bool]:
                 whole = [(asked[k][0].text + a, asked[k][0].text + b) for k, a, b in rows]
@@ -80,7 +82,7 @@ class Entailment:
                 back = reader.labels([(b, a) for a, b in whole])
                 return [self._same(*pair) for pair in zip(forth, back, strict=True)]
 
-            return together(running, verdicts)
+            return run_clusterings(running, verdicts)
 
         return clustered
 
@@ -120,12 +122,12 @@ class Embedding:
             fitting = [_fitting(p, texts, fits, self.too_long) for p, texts in asked]
             every = sorted({t for texts in fitting for t in texts if t is not None})
             rows = dict(zip(every, reader.embed(every), strict=True))
-            return [complete_linkage(texts, rows, self.threshold) for texts in fitting]
+            return [cluster_complete_linkage(texts, rows, self.threshold) for texts in fitting]
 
         return clustered
 
 
-def embeddings(
+def embed_texts(
     folder: Path, texts: Iterable[str], machine: Machine = Machine()
 ) -> dict[str, FloatArray]:
     """Return [d] a unit vector for each different text that the encoder reads whole.
@@ -137,21 +139,21 @@ def embeddings(
     return dict(zip(fitting, reader.embed(fitting), strict=True))
 
 
-def complete_linkage(
+def cluster_complete_linkage(
     texts: Sequence[str | None], rows: dict[str, FloatArray], threshold: float
 ) -> list[int]:
     """Cluster texts by unit vectors: any two of a cluster have a cosine of at least `threshold`."""
     distinct = list(dict.fromkeys(t for t in texts if t is not None))
     if len(distinct) < 2:
-        return numbered(texts)
+        return number_keys(texts)
     x = np.stack([rows[t] for t in distinct])
     apart = np.clip(1 - x @ x.T, 0, None)[np.triu_indices(len(x), 1)]
     where = fcluster(linkage(apart, "complete"), 1 - threshold + 1e-7, "distance")
     label = dict(zip(distinct, where.tolist(), strict=True))
-    return numbered([None if t is None else label[t] for t in texts])
+    return number_keys([None if t is None else label[t] for t in texts])
 
 
-def named(spec: str, own: Mapping[str, Same]) -> Same:
+def find_equivalence(spec: str, own: Mapping[str, Equivalence]) -> Equivalence:
     """Return the backend that a setting names.
 
     Args:
@@ -164,7 +166,7 @@ def named(spec: str, own: Mapping[str, Same]) -> Same:
         ModelError: the extra is not installed.
     """
     kind, _, folder = spec.partition(":")
-    known = {**own, "exact": Exact(), "answer": Stated()}
+    known = {**own, "exact": SameText(), "answer": SameAnswer()}
     if own:
         known["task"] = next(iter(own.values()))
     if spec in known:

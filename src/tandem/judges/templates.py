@@ -42,7 +42,7 @@ def check_fields(name: str, template: str, known: set[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Compare:
+class CompareFormat:
     """Asks which of two answers is better by one principle.
 
     Attributes:
@@ -77,12 +77,12 @@ class Compare:
     def turn(self, prompt: Prompt, a: str, b: str, principle: str) -> str:
         """Return the user's turn that compares answer a, shown first, with answer b."""
         form = self.think or self.ask
-        parts = {"question": question(prompt), "a": a, "b": b}
+        parts = {"question": asked_text(prompt), "a": a, "b": b}
         return form.format(principle=principle, **_sanitised(parts, self.delimiters))
 
 
 @dataclass(frozen=True)
-class Rate:
+class RateFormat:
     """Asks how good an answer is, from 1 to 10.
 
     Attributes:
@@ -110,12 +110,12 @@ class Rate:
 
     def turn(self, prompt: Prompt, answer: str) -> str:
         """Return the user's turn that asks for a number."""
-        parts = {"question": question(prompt), "answer": answer}
+        parts = {"question": asked_text(prompt), "answer": answer}
         return self.ask.format(**_sanitised(parts, self.delimiters))
 
 
 @dataclass(frozen=True)
-class Revise:
+class ReviseFormat:
     """Asks a model to criticise and to rewrite what it just said, by one principle.
 
     Attributes:
@@ -137,7 +137,7 @@ class Revise:
 
 
 @dataclass(frozen=True)
-class Formats:
+class FeedbackFormats:
     """Everything that a task says about asking for feedback.
 
     Attributes:
@@ -148,9 +148,9 @@ class Formats:
         constitution: principles of harmlessness, for critiques, revisions and AI comparisons (CAI).
     """
 
-    compare: Compare = field(default=Compare())
-    rate: Rate = field(default=Rate())
-    revise: Revise = field(default=Revise())
+    compare: CompareFormat = field(default=CompareFormat())
+    rate: RateFormat = field(default=RateFormat())
+    revise: ReviseFormat = field(default=ReviseFormat())
     principles: tuple[str, ...] = ("Be helpful, honest and harmless.",)
     constitution: tuple[str, ...] = (
         "Do not help anybody to hurt people, animals or what belongs to others.",
@@ -169,7 +169,7 @@ class Formats:
             )
 
 
-def question(prompt: Prompt) -> str:
+def asked_text(prompt: Prompt) -> str:
     """Return what was asked, as text: one user's turn as it stands, others with their roles."""
     said = prompt.messages
     if said is None:
@@ -179,7 +179,7 @@ def question(prompt: Prompt) -> str:
     return "\n\n".join(_named(m) for m in said)
 
 
-def sanitised(text: str, delimiters: tuple[str, ...]) -> str:
+def sanitise_text(text: str, delimiters: tuple[str, ...]) -> str:
     """Return the text without any delimiter, also where taking one out would make another."""
     while found := next((d for d in delimiters if d in text), None):
         before, _, after = text.partition(found)
@@ -188,7 +188,7 @@ def sanitised(text: str, delimiters: tuple[str, ...]) -> str:
 
 
 def _sanitised(parts: dict[str, str], delimiters: tuple[str, ...]) -> dict[str, str]:
-    return {name: sanitised(text, delimiters) for name, text in parts.items()}
+    return {name: sanitise_text(text, delimiters) for name, text in parts.items()}
 
 
 def _named(message: Message) -> str:

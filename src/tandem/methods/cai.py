@@ -28,8 +28,8 @@ from typing import Literal
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.judges.position_bias import report
-from tandem.judges.templates import Formats
+from tandem.judges.position_bias import position_bias
+from tandem.judges.templates import FeedbackFormats
 from tandem.methods import sft
 from tandem.methods.configs import SHARED
 from tandem.methods.rlaif import RLAIF, learn
@@ -85,7 +85,7 @@ def recipe(
     pi_sft: Checkpoint,
     D: Groups,
     x: Groups,
-    formats: Formats,
+    formats: FeedbackFormats,
     how: Sampling,
     watching: Watching | None,
     cfg: CAI = CAI(),
@@ -105,7 +105,7 @@ def recipe(
     labeller = asking.labeller(base, formats.compare, principles)
     pairs = run("ai-pairs", sample, sl_cai, red_team[: cfg.rlaif.pairs], n=2, how=how)
     D_harmless = run("ai-labels", judge, pairs, labeller)  # 4
-    run("ai-labelling", report, D_harmless)
+    run("ai-labelling", position_bias, D_harmless)
     D_helpful = run("helpful-preferences", select, D, asks("harmful", False))
     both = D_harmless + D_helpful  # 5
     return learn(run, sl_cai, x, both, cfg.rlaif, how, watching, "RL-CAI")  # 6

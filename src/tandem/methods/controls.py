@@ -20,11 +20,11 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.judges import Judge
-from tandem.judges.agreement import Same
-from tandem.judges.ai_feedback import Asking
+from tandem.judges.agreement import Equivalence
+from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.reward_model import RewardModel
-from tandem.judges.semantic import named
-from tandem.judges.templates import Formats
+from tandem.judges.semantic import find_equivalence
+from tandem.judges.templates import FeedbackFormats
 from tandem.methods import ppo, reward, rlp
 from tandem.methods.rlp import RLP
 from tandem.operators import rank_pairs, shuffled_clusters, synthetic_pairs
@@ -70,7 +70,7 @@ def relabelled(
     pi_sft: Checkpoint,
     D: Groups,
     x: Groups,
-    same: Mapping[str, Same],
+    same: Mapping[str, Equivalence],
     humans: Judge,
     how: Sampling,
     watching: Watching | None,
@@ -89,7 +89,7 @@ def shuffled(
     pi_sft: Checkpoint,
     D: Groups,
     x: Groups,
-    same: Mapping[str, Same],
+    same: Mapping[str, Equivalence],
     how: Sampling,
     watching: Watching | None,
     cfg: RLP = RLP(),
@@ -97,7 +97,7 @@ def shuffled(
     """SPG whose clusters mean nothing: as many pairs, of the same prompts."""
 
     def labels(P: Groups, D_hat: Groups, r: Checkpoint) -> Groups:
-        agree = named(cfg.same, same)
+        agree = find_equivalence(cfg.same, same)
         dealt = run("shuffled", select, rlp.opinions(run, P, r, agree), shuffled_clusters())
         pairs = synthetic_pairs(cfg.gamma or 0.0, cfg.confidence, cfg.winner)
         return run("pairs-shuffled", select, dealt, pairs)
@@ -110,7 +110,7 @@ def by_reward(
     pi_sft: Checkpoint,
     D: Groups,
     x: Groups,
-    same: Mapping[str, Same],
+    same: Mapping[str, Equivalence],
     how: Sampling,
     watching: Watching | None,
     cfg: RLP = RLP(),
@@ -130,8 +130,8 @@ def by_policy(
     pi_sft: Checkpoint,
     D: Groups,
     x: Groups,
-    same: Mapping[str, Same],
-    formats: Formats,
+    same: Mapping[str, Equivalence],
+    formats: FeedbackFormats,
     how: Sampling,
     watching: Watching | None,
     cfg: RLP = RLP(),
@@ -141,7 +141,7 @@ def by_policy(
     def labels(P: Groups, D_hat: Groups, r: Checkpoint) -> Groups:
         asked = run("asked", first_two, P, len(D_hat))
         pi_theta = ppo.recipe(run, pi_sft, x, r, how, watching, cfg.ppo)
-        who = Asking(hard=True).labeller(pi_theta, formats.compare, formats.principles)
+        who = AIFeedback(hard=True).labeller(pi_theta, formats.compare, formats.principles)
         return run("pairs-by-policy", judge, asked, who)
 
     return _instead(run, "by-policy", labels, pi_sft, D, x, same, how, watching, cfg)
@@ -163,7 +163,7 @@ def _instead(
     pi_sft: Checkpoint,
     D: Groups,
     x: Groups,
-    same: Mapping[str, Same],
+    same: Mapping[str, Equivalence],
     how: Sampling,
     watching: Watching | None,
     cfg: RLP,
@@ -172,7 +172,7 @@ def _instead(
     r = reward.recipe(run, pi_sft, D, cfg.reward)
     pi = ppo.recipe(run, pi_sft, x, r, how, watching, cfg.ppo)
     P = run("samples", sample, pi, x, n=cfg.n, how=how)
-    D_hat = labels(P, rlp.synthetic(run, P, r, named(cfg.same, same), cfg), r)
+    D_hat = labels(P, rlp.synthetic(run, P, r, find_equivalence(cfg.same, same), cfg), r)
     r_hat = rlp.relearned(run, tag, pi_sft, D + D_hat, P, r, cfg)
     return rlp.again(run, tag, pi_sft, x, r_hat, how, watching, cfg)
 

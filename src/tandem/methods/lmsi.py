@@ -27,7 +27,7 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.data.verifiable import PromptStyle, QuestionFormat, without_answer
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.judges.agreement import Agreement, Stated
+from tandem.judges.agreement import Agreement, SameAnswer
 from tandem.methods import sft
 from tandem.methods.sft import SFT
 from tandem.operators import majority
@@ -86,7 +86,7 @@ def recipe(
     x = run("questions", only_questions, x)
     asked = run("asked", ask, x, wording, wording.forms[0], base, room=room)
     paths = run("paths", sample, base, asked, n=cfg.m, how=how)  # 1
-    votes = run("votes", judge, paths, Agreement(Stated(wording.read)))  # 2
+    votes = run("votes", judge, paths, Agreement(SameAnswer(wording.read)))  # 2
     agreed = run("agreed", select, votes, majority(cfg.floor))  # 3
     D = run("formats", in_forms, agreed, x, wording, forms, base)  # 4
     return run("lmsi", sft.fit, base, D, cfg.sft, name="LMSI")  # 5

@@ -19,11 +19,11 @@ from typing import Literal
 
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
-from tandem.judges.ai_feedback import Asking
+from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.llm import Rater
-from tandem.judges.position_bias import report
+from tandem.judges.position_bias import position_bias
 from tandem.judges.reward_model import RewardModel
-from tandem.judges.templates import Formats
+from tandem.judges.templates import FeedbackFormats
 from tandem.methods import dpo, ppo, reward
 from tandem.methods.configs import SHARED
 from tandem.methods.dpo import DPO
@@ -50,7 +50,7 @@ class RLAIF:
         dpo: DPO's settings.
     """
 
-    asking: Asking = field(default=Asking())
+    asking: AIFeedback = field(default=AIFeedback())
     pairs: int | None = None
     learn: Literal["ppo", "dpo", "direct"] = "ppo"
     reward: Reward = field(default_factory=Reward, metadata=SHARED)
@@ -63,7 +63,7 @@ def recipe(
     base: Checkpoint,
     pi_sft: Checkpoint,
     x: Groups,
-    formats: Formats,
+    formats: FeedbackFormats,
     how: Sampling,
     watching: Watching | None,
     cfg: RLAIF = RLAIF(),
@@ -75,7 +75,7 @@ def recipe(
     labeller = cfg.asking.labeller(base, formats.compare, formats.principles)
     pairs = run("ai-pairs", sample, pi_sft, x[: cfg.pairs], n=2, how=how)  # 1
     D_ai = run("ai-labels", judge, pairs, labeller)  # 2
-    run("ai-labelling", report, D_ai)
+    run("ai-labelling", position_bias, D_ai)
     return learn(run, pi_sft, x, D_ai, cfg, how, watching)  # 3, 4
 
 

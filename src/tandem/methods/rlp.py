@@ -22,9 +22,9 @@ import numpy as np
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.judges.agreement import Agreement, Same
+from tandem.judges.agreement import Agreement, Equivalence
 from tandem.judges.reward_model import RewardModel
-from tandem.judges.semantic import named
+from tandem.judges.semantic import find_equivalence
 from tandem.methods import ppo, reward
 from tandem.methods.configs import SHARED
 from tandem.methods.ppo import PPO
@@ -107,13 +107,13 @@ def recipe(
     pi_sft: Checkpoint,
     D: Groups,
     x: Groups,
-    same: Mapping[str, Same],
+    same: Mapping[str, Equivalence],
     how: Sampling,
     watching: Watching | None,
     cfg: RLP = RLP(),
 ) -> Checkpoint:
     """Algorithm 1 with its line numbers at the right; line 1 is D."""
-    agree = None if cfg.gamma is None else named(cfg.same, same)
+    agree = None if cfg.gamma is None else find_equivalence(cfg.same, same)
     r = reward.recipe(run, pi_sft, D, cfg.reward)  # 2
     pi = ppo.recipe(run, pi_sft, x, r, how, watching, cfg.ppo)  # 3
     for k in range(cfg.rounds):
@@ -125,13 +125,13 @@ def recipe(
     return pi
 
 
-def opinions(run: Run, P: Groups, r: Checkpoint, agree: Same) -> Groups:
+def opinions(run: Run, P: Groups, r: Checkpoint, agree: Equivalence) -> Groups:
     """P with the old reward's scores and the clusters of what says the same."""
     clusters = Agreement(agree, run.seed.at("agreement"))
     return run("opinions", judge, P, RewardModel(r), clusters)
 
 
-def synthetic(run: Run, P: Groups, r: Checkpoint, agree: Same, cfg: RLP) -> Groups:
+def synthetic(run: Run, P: Groups, r: Checkpoint, agree: Equivalence, cfg: RLP) -> Groups:
     """D_hat: one pair for each prompt on which the policy mostly agrees with itself."""
     assert cfg.gamma is not None
     pairs = synthetic_pairs(cfg.gamma, cfg.confidence, cfg.winner)

@@ -15,7 +15,7 @@ the two exceptions read the whole collection, and say so: a global threshold, an
     prompts    asks
 """
 
-from tandem.operators.columns import Operator, confidence
+from tandem.operators.columns import Operator, cluster_share
 from tandem.operators.compare import (
     Pairing,
     clean_pairs,
@@ -34,7 +34,7 @@ from tandem.operators.keep import (
     top_share,
 )
 from tandem.operators.prompts import asks
-from tandem.operators.unpaired import mismatch, mismatched, unpair
+from tandem.operators.unpaired import is_mismatched, mismatch, unpair
 
 __all__ = [
     "Operator",
@@ -50,10 +50,10 @@ __all__ = [
     "Pairing",
     "synthetic_pairs",
     "shuffled_clusters",
-    "confidence",
+    "cluster_share",
     "clean_pairs",
     "unpair",
     "mismatch",
-    "mismatched",
+    "is_mismatched",
     "asks",
 ]

@@ -81,7 +81,7 @@ def largest_cluster(group: Group, operator: str) -> list[int]:
     return max(tied, key=lambda m: float(scores[m].mean()))
 
 
-def confidence(group: Group) -> float:
+def cluster_share(group: Group) -> float:
     """Return the share of a group's completions that say what most of them say.
 
     Raises:

@@ -91,7 +91,7 @@ class above:
         elif self.tau is not None and not self.unit:
             cut = self.tau
         else:
-            groups = twice(groups)
+            groups = readable_twice(groups)
             cut = self.cut(np.concatenate([np.empty(0), *(scores_of(g, "above") for g in groups)]))
         survived, seen, top = 0, 0, -math.inf
         for group in groups:
@@ -143,7 +143,7 @@ class top_share:
 
     def __call__(self, groups: Iterable[Group], seed: Seed) -> Iterator[Group]:
         """Yield each group with its completions that are in the global top."""
-        groups = twice(groups)
+        groups = readable_twice(groups)
         rows = [scores_of(group, "top_share") for group in groups]
         if not rows:
             return
@@ -332,6 +332,6 @@ def _unique_texts(group: Group) -> list[int]:
     return list(first.values())
 
 
-def twice(groups: Iterable[Group]) -> Iterable[Group]:
+def readable_twice(groups: Iterable[Group]) -> Iterable[Group]:
     """Return something that can be read twice."""
     return list(groups) if isinstance(groups, Iterator) else groups

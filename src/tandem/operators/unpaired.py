@@ -74,7 +74,7 @@ class mismatch:
                 yield _beside(group, _neighbour(block, i))
 
 
-def mismatched(group: Group) -> BoolArray:
+def is_mismatched(group: Group) -> BoolArray:
     """Return [n] True for completions that `mismatch` added."""
     return np.array([c.weight == 0 for c in group.completions], np.bool_) & np.isnan(
         np.zeros(len(group)) if group.scores is None else group.scores

@@ -13,10 +13,10 @@ from tandem.data.verifiable import QuestionFormat
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
-from tandem.judges.agreement import Same
+from tandem.judges.agreement import Equivalence
 from tandem.judges.ensemble import Ensemble
 from tandem.judges.reward_model import RewardModel
-from tandem.judges.templates import Formats
+from tandem.judges.templates import FeedbackFormats
 from tandem.methods import Method, reward, sft
 from tandem.methods.configs import whole
 from tandem.models.folders import layer_count
@@ -98,7 +98,7 @@ class Course:
         return self.run("evaluation", encode, given, self.base, room=self.how.max_tokens)
 
     @property
-    def formats(self) -> Formats:
+    def formats(self) -> FeedbackFormats:
         """How a language model is asked for feedback."""
         return self.world.formats
 
@@ -108,7 +108,7 @@ class Course:
         return self.world.annotator
 
     @property
-    def same(self) -> Mapping[str, Same]:
+    def same(self) -> Mapping[str, Equivalence]:
         """What makes two completions the same, by name."""
         return self.world.same
 

@@ -16,7 +16,7 @@ import numpy as np
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.judges import opened
+from tandem.judges import open_judge
 from tandem.machine import Machine
 from tandem.operators.columns import scores_of
 from tandem.rng import Seed
@@ -53,7 +53,7 @@ def look(
     numbers = {
         column: float(np.mean(np.concatenate([scores_of(g, column) for g in judged])))
         for column, who in watching.judges
-        for judged in [list(opened(who, replace(machine, lora=None))(answers))]
+        for judged in [list(open_judge(who, replace(machine, lora=None))(answers))]
     }
     numbers["length"] = float(np.mean([len(g.completions[0].tokens) for g in answers]))
     for group in answers[:3]:

@@ -19,7 +19,7 @@ from tandem.evaluation import (
     strata,
 )
 from tandem.judges import Judge
-from tandem.judges.agreement import Agreement, Stated
+from tandem.judges.agreement import Agreement, SameAnswer
 from tandem.machine import Machine
 from tandem.stages.judging import judge
 
@@ -63,7 +63,7 @@ def examine_solutions(
         solved[name] = {}
         for decoder, groups in by.items():
             voting = decoders[decoder].vote
-            counted = list(Agreement(Stated(read))(groups)) if voting else list(groups)
+            counted = list(Agreement(SameAnswer(read))(groups)) if voting else list(groups)
             said = Groups.of(elected(counted) if voting else counted)
             right = score_column(judge(said, truth, machine=machine))
             solved[name][decoder] = right

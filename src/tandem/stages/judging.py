@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tandem.data.groups import Groups
 from tandem.data.record import Group
-from tandem.judges import Judge, opened
+from tandem.judges import Judge, open_judge
 from tandem.machine import Machine
 from tandem.models.forward import with_logprobs
 from tandem.models.opening import open_policy
@@ -22,7 +22,7 @@ def judge(
 ) -> Iterator[Group]:
     """Let judges write their columns, one after the other; those that cost something say so."""
     stream: Iterable[Group] = groups
-    hearing = [opened(each, machine) for each in judges]
+    hearing = [open_judge(each, machine) for each in judges]
     for each in hearing:
         stream = each(stream)
     for done, group in enumerate(stream, 1):

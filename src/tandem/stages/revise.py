@@ -13,8 +13,8 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_model import LanguageModel, messages_of
-from tandem.judges.llm import after, told
-from tandem.judges.templates import Formats
+from tandem.judges.llm import add_turn, cost_of
+from tandem.judges.templates import FeedbackFormats
 from tandem.machine import Machine
 from tandem.rng import Seed
 from tandem.runs.events import Events, Silent
@@ -23,7 +23,7 @@ from tandem.runs.events import Events, Silent
 def revise(
     answers: Groups,
     lm: LanguageModel,
-    formats: Formats,
+    formats: FeedbackFormats,
     *,
     K: int,
     how: Sampling,
@@ -44,14 +44,14 @@ def revise(
         ]
         critiques = list(speaker.complete(asked, how, draws.at("critique")))
         asked = [
-            after(q, c.text, formats.revise.revision.format(principle=p))
+            add_turn(q, c.text, formats.revise.revision.format(principle=p))
             for q, c, p in zip(asked, critiques, principles, strict=True)
         ]
         now = list(speaker.complete(asked, how, draws.at("revision")))
         now = [replace(y, author=f"revision-{k + 1}", logp=None) for y in now]
         revisions = [(*earlier, y) for earlier, y in zip(revisions, now, strict=True)]
         events.progress(k + 1, K, "revisions")
-    if cost := told(speaker):
+    if cost := cost_of(speaker):
         events.log("asked", **cost)
     for group, kept in zip(answers, revisions, strict=True):
         yield Group(group.prompt, kept)
@@ -59,7 +59,7 @@ def revise(
 
 def said(prompt: Prompt, answer: str, then: str) -> Prompt:
     """Return the conversation in which the answer was given, and the user's next turn."""
-    return after(Prompt(prompt.id, "", tuple(messages_of(prompt))), answer, then)
+    return add_turn(Prompt(prompt.id, "", tuple(messages_of(prompt))), answer, then)
 
 
 def _one_of(principles: tuple[str, ...], draw: Seed) -> str:

@@ -12,7 +12,7 @@ from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError
-from tandem.judges import Judge, opened
+from tandem.judges import Judge, open_judge
 from tandem.machine import Machine
 from tandem.models.opening import open_policy
 from tandem.models.tokenise import tokenise
@@ -86,7 +86,7 @@ def sample(
     if isinstance(policy, BestOf):
         given = {"how": how, "seed": seed, "machine": machine, "events": events}
         drawn = sample(policy.policy, prompts, n=n * policy.n, **given)
-        yield from map(_by(policy), map(policy.choose, opened(policy.judge, machine)(drawn)))
+        yield from map(_by(policy), map(policy.choose, open_judge(policy.judge, machine)(drawn)))
         return
     trunk = open_policy(policy.path, replace(machine, lora=None))
     tokenizer = load_tokenizer(policy.path)

@@ -13,8 +13,8 @@ from tandem.data.groups import Groups, Prompts
 from tandem.data.verifiable import QuestionFormat
 from tandem.errors import ConfigError
 from tandem.judges import Judge
-from tandem.judges.agreement import Same
-from tandem.judges.templates import Formats
+from tandem.judges.agreement import Equivalence
+from tandem.judges.templates import FeedbackFormats
 from tandem.runs.checkpoint import Checkpoint
 
 TASKS: dict[str, str] = {
@@ -106,6 +106,6 @@ class World:
     annotator: Judge | None = None
     truth: Judge | None = None
     wording: QuestionFormat | None = None
-    formats: Formats = field(default_factory=Formats)
-    same: Mapping[str, Same] = field(default_factory=dict[str, Same])
+    formats: FeedbackFormats = field(default_factory=FeedbackFormats)
+    same: Mapping[str, Equivalence] = field(default_factory=dict[str, Equivalence])
     notes: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, JudgeError
-from tandem.judges import Judge, opened
+from tandem.judges import Judge, open_judge
 from tandem.judges.reward_model import reward_models
 from tandem.machine import Machine
 from tandem.models.forward import forward_groups
@@ -141,7 +141,7 @@ def climb(
     policy.actor.temperature = how.temperature
     pi_ref = open_policy((ref or init).path, replace(here.machine, lora=None))
     pi_ref.temperature = how.temperature
-    cast = Cast(policy, pi_ref, opened(reward, here.machine), here.machine)
+    cast = Cast(policy, pi_ref, open_judge(reward, here.machine), here.machine)
     method = algorithm(cast)
     tokenizer = load_tokenizer(init.path)
     engine = TorchEngine(
@@ -182,7 +182,7 @@ def _watch(
     here: StageContext,
 ) -> Policies:
     """Open the judges that look on."""
-    judges = {column: opened(j, here.machine) for column, j in watching.judges}
+    judges = {column: open_judge(j, here.machine) for column, j in watching.judges}
     return Policies(
         watching.prompts,
         engine,

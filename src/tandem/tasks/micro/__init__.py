@@ -20,7 +20,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group
 from tandem.data.verifiable import QuestionFormat
 from tandem.errors import ConfigError, DataError, ModelError, nearest
-from tandem.judges.agreement import Same
+from tandem.judges.agreement import Equivalence
 from tandem.rng import Seed
 from tandem.tasks.micro import posts
 from tandem.tasks.micro.agreement import Facts
@@ -108,12 +108,12 @@ class Micro:
         """The folder of the shipped entailment classifier."""
         return _asset("entailment")
 
-    def same(self) -> dict[str, Same]:
+    def same(self) -> dict[str, Equivalence]:
         """What makes two answers the same, by name: the shipped classifier first, if there is one.
 
         `entailment` asks the classifier in both directions, `facts` reads what answers claim.
         """
-        exact: dict[str, Same] = {"facts": Facts()}
+        exact: dict[str, Equivalence] = {"facts": Facts()}
         if not (ASSETS / "entailment" / "config.json").exists():
             return exact
         from tandem.judges.semantic import Entailment  # loads torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tandem.data.record import Group
-from tandem.judges.agreement import Clusterer, by_key
+from tandem.judges.agreement import Clusterer, cluster_by_key
 from tandem.machine import Machine
 from tandem.tasks.micro.annotators import known
 from tandem.tasks.micro.truth import meaning
@@ -21,4 +21,4 @@ class Facts:
 
     def open(self, machine: Machine) -> Clusterer:
         """Nothing to load."""
-        return by_key(lambda prompt, text: meaning(known(Group(prompt)), text))
+        return cluster_by_key(lambda prompt, text: meaning(known(Group(prompt)), text))

@@ -11,28 +11,30 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from tandem.judges.templates import Compare, Formats, Rate, Revise
+from tandem.judges.templates import CompareFormat, FeedbackFormats, RateFormat, ReviseFormat
 from tandem.tasks.micro import dialogue, posts
 from tandem.tasks.micro.posts import Meta, pick
 from tandem.tasks.micro.truth import breakdown, claims, dialogue_parts, truth
 from tandem.tasks.micro.words import FILLER, HARMFUL, PRINCIPLES, RUDE, STEPS, TOOLS
 
 Messages = tuple[dict[str, str], ...]
-COMPARE = Compare(
+COMPARE = CompareFormat(
     "which is more {principle} ? {question} (A) {a} (B) {b}",
     labels=(("(A)",), ("(B)",)),
     delimiters=("(A)", "(B)"),
 )
-RATE = Rate(
+RATE = RateFormat(
     "rate this : {question} (A) {answer}",
     labels=tuple((str(n),) for n in range(1, 11)),
     delimiters=("(A)", "(B)"),
 )
-REVISE = Revise(
+REVISE = ReviseFormat(
     critique="critique : is it {principle} ?",
     revision="revise : please answer more {principle} .",
 )
-FORMATS = Formats(COMPARE, RATE, REVISE, principles=("right",), constitution=("safe", "polite"))
+FORMATS = FeedbackFormats(
+    COMPARE, RATE, REVISE, principles=("right",), constitution=("safe", "polite")
+)
 """How the base compares, rates, criticises and revises. Its harmlessness is not to help with harm
 and not to be rude; `useful` and `brief` are principles it knows, but not of harmlessness."""
 
