@@ -38,10 +38,10 @@ from transformers import (
 import worlds
 from tandem.data.record import Group, Prompt
 from tandem.engines import Sampling
-from tandem.engines.cuda_graphs import StaticDecoder
-from tandem.engines.hf_cache import RowsDecoder
+from tandem.engines.cuda_graphs import CudaGraphDecoder
+from tandem.engines.hf_cache import HFCacheDecoder
 from tandem.engines.local import LocalModel
-from tandem.engines.shared_prefix import ForkingDecoder, attention
+from tandem.engines.shared_prefix import SharedPrefixDecoder, shared_prefix_attention
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.kernels.attention import COMPILED, IMPLEMENTATION
@@ -239,7 +239,9 @@ def test_the_probe_picks_the_decoder() -> None:
     """Position biases inside attention (Bloom) cannot be forked; the rest of the families can."""
     for family in FAMILIES:
         decoder = _engine(_model(family))._decoder
-        assert isinstance(decoder, RowsDecoder if family == "bloom" else ForkingDecoder), family
+        assert isinstance(decoder, HFCacheDecoder if family == "bloom" else SharedPrefixDecoder), (
+            family
+        )
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral window", "gemma2"])
@@ -249,7 +251,7 @@ def test_both_decoders_agree(family: str) -> None:
     how = Sampling(max_tokens=10)
     engine = _engine(lm)
     ours = list(engine.sample(prompts, 3, how, Seed(1)))
-    engine._decoders[:] = [RowsDecoder(lm)]
+    engine._decoders[:] = [HFCacheDecoder(lm)]
     engine._decoder = engine._decoders[0]
     theirs = list(engine.sample(prompts, 3, how, Seed(1)))
     _assert_same(ours, theirs)
@@ -260,7 +262,7 @@ def test_fixed_shapes_change_nothing(family: str) -> None:
     """Rows leave one by one, prompts join, both are rounded up: the same tokens, logp to 1e-5."""
     lm, prompts, how = _model(family), _prompts((9, 3, 14, 9, 1, 20, 6)), Sampling(max_tokens=14)
     static, free = (_engine(lm, max_rows=7, compiled=compiled) for compiled in (True, False))
-    assert isinstance(static._decoder, StaticDecoder)
+    assert isinstance(static._decoder, CudaGraphDecoder)
     for seed in (Seed(1), Seed(2)):
         ours, theirs = (list(e.sample(prompts, 3, how, seed)) for e in (static, free))
         _assert_same(ours, theirs)
@@ -273,7 +275,7 @@ def test_the_machine_asks_for_fixed_shapes_and_flex(f2: Path) -> None:
         speaker = LocalModel(Checkpoint(f2)).open(Machine(precision="fp32", compiled=compiled))
         how = speaker.trunk.inner.config._attn_implementation
         assert how == (COMPILED if compiled else IMPLEMENTATION)
-        assert isinstance(speaker.engine._decoder, StaticDecoder) == compiled
+        assert isinstance(speaker.engine._decoder, CudaGraphDecoder) == compiled
         asked[compiled] = list(speaker.engine.sample(_two(), 8, Sampling(max_tokens=6), Seed(0)))
     assert _tokens(asked[True]) == _tokens(asked[False])
 
@@ -289,9 +291,9 @@ def test_a_step_of_a_shape_stays_where_it_is() -> None:
 
     Nine completions are rounded up to 16; when one prompt's three have left, six are to 8.
     """
-    decoder = StaticDecoder(_model("llama"))
+    decoder = CudaGraphDecoder(_model("llama"))
     draw = np.random.default_rng(0).integers
-    with torch.inference_mode(), attention(decoder.lm):
+    with torch.inference_mode(), shared_prefix_attention(decoder.lm):
         decoder.reset(12)
         decoder.join([draw(3, V, k).astype(np.int32) for k in (4, 7, 2)], 3)
         decoder.step(draw(3, V, 9))
@@ -474,7 +476,7 @@ def test_adapters_are_sampled_as_they_are_switched() -> None:
             copy.deepcopy(lm), LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
         )
     engine = _engine(tuned)
-    assert isinstance(engine._decoder, ForkingDecoder)
+    assert isinstance(engine._decoder, SharedPrefixDecoder)
     for group in engine.sample(prompts, 2, how, Seed(0)):
         for answer in group.completions:
             want = _law_along(tuned, group.prompt, answer.tokens, how)
@@ -489,7 +491,7 @@ def test_state_space_models_are_sampled_through_their_own_cache() -> None:
         torch.manual_seed(0)
         lm = MambaForCausalLM(MambaConfig(**MAMBA)).eval()
     engine, how = _engine(lm, max_rows=4), Sampling(max_tokens=7)
-    assert isinstance(engine._decoder, RowsDecoder)
+    assert isinstance(engine._decoder, HFCacheDecoder)
     for group in engine.sample(_prompts(), 3, how, Seed(0)):
         for answer in group.completions:
             want = _law_along(lm, group.prompt, answer.tokens, how)

@@ -15,8 +15,8 @@ from chat_server import ChatServer, place
 from tandem.data.record import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_model import LanguageModel
-from tandem.engines.openai import Server, masses
-from tandem.engines.retry import Patience, retry_after
+from tandem.engines.openai import Server, label_probabilities
+from tandem.engines.retry import RetryPolicy, retry_after
 from tandem.errors import ConfigError, EngineError, TandemError
 from tandem.judges.llm import Labeller
 from tandem.judges.templates import LETTERS, STARS
@@ -25,7 +25,7 @@ from tandem.rng import Seed
 from tandem.tasks.micro.feedback import COMPARE
 
 SECRET = "sk-never-to-be-written"
-QUICK = Patience(timeout=5.0, retries=3, first=0.01, longest=2.0)
+QUICK = RetryPolicy(timeout=5.0, retries=3, first=0.01, longest=2.0)
 pytest.importorskip("openai")
 
 
@@ -213,7 +213,7 @@ def test_settings_that_cannot_be_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="concurrency = 0"):
         Server("m", concurrency=0)
     with pytest.raises(ConfigError, match="timeout > 0"):
-        Patience(timeout=0)
+        RetryPolicy(timeout=0)
     monkeypatch.delenv("TEST_KEY")
     with pytest.raises(ConfigError, match="TEST_KEY is not set"):
         Server("m", key="TEST_KEY", kept=tmp_path / "a").open(Machine())
@@ -223,7 +223,7 @@ def test_settings_that_cannot_be_are_refused(tmp_path, monkeypatch):
 
 
 def test_pauses_double_with_jitter_and_dates_are_read():
-    patience = Patience(first=1.0, longest=10.0)
+    patience = RetryPolicy(first=1.0, longest=10.0)
     assert [patience.backoff(k, 1.0) for k in range(5)] == [1, 2, 4, 8, 10]
     assert patience.backoff(2, 0.0) == 2
     now = time.time()
@@ -236,10 +236,10 @@ def test_pauses_double_with_jitter_and_dates_are_read():
 def test_spellings_are_followed_along_the_tokens_taken():
     """ "(A" is A's alone, ")" need not come; the branch "(" not taken is lost to both."""
     places = [place("(A", {"(A": 0.6, "(B": 0.2, " B": 0.1, "(": 0.05})]
-    assert masses(LETTERS, places) == pytest.approx([0.6, 0.3])
+    assert label_probabilities(LETTERS, places) == pytest.approx([0.6, 0.3])
     ten = [place("1", {"1": 0.5, "7": 0.3}), place("0", {"0": 0.4, ".": 0.6})]
-    assert masses(STARS, ten)[[0, 6, 9]] == pytest.approx([0.3, 0.3, 0.2])
+    assert label_probabilities(STARS, ten)[[0, 6, 9]] == pytest.approx([0.3, 0.3, 0.2])
     whole = [place("10", {"10": 0.5, "1": 0.3})]
-    assert masses(STARS, whole)[[0, 9]] == pytest.approx([0.3, 0.5])
-    assert masses(LETTERS, [place("x", {"x": 1.0})]).tolist() == [0, 0]
-    assert math.isclose(masses(LETTERS, places).sum(), 0.9)
+    assert label_probabilities(STARS, whole)[[0, 9]] == pytest.approx([0.3, 0.5])
+    assert label_probabilities(LETTERS, [place("x", {"x": 1.0})]).tolist() == [0, 0]
+    assert math.isclose(label_probabilities(LETTERS, places).sum(), 0.9)

@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tandem.engines import Sampling
-from tandem.engines.cuda_graphs import Recorded, StaticDecoder
-from tandem.engines.shared_prefix import ForkingDecoder, attention
+from tandem.engines.cuda_graphs import CudaGraphDecoder, RecordedGraphs
+from tandem.engines.shared_prefix import SharedPrefixDecoder, shared_prefix_attention
 from tandem.rng import Seed
 
 WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero"}
@@ -64,7 +64,7 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             self._graph.replay()
         return self._out
 
-    monkeypatch.setattr(Recorded, "__call__", call)
+    monkeypatch.setattr(RecordedGraphs, "__call__", call)
     return count
 
 
@@ -85,8 +85,10 @@ def test_a_replayed_step_draws_the_same_tokens(family: str, replayed: list[int])
 def test_replayed_logits_through_any_joins_and_departures(replayed: list[int]) -> None:
     """Prompts of 1 to 24 tokens with 1 to 4 completions come, and completions go at random."""
     rng = np.random.default_rng(5)
-    ours, free = (kind(_model("mistral window")) for kind in (StaticDecoder, ForkingDecoder))
-    with torch.inference_mode(), attention(ours.lm), attention(free.lm):
+    ours, free = (
+        kind(_model("mistral window")) for kind in (CudaGraphDecoder, SharedPrefixDecoder)
+    )
+    with torch.inference_mode(), shared_prefix_attention(ours.lm), shared_prefix_attention(free.lm):
         ours.reset(30), free.reset(30)
         for _ in range(60):
             if not len(free.owner) or rng.random() < 0.2:
@@ -101,8 +103,8 @@ def test_replayed_logits_through_any_joins_and_departures(replayed: list[int]) -
 
 
 def test_recordings_go_with_the_last_completion() -> None:
-    decoder = StaticDecoder(_model("llama"))
-    with torch.inference_mode(), attention(decoder.lm):
+    decoder = CudaGraphDecoder(_model("llama"))
+    with torch.inference_mode(), shared_prefix_attention(decoder.lm):
         decoder.reset(8)
         decoder.join([np.array([3, 4], np.int32)], 2)
         decoder.step(np.array([5, 6]))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tandem.engines.running_batch import Ends
+from tandem.engines.running_batch import StopCondition
 from vocabularies import TEXT, byte_bpe
 from worlds import letters
 
@@ -23,7 +23,7 @@ class Counting:
         return self.tokenizer.decode(tokens, **how)
 
 
-def first_end(tokens: np.ndarray, ends: Ends) -> int | None:
+def first_end(tokens: np.ndarray, ends: StopCondition) -> int | None:
     """Grow the row token by token, as a flight does; return the length at which it ends."""
     for t in range(1, len(tokens) + 1):
         if ends(tokens[None], np.array([t]))[0]:
@@ -53,7 +53,7 @@ def test_the_end_of_the_text_is_enough(stop: tuple[str, ...]):
         parts = rng.permutation([*TEXT, "naïve café é", "🚢🚢", "\n\n", "</s>" * 9, "<pad>" * 20])
         ids = tokenizer("".join(parts), add_special_tokens=False)["input_ids"]
         tokens = np.array([t for t in ids if t != tokenizer.eos_token_id], np.int64)
-        got = first_end(tokens, Ends(tokenizer, [], stop))
+        got = first_end(tokens, StopCondition(tokenizer, [], stop))
         assert got == whole_end(tokens, tokenizer, stop)
         ended += got is not None
     assert ended >= 10
@@ -62,5 +62,5 @@ def test_the_end_of_the_text_is_enough(stop: tuple[str, ...]):
 def test_a_long_text_is_not_decoded_again_and_again():
     counting = Counting(letters(41))
     tokens = np.random.default_rng(0).integers(3, 41, 400)
-    assert first_end(tokens, Ends(counting, [], ("AAAA",))) is None
+    assert first_end(tokens, StopCondition(counting, [], ("AAAA",))) is None
     assert counting.longest <= 16

@@ -25,11 +25,18 @@ import torch
 from torch import Tensor
 
 from tandem.data.record import IntArray
-from tandem.engines.shared_prefix import HIDDEN, ForkingDecoder, Ints, Step, Store, cells_of
+from tandem.engines.shared_prefix import (
+    HIDDEN,
+    CacheStore,
+    DecodingStep,
+    Ints,
+    SharedPrefixDecoder,
+    cells_of_slots,
+)
 
 
 @dataclass
-class StaticStep(Step):
+class FixedShapeStep(DecodingStep):
     """A step of R rows, S prompts and `most` completions a prompt; `follow` brings its numbers."""
 
     most: int = 1
@@ -52,7 +59,7 @@ class StaticStep(Step):
 
     def follow(self, tokens: Ints, lengths: IntArray, owner: Ints, age: Ints) -> None:
         """Copy the numbers of R' <= R completions of S' <= S prompts to where the step looks."""
-        place, cells = cells_of(owner, len(lengths), self.per)
+        place, cells = cells_of_slots(owner, len(lengths), self.per)
         new = tokens, lengths[owner] + age, place, age, lengths, cells
         for part, numbers in zip(self._parts, new, strict=True):
             part[: len(numbers)] = numbers
@@ -76,13 +83,13 @@ def _additive(hidden: Tensor) -> Tensor:
     return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, HIDDEN)
 
 
-class StaticDecoder(ForkingDecoder):
+class CudaGraphDecoder(SharedPrefixDecoder):
     """A `ForkingDecoder` whose steps have few shapes, each recorded once."""
 
     def reset(self, max_tokens: int) -> None:
         """Forget everything, recordings too."""
         super().reset(max_tokens)
-        self._steps: dict[tuple[int, int, int], tuple[StaticStep, Recorded]] = {}
+        self._steps: dict[tuple[int, int, int], tuple[FixedShapeStep, RecordedGraphs]] = {}
         self._most = 1
         self._home: list[int] = []
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
@@ -97,7 +104,7 @@ class StaticDecoder(ForkingDecoder):
         shape = _rounded(len(tokens)), _rounded(len(self.lengths)), self._most
         for stores, slots in ((self._own, shape[0]), (self._prompts, shape[1])):
             for layer, store in stores.items():
-                stores[layer] = Store.fit(store, slots, 0, store.keys[0])
+                stores[layer] = CacheStore.fit(store, slots, 0, store.keys[0])
         if self._home != self._addresses():
             self._steps.clear()
         if shape not in self._steps:
@@ -119,10 +126,10 @@ class StaticDecoder(ForkingDecoder):
         """Where the stores lie: a recording reads and writes there and nowhere else."""
         return [s.keys.data_ptr() for of in (self._prompts, self._own) for s in of.values()]
 
-    def _begun(self, rows: int, prompts: int, most: int) -> tuple[StaticStep, Recorded]:
+    def _begun(self, rows: int, prompts: int, most: int) -> tuple[FixedShapeStep, RecordedGraphs]:
         nobody, empty = np.zeros(rows, np.int64), np.zeros(prompts, np.int32)
         stores = self._prompts, self._own
-        step = StaticStep(*stores, empty, nobody, nobody, self.columns, self.device, most=most)
+        step = FixedShapeStep(*stores, empty, nobody, nobody, self.columns, self.device, most=most)
 
         def run() -> Tensor:
             step._masks.clear()
@@ -135,10 +142,10 @@ class StaticDecoder(ForkingDecoder):
             )
             return out.logits[0]
 
-        return step, Recorded(run, self.device, self._pool)
+        return step, RecordedGraphs(run, self.device, self._pool)
 
 
-class Recorded:
+class RecordedGraphs:
     """A function of tensors that stay where they are; on a GPU replayed as one CUDA graph.
 
     Args:

@@ -22,13 +22,13 @@ CACHED = 2**18  # logits worked on at a time on a CPU: 1 MiB stays in its cache,
 BELOW_ONE = 1.0 - 2.0**-52  # times any total, still below that total in float64
 
 
-def uniforms(seed: Seed, prompt_id: str, i: int, count: int) -> npt.NDArray[np.float64]:
+def uniform_numbers(seed: Seed, prompt_id: str, i: int, count: int) -> npt.NDArray[np.float64]:
     """[count] numbers in [0, 1) for completion i; the first k do not depend on `count`."""
     generator = np.random.Generator(np.random.Philox(key=seed.at(prompt_id, i).value))
     return generator.random(count)
 
 
-def choose(logits: Tensor, how: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
+def choose_tokens(logits: Tensor, how: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
     """Draw one token a row, and say how likely it was under the law that drew it.
 
     Args:
@@ -51,14 +51,14 @@ def _choose(logits: Tensor, how: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
     if how.temperature == 0:
         top, token = logits.max(-1)
         return token, top - top
-    p, ids = law(logits, how)
-    column, total = invert(p, u)
+    p, ids = token_weights(logits, how)
+    column, total = invert_cumulative(p, u)
     drawn = p.gather(-1, column[:, None])[:, 0].double()
     token = column if ids is None else ids.gather(-1, column[:, None])[:, 0]
     return token, (drawn / total).log().float()
 
 
-def law(logits: Tensor, how: Sampling) -> tuple[Tensor, Tensor | None]:
+def token_weights(logits: Tensor, how: Sampling) -> tuple[Tensor, Tensor | None]:
     """Return the weights that survive truncation and which tokens they belong to.
 
     Args:
@@ -81,7 +81,7 @@ def law(logits: Tensor, how: Sampling) -> tuple[Tensor, Tensor | None]:
     return p, ids
 
 
-def invert(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+def invert_cumulative(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Find the first column whose cumulative weight exceeds u times the total.
 
     Wide rows are searched twice: for the block of 128 columns, then inside it, so that no

@@ -17,8 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from tandem.data.record import IntArray
-from tandem.engines.cuda_graphs import StaticDecoder
-from tandem.engines.shared_prefix import ForkingDecoder, attention, holes
+from tandem.engines.cuda_graphs import CudaGraphDecoder
+from tandem.engines.shared_prefix import (
+    SharedPrefixDecoder,
+    compaction_moves,
+    shared_prefix_attention,
+)
 from tandem.errors import ModelError
 from tandem.rng import Seed
 
@@ -26,7 +30,7 @@ PLAIN_LAYERS = {"full_attention", "sliding_attention"}
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}  # others: 5e-2
 
 
-class RowsDecoder:
+class HFCacheDecoder:
     """Decodes with one model through its own key-value cache."""
 
     can_join = False
@@ -63,7 +67,7 @@ class RowsDecoder:
 
     def keep(self, alive: npt.NDArray[np.bool_]) -> None:
         """Let completions leave, [R] False."""
-        source, target, count = holes(alive)
+        source, target, count = compaction_moves(alive)
         order = np.arange(count)
         order[target] = source
         if count:
@@ -106,7 +110,7 @@ def _inner(lm: nn.Module) -> nn.Module:
     return unwrap() if unwrap is not None else lm
 
 
-def decoder_for(lm: nn.Module, *, compiled: bool = False) -> ForkingDecoder | RowsDecoder:
+def decoder_for(lm: nn.Module, *, compiled: bool = False) -> SharedPrefixDecoder | HFCacheDecoder:
     """Return the fastest decoder whose logits are the model's own.
 
     Args:
@@ -116,9 +120,9 @@ def decoder_for(lm: nn.Module, *, compiled: bool = False) -> ForkingDecoder | Ro
     Raises:
         ModelError: with none of them are they.
     """
-    rows = RowsDecoder(lm)
-    for forking in [StaticDecoder(lm)] * compiled + [ForkingDecoder(lm)]:
-        with attention(lm):
+    rows = HFCacheDecoder(lm)
+    for forking in [CudaGraphDecoder(lm)] * compiled + [SharedPrefixDecoder(lm)]:
+        with shared_prefix_attention(lm):
             forked = _try(forking)
         if _says_its_windows(lm, forking) and _agrees(lm, forked):
             return forking
@@ -131,7 +135,7 @@ def decoder_for(lm: nn.Module, *, compiled: bool = False) -> ForkingDecoder | Ro
     )
 
 
-def _says_its_windows(lm: nn.Module, decoder: ForkingDecoder) -> bool:
+def _says_its_windows(lm: nn.Module, decoder: SharedPrefixDecoder) -> bool:
     """False for what three steps cannot show: chunks, and a window that never reaches `attend`."""
     config = _config(lm)
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -147,7 +151,7 @@ def _toys(lm: nn.Module) -> tuple[list[IntArray], npt.NDArray[np.int64]]:
     return prompts, rng.integers(0, size, (4, 3))
 
 
-def _try(decoder: ForkingDecoder | RowsDecoder) -> Tensor | None:
+def _try(decoder: SharedPrefixDecoder | HFCacheDecoder) -> Tensor | None:
     """Return [4, 3, V] logits on the toys, or None where the model refuses the decoder's call."""
     prompts, forced = _toys(decoder.lm)
     try:

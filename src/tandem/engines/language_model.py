@@ -32,7 +32,7 @@ Labels = tuple[tuple[str, ...], ...]
 Tokens = tuple[int, ...]
 
 
-class Speaker(Protocol):
+class OpenLanguageModel(Protocol):
     """A language model that is open. Answers come in the order of the prompts."""
 
     def label(self, prompts: Iterable[Prompt], labels: Labels) -> Iterator[FloatArray]:
@@ -58,7 +58,7 @@ class LanguageModel(Protocol):
         """The model's name in tables and in `Preference.by`."""
         ...
 
-    def open(self, machine: Machine) -> Speaker:
+    def open(self, machine: Machine) -> OpenLanguageModel:
         """Open it on this machine."""
         ...
 

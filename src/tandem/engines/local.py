@@ -43,14 +43,14 @@ class LocalModel:
         """The checkpoint's name."""
         return str(self.checkpoint)
 
-    def open(self, machine: Machine) -> LocalSpeaker:
+    def open(self, machine: Machine) -> LocalSession:
         """Load weights and tokenizer."""
         trunk = open_policy(self.checkpoint.path, replace(machine, lora=None))
         tokenizer = load_tokenizer(self.checkpoint.path)
-        return LocalSpeaker(trunk, tokenizer, context_length(self.checkpoint.path), machine)
+        return LocalSession(trunk, tokenizer, context_length(self.checkpoint.path), machine)
 
 
-class LocalSpeaker:
+class LocalSession:
     """An open local model.
 
     Args:

@@ -28,8 +28,8 @@ import numpy as np
 from tandem.data.record import Completion, FloatArray, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_model import Labels, messages_of
-from tandem.engines.response_cache import Answers, Used, key_of
-from tandem.engines.retry import Passing, Patience, Waiting
+from tandem.engines.response_cache import ResponseCache, TokenUse, request_key
+from tandem.engines.retry import Retrier, RetryPolicy, TransientError
 from tandem.errors import ConfigError, EngineError
 from tandem.machine import Machine
 from tandem.rng import Seed
@@ -62,7 +62,7 @@ class Server:
     top: int = 20
     length: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     concurrency: int = field(default=8, compare=False)
-    patience: Patience = field(default=Patience(), compare=False)
+    patience: RetryPolicy = field(default=RetryPolicy(), compare=False)
     price: tuple[float, float] = field(default=(0.0, 0.0), compare=False)
     budget: float | None = field(default=None, compare=False)
     kept: Path | None = field(default=None, compare=False)
@@ -86,23 +86,23 @@ class Server:
         """The model's name."""
         return self.model
 
-    def open(self, machine: Machine) -> ServedSpeaker:
+    def open(self, machine: Machine) -> ServerSession:
         """Connect; nothing is asked yet.
 
         Raises:
             ConfigError: the client is not installed, or the key is not in the environment.
         """
         del machine
-        return ServedSpeaker(self, _client(self), Answers(self.kept or _place()))
+        return ServerSession(self, _client(self), ResponseCache(self.kept or _place()))
 
 
-class ServedSpeaker:
+class ServerSession:
     """An open connection; see `Server`."""
 
-    def __init__(self, server: Server, client: Any, answers: Answers) -> None:
+    def __init__(self, server: Server, client: Any, answers: ResponseCache) -> None:
         self.server, self.client, self.answers = server, client, answers
-        self.waiting = Waiting(server.patience)
-        self.paid, self.found = Used(), 0
+        self.waiting = Retrier(server.patience)
+        self.paid, self.found = TokenUse(), 0
         self._lock = threading.Lock()
         self._asking: dict[str, Future[Body]] = {}
 
@@ -116,7 +116,7 @@ class ServedSpeaker:
         bodies = (self._body(p, LABEL_TOKENS, settings) for p in prompts)
         for answer in self._answered(bodies, _places):
             with np.errstate(divide="ignore"):  # a label that is not named has log 0
-                yield np.log(masses(labels, _places(answer)))
+                yield np.log(label_probabilities(labels, _places(answer)))
 
     def complete(
         self, prompts: Iterable[Prompt], how: Sampling, seed: Seed
@@ -197,7 +197,7 @@ class ServedSpeaker:
         self, pool: ThreadPoolExecutor, body: Body, pay: Callable[[str, Body], Body]
     ) -> Future[Body]:
         """Find an answer on the disk, on its way, or send for it."""
-        key = key_of(self.server.url, body)
+        key = request_key(self.server.url, body)
         with self._lock:
             if key in self._asking:
                 self.found += 1
@@ -220,7 +220,7 @@ class ServedSpeaker:
         self.answers.put(key, body, answer)
         used = answer.get("usage") or {}
         with self._lock:
-            self.paid = Used(
+            self.paid = TokenUse(
                 self.paid.requests + 1,
                 self.paid.tokens_in + int(used.get("prompt_tokens") or 0),
                 self.paid.tokens_out + int(used.get("completion_tokens") or 0),
@@ -251,7 +251,7 @@ class ServedSpeaker:
             said = self._redacted(str(error.message))
             if _passes(error.status_code, getattr(error, "code", None)):
                 wait = error.response.headers
-                raise Passing(f"{error.status_code}: {said}", wait) from None
+                raise TransientError(f"{error.status_code}: {said}", wait) from None
             raise EngineError(
                 f"{self.server.url} answered {error.status_code}: {said}",
                 "the server refuses this request, and would refuse it again",
@@ -259,14 +259,14 @@ class ServedSpeaker:
             ) from None
         except openai.APIConnectionError as error:  # dropped, refused, too slow
             reason = error.__cause__ or error
-            raise Passing(self._redacted(f"{type(reason).__name__}: {reason}")) from None
+            raise TransientError(self._redacted(f"{type(reason).__name__}: {reason}")) from None
 
     def _redacted(self, text: str) -> str:
         secret = os.environ.get(self.server.key or "", "")
         return " ".join((text.replace(secret, "***") if secret else text).split())[:300]
 
 
-def masses(labels: Labels, places: Sequence[Mapping[str, Any]]) -> FloatArray:
+def label_probabilities(labels: Labels, places: Sequence[Mapping[str, Any]]) -> FloatArray:
     """Return [L] P(the answer begins with a label), as far as the server tells.
 
     A token counts as soon as it can become one label only: "(B" of "(B)". What could still become
@@ -345,7 +345,7 @@ def _checked(text: str, check: Callable[[Body], Any]) -> Body:
         answer = json.loads(text)
         check(answer)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise Passing(f"no chat completion ({error}): {text[:80]!r}") from None
+        raise TransientError(f"no chat completion ({error}): {text[:80]!r}") from None
     return answer
 
 

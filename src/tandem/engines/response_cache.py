@@ -29,7 +29,7 @@ WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class TokenUse:
     """What was paid for: requests, and tokens read and written."""
 
     requests: int = 0
@@ -37,13 +37,13 @@ class Used:
     tokens_out: int = 0
 
 
-def key_of(url: str, body: Mapping[str, Any]) -> str:
+def request_key(url: str, body: Mapping[str, Any]) -> str:
     """Return the name of a request: the same for the same server, model, words and settings."""
     text = json.dumps([url, body], sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-class Answers:
+class ResponseCache:
     """The file of answers.
 
     Args:

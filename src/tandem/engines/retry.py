@@ -16,7 +16,7 @@ A = TypeVar("A")
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to wait for a server.
 
     Attributes:
@@ -44,7 +44,7 @@ class Patience:
         return min(self.longest, self.first * 2**attempt) * (0.5 + 0.5 * draw)
 
 
-class Passing(Exception):
+class TransientError(Exception):
     """A failure that another attempt may mend.
 
     Args:
@@ -72,14 +72,14 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
         return 0.0 if date is None else max(0.0, email.utils.mktime_tz(date) - now)
 
 
-class Waiting:
+class Retrier:
     """Patience shared by the threads that ask one server: told to wait, all of them wait.
 
     Args:
         patience: how long.
     """
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: RetryPolicy) -> None:
         self.patience, self.retries = patience, 0
         self._lock, self._not_before = threading.Lock(), 0.0
 
@@ -98,7 +98,7 @@ class Waiting:
             self._hold(enough)
             try:
                 return attempt()
-            except Passing as failure:
+            except TransientError as failure:
                 last = k == self.patience.retries or enough.is_set()
                 if last or failure.wait > self.patience.longest:
                     raise self._given_up(k + 1, failure) from None
@@ -117,7 +117,7 @@ class Waiting:
             if seconds > 0:
                 self._not_before = max(self._not_before, time.monotonic() + seconds)
 
-    def _given_up(self, attempts: int, failure: Passing) -> EngineError:
+    def _given_up(self, attempts: int, failure: TransientError) -> EngineError:
         asked = f"; it asks to wait {failure.wait:.0f} s" if failure.wait else ""
         return EngineError(
             f"the server did not answer in {attempts} attempts: {failure}{asked}",

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from tandem.data.record import FloatArray, IntArray
 from tandem.engines import Sampling
-from tandem.engines.decoding import choose, uniforms
-from tandem.engines.shared_prefix import holes
+from tandem.engines.decoding import choose_tokens, uniform_numbers
+from tandem.engines.shared_prefix import compaction_moves
 from tandem.errors import EngineError
 from tandem.rng import Seed
 
@@ -29,7 +29,7 @@ space, or the rest of a character whose first bytes were cut off."""
 
 
 @dataclass(frozen=True, slots=True)
-class Landed:
+class FinishedCompletion:
     """A finished completion: tokens and log-probabilities [t], and whether it ended itself."""
 
     tokens: IntArray
@@ -37,7 +37,7 @@ class Landed:
     stopped: bool
 
 
-class Ends:
+class StopCondition:
     """Says which completions end themselves: an end-of-sequence token, or a stop string.
 
     A stop string counts when the text holds it for the first time, also when the token that
@@ -75,16 +75,16 @@ class Ends:
         )
 
 
-class Flight:
+class RunningBatch:
     """The rows of a batch, in the decoder's order.
 
     Attributes:
         landed: (prompt's place in the unit, i) -> what it became.
     """
 
-    def __init__(self, how: Sampling, ends: Ends) -> None:
+    def __init__(self, how: Sampling, ends: StopCondition) -> None:
         self.how, self.ends = how, ends
-        self.landed: dict[tuple[int, int], Landed] = {}
+        self.landed: dict[tuple[int, int], FinishedCompletion] = {}
         self.names: list[tuple[int, int, str]] = []
         self.count = np.empty(0, np.int64)
         self.tokens = np.empty((0, how.max_tokens), np.int64)
@@ -98,7 +98,7 @@ class Flight:
         """Add rows: (prompt's place in the unit, i, prompt id)."""
         length = self.how.max_tokens
         self.names += names
-        u = np.stack([uniforms(seed, id, i, length) for _, i, id in names])
+        u = np.stack([uniform_numbers(seed, id, i, length) for _, i, id in names])
         self.u = np.concatenate([self.u, u])
         self.count = np.append(self.count, np.zeros(len(names), np.int64))
         self.tokens = np.concatenate([self.tokens, np.zeros(u.shape, np.int64)])
@@ -113,7 +113,7 @@ class Flight:
         rows = np.arange(start, len(self))
         at = self.count[start:]
         u = torch.from_numpy(self.u[rows, at]).to(logits.device)
-        token, logp = choose(logits, self.how, u)
+        token, logp = choose_tokens(logits, self.how, u)
         self.tokens[rows, at] = token.cpu().numpy()
         self.logp[rows, at] = drawn = logp.cpu().numpy()
         if not np.isfinite(drawn).all():
@@ -128,7 +128,7 @@ class Flight:
 
     def keep(self, alive: Bools) -> None:
         """Close the holes of landed rows, as the decoder does."""
-        source, target, count = holes(alive)
+        source, target, count = compaction_moves(alive)
         for column in (self.count, self.tokens, self.logp, self.u):
             column[target] = column[source]
         for s, t in zip(source, target, strict=True):
@@ -141,7 +141,7 @@ class Flight:
         place, i, _ = self.names[row]
         length = self.count[row]
         tokens = self.tokens[row, :length].astype(np.int32)
-        self.landed[place, i] = Landed(tokens, self.logp[row, :length].copy(), stopped)
+        self.landed[place, i] = FinishedCompletion(tokens, self.logp[row, :length].copy(), stopped)
 
     def _refuse(self, row: int) -> None:
         _, i, prompt = self.names[row]

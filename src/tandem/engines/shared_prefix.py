@@ -34,14 +34,14 @@ SHORT = 256  # on a CPU, up to this many columns plain products beat the fused k
 Ints = npt.NDArray[np.int64]
 
 
-def attend(
+def attend_shared(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    plan: Plan,
+    plan: DecodingPlan,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -49,16 +49,16 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attend with the signature of transformers: heads [1, H, N, D] in, [1, N, H, D] out."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    look = Look(scale, sliding_window, softcap)
+    look = AttentionView(scale, sliding_window, softcap)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     return plan.attend(layer, query[0], key[0], value[0], look)[None], None
 
 
-AttentionInterface.register(NAME, attend)
+AttentionInterface.register(NAME, attend_shared)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class AttentionView:
     """How a layer turns products into scores."""
 
     scale: float
@@ -71,7 +71,7 @@ class Look:
         return s if self.softcap is None else s.div_(self.softcap).tanh_().mul_(self.softcap)
 
 
-def weigh(s: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def weigh_values(s: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Return softmax(s) @ value in fp32 [..., Q, D], and the log-sum-exp [..., Q, 1] of s.
 
     The largest softmax weight is 1 / sum(exp(s - max s)), which gives the log-sum-exp without
@@ -83,14 +83,14 @@ def weigh(s: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(slots=True)
-class Store:
+class CacheStore:
     """Keys and values of one layer: [slots, Hk, columns, D], grown when too small."""
 
     keys: Tensor
     values: Tensor
 
     @staticmethod
-    def fit(old: Store | None, slots: int, columns: int, like: Tensor) -> Store:
+    def fit(old: CacheStore | None, slots: int, columns: int, like: Tensor) -> CacheStore:
         """Return a store with room for this; `like` is [Hk, N, D]. What was held stays."""
         have = wide = 0
         if old is not None and old.keys.dtype == like.dtype:
@@ -98,7 +98,7 @@ class Store:
             if have >= slots and wide >= columns:
                 return old
         shape = (max(have, slots), like.shape[0], max(wide, columns), like.shape[2])
-        new = Store(like.new_zeros(shape), like.new_zeros(shape))
+        new = CacheStore(like.new_zeros(shape), like.new_zeros(shape))
         if old is not None and have:
             new.keys[:have, :, :wide] = old.keys
             new.values[:have, :, :wide] = old.values
@@ -112,13 +112,13 @@ class Store:
         self.values[target] = self.values[source]
 
 
-def holes(alive: npt.NDArray[np.bool_]) -> tuple[Ints, Ints, int]:
+def compaction_moves(alive: npt.NDArray[np.bool_]) -> tuple[Ints, Ints, int]:
     """Return (source, target, count): moves that bring the living to slots 0..count-1."""
     count = int(alive.sum())
     return count + np.flatnonzero(alive[count:]), np.flatnonzero(~alive[:count]), count
 
 
-def cells_of(owner: Ints, prompts: int, per: int) -> tuple[Ints, Ints]:
+def cells_of_slots(owner: Ints, prompts: int, per: int) -> tuple[Ints, Ints]:
     """Lay completions out by prompt, `per` cells each.
 
     Returns:
@@ -134,19 +134,21 @@ def cells_of(owner: Ints, prompts: int, per: int) -> tuple[Ints, Ints]:
     return place, cells
 
 
-class Plan:
+class DecodingPlan:
     """What a forward needs to know: where each token's keys are and what it may see."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: AttentionView
+    ) -> Tensor:
         """Return [N, H, D] for queries [H, N, D] over keys and values [Hk, N, D] and the stores."""
         raise NotImplementedError
 
 
 @dataclass
-class Prefill(Plan):
+class PrefillPass(DecodingPlan):
     """P prompts in one packed row; their keys and values go to slots `first`, `first` + 1, ..."""
 
-    stores: dict[int, Store]
+    stores: dict[int, CacheStore]
     lengths: IntArray
     first: int
     windows: set[int | None]
@@ -156,11 +158,15 @@ class Prefill(Plan):
         real = np.arange(self.width) < self.lengths[:, None]
         self.real = torch.from_numpy(np.flatnonzero(real))
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: AttentionView
+    ) -> Tensor:
         """Attend causally inside each prompt, and fill the prompts' stores."""
         self.windows.add(look.window)
         q, k, v = (self._grid(x) for x in (query, key, value))
-        store = Store.fit(self.stores.get(layer), self.first + len(self.lengths), self.width, key)
+        store = CacheStore.fit(
+            self.stores.get(layer), self.first + len(self.lengths), self.width, key
+        )
         self.stores[layer] = store
         slots = slice(self.first, self.first + len(self.lengths))
         store.keys[slots, :, : self.width], store.values[slots, :, : self.width] = k, v
@@ -176,7 +182,7 @@ class Prefill(Plan):
         return rows.view(len(self.lengths), self.width, heads, width).transpose(1, 2)
 
 
-def _causal(q: Tensor, k: Tensor, v: Tensor, look: Look) -> Tensor:
+def _causal(q: Tensor, k: Tensor, v: Tensor, look: AttentionView) -> Tensor:
     """Causal attention [P, H, L, D] with window and soft cap; padding at the right sees, unseen."""
     groups, length = q.shape[1] // k.shape[1], q.shape[2]
     narrow = look.window is not None and look.window < length
@@ -194,7 +200,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, look: Look) -> Tensor:
 
 
 @dataclass
-class Step(Plan):
+class DecodingStep(DecodingPlan):
     """One new token for each of R completions.
 
     `owner` [R] is the slot of each completion's prompt, `lengths` [S] the prompts' lengths and
@@ -202,8 +208,8 @@ class Step(Plan):
     product with a single query is 2 to 5 times slower there in bf16.
     """
 
-    prompts: dict[int, Store]
-    own: dict[int, Store]
+    prompts: dict[int, CacheStore]
+    own: dict[int, CacheStore]
     lengths: IntArray
     owner: Ints
     age: Ints
@@ -213,7 +219,7 @@ class Step(Plan):
 
     def __post_init__(self) -> None:
         self.per = int(np.bincount(self.owner).max())
-        place, cells = cells_of(self.owner, len(self.lengths), self.per)
+        place, cells = cells_of_slots(self.owner, len(self.lengths), self.per)
         self.dense = len(cells) == len(place) and bool((place == np.arange(len(place))).all())
         self.place, self.cells = self._on(place), self._on(cells)
         self.rows, self.column = self._on(np.arange(len(place))), self._on(self.age)
@@ -223,10 +229,12 @@ class Step(Plan):
     def _on(self, x: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(x).to(self.device)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: Look) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, look: AttentionView
+    ) -> Tensor:
         """Attend to each completion's own block, then merge in its prompt's."""
         like = key.float() if key.device.type == "cpu" else key  # the class says why
-        own = Store.fit(self.own.get(layer), len(self.age), self.columns, like)
+        own = CacheStore.fit(self.own.get(layer), len(self.age), self.columns, like)
         self.own[layer] = own
         self._write(own, key, value)
         prompt_mask, own_mask = self._mask(look.window)
@@ -235,12 +243,12 @@ class Step(Plan):
         s = look.scores(q.to(like.dtype), own.keys[:n, :, : self.oldest])
         if own_mask is not None:
             s.add_(own_mask)
-        out, lse = weigh(s, own.values[:n, :, : self.oldest])
+        out, lse = weigh_values(s, own.values[:n, :, : self.oldest])
         far, far_lse = self._prompt(self.prompts[layer], q, look, prompt_mask)
         out += torch.sigmoid(far_lse - lse) * (far - out)
         return out.to(query.dtype).view(n, heads, width)
 
-    def _write(self, own: Store, key: Tensor, value: Tensor) -> None:
+    def _write(self, own: CacheStore, key: Tensor, value: Tensor) -> None:
         for store, new in ((own.keys, key), (own.values, value)):
             if self.level is None:
                 store[self.rows, :, self.column] = new.transpose(0, 1).to(store.dtype)
@@ -248,7 +256,7 @@ class Step(Plan):
                 store[: new.shape[1], :, self.level] = new.transpose(0, 1)
 
     def _prompt(
-        self, store: Store, q: Tensor, look: Look, mask: Tensor | None
+        self, store: CacheStore, q: Tensor, look: AttentionView, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Look at the prompts: completions of one prompt are queries of one product."""
         held, per, groups = len(self.lengths), self.per, q.shape[2]
@@ -257,7 +265,7 @@ class Step(Plan):
         s = look.scores(grid.flatten(2, 3), keys)
         if mask is not None:
             s = s.unflatten(2, (per, groups)).add_(mask).flatten(2, 3)
-        return tuple(self._rows(x.unflatten(2, (per, groups))) for x in weigh(s, values))  # type: ignore[return-value]
+        return tuple(self._rows(x.unflatten(2, (per, groups))) for x in weigh_values(s, values))  # type: ignore[return-value]
 
     def _rows(self, x: Tensor) -> Tensor:
         """[S, Hk, m, g, ...] -> [R, Hk, g, ...]."""
@@ -290,7 +298,7 @@ class Step(Plan):
         return self._on(np.where(hidden, np.float32(HIDDEN), np.float32(0)))
 
 
-class ForkingDecoder:
+class SharedPrefixDecoder:
     """Decodes with one model; prompts and completions may join and leave between steps."""
 
     can_join = True
@@ -302,8 +310,8 @@ class ForkingDecoder:
 
     def reset(self, max_tokens: int) -> None:
         """Forget everything; memory too, so that its strides do not depend on the past."""
-        self._prompts: dict[int, Store] = {}
-        self._own: dict[int, Store] = {}
+        self._prompts: dict[int, CacheStore] = {}
+        self._own: dict[int, CacheStore] = {}
         self.columns = max(1, max_tokens - 1)
         self.lengths: IntArray = np.empty(0, np.int32)
         self.owner: Ints = np.empty(0, np.int64)
@@ -320,14 +328,14 @@ class ForkingDecoder:
 
     def _prefill(self, prompts: Sequence[IntArray]) -> Tensor:
         lengths = np.array([len(p) for p in prompts], np.int32)
-        plan = Prefill(self._prompts, lengths, len(self.lengths), self.windows)
+        plan = PrefillPass(self._prompts, lengths, len(self.lengths), self.windows)
         positions = np.concatenate([np.arange(n) for n in lengths])
         self.lengths = np.append(self.lengths, lengths)
         return self._forward(plan, np.concatenate(prompts), positions, np.cumsum(lengths) - 1)
 
     def step(self, tokens: Ints) -> Tensor:
         """Feed each completion's last token [R]; return [R, V] logits of the next."""
-        plan = Step(
+        plan = DecodingStep(
             self._prompts, self._own, self.lengths, self.owner, self.age, self.columns, self.device
         )
         positions = self.lengths[self.owner] + self.age
@@ -337,14 +345,14 @@ class ForkingDecoder:
 
     def keep(self, alive: npt.NDArray[np.bool_]) -> None:
         """Let completions leave, [R] False, and prompts that have none left."""
-        source, target, count = holes(alive)
+        source, target, count = compaction_moves(alive)
         for store in self._own.values():
             store.move(source, target)
         for x in (self.owner, self.age):
             x[target] = x[source]
         self.owner, self.age = self.owner[:count], self.age[:count]
         used = np.bincount(self.owner, minlength=len(self.lengths)) > 0
-        source, target, count = holes(used)
+        source, target, count = compaction_moves(used)
         for store in self._prompts.values():
             store.move(source, target)
         moved = np.arange(len(used))
@@ -358,7 +366,7 @@ class ForkingDecoder:
         return next(self.lm.parameters()).device
 
     def _forward(
-        self, plan: Plan, tokens: IntArray | Ints, positions: Any, last: Any | None
+        self, plan: DecodingPlan, tokens: IntArray | Ints, positions: Any, last: Any | None
     ) -> Tensor:
         """Run one packed row; return the logits at `last`, or at every token."""
         ids, at = (torch.from_numpy(np.asarray(x, np.int64)) for x in (tokens, positions))
@@ -387,7 +395,7 @@ def _chunks(prompts: Sequence[IntArray], most: int) -> Iterator[list[IntArray]]:
 
 
 @contextmanager
-def attention(lm: nn.Module) -> Iterator[None]:
+def shared_prefix_attention(lm: nn.Module) -> Iterator[None]:
     """Let the model's layers call `attend` inside the block."""
     configs = {id(c): c for m in lm.modules() if (c := getattr(m, "config", None)) is not None}
     before = [

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from tandem.data.record import Completion, Group, IntArray
 from tandem.engines import Sampling
-from tandem.engines.hf_cache import RowsDecoder, decoder_for
-from tandem.engines.running_batch import Ends, Flight, Landed
-from tandem.engines.shared_prefix import ForkingDecoder, attention
+from tandem.engines.hf_cache import HFCacheDecoder, decoder_for
+from tandem.engines.running_batch import FinishedCompletion, RunningBatch, StopCondition
+from tandem.engines.shared_prefix import SharedPrefixDecoder, shared_prefix_attention
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.machine import Machine
 from tandem.models.folders import Source
@@ -126,7 +126,9 @@ class TorchEngine:
     def _open(self, weights: Weights) -> None:
         self.lm = _opened(weights, self.dtype)
         self._owned = self.lm is not weights
-        self._decoders: list[ForkingDecoder | RowsDecoder] = [_decoder(self.lm, self.compiled)]
+        self._decoders: list[SharedPrefixDecoder | HFCacheDecoder] = [
+            _decoder(self.lm, self.compiled)
+        ]
         self._decoder: Decoder = self._decoders[0]
         if self._other is not None:
             _same_vocabulary(self.lm, self._other)
@@ -172,8 +174,8 @@ class TorchEngine:
     def _unit(self, unit: list[Group], n: int, how: Sampling, seed: Seed) -> list[Group]:
         for group in unit:
             self._check(group, how)
-        ends = Ends(self.tokenizer, sorted(_end_tokens(self.lm, self.tokenizer)), how.stop)
-        flight = Flight(how, ends)
+        ends = StopCondition(self.tokenizer, sorted(_end_tokens(self.lm, self.tokenizer)), how.stop)
+        flight = RunningBatch(how, ends)
         waiting = deque(sorted(range(len(unit)), key=lambda g: -len(unit[g].prompt.tokens)))
         self._decoder.reset(how.max_tokens)
         with torch.inference_mode(), self._ready():
@@ -204,7 +206,9 @@ class TorchEngine:
         room = max(1, (self.max_rows - rows) // n)
         return [waiting.popleft() for _ in range(min(room, len(waiting)))]
 
-    def _group(self, group: Group, rows: Sequence[Landed], ends: Ends) -> Group:
+    def _group(
+        self, group: Group, rows: Sequence[FinishedCompletion], ends: StopCondition
+    ) -> Group:
         completions = tuple(
             Completion(ends.text(r.tokens), r.tokens, self.name, r.logp, r.stopped) for r in rows
         )
@@ -232,8 +236,8 @@ class TorchEngine:
         with ExitStack() as stack:
             for decoder in self._decoders:
                 stack.enter_context(_evaluating(decoder.lm))
-                if isinstance(decoder, ForkingDecoder):
-                    stack.enter_context(attention(decoder.lm))
+                if isinstance(decoder, SharedPrefixDecoder):
+                    stack.enter_context(shared_prefix_attention(decoder.lm))
             yield
 
 
@@ -275,7 +279,7 @@ def _opened(weights: Weights, dtype: torch.dtype | None) -> nn.Module:
     return weights if dtype is None else copy.deepcopy(weights).to(dtype).eval()
 
 
-def _decoder(lm: nn.Module, compiled: bool) -> ForkingDecoder | RowsDecoder:
+def _decoder(lm: nn.Module, compiled: bool) -> SharedPrefixDecoder | HFCacheDecoder:
     with torch.inference_mode(), _evaluating(lm):
         return decoder_for(lm, compiled=compiled)
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from tandem.data.record import FloatArray, Group, Preference, Prompt
 from tandem.engines import Sampling
-from tandem.engines.language_model import LanguageModel, Speaker
+from tandem.engines.language_model import LanguageModel, OpenLanguageModel
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges.templates import CompareFormat, RateFormat
 from tandem.machine import Machine
@@ -129,7 +129,7 @@ class Labeller:
 class OpenLabeller:
     """A labeller whose language model is open."""
 
-    def __init__(self, labeller: Labeller, speaker: Speaker) -> None:
+    def __init__(self, labeller: Labeller, speaker: OpenLanguageModel) -> None:
         self.labeller, self.speaker = labeller, speaker
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
@@ -220,7 +220,7 @@ class Rater:
 class OpenRater:
     """A rater whose language model is open."""
 
-    def __init__(self, rater: Rater, speaker: Speaker) -> None:
+    def __init__(self, rater: Rater, speaker: OpenLanguageModel) -> None:
         self.rater, self.speaker = rater, speaker
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
@@ -274,7 +274,7 @@ def add_turn(asked: Prompt, said: str, then: str) -> Prompt:
     return replace(asked, text="", messages=(*(asked.messages or ()), *turns))
 
 
-def cost_of(speaker: Speaker) -> dict[str, Any]:
+def cost_of(speaker: OpenLanguageModel) -> dict[str, Any]:
     """Return what a speaker says of its cost; nothing for one that costs nothing."""
     tell = getattr(speaker, "told", None)
     return {} if tell is None else tell()

@@ -45,7 +45,7 @@ RECORDED: dict[str, str] = {
     "Sampling": "tandem.engines.Sampling",
     "LocalModel": "tandem.engines.local.LocalModel",
     "Server": "tandem.engines.openai.Server",
-    "RetryPolicy": "tandem.engines.retry.Patience",
+    "RetryPolicy": "tandem.engines.retry.RetryPolicy",
     "Optim": "tandem.training.optim.Optim",
     "Machine": "tandem.machine.Machine",
     "Lora": "tandem.machine.Lora",
