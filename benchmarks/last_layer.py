@@ -29,7 +29,7 @@ def measure(what: str, name: str) -> dict[str, Any]:
 
     from tandem.kernels.malloc import keep_freed_memory
     from tandem.machine import Machine
-    from tandem.training.loop import divisors, total
+    from tandem.training.loop import sum_terms, term_weights
 
     work = WORKLOADS[name]
     with tempfile.TemporaryDirectory() as place:
@@ -42,9 +42,9 @@ def measure(what: str, name: str) -> dict[str, Any]:
     def epoch() -> float:
         began = time.perf_counter()
         for micro in steps:
-            weights = divisors(loss, micro, "cpu")
+            weights = term_weights(loss, micro, "cpu")
             for batch in micro:
-                total(loss(trunk(batch.tokens), batch), weights).backward()
+                sum_terms(loss(trunk(batch.tokens), batch), weights).backward()
             trunk.zero_grad()
         return time.perf_counter() - began
 

@@ -77,7 +77,7 @@ def measure(point: Point, repeat: int) -> dict[str, float]:
     from tandem.models.packed import PackedModel
     from tandem.models.probe import probe_layout
     from tandem.objectives.pairwise import PAIRWISE
-    from tandem.training.loop import divisors, total
+    from tandem.training.loop import sum_terms, term_weights
 
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # noqa: E731
     torch.manual_seed(0)
@@ -112,7 +112,7 @@ def measure(point: Point, repeat: int) -> dict[str, float]:
     before, times = peak(), []
     for _ in range(repeat + 1):
         began = time.perf_counter()
-        total(loss(trunk(batch.tokens), batch), divisors(loss, [batch], "cpu")).backward()
+        sum_terms(loss(trunk(batch.tokens), batch), term_weights(loss, [batch], "cpu")).backward()
         times.append(time.perf_counter() - began)
     return {"seconds": statistics.median(times[1:]), "gb": peak() - before}
 

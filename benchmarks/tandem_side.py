@@ -34,9 +34,9 @@ from tandem.operators import mismatch, unpair
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
-from tandem.training.loop import fit
+from tandem.training.loop import train
 from tandem.training.optim import Optim
-from tandem.training.sources import Offline
+from tandem.training.sources import DatasetSource
 
 OPTIM = Optim(lr=1e-5, schedule="linear", warmup=0.0)
 
@@ -75,7 +75,7 @@ def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, An
         return online(work, folder, groups(work, folder).prompts(), here, meter, ears)
     policy, data, reference = prepared(what, work, folder, machine)
     source = steps_of(in_order(what, work, meter), what, work, policy, data)
-    fit(policy, source, loss_of(what), OPTIM, here)
+    train(policy, source, loss_of(what), OPTIM, here)
     found = {"losses": ears.of("train", f"{what}_loss"), "reference": reference}
     found["grad_norm"] = ears.of("train", "grad_norm")
     return found | meter.report() | {"useful_per_step": useful(data) / source.total}
@@ -153,7 +153,7 @@ def loss_of(what: str) -> Any:
 
 
 def in_order(what: str, work: Workload, meter: Meter) -> type:
-    class InOrder(Mismatched if what == "kto" else Offline):  # type: ignore[misc]
+    class InOrder(Mismatched if what == "kto" else DatasetSource):  # type: ignore[misc]
         def _indices(self, step: int) -> list[int]:
             return list(range(step * work.size, min((step + 1) * work.size, len(self.groups))))
 

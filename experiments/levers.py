@@ -34,7 +34,7 @@ from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.statistics import Aggregate, aggregate
 from tandem.tasks import Sizes, World, load
-from tandem.training.validation import Watching
+from tandem.training.validation import Validation
 
 MEMBERS = 4
 ANCHORS = 4
@@ -178,7 +178,7 @@ def _world(plan: Plan, seed: int) -> World:
     return replace(own, evaluation=same.evaluation, references=None)
 
 
-def _watching(course: Course, plan: Plan) -> Watching:
+def _watching(course: Course, plan: Plan) -> Validation:
     """The last policy is exported: which round is best is asked afterwards, of the curves."""
     assert course.truth is not None
     judges = (
@@ -186,7 +186,7 @@ def _watching(course: Course, plan: Plan) -> Watching:
         ("held_out", RewardModel(course.r_held)),
         ("truth", course.truth),
     )
-    return Watching(course.exam, judges, every=plan.every)
+    return Validation(course.exam, judges, every=plan.every)
 
 
 def _members(course: Course) -> tuple[Judge, ...]:

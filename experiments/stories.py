@@ -40,7 +40,7 @@ from tandem.stages.judging import judge, reference
 from tandem.stages.sampling import sample
 from tandem.statistics import mean_of, paired
 from tandem.training.optim import Optim
-from tandem.training.validation import Watching
+from tandem.training.validation import Validation
 
 HAPPY = frozenset(
     "happy happily glad joy joyful smile smiled smiling smiles laugh laughed laughing love loved "
@@ -132,7 +132,7 @@ def do(model: Path, path: Path, machine: Machine, cfg: ppo.PPO = CFG) -> dict[st
         exam = run("exam", encode, prompts(HELD_OUT), base, room=room)
         pool = run("pool", sample, base, x, n=8, how=HOW)
         english = English(vocabulary(pool))
-        watching = Watching(exam, (("english", english),), every=2)
+        watching = Validation(exam, (("english", english),), every=2)
         climbed = run("climb", ppo.fit, base, x, Cheer(), cfg, how=HOW, watching=watching)
         before = run("before", sample, base, exam, n=8, how=HOW)
         after = run("after", sample, climbed, exam, n=8, how=HOW)

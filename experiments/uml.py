@@ -48,10 +48,10 @@ from tandem.stages.sampling import sample
 from tandem.statistics import by_prompt, paired
 from tandem.tasks import Sizes, load
 from tandem.tasks.micro import Truth
-from tandem.training.loop import fit as train
-from tandem.training.multiview import UML, Bottleneck, Views
+from tandem.training.loop import train
+from tandem.training.multiview import MultiViewConfig, MultiViewHead, MultiViewSource
 from tandem.training.optim import Optim
-from tandem.training.sources import Beside, Offline
+from tandem.training.sources import DatasetSource, ZippedSource
 
 SIZES = Sizes(demonstrations=3000, pairs=1000, prompts=1000, evaluation=400, flips=0.25)
 HOW = Sampling(max_tokens=32)
@@ -74,13 +74,13 @@ class Variant:
     """
 
     lam: float = 0.0
-    uml: UML = UML(hidden=128)
+    uml: MultiViewConfig = MultiViewConfig(hidden=128)
     reward: Mapping[str, Any] = field(default_factory=dict)
     kind: Literal["plain", "watched", "detached", "first", "mean", "none"] = "plain"
 
 
-INFOMAX = UML(hidden=128, objective="multiview-infomax")
-LATE = UML(hidden=128, hold=0.5, warmup=0.5)
+INFOMAX = MultiViewConfig(hidden=128, objective="multiview-infomax")
+LATE = MultiViewConfig(hidden=128, hold=0.5, warmup=0.5)
 FAST, FASTER = ({"optim": {"lr": lr}} for lr in (5e-4, 1e-3))
 UNIT = {"unit_variance": True}
 VARIANTS: dict[str, Variant] = {
@@ -200,7 +200,7 @@ def special(
     model = open_scalar(init.path, machine, fresh=here.seed.at("head"), zero=zero, train=True)
     if v.kind == "none":
         return model.eval(), None
-    net = Bottleneck(int(model.inner.config.hidden_size), v.uml, here.seed.at("bottleneck"))
+    net = MultiViewHead(int(model.inner.config.hidden_size), v.uml, here.seed.at("bottleneck"))
     model.heads["views"] = net
     score = None
     if v.kind == "mean":
@@ -214,9 +214,16 @@ def special(
         first.scratch.mkdir(exist_ok=True)
         alone = partial(terms, net=net, cfg=None, lam=1.0, score=None, detach=True)
         rate = Optim(lr=1e-3, schedule="linear")
-        train(model, Views(P, total=WARM, **views), alone, rate, first, want={"features": True})
-    offline = Offline(compared(D), size=cfg.batch, epochs=cfg.epochs, seed=here.seed, **shape)
-    source = Beside(offline, Views(P, total=offline.total, **views))
+        train(
+            model,
+            MultiViewSource(P, total=WARM, **views),
+            alone,
+            rate,
+            first,
+            want={"features": True},
+        )
+    offline = DatasetSource(compared(D), size=cfg.batch, epochs=cfg.epochs, seed=here.seed, **shape)
+    source = ZippedSource(offline, MultiViewSource(P, total=offline.total, **views))
     detach = v.kind == "detached"
     loss = partial(terms, net=net, cfg=cfg, lam=v.lam, score=score, detach=detach)
     if v.kind == "watched":
@@ -226,7 +233,7 @@ def special(
 
 
 def terms(
-    out: Outputs, batch: Batch, *, net: Bottleneck, cfg: Reward | None, lam: float,
+    out: Outputs, batch: Batch, *, net: MultiViewHead, cfg: Reward | None, lam: float,
     score: nn.Module | None, detach: bool,
 ) -> dict[str, Terms]:  # fmt: skip
     """Bradley-Terry, unless cfg is None, and lam L_M."""
@@ -241,7 +248,7 @@ def terms(
 class Pulls:
     """A loss that also keeps, for every step, how hard each term pulls at the body, and where."""
 
-    def __init__(self, loss: Any, body: nn.Module, source: Offline, kept: list[Any]) -> None:
+    def __init__(self, loss: Any, body: nn.Module, source: DatasetSource, kept: list[Any]) -> None:
         self.loss, self.source, self.kept = loss, source, kept
         self.weights = [p for p in body.parameters() if p.requires_grad]
         self.step, self.sums = 0, {}

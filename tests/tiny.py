@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tandem.batching.batch import Batch
 from tandem.data.record import Completion, Group, Preference, Prompt
-from tandem.training.loop import Loss, divisors, total
+from tandem.training.loop import LossFunction, sum_terms, term_weights
 from worlds import CHARACTERS, letters
 
 VOCABULARY = 41
@@ -117,12 +117,12 @@ def labelled(original: Group, rng: np.random.Generator) -> Group:
     return Group(original.prompt, completions, scores, votes)
 
 
-def gradient(module: nn.Module, micro: list[Batch], loss: Loss) -> Tensor:
+def gradient(module: nn.Module, micro: list[Batch], loss: LossFunction) -> Tensor:
     """Return all parameters' gradients of a step, end to end, as the loop sums them."""
     module.zero_grad()
-    weights = divisors(loss, micro, "cpu")
+    weights = term_weights(loss, micro, "cpu")
     for batch in micro:
-        total(loss(module(batch.tokens), batch), weights).backward()
+        sum_terms(loss(module(batch.tokens), batch), weights).backward()
     return torch.cat(
         [p.grad.flatten() for p in module.parameters() if p.requires_grad and p.grad is not None]
     )

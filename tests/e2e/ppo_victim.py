@@ -11,7 +11,7 @@ from tandem.methods import ppo
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.display import Hidden
 from tandem.runs.run import Run
-from tandem.training.validation import Watching
+from tandem.training.validation import Validation
 
 ROUNDS = 8
 
@@ -21,7 +21,7 @@ if __name__ == "__main__":
         prompts=16, rounds=ROUNDS, inner=2, minibatch=4, beta=0.05, kl_target=0.5,
         kl_horizon=200.0, optim=FAST,
     )  # fmt: skip
-    watching = Watching(prompts(init, 4, seed=9), (("truth", Letters()),), "truth", every=2)
+    watching = Validation(prompts(init, 4, seed=9), (("truth", Letters()),), "truth", every=2)
     with Run(where, seed=7, display=Hidden(), machine=FP32) as run:
         run(
             "policy", ppo.fit, Checkpoint(init), prompts(init, 24), Letters(), cfg,

@@ -19,9 +19,9 @@ from tandem.models.packed import PackedModel
 from tandem.objectives.nll import nll
 from tandem.rng import Seed
 from tandem.runs.events import Silent
-from tandem.training.loop import fit
+from tandem.training.loop import train
 from tandem.training.optim import Optim
-from tandem.training.sources import Offline
+from tandem.training.sources import DatasetSource
 from tiny import group, lm
 
 
@@ -38,10 +38,12 @@ def main(out: Path) -> None:
         return {"nll": nll(out.logp)}
 
     module.register_forward_pre_hook(count)
-    source = Offline(
+    source = DatasetSource(
         Groups.of(groups), size=4, epochs=1, seed=Seed(), layout="rows", tokens=10**4
     )  # fmt: skip
-    fit(module, source, loss, Optim(), somewhere(Silent(), Machine(device="cpu", precision="fp32")))
+    train(
+        module, source, loss, Optim(), somewhere(Silent(), Machine(device="cpu", precision="fp32"))
+    )
     rank = os.environ.get("RANK", "0")
     (out / rank).write_text(str(seen[0]))
 

@@ -22,7 +22,7 @@ from tandem.methods import dpo, grpo, reward, sft
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.display import Hidden
 from tandem.runs.run import Run
-from tandem.training.multiview import UML
+from tandem.training.multiview import MultiViewConfig
 from tandem.training.optim import Optim
 from tiny import group, labelled
 
@@ -56,7 +56,7 @@ def main(place: Path, base: Path, settings: dict) -> None:
         run("dpo", dpo.fit, pi_sft, compared, dpo.DPO(epochs=epochs, batch=4, optim=OPTIM))
         if views:
             cfg = reward.Reward(epochs=4, batch=4, optim=OPTIM)
-            multi = {"views": compared, "lam": 0.5, "uml": UML(z=4, hidden=16)}
+            multi = {"views": compared, "lam": 0.5, "uml": MultiViewConfig(z=4, hidden=16)}
             run("reward-uml", reward.fit, pi_sft, compared, cfg, **multi)
         if climbs:
             shape = {"prompts": 6, "n": 3, "rounds": 3, "minibatch": 3, "optim": OPTIM}

@@ -29,7 +29,7 @@ from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.models.packed import PackedModel
 from tandem.models.probe import probe_layout
 from tandem.objectives import PAIRWISE, bradley_terry, kl, kto, kto_z0, nll, ppo_clip
-from tandem.training.loop import divisors, total
+from tandem.training.loop import sum_terms, term_weights
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -153,8 +153,8 @@ def ours(
         pack_groups(groups[cut], layout, {k: v[cut] for k, v in (columns or {}).items()})
         for cut in cuts
     ]
-    weights = divisors(loss, micro, "cpu")
-    parts = [total(loss(trunk(b.tokens), b), weights) for b in micro]
+    weights = term_weights(loss, micro, "cpu")
+    parts = [sum_terms(loss(trunk(b.tokens), b), weights) for b in micro]
     return Side.of(torch.stack(parts).sum(), lm)
 
 

@@ -37,8 +37,8 @@ from tandem.models.probe import probe_layout
 from tandem.objectives import PAIRWISE, bradley_terry, kto, nll
 from tandem.operators import mismatch
 from tandem.rng import Seed
-from tandem.training.loop import Loss
-from tandem.training.sources import Offline
+from tandem.training.loop import LossFunction
+from tandem.training.sources import DatasetSource
 from tiny import CONFIGS, SHARED, close, gradient, group, labelled, lm, tokens
 
 BOUND = 1e-5
@@ -285,22 +285,24 @@ def referred(g: Group) -> Group:
     )
 
 
-def offline(groups: list[Group], kind: type[Offline], layout: Layout, budget: int) -> Offline:
+def offline(
+    groups: list[Group], kind: type[DatasetSource], layout: Layout, budget: int
+) -> DatasetSource:
     return kind(
         Groups.of(groups), size=len(groups), epochs=1, seed=Seed(3), layout=layout,
         tokens=budget, logp_is="ref", divisible=False,
     )  # fmt: skip
 
 
-CASES: dict[str, tuple[Loss, bool, type[Offline]]] = {
-    "nll": (the_nll, False, Offline),
-    "dpo": (the_dpo, False, Offline),
-    "bradley_terry": (the_reward, True, Offline),
+CASES: dict[str, tuple[LossFunction, bool, type[DatasetSource]]] = {
+    "nll": (the_nll, False, DatasetSource),
+    "dpo": (the_dpo, False, DatasetSource),
+    "bradley_terry": (the_reward, True, DatasetSource),
     "kto": (the_kto, False, Mismatched),
 }
 
 
-def cases(name: str) -> tuple[list[Group], Loss, bool, type[Offline]]:
+def cases(name: str) -> tuple[list[Group], LossFunction, bool, type[DatasetSource]]:
     loss, scalar, source = CASES[name]
     groups = masked(some_groups() + some_groups(1))
     if name in ("dpo", "bradley_terry"):
@@ -311,7 +313,7 @@ def cases(name: str) -> tuple[list[Group], Loss, bool, type[Offline]]:
     return groups, loss, scalar, source
 
 
-def step(source: Offline, trunk: PackedModel) -> list[Batch]:
+def step(source: DatasetSource, trunk: PackedModel) -> list[Batch]:
     """Return the only step, with z0 where the whole step is one micro-batch too."""
     (micro,) = source.steps(trunk)
     if isinstance(source, Mismatched) and len(micro) == 1:
@@ -359,7 +361,7 @@ def test_a_mean_of_means_would_be_another_number():
     """The cut matters to who divides too early: this is what the loop is exact about."""
     groups, loss, *_ = cases("nll")
     _, rows = trunks("llama")
-    micro = step(offline(groups, Offline, "rows", 60), rows)
+    micro = step(offline(groups, DatasetSource, "rows", 60), rows)
     means = torch.stack([gradient(rows, [b], loss) for b in micro]).mean(0)
     exact = gradient(rows, micro, loss)
     assert (means - exact).norm() / exact.norm() > 0.05
@@ -488,7 +490,7 @@ def test_machine_tokens_is_the_budget():
     """The setting that a user turns is the one that cuts."""
     groups = some_groups()
     sizes = [
-        len(Offline(Groups.of(groups), size=4, epochs=1, seed=Seed(), layout="shared",
+        len(DatasetSource(Groups.of(groups), size=4, epochs=1, seed=Seed(), layout="shared",
                     tokens=Machine(tokens=t).tokens).batches(groups))
         for t in (10, 10_000)
     ]  # fmt: skip

@@ -27,9 +27,9 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
 from tandem.runs.events import Silent
-from tandem.training.loop import fit as train
+from tandem.training.loop import train
 from tandem.training.optim import Optim
-from tandem.training.sources import Offline
+from tandem.training.sources import DatasetSource
 from tiny import folder, lm
 
 OPTIM = Optim(lr=1e-2, schedule="linear", clip=None)
@@ -52,7 +52,7 @@ def comparisons(n: int = 6, ids: int = FEW) -> Groups:
     )
 
 
-class Unknown(Offline):
+class Unknown(DatasetSource):
     """A source that does not tell what it reads."""
 
     def reads(self) -> Any:
@@ -67,7 +67,7 @@ def trained(model: Any, told: bool, loss: Any, optim: Optim = OPTIM) -> tuple[Te
         rows.append(len(model.get_input_embeddings().weight))
         return loss(out, batch)
 
-    kind = Offline if told else Unknown
+    kind = DatasetSource if told else Unknown
     source = kind(comparisons(), size=2, epochs=2, seed=Seed(0), layout="rows", tokens=64)
     before = type(model.get_input_embeddings())
     train(trunk, source, watched, optim, somewhere(Silent()))
@@ -199,7 +199,7 @@ def test_the_state_of_another_table_is_refused(tmp_path: Path, monkeypatch: pyte
     here = StageContext.at(tmp_path / "run", machine=FP32)
     with pytest.raises(KeyboardInterrupt):
         reward.fit(init, comparisons(), cfg, here=replace(here, events=Heard(dies_at=3)))
-    monkeypatch.setattr(Offline, "reads", lambda self: None)
+    monkeypatch.setattr(DatasetSource, "reads", lambda self: None)
     with pytest.raises(DataError, match=r"state\.pt is of another model"):
         reward.fit(init, comparisons(), cfg, here=here)
 

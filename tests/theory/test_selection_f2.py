@@ -42,7 +42,7 @@ from tandem.stages.judging import judge
 from tandem.stages.sampling import BestOf, sample
 from tandem.statistics import best_of
 from tandem.training.optim import Optim
-from tandem.training.validation import Watching
+from tandem.training.validation import Validation
 from worlds import F2_A, F2_B, F2_BOS, F2_LAW, F2_REWARD, f2_model
 
 ANSWERS = ("aa", "ab", "ba", "bb")
@@ -145,7 +145,7 @@ def stage(run: Run, name: str) -> Any:
 def test_best_of_n_is_a_policy_with_its_exact_law(pi_sft, r_phi, run):
     """2,000 answers of best-of-4, drawn by the verb that draws from checkpoints."""
     x = prompts(pi_sft.path, 500)
-    watching = Watching(x[:400], ())
+    watching = Validation(x[:400], ())
     decoder = best_of_n.recipe(run, pi_sft, r_phi, TWO, watching, BestOfN(n=4, pool=16))
     assert isinstance(decoder, BestOf)
     assert str(decoder) == "best-of-4"
@@ -159,7 +159,7 @@ def test_best_of_n_is_a_policy_with_its_exact_law(pi_sft, r_phi, run):
 
 def test_the_curve_over_n_is_the_law_and_says_its_price(pi_sft, r_phi, run):
     """E r of the best of n within 4 standard errors for every n up to the pool; KL bound beside."""
-    watching = Watching(prompts(pi_sft.path, 400), (("again", RewardModel(r_phi)),))
+    watching = Validation(prompts(pi_sft.path, 400), (("again", RewardModel(r_phi)),))
     best_of_n.recipe(run, pi_sft, r_phi, TWO, watching, BestOfN(n=3, pool=16))
     rows = stage(run, "curve")["numbers"]
     assert [row["n"] for row in rows] == [1, 2, 3, 4, 8, 16]
@@ -321,7 +321,7 @@ def test_the_second_stage_of_raft_pays_the_price(pi_sft, r_phi, run):
 def test_held_out_judges_say_which_stage_is_kept(pi_sft, r_phi, run):
     """A judge who likes what the filter throws away is best served by the start."""
     against = (("against", Opposite(RewardModel(r_phi))),)
-    watching = Watching(prompts(pi_sft.path, 200), against, choose="against", patience=1)
+    watching = Validation(prompts(pi_sft.path, 200), against, choose="against", patience=1)
     cfg = RAFT(stages=3, prompts=300, k=4, sft=whole(20))
     policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 300), r_phi, TWO, watching, cfg)
     assert policy.hash == pi_sft.hash
@@ -399,7 +399,7 @@ def test_a_grow_is_measured_against_what_it_samples_from(
 
     monkeypatch.setattr(rest, "seen", numbers)
     judges = (("held_out", RewardModel(r_phi)),)
-    watching = Watching(prompts(pi_sft.path, 1), judges, choose="held_out", patience=patience)
+    watching = Validation(prompts(pi_sft.path, 1), judges, choose="held_out", patience=patience)
     cfg = ReST(grow=2, improve=2, n=2, thresholds=(0.5, 0.7), sft=SFT(steps=1, optim=optim()))
     policy = rest.recipe(run, pi_sft, demonstrations(PI_REF, 50), r_phi, TWO, watching, cfg)
     done = {r.name: r for r in run.records()}

@@ -44,7 +44,7 @@ from tandem.runs.run import Run
 from tandem.tasks.micro import Micro
 from tandem.tasks.micro.arithmetic import WORDING as MICRO
 from tandem.training.optim import Optim
-from tandem.training.sources import Offline
+from tandem.training.sources import DatasetSource
 from worlds import f1_model
 
 ARRIVES = {"a": "x", "c": "x", "b": "y"}
@@ -343,7 +343,7 @@ def test_without_rationalisation_it_is_rest_with_r_1_if_correct(n: int):
 
     def gradient(groups: list[Group]):
         data = Groups.of(groups)
-        source = Offline(data, size=99, epochs=1, seed=Seed(0), layout="rows", tokens=4096)
+        source = DatasetSource(data, size=99, epochs=1, seed=Seed(0), layout="rows", tokens=4096)
         return tiny.gradient(model, next(source.steps(model)), sft_loss)
 
     mine = gradient(list(correct()(scored, Seed(0))))

@@ -35,9 +35,9 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
 from tandem.runs.events import Silent
-from tandem.training.loop import fit as train
+from tandem.training.loop import train
 from tandem.training.optim import Optim
-from tandem.training.sources import Offline
+from tandem.training.sources import DatasetSource
 from tiny import close, folder, gradient, group, labelled, lm
 from worlds import letters
 
@@ -87,7 +87,7 @@ def trained(
 ) -> tuple[PackedModel, PackedModel]:
     """Train a llama for some steps; return it as it was and as it is."""
     before, after = PackedModel(lm()).eval(), PackedModel(lm())
-    source = Offline(data(), size=10, epochs=steps, seed=Seed(), layout="rows", tokens=10**6)
+    source = DatasetSource(data(), size=10, epochs=steps, seed=Seed(), layout="rows", tokens=10**6)
     train(after, source, loss, optim, somewhere(events or Silent(), FP32))
     return before, after
 
@@ -131,7 +131,7 @@ def test_the_example_of_two_micro_batches(tmp_path: Path):
     groups = Groups.of([group("a", rng, 2, (1,)), group("b", rng, 2, (9,))])
     for budget in (1, 100):
         heard = Heard()
-        source = Offline(groups, size=2, epochs=1, seed=Seed(), layout="rows", tokens=budget)
+        source = DatasetSource(groups, size=2, epochs=1, seed=Seed(), layout="rows", tokens=budget)
         train(PackedModel(lm()), source, loss, FAST, somewhere(heard, FP32))
         assert heard.of("train")[0]["toy_loss"] == pytest.approx(1.2)
 
@@ -255,7 +255,7 @@ def test_a_step_that_is_not_a_number_never_reaches_the_weights(where: str, clip:
             value = value * math.nan if where == "loss" else torch.sqrt(value - value.detach())
         return {"mine": Terms(value, torch.ones_like(value), {})}
 
-    source = Offline(data(), size=10, epochs=5, seed=Seed(), layout="rows", tokens=10**6)
+    source = DatasetSource(data(), size=10, epochs=5, seed=Seed(), layout="rows", tokens=10**6)
     rare = replace(FP32, log_every=100)
     with pytest.raises(DataError, match="at optimiser step 3") as caught:
         train(after, source, loss, replace(FAST, clip=clip), somewhere(Silent(), rare))
@@ -330,8 +330,8 @@ def test_the_log_after_a_resume_counts_its_own_steps(tmp_path: Path):
 
 
 def test_the_order_of_steps_does_not_depend_on_a_resume():
-    def source() -> Offline:
-        return Offline(data(), size=4, epochs=3, seed=Seed(1), layout="rows", tokens=30)
+    def source() -> DatasetSource:
+        return DatasetSource(data(), size=4, epochs=3, seed=Seed(1), layout="rows", tokens=30)
 
     def told(steps: Iterator[list[Batch]]) -> list[list[list[int]]]:
         return [[b.tokens.ids.tolist() for b in step] for step in steps]
@@ -350,13 +350,13 @@ def test_the_order_of_steps_does_not_depend_on_a_resume():
 
 
 def test_every_group_is_seen_once_an_epoch():
-    source = Offline(data(), size=4, epochs=2, seed=Seed(1), layout="rows", tokens=10**6)
+    source = DatasetSource(data(), size=4, epochs=2, seed=Seed(1), layout="rows", tokens=10**6)
     prompts = [
         tuple(row.tolist()) for step in source.steps(nn.Linear(1, 1)) for row in step[0].tokens.ids
     ]
     assert len(prompts) == 2 * 20
     shapes = [len(step[0].tokens.ids) for step in
-              Offline(data(), size=4, epochs=1, seed=Seed(1), layout="rows", tokens=10**6)
+              DatasetSource(data(), size=4, epochs=1, seed=Seed(1), layout="rows", tokens=10**6)
               .steps(nn.Linear(1, 1))]  # fmt: skip
     assert shapes == [8, 8, 4]
 
@@ -598,7 +598,7 @@ def test_metrics_are_means_over_units():
         return {"t": Terms(0 * out.logp.values, ones.values, {"length": ones.sum()})}
 
     heard = Heard()
-    source = Offline(data(), size=3, epochs=1, seed=Seed(), layout="rows", tokens=20)
+    source = DatasetSource(data(), size=3, epochs=1, seed=Seed(), layout="rows", tokens=20)
     machine = replace(FP32, log_every=100)
     train(PackedModel(lm()), source, loss, FAST, somewhere(heard, machine))
     lengths = [len(c.tokens) for g in data() for c in g.completions]

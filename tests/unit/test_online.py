@@ -34,9 +34,9 @@ from tandem.objectives.advantages import gae
 from tandem.objectives.shaped_rewards import kl_shaping
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.training.on_policy import Cast
-from tandem.training.rollouts import Experience, Online, Rounds
-from tandem.training.validation import Watching
+from tandem.training.on_policy import RolloutModels
+from tandem.training.rollouts import Experience, RolloutShape, RolloutSource
+from tandem.training.validation import Validation
 from tiny import close, folder, gradient, lm
 from worlds import letters
 
@@ -60,19 +60,19 @@ def r_phi(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def cast(init: Path, critic: Path | None = None, reward: Any = None) -> Cast:
+def cast(init: Path, critic: Path | None = None, reward: Any = None) -> RolloutModels:
     judge = reward or Letters() if critic is None else RewardModel(Checkpoint(critic))
     policy = ppo.actor_critic(Checkpoint(init), judge, PPO, somewhere(Heard(), FP32))
-    return Cast(policy, open_policy(init, FP32), open_judge(judge, FP32), FP32)
+    return RolloutModels(policy, open_policy(init, FP32), open_judge(judge, FP32), FP32)
 
 
 def online(
-    experience: Any, shape: Rounds, init: Path, tokens: int = 10**6, heard: Heard | None = None,
+    experience: Any, shape: RolloutShape, init: Path, tokens: int = 10**6, heard: Heard | None = None,
     **more: Any,
-) -> Online:  # fmt: skip
+) -> RolloutSource:  # fmt: skip
     live = loading.load_policy(init, FP32)
     engine = TorchEngine(live, load_tokenizer(init))
-    return Online(
+    return RolloutSource(
         prompts(init, 6), engine, lambda _: live, experience, shape, how=SHORT, seed=Seed(1),
         layout="shared", tokens=tokens, events=heard or Heard(), **more,
     )  # fmt: skip
@@ -119,7 +119,7 @@ def test_the_cut_of_a_step_changes_no_gradient(name: str, init: Path):
         cfg = replace(grpo.VARIANTS[name], n=3, prompts=6, minibatch=6)
         actors = replace(actors, policy=ActorCritic(open_policy(init, FP32, train=True)))
         method, n = grpo.Algorithm(actors, cfg, 6), 3
-    shape = Rounds(6, n, 1, 1, 6)
+    shape = RolloutShape(6, n, 1, 1, 6)
     with torch.no_grad():
         found = method.experience(drawn(init, n))
     nudge(actors.policy)
@@ -141,7 +141,7 @@ def nudge(module: nn.Module) -> None:
 
 def test_minibatches_are_shuffled_afresh_and_cover_the_round(init: Path):
     """Each inner pass sees every sample once, in another order."""
-    source = online(lambda g: Experience(g, {}, {}), Rounds(6, 1, 2, 3, 2), init)
+    source = online(lambda g: Experience(g, {}, {}), RolloutShape(6, 1, 2, 3, 2), init)
     seen = [
         [tuple(g.tolist()) for b in micro for g in sequences(b)]
         for micro in source.steps(nn.Linear(1, 1))
@@ -166,7 +166,7 @@ def test_a_prompt_that_comes_twice_in_a_round_is_drawn_afresh(init: Path):
         rounds.append(groups)
         return Experience(groups, {}, {})
 
-    source = online(experience, Rounds(24, 1, 2, 1, 24), init)
+    source = online(experience, RolloutShape(24, 1, 2, 1, 24), init)
     list(source.steps(nn.Linear(1, 1)))
     for groups in rounds:
         assert sorted({g.id for g in groups}) == [f"p{i}" for i in range(6)]
@@ -390,7 +390,7 @@ def test_dapo_leaves_out_groups_without_spread(init: Path):
     for name in ("old", "ref", "adv"):
         want = all_in.columns[name].select(keep)
         torch.testing.assert_close(some.columns[name].values, want.values)
-    shape = Rounds(6, 3, 1, 1, 3)
+    shape = RolloutShape(6, 3, 1, 1, 3)
     source = online(lambda g: some, shape, init)
     sizes = [sum(b.tokens.n for b in source._batches(0, k, some)) for k in range(2)]
     assert sizes == [6, 6]
@@ -417,7 +417,7 @@ def test_gspo_clips_whole_sequences(init: Path):
     method = algorithm(init, Letters(), cfg)
     found = method.experience(drawn(init, 3))
     nudge(method.cast.policy)
-    (batch,) = online(lambda g: found, Rounds(6, 3, 1, 1, 6), init)._batches(0, 0, found)
+    (batch,) = online(lambda g: found, RolloutShape(6, 3, 1, 1, 6), init)._batches(0, 0, found)
     out = method.cast.policy(batch.tokens)
     ratio = Ragged(method.loss(out, batch)["policy"].metrics["ratio"], *owners(batch))
     want = (out.logp - batch.old).mean().exp()
@@ -486,7 +486,7 @@ def test_the_best_policy_by_the_chosen_judge_is_exported(init: Path, tmp_path: P
 
     def watched(place: str, choose: str | None, values: list[float], cfg: Any, heard: Heard) -> Any:
         judges = (("truth", Falling(values)),)
-        watching = Watching(prompts(init, 3, seed=9), judges, choose=choose, every=1)
+        watching = Validation(prompts(init, 3, seed=9), judges, choose=choose, every=1)
         return climbed(ppo, cfg, init, tmp_path / place, heard=heard, watching=watching)
 
     heard = Heard()
@@ -509,7 +509,7 @@ def test_the_best_policy_by_the_chosen_judge_is_exported(init: Path, tmp_path: P
 def test_early_stopping_ends_after_its_patience_and_exports_the_best(init: Path, tmp_path: Path):
     """Truth falls after round 1; with a patience of 2 the climb ends after round 3 of 9."""
     judges = (("truth", Falling([0.0, 3.0, 2.0, 1.0])),)
-    watching = Watching(prompts(init, 3), judges, choose="truth", every=1, patience=2)
+    watching = Validation(prompts(init, 3), judges, choose="truth", every=1, patience=2)
     heard = Heard()
     cfg = replace(PPO, rounds=9)
     climbed(ppo, cfg, init, tmp_path, heard=heard, watching=watching)
@@ -528,7 +528,7 @@ def test_a_climb_that_was_killed_at_any_step_ends_the_same(method: Any, init: Pa
     cfg = PPO if method is ppo else replace(GRPO, kl="reward", inner=1, rounds=4)
 
     def run(place: str, heard: Heard) -> Checkpoint:
-        watching = Watching(prompts(init, 3, seed=9), (("truth", Letters()),), "truth", every=1)
+        watching = Validation(prompts(init, 3, seed=9), (("truth", Letters()),), "truth", every=1)
         return climbed(method, cfg, init, tmp_path / place, heard=heard, watching=watching)
 
     heard = Heard()

@@ -23,8 +23,8 @@ from tandem.methods import grpo, ppo
 from tandem.objectives.shaped_rewards import kl_shaping
 from tandem.runs.checkpoint import Checkpoint
 from tandem.training.optim import Optim
-from tandem.training.rollouts import Rounds
-from tandem.training.validation import Watching
+from tandem.training.rollouts import RolloutShape
+from tandem.training.validation import Validation
 from tiny import folder, lm
 from worlds import letters
 
@@ -43,15 +43,15 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lambda: ppo.PPO(beta=-0.1),
         lambda: ppo.PPO(beta=0.0, kl_target=6.0),
         lambda: ppo.PPO(no_eos=-1.0, no_eos_penalty=1.0),
-        lambda: ppo.PPO(rounds=0) and Rounds(1, 1, 0, 1, 1),
+        lambda: ppo.PPO(rounds=0) and RolloutShape(1, 1, 0, 1, 1),
         lambda: grpo.GRPO(beta=-0.1),
         lambda: grpo.GRPO(n=1),
         lambda: grpo.GRPO(n=1, advantage="rest"),
         lambda: grpo.GRPO(ratio="none", inner=2),
-        lambda: Watching(Groups.of([]), choose="truth"),
-        lambda: Watching(Groups.of([]), every=0),
-        lambda: Watching(Groups.of([]), patience=2),
-        lambda: Watching(Groups.of([]), choose="proxy", patience=0),
+        lambda: Validation(Groups.of([]), choose="truth"),
+        lambda: Validation(Groups.of([]), every=0),
+        lambda: Validation(Groups.of([]), patience=2),
+        lambda: Validation(Groups.of([]), choose="proxy", patience=0),
         lambda: kl_shaping(torch.zeros(1), one(), one(), 0.1, estimator="k3"),
         lambda: kl_shaping(torch.zeros(1), one(), one(), 0.1, estimator="k2"),
         lambda: kl_shaping(torch.zeros(1), one(), one(), -0.1),

@@ -28,7 +28,7 @@ from tandem.runs.records import Record
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
-from tandem.training.multiview import UML
+from tandem.training.multiview import MultiViewConfig
 from tandem.training.optim import Optim
 from tiny import folder
 
@@ -37,7 +37,7 @@ CFG = RLP(
     n=4,
     gamma=0.25,
     same="exact",
-    uml=UML(z=4, hidden=16),
+    uml=MultiViewConfig(z=4, hidden=16),
     reward=Reward(batch=4, optim=STEP),
     ppo=PPO(prompts=4, rounds=2, inner=1, minibatch=4, beta=0.05, optim=STEP),
 )

@@ -25,7 +25,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
 from tandem.training import loop, memory
 from tandem.training.optim import Optim
-from tandem.training.sources import Offline
+from tandem.training.sources import DatasetSource
 from tiny import folder, group, labelled
 
 FP32 = Machine(device="cpu", precision="fp32")
@@ -42,12 +42,12 @@ def trunk(tmp_path: Path, machine: Machine = FP32) -> PackedModel:
 
 def asked(policy: PackedModel, tokens: int, total: int) -> tuple[int, list[dict[str, Any]]]:
     heard = Heard()
-    return memory.make_room(policy, tokens, total, heard, {}), heard.lines
+    return memory.fit_to_memory(policy, tokens, total, heard, {}), heard.lines
 
 
 def enough(policy: PackedModel, tokens: float) -> int:
     """Memory in which a step of so many tokens just fits."""
-    each = memory.per_token(policy, [policy.inner], {})
+    each = memory.bytes_per_token(policy, [policy.inner], {})
     fixed = memory._states(policy, 10**12) + memory._logits([policy.inner], 1000)
     return int((fixed + each * tokens) / memory.SHARE) + 1
 
@@ -65,10 +65,10 @@ def test_a_token_keeps_as_much_in_a_large_batch(dtype: torch.dtype, rows: bool):
     policy = PackedModel(hf.LlamaForCausalLM(config), dtype=dtype)
     if not rows:
         probe_layout(policy)
-    each = memory.per_token(policy, [policy.inner], {})
+    each = memory.bytes_per_token(policy, [policy.inner], {})
     rng = np.random.default_rng(0)
     groups = [group(str(i), rng, 48, (24, 24)) for i in range(25)]
-    (a, small), (b, large) = (memory.saved(policy, groups[:n], {}) for n in (5, 25))
+    (a, small), (b, large) = (memory.measure_saved_bytes(policy, groups[:n], {}) for n in (5, 25))
     assert (a, b) == (5 * 96, 25 * 96)
     assert 0.75 < each * (b - a) / (large - small) < 1.25
 
@@ -77,7 +77,7 @@ def test_nothing_is_left_of_a_measurement(tmp_path: Path):
     """Autograd frees no circle: a hook that gave a tensor itself would keep the model for good."""
     policy = trunk(tmp_path)
     held = [weakref.ref(p) for p in policy.parameters()]
-    memory.per_token(policy, [policy.inner], {})
+    memory.bytes_per_token(policy, [policy.inner], {})
     del policy
     gc.collect()
     assert not [1 for ref in held if ref() is not None]
@@ -86,7 +86,7 @@ def test_nothing_is_left_of_a_measurement(tmp_path: Path):
 def test_enough_memory_changes_nothing(tmp_path: Path):
     policy = trunk(tmp_path)
     assert asked(policy, 1000, enough(policy, 1000)) == (1000, [])
-    assert memory.make_room(policy, 1000, None, Heard(), {}) == 1000
+    assert memory.fit_to_memory(policy, 1000, None, Heard(), {}) == 1000
 
 
 def test_micro_batches_are_halved_until_they_fit(tmp_path: Path):
@@ -99,11 +99,11 @@ def test_micro_batches_are_halved_until_they_fit(tmp_path: Path):
 
 def test_after_three_halvings_activations_are_recomputed(tmp_path: Path):
     policy = trunk(tmp_path)
-    each, there = memory.per_token(policy, [policy.inner], {}), enough(policy, 300)
+    each, there = memory.bytes_per_token(policy, [policy.inner], {}), enough(policy, 300)
     tokens, [line] = asked(policy, 4096, there)
     assert recomputes(policy)
     assert "activations recomputed" in line["text"]
-    lean = memory.per_token(policy, [policy.inner], {})
+    lean = memory.bytes_per_token(policy, [policy.inner], {})
     assert lean < 0.2 * each
     assert 300 < tokens <= 4096
 
@@ -139,18 +139,18 @@ def test_a_fit_with_little_memory_ends_at_the_same_weights(
     """Up to rounding, in more and smaller micro-batches."""
     init, data = Checkpoint(folder(tmp_path / "init")), groups()
     ends, sizes = [], []
-    cut = Offline.batches
+    cut = DatasetSource.batches
     monkeypatch.setattr(memory, "FEWEST", 21)
     for name, there in (("plenty", 10**12), ("little", enough(trunk(tmp_path / "again"), 60))):
         largest = [0]
 
-        def batches(self: Offline, chosen: Any, largest: list[int] = largest) -> Any:
+        def batches(self: DatasetSource, chosen: Any, largest: list[int] = largest) -> Any:
             made = cut(self, chosen)
             largest[0] = max(largest[0], *(b.tokens.useful for b in made))
             return made
 
         monkeypatch.setattr(loop, "installed", lambda _, there=there: there)
-        monkeypatch.setattr(Offline, "batches", batches)
+        monkeypatch.setattr(DatasetSource, "batches", batches)
         here = StageContext.at(tmp_path / name, machine=replace(FP32, tokens=240))
         made = dpo.fit(init, data, dpo.DPO(epochs=2, batch=6, optim=Optim(lr=1e-3)), here=here)
         sizes.append(largest[0])
@@ -199,6 +199,6 @@ def test_memory_is_that_of_the_control_groups(tmp_path: Path, monkeypatch: pytes
     assert sorted(memory._limits(tmp_path, groups)) == [5000, 7000, 9000]
     assert list(memory._limits(tmp_path, tmp_path / "none")) == []
     monkeypatch.setattr(memory, "_limits", lambda _: [4000])
-    assert memory.installed(torch.device("cpu")) == 4000
+    assert memory.usable_memory(torch.device("cpu")) == 4000
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert memory.installed(torch.device("cpu")) == 2000
+    assert memory.usable_memory(torch.device("cpu")) == 2000

@@ -29,7 +29,7 @@ from tandem.stages.early_stopping import Seen, chosen, enough, seen
 from tandem.stages.sampling import BestOf
 from tandem.stages.selection import above_mean, select, tilted
 from tandem.statistics import acceptance, effective_beta, tilt
-from tandem.training.validation import Watching
+from tandem.training.validation import Validation
 from worlds import F2_BOS, f1_model
 
 PI_REF, R = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.0, 0.5, 1.0, 2.0])
@@ -104,7 +104,7 @@ def test_duplicates_that_were_not_candidates_are_no_pool(tmp_path: Path):
 
 
 def test_a_method_that_filters_is_not_stopped_by_its_filter(tmp_path: Path):
-    watching = Watching(Groups.of([]), (("held_out", Any),), choose="proxy")  # type: ignore[arg-type]
+    watching = Validation(Groups.of([]), (("held_out", Any),), choose="proxy")  # type: ignore[arg-type]
     with Run(tmp_path, 0) as run, pytest.raises(ConfigError, match="judges who did not filter"):
         seen(run, "watch-0", Checkpoint(f1_model(tmp_path / "m"), "m"), watching, Sampling())
 
@@ -253,7 +253,7 @@ def trail(*values: float) -> list[Seen]:
 
 
 def test_the_best_by_a_held_out_judge_is_chosen():
-    watching = Watching(Groups.of([]), (("held_out", Any),), choose="held_out", patience=2)  # type: ignore[arg-type]
+    watching = Validation(Groups.of([]), (("held_out", Any),), choose="held_out", patience=2)  # type: ignore[arg-type]
     assert str(chosen(trail(0.1, 0.5, 0.4), watching).policy) == "1"
     assert not enough(trail(0.1, 0.5, 0.4), watching)
     assert enough(trail(0.1, 0.5, 0.4, 0.5), watching)
@@ -263,4 +263,4 @@ def test_the_best_by_a_held_out_judge_is_chosen():
 def test_without_a_judge_the_last_is_chosen():
     assert str(chosen(trail(0.5, 0.1), None).policy) == "1"
     assert not enough(trail(0.5, 0.1, 0.1), None)
-    assert str(chosen(trail(0.5, 0.1), Watching(Groups.of([]))).policy) == "1"
+    assert str(chosen(trail(0.5, 0.1), Validation(Groups.of([]))).policy) == "1"

@@ -23,12 +23,12 @@ from tandem.objectives import other_prompt
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
-from tandem.training.loop import total
-from tandem.training.multiview import UML, Bottleneck, Views
+from tandem.training.loop import sum_terms
+from tandem.training.multiview import MultiViewConfig, MultiViewHead, MultiViewSource
 from tandem.training.optim import Optim
 from tiny import close, folder, group, labelled, lm
 
-SMALL = UML(z=4, hidden=16)
+SMALL = MultiViewConfig(z=4, hidden=16)
 CFG = reward.Reward(epochs=2, batch=4, optim=Optim(lr=3e-3, warmup=0.2, eps=1e-3))
 OBJECTIVES = ("mib", "infomax", "multiview-infomax", "contrastive")
 
@@ -55,8 +55,8 @@ def fitted(
     return reward.fit(Checkpoint(init), given.pop("data"), given.pop("cfg"), here=here, **given)
 
 
-def source(tokens: int = 16384, size: int = 4, total: int = 6, **more: Any) -> Views:
-    return Views(
+def source(tokens: int = 16384, size: int = 4, total: int = 6, **more: Any) -> MultiViewSource:
+    return MultiViewSource(
         sampled(**more), size=size, total=total, cfg=SMALL, seed=Seed(3), layout="rows",
         tokens=tokens,
     )  # fmt: skip
@@ -132,11 +132,11 @@ def test_a_killed_fit_resumes_bit_for_bit(tmp_path: Path):
 # --- a step --------------------------------------------------------------------------------------
 
 
-def gradients(tokens: int, uml: UML) -> torch.Tensor:
+def gradients(tokens: int, uml: MultiViewConfig) -> torch.Tensor:
     """Every weight's gradient of one step of views, cut into micro-batches of so many tokens."""
     trunk = PackedModel(lm(auto=hf.AutoModelForSequenceClassification, num_labels=1))
-    net = trunk.heads["views"] = Bottleneck(32, uml, Seed(1))
-    assert isinstance(net, Bottleneck)
+    net = trunk.heads["views"] = MultiViewHead(32, uml, Seed(1))
+    assert isinstance(net, MultiViewHead)
     micro = source(tokens).batches(0)
     assert (len(micro) > 1) == (tokens < 100)
 
@@ -146,7 +146,7 @@ def gradients(tokens: int, uml: UML) -> torch.Tensor:
     count = sum(loss(Outputs(), batch)["multiview"].weight.sum() for batch in micro)
     assert int(count) == 4
     for batch in micro:
-        total(loss(trunk(batch.tokens, features=True), batch), {"multiview": count}).backward()
+        sum_terms(loss(trunk(batch.tokens, features=True), batch), {"multiview": count}).backward()
     score: Any = trunk.lm
     assert score.score.weight.grad is None  # the scalar head is the comparisons' business
     return torch.cat(
@@ -179,7 +179,7 @@ def test_a_negative_is_never_of_the_own_prompt():
 
 def test_two_views_are_drawn_without_replacement_and_anew_each_epoch():
     P, seen = sampled(n=4, k=5), []
-    views = Views(
+    views = MultiViewSource(
         P, size=4, total=9, cfg=SMALL, seed=Seed(3), layout="rows", tokens=10**6
     )  # fmt: skip
     texts = {g.id: [c.text for c in g.completions] for g in P}
@@ -194,7 +194,7 @@ def test_two_views_are_drawn_without_replacement_and_anew_each_epoch():
 
 
 def test_an_epoch_reads_every_prompt_once():
-    views = Views(
+    views = MultiViewSource(
         sampled(n=6), size=3, total=4, cfg=SMALL, seed=Seed(3), layout="rows", tokens=10**6
     )  # fmt: skip
     steps = [batch for micro in views.steps(torch.nn.Identity()) for batch in micro]
@@ -207,7 +207,9 @@ def test_an_epoch_reads_every_prompt_once():
 
 def test_a_repeated_prompt_counts_once():
     twice = Groups.of([*sampled(n=3), *sampled(n=3)])
-    views = Views(twice, size=8, total=1, cfg=SMALL, seed=Seed(), layout="rows", tokens=99999)
+    views = MultiViewSource(
+        twice, size=8, total=1, cfg=SMALL, seed=Seed(), layout="rows", tokens=99999
+    )
     assert len(views.groups) == views.size == 3
 
 
@@ -226,13 +228,13 @@ def test_a_weight_needs_views(tmp_path: Path):
 
 def test_the_weight_of_the_skl_follows_its_schedule():
     """Constant 1 in RLP; with a hold of .2 and a warm-up of .3, of 100 steps: from 20 to 50."""
-    assert [UML().skl_weight(k, 100) for k in (0, 99)] == [1, 1]
-    rising = UML(hold=0.2, warmup=0.3)
+    assert [MultiViewConfig().skl_weight(k, 100) for k in (0, 99)] == [1, 1]
+    rising = MultiViewConfig(hold=0.2, warmup=0.3)
     got = [rising.skl_weight(k, 100) for k in (0, 20, 35, 50, 99)]
     assert got == pytest.approx([1e-3, 1e-3, math.sqrt(1e-3), 1, 1])
-    assert UML(objective="multiview-infomax").skl_weight(0, 100) == 0
+    assert MultiViewConfig(objective="multiview-infomax").skl_weight(0, 100) == 0
     with pytest.raises(ConfigError, match="warmup"):
-        UML(hold=0.8, warmup=0.3)
+        MultiViewConfig(hold=0.8, warmup=0.3)
 
 
 def test_the_rows_of_comparisons_and_of_views_are_trained(

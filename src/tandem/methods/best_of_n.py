@@ -33,7 +33,7 @@ from tandem.stages.judging import judge
 from tandem.stages.sampling import BestOf, sample
 from tandem.statistics import mean_of
 from tandem.statistics.best_of import curve, kl_bound
-from tandem.training.validation import Watching
+from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def recipe(
     pi_sft: Checkpoint,
     r_phi: Checkpoint,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: BestOfN = BestOfN(),
 ) -> BestOf:
     """A policy and a reward model in, a way of decoding out."""

@@ -42,7 +42,7 @@ from tandem.stages.judging import judge
 from tandem.stages.revise import revise
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
-from tandem.training.validation import Watching
+from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def recipe(
     x: Groups,
     formats: FeedbackFormats,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: CAI = CAI(),
 ) -> Checkpoint:
     """A helpful model, prompts of both kinds and principles in, a harmless one out."""

@@ -33,7 +33,7 @@ from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
-from tandem.training.validation import Watching
+from tandem.training.validation import Validation
 
 
 def longer(
@@ -42,7 +42,7 @@ def longer(
     x: Groups,
     r_phi: Checkpoint,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: RLP = RLP(),
 ) -> Checkpoint:
     """PPO with as many rounds as all of RLP's policies together."""
@@ -57,7 +57,7 @@ def retrained(
     D: Groups,
     x: Groups,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: RLP = RLP(),
 ) -> Checkpoint:
     """A reward fitted to D again (a stage's seed hangs on its name), and PPO on it."""
@@ -73,7 +73,7 @@ def relabelled(
     same: Mapping[str, Equivalence],
     humans: Judge,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: RLP = RLP(),
 ) -> Checkpoint:
     """SPG's pairs with the annotator's labels in place of the majority's: an upper bound."""
@@ -91,7 +91,7 @@ def shuffled(
     x: Groups,
     same: Mapping[str, Equivalence],
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: RLP = RLP(),
 ) -> Checkpoint:
     """SPG whose clusters mean nothing: as many pairs, of the same prompts."""
@@ -112,7 +112,7 @@ def by_reward(
     x: Groups,
     same: Mapping[str, Equivalence],
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: RLP = RLP(),
 ) -> Checkpoint:
     """As many of the policy's pairs as SPG makes, labelled by the reward that it climbed."""
@@ -133,7 +133,7 @@ def by_policy(
     same: Mapping[str, Equivalence],
     formats: FeedbackFormats,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: RLP = RLP(),
 ) -> Checkpoint:
     """As many of the policy's pairs, and the policy is asked which is better."""
@@ -165,7 +165,7 @@ def _instead(
     x: Groups,
     same: Mapping[str, Equivalence],
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: RLP,
 ) -> Checkpoint:
     """Algorithm 1 with other labels in line 4."""

@@ -26,9 +26,9 @@ from tandem.objectives.pairwise import PAIRWISE
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
-from tandem.training.loop import fit as train
+from tandem.training.loop import train
 from tandem.training.optim import Optim
-from tandem.training.sources import Offline
+from tandem.training.sources import DatasetSource
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def fit(
         pairs = batch.pairs if cfg.margins else replace(batch.pairs, margin=None)
         return {cfg.loss: row(out.logp, batch.ref, pairs, **cfg.settings)}
 
-    source = Offline(
+    source = DatasetSource(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,

@@ -36,10 +36,10 @@ from tandem.objectives.shaped_rewards import missing_eos
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
-from tandem.training.on_policy import Cast, climb, stopped
+from tandem.training.on_policy import RolloutModels, is_finished, train_on_policy
 from tandem.training.optim import Optim
-from tandem.training.rollouts import Experience, Rounds
-from tandem.training.validation import Watching
+from tandem.training.rollouts import Experience, RolloutShape
+from tandem.training.validation import Validation
 
 STD_FLOOR = 1e-4
 K3 = (
@@ -114,7 +114,7 @@ VARIANTS: dict[str, GRPO] = {
 class Algorithm:
     """Experience and loss of a group-baseline policy gradient."""
 
-    def __init__(self, cast: Cast, cfg: GRPO, longest: int) -> None:
+    def __init__(self, cast: RolloutModels, cfg: GRPO, longest: int) -> None:
         self.cast, self.cfg = cast, cfg
         # REINFORCE sums over tokens (arXiv:2402.14740); Dr. GRPO divides by the longest answer
         self.length = 1.0 if cfg.ratio == "none" else float(longest)
@@ -123,7 +123,7 @@ class Algorithm:
         """Score the group and centre it."""
         cfg, cast = self.cfg, self.cast
         groups = list(cast.reward(groups))
-        score = missing_eos(cast.scores(groups), stopped(groups), replace=cfg.no_eos)
+        score = missing_eos(cast.scores(groups), is_finished(groups), replace=cfg.no_eos)
         old, _ = cast.old(groups)
         ref = cast.ref(groups)
         r = score - cfg.beta * (old - ref).sum() if cfg.kl == "reward" else score
@@ -197,7 +197,7 @@ def fit(
     *,
     ref: Checkpoint | None = None,
     how: Sampling = Sampling(),
-    watching: Watching | None = None,
+    watching: Validation | None = None,
     name: str = "GRPO",
     here: StageContext,
 ) -> Checkpoint:
@@ -207,7 +207,7 @@ def fit(
     """
     if cfg.kl == "k3" and cfg.beta:
         here.events.log("estimator", kl="k3", text=K3)
-    return climb(
+    return train_on_policy(
         ActorCritic(
             open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
         ),
@@ -215,7 +215,7 @@ def fit(
         prompts,
         reward,
         lambda cast: Algorithm(cast, cfg, how.max_tokens),
-        Rounds(cfg.prompts, cfg.n, cfg.rounds, cfg.inner, cfg.minibatch),
+        RolloutShape(cfg.prompts, cfg.n, cfg.rounds, cfg.inner, cfg.minibatch),
         cfg.optim,
         ref=ref,
         how=how,
@@ -231,7 +231,7 @@ def recipe(
     x: Groups,
     r_phi: Checkpoint,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: GRPO = GRPO(),
 ) -> Checkpoint:
     """Prompts and a reward model in, a policy out."""

@@ -34,9 +34,9 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
 from tandem.stages.selection import select
-from tandem.training.loop import fit as train
+from tandem.training.loop import train
 from tandem.training.optim import Optim
-from tandem.training.sources import Offline
+from tandem.training.sources import DatasetSource
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def log_ratio(out: Outputs, batch: Batch) -> Tensor:
     return (out.logp - batch.ref).sum()
 
 
-class Mismatched(Offline):
+class Mismatched(DatasetSource):
     """An offline source that measures z0 on the whole step before it is split."""
 
     def batches(self, groups: Sequence[Group]) -> list[Batch]:

@@ -34,10 +34,10 @@ from tandem.objectives.shaped_rewards import kl_shaping, missing_eos
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
-from tandem.training.on_policy import Cast, climb, stopped
+from tandem.training.on_policy import RolloutModels, is_finished, train_on_policy
 from tandem.training.optim import Optim
-from tandem.training.rollouts import Experience, Rounds
-from tandem.training.validation import Watching
+from tandem.training.rollouts import Experience, RolloutShape
+from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class PPO:
 class Algorithm:
     """PPO's experience and loss."""
 
-    def __init__(self, cast: Cast, cfg: PPO) -> None:
+    def __init__(self, cast: RolloutModels, cfg: PPO) -> None:
         self.cast, self.cfg = cast, cfg
         self.controllers: dict[str, Any] = {}
         if cfg.kl_target is not None:
@@ -117,7 +117,7 @@ class Algorithm:
         cfg, cast = self.cfg, self.cast
         groups = list(cast.reward(groups))
         r = cast.scores(groups)
-        r = missing_eos(r, stopped(groups), replace=cfg.no_eos, penalty=cfg.no_eos_penalty)
+        r = missing_eos(r, is_finished(groups), replace=cfg.no_eos, penalty=cfg.no_eos_penalty)
         old, V = cast.old(groups)
         assert V is not None
         ref = cast.ref(groups)
@@ -152,18 +152,18 @@ def fit(
     *,
     ref: Checkpoint | None = None,
     how: Sampling = Sampling(),
-    watching: Watching | None = None,
+    watching: Validation | None = None,
     name: str = "PPO",
     here: StageContext,
 ) -> Checkpoint:
     """Climb a reward from the policy `init`; see `climb` for the arguments."""
-    return climb(
+    return train_on_policy(
         actor_critic(init, reward, cfg, here),
         init,
         prompts,
         reward,
         lambda cast: Algorithm(cast, cfg),
-        Rounds(cfg.prompts, 1, cfg.rounds, cfg.inner, cfg.minibatch),
+        RolloutShape(cfg.prompts, 1, cfg.rounds, cfg.inner, cfg.minibatch),
         cfg.optim,
         ref=ref,
         how=how,
@@ -205,7 +205,7 @@ def recipe(
     x: Groups,
     r_phi: Checkpoint,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: PPO = PPO(),
 ) -> Checkpoint:
     """Prompts and a reward model in, a policy out."""

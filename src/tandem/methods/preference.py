@@ -34,9 +34,9 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.events import Events
 from tandem.runs.run import Run
-from tandem.training.loop import fit as train
+from tandem.training.loop import train
 from tandem.training.optim import Optim
-from tandem.training.sources import Offline
+from tandem.training.sources import DatasetSource
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def fit(
         return {"two_argument": two_argument(antisymmetric(out.score[w], out.score[l]), soft)}
 
     steps = {"size": cfg.batch, "epochs": cfg.epochs, "seed": here.seed}
-    source = Offline(pairs, layout=model.layout, tokens=here.machine.tokens, **steps)
+    source = DatasetSource(pairs, layout=model.layout, tokens=here.machine.tokens, **steps)
     train(model, source, loss, cfg.optim, here)
     model.inner.config.tandem = {"reads": loading.PAIR}
     save_model(model.lm, load_tokenizer(init.path), here.out)

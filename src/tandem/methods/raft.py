@@ -36,7 +36,7 @@ from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
 from tandem.training.optim import Optim
-from tandem.training.validation import Watching
+from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def recipe(
     x: Groups,
     r_phi: Checkpoint,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: RAFT = RAFT(),
 ) -> Checkpoint:
     """Prompts and a reward model in, a policy out: the one that held-out judges like best."""

@@ -40,7 +40,7 @@ from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import above_mean, select
 from tandem.training.optim import Optim
-from tandem.training.validation import Watching
+from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def recipe(
     demonstrations: Groups,
     r_phi: Checkpoint,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: ReST = ReST(),
 ) -> Checkpoint:
     """Demonstrations and a reward model in, the policy out that held-out judges like best."""

@@ -27,11 +27,10 @@ from tandem.objectives.reward import bradley_terry, rank_weight
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
-from tandem.training.loop import Loss
-from tandem.training.loop import fit as train
-from tandem.training.multiview import UML, Bottleneck, Views
+from tandem.training.loop import LossFunction, train
+from tandem.training.multiview import MultiViewConfig, MultiViewHead, MultiViewSource
 from tandem.training.optim import Optim
-from tandem.training.sources import Beside, Offline
+from tandem.training.sources import DatasetSource, ZippedSource
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def fit(
     zero_on: Groups | None = None,
     views: Groups | None = None,
     lam: float = 0.0,
-    uml: UML = UML(),
+    uml: MultiViewConfig = MultiViewConfig(),
     name: str = "reward",
     here: StageContext,
 ) -> Checkpoint:
@@ -97,7 +96,7 @@ def fit(
         init.path, here.machine, fresh=head, zero=zero, layers=cfg.layers, train=True
     )
 
-    source = Offline(
+    source = DatasetSource(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,
@@ -135,11 +134,11 @@ def preferred(out: Outputs, batch: Batch, cfg: Reward) -> Terms:
 
 def with_views(
     model: PackedModel,
-    source: Offline,
-    loss: Loss,
+    source: DatasetSource,
+    loss: LossFunction,
     views: Groups,
     lam: float,
-    uml: UML,
+    uml: MultiViewConfig,
     cfg: Reward,
     here: StageContext,
 ) -> None:
@@ -149,9 +148,9 @@ def with_views(
     both terms, of comparisons or views that it may not have, so that each rank of a launch
     touches every weight.
     """
-    net = Bottleneck(int(model.inner.config.hidden_size), uml, here.seed.at("bottleneck"))
+    net = MultiViewHead(int(model.inner.config.hidden_size), uml, here.seed.at("bottleneck"))
     model.heads["views"] = net.to(model.device)
-    pairs = Views(
+    pairs = MultiViewSource(
         views,
         size=cfg.batch,
         total=source.total,
@@ -165,7 +164,7 @@ def with_views(
         L_M = net.terms(out, batch)
         return {**loss(out, batch), "multiview": L_M._replace(loss=lam * L_M.loss)}
 
-    train(model, Beside(source, pairs), both, cfg.optim, here, want={"features": True})
+    train(model, ZippedSource(source, pairs), both, cfg.optim, here, want={"features": True})
     del model.heads["views"]
 
 

@@ -33,7 +33,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
-from tandem.training.validation import Watching
+from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def recipe(
     x: Groups,
     formats: FeedbackFormats,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: RLAIF = RLAIF(),
 ) -> Checkpoint:
     """Prompts and a language model in, a policy out; no human label."""
@@ -86,7 +86,7 @@ def learn(
     D: Groups,
     cfg: RLAIF,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     name: str = "RLAIF",
 ) -> Checkpoint:
     """Make a policy of soft labels: DPO, or a reward model and PPO."""
@@ -103,7 +103,7 @@ def climbed(
     r: RewardModel | Rater,
     cfg: RLAIF,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     name: str,
 ) -> Checkpoint:
     """Climb a reward that no human labelled; what humans think is watched, and never chosen by."""

@@ -35,8 +35,8 @@ from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
-from tandem.training.multiview import UML
-from tandem.training.validation import Watching
+from tandem.training.multiview import MultiViewConfig
+from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class RLP:
     winner: Literal["argmax_reward", "uniform"] = "argmax_reward"
     rounds: int = 1
     rm_init: Literal["sft", "prev"] = "sft"
-    uml: UML = UML()
+    uml: MultiViewConfig = MultiViewConfig()
     reward: Reward = field(default_factory=Reward, metadata=SHARED)
     ppo: PPO = field(default_factory=PPO, metadata=SHARED)
 
@@ -95,9 +95,9 @@ VARIANTS: dict[str, RLP] = {
     "uml-spg": RLP(lam=0.5),
     "spg-all": replace(SPG, gamma=0.0),
     "spg-uniform": replace(SPG, winner="uniform"),
-    "uml-infomax": replace(UML_ALONE, uml=UML(objective="infomax")),
-    "uml-multiview-infomax": replace(UML_ALONE, uml=UML(objective="multiview-infomax")),
-    "uml-contrastive": replace(UML_ALONE, uml=UML(objective="contrastive")),
+    "uml-infomax": replace(UML_ALONE, uml=MultiViewConfig(objective="infomax")),
+    "uml-multiview-infomax": replace(UML_ALONE, uml=MultiViewConfig(objective="multiview-infomax")),
+    "uml-contrastive": replace(UML_ALONE, uml=MultiViewConfig(objective="contrastive")),
 }
 """The paper's two methods, their sum, and its ablations (tables 5 and 6), by `variant`."""
 
@@ -109,7 +109,7 @@ def recipe(
     x: Groups,
     same: Mapping[str, Equivalence],
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: RLP = RLP(),
 ) -> Checkpoint:
     """Algorithm 1 with its line numbers at the right; line 1 is D."""
@@ -165,7 +165,7 @@ def again(
     x: Groups,
     r_hat: Checkpoint,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     cfg: RLP,
 ) -> Checkpoint:
     """Fit the policy again, from pi_sft and held to pi_sft."""

@@ -24,9 +24,9 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
 from tandem.stages.encoding import encode
-from tandem.training.loop import fit as train
+from tandem.training.loop import train
 from tandem.training.optim import Optim
-from tandem.training.sources import Offline
+from tandem.training.sources import DatasetSource
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def fit(
             terms = gold(out.logp, batch.scores, floor=cfg.floor, **own)
         return {cfg.loss: terms}
 
-    source = Offline(
+    source = DatasetSource(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,

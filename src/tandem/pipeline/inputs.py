@@ -29,7 +29,7 @@ from tandem.stages.evaluate_reward import examine_curve
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.tasks import World
-from tandem.training.validation import Watching
+from tandem.training.validation import Validation
 
 MEMBERS = 4
 """Reward models on the same data, for their disagreement and for `gold_rm`."""
@@ -167,7 +167,7 @@ class Course:
         return self.run("reward-held", reward.fit, self.pi_sft, self.held_out, cfg, name="held-out")
 
     @cached_property
-    def watching(self) -> Watching:
+    def watching(self) -> Validation:
         """What is followed while a policy climbs: never the prompts of the final exam."""
         world = self.world
         asked = self.held_out.prompts() if world.asked_held_out is None else world.asked_held_out
@@ -175,7 +175,7 @@ class Course:
         judges: list[tuple[str, Judge]] = [("held_out", RewardModel(self.r_held))]
         if world.truth is not None:
             judges.append(("truth", world.truth))
-        return Watching(prompts[:WATCHED], tuple(judges), choose="held_out")
+        return Validation(prompts[:WATCHED], tuple(judges), choose="held_out")
 
     @property
     def labelled(self) -> bool:

@@ -25,7 +25,7 @@ from tandem.runs.display import spell_numbers
 from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.stages.sampling import sample
-from tandem.training.validation import Watching
+from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Seen:
 
 def look(
     policy: Checkpoint,
-    watching: Watching,
+    watching: Validation,
     *,
     how: Sampling,
     seed: Seed,
@@ -62,7 +62,9 @@ def look(
     return numbers
 
 
-def seen(run: Run, name: str, policy: Checkpoint, watching: Watching | None, how: Sampling) -> Seen:
+def seen(
+    run: Run, name: str, policy: Checkpoint, watching: Validation | None, how: Sampling
+) -> Seen:
     """Look at a policy as the stage `name`; the draws are the same for every policy of a run."""
     if watching is None:
         return Seen(policy, {})
@@ -77,7 +79,7 @@ def seen(run: Run, name: str, policy: Checkpoint, watching: Watching | None, how
     return Seen(policy, run(name, look, policy, watching, how=how, seed=draws))
 
 
-def enough(trail: Sequence[Seen], watching: Watching | None) -> bool:
+def enough(trail: Sequence[Seen], watching: Validation | None) -> bool:
     """True when the last `patience` policies in a row brought no new best.
 
     The trail begins with the policy that they are to be better than.
@@ -87,13 +89,13 @@ def enough(trail: Sequence[Seen], watching: Watching | None) -> bool:
     return len(trail) - 1 - trail.index(_best(trail, watching)) >= watching.patience
 
 
-def chosen(trail: Sequence[Seen], watching: Watching | None) -> Seen:
+def chosen(trail: Sequence[Seen], watching: Validation | None) -> Seen:
     """Return the policy that `watching.choose` liked best; the last one where nobody chooses."""
     if watching is None or watching.choose is None:
         return trail[-1]
     return _best(trail, watching)
 
 
-def _best(trail: Sequence[Seen], watching: Watching) -> Seen:
+def _best(trail: Sequence[Seen], watching: Validation) -> Seen:
     column = watching.choose or ""
     return max(trail, key=lambda s: s.numbers[column])

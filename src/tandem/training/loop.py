@@ -29,20 +29,20 @@ from tandem.kernels.malloc import keep_freed_memory
 from tandem.models.devices import resolve_device
 from tandem.runs.context import StageContext
 from tandem.training.distributed import least_memory, start_accelerator
-from tandem.training.memory import installed, make_room
+from tandem.training.memory import fit_to_memory, usable_memory
 from tandem.training.optim import Optim, build_optimizer
-from tandem.training.sources import Source
+from tandem.training.sources import BatchSource
 from tandem.training.step_log import StepLog
 from tandem.training.step_state import StepState
 
-Loss = Callable[[Outputs, Batch], Mapping[str, Terms]]
+LossFunction = Callable[[Outputs, Batch], Mapping[str, Terms]]
 
 
 @keep_freed_memory()
-def fit(
+def train(
     module: nn.Module,
-    source: Source,
-    loss: Loss,
+    source: BatchSource,
+    loss: LossFunction,
     optim: Optim,
     here: StageContext,
     *,
@@ -66,8 +66,8 @@ def fit(
     """
     wanted = dict(want or {})
     accelerator = start_accelerator(here.machine)
-    there = least_memory(installed(resolve_device(here.machine)), accelerator)
-    tokens = make_room(module, source.cut.tokens, there, here.events, wanted)
+    there = least_memory(usable_memory(resolve_device(here.machine)), accelerator)
+    tokens = fit_to_memory(module, source.cut.tokens, there, here.events, wanted)
     source.cut = Cut(tokens, parts=accelerator.num_processes)
     with train_only_rows(module, source.reads(), optim.weight_decay):
         _train(module, source, loss, optim, here, wanted, accelerator)
@@ -76,8 +76,8 @@ def fit(
 
 def _train(
     module: nn.Module,
-    source: Source,
-    loss: Loss,
+    source: BatchSource,
+    loss: LossFunction,
     optim: Optim,
     here: StageContext,
     want: Mapping[str, bool],
@@ -93,14 +93,14 @@ def _train(
     log = StepLog(here.events, source.total, machine.log_every, accelerator)
     module.train()
     for micro in source.steps(inner):
-        weights = divisors(loss, micro, accelerator.device)
+        weights = term_weights(loss, micro, accelerator.device)
         mine = micro[accelerator.process_index :: accelerator.num_processes]
         for k, batch in enumerate(mine or micro[:1]):
             batch = batch.to(accelerator.device)
             last = k == len(mine) - 1 or not mine
             with contextlib.nullcontext() if last else accelerator.no_sync(module):
                 terms = loss(module(batch.tokens, **want), batch)
-                value = total(terms, weights) * accelerator.num_processes
+                value = sum_terms(terms, weights) * accelerator.num_processes
                 accelerator.backward(value if mine else value * 0)
             log.add(terms, weights, share=1.0 if mine else 0.0)
         log.tokens += sum(batch.tokens.useful for batch in micro)
@@ -123,13 +123,15 @@ def total_norm(module: nn.Module) -> Tensor:
     return get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
 
 
-def total(terms: Mapping[str, Terms], weights: Mapping[str, Tensor]) -> Tensor:
+def sum_terms(terms: Mapping[str, Terms], weights: Mapping[str, Tensor]) -> Tensor:
     """Add the terms, each divided by its weight over the whole step."""
     parts = [t.loss.sum() / weights[name] for name, t in terms.items()]
     return torch.stack(parts).sum()
 
 
-def divisors(loss: Loss, micro: list[Batch], device: torch.device | str) -> dict[str, Tensor]:
+def term_weights(
+    loss: LossFunction, micro: list[Batch], device: torch.device | str
+) -> dict[str, Tensor]:
     """Return each term's weight over a whole step, before any forward pass.
 
     Weights depend on batches alone, so the loss is evaluated on outputs of zeros, and without

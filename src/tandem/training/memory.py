@@ -52,7 +52,7 @@ ROUGH = 16
 GIB = 2**30
 
 
-def make_room(
+def fit_to_memory(
     module: nn.Module, tokens: int, total: int | None, events: Events, want: Mapping[str, bool]
 ) -> int:
     """Return how many unique tokens a micro-batch may have; recompute activations where it must be.
@@ -74,14 +74,14 @@ def make_room(
     room = SHARE * total - fixed
     if sum(map(_roughly, lms)) * tokens <= room:
         return tokens
-    each = per_token(module, lms, want)
+    each = bytes_per_token(module, lms, want)
     if each * tokens <= room:
         return tokens
     words = []
     if each * tokens > room * 2**HALVINGS and all(map(_could_recompute, lms)):
         for lm in lms:
             loading.recompute_activations(lm)
-        each = per_token(module, lms, want)
+        each = bytes_per_token(module, lms, want)
         words.append("activations recomputed")
     fits = tokens
     while fits > FEWEST and each * fits > room:
@@ -138,7 +138,7 @@ def _could_recompute(lm: PreTrainedModel) -> bool:
     return not does and bool(getattr(lm, "supports_gradient_checkpointing", False))
 
 
-def installed(device: torch.device) -> int | None:
+def usable_memory(device: torch.device) -> int | None:
     """Return the bytes that a process may use there, or None where nobody says.
 
     On a CPU the least of the machine's memory and of its control groups' limits, shared among
@@ -168,12 +168,14 @@ def _limits(mounted: Path, groups: Path = Path("/proc/self/cgroup")) -> Iterator
                         yield int((mounted / kinds / folder / name).read_text())
 
 
-def per_token(module: nn.Module, lms: Sequence[PreTrainedModel], want: Mapping[str, bool]) -> float:
+def bytes_per_token(
+    module: nn.Module, lms: Sequence[PreTrainedModel], want: Mapping[str, bool]
+) -> float:
     """Return how many bytes one more token keeps for the backward pass."""
     longest = min(_positions(lm) for lm in lms)
     words = min(int(lm.config.get_text_config().vocab_size) for lm in lms)
     few, many = (_toy(min(n, longest // k), words) for n, k in zip(TOYS, (3, 1), strict=True))
-    (a, small), (b, large) = (saved(module, [toy], want) for toy in (few, many))
+    (a, small), (b, large) = (measure_saved_bytes(module, [toy], want) for toy in (few, many))
     return max(0.0, (large - small) / max(1, b - a))
 
 
@@ -191,7 +193,9 @@ def _toy(tokens: int, words: int) -> Group:
     return Group(Prompt("toy", "", tokens=ids[0]), (first, second))
 
 
-def saved(module: nn.Module, groups: Sequence[Group], want: Mapping[str, bool]) -> tuple[int, int]:
+def measure_saved_bytes(
+    module: nn.Module, groups: Sequence[Group], want: Mapping[str, bool]
+) -> tuple[int, int]:
     """Return unique tokens, and the bytes that autograd keeps of their forward pass, no logits."""
     held: Any = module
     tokens = pack_groups(groups, held.layout).to(held.device).tokens

@@ -44,7 +44,7 @@ FROM = 1e-3
 
 
 @dataclass(frozen=True)
-class UML:
+class MultiViewConfig:
     """Settings of unsupervised multi-view learning.
 
     Attributes:
@@ -88,7 +88,7 @@ class UML:
         return skl_schedule(step, start=FROM, end=1.0, begin=begin, steps=steps)
 
 
-class Bottleneck(nn.Module):
+class MultiViewHead(nn.Module):
     """The stochastic encoder and the critic: a named part of the reward model while it trains.
 
     p(z | v) = N(mu(v), diag sigma(v)^2), mu and sigma two networks of three layers, sigma =
@@ -100,16 +100,16 @@ class Bottleneck(nn.Module):
         seed: draws the initial weights.
     """
 
-    def __init__(self, width: int, cfg: UML, seed: Seed) -> None:
+    def __init__(self, width: int, cfg: MultiViewConfig, seed: Seed) -> None:
         super().__init__()
         self.cfg = cfg
         sees = {"infomax": width + cfg.z}.get(cfg.objective, 2 * cfg.z)
         with torch.random.fork_rng():
             torch.manual_seed(int(seed))
-            self.mu = mlp(width, cfg.hidden, cfg.z)
+            self.mu = make_mlp(width, cfg.hidden, cfg.z)
             if cfg.objective != "contrastive":  # which has means only: no weight without gradient
-                self.sigma = mlp(width, cfg.hidden, cfg.z)
-                self.critic = mlp(sees, cfg.hidden, 1)
+                self.sigma = make_mlp(width, cfg.hidden, cfg.z)
+                self.critic = make_mlp(sees, cfg.hidden, 1)
 
     def terms(self, out: Outputs, batch: Batch) -> Terms:
         """L_M a prompt of this micro-batch; none for a batch without views.
@@ -154,7 +154,7 @@ class Bottleneck(nn.Module):
         return skl_closed(*laws) if self.cfg.skl == "closed" else skl_sample(z[i], z[j], *laws)
 
 
-class Views:
+class MultiViewSource:
     """A `Source` of views: two samples of each of some prompts a step, for as many steps as asked.
 
     An epoch is a pass over the prompts in a new order, each with two of its samples drawn anew
@@ -180,7 +180,7 @@ class Views:
         *,
         size: int,
         total: int,
-        cfg: UML,
+        cfg: MultiViewConfig,
         seed: Seed,
         layout: Layout,
         tokens: int,
@@ -240,7 +240,7 @@ class Views:
         return replace(pack_groups(groups, self.layout, numbers=numbers), shared=shared)
 
 
-def mlp(width: int, hidden: int, out: int) -> nn.Sequential:
+def make_mlp(width: int, hidden: int, out: int) -> nn.Sequential:
     """Return a network of three layers."""
     return nn.Sequential(
         nn.Linear(width, hidden), nn.ReLU(),

@@ -32,14 +32,14 @@ from tandem.models.tokenizers import load_tokenizer, same_tokens
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
 from tandem.runs.events import Events
-from tandem.training.loop import fit as train
+from tandem.training.loop import train
 from tandem.training.optim import Optim
-from tandem.training.rollouts import Experience, Online, Rounds
-from tandem.training.validation import Policies, Watching
+from tandem.training.rollouts import Experience, RolloutShape, RolloutSource
+from tandem.training.validation import Validation, Validator
 
 
 @dataclass(frozen=True)
-class Cast:
+class RolloutModels:
     """Who takes part: the trained policy, the frozen reference, the reward, and the machine."""
 
     policy: ActorCritic
@@ -72,18 +72,22 @@ class Cast:
         """log pi_old, and V where there is a value function, at every token."""
         readings = [r for _, r in forward_groups(self.policy, groups, self.machine.tokens)]
         value = [r.value for r in readings if r.value is not None]
-        return over_all([r.logp or () for r in readings]), over_all(value) if value else None
+        return mean_over_ranks([r.logp or () for r in readings]), mean_over_ranks(
+            value
+        ) if value else None
 
     def ref(self, groups: list[Group]) -> Ragged:
         """log pi_ref at every token."""
-        return over_all(
+        return mean_over_ranks(
             [r.logp or () for _, r in forward_groups(self.pi_ref, groups, self.machine.tokens)]
         )
 
     def numbers(self, groups: list[Group], r: Tensor, old: Ragged, ref: Ragged) -> dict[str, float]:
         """The dials of every round, see docs/metrics.md."""
         stopped = [c.stopped for g in groups for c in g.completions]
-        drawn = over_all([[c.logp for c in g.completions if c.logp is not None] for g in groups])
+        drawn = mean_over_ranks(
+            [[c.logp for c in g.completions if c.logp is not None] for g in groups]
+        )
         return {
             "proxy": float(r.mean()),
             "kl": float((old - ref).sum().mean()),
@@ -106,18 +110,18 @@ class Algorithm(Protocol):
         ...
 
 
-def climb(
+def train_on_policy(
     policy: ActorCritic,
     init: Checkpoint,
     prompts: Groups,
     reward: Judge,
-    algorithm: Callable[[Cast], Algorithm],
-    shape: Rounds,
+    algorithm: Callable[[RolloutModels], Algorithm],
+    shape: RolloutShape,
     optim: Optim,
     *,
     ref: Checkpoint | None,
     how: Sampling,
-    watching: Watching | None,
+    watching: Validation | None,
     name: str,
     here: StageContext,
 ) -> Checkpoint:
@@ -136,12 +140,12 @@ def climb(
     Raises:
         ConfigError: the episodes are greedy or truncated.
     """
-    _whole_law(how)
-    _say_foreign(reward, init, here.events)
+    _check_sampling(how)
+    _log_other_tokenizer(reward, init, here.events)
     policy.actor.temperature = how.temperature
     pi_ref = open_policy((ref or init).path, replace(here.machine, lora=None))
     pi_ref.temperature = how.temperature
-    cast = Cast(policy, pi_ref, open_judge(reward, here.machine), here.machine)
+    cast = RolloutModels(policy, pi_ref, open_judge(reward, here.machine), here.machine)
     method = algorithm(cast)
     tokenizer = load_tokenizer(init.path)
     engine = TorchEngine(
@@ -151,11 +155,11 @@ def climb(
         name=name,
         compiled=here.machine.compiled,
     )
-    watch = watching and _watch(watching, cast, engine, shape, how, here)
-    source = Online(
+    watch = watching and _open_validator(watching, cast, engine, shape, how, here)
+    source = RolloutSource(
         prompts,
         engine,
-        _actor,
+        _actor_of,
         method.experience,
         shape,
         how=how,
@@ -173,20 +177,20 @@ def climb(
     return Checkpoint(here.out, name)
 
 
-def _watch(
-    watching: Watching,
-    cast: Cast,
+def _open_validator(
+    watching: Validation,
+    cast: RolloutModels,
     engine: TorchEngine,
-    shape: Rounds,
+    shape: RolloutShape,
     how: Sampling,
     here: StageContext,
-) -> Policies:
+) -> Validator:
     """Open the judges that look on."""
     judges = {column: open_judge(j, here.machine) for column, j in watching.judges}
-    return Policies(
+    return Validator(
         watching.prompts,
         engine,
-        _actor,
+        _actor_of,
         {"proxy": cast.reward, **judges},
         cast.pi_ref,
         how=how,
@@ -201,17 +205,17 @@ def _watch(
     )
 
 
-def over_all(rows: Sequence[Sequence[Any]]) -> Ragged:
+def mean_over_ranks(rows: Sequence[Sequence[Any]]) -> Ragged:
     """Join per-group, per-completion arrays into one ragged column over all completions."""
     return Ragged.of([torch.from_numpy(np.array(x)).float() for group in rows for x in group])
 
 
-def stopped(groups: Sequence[Group]) -> Tensor:
+def is_finished(groups: Sequence[Group]) -> Tensor:
     """[N] True for completions that ended themselves."""
     return torch.tensor([c.stopped for g in groups for c in g.completions])
 
 
-def _whole_law(how: Sampling) -> None:
+def _check_sampling(how: Sampling) -> None:
     """Refuse episodes from another law than the one whose log-probabilities are trained."""
     if how.temperature == 0 or how.top_k or how.top_p < 1 or how.min_p:
         raise ConfigError(
@@ -222,7 +226,7 @@ def _whole_law(how: Sampling) -> None:
         )
 
 
-def _say_foreign(reward: Judge, init: Checkpoint, events: Events) -> None:
+def _log_other_tokenizer(reward: Judge, init: Checkpoint, events: Events) -> None:
     for model in reward_models(reward):
         if not same_tokens(init.path, model.path):
             events.log(
@@ -233,6 +237,6 @@ def _say_foreign(reward: Judge, init: Checkpoint, events: Events) -> None:
             )
 
 
-def _actor(module: nn.Module) -> nn.Module:
+def _actor_of(module: nn.Module) -> nn.Module:
     assert isinstance(module, ActorCritic)
     return module.actor.lm

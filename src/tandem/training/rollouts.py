@@ -32,7 +32,7 @@ from tandem.errors import ConfigError
 from tandem.rng import Seed
 from tandem.runs.events import Events
 
-Watch = Callable[[int, nn.Module], bool]
+ValidationFunction = Callable[[int, nn.Module], bool]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Experience:
 
 
 @dataclass(frozen=True)
-class Rounds:
+class RolloutShape:
     """The shape of online training.
 
     Attributes:
@@ -88,7 +88,7 @@ class Rounds:
         return self.inner * self.per_pass
 
 
-class Online:
+class RolloutSource:
     """A `Source` that samples from the policy it trains.
 
     Args:
@@ -113,14 +113,14 @@ class Online:
         engine: Engine,
         weights: Callable[[nn.Module], Any],
         experience: Callable[[list[Group]], Experience],
-        shape: Rounds,
+        shape: RolloutShape,
         *,
         how: Sampling,
         seed: Seed,
         layout: Layout,
         tokens: int,
         events: Events,
-        watch: Watch | None = None,
+        watch: ValidationFunction | None = None,
         controllers: dict[str, Any] | None = None,
     ) -> None:
         self.prompts, self.engine, self.weights = prompts, engine, weights
@@ -235,7 +235,7 @@ def _keyed(group: Group, epoch: int) -> Group:
     return Group(replace(group.prompt, id=f"{group.id}/{epoch}"))
 
 
-def _stateful(watch: Watch | None) -> dict[str, Any]:
+def _stateful(watch: ValidationFunction | None) -> dict[str, Any]:
     return {"watch": watch} if hasattr(watch, "state_dict") else {}
 
 

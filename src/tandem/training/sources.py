@@ -17,7 +17,7 @@ from tandem.errors import DataError
 from tandem.rng import Seed
 
 
-class Offline:
+class DatasetSource:
     """A `Source` that goes over a collection for some epochs.
 
     Args:
@@ -108,7 +108,7 @@ class Offline:
         return pack_groups(groups, self.layout, columns, numbers)
 
 
-class Beside:
+class ZippedSource:
     """A `Source` whose steps are those of two sources together: one loss, two kinds of batches.
 
     Args:
@@ -116,7 +116,7 @@ class Beside:
         other: has as many or more.
     """
 
-    def __init__(self, main: Offline, other: Any) -> None:
+    def __init__(self, main: DatasetSource, other: Any) -> None:
         self.main, self.other = main, other
 
     @property
@@ -153,7 +153,7 @@ class Beside:
         self.other.load_state_dict(state["other"])
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """Yields optimiser steps; offline sources ignore the policy, online ones sample from it."""
 
     @property

@@ -13,7 +13,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from tandem.errors import DataError
-from tandem.training.sources import Source
+from tandem.training.sources import BatchSource
 
 STATE = "state.pt"
 
@@ -26,7 +26,7 @@ class StepState:
         module: nn.Module,
         optimiser: AdamW,
         schedule: LambdaLR,
-        source: Source,
+        source: BatchSource,
         scratch: Path | None,
         every: float,
     ) -> None:

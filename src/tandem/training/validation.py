@@ -28,11 +28,11 @@ from tandem.models.packed import PackedModel
 from tandem.rng import Seed
 from tandem.runs.events import Events
 
-Opened = Callable[[Iterable[Group]], Iterator[Group]]
+OpenedJudges = Callable[[Iterable[Group]], Iterator[Group]]
 SHOWN = 3
 
 
-class Policies:
+class Validator:
     """Evaluates the policy every few rounds on fixed prompts with fixed draws.
 
     Args:
@@ -51,7 +51,7 @@ class Policies:
         prompts: Groups,
         engine: Engine,
         weights: Callable[[nn.Module], nn.Module],
-        judges: Mapping[str, Opened],
+        judges: Mapping[str, OpenedJudges],
         ref: PackedModel,
         *,
         how: Sampling,
@@ -155,7 +155,7 @@ class Policies:
 
 
 @dataclass(frozen=True)
-class Watching:
+class Validation:
     """What is followed while a policy trains, on prompts that it does not train on.
 
     Attributes:
