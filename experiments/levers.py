@@ -138,8 +138,8 @@ def climbs(path: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for name in LEVERS:
         stage = stages[f"climb-{name}"]
-        turns = [p["round"] for p in reward_hacking.curve(log, stage)]
-        rows = reward_hacking.by_prompt(log, stage)
+        turns = [p["round"] for p in reward_hacking.read_curve(log, stage)]
+        rows = reward_hacking.best_of_n_by_prompt(log, stage)
         found[name] = [{"round": t, **row} for t, row in zip(turns, rows, strict=True)]
     return found
 

@@ -24,7 +24,7 @@ import torch
 
 import levers
 import turnover
-from tandem.evaluation.reward_hacking import drawing
+from tandem.evaluation.reward_hacking import draw_panels
 from tandem.runs.environment import code_commit
 from tandem.statistics import OverOptimisation
 from tandem.tasks.micro import Micro
@@ -99,7 +99,7 @@ def collected(runs: Path, seeds: int, plan: levers.Plan) -> dict[str, Any]:
 
 def draw(found: Mapping[str, Any], path: Path) -> None:
     """Three panels over sqrt(KL): the free climb seed by seed, the levers' truth, best-of-n."""
-    with drawing(path, 13.0, 4.2, panels=3) as (free, held, pools):
+    with draw_panels(path, 13.0, 4.2, panels=3) as (free, held, pools):
         _free(free, found)
         for k, (name, curve) in enumerate(found["curves"].items()):
             d = np.sqrt(np.maximum(np.mean(curve["kl"], axis=0), 0))

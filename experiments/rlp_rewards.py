@@ -35,7 +35,7 @@ from tandem.runs.environment import code_commit
 from tandem.runs.records import Record, records
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
-from tandem.stages.reward_shift import examine_labels, examine_rewards
+from tandem.stages.reward_shift import evaluate_pseudo_labels, evaluate_reward_shift
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
 from tandem.statistics import holm, mean_of
@@ -103,11 +103,13 @@ def measured(seed: Path) -> dict[str, Any]:
             for k, (name, policy) in enumerate(policies.items())
         }
         judges = {name: RewardModel(fit) for name, fit in rewards.items()}
-        exams = [own("rewards", examine_rewards, judges, first(fresh, 2), Truth())]
+        exams = [own("rewards", evaluate_reward_shift, judges, first(fresh, 2), Truth())]
         for k, name in enumerate(list(fresh)[2:]):
             two = {n: judges[n] for n in (FIRST, name.replace("pi_hat", "r_hat"))}
-            exams.append(own(f"rewards-{k}", examine_rewards, two, {name: fresh[name]}, Truth()))
-        labels = own("labels", examine_labels, labelled(own, seed), Truth())
+            exams.append(
+                own(f"rewards-{k}", evaluate_reward_shift, two, {name: fresh[name]}, Truth())
+            )
+        labels = own("labels", evaluate_pseudo_labels, labelled(own, seed), Truth())
     return {
         "rewards": [row for exam in exams for row in exam["numbers"]],
         "credits": {name: x for exam in exams for name, x in exam["credits"].items()},

@@ -28,7 +28,7 @@ import torch
 from tandem.data.groups import Groups
 from tandem.data.record import Group, Prompt
 from tandem.engines import Sampling
-from tandem.evaluation.reward_hacking import curve, drawing
+from tandem.evaluation.reward_hacking import draw_panels, read_curve
 from tandem.judges import Judge
 from tandem.machine import Machine
 from tandem.methods import ppo
@@ -36,7 +36,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import code_commit
 from tandem.runs.run import Run
 from tandem.stages.encoding import encode
-from tandem.stages.judging import judge, reference
+from tandem.stages.judging import judge, logprobs
 from tandem.stages.sampling import sample
 from tandem.statistics import mean_of, paired
 from tandem.training.optim import Optim
@@ -140,7 +140,7 @@ def do(model: Path, path: Path, machine: Machine, cfg: ppo.PPO = CFG) -> dict[st
             name: run(f"measured-{name}", measured, groups, english, policy, base)
             for name, groups, policy in (("before", before, base), ("after", after, climbed))
         }
-        points = curve(path / "events.jsonl")
+        points = read_curve(path / "events.jsonl")
     return {
         "model": model.name,
         "config": asdict(cfg),
@@ -176,8 +176,8 @@ def measured(
     add("happy sentences", ([happy(c.text) for c in g.completions] for g in groups))
     add("repetition", ([repetition(c.text) for c in g.completions] for g in groups))
     add("length", ([len(c.tokens) for c in g.completions] for g in groups))
-    theirs = list(reference(base, groups, machine=machine))
-    mine = reference(policy, groups, machine=machine)
+    theirs = list(logprobs(base, groups, machine=machine))
+    mine = logprobs(policy, groups, machine=machine)
     add("surprise", ([-c.logp.mean() for c in g.completions] for g in theirs))  # type: ignore[union-attr]
     pairs = (
         zip(a.completions, b.completions, strict=True) for a, b in zip(mine, theirs, strict=True)
@@ -211,7 +211,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     """Reward, KL and English against episodes, on prompts that are not trained on."""
     points, per = found["curve"], found["config"]["prompts"]
     x = [p["round"] * per for p in points]
-    with drawing(path, 10.0, 3.2, panels=3) as axes:
+    with draw_panels(path, 10.0, 3.2, panels=3) as axes:
         for each, (name, title) in zip(
             axes,
             (("proxy", "reward"), ("kl", "KL to the start, nats"), ("english", "known words")),

@@ -43,7 +43,7 @@ from tandem.runs.context import StageContext
 from tandem.runs.events import Silent
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
-from tandem.stages.reward_shift import labelled
+from tandem.stages.reward_shift import label_by_truth
 from tandem.stages.sampling import sample
 from tandem.statistics import by_prompt, paired
 from tandem.tasks import Sizes, load
@@ -147,7 +147,7 @@ def main() -> None:
 
 def compare(groups: Groups, *, seed: Seed, machine: Machine) -> Groups:
     """All pairs of a prompt's answers, labelled by the truth."""
-    return labelled(groups, Truth(), seed, machine)
+    return label_by_truth(groups, Truth(), seed, machine)
 
 
 def configs() -> dict[str, Any]:

@@ -103,9 +103,11 @@ def test_killed_ppo_ends_bit_identical(
     assert kinds(where).count("watch") == 5
     assert killed_twice(init, tmp_path, seed) == weights
     assert curve(tmp_path) == curve(where)
-    points = [reward_hacking.curve(place / "events.jsonl") for place in (tmp_path, where)]
+    points = [reward_hacking.read_curve(place / "events.jsonl") for place in (tmp_path, where)]
     assert [p["round"] for p in points[0]] == [0, 2, 4, 6, 8]
-    assert str(reward_hacking.diagnose(points[0])) == str(reward_hacking.diagnose(points[1]))
+    assert str(reward_hacking.diagnose_curve(points[0])) == str(
+        reward_hacking.diagnose_curve(points[1])
+    )
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from tandem.errors import DataError
 from tandem.evaluation import accuracy_evaluation
 from tandem.judges.answer_key import AnswerKey
 from tandem.machine import Machine
-from tandem.stages.evaluate_solutions import Decoder, examine_solutions
+from tandem.stages.evaluate_solutions import DecodingRule, evaluate_solutions
 from worlds import markov_model
 
 WORDS = ["<pad>", "<bos>", "<eos>", "A:", "####", "7", "8"]
@@ -109,7 +109,7 @@ def test_marks_by_decoder_stratum_and_plurality():
     base votes 1, 1, 0, 0: right in half. `new` votes 1, 1, 1, 0. The vote must not know what is
     right: in the third question 0 and 1 tie for `tie`, 0 comes first, and 0 it is.
     """
-    decoders = {"sampled": Decoder(3, 1.0), "vote": Decoder(3, 0.7, vote=True)}
+    decoders = {"sampled": DecodingRule(3, 1.0), "vote": DecodingRule(3, 0.7, vote=True)}
     base = answered("110", "111", "001", "000")
     new = answered("111", "111", "101", "001")
     tie = answered("111", "111", "01x", "000")
@@ -117,7 +117,7 @@ def test_marks_by_decoder_stratum_and_plurality():
         n: dict.fromkeys(decoders, g) for n, g in {"base": base, "new": new, "tie": tie}.items()
     }
     read = StatedAnswer()
-    exam = examine_solutions(
+    exam = evaluate_solutions(
         answers, decoders, read=read, truth=AnswerKey(read), machine=Machine(device="cpu")
     )
     assert exam["solved"]["base"]["sampled"] == pytest.approx([2 / 3, 1, 1 / 3, 0])

@@ -37,7 +37,7 @@ from tandem.models.tokenise import mark_tokenizer
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.early_stopping import Seen
+from tandem.stages.early_stopping import ValidatedPolicy
 from tandem.stages.judging import judge
 from tandem.stages.sampling import BestOf, sample
 from tandem.statistics import best_of
@@ -394,8 +394,8 @@ def test_a_grow_is_measured_against_what_it_samples_from(
     what it began with goes on from the best of them, and the whole returns the best of all.
     """
 
-    def numbers(run: Run, name: str, policy: Checkpoint, *_: Any) -> Seen:
-        return Seen(policy, {"held_out": said[name.removeprefix("watch-")]})
+    def numbers(run: Run, name: str, policy: Checkpoint, *_: Any) -> ValidatedPolicy:
+        return ValidatedPolicy(policy, {"held_out": said[name.removeprefix("watch-")]})
 
     monkeypatch.setattr(rest, "seen", numbers)
     judges = (("held_out", RewardModel(r_phi)),)

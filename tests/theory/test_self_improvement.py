@@ -22,7 +22,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.data.verifiable import PromptStyle, QuestionFormat, StatedAnswer
 from tandem.engines import Sampling
-from tandem.evaluation import confidence, confidence_auroc, elected
+from tandem.evaluation import confidence_auroc, majority_answers, vote_share
 from tandem.judges.agreement import Agreement, SameAnswer
 from tandem.judges.answer_key import AnswerKey
 from tandem.machine import Machine
@@ -81,7 +81,9 @@ def test_voting_helps_above_one_half_and_hurts_below(p: float, m: int, right: fl
     for k in range(m + 1):
         group = voted(["#### 1"] * k + ["#### 0"] * (m - k))
         (kept,) = majority()([group], Seed(0))
-        assert {c.text for c in kept.completions} == {elected([group])[0].completions[0].text}
+        assert {c.text for c in kept.completions} == {
+            majority_answers([group])[0].completions[0].text
+        }
         total += float(binom.pmf(k, m, p)) * (kept.completions[0].text == "#### 1")
     assert total == pytest.approx(right, abs=5e-5)
 
@@ -96,8 +98,10 @@ def test_confidence_tells_right_majorities_from_wrong_ones():
     for p in rng.uniform(0.1, 0.9, 1000):
         said = np.where(rng.random(15) < p, 9, rng.integers(0, 4, 15))
         groups.append(voted([f"#### {a}" for a in said]))
-    right = np.array([g.completions[0].text == "#### 9" for g in elected(groups)], np.float64)
-    sure = confidence(groups)
+    right = np.array(
+        [g.completions[0].text == "#### 9" for g in majority_answers(groups)], np.float64
+    )
+    sure = vote_share(groups)
     found = confidence_auroc(sure, right)
     assert found is not None
     assert found > 0.8
@@ -107,8 +111,8 @@ def test_confidence_tells_right_majorities_from_wrong_ones():
 
 def test_a_vote_among_answers_that_nobody_states():
     silent = voted(["one", "two"])
-    assert confidence([silent]).tolist() == [0.0]
-    assert elected([silent])[0].completions[0].text == "one"
+    assert vote_share([silent]).tolist() == [0.0]
+    assert majority_answers([silent])[0].completions[0].text == "one"
     assert list(majority()([silent], Seed(0))) == []
 
 

@@ -15,14 +15,14 @@ from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import DataError
 from tandem.evaluation import (
     Table,
-    comparisons,
     kl_column,
+    lay_out_comparisons,
     learning_table,
     length_column,
     policy_evaluation,
     reward_evaluation,
     score_column,
-    shuffled,
+    with_other_prompts,
 )
 from tandem.rng import Seed
 from tandem.statistics import mean_of, paired, win_rate
@@ -87,12 +87,12 @@ def test_an_overconfident_model_is_mended_by_its_temperature() -> None:
 def test_presentation_is_random_and_repeatable() -> None:
     """The preferred answer comes first half of the time, and swapping changes no pair."""
     groups = world(600)
-    table = comparisons(groups, seed=Seed(1))
+    table = lay_out_comparisons(groups, seed=Seed(1))
     assert 0.42 < table.y.mean() < 0.58
-    other = comparisons(groups, seed=Seed(2))
+    other = lay_out_comparisons(groups, seed=Seed(2))
     assert (table.y != other.y).any()
     np.testing.assert_allclose(np.abs(table.difference), np.abs(other.difference))
-    backwards = comparisons(groups[::-1], seed=Seed(1))
+    backwards = lay_out_comparisons(groups[::-1], seed=Seed(1))
     np.testing.assert_array_equal(table.y, backwards.y[::-1])
 
 
@@ -161,14 +161,14 @@ def test_ensemble_disagreement_points_at_errors() -> None:
 def test_disagreement_ignores_a_members_constant_per_prompt() -> None:
     groups = world(50)
     moved = [replace(g, scores=np.asarray(g.scores) + k) for k, g in enumerate(groups)]
-    table = comparisons(groups, [groups, moved], seed=Seed())
+    table = lay_out_comparisons(groups, [groups, moved], seed=Seed())
     np.testing.assert_allclose(table.spread, 0, atol=1e-12)
 
 
 def test_a_good_model_prefers_a_prompts_own_answers() -> None:
     """Scored 1 on their own prompt and 0 elsewhere: win rate 1; scored blindly: one half."""
     groups = [replace(g, scores=np.ones(2)) for g in world(60)]
-    strangers = list(shuffled(replace(g, scores=None) for g in groups))
+    strangers = list(with_other_prompts(replace(g, scores=None) for g in groups))
     assert [g.id for g in strangers] == [g.id for g in groups]
     for own, other, before in zip(groups, strangers, [groups[-1], *groups], strict=False):
         assert [c.tokens.tolist() for c in other.completions] == [

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from tandem.errors import DataError
-from tandem.evaluation.reward_hacking import by_prompt, curve, diagnose, early_stop, plot
+from tandem.evaluation.reward_hacking import (
+    best_of_n_by_prompt,
+    diagnose_curve,
+    early_stop,
+    plot_curves,
+    read_curve,
+)
 
 ALPHA, BETA = 1.0, 0.5
 PEAK = math.exp(ALPHA / BETA - 1)  # 2.718 in sqrt(KL)
@@ -40,7 +46,7 @@ def climb(hacked: bool = True, points: int = 13, every: int = 2) -> list[dict[st
 
 def test_a_climb_that_hacks_is_told_from_one_that_does_not():
     """Gold peaks at sqrt(KL) = e, KL = 7.39, between the points of 7.5 and 6 nats: round 10."""
-    hacked, honest = diagnose(climb()), diagnose(climb(hacked=False))
+    hacked, honest = diagnose_curve(climb()), diagnose_curve(climb(hacked=False))
     assert hacked.diverged
     assert hacked.signal == "truth"
     assert hacked.stop == 10
@@ -60,7 +66,7 @@ def gold_at(kl: float) -> float:
 
 
 def test_slopes_and_the_fit_are_recovered():
-    found = diagnose(climb())
+    found = diagnose_curve(climb())
     assert found.length_slope == pytest.approx(0.25)
     assert found.kl_slope == pytest.approx(0.75)
     assert found.fit is not None
@@ -72,9 +78,9 @@ def test_slopes_and_the_fit_are_recovered():
 
 def test_the_most_trustworthy_signal_is_believed_unless_another_is_named():
     points = climb()
-    assert diagnose(points, signal="held_out").signal == "held_out"
+    assert diagnose_curve(points, signal="held_out").signal == "held_out"
     blind = [{k: v for k, v in p.items() if k != "truth"} for p in points]
-    assert diagnose(blind).signal == "held_out"
+    assert diagnose_curve(blind).signal == "held_out"
 
 
 def test_early_stop_waits_for_its_patience():
@@ -88,8 +94,8 @@ def test_early_stop_waits_for_its_patience():
 
 def test_a_curve_at_the_start_has_no_fit():
     points = [{**p, "kl": -0.01 * k} for k, p in enumerate(climb(points=3))]
-    assert diagnose(points).fit is None
-    str(diagnose(points))
+    assert diagnose_curve(points).fit is None
+    str(diagnose_curve(points))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +103,7 @@ def test_a_curve_at_the_start_has_no_fit():
 )
 def test_curves_without_points_or_signals_are_refused(points: list[dict[str, float]]):
     with pytest.raises(DataError) as caught:
-        diagnose(points)
+        diagnose_curve(points)
     assert all([caught.value.what, caught.value.why, caught.value.do])
 
 
@@ -111,16 +117,16 @@ def test_curves_are_read_from_events_once_a_round(tmp_path: Path):
 
     told = [line("03-policy", "watch", p) for p in [*points[:5], *points[4:]]]
     log.write_text("".join([*told, line("03-policy", "round", {"round": 1.0}), "{brok"]))
-    read = curve(log)
+    read = read_curve(log)
     assert [p["round"] for p in read] == [p["round"] for p in points]
     assert read[3]["truth"] == points[3]["truth"]
     with log.open("a") as file:
         file.write("\n" + line("05-policy-hat", "watch", points[0]))
     with pytest.raises(DataError, match="2 stages"):
-        curve(log)
-    assert len(curve(log, "05-policy-hat")) == 1
+        read_curve(log)
+    assert len(read_curve(log, "05-policy-hat")) == 1
     with pytest.raises(DataError, match="0 stages"):
-        curve(log, "nobody")
+        read_curve(log, "nobody")
 
 
 def test_prompts_are_read_one_by_one_in_order_of_rounds(tmp_path: Path):
@@ -128,18 +134,18 @@ def test_prompts_are_read_one_by_one_in_order_of_rounds(tmp_path: Path):
     told = [{"round": k, "truth": [1.0 * k, 2.0], "kl": [0.5, 0.25]} for k in (4, 0, 2, 4)]
     lines = [{"kind": "watched", "stage": "a", **p} for p in told] + [{"kind": "watch", **told[0]}]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    read = by_prompt(log)
+    read = best_of_n_by_prompt(log)
     assert [set(p) for p in read] == [{"truth", "kl"}] * 3
     assert [p["truth"].tolist() for p in read] == [[0.0, 2.0], [2.0, 2.0], [4.0, 2.0]]
     with pytest.raises(DataError, match="0 stages"):
-        by_prompt(log, "nobody")
+        best_of_n_by_prompt(log, "nobody")
 
 
 def test_the_drawing_is_the_same_file_every_time(tmp_path: Path):
     pytest.importorskip("matplotlib")
     curves = {"beta 0": climb(), "beta .05": climb(hacked=False)}
     for name in ("a.svg", "b.svg"):
-        plot(curves, tmp_path / "deep" / name)
+        plot_curves(curves, tmp_path / "deep" / name)
     a, b = ((tmp_path / "deep" / name).read_bytes() for name in ("a.svg", "b.svg"))
     assert a == b
     text = a.decode()

@@ -16,7 +16,7 @@ from climbing import FP32, Letters
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.rng import Seed
-from tandem.stages.reward_shift import examine_labels, examine_rewards
+from tandem.stages.reward_shift import evaluate_pseudo_labels, evaluate_reward_shift
 from tandem.statistics import mean_of
 
 RESULTS = rlp_rewards.FOLDER
@@ -35,7 +35,7 @@ PAIRS = Groups.of([answers("abc", "xyz"), answers("xx", "aa"), answers("ab", "cd
 def test_rewards_are_right_where_they_agree_with_the_truth():
     """Right on three of three, wrong on three of three; the tie of the truth is no pair."""
     rewards = {"r_phi": Letters("bad", sign=-1.0), "r_hat": Letters("good")}
-    exam = examine_rewards(rewards, {"pi": PAIRS}, Letters(), seed=Seed(0), machine=FP32)
+    exam = evaluate_reward_shift(rewards, {"pi": PAIRS}, Letters(), seed=Seed(0), machine=FP32)
     bad, good = exam["numbers"]
     assert (bad["pairs"], bad["accuracy"]["mean"], good["accuracy"]["mean"]) == (3, 0.0, 1.0)
     assert bad["gain"] is None
@@ -54,7 +54,9 @@ def test_labels_are_right_as_often_as_the_truth_says():
         Group(g.prompt, g.completions, preferences=(Preference(*sorted(s), p=float(s[0] == 0)),))
         for g, s in zip(PAIRS, sides, strict=True)
     ]
-    found = examine_labels({"mine": Groups.of(labels)}, Letters(), seed=Seed(0), machine=FP32)
+    found = evaluate_pseudo_labels(
+        {"mine": Groups.of(labels)}, Letters(), seed=Seed(0), machine=FP32
+    )
     (row,) = found["numbers"]
     assert row["pairs"] == 4
     assert row["right"]["mean"] == pytest.approx(2 / 3)

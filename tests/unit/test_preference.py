@@ -33,7 +33,7 @@ from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
-from tandem.stages.evaluate_reward import examine_preferences
+from tandem.stages.evaluate_reward import evaluate_preferences
 from tandem.tasks.micro import Camps, Micro, posts
 from tandem.training.optim import Optim
 from tiny import folder, group
@@ -212,7 +212,7 @@ def test_it_learns_a_circle_that_no_reward_can(tmp_path: Path):
     rho = fitted(base, tmp_path / "rho", data, cfg=preference.Preference(**same))
     r = fitted(base, tmp_path / "r", data, reward, reward.Reward(**same))
     judges = {"rho": PreferenceModel(rho), "r": RewardModel(r)}
-    exam = examine_preferences(judges, held_out, seed=Seed(0), machine=FP32)
+    exam = evaluate_preferences(judges, held_out, seed=Seed(0), machine=FP32)
     two, one = exam["numbers"]["judges"]
     assert two["accuracy"]["mean"] > 0.95
     assert two["log-loss"]["mean"] < 0.66

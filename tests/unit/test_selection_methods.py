@@ -25,9 +25,9 @@ from tandem.operators import above, best, rejection, top_share
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.early_stopping import Seen, chosen, enough, seen
+from tandem.stages.early_stopping import ValidatedPolicy, best_policy, should_stop, validated
 from tandem.stages.sampling import BestOf
-from tandem.stages.selection import above_mean, select, tilted
+from tandem.stages.selection import log_above_mean, log_tilting, select
 from tandem.statistics import acceptance, effective_beta, tilt
 from tandem.training.validation import Validation
 from worlds import F2_BOS, f1_model
@@ -97,7 +97,7 @@ def test_duplicates_that_were_not_candidates_are_no_pool(tmp_path: Path):
     how = rejection(0.5, keep=8, dedupe=True)
     with Run(tmp_path, 0) as run:
         kept = run("kept", select, Groups.of([pool]), how)
-        numbers = run("tilt", tilted, Groups.of([pool]), kept, how)
+        numbers = run("tilt", log_tilting, Groups.of([pool]), kept, how)
     assert len(kept[0]) == 2
     assert numbers["effective_beta"] == math.inf
     assert numbers["acceptance"] == pytest.approx((1 + math.exp(-4)) / 2)
@@ -106,7 +106,7 @@ def test_duplicates_that_were_not_candidates_are_no_pool(tmp_path: Path):
 def test_a_method_that_filters_is_not_stopped_by_its_filter(tmp_path: Path):
     watching = Validation(Groups.of([]), (("held_out", Any),), choose="proxy")  # type: ignore[arg-type]
     with Run(tmp_path, 0) as run, pytest.raises(ConfigError, match="judges who did not filter"):
-        seen(run, "watch-0", Checkpoint(f1_model(tmp_path / "m"), "m"), watching, Sampling())
+        validated(run, "watch-0", Checkpoint(f1_model(tmp_path / "m"), "m"), watching, Sampling())
 
 
 def test_rejection_from_the_engine_s_own_draws(tmp_path: Path):
@@ -218,16 +218,16 @@ def test_a_first_threshold_that_is_not_above_the_mean_is_said():
     """
     heard = Heard()
     skewed = Groups.of([group([0, 1, 1]), group([1, 1, 10], "y")])
-    low = above_mean(skewed, above(quantile=1 / 6), events=heard)
+    low = log_above_mean(skewed, above(quantile=1 / 6), events=heard)
     assert low == pytest.approx({"mean": 7 / 3, "kept": 5 / 6, "worse": 4 / 5})
-    high = above_mean(skewed, ReST().filter(1), events=heard)
+    high = log_above_mean(skewed, ReST().filter(1), events=heard)
     assert high == pytest.approx({"mean": 7 / 3, "kept": 1 / 6, "worse": 0})
     texts_ = [line["text"] for line in heard.of("threshold")]
     assert ["not above the mean" in text for text in texts_] == [True, False]
     own = Groups.of([group([0, 1]), group([9, 10], "y")])
     halves = above(quantile=0.5, scope="per_prompt")
-    assert above_mean(own, halves, events=heard)["worse"] == 0
-    assert above_mean(own, above(tau=-1.0), events=heard)["worse"] == 0.5
+    assert log_above_mean(own, halves, events=heard)["worse"] == 0
+    assert log_above_mean(own, above(tau=-1.0), events=heard)["worse"] == 0.5
 
 
 def test_best_of_cuts_into_blocks():
@@ -248,19 +248,21 @@ def test_portions_pass_over_all_prompts():
 # stopping --------------------------------------------------------------------------------------
 
 
-def trail(*values: float) -> list[Seen]:
-    return [Seen(Checkpoint(Path(str(k))), {"held_out": v}) for k, v in enumerate(values)]
+def trail(*values: float) -> list[ValidatedPolicy]:
+    return [
+        ValidatedPolicy(Checkpoint(Path(str(k))), {"held_out": v}) for k, v in enumerate(values)
+    ]
 
 
 def test_the_best_by_a_held_out_judge_is_chosen():
     watching = Validation(Groups.of([]), (("held_out", Any),), choose="held_out", patience=2)  # type: ignore[arg-type]
-    assert str(chosen(trail(0.1, 0.5, 0.4), watching).policy) == "1"
-    assert not enough(trail(0.1, 0.5, 0.4), watching)
-    assert enough(trail(0.1, 0.5, 0.4, 0.5), watching)
-    assert not enough(trail(0.1, 0.5, 0.4, 0.6), watching)
+    assert str(best_policy(trail(0.1, 0.5, 0.4), watching).policy) == "1"
+    assert not should_stop(trail(0.1, 0.5, 0.4), watching)
+    assert should_stop(trail(0.1, 0.5, 0.4, 0.5), watching)
+    assert not should_stop(trail(0.1, 0.5, 0.4, 0.6), watching)
 
 
 def test_without_a_judge_the_last_is_chosen():
-    assert str(chosen(trail(0.5, 0.1), None).policy) == "1"
-    assert not enough(trail(0.5, 0.1, 0.1), None)
-    assert str(chosen(trail(0.5, 0.1), Validation(Groups.of([]))).policy) == "1"
+    assert str(best_policy(trail(0.5, 0.1), None).policy) == "1"
+    assert not should_stop(trail(0.5, 0.1, 0.1), None)
+    assert str(best_policy(trail(0.5, 0.1), Validation(Groups.of([]))).policy) == "1"

@@ -12,7 +12,7 @@ import numpy as np
 
 from tandem.bench.finished import JUDGES, Finished, has, stage
 from tandem.bench.plan import OPPONENT
-from tandem.evaluation.tables import plain
+from tandem.evaluation.tables import plain_cell
 from tandem.runs.events import read_events
 from tandem.runs.records import records
 from tandem.statistics import outcomes_of, rate_by_prompt
@@ -108,7 +108,7 @@ def by_difference(found: Finished, judge: str) -> Rows:
     }
     return [
         {"bucket": name, "n": int(inside.sum()),
-         "win": plain(rate_by_prompt(won[inside], prompt[inside]))}
+         "win": plain_cell(rate_by_prompt(won[inside], prompt[inside]))}
         for name, inside in parts.items() if len(np.unique(prompt[inside])) > 1
     ]  # fmt: skip
 

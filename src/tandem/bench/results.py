@@ -20,7 +20,7 @@ from tandem.bench.finished import JUDGES, Finished, Stack, Tally
 from tandem.bench.limits import limits
 from tandem.bench.plan import OPPONENT, Plan
 from tandem.evaluation import policy_evaluation
-from tandem.evaluation.tables import plain
+from tandem.evaluation.tables import plain_cell
 from tandem.runs.environment import code_commit, environment_snapshot
 from tandem.statistics import (
     Estimate,
@@ -123,7 +123,7 @@ def _against(found: Finished, name: str) -> dict[str, Any]:
     each = {f"{judge} gain": gain, f"win vs {OPPONENT}": won.mean(axis=1), **means}
     told: dict[str, Any] = {"per_seed": {k: v.tolist() for k, v in each.items()}}
     if name != OPPONENT:
-        told["lc_win"] = plain(_at_equal_length(won, own["length"] - main["length"]))
+        told["lc_win"] = plain_cell(_at_equal_length(won, own["length"] - main["length"]))
     return told
 
 
@@ -145,8 +145,10 @@ def _order(found: Finished) -> list[dict[str, Any]]:
             "claim": str(claim),
             "verdict": standing(gain, p),
             "holm_p": p,
-            "gain": plain(gain),
-            "win": plain(win_rate(outcomes_of(columns[claim.b][judge], columns[claim.a][judge]))),
+            "gain": plain_cell(gain),
+            "win": plain_cell(
+                win_rate(outcomes_of(columns[claim.b][judge], columns[claim.a][judge]))
+            ),
             "needs": None if gain.mean == gain.null else comparisons_needed(gain),
         }
         for claim, gain, p in zip(told, gains, adjusted, strict=True)
@@ -172,6 +174,6 @@ def _matrix(found: Finished) -> dict[str, Any]:
     adjusted |= {(b, a): p for (a, b), p in adjusted.items()}
     return {
         "names": list(stacks),
-        "win": [[plain(wins.get((a, b))) for b in stacks] for a in stacks],
+        "win": [[plain_cell(wins.get((a, b))) for b in stacks] for a in stacks],
         "holm_p": [[adjusted.get((a, b)) for b in stacks] for a in stacks],
     }

@@ -28,8 +28,8 @@ from tandem.runs.atomic_files import write_json
 from tandem.runs.display import Display
 from tandem.runs.run import Run
 from tandem.runs.trackers import open_trackers
-from tandem.stages.evaluate_policy import examine_answers
-from tandem.stages.evaluate_reward import examine_reward
+from tandem.stages.evaluate_policy import evaluate_answers
+from tandem.stages.evaluate_reward import evaluate_reward
 from tandem.stages.sampling import Policy, sample
 from tandem.tasks import World
 from tandem.tasks import load as worlds
@@ -57,7 +57,7 @@ def run_seed(
         examine(plan, start, main, main, start.pi_sft)
         if start.labelled:
             judge = RewardModel(start.r_phi)
-            start.run("reward-exam", examine_reward, judge, start.held_out, members=start.members)
+            start.run("reward-exam", evaluate_reward, judge, start.held_out, members=start.members)
         base = Course(run.scope("base", run.seed), world, configs)
         examine(plan, base, answer(base, base.base), main, base.base)
         for entry in plan.entries:
@@ -147,4 +147,4 @@ def examine(plan: Plan, course: Course, answers: Groups, main: Groups, policy: P
             course.base, formats.compare, formats.principles
         )
     who = {"policy": policy, "opponent": course.pi_sft}
-    course.run("exam", examine_answers, answers, main, judges=judges, comparers=comparers, **who)
+    course.run("exam", evaluate_answers, answers, main, judges=judges, comparers=comparers, **who)

@@ -36,7 +36,7 @@ def reward(words: Sequence[str]) -> int:
 
     from tandem.data.formats import read_data
     from tandem.rng import Seed
-    from tandem.stages.evaluate_reward import examine_reward
+    from tandem.stages.evaluate_reward import evaluate_reward
 
     found = read_data(_needed(options, "data", "judgements, for example hh_harmless.jsonl.gz"))
     groups = _fitting(found.groups, options.model)
@@ -48,7 +48,7 @@ def reward(words: Sequence[str]) -> int:
             "give data with chosen and rejected answers; see `tandem data check`",
         )
     notes = [f"{options.data}: {found.format}, because {found.why}", *found.notes.lines()]
-    exam = examine_reward(_judge(options), judged, seed=Seed(options.seed), machine=machine)
+    exam = evaluate_reward(_judge(options), judged, seed=Seed(options.seed), machine=machine)
     return _tell(options, [*notes, f"{len(found.groups) - len(judged)} groups left out"], exam)
 
 
@@ -71,7 +71,7 @@ def policy(words: Sequence[str]) -> int:
     configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
 
     from tandem.runs.checkpoint import Checkpoint
-    from tandem.stages.evaluate_policy import examine_policies
+    from tandem.stages.evaluate_policy import evaluate_policies
 
     prompts, judges = _prompts(options, configs["sizes"])
     sft = Checkpoint(Path(_needed(options, "reference", "the folder of the SFT policy")), "SFT")
@@ -79,7 +79,7 @@ def policy(words: Sequence[str]) -> int:
     policies = {str(pi): pi for pi in (sft, mine)}
     answers = {n: _answers(pi, prompts, options.seed, configs) for n, pi in policies.items()}
     machine = configs["machine"]
-    exam = examine_policies(answers, policies, judges=judges, opponents=("SFT",), machine=machine)
+    exam = evaluate_policies(answers, policies, judges=judges, opponents=("SFT",), machine=machine)
     return _tell(options, [f"{len(prompts)} prompts, one answer each"], exam)
 
 

@@ -9,12 +9,12 @@ accuracy_evaluation how often they answer right, by decoder and part of the ques
 from tandem.evaluation.accuracy import (
     AccuracyEvaluation,
     accuracy_evaluation,
-    confidence,
     confidence_auroc,
-    elected,
-    strata,
+    majority_answers,
+    split_by_stratum,
+    vote_share,
 )
-from tandem.evaluation.comparisons import Comparisons, comparisons
+from tandem.evaluation.comparisons import Comparisons, lay_out_comparisons
 from tandem.evaluation.pairwise import PairwiseEvaluation, pairwise_evaluation
 from tandem.evaluation.policy import (
     PolicyEvaluation,
@@ -29,7 +29,7 @@ from tandem.evaluation.reward import (
     Slice,
     learning_table,
     reward_evaluation,
-    shuffled,
+    with_other_prompts,
 )
 from tandem.evaluation.tables import Table
 
@@ -37,9 +37,9 @@ __all__ = [
     "reward_evaluation",
     "RewardEvaluation",
     "Slice",
-    "shuffled",
+    "with_other_prompts",
     "learning_table",
-    "comparisons",
+    "lay_out_comparisons",
     "Comparisons",
     "pairwise_evaluation",
     "PairwiseEvaluation",
@@ -51,9 +51,9 @@ __all__ = [
     "kl_column",
     "accuracy_evaluation",
     "AccuracyEvaluation",
-    "strata",
-    "elected",
-    "confidence",
+    "split_by_stratum",
+    "majority_answers",
+    "vote_share",
     "confidence_auroc",
     "Table",
 ]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tandem.data.record import Group
 from tandem.errors import DataError
-from tandem.evaluation.tables import Cell, Table, join
+from tandem.evaluation.tables import Cell, Table, join_parts
 from tandem.operators.columns import largest_cluster
 from tandem.statistics import Estimate, auroc, mean_of, paired
 from tandem.statistics.numerics import Floats
@@ -55,7 +55,7 @@ class AccuracyEvaluation:
         return {"accuracy": accuracy.as_dicts(), "gain": gain.as_dicts()}
 
     def __str__(self) -> str:
-        return join(self.tables())
+        return join_parts(self.tables())
 
 
 def _rows(
@@ -108,14 +108,14 @@ def _gain(mine: Floats, theirs: Floats, inside: npt.NDArray[np.bool_]) -> Estima
     return paired(a[:, inside], b[:, inside])
 
 
-def strata(groups: Sequence[Group]) -> dict[str, npt.NDArray[np.bool_]]:
+def split_by_stratum(groups: Sequence[Group]) -> dict[str, npt.NDArray[np.bool_]]:
     """Return all prompts as one part, and each stratum that the prompts name as another."""
     levels = np.array([str(g.prompt.meta.get("stratum", "")) for g in groups])
     named = {f"stratum {level}": levels == level for level in sorted(set(levels.tolist())) if level}
     return {"all": np.ones(len(levels), np.bool_), **named}
 
 
-def elected(groups: Iterable[Group]) -> list[Group]:
+def majority_answers(groups: Iterable[Group]) -> list[Group]:
     """Return each group's first completion that gives the commonest answer: self-consistency.
 
     Reads `clusters`, never `scores`: a vote must not know what is right. Where nobody states an
@@ -124,7 +124,7 @@ def elected(groups: Iterable[Group]) -> list[Group]:
     return [g.keep((largest_cluster(g, "elected") or [0])[:1]) for g in groups]
 
 
-def confidence(groups: Iterable[Group]) -> Floats:
+def vote_share(groups: Iterable[Group]) -> Floats:
     """Return [P] votes for the commonest answer / completions; 0 where no answer is stated."""
     return np.array([len(largest_cluster(g, "confidence")) / len(g) for g in groups])
 

@@ -60,7 +60,7 @@ class Comparisons:
         return correct(self.difference, self.y)
 
 
-def comparisons(
+def lay_out_comparisons(
     groups: Iterable[Group], members: Iterable[Iterable[Group]] = (), *, seed: Seed
 ) -> Comparisons:
     """Lay out every judgment of scored groups.

@@ -8,9 +8,9 @@ from typing import Any
 
 from tandem.data.record import Group
 from tandem.errors import DataError
-from tandem.evaluation.comparisons import comparisons
+from tandem.evaluation.comparisons import lay_out_comparisons
 from tandem.evaluation.reward import RewardEvaluation, pair_losses, reward_evaluation
-from tandem.evaluation.tables import Table, join
+from tandem.evaluation.tables import Table, join_parts
 from tandem.rng import Seed
 from tandem.statistics import Estimate, by_prompt
 
@@ -51,7 +51,7 @@ class PairwiseEvaluation:
         return {"judges": self.table().as_dicts(), "gains": self.gain_table().as_dicts()}
 
     def __str__(self) -> str:
-        return join((self.table(), self.gain_table()) if self.gains else (self.table(),))
+        return join_parts((self.table(), self.gain_table()) if self.gains else (self.table(),))
 
 
 def pairwise_evaluation(
@@ -76,7 +76,7 @@ def pairwise_evaluation(
     seed = seed or Seed()
     groups = {name: list(said) for name, said in opinions.items()}
     first, *others = groups
-    rows = {name: comparisons(said, seed=seed) for name, said in groups.items()}
+    rows = {name: lay_out_comparisons(said, seed=seed) for name, said in groups.items()}
     for name in others:
         if rows[name].prompt.tolist() != rows[first].prompt.tolist():
             raise DataError(

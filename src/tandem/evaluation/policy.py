@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tandem.data.record import Group
 from tandem.errors import DataError
-from tandem.evaluation.tables import Table, join
+from tandem.evaluation.tables import Table, join_parts
 from tandem.statistics import (
     Estimate,
     holm,
@@ -108,7 +108,7 @@ class PolicyEvaluation:
         }
 
     def __str__(self) -> str:
-        return join((self.table(), "\n".join(self.verdicts())))
+        return join_parts((self.table(), "\n".join(self.verdicts())))
 
 
 def policy_evaluation(

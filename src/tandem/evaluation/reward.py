@@ -17,8 +17,8 @@ import numpy as np
 
 from tandem.data.record import Group
 from tandem.errors import DataError
-from tandem.evaluation.comparisons import Comparisons, comparisons
-from tandem.evaluation.tables import Table, join
+from tandem.evaluation.comparisons import Comparisons, lay_out_comparisons
+from tandem.evaluation.tables import Table, join_parts
 from tandem.operators import is_mismatched, mismatch
 from tandem.rng import Seed
 from tandem.statistics import (
@@ -124,7 +124,7 @@ class RewardEvaluation:
         }
 
     def __str__(self) -> str:
-        return join((self.table(), self.slice_table()))
+        return join_parts((self.table(), self.slice_table()))
 
 
 def reward_evaluation(
@@ -149,7 +149,7 @@ def reward_evaluation(
     """
     seed = seed or Seed()
     groups = list(groups)
-    table = comparisons(groups, members, seed=seed)
+    table = lay_out_comparisons(groups, members, seed=seed)
     decided = table.decided
     if not len(decided):
         raise DataError(
@@ -175,7 +175,7 @@ def reward_evaluation(
     )
 
 
-def shuffled(groups: Iterable[Group]) -> Iterator[Group]:
+def with_other_prompts(groups: Iterable[Group]) -> Iterator[Group]:
     """Yield each prompt with the answers to another, unscored: `other_prompts`, once judged."""
     unscored = (replace(g, scores=np.zeros(len(g)), preferences=()) for g in groups)
     for group in mismatch()(unscored, Seed()):

@@ -94,7 +94,7 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-def curve(events: Path, stage: str | None = None) -> list[dict[str, float]]:
+def read_curve(events: Path, stage: str | None = None) -> list[dict[str, float]]:
     """Read the points of a watch from a run's events, in order of rounds.
 
     A killed run may evaluate a round again; both are the same, and the last is kept.
@@ -110,7 +110,7 @@ def curve(events: Path, stage: str | None = None) -> list[dict[str, float]]:
     return [{k: float(v) for k, v in p.items() if isinstance(v, int | float)} for p in points]
 
 
-def by_prompt(events: Path, stage: str | None = None) -> list[dict[str, Floats]]:
+def best_of_n_by_prompt(events: Path, stage: str | None = None) -> list[dict[str, Floats]]:
     """Read the same watch prompt by prompt: of each round every column as [P] numbers.
 
     The prompts are those of `Watching`, in its order, the same in every round; so policies that
@@ -143,7 +143,7 @@ def _told(events: Path, kind: str, stage: str | None) -> list[dict[str, Any]]:
     return [points[turn] for turn in sorted(points)]
 
 
-def diagnose(points: Sequence[Point], *, signal: str | None = None) -> Diagnosis:
+def diagnose_curve(points: Sequence[Point], *, signal: str | None = None) -> Diagnosis:
     """Apply the detectors to a curve.
 
     Args:
@@ -185,7 +185,7 @@ def early_stop(
     return float(points[best]["round"]) if len(values) - 1 - best >= patience else None
 
 
-def plot(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
+def plot_curves(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
     """Draw proxy and signals, as gains over the start, against sqrt(KL); the same file every time.
 
     Full lines are what was not optimised, broken ones the proxy; a dot marks each signal's best
@@ -199,7 +199,7 @@ def plot(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
         DataError: as `diagnose`.
         ConfigError: matplotlib is not installed.
     """
-    with drawing(path, 6.4, 4.0) as (axes,):
+    with draw_panels(path, 6.4, 4.0) as (axes,):
         for k, (name, points) in enumerate(curves.items()):
             _draw(axes, name, points, f"C{k % 10}")
         axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
@@ -209,7 +209,7 @@ def plot(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
 
 
 @contextmanager
-def drawing(path: Path, width: float, height: float, panels: int = 1) -> Generator[list[Any]]:
+def draw_panels(path: Path, width: float, height: float, panels: int = 1) -> Generator[list[Any]]:
     """Give some axes side by side, and write them as an SVG that is the same file every time.
 
     Text stays text, there is no date, and ids are fixed.

@@ -31,10 +31,10 @@ class Table:
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """Return one dict a row, for JSON; an estimate becomes a dict of its fields."""
-        return [dict(zip(self.columns, map(plain, row), strict=True)) for row in self.rows]
+        return [dict(zip(self.columns, map(plain_cell, row), strict=True)) for row in self.rows]
 
 
-def plain(cell: Cell) -> Any:
+def plain_cell(cell: Cell) -> Any:
     """Return a cell as JSON holds it."""
     return cell.as_dict() if isinstance(cell, Estimate) else cell
 
@@ -47,6 +47,6 @@ def _text(cell: Cell) -> str:
     return str(cell)
 
 
-def join(parts: Sequence[object]) -> str:
+def join_parts(parts: Sequence[object]) -> str:
     """Return the parts as text, an empty line between them."""
     return "\n\n".join(str(part) for part in parts)

@@ -34,7 +34,7 @@ from tandem.operators import majority
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
-from tandem.stages.encoding import ask, encode
+from tandem.stages.encoding import ask_questions, encode
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
@@ -84,7 +84,7 @@ def recipe(
     forms = tuple(wording.form(name) for name in cfg.forms) or wording.forms
     how, room = replace(how, temperature=cfg.temperature), how.max_tokens
     x = run("questions", only_questions, x)
-    asked = run("asked", ask, x, wording, wording.forms[0], base, room=room)
+    asked = run("asked", ask_questions, x, wording, wording.forms[0], base, room=room)
     paths = run("paths", sample, base, asked, n=cfg.m, how=how)  # 1
     votes = run("votes", judge, paths, Agreement(SameAnswer(wording.read)))  # 2
     agreed = run("agreed", select, votes, majority(cfg.floor))  # 3

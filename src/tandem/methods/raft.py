@@ -31,7 +31,7 @@ from tandem.operators import Operator, best, top_share
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.early_stopping import chosen, enough, seen
+from tandem.stages.early_stopping import best_policy, should_stop, validated
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
@@ -96,14 +96,14 @@ def recipe(
 ) -> Checkpoint:
     """Prompts and a reward model in, a policy out: the one that held-out judges like best."""
     pi, r, shuffle = pi_sft, RewardModel(r_phi), run.seed.at("portions")
-    trail = [seen(run, "watch-0", pi, watching, how)]
+    trail = [validated(run, "watch-0", pi, watching, how)]
     for t in range(1, cfg.stages + 1):
         X = run(f"prompts-{t}", portion, x, cfg.prompts, t - 1, seed=shuffle)
         Y = run(f"samples-{t}", sample, pi, X, n=cfg.k, how=how)  # 1
         Y = run(f"scores-{t}", judge, Y, cfg.reward(r, pi, pi_sft))  # 2
         B = run(f"kept-{t}", select, Y, cfg.rank)  # 3
         pi = run(f"policy-{t}", sft.fit, pi, B, cfg.sft, name=f"RAFT-{t}")  # 4
-        trail.append(seen(run, f"watch-{t}", pi, watching, how))
-        if enough(trail, watching):
+        trail.append(validated(run, f"watch-{t}", pi, watching, how))
+        if should_stop(trail, watching):
             break
-    return chosen(trail, watching).policy
+    return best_policy(trail, watching).policy

@@ -34,11 +34,11 @@ from tandem.operators import Scope, above
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.combining import merge
-from tandem.stages.early_stopping import chosen, enough, seen
+from tandem.stages.early_stopping import best_policy, should_stop, validated
 from tandem.stages.encoding import encode
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
-from tandem.stages.selection import above_mean, select
+from tandem.stages.selection import log_above_mean, select
 from tandem.training.optim import Optim
 from tandem.training.validation import Validation
 
@@ -110,7 +110,7 @@ def recipe(
     """Demonstrations and a reward model in, the policy out that held-out judges like best."""
     R = RewardModel(r_phi)
     D = run("original", encode, demonstrations, pi_sft, room=how.max_tokens)
-    start = best = seen(run, "watch-0", pi_sft, watching, how)  # 1
+    start = best = validated(run, "watch-0", pi_sft, watching, how)  # 1
     for g in range(1, cfg.grow + 1):  # 2
         pi, tried = start.policy, [start]
         D_g = run(f"grown-{g}", sample, pi, D, n=cfg.n, how=how)  # 3
@@ -118,11 +118,11 @@ def recipe(
         D_g = run(f"scores-{g}", judge, D_g, R)
         for i in range(1, cfg.improve + 1) or [0]:  # 4
             if i == 1:
-                run(f"threshold-{g}", above_mean, D_g, cfg.filter(i))
+                run(f"threshold-{g}", log_above_mean, D_g, cfg.filter(i))
             kept = run(f"kept-{g}-{i}", select, D_g, cfg.filter(i)) if i else D_g  # 5
             pi = run(f"policy-{g}-{i}", sft.fit, pi, kept, cfg.fit(i), name=f"ReST-G{g}I{i}")  # 6
-            tried.append(seen(run, f"watch-{g}-{i}", pi, watching, how))
-            if enough(tried, watching):
+            tried.append(validated(run, f"watch-{g}-{i}", pi, watching, how))
+            if should_stop(tried, watching):
                 break
-        start, best = chosen(tried[1:], watching), chosen([best, *tried], watching)
+        start, best = best_policy(tried[1:], watching), best_policy([best, *tried], watching)
     return best.policy

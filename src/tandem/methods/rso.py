@@ -37,7 +37,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
-from tandem.stages.selection import select, tilted
+from tandem.stages.selection import log_tilting, select
 from tandem.training.optim import Optim
 
 Source = Literal["rso", "sft", "direct"]
@@ -122,7 +122,7 @@ def recipe(
     Y = run("scores", judge, Y, r_psi)
     if cfg.source == "rso":
         pool, Y = Y, run("accepted", select, Y, cfg.accept)  # 3
-        run("tilt", tilted, pool, Y, cfg.accept)
+        run("tilt", log_tilting, pool, Y, cfg.accept)
     D_p = run("pairs", select, Y, rank_pairs(cfg.pairing, cfg.soft))  # 4
     D_p = run("labels", judge, D_p, rho_psi) if rho_psi else D_p
     return run("policy", dpo.fit, pi_sft, D_p, cfg.dpo, name=name)  # 5

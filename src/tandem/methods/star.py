@@ -34,7 +34,7 @@ from tandem.methods.sft import SFT
 from tandem.operators import correct, incorrect
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.encoding import ask
+from tandem.stages.encoding import ask_questions
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
@@ -98,7 +98,7 @@ def recipe(
 ) -> Checkpoint:
     """Questions with answer keys in, a policy that reasons out."""
     greedy, form, room = replace(how, temperature=0.0), wording.forms[0], how.max_tokens
-    asked = run("asked", ask, x, wording, form, base, room=room)
+    asked = run("asked", ask_questions, x, wording, form, base, room=room)
     M, measured = base, list[tuple[float, Checkpoint]]()  # 1
     for n in range(1, cfg.loops + 1):  # 2
         tried = run(f"tried-{n}", sample, M, asked, n=1, how=greedy)  # 3
@@ -115,7 +115,9 @@ def recipe(
         if cfg.rationalise and share < 1:
             wrong = run(f"wrong-{n}", select, marked, incorrect())
             unsolved = run(f"unsolved-{n}", under, wrong, x)
-            hinted = run(f"hinted-{n}", ask, unsolved, wording, form, base, hint=True, room=room)
+            hinted = run(
+                f"hinted-{n}", ask_questions, unsolved, wording, form, base, hint=True, room=room
+            )
             led = run(f"rationales-{n}", sample, M, hinted, n=1, how=greedy)  # 4
             untold = run(f"unhinted-{n}", under, led, wrong)
             remarked = run(f"remarked-{n}", judge, untold, truth)

@@ -21,7 +21,7 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import encode
-from tandem.stages.judging import judge, reference
+from tandem.stages.judging import judge, logprobs
 from tandem.stages.sampling import sample
 from tandem.tasks import Sizes, load
 from tandem.tasks.micro import Micro, posts, truth
@@ -74,7 +74,7 @@ def _compared(run: Run, base: Checkpoint, how: Any, seed: Seed) -> dict[str, flo
     for name, order in (("forward", (0, 1)), ("swapped", (1, 0))):
         questions = Groups.of(_question(g, order) for g, _ in decided)
         asked = run(f"asked-{name}", encode, questions, base)
-        said = run(f"said-{name}", reference, base, asked)
+        said = run(f"said-{name}", logprobs, base, asked)
         told[name] = [_first(g) for g in said]
     return comparisons(told["forward"], told["swapped"], [bool(t[0] > t[1]) for _, t in decided])
 

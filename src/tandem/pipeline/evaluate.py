@@ -18,10 +18,10 @@ from tandem.pipeline.costs import costs, seconds
 from tandem.pipeline.inputs import Course
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.encoding import ask
-from tandem.stages.evaluate_policy import examine_policies
-from tandem.stages.evaluate_reward import examine_preferences, examine_reward
-from tandem.stages.evaluate_solutions import Decoder, examine_solutions
+from tandem.stages.encoding import ask_questions
+from tandem.stages.evaluate_policy import evaluate_policies
+from tandem.stages.evaluate_reward import evaluate_preferences, evaluate_reward
+from tandem.stages.evaluate_solutions import DecodingRule, evaluate_solutions
 from tandem.stages.sampling import Policy, sample
 from tandem.tasks import World
 
@@ -39,7 +39,7 @@ def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> s
         r_phi = result if method.row.fits == "reward" else course.r_phi
         exam = run(
             "reward-exam",
-            examine_reward,
+            evaluate_reward,
             RewardModel(r_phi),
             course.held_out,
             members=course.members,
@@ -55,7 +55,7 @@ def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> s
 def preferences(course: Course, fitted: Checkpoint) -> str:
     """Lay a preference model beside the reward model that was fitted to the same comparisons."""
     judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": RewardModel(course.r_phi)}
-    exam = course.run("preference-exam", examine_preferences, judges, course.held_out)
+    exam = course.run("preference-exam", evaluate_preferences, judges, course.held_out)
     return f"{exam['text']}\n\n{costs(course.run)}"
 
 
@@ -98,7 +98,7 @@ def policies(course: Course, trained: Mapping[str, Policy], spent: float) -> str
         return f"nobody judges: no preferences, no truth\n\n{costs(run)}"
     exam = run(
         "policy-exam",
-        examine_policies,
+        evaluate_policies,
         answers,
         trained,
         judges=judges,
@@ -147,11 +147,11 @@ def _cell(value: Any, *, interval: bool) -> str:
     return f"{value['mean']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
 
 
-DECODERS: dict[str, Decoder] = {
-    "greedy": Decoder(1, 0.0),
-    "sampled": Decoder(4, 1.0),
-    "vote-0.7": Decoder(15, 0.7, vote=True),
-    "vote-1.2": Decoder(15, 1.2, vote=True),
+DECODERS: dict[str, DecodingRule] = {
+    "greedy": DecodingRule(1, 0.0),
+    "sampled": DecodingRule(4, 1.0),
+    "vote-0.7": DecodingRule(15, 0.7, vote=True),
+    "vote-1.2": DecodingRule(15, 1.2, vote=True),
 }
 """LMSI's paper votes at .7 before training and at 1.2 after it, when the model is sharper. Here
 every policy is decoded in both ways."""
@@ -172,7 +172,7 @@ def solve(
     wording: QuestionFormat,
     truth: Judge,
     how: Sampling,
-    decoders: Mapping[str, Decoder] = DECODERS,
+    decoders: Mapping[str, DecodingRule] = DECODERS,
 ) -> dict[str, Any]:
     """Examine solvers on questions that none was trained on; the first is the one to beat.
 
@@ -184,7 +184,7 @@ def solve(
     room = how.max_tokens
     for name, solver in solvers.items():
         form, policy = solver.form, solver.policy
-        asked = run(f"exam-{form.name}", ask, questions, wording, form, first, room=room)
+        asked = run(f"exam-{form.name}", ask_questions, questions, wording, form, first, room=room)
         answers[name] = {
             decoder: run(
                 f"solved-{name.replace(' ', '-')}-{decoder.replace('.', '')}",
@@ -197,5 +197,10 @@ def solve(
             for decoder, by in decoders.items()
         }
     return run(
-        "solutions-exam", examine_solutions, answers, dict(decoders), read=wording.read, truth=truth
+        "solutions-exam",
+        evaluate_solutions,
+        answers,
+        dict(decoders),
+        read=wording.read,
+        truth=truth,
     )

@@ -25,7 +25,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.combining import mix
 from tandem.stages.encoding import encode
-from tandem.stages.evaluate_reward import examine_curve
+from tandem.stages.evaluate_reward import evaluate_learning_curve
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.tasks import World
@@ -157,7 +157,7 @@ class Course:
                 own = replace(cfg, layers=layers)
                 fit = self.run(stage, reward.fit, self.pi_sft, labelled[:n], own, name=stage)
                 rows.append((n, size, RewardModel(fit)))
-        exam = self.run("curve-exam", examine_curve, tuple(rows), self.held_out)
+        exam = self.run("curve-exam", evaluate_learning_curve, tuple(rows), self.held_out)
         return exam["text"]
 
     @cached_property

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.evaluation.reward_hacking import diagnose
+from tandem.evaluation.reward_hacking import diagnose_curve
 from tandem.report.numbers import decimal, percent, signed
 from tandem.report.results import contenders
 from tandem.report.svg import INK, MUTED, PAPER, RULE, SERIES, Sheet, embedded
@@ -246,7 +246,7 @@ def climb_numbers(points: Sequence[Mapping[str, float]], signal: str, form: Any)
     }
     found["gap"] = found["end"]["proxy"] - found["end"]["gain"]
     if form == "rl" and all({"round", "length"} <= p.keys() for p in points):
-        seen = diagnose(points, signal=signal)
+        seen = diagnose_curve(points, signal=signal)
         found |= {"diverged": seen.diverged, "stop": seen.stop, "length_slope": seen.length_slope}
     if len(np.unique(kl[kl > 0])) >= 2:
         fit = over_optimisation(kl, gold, form)

@@ -29,14 +29,14 @@ from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class Seen:
+class ValidatedPolicy:
     """A policy and what the held-out judges said of it: column -> mean score."""
 
     policy: Checkpoint
     numbers: dict[str, float]
 
 
-def look(
+def validate_policy(
     policy: Checkpoint,
     watching: Validation,
     *,
@@ -62,12 +62,12 @@ def look(
     return numbers
 
 
-def seen(
+def validated(
     run: Run, name: str, policy: Checkpoint, watching: Validation | None, how: Sampling
-) -> Seen:
+) -> ValidatedPolicy:
     """Look at a policy as the stage `name`; the draws are the same for every policy of a run."""
     if watching is None:
-        return Seen(policy, {})
+        return ValidatedPolicy(policy, {})
     columns = [column for column, _ in watching.judges]
     if watching.choose is not None and watching.choose not in columns:
         raise ConfigError(
@@ -76,10 +76,12 @@ def seen(
             "name one of the judges, or give `choose = None` for the last policy",
         )
     draws = run.seed.at("held-out")
-    return Seen(policy, run(name, look, policy, watching, how=how, seed=draws))
+    return ValidatedPolicy(
+        policy, run(name, validate_policy, policy, watching, how=how, seed=draws)
+    )
 
 
-def enough(trail: Sequence[Seen], watching: Validation | None) -> bool:
+def should_stop(trail: Sequence[ValidatedPolicy], watching: Validation | None) -> bool:
     """True when the last `patience` policies in a row brought no new best.
 
     The trail begins with the policy that they are to be better than.
@@ -89,13 +91,13 @@ def enough(trail: Sequence[Seen], watching: Validation | None) -> bool:
     return len(trail) - 1 - trail.index(_best(trail, watching)) >= watching.patience
 
 
-def chosen(trail: Sequence[Seen], watching: Validation | None) -> Seen:
+def best_policy(trail: Sequence[ValidatedPolicy], watching: Validation | None) -> ValidatedPolicy:
     """Return the policy that `watching.choose` liked best; the last one where nobody chooses."""
     if watching is None or watching.choose is None:
         return trail[-1]
     return _best(trail, watching)
 
 
-def _best(trail: Sequence[Seen], watching: Validation) -> Seen:
+def _best(trail: Sequence[ValidatedPolicy], watching: Validation) -> ValidatedPolicy:
     column = watching.choose or ""
     return max(trail, key=lambda s: s.numbers[column])

@@ -101,7 +101,7 @@ def _has_room(group: Group, room: int, limit: int) -> bool:
     return len(group.prompt.tokens) + room <= limit
 
 
-def ask(
+def ask_questions(
     questions: Groups,
     wording: QuestionFormat,
     form: PromptStyle,

@@ -19,16 +19,16 @@ from tandem.judges import Judge
 from tandem.machine import Machine
 from tandem.runs.checkpoint import Checkpoint
 from tandem.stages.combining import merge
-from tandem.stages.judging import judge, reference
+from tandem.stages.judging import judge, logprobs
 from tandem.stages.sampling import BestOf, Policy
 from tandem.statistics import outcomes_of
 from tandem.statistics.best_of import kl_bound
 
-Answers = Mapping[str, Groups]
+GroupsByPolicy = Mapping[str, Groups]
 
 
-def examine_policies(
-    answers: Answers,
+def evaluate_policies(
+    answers: GroupsByPolicy,
     policies: Mapping[str, Policy],
     *,
     judges: Mapping[str, Judge],
@@ -53,7 +53,7 @@ def examine_policies(
     main = opponents[0]
     humans = {} if annotator is None else {"annotator": annotator}
     columns = {
-        name: examine_answers(
+        name: evaluate_answers(
             groups,
             answers[main],
             judges=judges,
@@ -78,7 +78,7 @@ def _kl(
 ) -> np.ndarray | None:
     """Return [P] log-ratios of the answers, the bound for best-of-n, or None if nobody knows."""
     if isinstance(mine, Checkpoint) and isinstance(main, Checkpoint):
-        two = (reference(policy, groups, machine=machine) for policy in (mine, main))
+        two = (logprobs(policy, groups, machine=machine) for policy in (mine, main))
         return kl_column(*two)
     if isinstance(mine, BestOf) and mine.policy == main:
         return np.full(len(groups), kl_bound(mine.n))
@@ -93,7 +93,7 @@ def _caveats(policies: Mapping[str, Policy]) -> list[str]:
     ]
 
 
-def examine_answers(
+def evaluate_answers(
     answers: Groups,
     against: Groups,
     *,
@@ -125,11 +125,11 @@ def examine_answers(
     if (kl := _kl(policy, opponent, answers, machine)) is not None:
         columns["kl"] = kl
     for name, who in comparers.items():
-        columns[f"{name}_win"] = wins(answers, against, who, machine)
+        columns[f"{name}_win"] = win_credit(answers, against, who, machine)
     return {name: [float(x) for x in column] for name, column in columns.items()}
 
 
-def wins(mine: Groups, theirs: Groups, who: Judge, machine: Machine) -> np.ndarray:
+def win_credit(mine: Groups, theirs: Groups, who: Judge, machine: Machine) -> np.ndarray:
     """Return [P] how much of each prompt's first comparison goes to `mine`: 1, .5 or 0."""
     first = (Groups.of(_first(g) for g in groups) for groups in (mine, theirs))
     both = Groups.of(merge(*first))

@@ -14,7 +14,7 @@ from tandem.evaluation import (
     learning_table,
     pairwise_evaluation,
     reward_evaluation,
-    shuffled,
+    with_other_prompts,
 )
 from tandem.judges import Judge
 from tandem.machine import Machine
@@ -25,7 +25,7 @@ EPSILON = float(np.finfo(np.float64).eps)
 """As near to 0 and 1 as a probability can be told from them."""
 
 
-def examine_reward(
+def evaluate_reward(
     model: Judge,
     held_out: Groups,
     *,
@@ -48,13 +48,13 @@ def examine_reward(
     found = reward_evaluation(
         scored,
         members=[list(judge(held_out, m, machine=machine)) for m in members],
-        other_prompts=judge(Groups.of(shuffled(scored)), model, machine=machine),
+        other_prompts=judge(Groups.of(with_other_prompts(scored)), model, machine=machine),
         seed=seed,
     )
     return {"text": str(found), "numbers": found.as_dict()}
 
 
-def examine_curve(
+def evaluate_learning_curve(
     models: tuple[tuple[int, str, Judge], ...], held_out: Groups, *, seed: Seed, machine: Machine
 ) -> dict[str, Any]:
     """Lay a reward's quality against the number of labels and the size of the model.
@@ -75,7 +75,7 @@ def examine_curve(
     return {"text": "\n".join([str(table), *fits]), "numbers": table.as_dicts()}
 
 
-def examine_preferences(
+def evaluate_preferences(
     models: Mapping[str, Judge], held_out: Groups, *, seed: Seed, machine: Machine
 ) -> dict[str, Any]:
     """Compare judges of pairs on held-out judgments, paired: does a reward lose anything?
@@ -87,11 +87,13 @@ def examine_preferences(
     Returns:
         `text`, a row a judge and the differences to the first, and `numbers`, the same for JSON.
     """
-    apart = Groups.of(one for group in held_out for one in one_by_one(group))
+    apart = Groups.of(one for group in held_out for one in judge_singly(group))
     opinions = {
         name: [
-            replace(with_margin(said), preferences=asked.preferences)
-            for asked, said in zip(apart, judge(unjudged(apart), who, machine=machine), strict=True)
+            replace(with_score_margins(said), preferences=asked.preferences)
+            for asked, said in zip(
+                apart, judge(without_preferences(apart), who, machine=machine), strict=True
+            )
         ]
         for name, who in models.items()
     }
@@ -99,18 +101,18 @@ def examine_preferences(
     return {"text": str(found), "numbers": found.as_dict()}
 
 
-def one_by_one(group: Group) -> Iterator[Group]:
+def judge_singly(group: Group) -> Iterator[Group]:
     """Yield a group for each judged pair of a group, under the same prompt."""
     for vote in group.preferences:
         yield replace(group, scores=None, preferences=(vote,)).keep([vote.i, vote.j])
 
 
-def unjudged(groups: Groups) -> Groups:
+def without_preferences(groups: Groups) -> Groups:
     """Return the groups without anybody's preferences."""
     return groups.map(lambda g: replace(g, preferences=()))
 
 
-def with_margin(group: Group) -> Group:
+def with_score_margins(group: Group) -> Group:
     """Return a judged pair with scores that differ by its judge's log-odds."""
     if group.scores is not None:
         return group

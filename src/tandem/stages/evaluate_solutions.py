@@ -12,11 +12,11 @@ from tandem.data.groups import Groups
 from tandem.data.verifiable import AnswerParser
 from tandem.evaluation import (
     accuracy_evaluation,
-    confidence,
     confidence_auroc,
-    elected,
+    majority_answers,
     score_column,
-    strata,
+    split_by_stratum,
+    vote_share,
 )
 from tandem.judges import Judge
 from tandem.judges.agreement import Agreement, SameAnswer
@@ -25,7 +25,7 @@ from tandem.stages.judging import judge
 
 
 @dataclass(frozen=True)
-class Decoder:
+class DecodingRule:
     """How a question is answered: n completions at a temperature, marked apart or by vote."""
 
     n: int
@@ -33,9 +33,9 @@ class Decoder:
     vote: bool = False
 
 
-def examine_solutions(
+def evaluate_solutions(
     answers: Mapping[str, Mapping[str, Groups]],
-    decoders: Mapping[str, Decoder],
+    decoders: Mapping[str, DecodingRule],
     *,
     read: AnswerParser,
     truth: Judge,
@@ -64,13 +64,13 @@ def examine_solutions(
         for decoder, groups in by.items():
             voting = decoders[decoder].vote
             counted = list(Agreement(SameAnswer(read))(groups)) if voting else list(groups)
-            said = Groups.of(elected(counted) if voting else counted)
+            said = Groups.of(majority_answers(counted) if voting else counted)
             right = score_column(judge(said, truth, machine=machine))
             solved[name][decoder] = right
-            if voting and (a := confidence_auroc(confidence(counted), right)) is not None:
+            if voting and (a := confidence_auroc(vote_share(counted), right)) is not None:
                 lines.append(f"{name}, {decoder}: confidence tells right from wrong, AUROC {a:.3f}")
     first = next(iter(answers))
-    parts = strata(list(next(iter(answers[first].values()))))
+    parts = split_by_stratum(list(next(iter(answers[first].values()))))
     if votes := [d for d, by in decoders.items() if by.vote]:
         plural = solved[first][votes[0]] > 0.5
         parts |= {"plurality right": plural, "plurality wrong": ~plural}

@@ -34,7 +34,7 @@ def judge(
             events.log("asked", **told)
 
 
-def reference(policy: Checkpoint, groups: Groups, *, machine: Machine) -> Iterator[Group]:
+def logprobs(policy: Checkpoint, groups: Groups, *, machine: Machine) -> Iterator[Group]:
     """Write the completions' log-probabilities under a policy, in that policy's tokens."""
     trunk = open_policy(policy.path, replace(machine, lora=None))
     own = tokenise(groups, load_tokenizer(policy.path))

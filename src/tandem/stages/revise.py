@@ -39,7 +39,7 @@ def revise(
         draws = seed.at("revision", k)
         principles = [_one_of(formats.constitution, draws.at(g.id)) for g in answers]
         asked = [
-            said(g.prompt, y.text, formats.revise.critique.format(principle=p))
+            answered_prompt(g.prompt, y.text, formats.revise.critique.format(principle=p))
             for g, y, p in zip(answers, now, principles, strict=True)
         ]
         critiques = list(speaker.complete(asked, how, draws.at("critique")))
@@ -57,7 +57,7 @@ def revise(
         yield Group(group.prompt, kept)
 
 
-def said(prompt: Prompt, answer: str, then: str) -> Prompt:
+def answered_prompt(prompt: Prompt, answer: str, then: str) -> Prompt:
     """Return the conversation in which the answer was given, and the user's next turn."""
     return add_turn(Prompt(prompt.id, "", tuple(messages_of(prompt))), answer, then)
 

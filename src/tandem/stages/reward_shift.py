@@ -15,7 +15,7 @@ import numpy as np
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
-from tandem.evaluation.comparisons import Comparisons, comparisons
+from tandem.evaluation.comparisons import Comparisons, lay_out_comparisons
 from tandem.evaluation.reward import BINS, pair_losses
 from tandem.evaluation.tables import Table
 from tandem.judges import Judge
@@ -33,7 +33,7 @@ from tandem.statistics import (
 )
 
 
-def examine_rewards(
+def evaluate_reward_shift(
     rewards: Mapping[str, Judge],
     fresh: Mapping[str, Groups],
     truth: Judge,
@@ -59,11 +59,11 @@ def examine_rewards(
     rows: list[tuple[Any, ...]] = []
     credit: dict[str, dict[str, list[Any]]] = {}
     for policy, groups in fresh.items():
-        gold = labelled(groups, truth, seed, machine)
+        gold = label_by_truth(groups, truth, seed, machine)
         credits: dict[str, Comparisons] = {}
         for name, reward in rewards.items():
             scored = judge(gold, reward, machine=machine)
-            credits[name] = comparisons(scored, seed=seed).decided
+            credits[name] = lay_out_comparisons(scored, seed=seed).decided
             gain = _gain(credits[name], next(iter(credits.values()))) if len(credits) > 1 else None
             rows.append((policy, name, len(credits[name]), *_numbers(credits[name], gain)))
         prompt = next(iter(credits.values())).prompt.tolist()
@@ -76,7 +76,7 @@ def examine_rewards(
     return {"text": str(table), "numbers": table.as_dicts(), "credits": credit}
 
 
-def examine_labels(
+def evaluate_pseudo_labels(
     pairs: Mapping[str, Groups], truth: Judge, *, seed: Seed, machine: Machine
 ) -> dict[str, Any]:
     """Say how often labels that no person gave are right, and how much longer winners are.
@@ -94,7 +94,7 @@ def examine_labels(
     return {"text": str(table), "numbers": table.as_dicts()}
 
 
-def labelled(groups: Iterable[Group], truth: Judge, seed: Seed, machine: Machine) -> Groups:
+def label_by_truth(groups: Iterable[Group], truth: Judge, seed: Seed, machine: Machine) -> Groups:
     """Compare all answers to each prompt by the truth; equal worth is a tie."""
     true = judge(Groups.of(groups), truth, machine=machine)
     return Groups.of(replace(g, scores=None) for g in rank_pairs("all")(true, seed))

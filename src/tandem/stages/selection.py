@@ -40,7 +40,9 @@ def select(groups: Groups, operator: Operator, *, seed: Seed, events: Events) ->
     )
 
 
-def tilted(pool: Groups, accepted: Groups, how: rejection, *, events: Events) -> dict[str, float]:
+def log_tilting(
+    pool: Groups, accepted: Groups, how: rejection, *, events: Events
+) -> dict[str, float]:
     """Say how hard it was to be accepted and how far the accepted are tilted, see `tilt`."""
     units = [how.scale(group) for group in pool]
     rows = [
@@ -53,7 +55,7 @@ def tilted(pool: Groups, accepted: Groups, how: rejection, *, events: Events) ->
     return numbers
 
 
-def above_mean(D: Groups, how: above, *, events: Events) -> dict[str, float]:
+def log_above_mean(D: Groups, how: above, *, events: Events) -> dict[str, float]:
     """Say what the threshold keeps, and how much of that is no better than the mean.
 
     A threshold at or below the mean leaves answers to be learned from that make the policy no
