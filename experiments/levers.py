@@ -24,7 +24,7 @@ from tandem.judges import Judge
 from tandem.judges.ensemble import Debiased, Ensemble, length_slope
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
-from tandem.methods import best_of_n, ppo, reward, sft
+from tandem.methods import ppo, reward, sft
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -32,7 +32,8 @@ from tandem.runs.records import records
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
-from tandem.statistics import Aggregate, aggregate
+from tandem.statistics import AggregateRule, aggregate_scores
+from tandem.statistics.best_of import best_of_n_curve
 from tandem.tasks import Sizes, World, load
 from tandem.training.validation import Validation
 
@@ -41,7 +42,7 @@ ANCHORS = 4
 """Answers of the SFT policy to every prompt, whose mean is each member's zero there."""
 WEIGHT = {"ppo": 0.1, "best-of-n": 0.5}
 """Of the members' variance, in both uses of `uncertainty` (METHODS section 14)."""
-AGGREGATES: tuple[Aggregate, ...] = ("mean", "worst", "uncertainty")
+AGGREGATES: tuple[AggregateRule, ...] = ("mean", "worst", "uncertainty")
 EVALUATION = Seed(20260)
 """Where the evaluation prompts come from: the same for every seed, so that seeds are crossed."""
 
@@ -57,7 +58,7 @@ class Lever:
     """
 
     beta: float = 0.001
-    members: Aggregate | None = None
+    members: AggregateRule | None = None
     debias: bool = False
 
 
@@ -240,12 +241,12 @@ def choices(
     centred = raw - raw.mean(axis=-1, keepdims=True)
     worth = {name: _scores(pool, j, machine) for name, j in columns.items()}
     flat = centred.reshape(len(members), -1)
-    chosen = {how: aggregate(flat, how, WEIGHT["best-of-n"]) for how in AGGREGATES}
+    chosen = {how: aggregate_scores(flat, how, WEIGHT["best-of-n"]) for how in AGGREGATES}
     found: dict[str, Any] = {"n": list(ns)}
     for name, s in {"single": centred[0], **chosen}.items():
         s = np.reshape(s, raw.shape[1:])
         found[name] = {
-            column: np.round(best_of_n.curve(s, gold, ns), 5).T.tolist()
+            column: np.round(best_of_n_curve(s, gold, ns), 5).T.tolist()
             for column, gold in {"proxy": s, **worth}.items()
         }
     return found

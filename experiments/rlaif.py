@@ -31,7 +31,15 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
-from tandem.statistics import Estimate, accuracy, ece, log_loss, mean_of, paired, probability
+from tandem.statistics import (
+    Estimate,
+    accuracy,
+    ece,
+    log_loss,
+    mean_of,
+    paired_difference,
+    win_probability_of,
+)
 from tandem.tasks import Sizes
 from tandem.tasks.load import from_task
 from tandem.tasks.micro.truth import breakdown
@@ -83,7 +91,7 @@ def _numbers(
     scored = run(f"scored-{slug}", judge, clean, RewardModel(fitted))
     d = np.array([g.scores[0] - g.scores[1] for g in scored if g.scores is not None])
     d, y = d[y != 0.5], y[y != 0.5]
-    p = probability(d)
+    p = win_probability_of(d)
     return {"log_loss": log_loss(p, y), "ece": ece(p, y), "accuracy": accuracy(d, y)}
 
 
@@ -130,7 +138,7 @@ def _estimated(
     if x.size > 1:
         found |= _interval(mean_of(x))
     if x.size > 1 and not itself and column in other[0]:
-        found["gap"] = _interval(paired(x, _stacked(other, column)))
+        found["gap"] = _interval(paired_difference(x, _stacked(other, column)))
     return found
 
 

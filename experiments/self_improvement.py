@@ -55,7 +55,7 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import code_commit
 from tandem.runs.run import Run
-from tandem.statistics import Estimate, holm, paired
+from tandem.statistics import Estimate, holm, paired_difference
 from tandem.tasks.micro import Micro
 from tandem.tasks.micro.arithmetic import WORDING, sound
 
@@ -225,7 +225,7 @@ def claims(solved: Mapping[str, Any], parts: Mapping[str, Any]) -> list[dict[str
     gains: list[Estimate] = []
     for _, who, other, decoder, part in held:
         a, b = np.broadcast_arrays(solved[who][decoder], solved[other][decoder])
-        gains.append(paired(a[:, parts[part]], b[:, parts[part]]).scaled(100))
+        gains.append(paired_difference(a[:, parts[part]], b[:, parts[part]]).scaled(100))
     adjusted = holm([gain.p_value for gain in gains])
     told = []
     for (number, who, other, decoder, part), gain, p in zip(held, gains, adjusted, strict=True):

@@ -38,7 +38,7 @@ from tandem.runs.run import Run
 from tandem.stages.encoding import encode
 from tandem.stages.judging import judge, logprobs
 from tandem.stages.sampling import sample
-from tandem.statistics import mean_of, paired
+from tandem.statistics import mean_of, paired_difference
 from tandem.training.optim import Optim
 from tandem.training.validation import Validation
 
@@ -190,7 +190,7 @@ def _table(columns: Mapping[str, Mapping[str, list[float]]]) -> list[dict[str, A
     rows = []
     for name, before in columns["before"].items():
         after = columns["after"][name]
-        difference = paired(after, before)
+        difference = paired_difference(after, before)
         rows.append(
             {
                 "what": name,

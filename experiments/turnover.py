@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tandem.statistics import Estimate, holm, mean_of, over_optimisation, paired
+from tandem.statistics import Estimate, holm, mean_of, over_optimisation, paired_difference
 from tandem.statistics.best_of import kl_bound
 
 Floats = npt.NDArray[np.float64]
@@ -124,8 +124,12 @@ def _best_of_n(pools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         found[name] = {
             **{c: v.mean(axis=-1).round(5).tolist() for c, v in x.items()},
             "fit": turnovers([kl] * len(pools), truth.mean(axis=-1), "bon"),
-            "over_one": [_told(paired(truth[:, k], first[:, 0])) for k in range(1, len(ns))],
-            "over_single": _told(paired(truth[:, -1], first[:, -1])) if name != "single" else None,
+            "over_one": [
+                _told(paired_difference(truth[:, k], first[:, 0])) for k in range(1, len(ns))
+            ],
+            "over_single": _told(paired_difference(truth[:, -1], first[:, -1]))
+            if name != "single"
+            else None,
         }
     return found
 
@@ -162,9 +166,9 @@ def _row(name: str, climbs: Sequence[Climb], end: Floats, stop: Floats) -> dict[
         "end": _told(mean_of(last)),
         "chosen": _told(mean_of(best)),
         "chosen_rounds": turns,
-        "against_free": None if mine else _told(paired(last, end)),
-        "stopped_against_free": _told(paired(best, end)),
-        "stopped_against_stopped": None if mine else _told(paired(best, stop)),
+        "against_free": None if mine else _told(paired_difference(last, end)),
+        "stopped_against_free": _told(paired_difference(best, end)),
+        "stopped_against_stopped": None if mine else _told(paired_difference(best, stop)),
     }
 
 

@@ -45,7 +45,7 @@ from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.reward_shift import label_by_truth
 from tandem.stages.sampling import sample
-from tandem.statistics import by_prompt, paired
+from tandem.statistics import by_prompt, paired_difference
 from tandem.tasks import Sizes, load
 from tandem.tasks.micro import Truth
 from tandem.training.loop import train
@@ -388,7 +388,7 @@ def climb(course: Course, name: str, out: Path) -> str:
     for stage, policy in ((f"climbed-{name}", pi), ("climbed-sft", course.pi_sft)):
         answers = course.run(stage, sample, policy, course.exam, n=4, how=HOW)
         worth.append([float(np.mean(g.scores)) for g in judge(answers, Truth(), machine=Machine())])
-    gain = paired(*worth)
+    gain = paired_difference(*worth)
     return f"    PPO: truth gain {gain}"
 
 

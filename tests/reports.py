@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.statistics import mean_of, outcomes_of, paired, win_rate
+from tandem.statistics import mean_of, outcomes_of, paired_difference, win_rate
 
 SEEDS, PROMPTS = 5, 120
 GAINS = {"SFT": 0.0, "DPO": 0.5, "PPO": 0.45, "PPO-tie": 0.02}
@@ -74,7 +74,7 @@ def _policy(name: str, truth: dict[str, Any], proxy: dict[str, Any]) -> dict[str
     if name == "SFT":
         return row
     wins = win_rate(outcomes_of(truth[name], truth["SFT"]))
-    gain = paired(truth[name], truth["SFT"])
+    gain = paired_difference(truth[name], truth["SFT"])
     each = (truth[name] - truth["SFT"]).mean(axis=1).tolist()
     return row | {
         "paper": {"TL;DR gold": 76.09} if name == "DPO" else None,
@@ -93,7 +93,7 @@ def _failed() -> dict[str, Any]:
 
 
 def _claim(a: str, b: str, truth: dict[str, Any]) -> dict[str, Any]:
-    gain = paired(truth[b], truth[a])
+    gain = paired_difference(truth[b], truth[a])
     verdict = "resolved" if gain.resolved and gain.mean > 0 else "not resolved"
     names = {"a": a, "b": b, "claim": f"{a} < {b}", "gain": gain.as_dict()}
     return names | {

@@ -18,7 +18,13 @@ from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
 from tandem.rng import Seed
-from tandem.statistics.best_of import curve, kl_bound, kl_exact, law, weights
+from tandem.statistics.best_of import (
+    best_of_n_curve,
+    best_of_n_law,
+    kl_bound,
+    kl_exact,
+    order_weights,
+)
 
 P, R = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.0, 0.5, 1.0, 2.0])
 TABLE = {  # n: law, true KL, formula
@@ -34,7 +40,7 @@ TABLE = {  # n: law, true KL, formula
 @pytest.mark.parametrize("n", TABLE)
 def test_fixture_law_and_kl(n: int) -> None:
     want, kl, formula = TABLE[n]
-    np.testing.assert_allclose(law(P, R, n), want, atol=5e-6)
+    np.testing.assert_allclose(best_of_n_law(P, R, n), want, atol=5e-6)
     assert kl_exact(P, R, n) == pytest.approx(kl, abs=5e-5)
     assert kl_bound(n) == pytest.approx(formula, abs=5e-5)
     assert kl_exact(P, R, n) <= min(kl_bound(n), math.log(10)) + 1e-12
@@ -48,7 +54,9 @@ def test_formula_is_exact_without_atoms() -> None:
 
 
 def test_best_of_best_is_best_of_the_product() -> None:
-    np.testing.assert_allclose(law(law(P, R, 3), R, 5), law(P, R, 15), atol=1e-12)
+    np.testing.assert_allclose(
+        best_of_n_law(best_of_n_law(P, R, 3), R, 5), best_of_n_law(P, R, 15), atol=1e-12
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -65,12 +73,12 @@ def test_law_with_ties_is_brute_force(mass: list[int], score: list[int], n: int)
         best = [y for y in draw if r[y] == max(r[z] for z in draw)]
         for y in best:
             want[y] += np.prod(p[list(draw)]) / len(best)
-    np.testing.assert_allclose(law(p, r, n), want, atol=1e-12)
+    np.testing.assert_allclose(best_of_n_law(p, r, n), want, atol=1e-12)
 
 
 @pytest.mark.parametrize(("pool", "n"), [(1, 1), (7, 3), (7, 7), (256, 64), (4096, 1024)])
 def test_weights_are_the_binomials_and_sum_to_one(pool: int, n: int) -> None:
-    w = weights(pool, n)
+    w = order_weights(pool, n)
     assert w.sum() == pytest.approx(1, abs=1e-12)
     for i in {1, n, (n + pool) // 2, pool}:
         want = math.comb(i - 1, n - 1) / math.comb(pool, n)
@@ -88,8 +96,8 @@ def test_curve_is_the_mean_over_all_subsets() -> None:
             best = [i for i in subset if scores[i] == scores[list(subset)].max()]
             kept.append(gold[best].mean())
         want.append(np.mean(kept))
-    np.testing.assert_allclose(curve(scores, gold, (1, 2, 5, 9)), want, atol=1e-12)
-    both = curve(np.stack([scores, -scores]), np.stack([gold, gold]), (1, 2, 5, 9))
+    np.testing.assert_allclose(best_of_n_curve(scores, gold, (1, 2, 5, 9)), want, atol=1e-12)
+    both = best_of_n_curve(np.stack([scores, -scores]), np.stack([gold, gold]), (1, 2, 5, 9))
     assert both.shape == (2, 4)
     np.testing.assert_allclose(both[0], want, atol=1e-12)
 
@@ -98,9 +106,9 @@ def test_curve_is_unbiased() -> None:
     """4,000 pools of 12 from the fixture: the mean curve is the law's mean within 4 errors."""
     rng, ns = np.random.default_rng(1), (1, 2, 4, 8)
     drawn = rng.choice(4, p=P, size=(4000, 12))
-    estimates = curve(R[drawn], (R**2)[drawn], ns)
+    estimates = best_of_n_curve(R[drawn], (R**2)[drawn], ns)
     error = estimates.std(0) / math.sqrt(4000)
-    truth = [law(P, R, n) @ R**2 for n in ns]
+    truth = [best_of_n_law(P, R, n) @ R**2 for n in ns]
     assert (np.abs(estimates.mean(0) - truth) < 4 * error).all()
 
 
@@ -118,10 +126,10 @@ def test_best_of_n_of_a_real_model_is_its_law(tmp_path: Path) -> None:
     r = np.array([worlds.F2_REWARD[y] for y in outcomes])
     kept = drawn[np.arange(2000), r[drawn].argmax(1)]
     share = np.bincount(kept, minlength=4) / 2000
-    exact = law(list(worlds.F2_LAW.values()), r, 4)
+    exact = best_of_n_law(list(worlds.F2_LAW.values()), r, 4)
     assert np.abs(share - exact).sum() / 2 < 0.04
-    pooled = curve(r[drawn.reshape(-1)], r[drawn.reshape(-1)], (1, 4, 16))
-    truth = [law(list(worlds.F2_LAW.values()), r, n) @ r for n in (1, 4, 16)]
+    pooled = best_of_n_curve(r[drawn.reshape(-1)], r[drawn.reshape(-1)], (1, 4, 16))
+    truth = [best_of_n_law(list(worlds.F2_LAW.values()), r, n) @ r for n in (1, 4, 16)]
     np.testing.assert_allclose(pooled, truth, atol=0.03)
 
 
@@ -129,10 +137,10 @@ def test_nonsense_is_refused() -> None:
     with pytest.raises(ConfigError, match="n = 0"):
         kl_bound(0)
     with pytest.raises(ConfigError, match="n = 5 with a pool of 4"):
-        curve(R, R, (5,))
+        best_of_n_curve(R, R, (5,))
     with pytest.raises(DataError, match=r"sum to 0\.9"):
-        law([0.5, 0.4], [0, 1], 2)
+        best_of_n_law([0.5, 0.4], [0, 1], 2)
     with pytest.raises(DataError, match="not numbers"):
-        curve([0.0, float("nan")], [0.0, 1.0], (1,))
+        best_of_n_curve([0.0, float("nan")], [0.0, 1.0], (1,))
     with pytest.raises(DataError, match="shape"):
-        law(P, R[:3], 2)
+        best_of_n_law(P, R[:3], 2)

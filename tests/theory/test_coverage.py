@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from tandem.statistics import holm, mean_of, paired, wilson, win_rate
+from tandem.statistics import holm, mean_of, paired_difference, wilson, win_rate
 
 TYPICAL = (0.05, 1.0, 1.0)
 GRID = [
@@ -42,7 +42,7 @@ def _coverage(seeds: int, prompts: int, sds: tuple[float, float, float], simulat
         shared = rng.standard_normal((1, prompts))
         b = shared + np.zeros((seeds, 1))
         a = b + truth + _differences(rng, seeds, prompts, sds)
-        estimate = paired(a, b)
+        estimate = paired_difference(a, b)
         hits += estimate.low <= truth <= estimate.high
     return hits / simulations
 
@@ -102,7 +102,9 @@ def _family_error(seeds: int, simulations: int, sds: tuple[float, float, float])
     rng, wrong = np.random.default_rng(seeds), 0
     for _ in range(simulations):
         sft = _differences(rng, seeds, 100, sds)
-        p_values = [paired(_differences(rng, seeds, 100, sds), sft).p_value for _ in range(5)]
+        p_values = [
+            paired_difference(_differences(rng, seeds, 100, sds), sft).p_value for _ in range(5)
+        ]
         wrong += bool((holm(p_values) < 0.05).any())
     return wrong / simulations
 
@@ -126,7 +128,9 @@ def test_without_holm_the_family_error_is_large() -> None:
     rng, wrong = np.random.default_rng(0), 0
     for _ in range(300):
         sft = rng.standard_normal(100)
-        wrong += any(paired(rng.standard_normal(100), sft).p_value < 0.05 for _ in range(5))
+        wrong += any(
+            paired_difference(rng.standard_normal(100), sft).p_value < 0.05 for _ in range(5)
+        )
     assert wrong / 300 > 0.1
 
 

@@ -181,7 +181,7 @@ def test_best_of_n_has_its_exact_law_and_its_true_divergence(tmp_path: Path):
     judged = Table(tuple(F1_REWARD.items()))(drawn)
     kept = [g.completions[0].text for g in best()(judged, Seed(4))]
     counts = np.array([kept.count(x) for x in F1_REWARD])
-    law = best_of.law(PI_REF.numpy(), R_STAR.numpy(), 4)
+    law = best_of.best_of_n_law(PI_REF.numpy(), R_STAR.numpy(), 4)
     np.testing.assert_allclose(law, (0.0256, 0.2145, 0.416, 0.3439), atol=5e-5)
     assert stats.chisquare(counts, 4000 * law).pvalue > 1e-3
     seen = torch.from_numpy(counts / 4000)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tandem.statistics import over_optimisation
-from tandem.statistics.best_of import curve, kl_bound
+from tandem.statistics.best_of import best_of_n_curve, kl_bound
 
 NS = (4, 16, 64, 256, 1024)
 POOLS, SIZE = 500, 2048
@@ -26,7 +26,7 @@ def simulated(heavy: bool) -> tuple[np.ndarray, np.ndarray]:
     gold = rng.normal(size=(POOLS, SIZE))
     error = rng.standard_t(2, gold.shape) if heavy else rng.normal(size=gold.shape)
     proxy = gold + error
-    return curve(proxy, gold, NS).mean(0), curve(proxy, proxy, NS).mean(0)
+    return best_of_n_curve(proxy, gold, NS).mean(0), best_of_n_curve(proxy, proxy, NS).mean(0)
 
 
 def test_a_gaussian_proxy_never_turns_over():

@@ -152,7 +152,7 @@ def test_best_of_n_is_a_policy_with_its_exact_law(pi_sft, r_phi, run):
     answers = run("answers", sample, decoder, x, n=4, how=TWO)
     assert {len(g) for g in answers} == {4}
     assert {c.author for g in answers for c in g.completions} == {"best-of-4"}
-    exact = best_of.law(PI_REF, R, 4)
+    exact = best_of.best_of_n_law(PI_REF, R, 4)
     assert tv(exact, PI_REF) > 0.4
     assert chisquare(2000 * shares(answers), 2000 * exact).pvalue > 1e-3
 
@@ -164,7 +164,7 @@ def test_the_curve_over_n_is_the_law_and_says_its_price(pi_sft, r_phi, run):
     rows = stage(run, "curve")["numbers"]
     assert [row["n"] for row in rows] == [1, 2, 3, 4, 8, 16]
     for row in rows:
-        wanted = float(best_of.law(PI_REF, R, row["n"]) @ (R - R.mean()))
+        wanted = float(best_of.best_of_n_law(PI_REF, R, row["n"]) @ (R - R.mean()))
         assert row["proxy"]["mean"] == pytest.approx(wanted, abs=4 * row["proxy"]["se"] + 0.02)
         assert row["again"]["mean"] == pytest.approx(row["proxy"]["mean"], abs=1e-6)
         assert row["KL at most"] == pytest.approx(best_of.kl_bound(row["n"]))
@@ -280,7 +280,7 @@ def test_two_stages_of_raft_are_best_of_four(pi_sft, r_phi, run):
     cfg = RAFT(stages=2, prompts=1000, k=2, sft=whole())
     policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 1000), r_phi, TWO, None, cfg)
     assert str(policy) == "RAFT-2"
-    two, four = (best_of.law(PI_REF, R, n) for n in (2, 4))
+    two, four = (best_of.best_of_n_law(PI_REF, R, n) for n in (2, 4))
     assert tv(law(stage(run, "policy-1")), two) < 0.05
     assert tv(law(policy), four) < 0.06 < tv(two, four) / 3
 
@@ -315,7 +315,7 @@ def test_the_second_stage_of_raft_pays_the_price(pi_sft, r_phi, run):
     cfg = RAFT(stages=2, prompts=800, k=2, beta=5.0, sft=whole())
     policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 800), r_phi, TWO, None, cfg)
     pi_1 = law(stage(run, "policy-1"))
-    assert tv(law(policy), best_of.law(pi_1, R - 5 * np.log(pi_1 / PI_REF), 2)) < 0.06
+    assert tv(law(policy), best_of.best_of_n_law(pi_1, R - 5 * np.log(pi_1 / PI_REF), 2)) < 0.06
 
 
 def test_held_out_judges_say_which_stage_is_kept(pi_sft, r_phi, run):

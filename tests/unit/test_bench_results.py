@@ -20,7 +20,7 @@ from tandem.report import write
 from tandem.runs.atomic_files import write_json
 from tandem.runs.display import Hidden
 from tandem.runs.run import Run
-from tandem.statistics import holm, paired
+from tandem.statistics import holm, paired_difference
 from tandem.tasks import Sizes
 
 SEEDS, PROMPTS = 3, 60
@@ -119,7 +119,7 @@ def row(told: dict[str, Any], name: str) -> dict[str, Any]:
 def test_claims_are_judged_with_holm_over_all_of_them(told):
     each = [truths(s) for s in range(SEEDS)]
     gains = [
-        paired(np.array([t[c.b] for t in each]), np.array([t[c.a] for t in each]))
+        paired_difference(np.array([t[c.b] for t in each]), np.array([t[c.a] for t in each]))
         for c in PLAN.claims
     ]
     adjusted = holm([g.p_value for g in gains])

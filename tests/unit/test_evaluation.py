@@ -25,7 +25,7 @@ from tandem.evaluation import (
     with_other_prompts,
 )
 from tandem.rng import Seed
-from tandem.statistics import mean_of, paired, win_rate
+from tandem.statistics import mean_of, paired_difference, win_rate
 
 
 def world(
@@ -250,7 +250,7 @@ def test_policies_are_compared_on_the_same_prompts() -> None:
     rows = {row.name: row for row in found.rows}
     dpo, sft = policies["dpo"]["truth"], policies["sft"]["truth"]
     assert rows["dpo"].wins["sft"] == win_rate(dpo > sft)
-    assert rows["dpo"].gain == paired(dpo, np.broadcast_to(sft, dpo.shape))
+    assert rows["dpo"].gain == paired_difference(dpo, np.broadcast_to(sft, dpo.shape))
     assert rows["dpo"].means["truth"] == mean_of(dpo)
     assert rows["dpo"].wins["sft"].low > 0.5 > rows["dpo"].wins["reference"].high
     assert "sft" not in rows["sft"].wins

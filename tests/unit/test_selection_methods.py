@@ -28,7 +28,7 @@ from tandem.runs.run import Run
 from tandem.stages.early_stopping import ValidatedPolicy, best_policy, should_stop, validated
 from tandem.stages.sampling import BestOf
 from tandem.stages.selection import log_above_mean, log_tilting, select
-from tandem.statistics import acceptance, effective_beta, tilt
+from tandem.statistics import acceptance_rate, describe_tilt, effective_beta
 from tandem.training.validation import Validation
 from worlds import F2_BOS, f1_model
 
@@ -51,9 +51,9 @@ def texts(g: Group) -> str:
 
 def test_acceptance_is_the_mean_chance():
     """Z e^{-r_max / beta} = .149329 on F1 at beta = .5; 1 at infinity; the best's share at 0."""
-    assert acceptance([POPULATION], 0.5) == pytest.approx(0.149329, abs=1e-6)
-    assert acceptance([POPULATION], math.inf) == 1.0
-    assert acceptance([POPULATION], 0.0) == pytest.approx(0.1)
+    assert acceptance_rate([POPULATION], 0.5) == pytest.approx(0.149329, abs=1e-6)
+    assert acceptance_rate([POPULATION], math.inf) == 1.0
+    assert acceptance_rate([POPULATION], 0.0) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 3.0])
@@ -85,7 +85,7 @@ def test_a_smaller_pool_leans_further_towards_the_policy():
 
 
 def test_tilt_tells_beta_in_spreads():
-    numbers = tilt([2 * POPULATION], [np.array([4.0])], 1.0)
+    numbers = describe_tilt([2 * POPULATION], [np.array([4.0])], 1.0)
     assert numbers["spreads"] == pytest.approx(1 / (2 * POPULATION.std()))
     assert numbers["acceptance"] == pytest.approx(0.149329, abs=1e-6)
     assert numbers["effective_beta"] == 0.0

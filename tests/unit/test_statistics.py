@@ -28,31 +28,31 @@ from tandem.statistics import (
     bradley_terry,
     brier,
     by_prompt,
-    centre,
+    centre_scores,
     comparisons_needed,
-    correct,
     d_optimal,
-    disagreement,
+    design_information,
     ece,
     elo_gap,
-    ensemble,
+    ensemble_scores,
     holm,
-    information,
     learning_curve,
     length_controlled,
     log_loss,
     mean_of,
+    member_disagreement,
     minimum_detectable,
+    ordering_credit,
     outcomes_of,
     over_optimisation,
-    paired,
-    probability,
+    paired_difference,
     rate_by_prompt,
-    reliability,
+    reliability_bins,
     temperature_scale,
-    verdict,
+    verdict_line,
     wilson,
     win_probability,
+    win_probability_of,
     win_rate,
 )
 
@@ -66,7 +66,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def test_one_seed_is_the_paired_t_test() -> None:
     a, b = rng(1).standard_normal((2, 40))
-    found = paired(a, b)
+    found = paired_difference(a, b)
     test = scipy_stats.ttest_rel(a, b)
     ends = test.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((ends.low, ends.high))
@@ -93,8 +93,8 @@ def test_more_seeds_do_not_replace_prompts() -> None:
 def test_pairing_removes_what_prompts_share() -> None:
     hard = 5 * rng(3).standard_normal(100)
     a, b = hard + 0.3 + 0.1 * rng(4).standard_normal(100), hard
-    assert paired(a, b).resolved
-    assert paired(a, b).se < mean_of(a).se / 20
+    assert paired_difference(a, b).resolved
+    assert paired_difference(a, b).se < mean_of(a).se / 20
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_pairing_removes_what_prompts_share() -> None:
 )
 def test_wrong_columns_are_refused(a: list[float], b: list[float], match: str) -> None:
     with pytest.raises(DataError, match=match):
-        paired(a, b)
+        paired_difference(a, b)
 
 
 def test_standard_errors_of_win_rates() -> None:
@@ -237,15 +237,15 @@ def test_comparisons_needed_resolve() -> None:
 
 def test_verdicts() -> None:
     won = Estimate(0.2, 0.1, 0.3, 200, 0.0, "", se=0.05, seeds=5)
-    assert verdict(won, "dpo", "sft") == (
+    assert verdict_line(won, "dpo", "sft") == (
         "resolved: dpo is better than sft, 0.2 [0.1, 0.3] at n=200, 5 seeds"
     )
     open_ = Estimate(0.02, -0.01, 0.05, 200, 0.2, "", se=0.0153)
-    assert verdict(open_, "a", "b") == (
+    assert verdict_line(open_, "a", "b") == (
         "not resolved at n=200: a against b 0.02 [-0.01, 0.05]; about 720 more comparisons needed"
     )
     even = Estimate(0.5, 0.4, 0.6, 200, 1.0, "", se=0.05, null=0.5)
-    assert verdict(even, "a", "b") == "not resolved at n=200: a and b are even, 0.5 [0.4, 0.6]"
+    assert verdict_line(even, "a", "b") == "not resolved at n=200: a and b are even, 0.5 [0.4, 0.6]"
 
 
 # strength
@@ -348,7 +348,7 @@ def test_length_controlled_without_a_length_difference_is_the_win_rate() -> None
 
 def test_accuracy_counts_ties_half() -> None:
     assert accuracy([1, -1, 0, 2], [1, 1, 1, 0]) == pytest.approx(1.5 / 4)
-    assert correct([1, -1, 3], [0.5, 0.2, 0.7]).tolist() == [0.5, 1, 1]
+    assert ordering_credit([1, -1, 3], [0.5, 0.2, 0.7]).tolist() == [0.5, 1, 1]
 
 
 def test_a_coin_has_the_known_scores() -> None:
@@ -363,14 +363,14 @@ def test_a_calibrated_model_has_no_calibration_error() -> None:
     p = draw.random(100_000)
     y = (draw.random(100_000) < p).astype(float)
     assert ece(p, y) < 0.01
-    sharp = probability(3 * np.log(p / (1 - p)))
+    sharp = win_probability_of(3 * np.log(p / (1 - p)))
     assert ece(sharp, y) > 0.08
 
 
 def test_calibration_error_by_hand() -> None:
     """Bins {.1, .2} and {.7, .9}: (2/4) |0 - .15| + (2/4) |.5 - .8| = .225."""
     assert ece([0.9, 0.1, 0.7, 0.2], [0, 0, 1, 0], bins=2) == pytest.approx(0.225)
-    parts = reliability([0.9, 0.1, 0.7, 0.2], [0, 0, 1, 0], bins=2)
+    parts = reliability_bins([0.9, 0.1, 0.7, 0.2], [0, 0, 1, 0], bins=2)
     assert [(b.n, b.frequency) for b in parts] == [(2, 0), (2, 0.5)]
     with pytest.raises(DataError, match="3 predictions for 15 bins"):
         ece([0.1, 0.2, 0.3], [0, 0, 1])
@@ -379,10 +379,10 @@ def test_calibration_error_by_hand() -> None:
 def test_temperature_undoes_overconfidence() -> None:
     draw = rng(11)
     d = 2 * draw.standard_normal(50_000)
-    y = (draw.random(50_000) < probability(d)).astype(float)
+    y = (draw.random(50_000) < win_probability_of(d)).astype(float)
     assert temperature_scale(3 * d, y) == pytest.approx(3, rel=0.03)
-    assert ece(probability(3 * d, 3), y) < 0.02 < ece(probability(3 * d), y)
-    assert temperature_scale(d, probability(d / 4)) == pytest.approx(4, rel=1e-4)
+    assert ece(win_probability_of(3 * d, 3), y) < 0.02 < ece(win_probability_of(3 * d), y)
+    assert temperature_scale(d, win_probability_of(d / 4)) == pytest.approx(4, rel=1e-4)
 
 
 def test_auroc_is_sklearns() -> None:
@@ -437,15 +437,17 @@ def test_ensemble_laws() -> None:
     """One member is itself, no weight is the mean, and the worst is never above the mean."""
     prompt = np.repeat(np.arange(10), 4)
     r = rng(14).standard_normal((5, 40))
-    assert ensemble(r[:1], prompt, "worst") == pytest.approx(centre(r[:1], prompt)[0])
-    assert ensemble(r[:1], prompt, "uncertainty") == pytest.approx(centre(r[:1], prompt)[0])
-    mean = ensemble(r, prompt)
-    assert ensemble(r, prompt, "uncertainty", 0.0) == pytest.approx(mean)
-    assert (ensemble(r, prompt, "worst") <= mean + 1e-12).all()
-    assert (ensemble(r, prompt, "uncertainty") <= mean).all()
-    assert disagreement(r[[0, 0]], prompt) == pytest.approx(np.zeros(40))
+    assert ensemble_scores(r[:1], prompt, "worst") == pytest.approx(centre_scores(r[:1], prompt)[0])
+    assert ensemble_scores(r[:1], prompt, "uncertainty") == pytest.approx(
+        centre_scores(r[:1], prompt)[0]
+    )
+    mean = ensemble_scores(r, prompt)
+    assert ensemble_scores(r, prompt, "uncertainty", 0.0) == pytest.approx(mean)
+    assert (ensemble_scores(r, prompt, "worst") <= mean + 1e-12).all()
+    assert (ensemble_scores(r, prompt, "uncertainty") <= mean).all()
+    assert member_disagreement(r[[0, 0]], prompt) == pytest.approx(np.zeros(40))
     with pytest.raises(ConfigError, match="how = 'max'"):
-        ensemble(r, prompt, "max")  # type: ignore[arg-type]
+        ensemble_scores(r, prompt, "max")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("how", ["mean", "worst", "uncertainty"])
@@ -453,7 +455,7 @@ def test_ensembles_ignore_constants_per_prompt_and_member(how: str) -> None:
     prompt = np.repeat(np.arange(10), 4)
     r = rng(15).standard_normal((5, 40))
     moved = r + rng(16).standard_normal((5, 10))[:, prompt]
-    assert ensemble(moved, prompt, how) == pytest.approx(ensemble(r, prompt, how))  # type: ignore[arg-type]
+    assert ensemble_scores(moved, prompt, how) == pytest.approx(ensemble_scores(r, prompt, how))  # type: ignore[arg-type]
 
 
 # design
@@ -464,8 +466,10 @@ def test_greedy_design_is_nearly_the_best() -> None:
     exact = 0
     for seed in range(30):
         x = rng(seed).standard_normal((8, 3))
-        greedy = information(x[d_optimal(x, 2)])
-        best = max(information(x[list(pair)]) for pair in itertools.combinations(range(8), 2))
+        greedy = design_information(x[d_optimal(x, 2)])
+        best = max(
+            design_information(x[list(pair)]) for pair in itertools.combinations(range(8), 2)
+        )
         assert (1 - 1 / math.e) * best <= greedy <= best + 1e-12
         exact += greedy > best - 1e-9
     assert exact > 15
@@ -475,8 +479,8 @@ def test_design_spreads_over_directions() -> None:
     """A second look along (3, 0) gains log(19/10) = .64; (0, 2) gains log 5 = 1.61."""
     x = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
     assert d_optimal(x, 2) == [0, 2]
-    assert information(x[[0, 1]]) == pytest.approx(math.log(19))
-    assert information(x[[0, 2]]) == pytest.approx(math.log(10) + math.log(5))
+    assert design_information(x[[0, 1]]) == pytest.approx(math.log(19))
+    assert design_information(x[[0, 2]]) == pytest.approx(math.log(10) + math.log(5))
     assert sorted(d_optimal(x, 9)) == [0, 1, 2]
     with pytest.raises(ConfigError, match="keep = 0"):
         d_optimal(x, 0)

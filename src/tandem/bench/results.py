@@ -28,7 +28,7 @@ from tandem.statistics import (
     holm,
     length_controlled,
     outcomes_of,
-    paired,
+    paired_difference,
     win_rate,
 )
 
@@ -136,7 +136,7 @@ def _order(found: Finished) -> list[dict[str, Any]]:
     """Judge the orderings that were expected, with Holm over all of them."""
     columns, judge = found.columns, found.judge
     told = [c for c in found.plan.claims if c.a in columns and c.b in columns]
-    gains = [paired(columns[c.b][judge], columns[c.a][judge]) for c in told]
+    gains = [paired_difference(columns[c.b][judge], columns[c.a][judge]) for c in told]
     adjusted = holm([g.p_value for g in gains]).tolist() if gains else []
     return [
         {

@@ -16,7 +16,7 @@ from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.tables import Cell, Table, join_parts
 from tandem.operators.columns import largest_cluster
-from tandem.statistics import Estimate, auroc, mean_of, paired
+from tandem.statistics import Estimate, auroc, mean_of, paired_difference
 from tandem.statistics.numerics import Floats
 
 Parts = Mapping[str, npt.NDArray[np.bool_]]
@@ -105,7 +105,7 @@ def _gain(mine: Floats, theirs: Floats, inside: npt.NDArray[np.bool_]) -> Estima
     if inside.sum() < 2:
         return None
     a, b = np.broadcast_arrays(np.atleast_2d(mine), np.atleast_2d(theirs))
-    return paired(a[:, inside], b[:, inside])
+    return paired_difference(a[:, inside], b[:, inside])
 
 
 def split_by_stratum(groups: Sequence[Group]) -> dict[str, npt.NDArray[np.bool_]]:

@@ -15,7 +15,7 @@ import numpy as np
 from tandem.data.record import Completion, Group
 from tandem.errors import DataError
 from tandem.rng import Seed
-from tandem.statistics import correct
+from tandem.statistics import ordering_credit
 from tandem.statistics.numerics import Floats, Ints
 
 
@@ -57,7 +57,7 @@ class Comparisons:
     @property
     def credit(self) -> Floats:
         """[M] 1 where the model agrees with the majority, .5 where its scores tie, 0 elsewhere."""
-        return correct(self.difference, self.y)
+        return ordering_credit(self.difference, self.y)
 
 
 def lay_out_comparisons(

@@ -24,8 +24,8 @@ from tandem.statistics import (
     holm,
     mean_of,
     outcomes_of,
-    paired,
-    verdict,
+    paired_difference,
+    verdict_line,
     win_rate,
 )
 from tandem.statistics.numerics import Floats
@@ -95,7 +95,7 @@ class PolicyEvaluation:
         """Say of each policy whether it beats the first opponent, and whether that is resolved."""
         first = self.opponents[0]
         return tuple(
-            verdict(row.wins[first], row.name, first) for row in self.rows if first in row.wins
+            verdict_line(row.wins[first], row.name, first) for row in self.rows if first in row.wins
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def _row(
             played[other] = outcomes_of(*_aligned(name, mine[judge], other, policies[other][judge]))
     main, gain = opponents[0], None
     if main in known and main != name and judge in mine and judge in policies[main]:
-        gain = paired(*_aligned(name, mine[judge], main, policies[main][judge]))
+        gain = paired_difference(*_aligned(name, mine[judge], main, policies[main][judge]))
     return PolicyRow(
         name=name,
         wins={other: win_rate(x) for other, x in played.items()},

@@ -31,10 +31,10 @@ from tandem.statistics import (
     ece,
     learning_curve,
     outcomes_of,
-    probability,
     rate_by_prompt,
-    reliability,
+    reliability_bins,
     temperature_scale,
+    win_probability_of,
 )
 from tandem.statistics.numerics import Floats, Ints, log_sigmoid
 
@@ -157,7 +157,7 @@ def reward_evaluation(
             "accuracy is about judgments that prefer one answer",
             "give judgments that are decided",
         )
-    p = probability(table.difference)
+    p = win_probability_of(table.difference)
     spread = len(members) > 1
     return RewardEvaluation(
         judgments=len(table),
@@ -171,7 +171,7 @@ def reward_evaluation(
         slices=tuple(_slices(decided)),
         disagreement_auroc=_spread_auroc(decided, seed, draws) if spread else None,
         own_prompt=_own_prompt(groups, other_prompts),
-        bins=tuple(reliability(p, table.y, BINS)) if len(table) >= BINS else (),
+        bins=tuple(reliability_bins(p, table.y, BINS)) if len(table) >= BINS else (),
     )
 
 
@@ -199,7 +199,7 @@ def _losses(difference: Floats, y: Floats) -> Floats:
 def _ece(table: Comparisons, temperature: float, seed: Seed, draws: int) -> Estimate | None:
     if len(table) < BINS:
         return None
-    p = probability(table.difference, temperature)
+    p = win_probability_of(table.difference, temperature)
 
     def statistic(rows: Ints) -> float:
         return ece(p[rows], table.y[rows], BINS) if len(rows) >= BINS else float("nan")

@@ -19,7 +19,7 @@ from tandem.data.record import FloatArray, Group
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges import Judge, open_judge
 from tandem.machine import Machine
-from tandem.statistics import Aggregate, aggregate
+from tandem.statistics import AggregateRule, aggregate_scores
 
 Unit = Literal["tokens", "words"]
 ScoringFunction = Callable[[Iterable[Group]], Iterator[Group]]
@@ -56,7 +56,7 @@ class Ensemble:
     """
 
     members: tuple[Judge, ...]
-    how: Aggregate = "mean"
+    how: AggregateRule = "mean"
     weight: float = 0.5
     centre: Literal["prompt", "bias"] = "prompt"
     anchors: Groups | None = None
@@ -98,7 +98,7 @@ class Ensemble:
             given, seen = itertools.tee(groups)
             for group, x in zip(given, _columns(members, seen), strict=True):
                 centred = x - self._zero(group, x, zeros)[:, None]
-                yield replace(group, scores=aggregate(centred, self.how, self.weight))
+                yield replace(group, scores=aggregate_scores(centred, self.how, self.weight))
 
         return score
 

@@ -35,7 +35,7 @@ from tandem.models.tokenise import tokenise
 from tandem.models.tokenizers import load_tokenizer
 from tandem.operators.columns import preferences_of
 from tandem.runs.checkpoint import Checkpoint
-from tandem.statistics import probability
+from tandem.statistics import win_probability_of
 
 Answers = tuple[Completion, ...]
 Asked = tuple[Group, Sequence[Pair]]
@@ -91,7 +91,7 @@ class PreferenceModel:
             given, seen = itertools.tee(groups)
             asked = ((g, self._met(g)) for g in reader.own(seen))
             for group, f in zip(given, reader(asked), strict=True):
-                votes = zip(self._met(group), probability(f).tolist(), strict=True)
+                votes = zip(self._met(group), win_probability_of(f).tolist(), strict=True)
                 labels = ((i, j, self._label(group, i, j, p)) for (i, j), p in votes)
                 written = tuple(Preference(i, j, p, by=self.name) for i, j, p in labels)
                 yield replace(group, preferences=written)

@@ -32,7 +32,7 @@ from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.sampling import BestOf, sample
 from tandem.statistics import mean_of
-from tandem.statistics.best_of import curve, kl_bound
+from tandem.statistics.best_of import best_of_n_curve, kl_bound
 from tandem.training.validation import Validation
 
 
@@ -86,7 +86,7 @@ def price(
         for column, who in judges.items()
     }
     proxy = next(iter(judged.values()))
-    found = {column: curve(proxy, gold, ns) for column, gold in judged.items()}
+    found = {column: best_of_n_curve(proxy, gold, ns) for column, gold in judged.items()}
     rows = [
         (n, kl_bound(n), *(mean_of(means[:, k]) for means in found.values()))
         for k, n in enumerate(ns)

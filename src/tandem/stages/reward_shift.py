@@ -27,9 +27,9 @@ from tandem.statistics import (
     Estimate,
     by_prompt,
     ece,
-    probability,
     rate_by_prompt,
     temperature_scale,
+    win_probability_of,
 )
 
 
@@ -105,7 +105,7 @@ def _numbers(table: Comparisons, gain: Estimate | None) -> tuple[Any, ...]:
         rate_by_prompt(table.credit, table.prompt),
         gain,
         by_prompt(pair_losses(table), table.prompt),
-        ece(probability(table.difference), table.y, BINS) if len(table) >= BINS else None,
+        ece(win_probability_of(table.difference), table.y, BINS) if len(table) >= BINS else None,
         temperature_scale(table.difference, table.y),
         float(table.difference.std()),
     )

@@ -13,7 +13,7 @@ from tandem.operators.columns import scores_of
 from tandem.rng import Seed
 from tandem.runs.display import spell_numbers
 from tandem.runs.events import Events
-from tandem.statistics import tilt
+from tandem.statistics import describe_tilt
 
 
 def select(groups: Groups, operator: Operator, *, seed: Seed, events: Events) -> Iterator[Group]:
@@ -50,7 +50,7 @@ def log_tilting(
         for group, unit in zip(pool, units, strict=True)
     ]
     kept = [scores_of(group, "tilt") / unit for group, unit in zip(accepted, units, strict=True)]
-    numbers = tilt(rows, kept, how.beta)
+    numbers = describe_tilt(rows, kept, how.beta)
     events.log("tilt", text=spell_numbers(numbers), **numbers)
     return numbers
 

@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 Numbers = Sequence[float] | npt.NDArray[np.floating[Any]]
 
 
-def law(p: Numbers, r: Numbers, n: int) -> Floats:
+def best_of_n_law(p: Numbers, r: Numbers, n: int) -> Floats:
     """Return the exact law of best-of-n on a finite set.
 
     Args:
@@ -58,7 +58,7 @@ def law(p: Numbers, r: Numbers, n: int) -> Floats:
 
 def kl_exact(p: Numbers, r: Numbers, n: int) -> float:
     """Return KL(best-of-n || policy) in nats on a finite set; never above -log p(argmax r)."""
-    q, reference = law(p, r, n), np.asarray(p, np.float64)
+    q, reference = best_of_n_law(p, r, n), np.asarray(p, np.float64)
     seen = q > 0
     return float(np.sum(q[seen] * np.log(q[seen] / reference[seen])))
 
@@ -76,7 +76,7 @@ def kl_bound(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def weights(pool: int, n: int) -> Floats:
+def order_weights(pool: int, n: int) -> Floats:
     """Return [N] probabilities that the i-th worst of a pool is the best of n drawn from it.
 
     C(i - 1, n - 1) / C(N, n) for i = 1..N: the i-th is chosen and the other n - 1 are below it.
@@ -94,7 +94,7 @@ def weights(pool: int, n: int) -> Floats:
     return np.cumprod(down, dtype=np.float64)[::-1]
 
 
-def curve(
+def best_of_n_curve(
     scores: Numbers | npt.NDArray[Any], gold: Numbers | npt.NDArray[Any], ns: Sequence[int]
 ) -> Floats:
     """Estimate what best-of-n gains for every n from one pool, without bias.
@@ -128,7 +128,7 @@ def curve(
     rows = (x.reshape(-1, s.shape[-1]) for x in (s, g))
     flat = [_level(a, b) for a, b in zip(*rows, strict=True)]
     levelled = np.reshape(flat, g.shape)
-    return np.stack([levelled @ weights(g.shape[-1], n) for n in ns], -1)
+    return np.stack([levelled @ order_weights(g.shape[-1], n) for n in ns], -1)
 
 
 def _level(scores: Floats, gold: Floats) -> Floats:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.errors import DataError
-from tandem.statistics.numerics import Floats, log_sigmoid, midranks, minimum, sigmoid
+from tandem.statistics.numerics import Floats, find_minimum, log_sigmoid, midranks, sigmoid
 
 PROBABILITY_FLOOR = 1e-12
 
@@ -27,7 +27,7 @@ class Bin(NamedTuple):
     frequency: float
 
 
-def correct(difference: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
+def ordering_credit(difference: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
     """Return [M] credit: 1 where the sign of the difference agrees with the majority, .5 on a tie.
 
     A tie of the judges (y = .5) gives .5 whatever the model says.
@@ -38,7 +38,7 @@ def correct(difference: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
 
 def accuracy(difference: npt.ArrayLike, y: npt.ArrayLike) -> float:
     """Return the share of comparisons that the model orders as the judges did, ties half."""
-    return float(correct(difference, y).mean())
+    return float(ordering_credit(difference, y).mean())
 
 
 def log_loss(p: npt.ArrayLike, y: npt.ArrayLike) -> float:
@@ -53,7 +53,7 @@ def brier(p: npt.ArrayLike, y: npt.ArrayLike) -> float:
     return float(((np.asarray(p, np.float64) - np.asarray(y, np.float64)) ** 2).mean())
 
 
-def reliability(p: npt.ArrayLike, y: npt.ArrayLike, bins: int = 15) -> list[Bin]:
+def reliability_bins(p: npt.ArrayLike, y: npt.ArrayLike, bins: int = 15) -> list[Bin]:
     """Cut predictions into bins of equal mass: mean confidence against frequency in each."""
     confidence, outcome = np.asarray(p, np.float64), np.asarray(y, np.float64)
     if len(confidence) < bins:
@@ -74,7 +74,7 @@ def ece(p: npt.ArrayLike, y: npt.ArrayLike, bins: int = 15) -> float:
 
     Equal-mass bins. Noise alone makes it positive: about .4 sqrt(bins / n) near p = .5.
     """
-    parts = reliability(p, y, bins)
+    parts = reliability_bins(p, y, bins)
     total = sum(part.n for part in parts)
     return sum(part.n / total * abs(part.frequency - part.confidence) for part in parts)
 
@@ -87,10 +87,10 @@ def temperature_scale(difference: npt.ArrayLike, y: npt.ArrayLike) -> float:
         z = d * math.exp(-log_t)
         return float(-(target * log_sigmoid(z) + (1 - target) * log_sigmoid(-z)).mean())
 
-    return math.exp(minimum(loss, -math.log(1000), math.log(1000)))
+    return math.exp(find_minimum(loss, -math.log(1000), math.log(1000)))
 
 
-def probability(difference: npt.ArrayLike, temperature: float = 1.0) -> Floats:
+def win_probability_of(difference: npt.ArrayLike, temperature: float = 1.0) -> Floats:
     """Return sigmoid(difference / temperature)."""
     return sigmoid(np.asarray(difference, np.float64) / temperature)
 

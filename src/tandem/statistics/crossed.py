@@ -19,13 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tandem.statistics.numerics import (
-    Floats,
-    chi_squared_quantile,
-    root,
-    t_quantile,
-    t_tails,
-)
+from tandem.statistics.numerics import Floats, chi_squared_quantile, find_root, t_quantile, t_tails
 
 ALPHA = 0.05
 SMALLEST_P = 1e-12
@@ -82,7 +76,7 @@ class Crossed:
         if self.quantile(SMALLEST_P) <= t:
             plain = SMALLEST_P
         else:
-            plain = math.exp(root(lambda x: self.quantile(math.exp(x)) - t, low, high))
+            plain = math.exp(find_root(lambda x: self.quantile(math.exp(x)) - t, low, high))
         if plain >= ALPHA or min(self.seeds, self.prompts) == 1:
             return plain
         return max(plain, min(self._cautious(distance), math.nextafter(ALPHA, 0)))
@@ -128,7 +122,7 @@ class Crossed:
         return self._total**2 / sum(squares)
 
 
-def crossed(d: Floats) -> Crossed:
+def crossed_squares(d: Floats) -> Crossed:
     """Return the mean squares of d [S, P]; with one seed or one prompt there is one square."""
     s, p = d.shape
     if s == 1:

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.errors import ConfigError, DataError
-from tandem.statistics.numerics import Floats, minimum
+from tandem.statistics.numerics import Floats, find_minimum
 
 Form = Literal["bon", "rl"]
-Aggregate = Literal["mean", "worst", "uncertainty"]
+AggregateRule = Literal["mean", "worst", "uncertainty"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def learning_curve(
     grid = np.linspace(math.log(0.02), math.log(3.0), 41)
     best = int(np.argmin([fit(float(x))[1] for x in grid]))
     low, high = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
-    log_c = minimum(lambda x: fit(x)[1], float(low), float(high))
+    log_c = find_minimum(lambda x: fit(x)[1], float(low), float(high))
     (a, b), _ = fit(log_c)
     return LearningCurve(float(a), float(b), math.exp(log_c))
 
@@ -150,7 +150,7 @@ def _least_squares(
     return b, float(((x @ b - y * weight) ** 2).sum())
 
 
-def centre(scores: npt.ArrayLike, prompt: npt.NDArray[Any]) -> Floats:
+def centre_scores(scores: npt.ArrayLike, prompt: npt.NDArray[Any]) -> Floats:
     """Subtract from each member's scores [K, N] its mean over the answers to the same prompt.
 
     Rewards are defined up to a constant per prompt, so members must be centred before they are
@@ -163,8 +163,8 @@ def centre(scores: npt.ArrayLike, prompt: npt.NDArray[Any]) -> Floats:
     return values - means[:, owner]
 
 
-def ensemble(
-    scores: npt.ArrayLike, prompt: npt.NDArray[Any], how: Aggregate = "mean", lam: float = 0.5
+def ensemble_scores(
+    scores: npt.ArrayLike, prompt: npt.NDArray[Any], how: AggregateRule = "mean", lam: float = 0.5
 ) -> Floats:
     """Aggregate K reward models conservatively (arXiv:2310.02743), after `centre`.
 
@@ -179,10 +179,12 @@ def ensemble(
     Returns:
         [N] aggregated scores; each prompt's mean is not restored.
     """
-    return aggregate(centre(scores, prompt), how, lam)
+    return aggregate_scores(centre_scores(scores, prompt), how, lam)
 
 
-def aggregate(values: npt.ArrayLike, how: Aggregate = "mean", lam: float = 0.5) -> Floats:
+def aggregate_scores(
+    values: npt.ArrayLike, how: AggregateRule = "mean", lam: float = 0.5
+) -> Floats:
     """Aggregate scores [K, N] that have a common zero already; see `ensemble`.
 
     Raises:
@@ -202,6 +204,6 @@ def aggregate(values: npt.ArrayLike, how: Aggregate = "mean", lam: float = 0.5) 
     )
 
 
-def disagreement(scores: npt.ArrayLike, prompt: npt.NDArray[Any]) -> Floats:
+def member_disagreement(scores: npt.ArrayLike, prompt: npt.NDArray[Any]) -> Floats:
     """Return [N] the standard deviation over the K members of the centred scores [K, N]."""
-    return centre(scores, prompt).std(axis=0)
+    return centre_scores(scores, prompt).std(axis=0)

@@ -9,7 +9,7 @@ from tandem.errors import ConfigError
 from tandem.statistics.numerics import Floats
 
 
-def information(features: npt.ArrayLike, ridge: float = 1.0) -> float:
+def design_information(features: npt.ArrayLike, ridge: float = 1.0) -> float:
     """Return the information of a design: log det(ridge I + X'X) - log det(ridge I), >= 0."""
     x = np.atleast_2d(np.asarray(features, np.float64))
     return float(np.linalg.slogdet(np.eye(x.shape[1]) + x.T @ x / ridge)[1])

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tandem.errors import DataError
 from tandem.rng import Seed
-from tandem.statistics.crossed import ALPHA, crossed
+from tandem.statistics.crossed import ALPHA, crossed_squares
 from tandem.statistics.numerics import (
     Floats,
     Ints,
@@ -128,7 +128,7 @@ def mean_of(x: npt.ArrayLike, *, null: float = 0.0) -> Estimate:
     """
     values = _design(x, "x")
     s, p = values.shape
-    spread, mean = crossed(values), float(values.mean())
+    spread, mean = crossed_squares(values), float(values.mean())
     se = math.sqrt(spread.variance)
     half = se * spread.quantile() if se else 0.0
     return Estimate(
@@ -136,7 +136,7 @@ def mean_of(x: npt.ArrayLike, *, null: float = 0.0) -> Estimate:
     )
 
 
-def paired(a: npt.ArrayLike, b: npt.ArrayLike) -> Estimate:
+def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike) -> Estimate:
     """Estimate how much higher a is than b, on the same prompts and seeds.
 
     The variance of the mean of d = a - b is, from the mean squares of the crossed design,
@@ -214,7 +214,7 @@ def win_rate(outcomes: npt.ArrayLike) -> Estimate:
             "turn scores into outcomes first: (a > b) + .5 * (a == b)",
         )
     s, p = values.shape
-    rate, spread = float(values.mean()), crossed(values)
+    rate, spread = float(values.mean()), crossed_squares(values)
     if spread.variance == 0:
         return _wilson(rate, p, normal_quantile(ALPHA / 2), 0.5, p, s, "Wilson")
     effective = rate * (1 - rate) / spread.variance

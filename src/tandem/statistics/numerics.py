@@ -60,13 +60,13 @@ def midranks(x: Floats) -> Floats:
     return np.asarray(stats.rankdata(x), np.float64)
 
 
-def root(f: Callable[[float], float], low: float, high: float) -> float:
+def find_root(f: Callable[[float], float], low: float, high: float) -> float:
     """Return where f crosses zero between low and high."""
     answer: Any = optimize.brentq(f, low, high)
     return float(answer)
 
 
-def minimum(f: Callable[[float], float], low: float, high: float) -> float:
+def find_minimum(f: Callable[[float], float], low: float, high: float) -> float:
     """Return the x in [low, high] at which f is smallest; f has one dip."""
     answer: Any = optimize.minimize_scalar(
         f, bounds=(low, high), method="bounded", options={"xatol": 1e-10}

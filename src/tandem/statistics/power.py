@@ -87,7 +87,7 @@ def comparisons_needed(estimate: Estimate, *, power: float = 0.8) -> int:
     return max(1, math.ceil(needed - have))
 
 
-def verdict(estimate: Estimate, a: str, b: str) -> str:
+def verdict_line(estimate: Estimate, a: str, b: str) -> str:
     """Say in one line which of two is better, by how much, and whether that is resolved."""
     size = f"n={estimate.n}" + (f", {estimate.seeds} seeds" if estimate.seeds > 1 else "")
     gap = f"{estimate.mean:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"

@@ -100,7 +100,7 @@ def bradley_terry(
     design[rows, i] += 1
     design[rows, j] -= 1
     cluster = rows if prompt is None else np.unique(np.asarray(prompt), return_inverse=True)[1]
-    free, covariance = logistic(design[:, 1:], y, cluster)
+    free, covariance = logistic_regression(design[:, 1:], y, cluster)
     centre = (np.eye(len(names)) - 1 / len(names))[:, 1:]
     return Strengths(names, centre @ free, centre @ covariance @ centre.T, len(np.unique(cluster)))
 
@@ -121,7 +121,7 @@ def _connected(names: tuple[str, ...], i: Ints, j: Ints, y: Floats) -> None:
         )
 
 
-def logistic(
+def logistic_regression(
     x: Floats, y: Floats, cluster: Ints, prior_sd: float = math.inf
 ) -> tuple[Floats, Floats]:
     """Fit P(y = 1) = sigmoid(x b) by Newton's method; y may be soft labels in [0, 1].
@@ -183,7 +183,7 @@ def length_controlled(
     rows = np.arange(len(y))
     cluster = rows if prompt is None else np.unique(np.asarray(prompt), return_inverse=True)[1]
     design = np.stack([np.ones_like(squashed), squashed], axis=1)
-    b, covariance = logistic(design, y, cluster, PRIOR_SD)
+    b, covariance = logistic_regression(design, y, cluster, PRIOR_SD)
     logit, se = float(b[0]), math.sqrt(float(covariance[0, 0]))
     ends = sigmoid(logit + normal_quantile(0.025) * se * np.array([-1.0, 0.0, 1.0]))
     low, rate, high = (float(e) for e in ends)

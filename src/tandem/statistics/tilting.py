@@ -20,7 +20,9 @@ HALVINGS = 80
 RANGE = 1e6
 
 
-def tilt(pools: Sequence[Rewards], kept: Sequence[Rewards], beta: float) -> dict[str, float]:
+def describe_tilt(
+    pools: Sequence[Rewards], kept: Sequence[Rewards], beta: float
+) -> dict[str, float]:
     """Describe a rejection sample in four numbers.
 
     Args:
@@ -35,14 +37,14 @@ def tilt(pools: Sequence[Rewards], kept: Sequence[Rewards], beta: float) -> dict
     """
     spread = float(np.mean([r.std() for r in pools]))
     return {
-        "acceptance": acceptance(pools, beta),
+        "acceptance": acceptance_rate(pools, beta),
         "beta": beta,
         "effective_beta": effective_beta(pools, float(np.mean([r.mean() for r in kept]))),
         "spreads": beta / spread if spread else math.inf,
     }
 
 
-def acceptance(pools: Sequence[Rewards], beta: float) -> float:
+def acceptance_rate(pools: Sequence[Rewards], beta: float) -> float:
     """Return the mean chance of a sample to be accepted: E exp((r - r_max) / beta).
 
     This is Z e^{-r_max / beta} with each pool's largest reward for r_max (METHODS section 6).
