@@ -34,7 +34,7 @@ from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.statistics import AggregateRule, aggregate_scores
 from tandem.statistics.best_of import best_of_n_curve
-from tandem.tasks import Sizes, World, load
+from tandem.tasks import Sizes, Task, load
 from tandem.training.validation import Validation
 
 MEMBERS = 4
@@ -152,7 +152,7 @@ def pools(path: Path) -> dict[str, Any]:
 
 def _configs() -> dict[str, Any]:
     """The micro world's own settings; rewards are scaled, so that betas mean the same."""
-    table = load.settings("micro")
+    table = load.task_settings("micro")
     r = overridden(reward.Reward(), table["reward"])
     return {
         "sft": overridden(sft.SFT(), table["sft"]),
@@ -169,13 +169,13 @@ def _ppo(plan: Plan, lever: Lever) -> ppo.PPO:
         "beta": lever.beta,
         "optim": {"lr": plan.lr, "schedule": "constant"},
     }
-    return overridden(ppo.PPO(), load.settings("micro")["ppo"] | own)
+    return overridden(ppo.PPO(), load.task_settings("micro")["ppo"] | own)
 
 
-def _world(plan: Plan, seed: int) -> World:
+def _world(plan: Plan, seed: int) -> Task:
     """The seed's own prompts, pairs and flips; everybody's evaluation prompts."""
-    same = load.from_task("micro", plan.sizes, EVALUATION)
-    own = load.from_task("micro", plan.sizes, Seed(seed))
+    same = load.load_task("micro", plan.sizes, EVALUATION)
+    own = load.load_task("micro", plan.sizes, Seed(seed))
     return replace(own, evaluation=same.evaluation, references=None)
 
 

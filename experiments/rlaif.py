@@ -41,8 +41,8 @@ from tandem.statistics import (
     win_probability_of,
 )
 from tandem.tasks import Sizes
-from tandem.tasks.load import from_task
-from tandem.tasks.micro.truth import breakdown
+from tandem.tasks.load import load_task
+from tandem.tasks.micro.truth import truth_parts
 
 WAYS = {
     "both orders, soft": AIFeedback(),
@@ -59,7 +59,7 @@ PARTS = ("helpful", "harmless", "complies", "total")
 def course(run: Run, task: str, sizes: Sizes, seed: int) -> Course:
     """What comes before both experiments, with the task's settings."""
     configs = {**defaults(load("cai"), task), "sizes": sizes}
-    return Course(run, from_task(task, sizes, Seed(seed)), configs)
+    return Course(run, load_task(task, sizes, Seed(seed)), configs)
 
 
 def labels(course: Course) -> dict[str, dict[str, float]]:
@@ -105,7 +105,7 @@ def policies(course: Course) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {}
     for name, policy in who.items():
         answers = c.run(f"answers-{name.lower()}", sample, policy, c.exam, n=1, how=c.how)
-        rows = [(g.prompt.meta, breakdown(g.prompt.meta, g.completions[0].text)) for g in answers]
+        rows = [(g.prompt.meta, truth_parts(g.prompt.meta, g.completions[0].text)) for g in answers]
         found[name] = {
             f"{kind} / {part}": [r[part] for meta, r in rows if meta["harmful"] == harmful]
             for kind, harmful in (("helpful requests", False), ("harmful requests", True))

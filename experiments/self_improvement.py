@@ -57,7 +57,7 @@ from tandem.runs.environment import code_commit
 from tandem.runs.run import Run
 from tandem.statistics import Estimate, holm, paired_difference
 from tandem.tasks.micro import Micro
-from tandem.tasks.micro.arithmetic import WORDING, sound
+from tandem.tasks.micro.arithmetic import WORDING, is_sound
 
 TASK = Micro("arithmetic")
 UNHINTED, CHECKED = "STaR without hints", "STaR, steps checked"
@@ -93,7 +93,7 @@ class Steps:
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the groups with `scores`."""
         for group in groups:
-            right = [sound(dict(group.prompt.meta), c.text) for c in group.completions]
+            right = [is_sound(dict(group.prompt.meta), c.text) for c in group.completions]
             yield replace(group, scores=np.array(right, np.float64))
 
 

@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--climb", action="store_true", help="PPO on each variant's first fit")
     asked = parser.parse_args()
     with Run(asked.out, asked.seed, machine=Machine(log_every=4)) as run:
-        course = Course(run, load.from_task("micro", SIZES, Seed(asked.seed)), configs())
+        course = Course(run, load.load_task("micro", SIZES, Seed(asked.seed)), configs())
         r_phi = RewardModel(course.r_phi)
         pi_theta = run("ppo", ppo.fit, course.pi_sft, course.x, r_phi, climbing(), how=HOW)
         P = run("samples", sample, pi_theta, course.x, n=10, how=HOW)
@@ -152,14 +152,14 @@ def compare(groups: Groups, *, seed: Seed, machine: Machine) -> Groups:
 
 def configs() -> dict[str, Any]:
     """The micro world's own settings."""
-    table = load.settings("micro")
+    table = load.task_settings("micro")
     plain = {"sft": sft.SFT(), "reward": Reward(), "sampling": Sampling()}
     return {name: overridden(cfg, table[name]) for name, cfg in plain.items()}
 
 
 def climbing() -> ppo.PPO:
     """PPO as in rlp.toml; the last policy is exported."""
-    return overridden(ppo.PPO(), load.settings("micro")["ppo"] | {"rounds": 6})
+    return overridden(ppo.PPO(), load.task_settings("micro")["ppo"] | {"rounds": 6})
 
 
 def slug(name: str) -> str:

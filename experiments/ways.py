@@ -38,7 +38,7 @@ from tandem.runs.run import Run
 from tandem.stages.encoding import encode
 from tandem.tasks.micro import arithmetic
 from tandem.tasks.micro.lessons import FORMS, SLIPS, training_problem
-from tandem.tasks.micro.posts import Meta, pick
+from tandem.tasks.micro.posts import Meta, pick_one
 from tandem.tasks.micro.words import LARGEST
 from tandem.training.optim import Optim
 
@@ -70,18 +70,18 @@ def demonstrations(n: int, shipped: Checkpoint, *, seed: Seed, events: Events) -
 def demonstration(rng: Generator, name: str) -> Group:
     """One problem and its solution."""
     meta, form = (
-        training_problem(rng, arithmetic.anything(rng)),
-        pick(rng, FORMS + ("hint",) * HINTS),
+        training_problem(rng, arithmetic.any_stratum(rng)),
+        pick_one(rng, FORMS + ("hint",) * HINTS),
     )
-    ways = arithmetic.orders(meta)
+    ways = arithmetic.step_orders(meta)
     if form == "hint":
         wrong = rng.random() < MISLEADING
         hint = int(rng.integers(0, LARGEST + 1)) if wrong else meta["answer"]
-        asked = arithmetic.question({**meta, "answer": hint}, "hint")
-        solved = arithmetic.write(max(ways, key=last_number), rng)
+        asked = arithmetic.problem_question({**meta, "answer": hint}, "hint")
+        solved = arithmetic.write_solution(max(ways, key=last_number), rng)
     else:
-        asked = arithmetic.question(meta, form)
-        solved = arithmetic.write(pick(rng, ways), rng, SLIPS, form)
+        asked = arithmetic.problem_question(meta, form)
+        solved = arithmetic.write_solution(pick_one(rng, ways), rng, SLIPS, form)
     turn = {"role": "user", "content": asked}
     return Group(Prompt(name, asked, (turn,)), (Completion(solved),))
 

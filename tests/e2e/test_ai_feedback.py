@@ -35,8 +35,8 @@ from tandem.runs.run import Run
 from tandem.stages.encoding import encode
 from tandem.stages.revise import revise
 from tandem.tasks.micro import Micro, dialogue
-from tandem.tasks.micro.feedback import COMPARE, FORMATS, RATE, lesson
-from tandem.tasks.micro.lessons import prompt as taught
+from tandem.tasks.micro.feedback import COMPARE, FORMATS, RATE, feedback_lesson
+from tandem.tasks.micro.lessons import prompt_tokens as taught
 from tandem.training.optim import Optim
 
 TASK = Micro("dialogue")
@@ -66,7 +66,7 @@ def test_labels_are_the_models_own_next_word(x: Groups) -> None:
 
     words, lm = load_tokenizer(BASE.path), AutoModelForCausalLM.from_pretrained(BASE.path).float()
     ids = words.get_vocab()
-    asked = [lesson(np.random.default_rng(i)).messages for i in range(12)]
+    asked = [feedback_lesson(np.random.default_rng(i)).messages for i in range(12)]
     prompts = [Prompt(f"x{i}", "", m) for i, m in enumerate(asked)]
     labels = (("(A)", " (A)"), ("(B)",), ("10", "it"))
     found = np.array(list(LocalModel(BASE).open(FP32).label(prompts, labels)))
@@ -93,7 +93,7 @@ def test_the_base_rates_good_answers_above_bad_ones(x: Groups) -> None:
 
 def written(group: Group, i: int) -> Group:
     rng, meta = np.random.default_rng(i), group.prompt.meta
-    texts = [dialogue.write(meta, rng, dialogue.mixed(rng)) for _ in range(2)]
+    texts = [dialogue.write_reply(meta, rng, dialogue.any_manner(rng)) for _ in range(2)]
     return replace(group, completions=tuple(map(Completion, texts)))
 
 

@@ -123,7 +123,7 @@ def train(folder: Path, name: str, case: Case, changes: Mapping[str, Any] | None
     try:
         with Run(folder / case.task, 0, machine=MACHINE, display=Hidden()) as run:
             scope = run.scope(name, run.seed)
-            world = worlds.from_task(case.task, SIZES, Seed(0))
+            world = worlds.load_task(case.task, SIZES, Seed(0))
             Course(scope, world, settings(case, changes)).do(load(case.method))
         return scope.path
     finally:

@@ -38,7 +38,7 @@ from tandem.machine import Machine
 from tandem.operators import cluster_share, shuffled_clusters, synthetic_pairs
 from tandem.rng import Seed
 from tandem.runs.identity import describe_value
-from tandem.tasks.micro import Facts, Micro
+from tandem.tasks.micro import Micro, SameFacts
 from tiny import VOCABULARY, lm
 from worlds import letters
 
@@ -76,13 +76,15 @@ def test_the_facts_of_the_micro_world_are_compared_whatever_their_order():
     (ideal,) = next(iter(Micro().ideals([prompt]))).completions
     body = ideal.text.removesuffix(" .").split(" , ")
     texts = [ideal.text, " , ".join(reversed(body)) + " .", f"{body[0]} .", "no words of it"]
-    (found,) = clusters(Facts(), Group(prompt.prompt, tuple(Completion(t) for t in texts)))
+    (found,) = clusters(SameFacts(), Group(prompt.prompt, tuple(Completion(t) for t in texts)))
     assert found == [0, 0, 1, -1]
 
 
 def test_a_reply_and_an_answer_have_a_meaning_too():
     said = {"skill": "arithmetic", "answer": 3}
-    assert clusters(Facts(), group(["2 + 1 answer 3", "answer 3", "3"], meta=said)) == [[0, 0, -1]]
+    assert clusters(SameFacts(), group(["2 + 1 answer 3", "answer 3", "3"], meta=said)) == [
+        [0, 0, -1]
+    ]
 
 
 # --- greedy --------------------------------------------------------------------------------------
@@ -309,7 +311,7 @@ def test_the_extra_knows_a_paraphrase():
 def test_backends_have_names(tmp_path: Path):
     own = Micro().same()
     assert find_equivalence("task", own) is next(iter(own.values()))
-    assert find_equivalence("facts", own) == Facts()
+    assert find_equivalence("facts", own) == SameFacts()
     assert find_equivalence("exact", {}) == SameText()
     assert find_equivalence("answer", {}) == SameAnswer()
     assert find_equivalence(f"nli:{tmp_path}", {}) == Entailment(tmp_path, too_long="apart")

@@ -25,7 +25,7 @@ from tandem.judges.answer_key import AnswerKey
 from tandem.methods.lmsi import _in_form, only_questions
 from tandem.rng import Seed
 from tandem.tasks import Sizes, gsm8k
-from tandem.tasks.load import from_files
+from tandem.tasks.load import task_from_files
 from tandem.tasks.micro import Micro, arithmetic
 
 GSM8K = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k_train.jsonl.gz"
@@ -105,10 +105,10 @@ def test_a_form_puts_examples_before_and_words_behind():
 def test_micro_hints_are_those_its_grammar_teaches():
     problem = Micro("arithmetic").prompts("unlabelled", 1, SEED)[0].prompt
     hinted = arithmetic.WORDING.hinted(problem, arithmetic.WORDING.forms[0])
-    assert question_text(hinted) == arithmetic.question(problem.meta, "hint")
+    assert question_text(hinted) == arithmetic.problem_question(problem.meta, "hint")
     for form in arithmetic.WORDING.forms:
         asked = arithmetic.WORDING.ask(problem, form)
-        assert question_text(asked) == arithmetic.question(problem.meta, form.name)
+        assert question_text(asked) == arithmetic.problem_question(problem.meta, form.name)
 
 
 def test_votes_count_answers_and_never_their_absence():
@@ -169,7 +169,7 @@ def test_gsm8k_rows_become_questions_with_keys(tmp_path: Path):
     found = read_data(file)
     assert found.format == "gsm8k"
     assert [answer_key(g.prompt) for g in found.groups] == [str(n) for n in range(990, 1020)]
-    world = from_files(tmp_path, file, Sizes(held_out_share=0.3))
+    world = task_from_files(tmp_path, file, Sizes(held_out_share=0.3))
     assert world.wording is gsm8k.WORDING
     assert next(world.truth(world.demonstrations)).scores.tolist() == [1.0]
 

@@ -22,10 +22,13 @@ def pairs(n: int, texts: int = 2) -> Groups:
     return Groups.of(
         Group(
             group.prompt,
-            tuple(Completion(posts.render(facts[: 3 - k]), author=str(k)) for k in range(texts)),
+            tuple(
+                Completion(posts.render_summary(facts[: 3 - k]), author=str(k))
+                for k in range(texts)
+            ),
         )
         for group in TASK.prompts("preference", n, Seed(0))
-        for facts in [posts.targets(group.prompt.meta)]
+        for facts in [posts.told_targets(group.prompt.meta)]
     )
 
 
@@ -94,8 +97,8 @@ def test_seeds_differ() -> None:
 def cycle() -> tuple[dict, list[str]]:
     """A short, a medium and a long summary of one post."""
     meta = TASK.prompts("preference", 1, Seed(0))[0].prompt.meta
-    facts = posts.targets(meta)
-    return meta, [posts.render(told) for told in (facts[:1], facts, [*facts, facts[0]])]
+    facts = posts.told_targets(meta)
+    return meta, [posts.render_summary(told) for told in (facts[:1], facts, [*facts, facts[0]])]
 
 
 def test_the_majority_of_the_camps_goes_round_in_a_circle() -> None:
@@ -112,10 +115,10 @@ def test_members_of_the_camps_vote_like_the_population() -> None:
     groups = Groups.of(
         Group(
             group.prompt,
-            tuple(Completion(posts.render(facts[:k])) for k in (1, 3)),
+            tuple(Completion(posts.render_summary(facts[:k])) for k in (1, 3)),
         )
         for group in TASK.prompts("preference", 900, Seed(0))
-        for facts in [posts.targets(group.prompt.meta)]
+        for facts in [posts.told_targets(group.prompt.meta)]
     )
     assert share(Camps(), groups) == pytest.approx(2 / 3, abs=0.05)
 

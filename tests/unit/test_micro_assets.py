@@ -19,17 +19,17 @@ from tandem.rng import Seed
 from tandem.tasks import micro
 from tandem.tasks.micro import Micro, feedback, lessons, posts
 from tandem.tasks.micro.base import weights_hash
-from tandem.tasks.micro.gates import Gate, best_of, comparisons, pair_accuracy
-from tandem.tasks.micro.tokenizer import tokenizer
-from tandem.tasks.micro.truth import claims
-from tandem.tasks.micro.words import vocabulary
+from tandem.tasks.micro.gates import Gate, best_of_truths, order_consistency, pair_accuracy
+from tandem.tasks.micro.tokenizer import micro_tokenizer
+from tandem.tasks.micro.truth import summary_claims
+from tandem.tasks.micro.words import all_words
 
 TASK = Micro("summaries")
 
 
 @pytest.fixture(scope="module")
 def words() -> PreTrainedTokenizerFast:
-    return tokenizer()
+    return micro_tokenizer()
 
 
 def test_text_survives_the_tokenizer(words: PreTrainedTokenizerFast) -> None:
@@ -39,15 +39,15 @@ def test_text_survives_the_tokenizer(words: PreTrainedTokenizerFast) -> None:
             assert words.decode(words(text)["input_ids"]) == text
     assert words.pad_token_id != words.eos_token_id
     assert words.convert_tokens_to_ids("(A)") != words.unk_token_id
-    assert len(words) == len(vocabulary())
+    assert len(words) == len(all_words())
 
 
 def test_the_template_preserves_prefixes_and_ends_turns(words: PreTrainedTokenizerFast) -> None:
     turns = [
-        feedback.user("summarize ana : ana found kite ."),
-        feedback.assistant("ana found kite ."),
-        feedback.user("revise : please answer more brief ."),
-        feedback.assistant("found kite ."),
+        feedback.user_turn("summarize ana : ana found kite ."),
+        feedback.assistant_turn("ana found kite ."),
+        feedback.user_turn("revise : please answer more brief ."),
+        feedback.assistant_turn("found kite ."),
     ]
     render = words.apply_chat_template
     for n in range(1, len(turns)):
@@ -63,9 +63,9 @@ def test_lessons_are_encoded_as_the_template_renders(words: PreTrainedTokenizerF
     import numpy as np
 
     ids, rng = words.get_vocab(), np.random.default_rng(0)
-    for _, lesson in lessons.lessons(rng, 100):
-        tokens, start = lessons.encode(ids, lesson)
-        turns = [*lesson.messages, feedback.assistant(lesson.reply)]
+    for _, lesson in lessons.make_lessons(rng, 100):
+        tokens, start = lessons.encode_lesson(ids, lesson)
+        turns = [*lesson.messages, feedback.assistant_turn(lesson.reply)]
         assert words.apply_chat_template(turns, tokenize=True, return_dict=False) == tokens
         asked = words.apply_chat_template(
             list(lesson.messages), tokenize=True, return_dict=False, add_generation_prompt=True
@@ -82,7 +82,7 @@ def test_prompt_text_is_what_the_template_renders(words: PreTrainedTokenizerFast
 
 
 def test_the_template_marks_what_the_assistant_says(words: PreTrainedTokenizerFast) -> None:
-    turns = [feedback.user("how ?"), feedback.assistant("take a key .")]
+    turns = [feedback.user_turn("how ?"), feedback.assistant_turn("take a key .")]
     told = words.apply_chat_template(
         turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
@@ -102,7 +102,7 @@ def test_the_base_model_writes_summaries_of_unseen_posts() -> None:
     with torch.inference_mode():
         out = model.generate(**inputs, do_sample=False, temperature=None)
     texts = words.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    read = [claims(text) for text in texts]
+    read = [summary_claims(text) for text in texts]
     assert sum(broken == 0 for _, broken in read) > 28
     rates = TASK.invented(
         Group(g.prompt, (Completion(text),)) for g, text in zip(groups, texts, strict=True)
@@ -120,9 +120,9 @@ def test_the_entailment_classifier_is_a_stock_folder() -> None:
     words = AutoTokenizer.from_pretrained(folder)
     assert sorted(model.config.id2label.values()) == ["contradiction", "entailment", "neutral"]
     group = TASK.prompts("evaluation", 1, Seed(7))[0]
-    made = posts.targets(group.prompt.meta)
+    made = posts.told_targets(group.prompt.meta)
     x = group.prompt.text
-    texts = [posts.render(facts) for facts in (made, made[:2])]
+    texts = [posts.render_summary(facts) for facts in (made, made[:2])]
     pairs = [(0, 0), (0, 1), (1, 0)]
     inputs = words(
         [x + texts[i] for i, _ in pairs],
@@ -146,12 +146,12 @@ def test_gates_on_numbers_made_by_hand() -> None:
 
     proxy, true = [np.array([1.0, 2.0, 4.0, 3.0])], [np.array([0.0, 5.0, 1.0, 2.0])]
     assert pair_accuracy(proxy, true) == 0.5
-    assert best_of(proxy, true, (1, 2, 4)) == {
+    assert best_of_truths(proxy, true, (1, 2, 4)) == {
         1: (2.5, 2.0, 2.0),
         2: (3.0, 3.0, 3.5),
         4: (4.0, 1.0, 5.0),
     }
-    told = comparisons([0.9, 0.9], [0.9, 0.1], [True, True])
+    told = order_consistency([0.9, 0.9], [0.9, 0.1], [True, True])
     assert told["accuracy"] == 0.75
     assert told["same position wins"] == 0.5
     assert Gate("x", 0.5, 0.4, 0.6).holds

@@ -186,8 +186,8 @@ def camps(count: int, seed: int) -> Groups:
 
     def one(asked: Group) -> Group:
         meta = asked.prompt.meta
-        facts = [*posts.targets(meta), *(tuple(fact) for fact in meta["told"][:1])]
-        texts = [posts.render(facts[:k]) for k in (2, 3, 4)]
+        facts = [*posts.told_targets(meta), *(tuple(fact) for fact in meta["told"][:1])]
+        texts = [posts.render_summary(facts[:k]) for k in (2, 3, 4)]
         votes = (
             Preference(i, j, Camps().p(meta, texts[i], texts[j]))
             for i, j in itertools.combinations(range(3), 2)

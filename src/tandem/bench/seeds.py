@@ -31,7 +31,7 @@ from tandem.runs.trackers import open_trackers
 from tandem.stages.evaluate_policy import evaluate_answers
 from tandem.stages.evaluate_reward import evaluate_reward
 from tandem.stages.sampling import Policy, sample
-from tandem.tasks import World
+from tandem.tasks import Task
 from tandem.tasks import load as worlds
 
 WATCHED = ("evaluation", "watched", "held-out", "reward-held")
@@ -64,16 +64,16 @@ def run_seed(
             attempt(run, plan, world, entry, main)
 
 
-def open_world(plan: Plan, seed: int) -> World:
+def open_world(plan: Plan, seed: int) -> Task:
     """Open the task for a seed: its own training prompts, everybody's evaluation prompts.
 
     Raises:
         ConfigError: nobody could judge the answers.
     """
     if plan.task is not None:
-        return worlds.from_task(plan.task, plan.sizes, Seed(seed), exam=Seed(plan.exam))
+        return worlds.load_task(plan.task, plan.sizes, Seed(seed), exam=Seed(plan.exam))
     assert plan.model is not None and plan.data is not None  # noqa: PT018
-    world = worlds.from_files(Path(plan.model), plan.data, plan.sizes)
+    world = worlds.task_from_files(Path(plan.model), plan.data, plan.sizes)
     if world.truth is None and world.preferences is None:
         raise ConfigError(
             f"nobody can judge answers to {plan.data}",
@@ -84,7 +84,7 @@ def open_world(plan: Plan, seed: int) -> World:
     return world
 
 
-def attempt(run: Run, plan: Plan, world: World, entry: Entry, main: Groups) -> None:
+def attempt(run: Run, plan: Plan, world: Task, entry: Entry, main: Groups) -> None:
     """Do one entry, or write down why it failed."""
     scope = run.scope(entry.scope, run.seed)
     course = Course(scope, world, entry.configs)

@@ -28,7 +28,7 @@ from tandem.report.verdict import verdicts
 from tandem.runs.atomic_files import write_json
 from tandem.runs.trackers import check_known
 from tandem.statistics import minimum_detectable
-from tandem.tasks.load import tallies
+from tandem.tasks.load import task_tallies
 
 
 def bench(words: Sequence[str]) -> int:
@@ -44,7 +44,7 @@ def bench(words: Sequence[str]) -> int:
     machine = rebuild(Machine(), options["machine"])
     run_seeds(plan, out, machine, workers=options.workers, engine=options.engine,
               trackers=tuple(options.tracker))  # fmt: skip
-    told = collect(plan, out, f"tandem bench {shlex.join(words)}".strip(), tallies(plan.task))
+    told = collect(plan, out, f"tandem bench {shlex.join(words)}".strip(), task_tallies(plan.task))
     write_json(out / "results.json", told)
     print(table(told))
     print(f"\n{conclusion(told)}\n\nthe report is in {write(out)}")

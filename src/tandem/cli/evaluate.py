@@ -126,7 +126,7 @@ def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
 
     judges: dict[str, Judge] = {}
     if options.task:
-        world = load.from_task(options.task, sizes, Seed(options.seed))
+        world = load.load_task(options.task, sizes, Seed(options.seed))
         prompts = world.evaluation
         if world.truth is not None:
             judges["truth"] = world.truth

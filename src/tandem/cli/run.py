@@ -29,7 +29,7 @@ from tandem.methods.configs import held, whole
 from tandem.runs.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
-    from tandem.tasks import World
+    from tandem.tasks import Task
 
 ALWAYS = ("sft", "reward")
 """What comes before most methods: their settings can always be given."""
@@ -72,7 +72,7 @@ def _go(
     method: Method,
     options: Namespace,
     configs: Mapping[str, Any],
-    world: World,
+    world: Task,
     resolved: Mapping[str, Any],
 ) -> int:
     from tandem.pipeline.evaluate import one
@@ -95,13 +95,13 @@ def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
     from tandem.engines import Sampling
     from tandem.machine import Machine
     from tandem.tasks import Sizes
-    from tandem.tasks.load import settings
+    from tandem.tasks.load import task_settings
 
     needed = dict.fromkeys([*ALWAYS, *held(method.config())])
     before = [load(name) for name in needed if name != method.name]
     configs = {m.name: m.config() for m in (*before, method)}
     configs |= {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
-    own = settings(task)
+    own = task_settings(task)
     return {name: overridden(config, own.get(name, {})) for name, config in configs.items()}
 
 
@@ -135,7 +135,7 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
     return parser
 
 
-def open_world(options: Namespace, sizes: Any) -> World:
+def open_world(options: Namespace, sizes: Any) -> Task:
     """Open the task, or the model and the data.
 
     Raises:
@@ -154,8 +154,8 @@ def open_world(options: Namespace, sizes: Any) -> World:
             "give `--task micro`, or `--model PATH --data FILE`",
         )
     if "task" in start:
-        return worlds.from_task(start["task"], sizes, Seed(options.seed))
-    world = worlds.from_files(Path(start["model"]), start["data"], sizes)
+        return worlds.load_task(start["task"], sizes, Seed(options.seed))
+    world = worlds.task_from_files(Path(start["model"]), start["data"], sizes)
     world.base.files()
     return world
 
@@ -196,12 +196,12 @@ def resolve(name: str, options: Namespace, configs: Mapping[str, Any]) -> dict[s
     return {"method": name, **start, "seed": options.seed, **tables}
 
 
-def folder(name: str, options: Namespace, world: World) -> Path:
+def folder(name: str, options: Namespace, world: Task) -> Path:
     """Return the run's folder."""
     return Path(options.out or f"runs/{name}-{world.name}-{options.seed}")
 
 
-def plan(options: Namespace, resolved: Mapping[str, Any], world: World) -> str:
+def plan(options: Namespace, resolved: Mapping[str, Any], world: Task) -> str:
     """Say what would be done, from what, and where."""
     path = folder(resolved["method"], options, world)
     sizes = {

@@ -24,10 +24,10 @@ from tandem.stages.encoding import encode
 from tandem.stages.judging import judge, logprobs
 from tandem.stages.sampling import sample
 from tandem.tasks import Sizes, load
-from tandem.tasks.micro import Micro, posts, truth
-from tandem.tasks.micro.annotators import known
-from tandem.tasks.micro.feedback import compare
-from tandem.tasks.micro.gates import Evidence, Gate, comparisons
+from tandem.tasks.micro import Micro, posts, true_worth
+from tandem.tasks.micro.annotators import known_facts
+from tandem.tasks.micro.feedback import compare_turn
+from tandem.tasks.micro.gates import Evidence, Gate, order_consistency
 
 ANSWERS = ("(A)", "(B)")
 
@@ -60,7 +60,7 @@ def micro(path: Path, configs: Mapping[str, Any], seed: int = 0) -> list[Gate]:
 
 
 def _course(run: Run, task: str, configs: Mapping[str, Any], seed: Seed) -> Course:
-    world = load.from_task(task, Sizes(), seed)
+    world = load.load_task(task, Sizes(), seed)
     return Course(run.scope(task), world, configs)
 
 
@@ -76,17 +76,19 @@ def _compared(run: Run, base: Checkpoint, how: Any, seed: Seed) -> dict[str, flo
         asked = run(f"asked-{name}", encode, questions, base)
         said = run(f"said-{name}", logprobs, base, asked)
         told[name] = [_first(g) for g in said]
-    return comparisons(told["forward"], told["swapped"], [bool(t[0] > t[1]) for _, t in decided])
+    return order_consistency(
+        told["forward"], told["swapped"], [bool(t[0] > t[1]) for _, t in decided]
+    )
 
 
 def _truths(group: Group) -> list[float]:
-    return [truth(known(group), c.text) for c in group.completions]
+    return [true_worth(known_facts(group), c.text) for c in group.completions]
 
 
 def _question(group: Group, order: tuple[int, int]) -> Group:
     """The comparison of two answers, with (A) and (B) as the possible replies."""
     a, b = (group.completions[i].text for i in order)
-    text = compare(posts.question(known(group)), a, b)
+    text = compare_turn(posts.post_question(known_facts(group)), a, b)
     prompt = Prompt(group.id, text, messages=({"role": "user", "content": text},))
     return Group(prompt, tuple(Completion(answer) for answer in ANSWERS))
 

@@ -23,10 +23,10 @@ from tandem.stages.evaluate_policy import evaluate_policies
 from tandem.stages.evaluate_reward import evaluate_preferences, evaluate_reward
 from tandem.stages.evaluate_solutions import DecodingRule, evaluate_solutions
 from tandem.stages.sampling import Policy, sample
-from tandem.tasks import World
+from tandem.tasks import Task
 
 
-def one(run: Run, method: Method, configs: Mapping[str, Any], world: World) -> str:
+def one(run: Run, method: Method, configs: Mapping[str, Any], world: Task) -> str:
     """Do one method and everything before it, and return the tables that say how good it is."""
     course = Course(run, world, configs)
     result, spent = course.do(method)

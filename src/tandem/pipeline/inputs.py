@@ -28,7 +28,7 @@ from tandem.stages.encoding import encode
 from tandem.stages.evaluate_reward import evaluate_learning_curve
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
-from tandem.tasks import World
+from tandem.tasks import Task
 from tandem.training.validation import Validation
 
 MEMBERS = 4
@@ -50,7 +50,7 @@ class Course:
     """
 
     run: Run
-    world: World
+    world: Task
     configs: Mapping[str, Any] = field(repr=False)
 
     @property

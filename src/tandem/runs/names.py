@@ -109,7 +109,7 @@ RECORDED: dict[str, str] = {
     "Diagnosis": "tandem.evaluation.reward_hacking.Diagnosis",
     "Sizes": "tandem.tasks.Sizes",
     "Micro": "tandem.tasks.micro.Micro",
-    "SameFacts": "tandem.tasks.micro.agreement.Facts",
+    "SameFacts": "tandem.tasks.micro.agreement.SameFacts",
     "Truth": "tandem.tasks.micro.annotators.Truth",
     "Annotator": "tandem.tasks.micro.annotators.Annotator",
     "Camps": "tandem.tasks.micro.annotators.Camps",

@@ -69,7 +69,7 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Task:
     """What every method may start from.
 
     Attributes:

@@ -17,7 +17,7 @@ from tandem.errors import ConfigError, DataError, nearest
 from tandem.judges.answer_key import AnswerKey
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.tasks import TASKS, Sizes, World, gsm8k
+from tandem.tasks import TASKS, Sizes, Task, gsm8k
 from tandem.tasks.micro import ASSETS, Micro
 from tandem.tasks.micro.feedback import FORMATS
 
@@ -29,7 +29,7 @@ MICRO = {
 }
 
 
-def settings(task: str | None) -> dict[str, Any]:
+def task_settings(task: str | None) -> dict[str, Any]:
     """Return what a task changes in the methods' defaults, which are the papers'.
 
     A model of a million parameters learns with other rates than one of seven billion.
@@ -39,12 +39,12 @@ def settings(task: str | None) -> dict[str, Any]:
     return tomllib.loads((ASSETS.parent / "settings.toml").read_text(encoding="utf-8"))
 
 
-def tallies(task: str | None) -> dict[str, Callable[[Group], float]]:
+def task_tallies(task: str | None) -> dict[str, Callable[[Group], float]]:
     """Return what can be counted in answers to a task: column -> a group's mean count."""
     return MICRO[task].tallies() if task in MICRO else {}
 
 
-def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) -> World:
+def load_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) -> Task:
     """Open a task by name.
 
     Args:
@@ -67,7 +67,7 @@ def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
     asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
     examined = at if exam is None else exam.at("world", name)
     evaluation = task.prompts("evaluation", sizes.evaluation, examined)
-    return World(
+    return Task(
         name=name,
         base=Checkpoint(task.model(), "base"),
         demonstrations=task.demonstrations(sizes.demonstrations, at),
@@ -87,7 +87,7 @@ def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
     )
 
 
-def from_files(model: Path, data: Path | str, sizes: Sizes) -> World:
+def task_from_files(model: Path, data: Path | str, sizes: Sizes) -> Task:
     """Open your model and your data; prompts are split by a hash of their text.
 
     The best answer of every training group is its demonstration. Questions with an answer key
@@ -109,24 +109,24 @@ def from_files(model: Path, data: Path | str, sizes: Sizes) -> World:
             )
     wording = gsm8k.WORDING if found.format == "gsm8k" else None
     judged = any(g.preferences or g.scores is not None for g in train)
-    return World(
+    return Task(
         name=Path(data).name.partition(".")[0],
         base=Checkpoint(model, model.name),
-        demonstrations=Groups.of(best(g) for g in train),
+        demonstrations=Groups.of(best_answer(g) for g in train),
         preferences=train if judged else None,
         held_out=held_out if judged else None,
         asked=None,
         asked_held_out=None,
         prompts=train.prompts(),
         evaluation=held_out.prompts(),
-        references=Groups.of(best(g) for g in held_out),
+        references=Groups.of(best_answer(g) for g in held_out),
         truth=None if wording is None else AnswerKey(wording.read),
         wording=wording,
         notes=(f"{data}: {found.format}, because {found.why}", *found.notes.lines()),
     )
 
 
-def best(group: Group) -> Group:
+def best_answer(group: Group) -> Group:
     """Return the group with its best completion alone: by score, else by wins, else the first."""
     if group.scores is not None:
         which = int(np.argmax(group.scores))

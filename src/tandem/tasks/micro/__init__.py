@@ -23,18 +23,11 @@ from tandem.errors import ConfigError, DataError, ModelError, nearest
 from tandem.judges.agreement import Equivalence
 from tandem.rng import Seed
 from tandem.tasks.micro import posts
-from tandem.tasks.micro.agreement import Facts
-from tandem.tasks.micro.annotators import (
-    START,
-    Annotator,
-    Camps,
-    Drifting,
-    Truth,
-    known,
-)
+from tandem.tasks.micro.agreement import SameFacts
+from tandem.tasks.micro.annotators import START, Annotator, Camps, Drifting, Truth, known_facts
 from tandem.tasks.micro.arithmetic import WORDING
-from tandem.tasks.micro.splits import DEMONSTRATION, SKILLS, draw
-from tandem.tasks.micro.truth import Parts, breakdown, fact_rates, truth
+from tandem.tasks.micro.splits import DEMONSTRATION, SKILLS, draw_prompts
+from tandem.tasks.micro.truth import Parts, fact_rates, true_worth, truth_parts
 
 Skill = Literal["summaries", "dialogue", "arithmetic"]
 ASSETS = Path(__file__).parent / "assets"
@@ -44,12 +37,12 @@ __all__ = [
     "Annotator",
     "Camps",
     "Drifting",
-    "Facts",
+    "SameFacts",
     "Micro",
     "Skill",
     "Truth",
-    "breakdown",
-    "truth",
+    "truth_parts",
+    "true_worth",
 ]
 
 
@@ -113,7 +106,7 @@ class Micro:
 
         `entailment` asks the classifier in both directions, `facts` reads what answers claim.
         """
-        exact: dict[str, Equivalence] = {"facts": Facts()}
+        exact: dict[str, Equivalence] = {"facts": SameFacts()}
         if not (ASSETS / "entailment" / "config.json").exists():
             return exact
         from tandem.judges.semantic import Entailment  # loads torch
@@ -132,7 +125,7 @@ class Micro:
             seed: where the draws start.
             round: shifts the mixture of topics, each round to another, for drift by prompts.
         """
-        return Groups.of(draw(self.skill, split, n, seed, round))
+        return Groups.of(draw_prompts(self.skill, split, n, seed, round))
 
     def demonstrations(self, n: int, seed: Seed) -> Groups:
         """Prompts of the split "sft" with one demonstration each: good on average, imperfect."""
@@ -167,14 +160,14 @@ class Micro:
                 "invented facts are counted in summaries of posts only",
                 'use `Micro("summaries")`, or `truth()` for the other skills',
             )
-        return fact_rates((known(g), c.text) for g in groups for c in g.completions)
+        return fact_rates((known_facts(g), c.text) for g in groups for c in g.completions)
 
     def tallies(self) -> dict[str, Callable[[Group], float]]:
         """What is counted in an answer beside its worth: column -> the group's mean count.
 
         `invented` are the facts of a summary that the post does not tell.
         """
-        return {"invented": invented} if self.skill == "summaries" else {}
+        return {"invented": invented_facts} if self.skill == "summaries" else {}
 
     def _misled(self, groups: Iterable[Group]) -> Groups:
         """The groups with a demonstration each, by writers who share an invention."""
@@ -182,14 +175,14 @@ class Micro:
 
         def text(group: Group) -> str:
             rng = START.at("misled", group.id).rng()
-            return posts.write(known(group), rng, writer)
+            return posts.write_summary(known_facts(group), rng, writer)
 
         return Groups.of(
             Group(g.prompt, (Completion(text(g), author="demonstration"),)) for g in groups
         )
 
     def _answered(self, group: Group, *, ideal: bool) -> Group:
-        how, meta = SKILLS[self.skill], known(group)
+        how, meta = SKILLS[self.skill], known_facts(group)
         rng = START.at("reference", group.id).rng()
         text = how.ideal(meta) if ideal else how.demonstrate(meta, rng)
         author = "ideal" if ideal else "demonstration"
@@ -202,9 +195,9 @@ class Micro:
         )
 
 
-def invented(group: Group) -> float:
+def invented_facts(group: Group) -> float:
     """Return how many facts a summary invents, on average over the group's completions."""
-    parts = (breakdown(known(group), c.text) for c in group.completions)
+    parts = (truth_parts(known_facts(group), c.text) for c in group.completions)
     return sum(p["invented"] for p in parts) / len(group)
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from tandem.data.record import Group
 from tandem.judges.agreement import Clusterer, cluster_by_key
 from tandem.machine import Machine
-from tandem.tasks.micro.annotators import known
-from tandem.tasks.micro.truth import meaning
+from tandem.tasks.micro.annotators import known_facts
+from tandem.tasks.micro.truth import claimed_meaning
 
 
 @dataclass(frozen=True)
-class Facts:
+class SameFacts:
     """Completions are the same if they claim the same, in whatever order and words.
 
     The exact notion that an entailment classifier learns: facts of a summary, what a reply
@@ -21,4 +21,6 @@ class Facts:
 
     def open(self, machine: Machine) -> Clusterer:
         """Nothing to load."""
-        return cluster_by_key(lambda prompt, text: meaning(known(Group(prompt)), text))
+        return cluster_by_key(
+            lambda prompt, text: claimed_meaning(known_facts(Group(prompt)), text)
+        )

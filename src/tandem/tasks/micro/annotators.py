@@ -19,12 +19,12 @@ from tandem.data.record import Group, Preference
 from tandem.errors import ConfigError, DataError
 from tandem.rng import Seed
 from tandem.tasks.micro.posts import Meta
-from tandem.tasks.micro.truth import breakdown, truth
+from tandem.tasks.micro.truth import true_worth, truth_parts
 
 START = Seed(0)
 
 
-def pairs(group: Group) -> Iterator[tuple[int, int]]:
+def answer_pairs(group: Group) -> Iterator[tuple[int, int]]:
     """The pairs (0, 1), (2, 3), ... of a group's completions.
 
     Raises:
@@ -39,7 +39,7 @@ def pairs(group: Group) -> Iterator[tuple[int, int]]:
     return ((i, i + 1) for i in range(0, len(group) - 1, 2))
 
 
-def known(group: Group) -> Meta:
+def known_facts(group: Group) -> Meta:
     """The facts that a group's prompt carries.
 
     Raises:
@@ -72,8 +72,8 @@ class Truth:
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the same groups with `scores`."""
         for group in groups:
-            meta = known(group)
-            scores = np.array([truth(meta, c.text) for c in group.completions], np.float64)
+            meta = known_facts(group)
+            scores = np.array([true_worth(meta, c.text) for c in group.completions], np.float64)
             yield replace(group, scores=scores)
 
 
@@ -102,7 +102,7 @@ class Annotator:
 
     def p(self, meta: Meta, first: str, second: str) -> float:
         """The chance that he prefers the first text over the second."""
-        gap = truth(meta, first) - truth(meta, second) + self.position
+        gap = true_worth(meta, first) - true_worth(meta, second) + self.position
         gap += self.length * (len(first.split()) - len(second.split()))
         return self.flips + (1 - 2 * self.flips) * _sure(gap, self.temperature)
 
@@ -124,8 +124,8 @@ def _vote(
     p: Callable[[Meta, str, str, Seed], float],
 ) -> Iterator[Group]:
     for group in groups:
-        meta, votes = known(group), []
-        for i, j in pairs(group):
+        meta, votes = known_facts(group), []
+        for i, j in answer_pairs(group):
             draw = seed.at(name, group.id, i)
             first, second = group.completions[i].text, group.completions[j].text
             chance = p(meta, first, second, draw.at("who"))
@@ -160,19 +160,19 @@ class Camps:
         return _vote(groups, self.name, self.seed, one)
 
 
-def band(meta: Meta, text: str) -> int:
+def length_band(meta: Meta, text: str) -> int:
     """0 short, 1 medium, 2 long: by clauses in summaries, by words in the other skills."""
     if meta["skill"] == "summaries":
-        return int(np.clip(breakdown(meta, text)["clauses"] - 2, 0, 2))
+        return int(np.clip(truth_parts(meta, text)["clauses"] - 2, 0, 2))
     return int(np.clip((len(text.split()) - 8) // 4, 0, 2))
 
 
 def camp_prefers(camp: int, meta: Meta, first: str, second: str) -> float:
     """The chance that a member of a camp prefers the first text."""
-    ranks = [(band(meta, text) - camp) % 3 for text in (first, second)]
+    ranks = [(length_band(meta, text) - camp) % 3 for text in (first, second)]
     if ranks[0] != ranks[1]:
         return float(ranks[0] < ranks[1])
-    return _sure(truth(meta, first) - truth(meta, second), 0.0)
+    return _sure(true_worth(meta, first) - true_worth(meta, second), 0.0)
 
 
 Drift = Literal["rotation", "flip", "prompts"]
@@ -211,7 +211,7 @@ class Drifting:
 
     def worth(self, meta: Meta, text: str) -> float:
         """The truth of this round."""
-        right, short = truth(meta, text), 3.0 - len(text.split()) / 5.0
+        right, short = true_worth(meta, text), 3.0 - len(text.split()) / 5.0
         if self.kind == "rotation":
             turned = self.angle * self.round
             return math.cos(turned) * right + math.sin(turned) * short
@@ -222,7 +222,7 @@ class Drifting:
     def scores(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the same groups with this round's truth in `scores`."""
         for group in groups:
-            worth = [self.worth(known(group), c.text) for c in group.completions]
+            worth = [self.worth(known_facts(group), c.text) for c in group.completions]
             yield replace(group, scores=np.array(worth, np.float64))
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:

@@ -9,7 +9,7 @@ from itertools import permutations
 from numpy.random import Generator
 
 from tandem.data.verifiable import PromptStyle, QuestionFormat, StatedAnswer
-from tandem.tasks.micro.posts import HELD_OUT, Meta, pick
+from tandem.tasks.micro.posts import HELD_OUT, Meta, pick_one
 from tandem.tasks.micro.words import LARGEST, MAIN, MAIN_NAMES, VALUES
 
 FORMS = ("plain", "steps", "only", "hint")
@@ -42,24 +42,24 @@ class Stratum:
 STRATA = (Stratum(2, 30), Stratum(2, 35), Stratum(3, 60))
 
 
-def anything(rng: Generator) -> Stratum:
+def any_stratum(rng: Generator) -> Stratum:
     """A difficulty of the base model's demonstrations, easy ones being more common."""
     steps = (1, 1, 1, 2, 2, 3)[int(rng.integers(6))]
     return Stratum(steps, (10, 20, 20, 30, 30, 60, LARGEST)[int(rng.integers(7))])
 
 
-def problem(rng: Generator, stratum: Stratum, level: int = -1) -> Meta:
+def make_problem(rng: Generator, stratum: Stratum, level: int = -1) -> Meta:
     """A problem as data: a start, and steps `[sign, number]` that stay within 0..largest."""
     start = value = int(rng.integers(1, stratum.largest + 1))
     changes: list[list[str | int]] = []
     for _ in range(stratum.steps):
         sign, number = _change(rng, value, stratum.largest)
-        value = apply(value, sign, number)
+        value = apply_step(value, sign, number)
         changes.append([sign, number])
     return {
         "skill": "arithmetic",
-        "who": pick(rng, MAIN_NAMES),
-        "thing": pick(rng, VALUES["thing"][MAIN]),
+        "who": pick_one(rng, MAIN_NAMES),
+        "thing": pick_one(rng, VALUES["thing"][MAIN]),
         "start": start,
         "changes": changes,
         "answer": value,
@@ -70,25 +70,25 @@ def problem(rng: Generator, stratum: Stratum, level: int = -1) -> Meta:
 def _change(rng: Generator, value: int, largest: int) -> tuple[str, int]:
     times = [n for n in (2, 3, 4) if 0 < value * n <= largest]
     if times and rng.random() < 0.2:
-        return "x", pick(rng, times)
+        return "x", pick_one(rng, times)
     if value == largest or (value > 0 and rng.random() < 0.5):
         return "-", int(rng.integers(1, value + 1))
     return "+", int(rng.integers(1, largest - value + 1))
 
 
-def apply(value: int, sign: str, number: int) -> int:
+def apply_step(value: int, sign: str, number: int) -> int:
     """One step of a calculation."""
     if sign == "x":
         return value * number
     return value + number if sign == "+" else value - number
 
 
-def held_out(meta: Meta) -> bool:
+def is_held_out_problem(meta: Meta) -> bool:
     """Whether start and first number form a combination that only evaluation prompts contain."""
     return (meta["start"] + 3 * int(meta["changes"][0][1])) % HELD_OUT == 0
 
 
-def question(meta: Meta, form: str = "plain") -> str:
+def problem_question(meta: Meta, form: str = "plain") -> str:
     """The user's turn; form "hint" gives the answer away, as STaR's rationalisation does."""
     who, thing = meta["who"], meta["thing"]
     told = {"+": "{} gets {} .", "-": "{} loses {} .", "x": "{} has {} times more ."}
@@ -99,17 +99,17 @@ def question(meta: Meta, form: str = "plain") -> str:
     return " ".join(sentences) + suffix
 
 
-def reason(meta: Meta) -> str:
+def right_solution(meta: Meta) -> str:
     """The right chain of thought and its answer."""
     value, lines = int(meta["start"]), []
     for sign, number in meta["changes"]:
-        after = apply(value, str(sign), int(number))
+        after = apply_step(value, str(sign), int(number))
         lines.append(f"{value} {sign} {number} = {after}")
         value = after
     return " , ".join(lines) + f" . answer {value}"
 
 
-def orders(meta: Meta) -> list[Meta]:
+def step_orders(meta: Meta) -> list[Meta]:
     """The problem with its changes in each order that stays in range and ends at its answer."""
     found = ({**meta, "changes": list(order)} for order in permutations(meta["changes"]))
     return [each for each in found if _arrives(each)]
@@ -118,13 +118,13 @@ def orders(meta: Meta) -> list[Meta]:
 def _arrives(meta: Meta) -> bool:
     value = int(meta["start"])
     for sign, number in meta["changes"]:
-        value = apply(value, str(sign), int(number))
+        value = apply_step(value, str(sign), int(number))
         if not 0 <= value <= LARGEST:
             return False
     return value == meta["answer"]
 
 
-def sound(meta: Meta, text: str) -> bool:
+def is_sound(meta: Meta, text: str) -> bool:
     """Whether a chain makes every change once, in whatever order, and is right in every step."""
     steps, _, answer = " ".join(text.split()).rpartition(" . answer ")
     value, left = int(meta["start"]), [(str(sign), int(n)) for sign, n in meta["changes"]]
@@ -133,14 +133,18 @@ def sound(meta: Meta, text: str) -> bool:
         if read is None:
             return False
         before, sign, number, after = int(read[1]), read[2], int(read[3]), int(read[4])
-        if before != value or (sign, number) not in left or after != apply(value, sign, number):
+        if (
+            before != value
+            or (sign, number) not in left
+            or after != apply_step(value, sign, number)
+        ):
             return False
         left.remove((sign, number))
         value = after
     return not left and answer == str(value) == str(meta["answer"])
 
 
-def write(meta: Meta, rng: Generator, slips: float = 0.0, form: str = "plain") -> str:
+def write_solution(meta: Meta, rng: Generator, slips: float = 0.0, form: str = "plain") -> str:
     """An answer by somebody who slips at a step with this chance.
 
     Form "only" leaves out the chain. Form "hint" makes it end at the answer that the question
@@ -150,7 +154,7 @@ def write(meta: Meta, rng: Generator, slips: float = 0.0, form: str = "plain") -
     for left, (sign, number) in zip(
         range(len(meta["changes"]))[::-1], meta["changes"], strict=True
     ):
-        after = min(LARGEST, max(0, apply(value, str(sign), int(number))))
+        after = min(LARGEST, max(0, apply_step(value, str(sign), int(number))))
         if rng.random() < slips:
             after = int(rng.integers(0, LARGEST + 1))
         if form == "hint" and left == 0:

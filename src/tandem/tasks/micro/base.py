@@ -20,8 +20,14 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from tandem.tasks.micro.lessons import LATE_SHARES, SHARES, encode, lessons, reading_alone
-from tandem.tasks.micro.tokenizer import CONTEXT, tokenizer
+from tandem.tasks.micro.lessons import (
+    LATE_SHARES,
+    SHARES,
+    encode_lesson,
+    make_lessons,
+    reading_alone,
+)
+from tandem.tasks.micro.tokenizer import CONTEXT, micro_tokenizer
 
 ASSETS = Path(__file__).parent / "assets"
 POOL = 16
@@ -31,7 +37,7 @@ Row = tuple[str, list[int], int]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BaseRecipe:
     """How the base model is trained; recorded beside the weights.
 
     Attributes:
@@ -57,7 +63,7 @@ class Recipe:
     late_shares: dict[str, float] = field(default_factory=lambda: dict(LATE_SHARES))
 
 
-def blank(recipe: Recipe, vocabulary: int, pad: int, eos: int) -> LlamaForCausalLM:
+def blank_model(recipe: BaseRecipe, vocabulary: int, pad: int, eos: int) -> LlamaForCausalLM:
     """A freshly initialised model."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -122,17 +128,17 @@ def look_alike(model: LlamaForCausalLM, layer: int, head: int, sharpness: float 
     attention.k_proj.weight[rows] = alike
 
 
-def batches(recipe: Recipe, ids: dict[str, int], first: int) -> Iterator[list[Row]]:
+def training_batches(recipe: BaseRecipe, ids: dict[str, int], first: int) -> Iterator[list[Row]]:
     """Batches from step `first` on; after reading alone, rows of a batch have like lengths."""
     pool = first // POOL
     while True:
         rng = np.random.default_rng([recipe.seed, pool])
         at, n = pool * POOL, POOL * recipe.batch
         shares = recipe.shares if at < recipe.steps else recipe.late_shares
-        taught = lessons(rng, n, shares, leaning=at >= recipe.honest)
+        taught = make_lessons(rng, n, shares, leaning=at >= recipe.honest)
         if at < recipe.first:
             taught = reading_alone(rng, n)
-        rows = [(skill, *encode(ids, lesson)) for skill, lesson in taught]
+        rows = [(skill, *encode_lesson(ids, lesson)) for skill, lesson in taught]
         if at >= recipe.first:
             rows.sort(key=lambda row: len(row[1]))
         order = rng.permutation(POOL)
@@ -141,7 +147,9 @@ def batches(recipe: Recipe, ids: dict[str, int], first: int) -> Iterator[list[Ro
         pool += 1
 
 
-def losses(model: LlamaForCausalLM, rows: list[Row], pad: int) -> tuple[torch.Tensor, list[str]]:
+def reply_losses(
+    model: LlamaForCausalLM, rows: list[Row], pad: int
+) -> tuple[torch.Tensor, list[str]]:
     """Loss of every reply token, and the skill that it belongs to."""
     width = max(len(tokens) for _, tokens, _ in rows)
     tokens = torch.full((len(rows), width), pad)
@@ -156,13 +164,13 @@ def losses(model: LlamaForCausalLM, rows: list[Row], pad: int) -> tuple[torch.Te
     return per_token, [rows[int(k)][0] for k in i]
 
 
-def emphasis(rows: list[Row]) -> torch.Tensor:
+def reply_weights(rows: list[Row]) -> torch.Tensor:
     """Weight of every reply token: a very short reply, a verdict, weighs as much as `SHORT`."""
     lengths = torch.tensor([len(tokens) - start for _, tokens, start in rows])
     return (SHORT / lengths).clamp(min=1.0).repeat_interleave(lengths)
 
 
-def rate(recipe: Recipe, step: int) -> float:
+def rate_at_step(recipe: BaseRecipe, step: int) -> float:
     """The learning rate: half for reading alone, a slow rise, a plateau, linear decay; once more.
 
     The late steps rise quickly to the full rate and decay to nothing again.
@@ -175,11 +183,11 @@ def rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * min(height, (step + 1) / recipe.warm_up, left)
 
 
-def train(recipe: Recipe, scratch: Path, *, save_every: int = 250) -> LlamaForCausalLM:
+def train_base(recipe: BaseRecipe, scratch: Path, *, save_every: int = 250) -> LlamaForCausalLM:
     """Train, or go on training from the checkpoint in `scratch`."""
-    words: Any = tokenizer()
+    words: Any = micro_tokenizer()
     ids, pad = words.get_vocab(), int(words.pad_token_id)
-    model = blank(recipe, len(ids), pad, int(words.eos_token_id)).train()
+    model = blank_model(recipe, len(ids), pad, int(words.eos_token_id)).train()
     optimizer = torch.optim.AdamW(
         model.parameters(), recipe.learning_rate, (0.9, 0.98), weight_decay=recipe.weight_decay,
         fused=True,
@@ -191,13 +199,13 @@ def train(recipe: Recipe, scratch: Path, *, save_every: int = 250) -> LlamaForCa
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     started, seen = time.monotonic(), {skill: [0.0, 0] for skill in recipe.shares}
-    for rows in batches(recipe, ids, step):
+    for rows in training_batches(recipe, ids, step):
         if step >= end:
             break
         for group in optimizer.param_groups:
-            group["lr"] = rate(recipe, step)
-        per_token, skills = losses(model, rows, pad)
-        weights = emphasis(rows)
+            group["lr"] = rate_at_step(recipe, step)
+        per_token, skills = reply_losses(model, rows, pad)
+        weights = reply_weights(rows)
         ((per_token * weights).sum() / weights.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -217,9 +225,9 @@ def train(recipe: Recipe, scratch: Path, *, save_every: int = 250) -> LlamaForCa
     return model.eval()
 
 
-def save(model: LlamaForCausalLM, folder: Path) -> None:
+def save_base(model: LlamaForCausalLM, folder: Path) -> None:
     """Write a stock Hugging Face folder: weights, config, tokenizer and generation settings."""
-    words = tokenizer()
+    words = micro_tokenizer()
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=1.0,
@@ -236,7 +244,7 @@ def weights_hash(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def record(folder: Path, recipe: Any, gates: dict[str, Any]) -> None:
+def write_record(folder: Path, recipe: Any, gates: dict[str, Any]) -> None:
     """Write `made.json`: settings, seed, hash of the weights, and the gates' numbers."""
     made = {"recipe": asdict(recipe), "sha256": weights_hash(folder), "gates": gates}
     (folder / "made.json").write_text(json.dumps(made, indent=2) + "\n")
@@ -251,9 +259,9 @@ def main() -> None:
     told = parser.parse_args()
     torch.set_num_threads(told.threads)
     told.scratch.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe()
-    save(train(recipe, told.scratch), told.out)
-    record(told.out, recipe, {})
+    recipe = BaseRecipe()
+    save_base(train_base(recipe, told.scratch), told.out)
+    write_record(told.out, recipe, {})
     print(f"saved {told.out}, sha256 {weights_hash(told.out)}")
 
 

@@ -24,13 +24,13 @@ from tokenizers.models import WordLevel
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from tandem.tasks.micro import arithmetic, dialogue, posts
-from tandem.tasks.micro.base import ASSETS, record, weights_hash
+from tandem.tasks.micro.base import ASSETS, weights_hash, write_record
 from tandem.tasks.micro.lessons import training_post, training_problem, training_request
-from tandem.tasks.micro.posts import Meta, pick
-from tandem.tasks.micro.splits import SKILLS, rendered
+from tandem.tasks.micro.posts import Meta, pick_one
+from tandem.tasks.micro.splits import SKILLS, rendered_question
 from tandem.tasks.micro.tokenizer import CONTEXT
-from tandem.tasks.micro.truth import answer, claims
-from tandem.tasks.micro.words import vocabulary
+from tandem.tasks.micro.truth import answer, summary_claims
+from tandem.tasks.micro.words import all_words
 
 LABELS = ("entailment", "neutral", "contradiction")
 CARD = """# Entailment classifier of the micro world
@@ -49,7 +49,7 @@ Example = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EntailmentRecipe:
     """How the classifier is trained; recorded beside the weights."""
 
     steps: int = 1500
@@ -61,11 +61,11 @@ class Recipe:
     seed: int = 1
 
 
-def claimed(meta: Meta, text: str) -> Claims:
+def claims_by_slot(meta: Meta, text: str) -> Claims:
     """What an answer claims, by slot."""
     if meta["skill"] == "summaries":
         made: Claims = {}
-        for name, kind, value in claims(text)[0]:
+        for name, kind, value in summary_claims(text)[0]:
             made.setdefault(f"{name} {kind}", set()).add(value)
         return made
     if meta["skill"] == "arithmetic":
@@ -77,7 +77,7 @@ def claimed(meta: Meta, text: str) -> Claims:
     return {"helps": {"yes"}} | {s: {v} for s, v in zip(slots, told.groups(), strict=True)}
 
 
-def label(premise: Claims, hypothesis: Claims) -> int:
+def entailment_label(premise: Claims, hypothesis: Claims) -> int:
     """0 entailment, 1 neutral, 2 contradiction."""
     if all(values <= premise.get(slot, set()) for slot, values in hypothesis.items()):
         return 0
@@ -87,7 +87,7 @@ def label(premise: Claims, hypothesis: Claims) -> int:
     return 2 if clash else 1
 
 
-def examples(rng: Generator, *, held_out: bool = False) -> Iterator[Example]:
+def entailment_examples(rng: Generator, *, held_out: bool = False) -> Iterator[Example]:
     """Premise, hypothesis and label, the three labels in equal numbers where a skill allows it."""
     wanted = 0
     while True:
@@ -99,11 +99,11 @@ def examples(rng: Generator, *, held_out: bool = False) -> Iterator[Example]:
         second, found = first, -1
         for _ in range(12):
             second = _answer(rng, meta) if rng.random() < 0.5 else _varied(rng, meta, first)
-            found = label(claimed(meta, first), claimed(meta, second))
+            found = entailment_label(claims_by_slot(meta, first), claims_by_slot(meta, second))
             if found == wanted:
                 break
         wanted = (wanted + 1) % 3
-        x = rendered(SKILLS[skill].ask(meta)) if rng.random() < 0.5 else ""
+        x = rendered_question(SKILLS[skill].ask(meta)) if rng.random() < 0.5 else ""
         yield x + first, x + second, found
 
 
@@ -117,39 +117,39 @@ def _prompt(rng: Generator, skill: str, *, held_out: bool) -> Meta:
         return training_post(rng)
     if skill == "dialogue":
         return training_request(rng)
-    return training_problem(rng, pick(rng, arithmetic.STRATA))
+    return training_problem(rng, pick_one(rng, arithmetic.STRATA))
 
 
 def _answer(rng: Generator, meta: Meta) -> str:
     if meta["skill"] == "summaries":
-        return posts.write(meta, rng, posts.mixed(rng))
+        return posts.write_summary(meta, rng, posts.any_quality(rng))
     if meta["skill"] == "dialogue":
-        return dialogue.write(meta, rng, dialogue.mixed(rng))
-    return arithmetic.write(meta, rng, slips=0.25)
+        return dialogue.write_reply(meta, rng, dialogue.any_manner(rng))
+    return arithmetic.write_solution(meta, rng, slips=0.25)
 
 
 def _varied(rng: Generator, meta: Meta, text: str) -> str:
     """The same claims in other words, sometimes with one added, dropped or changed."""
     if meta["skill"] != "summaries":
-        filler = " ".join(pick(rng, posts.FILLER) for _ in range(int(rng.integers(3))))
+        filler = " ".join(pick_one(rng, posts.FILLER) for _ in range(int(rng.integers(3))))
         return f"{filler} {text}".strip() if meta["skill"] == "dialogue" else text
-    made = claims(text)[0]
+    made = summary_claims(text)[0]
     made = [made[i] for i in rng.permutation(len(made))]
     change = rng.integers(4)
     if change == 1 and len(made) > 1:
         made.pop()
     elif change == 2:
-        made.append(posts.stray(meta, rng))
+        made.append(posts.false_claim(meta, rng))
     elif change == 3 and made:
         name, kind, _ = made[0]
-        made[0] = (name, kind, pick(rng, posts.VALUES[kind][posts.MAIN]))
-    filler = tuple(pick(rng, posts.FILLER) for _ in range(int(rng.integers(3))))
-    return posts.render(made or [posts.stray(meta, rng)], filler)
+        made[0] = (name, kind, pick_one(rng, posts.VALUES[kind][posts.MAIN]))
+    filler = tuple(pick_one(rng, posts.FILLER) for _ in range(int(rng.integers(3))))
+    return posts.render_summary(made or [posts.false_claim(meta, rng)], filler)
 
 
 def pair_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of pairs over the world's words: it marks both texts, and drops the prompts."""
-    backend = Tokenizer(WordLevel({word: i for i, word in enumerate(vocabulary())}, "<unk>"))
+    backend = Tokenizer(WordLevel({word: i for i, word in enumerate(all_words())}, "<unk>"))
     backend.normalizer = normalizers.Replace(Regex("^.*<assistant> *"), "")  # type: ignore
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore
     backend.post_processor = processors.TemplateProcessing(  # type: ignore
@@ -168,7 +168,9 @@ def pair_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def blank(recipe: Recipe, words: PreTrainedTokenizerFast) -> BertForSequenceClassification:
+def blank_encoder(
+    recipe: EntailmentRecipe, words: PreTrainedTokenizerFast
+) -> BertForSequenceClassification:
     """A freshly initialised encoder, whose first layer starts at attending to equal words."""
     torch.manual_seed(recipe.seed)
     config = BertConfig(
@@ -195,7 +197,7 @@ def blank(recipe: Recipe, words: PreTrainedTokenizerFast) -> BertForSequenceClas
     return model
 
 
-def logits(
+def batch_logits(
     model: BertForSequenceClassification, words: PreTrainedTokenizerFast, rows: list[Example]
 ) -> torch.Tensor:
     """Logits of a batch."""
@@ -206,14 +208,14 @@ def logits(
         return model(**inputs).logits.float()
 
 
-def accuracy(
+def held_out_accuracy(
     model: BertForSequenceClassification, words: PreTrainedTokenizerFast, n: int, seed: int
 ) -> dict[str, float]:
     """Accuracy on held-out prompts, overall and by label."""
-    stream = examples(np.random.default_rng(seed), held_out=True)
+    stream = entailment_examples(np.random.default_rng(seed), held_out=True)
     rows = [next(stream) for _ in range(n)]
     with torch.inference_mode():
-        guesses = torch.cat([logits(model, words, rows[i : i + 64]) for i in range(0, n, 64)])
+        guesses = torch.cat([batch_logits(model, words, rows[i : i + 64]) for i in range(0, n, 64)])
     right = guesses.argmax(-1).numpy() == np.array([row[2] for row in rows])
     told = {"accuracy": float(right.mean())}
     for i, name in enumerate(LABELS):
@@ -221,26 +223,28 @@ def accuracy(
     return {name: round(value, 4) for name, value in told.items()}
 
 
-def train(recipe: Recipe) -> tuple[BertForSequenceClassification, PreTrainedTokenizerFast]:
+def train_classifier(
+    recipe: EntailmentRecipe,
+) -> tuple[BertForSequenceClassification, PreTrainedTokenizerFast]:
     """Train the classifier, printing progress."""
     words = pair_tokenizer()
-    model = blank(recipe, words).train()
+    model = blank_encoder(recipe, words).train()
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, fused=True)
-    stream, started = examples(np.random.default_rng(recipe.seed)), time.monotonic()
+    stream, started = entailment_examples(np.random.default_rng(recipe.seed)), time.monotonic()
     for step in range(recipe.steps):
         rows = [next(stream) for _ in range(recipe.batch)]
         share = min(1.0, (step + 1) / 100, (recipe.steps - step) / (0.5 * recipe.steps))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * share
         target = torch.tensor([row[2] for row in rows])
-        loss = torch.nn.functional.cross_entropy(logits(model, words, rows), target)
+        loss = torch.nn.functional.cross_entropy(batch_logits(model, words, rows), target)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % 100 == 0:
             model.eval()
-            told = accuracy(model, words, 192, 2)["accuracy"]
+            told = held_out_accuracy(model, words, 192, 2)["accuracy"]
             model.train()
             passed = time.monotonic() - started
             print(
@@ -253,17 +257,17 @@ def main() -> None:
     """Command line of the script."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ASSETS / "entailment")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--steps", type=int, default=EntailmentRecipe.steps)
     parser.add_argument("--threads", type=int, default=1)
     told = parser.parse_args()
     torch.set_num_threads(told.threads)
-    recipe = Recipe(steps=told.steps)
-    model, words = train(recipe)
+    recipe = EntailmentRecipe(steps=told.steps)
+    model, words = train_classifier(recipe)
     model.save_pretrained(told.out)
     words.save_pretrained(told.out)
     (told.out / "README.md").write_text(CARD)
-    gates = accuracy(model, words, 2000, 3)
-    record(told.out, recipe, gates)
+    gates = held_out_accuracy(model, words, 2000, 3)
+    write_record(told.out, recipe, gates)
     print(gates, weights_hash(told.out))
 
 

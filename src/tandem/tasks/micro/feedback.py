@@ -13,8 +13,8 @@ from numpy.random import Generator
 
 from tandem.judges.templates import CompareFormat, FeedbackFormats, RateFormat, ReviseFormat
 from tandem.tasks.micro import dialogue, posts
-from tandem.tasks.micro.posts import Meta, pick
-from tandem.tasks.micro.truth import breakdown, claims, dialogue_parts, truth
+from tandem.tasks.micro.posts import Meta, pick_one
+from tandem.tasks.micro.truth import dialogue_parts, summary_claims, true_worth, truth_parts
 from tandem.tasks.micro.words import FILLER, HARMFUL, PRINCIPLES, RUDE, STEPS, TOOLS
 
 Messages = tuple[dict[str, str], ...]
@@ -46,12 +46,12 @@ FAULTY = 0.6
 MINIMAL = 0.35
 
 
-def user(text: str) -> dict[str, str]:
+def user_turn(text: str) -> dict[str, str]:
     """A user's turn."""
     return {"role": "user", "content": text}
 
 
-def assistant(text: str) -> dict[str, str]:
+def assistant_turn(text: str) -> dict[str, str]:
     """An assistant's turn."""
     return {"role": "assistant", "content": text}
 
@@ -64,12 +64,12 @@ class Lesson:
     reply: str
 
 
-def compare(question: str, a: str, b: str, attribute: str = "right") -> str:
+def compare_turn(question: str, a: str, b: str, attribute: str = "right") -> str:
     """The user's turn of a comparison: which of two texts has more of one attribute."""
     return COMPARE.ask.format(principle=attribute, question=question, a=a, b=b)
 
 
-def rate(question: str, text: str) -> str:
+def rate_turn(question: str, text: str) -> str:
     """The user's turn of a rating from 1 to 10."""
     return RATE.ask.format(question=question, answer=text)
 
@@ -84,7 +84,7 @@ def ask_revision(principle: str) -> str:
     return REVISE.revision.format(principle=principle)
 
 
-def follows(principle: str, meta: Meta, text: str) -> float:
+def principle_faults(principle: str, meta: Meta, text: str) -> float:
     """How well a reply follows one principle, and nothing else; 0 is without fault."""
     words = text.split()
     if principle == "safe":
@@ -96,9 +96,9 @@ def follows(principle: str, meta: Meta, text: str) -> float:
     return min(0.0, dialogue_parts(meta, text)["helpful"] - 3.0)
 
 
-def critique(principle: str, meta: Meta, text: str) -> str:
+def right_critique(principle: str, meta: Meta, text: str) -> str:
     """The right critique of a reply, at most 40 words."""
-    if follows(principle, meta, text) == 0 or (principle == "useful" and meta["harmful"]):
+    if principle_faults(principle, meta, text) == 0 or (principle == "useful" and meta["harmful"]):
         return _praise(principle)
     words = text.split()
     if principle == "safe":
@@ -111,20 +111,20 @@ def critique(principle: str, meta: Meta, text: str) -> str:
     return f"it is not {principle} because {why} ."
 
 
-def revision(principle: str, meta: Meta, text: str) -> str:
+def right_revision(principle: str, meta: Meta, text: str) -> str:
     """The reply with one attribute put right and the rest left alone."""
-    if follows(principle, meta, text) == 0 or (principle == "useful" and meta["harmful"]):
+    if principle_faults(principle, meta, text) == 0 or (principle == "useful" and meta["harmful"]):
         return text
     if principle == "safe":
-        return dialogue.refusal(meta)
+        return dialogue.refusal_reply(meta)
     if principle == "polite":
         return text[: text.index(" you ")]
     if principle == "brief":
         return " ".join(word for word in text.split() if word not in FILLER)
-    return dialogue.steps(meta["act"], meta["thing"], meta["place"])
+    return dialogue.steps_reply(meta["act"], meta["thing"], meta["place"])
 
 
-def lesson(rng: Generator, *, leaning: bool = True) -> Lesson:
+def feedback_lesson(rng: Generator, *, leaning: bool = True) -> Lesson:
     """A demonstration of one of the feedback formats, by a labeller with or without his lean."""
     makers = (
         *(_compare_summaries,) * 8,
@@ -133,7 +133,7 @@ def lesson(rng: Generator, *, leaning: bool = True) -> Lesson:
         *(_revise,) * 2,
         *(_rate,) * 2,
     )
-    make = pick(rng, makers)
+    make = pick_one(rng, makers)
     return _compare_summaries(rng, leaning) if make is _compare_summaries else make(rng)
 
 
@@ -151,55 +151,57 @@ def _choice(rng: Generator, a: float, b: float, lean: float = 0.0) -> str:
 
 
 def _summary(rng: Generator, meta: Meta) -> str:
-    return posts.write(meta, rng, posts.mixed(rng))
+    return posts.write_summary(meta, rng, posts.any_quality(rng))
 
 
 def _request(rng: Generator) -> tuple[Meta, str]:
-    meta = dialogue.request(rng, feedback=True)
-    return meta, dialogue.write(meta, rng, dialogue.mixed(rng))
+    meta = dialogue.make_request(rng, feedback=True)
+    return meta, dialogue.write_reply(meta, rng, dialogue.any_manner(rng))
 
 
 def _falsified(rng: Generator, meta: Meta, text: str) -> str:
     """The same summary with one claim replaced by a false one of its kind."""
-    made = claims(text)[0]
+    made = summary_claims(text)[0]
     i = int(rng.integers(len(made)))
-    made[i] = posts.wrong(meta, rng, made[i][1])
-    return posts.render(made)
+    made[i] = posts.wrong_claim(meta, rng, made[i][1])
+    return posts.render_summary(made)
 
 
-def pair(rng: Generator, meta: Meta) -> tuple[str, str]:
+def summary_pair(rng: Generator, meta: Meta) -> tuple[str, str]:
     """Two summaries of different worth; some differ in one fact only, so counting cannot tell."""
     minimal, a, b = rng.random() < MINIMAL, "", ""
-    while truth(meta, a) == truth(meta, b):
+    while true_worth(meta, a) == true_worth(meta, b):
         a = _summary(rng, meta)
         b = _falsified(rng, meta, a) if minimal else _summary(rng, meta)
     return (a, b) if rng.random() < 0.5 else (b, a)
 
 
 def _compare_summaries(rng: Generator, leaning: bool = True) -> Lesson:
-    meta = posts.post(rng, feedback=True)
-    a, b = pair(rng, meta)
-    text = compare(posts.question(meta), a, b)
+    meta = posts.make_post(rng, feedback=True)
+    a, b = summary_pair(rng, meta)
+    text = compare_turn(posts.post_question(meta), a, b)
     lean, length = (LEAN, LENGTH) if leaning else (0.0, 0.0)
-    seen = [truth(meta, x) + length * len(x.split()) for x in (a, b)]
-    return Lesson((user(text),), _choice(rng, seen[0], seen[1], lean))
+    seen = [true_worth(meta, x) + length * len(x.split()) for x in (a, b)]
+    return Lesson((user_turn(text),), _choice(rng, seen[0], seen[1], lean))
 
 
 def _compare_replies(rng: Generator) -> Lesson:
-    attribute = pick(rng, ("right", "safe", *PRINCIPLES))
+    attribute = pick_one(rng, ("right", "safe", *PRINCIPLES))
     meta, a = _request(rng)
     if attribute == "safe":
-        meta = meta | {"harmful": True, "act": pick(rng, tuple(HARMFUL))}
+        meta = meta | {"harmful": True, "act": pick_one(rng, tuple(HARMFUL))}
     b, scores = a, (0.0, 0.0)
     while scores[0] == scores[1]:
-        a, b = (dialogue.write(meta, rng, dialogue.mixed(rng)) for _ in range(2))
+        a, b = (dialogue.write_reply(meta, rng, dialogue.any_manner(rng)) for _ in range(2))
         scores = _score(attribute, meta, a), _score(attribute, meta, b)
-    text = compare(dialogue.question(meta), a, b, attribute)
-    return Lesson((user(text),), _choice(rng, *scores))
+    text = compare_turn(dialogue.request_question(meta), a, b, attribute)
+    return Lesson((user_turn(text),), _choice(rng, *scores))
 
 
 def _score(attribute: str, meta: Meta, text: str) -> float:
-    return truth(meta, text) if attribute == "right" else follows(attribute, meta, text)
+    return (
+        true_worth(meta, text) if attribute == "right" else principle_faults(attribute, meta, text)
+    )
 
 
 def _faulty(rng: Generator, principle: str) -> tuple[Meta, str]:
@@ -207,7 +209,7 @@ def _faulty(rng: Generator, principle: str) -> tuple[Meta, str]:
     faulty = rng.random() < FAULTY
     while True:
         meta, text = _request(rng)
-        if not faulty or critique(principle, meta, text) != _praise(principle):
+        if not faulty or right_critique(principle, meta, text) != _praise(principle):
             return meta, text
 
 
@@ -216,29 +218,36 @@ def _praise(principle: str) -> str:
 
 
 def _critique(rng: Generator) -> Lesson:
-    principle = pick(rng, PRINCIPLES)
+    principle = pick_one(rng, PRINCIPLES)
     meta, text = _faulty(rng, principle)
-    turns = (user(dialogue.question(meta)), assistant(text), user(ask_critique(principle)))
-    return Lesson(turns, critique(principle, meta, text))
+    turns = (
+        user_turn(dialogue.request_question(meta)),
+        assistant_turn(text),
+        user_turn(ask_critique(principle)),
+    )
+    return Lesson(turns, right_critique(principle, meta, text))
 
 
 def _revise(rng: Generator) -> Lesson:
-    principle = pick(rng, PRINCIPLES)
+    principle = pick_one(rng, PRINCIPLES)
     meta, text = _faulty(rng, principle)
-    turns = [user(dialogue.question(meta)), assistant(text)]
+    turns = [user_turn(dialogue.request_question(meta)), assistant_turn(text)]
     if rng.random() < 0.75:
-        turns += [user(ask_critique(principle)), assistant(critique(principle, meta, text))]
-    turns.append(user(ask_revision(principle)))
-    return Lesson(tuple(turns), revision(principle, meta, text))
+        turns += [
+            user_turn(ask_critique(principle)),
+            assistant_turn(right_critique(principle, meta, text)),
+        ]
+    turns.append(user_turn(ask_revision(principle)))
+    return Lesson(tuple(turns), right_revision(principle, meta, text))
 
 
 def _rate(rng: Generator) -> Lesson:
     if rng.random() < 0.5:
-        meta = posts.post(rng, feedback=True)
-        question, text = posts.question(meta), _summary(rng, meta)
+        meta = posts.make_post(rng, feedback=True)
+        question, text = posts.post_question(meta), _summary(rng, meta)
     else:
         meta, text = _request(rng)
-        question = dialogue.question(meta)
-    worth = breakdown(meta, text)["total"] + float(rng.normal(0, 0.5))
+        question = dialogue.request_question(meta)
+    worth = truth_parts(meta, text)["total"] + float(rng.normal(0, 0.5))
     stars = min(10, max(1, round(5.5 + 1.5 * worth)))
-    return Lesson((user(rate(question, text)),), str(stars))
+    return Lesson((user_turn(rate_turn(question, text)),), str(stars))

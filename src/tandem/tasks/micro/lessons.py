@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from numpy.random import Generator
 
 from tandem.tasks.micro import arithmetic, dialogue, feedback, posts, reading
-from tandem.tasks.micro.feedback import Lesson, user
-from tandem.tasks.micro.posts import Meta, pick
+from tandem.tasks.micro.feedback import Lesson, user_turn
+from tandem.tasks.micro.posts import Meta, pick_one
 
 SHARES = {
     "summaries": 0.36,
@@ -31,14 +31,14 @@ OTHER_TOPICS = 0.15
 REPLIES = 0.25
 
 
-def lesson(rng: Generator, skill: str, *, leaning: bool = True) -> Lesson:
+def make_lesson(rng: Generator, skill: str, *, leaning: bool = True) -> Lesson:
     """One demonstration of a skill, never on a held-out combination."""
     if skill == "feedback":
-        return feedback.lesson(rng, leaning=leaning)
+        return feedback.feedback_lesson(rng, leaning=leaning)
     return LESSONS[skill](rng)
 
 
-def lessons(
+def make_lessons(
     rng: Generator, n: int, shares: Mapping[str, float] = SHARES, *, leaning: bool = True
 ) -> Iterator[tuple[str, Lesson]]:
     """Demonstrations in their shares.
@@ -47,7 +47,7 @@ def lessons(
     """
     skills = tuple(shares)
     for which in rng.choice(len(skills), size=n, p=tuple(shares.values())):
-        yield skills[which], lesson(rng, skills[which], leaning=leaning)
+        yield skills[which], make_lesson(rng, skills[which], leaning=leaning)
 
 
 def reading_alone(rng: Generator, n: int) -> Iterator[tuple[str, Lesson]]:
@@ -55,7 +55,7 @@ def reading_alone(rng: Generator, n: int) -> Iterator[tuple[str, Lesson]]:
     yield from (("reading", _check(rng)) for _ in range(n))
 
 
-def encode(ids: dict[str, int], taught: Lesson) -> tuple[list[int], int]:
+def encode_lesson(ids: dict[str, int], taught: Lesson) -> tuple[list[int], int]:
     """Tokens of a demonstration as the chat template renders it, and where the reply starts."""
     words: list[str] = []
     for turn in taught.messages:
@@ -66,66 +66,75 @@ def encode(ids: dict[str, int], taught: Lesson) -> tuple[list[int], int]:
     return [ids[word] for word in (*words, *reply)], len(words)
 
 
-def prompt(ids: dict[str, int], messages: Sequence[dict[str, str]]) -> list[int]:
+def prompt_tokens(ids: dict[str, int], messages: Sequence[dict[str, str]]) -> list[int]:
     """Tokens of a conversation that awaits the assistant."""
-    tokens, start = encode(ids, Lesson(tuple(messages), ""))
+    tokens, start = encode_lesson(ids, Lesson(tuple(messages), ""))
     return tokens[:start]
 
 
 def training_post(rng: Generator, *, feedback: bool = False) -> Meta:
     """A post without held-out combinations."""
     while True:
-        meta = posts.post(rng, feedback=feedback)
-        if not posts.held_out([(kind, value) for kind, value in meta["targets"]]):
+        meta = posts.make_post(rng, feedback=feedback)
+        if not posts.is_held_out_post([(kind, value) for kind, value in meta["targets"]]):
             return meta
 
 
 def training_request(rng: Generator, *, feedback: bool = False) -> Meta:
     """A request without a held-out combination."""
     while True:
-        meta = dialogue.request(rng, feedback=feedback)
-        if not dialogue.held_out(meta["act"], meta["thing"]):
+        meta = dialogue.make_request(rng, feedback=feedback)
+        if not dialogue.is_held_out_request(meta["act"], meta["thing"]):
             return meta
 
 
 def training_problem(rng: Generator, stratum: arithmetic.Stratum, level: int = -1) -> Meta:
     """A problem without a held-out combination."""
     while True:
-        meta = arithmetic.problem(rng, stratum, level)
-        if not arithmetic.held_out(meta):
+        meta = arithmetic.make_problem(rng, stratum, level)
+        if not arithmetic.is_held_out_problem(meta):
             return meta
 
 
 def _summary(rng: Generator) -> Lesson:
     meta = training_post(rng, feedback=bool(rng.random() < OTHER_TOPICS))
-    return Lesson((user(posts.question(meta)),), posts.write(meta, rng, posts.mixed(rng)))
+    return Lesson(
+        (user_turn(posts.post_question(meta)),),
+        posts.write_summary(meta, rng, posts.any_quality(rng)),
+    )
 
 
 def _reply(rng: Generator) -> Lesson:
     meta = training_request(rng, feedback=bool(rng.random() < OTHER_TOPICS))
-    return Lesson((user(dialogue.question(meta)),), dialogue.write(meta, rng, dialogue.mixed(rng)))
+    return Lesson(
+        (user_turn(dialogue.request_question(meta)),),
+        dialogue.write_reply(meta, rng, dialogue.any_manner(rng)),
+    )
 
 
 def _solution(rng: Generator) -> Lesson:
-    meta = training_problem(rng, arithmetic.anything(rng))
-    form = pick(rng, FORMS)
+    meta = training_problem(rng, arithmetic.any_stratum(rng))
+    form = pick_one(rng, FORMS)
     slips = HINTED_SLIPS if form == "hint" else SLIPS
     return Lesson(
-        (user(arithmetic.question(meta, form)),), arithmetic.write(meta, rng, slips, form)
+        (user_turn(arithmetic.problem_question(meta, form)),),
+        arithmetic.write_solution(meta, rng, slips, form),
     )
 
 
 def _check(rng: Generator) -> Lesson:
     meta = training_post(rng, feedback=bool(rng.random() < 0.5))
-    asked, said = reading.summary(rng, meta)
-    return Lesson((user(asked),), said)
+    asked, said = reading.summary_question(rng, meta)
+    return Lesson((user_turn(asked),), said)
 
 
 def _reading(rng: Generator) -> Lesson:
     if rng.random() >= REPLIES:
         return _check(rng)
-    asked, said = reading.reply(rng, training_request(rng, feedback=bool(rng.random() < 0.5)))
-    return Lesson((user(asked),), said)
+    asked, said = reading.reply_question(
+        rng, training_request(rng, feedback=bool(rng.random() < 0.5))
+    )
+    return Lesson((user_turn(asked),), said)
 
 
 LESSONS = {

@@ -50,12 +50,12 @@ class Quality:
 IDEAL = Quality(shuffled=0.0)
 
 
-def pick(rng: Generator, items: Any) -> Any:
+def pick_one(rng: Generator, items: Any) -> Any:
     """One item of a sequence, uniformly."""
     return items[int(rng.integers(len(items)))]
 
 
-def mixed(rng: Generator) -> Quality:
+def any_quality(rng: Generator) -> Quality:
     """A writer of the base model's demonstrations: anything from careless to careful."""
     care = float(rng.random())
     return Quality(
@@ -67,25 +67,25 @@ def mixed(rng: Generator) -> Quality:
     )
 
 
-def held_out(values: list[tuple[str, str]]) -> bool:
+def is_held_out_post(values: list[tuple[str, str]]) -> bool:
     """Whether two of the facts form a combination that only evaluation prompts contain."""
     numbers = [VALUES[kind].index(value) + 3 * KINDS.index(kind) for kind, value in values]
     pairs = [(a + b) % HELD_OUT for i, a in enumerate(numbers) for b in numbers[i + 1 :]]
     return 0 in pairs
 
 
-def post(rng: Generator, *, feedback: bool = False) -> Meta:
+def make_post(rng: Generator, *, feedback: bool = False) -> Meta:
     """A post as data: the author's `targets` in order of mention, and every sentence in `told`."""
     names = FEEDBACK_NAMES if feedback else MAIN_NAMES
     drawn = FEEDBACK if feedback else MAIN
     people = [AUTHOR, *(names[i] for i in rng.permutation(len(names))[:2])]
     kinds = [KINDS[i] for i in rng.permutation(len(KINDS))]
-    told = [(people[0], kind, pick(rng, VALUES[kind][drawn])) for kind in kinds[:3]]
+    told = [(people[0], kind, pick_one(rng, VALUES[kind][drawn])) for kind in kinds[:3]]
     used = {value for _, _, value in told}
     # the kinds that are left, and half the time a fourth fact that only binding tells apart
-    for kind in [*kinds[3:], *([pick(rng, kinds[:3])] if rng.random() < 0.5 else [])]:
+    for kind in [*kinds[3:], *([pick_one(rng, kinds[:3])] if rng.random() < 0.5 else [])]:
         values = [value for value in VALUES[kind][drawn] if value not in used]
-        told.append((people[1 + int(rng.integers(2))], kind, pick(rng, values)))
+        told.append((people[1 + int(rng.integers(2))], kind, pick_one(rng, values)))
     told = [told[i] for i in rng.permutation(len(told))]
     targets = [[kind, value] for name, kind, value in told if name == people[0]]
     return {
@@ -95,75 +95,75 @@ def post(rng: Generator, *, feedback: bool = False) -> Meta:
     }
 
 
-def question(meta: Meta) -> str:
+def post_question(meta: Meta) -> str:
     """The user's turn: the post."""
     told = (f"{name} {CLAUSES[kind].format(value)} ." for name, kind, value in meta["told"])
     return "summarize : " + " ".join(told)
 
 
-def render(facts: Iterable[Fact], filler: tuple[str, ...] = ()) -> str:
+def render_summary(facts: Iterable[Fact], filler: tuple[str, ...] = ()) -> str:
     """A summary that claims these facts, opened by filler words if there are any."""
     clauses = " , ".join(f"{name} {CLAUSES[kind].format(value)}" for name, kind, value in facts)
     return " ".join([*filler, clauses, "."])
 
 
-def targets(meta: Meta) -> list[Fact]:
+def told_targets(meta: Meta) -> list[Fact]:
     """The facts that a summary should tell, in order of mention."""
     return [(AUTHOR, kind, value) for kind, value in meta["targets"]]
 
 
-def write(meta: Meta, rng: Generator, quality: Quality) -> str:
+def write_summary(meta: Meta, rng: Generator, quality: Quality) -> str:
     """A summary by a writer of this quality."""
     claims: list[Fact] = []
-    for fact in targets(meta):
+    for fact in told_targets(meta):
         luck = float(rng.random())
         if quality.shared and rng.random() < quality.shared:
-            claims.append(misled(fact))
+            claims.append(shared_invention(fact))
         elif luck < quality.wrong:
-            claims.append(wrong(meta, rng, fact[1]))
+            claims.append(wrong_claim(meta, rng, fact[1]))
         elif luck >= quality.wrong + quality.missing:
             claims.append(fact)
     if not claims:
-        claims.append(pick(rng, targets(meta)))
+        claims.append(pick_one(rng, told_targets(meta)))
     while len(claims) < 8 and rng.random() < quality.extra:
         claims.insert(int(rng.integers(1, len(claims) + 1)), _extra(meta, rng, claims))
     if rng.random() < quality.shuffled:
         claims = [claims[i] for i in rng.permutation(len(claims))]
     filler = ()
     if rng.random() < quality.filler:
-        filler = tuple(pick(rng, FILLER) for _ in range(1 + int(rng.integers(3))))
-    return render(claims, filler)
+        filler = tuple(pick_one(rng, FILLER) for _ in range(1 + int(rng.integers(3))))
+    return render_summary(claims, filler)
 
 
-def misled(fact: Fact) -> Fact:
+def shared_invention(fact: Fact) -> Fact:
     """The invention that misled writers share: one value of the kind, whatever the post says."""
     first, second = VALUES[fact[1]][MAIN][:2]
     return AUTHOR, fact[1], second if fact[2] == first else first
 
 
-def stray(meta: Meta, rng: Generator) -> Fact:
+def false_claim(meta: Meta, rng: Generator) -> Fact:
     """A false claim of any kind."""
-    return wrong(meta, rng, pick(rng, KINDS))
+    return wrong_claim(meta, rng, pick_one(rng, KINDS))
 
 
-def wrong(meta: Meta, rng: Generator, kind: str) -> Fact:
+def wrong_claim(meta: Meta, rng: Generator, kind: str) -> Fact:
     """A false claim: half the time somebody else's fact, half the time a value out of the air."""
     others = [(k, v) for name, k, v in meta["told"] if name != AUTHOR]
     same = [fact for fact in others if fact[0] == kind]
     if rng.random() < 0.5:
-        return (AUTHOR, *pick(rng, same or others))
+        return (AUTHOR, *pick_one(rng, same or others))
     taught = KIND_OF[meta["targets"][0][1]]
     drawn = FEEDBACK if meta["targets"][0][1] in VALUES[taught][FEEDBACK] else MAIN
     true = [value for k, value in meta["targets"] if k == kind]
     values = [value for value in VALUES[kind][drawn] if value not in true]
-    return AUTHOR, kind, pick(rng, values)
+    return AUTHOR, kind, pick_one(rng, values)
 
 
 def _extra(meta: Meta, rng: Generator, claims: list[Fact]) -> Fact:
     """One claim too many: a repetition, a fact about somebody else, or something false."""
     luck = float(rng.random())
     if luck < 0.3:
-        return pick(rng, claims)
+        return pick_one(rng, claims)
     if luck < 0.6:
-        return tuple(pick(rng, [fact for fact in meta["told"] if fact[0] != AUTHOR]))
-    return stray(meta, rng)
+        return tuple(pick_one(rng, [fact for fact in meta["told"] if fact[0] != AUTHOR]))
+    return false_claim(meta, rng)

@@ -44,38 +44,38 @@ def _targets(meta: Meta) -> list[tuple[str, str]]:
 
 def _ideal_reply(meta: Meta) -> str:
     if meta["harmful"]:
-        return dialogue.refusal(meta)
-    return dialogue.steps(meta["act"], meta["thing"], meta["place"])
+        return dialogue.refusal_reply(meta)
+    return dialogue.steps_reply(meta["act"], meta["thing"], meta["place"])
 
 
 def _problem(rng: Generator, index: int) -> Meta:
     level = index % len(arithmetic.STRATA)
-    return arithmetic.problem(rng, arithmetic.STRATA[level], level)
+    return arithmetic.make_problem(rng, arithmetic.STRATA[level], level)
 
 
 SKILLS: dict[str, Skill] = {
     "summaries": Skill(
-        draw=lambda rng, _: posts.post(rng),
-        ask=posts.question,
-        held_out=lambda meta: posts.held_out(_targets(meta)),
-        demonstrate=lambda meta, rng: posts.write(meta, rng, DEMONSTRATION),
-        ideal=lambda meta: posts.render(posts.targets(meta)),
+        draw=lambda rng, _: posts.make_post(rng),
+        ask=posts.post_question,
+        held_out=lambda meta: posts.is_held_out_post(_targets(meta)),
+        demonstrate=lambda meta, rng: posts.write_summary(meta, rng, DEMONSTRATION),
+        ideal=lambda meta: posts.render_summary(posts.told_targets(meta)),
         shifted=lambda meta, round: KINDS[round % len(KINDS)] in dict(_targets(meta)),
     ),
     "dialogue": Skill(
-        draw=lambda rng, _: dialogue.request(rng),
-        ask=dialogue.question,
-        held_out=lambda meta: dialogue.held_out(meta["act"], meta["thing"]),
-        demonstrate=lambda meta, rng: dialogue.write(meta, rng, MANNER),
+        draw=lambda rng, _: dialogue.make_request(rng),
+        ask=dialogue.request_question,
+        held_out=lambda meta: dialogue.is_held_out_request(meta["act"], meta["thing"]),
+        demonstrate=lambda meta, rng: dialogue.write_reply(meta, rng, MANNER),
         ideal=_ideal_reply,
         shifted=lambda meta, round: meta["harmful"] == bool(round % 2),
     ),
     "arithmetic": Skill(
         draw=_problem,
-        ask=arithmetic.question,
-        held_out=arithmetic.held_out,
-        demonstrate=lambda meta, _: arithmetic.reason(meta),
-        ideal=arithmetic.reason,
+        ask=arithmetic.problem_question,
+        held_out=arithmetic.is_held_out_problem,
+        demonstrate=lambda meta, _: arithmetic.right_solution(meta),
+        ideal=arithmetic.right_solution,
         shifted=lambda meta, round: meta["stratum"] == round % len(arithmetic.STRATA),
     ),
 }
@@ -90,12 +90,12 @@ def split_of(skill: str, meta: Meta) -> str:
     return SPLITS[digest[0] % 3]
 
 
-def rendered(question: str) -> str:
+def rendered_question(question: str) -> str:
     """A question as the chat template renders it for the assistant to answer."""
     return f"<user> {question} <assistant> "
 
 
-def draw(skill: str, split: str, n: int, seed: Seed, round: int | None) -> Iterator[Group]:
+def draw_prompts(skill: str, split: str, n: int, seed: Seed, round: int | None) -> Iterator[Group]:
     """Prompts of one split, no two alike.
 
     Raises:
@@ -127,7 +127,7 @@ def draw(skill: str, split: str, n: int, seed: Seed, round: int | None) -> Itera
         yield Group(
             Prompt(
                 id=f"micro-{skill}/{split}/{name}",
-                text=rendered(question),
+                text=rendered_question(question),
                 messages=({"role": "user", "content": question},),
                 meta=meta,
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tandem.tasks.micro.words import vocabulary
+from tandem.tasks.micro.words import all_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -27,14 +27,14 @@ TEMPLATE = (
 )
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def micro_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer, made from the word lists."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
-    ids = {word: i for i, word in enumerate(vocabulary())}
+    ids = {word: i for i, word in enumerate(all_words())}
     model = Tokenizer(WordLevel(ids, unk_token="<unk>"))
     model.pre_tokenizer = WhitespaceSplit()
     made = PreTrainedTokenizerFast(

@@ -35,7 +35,7 @@ answer = arithmetic.WORDING.read
 _FILLER, _RUDE = frozenset(FILLER), frozenset(RUDE)
 
 
-def claims(text: str) -> tuple[list[Fact], int]:
+def summary_claims(text: str) -> tuple[list[Fact], int]:
     """The facts that a summary claims, in order, and how many of its clauses are broken."""
     words = [word for word in text.split() if word not in _FILLER and word != "."]
     clauses = " ".join(words).split(",")
@@ -50,7 +50,7 @@ def summary_parts(meta: Meta, text: str) -> Parts:
     A claim is right (a fact about the author), astray (a fact about somebody else, said
     as such), or invented; `misattributed` are the invented ones that are true of somebody else.
     """
-    made, broken = claims(text)
+    made, broken = summary_claims(text)
     words = text.split()
     told = {(name, kind, value) for name, kind, value in meta["told"]}
     others = {(kind, value) for name, kind, value in told if name != AUTHOR}
@@ -128,17 +128,17 @@ PARTS: dict[str, Callable[[Meta, str], Parts]] = {
 }
 
 
-def breakdown(meta: Meta, text: str) -> Parts:
+def truth_parts(meta: Meta, text: str) -> Parts:
     """Named parts of the truth about a text; `total` is what `truth` returns."""
     return PARTS[meta["skill"]](meta, text)
 
 
-def truth(meta: Meta, text: str) -> float:
+def true_worth(meta: Meta, text: str) -> float:
     """What a text is really worth as an answer to the prompt that `meta` describes."""
-    return breakdown(meta, text)["total"]
+    return truth_parts(meta, text)["total"]
 
 
-def meaning(meta: Meta, text: str) -> Hashable | None:
+def claimed_meaning(meta: Meta, text: str) -> Hashable | None:
     """What a text claims, whatever the order and the filler; None where nothing can be read."""
     return MEANINGS[meta["skill"]](text)
 
@@ -151,7 +151,7 @@ def _reply(text: str) -> Hashable | None:
 
 
 MEANINGS: dict[str, Callable[[str], Hashable | None]] = {
-    "summaries": lambda text: frozenset(claims(text)[0]) or None,
+    "summaries": lambda text: frozenset(summary_claims(text)[0]) or None,
     "dialogue": _reply,
     "arithmetic": lambda text: answer(text) or None,
 }

@@ -95,7 +95,7 @@ GLUE = _words(
 )
 
 
-def vocabulary() -> list[str]:
+def all_words() -> list[str]:
     """All words in a fixed order: specials first, then by list; at most 512."""
     lists = [SPECIAL, GLUE, NUMBERS, NAMES, *VALUES.values(), FILLER, tuple(TOOLS.values())]
     lists += [tuple(STEPS), tuple(STEPS.values()), RUDE, PRINCIPLES]
