@@ -21,7 +21,7 @@ from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.machine import Machine
 from tandem.methods import grpo
-from tandem.methods.kto import Mismatched, log_ratio
+from tandem.methods.kto import MismatchedSource, log_ratio
 from tandem.models.forward import with_logprobs
 from tandem.models.opening import open_policy, open_scalar
 from tandem.models.packed import PackedModel
@@ -153,7 +153,7 @@ def loss_of(what: str) -> Any:
 
 
 def in_order(what: str, work: Workload, meter: Meter) -> type:
-    class InOrder(Mismatched if what == "kto" else DatasetSource):  # type: ignore[misc]
+    class InOrder(MismatchedSource if what == "kto" else DatasetSource):  # type: ignore[misc]
         def _indices(self, step: int) -> list[int]:
             return list(range(step * work.size, min((step + 1) * work.size, len(self.groups))))
 
@@ -182,7 +182,9 @@ def online(
 ) -> dict[str, Any]:
     """GRPO: 4 prompts x 8 completions of 48 tokens a round, one optimiser step each."""
     rounds = 4
-    cfg = grpo.GRPO(4, 8, rounds, minibatch=4, beta=0.05, optim=replace(OPTIM, schedule="constant"))
+    cfg = grpo.GRPOConfig(
+        4, 8, rounds, minibatch=4, beta=0.05, optim=replace(OPTIM, schedule="constant")
+    )
     meter.tick()
     grpo.fit(Checkpoint(folder), prompts, Even(), cfg, how=Sampling(max_tokens=48), here=here)
     sampled = sum(ears.of("round", "sample_s")[1:]) / sum(np.diff(meter.ticks)[1:])

@@ -23,7 +23,7 @@ import method_pages
 from method_pages import METHODS, numbers, table
 from symbols import ROOT, Told, errors
 from tandem.data.formats.detect import FORMATS
-from tandem.methods import markdown
+from tandem.methods import methods_markdown
 
 RESULTS = ROOT / "docs" / "results"
 FIRST = ("full", "laptop", "rlp", "rso", "rest")
@@ -51,7 +51,7 @@ def generated() -> Iterator[tuple[Path, str]]:
         yield method_pages.path_of(name), method_pages.page(name, told)
     yield RESULTS / "index.md", index()
     readme = ROOT / "README.md"
-    parts = {"methods": markdown(), "results": results(), "speed": speed()}
+    parts = {"methods": methods_markdown(), "results": results(), "speed": speed()}
     yield readme, filled(readme, parts)
     single = {
         "index": {"pages": pages()},

@@ -153,15 +153,15 @@ def pools(path: Path) -> dict[str, Any]:
 def _configs() -> dict[str, Any]:
     """The micro world's own settings; rewards are scaled, so that betas mean the same."""
     table = load.task_settings("micro")
-    r = overridden(reward.Reward(), table["reward"])
+    r = overridden(reward.RewardConfig(), table["reward"])
     return {
-        "sft": overridden(sft.SFT(), table["sft"]),
+        "sft": overridden(sft.SFTConfig(), table["sft"]),
         "reward": replace(r, unit_variance=True),
         "sampling": overridden(Sampling(), table["sampling"]),
     }
 
 
-def _ppo(plan: Plan, lever: Lever) -> ppo.PPO:
+def _ppo(plan: Plan, lever: Lever) -> ppo.PPOConfig:
     own = {
         "prompts": plan.prompts,
         "rounds": plan.rounds,
@@ -169,7 +169,7 @@ def _ppo(plan: Plan, lever: Lever) -> ppo.PPO:
         "beta": lever.beta,
         "optim": {"lr": plan.lr, "schedule": "constant"},
     }
-    return overridden(ppo.PPO(), load.task_settings("micro")["ppo"] | own)
+    return overridden(ppo.PPOConfig(), load.task_settings("micro")["ppo"] | own)
 
 
 def _world(plan: Plan, seed: int) -> Task:

@@ -24,7 +24,7 @@ from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.position_bias import position_bias
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
-from tandem.methods import cai, load, reward
+from tandem.methods import cai, load_method, reward
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -58,7 +58,7 @@ PARTS = ("helpful", "harmless", "complies", "total")
 
 def course(run: Run, task: str, sizes: Sizes, seed: int) -> Course:
     """What comes before both experiments, with the task's settings."""
-    configs = {**defaults(load("cai"), task), "sizes": sizes}
+    configs = {**defaults(load_method("cai"), task), "sizes": sizes}
     return Course(run, load_task(task, sizes, Seed(seed)), configs)
 
 

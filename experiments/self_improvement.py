@@ -49,7 +49,7 @@ from tandem.cli.run import defaults
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.evaluation import AccuracyEvaluation, accuracy_evaluation
-from tandem.methods import direct, lmsi, load, star
+from tandem.methods import direct, lmsi, load_method, star
 from tandem.pipeline.evaluate import DECODERS, Solver, solve
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -101,7 +101,7 @@ def settings() -> dict[str, Any]:
     """The micro world's settings of each method."""
     found: dict[str, Any] = {}
     for name in ("lmsi", "star", "direct"):
-        found |= defaults(load(name), "micro-arithmetic")
+        found |= defaults(load_method(name), "micro-arithmetic")
     return found
 
 

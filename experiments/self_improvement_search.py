@@ -34,7 +34,7 @@ from self_improvement import (
 )
 from tandem.data.groups import Groups
 from tandem.evaluation import accuracy_evaluation
-from tandem.methods.sft import SFT
+from tandem.methods.sft import SFTConfig
 from tandem.pipeline.evaluate import DECODERS, Solver, solve
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -75,7 +75,7 @@ def configured(arm: str, how: Mapping[str, Any]) -> dict[str, Any]:
     """The world's settings, with one of the grid's in place of the arm's own."""
     cfg, name = settings(), {"LMSI": "lmsi", "direct": "direct"}.get(arm, "star")
     own = {key: value for key, value in how.items() if key not in ("lr", "steps")}
-    sft: SFT = cfg[name].sft
+    sft: SFTConfig = cfg[name].sft
     sft = replace(sft, optim=replace(sft.optim, lr=how["lr"]))
     if name == "star":
         own["steps"] = how["steps"]

@@ -59,7 +59,7 @@ NAMES = "Lily Tom Mia Ben Sue Max Anna Sam Lucy Tim".split()
 HELD_OUT = ("Sue", "Tim")
 HOW = Sampling(max_tokens=48)
 SHOWN = 6
-CFG = ppo.PPO(
+CFG = ppo.PPOConfig(
     prompts=64, rounds=30, inner=2, minibatch=16, beta=0.1, lam=0.95, whiten_rewards=False,
     optim=Optim(lr=3e-4, schedule="linear", warmup=0.0, eps=1e-5),
 )  # fmt: skip
@@ -122,7 +122,7 @@ def prompts(names: Iterable[str]) -> Groups:
     return Groups.of(Group(Prompt(f"story-{t}", t[0].upper() + t[1:])) for t in texts)
 
 
-def do(model: Path, path: Path, machine: Machine, cfg: ppo.PPO = CFG) -> dict[str, Any]:
+def do(model: Path, path: Path, machine: Machine, cfg: ppo.PPOConfig = CFG) -> dict[str, Any]:
     """Do the stages that are left, and return what the page shows."""
     base = Checkpoint(model, model.name)
     with Run(path, 0, machine=machine) as run:

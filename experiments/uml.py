@@ -32,7 +32,7 @@ from tandem.engines import Sampling
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import ppo, reward, sft
-from tandem.methods.reward import Reward, compared, preferred
+from tandem.methods.reward import RewardConfig, preference_terms, with_preferences
 from tandem.models.forward import forward_groups
 from tandem.models.opening import open_scalar
 from tandem.models.packed import PackedModel
@@ -153,13 +153,13 @@ def compare(groups: Groups, *, seed: Seed, machine: Machine) -> Groups:
 def configs() -> dict[str, Any]:
     """The micro world's own settings."""
     table = load.task_settings("micro")
-    plain = {"sft": sft.SFT(), "reward": Reward(), "sampling": Sampling()}
+    plain = {"sft": sft.SFTConfig(), "reward": RewardConfig(), "sampling": Sampling()}
     return {name: overridden(cfg, table[name]) for name, cfg in plain.items()}
 
 
-def climbing() -> ppo.PPO:
+def climbing() -> ppo.PPOConfig:
     """PPO as in rlp.toml; the last policy is exported."""
-    return overridden(ppo.PPO(), load.task_settings("micro")["ppo"] | {"rounds": 6})
+    return overridden(ppo.PPOConfig(), load.task_settings("micro")["ppo"] | {"rounds": 6})
 
 
 def slug(name: str) -> str:
@@ -192,7 +192,7 @@ def measured(
 
 
 def special(
-    init: Checkpoint, D: Groups, P: Groups, v: Variant, cfg: Reward, here: StageContext,
+    init: Checkpoint, D: Groups, P: Groups, v: Variant, cfg: RewardConfig, here: StageContext,
     told: dict[str, Any],
 ) -> tuple[PackedModel, nn.Module | None]:  # fmt: skip
     """`reward.with_views` with one thing changed; what scores features if not h's own head."""
@@ -222,7 +222,9 @@ def special(
             first,
             want={"features": True},
         )
-    offline = DatasetSource(compared(D), size=cfg.batch, epochs=cfg.epochs, seed=here.seed, **shape)
+    offline = DatasetSource(
+        with_preferences(D), size=cfg.batch, epochs=cfg.epochs, seed=here.seed, **shape
+    )
     source = ZippedSource(offline, MultiViewSource(P, total=offline.total, **views))
     detach = v.kind == "detached"
     loss = partial(terms, net=net, cfg=cfg, lam=v.lam, score=score, detach=detach)
@@ -233,7 +235,7 @@ def special(
 
 
 def terms(
-    out: Outputs, batch: Batch, *, net: MultiViewHead, cfg: Reward | None, lam: float,
+    out: Outputs, batch: Batch, *, net: MultiViewHead, cfg: RewardConfig | None, lam: float,
     score: nn.Module | None, detach: bool,
 ) -> dict[str, Terms]:  # fmt: skip
     """Bradley-Terry, unless cfg is None, and lam L_M."""
@@ -242,7 +244,7 @@ def terms(
         out = replace(out, score=score(h)[:, 0])
     L_M = net.terms(replace(out, features=h.detach()) if detach and h is not None else out, batch)
     found = {"multiview": L_M._replace(loss=lam * L_M.loss)}
-    return found if cfg is None else {"bradley_terry": preferred(out, batch, cfg), **found}
+    return found if cfg is None else {"bradley_terry": preference_terms(out, batch, cfg), **found}
 
 
 class Pulls:

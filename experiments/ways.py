@@ -30,7 +30,7 @@ from numpy.random import Generator
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.methods import sft
-from tandem.methods.sft import SFT
+from tandem.methods.sft import SFTConfig
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
@@ -45,7 +45,7 @@ from tandem.training.optim import Optim
 HINTS = 4
 """Further hinted forms beside the two of the base's lessons: six demonstrations of thirteen."""
 MISLEADING = 0.4
-LEARNING = SFT(
+LEARNING = SFTConfig(
     steps=550,
     batch=64,
     optim=Optim(lr=1e-3, schedule="linear", warmup=2 / 11, weight_decay=0.05),

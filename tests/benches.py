@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.errors import DataError
-from tandem.methods.dpo import DPO
+from tandem.methods.dpo import DPOConfig
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 
@@ -55,7 +55,7 @@ def plan(path: Path, **changes: Any) -> Path:
     return path
 
 
-def broken(run: Run, pi_sft: Checkpoint, cfg: DPO) -> Checkpoint:
+def broken(run: Run, pi_sft: Checkpoint, cfg: DPOConfig) -> Checkpoint:
     """A recipe that finds a mistake when it is too late."""
     raise DataError("the moon is missing", "this recipe is broken on purpose", "leave it out")
 

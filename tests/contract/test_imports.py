@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.methods import INPUTS, METHODS, load
+from tandem.methods import INPUTS, METHODS, load_method
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets")
@@ -78,7 +78,7 @@ def test_help_starts_in_under_half_a_second():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_row_has_its_file_config_and_recipe(name):
-    method = load(name)
+    method = load_method(name)
     assert is_dataclass(method.config)
     method.config()
     undocumented = [f.name for f in fields(method.config) if f.name not in docs(method.config)]

@@ -12,7 +12,7 @@ import pytest
 import generate
 import method_pages
 from symbols import ROOT, symbol
-from tandem.methods import METHODS, load
+from tandem.methods import METHODS, load_method
 
 PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
 
@@ -41,7 +41,7 @@ def test_a_page_has_all_parts(page: Path):
 def test_settings_are_the_configs_fields(name: str):
     """Read from the source as text, they are those of the class; ranges name existing ones."""
     listed = re.findall(rf"^\| `{name}\.(\w+)` ", method_pages.path_of(name).read_text(), re.M)
-    own = [f.name for f in fields(load(name).config)]
+    own = [f.name for f in fields(load_method(name).config)]
     assert listed == own
     assert set(method_pages.written()[name]["ranges"]) <= set(own)
 

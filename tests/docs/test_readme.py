@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.methods import METHODS, markdown
+from tandem.methods import METHODS, methods_markdown
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_table_of_methods_is_the_generated_one():
     inside = README.split("<!-- methods:")[1].split("<!-- /methods -->")[0].partition("-->\n")[2]
-    assert inside == markdown()
+    assert inside == methods_markdown()
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md")))

@@ -17,7 +17,7 @@ ROUNDS = 8
 
 if __name__ == "__main__":
     init, where = Path(sys.argv[1]), Path(sys.argv[2])
-    cfg = ppo.PPO(
+    cfg = ppo.PPOConfig(
         prompts=16, rounds=ROUNDS, inner=2, minibatch=4, beta=0.05, kl_target=0.5,
         kl_horizon=200.0, optim=FAST,
     )  # fmt: skip

@@ -20,12 +20,12 @@ from tandem.judges.llm import Labeller, Rater
 from tandem.judges.position_bias import measure_position_bias
 from tandem.machine import Machine
 from tandem.methods import cai, rlaif
-from tandem.methods.cai import CAI
-from tandem.methods.dpo import DPO
-from tandem.methods.ppo import PPO
-from tandem.methods.reward import Reward
-from tandem.methods.rlaif import RLAIF
-from tandem.methods.sft import SFT
+from tandem.methods.cai import CAIConfig
+from tandem.methods.dpo import DPOConfig
+from tandem.methods.ppo import PPOConfig
+from tandem.methods.reward import RewardConfig
+from tandem.methods.rlaif import RLAIFConfig
+from tandem.methods.sft import SFTConfig
 from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -43,11 +43,11 @@ TASK = Micro("dialogue")
 BASE = Checkpoint(TASK.model(), "base")
 HOW = Sampling(max_tokens=24)
 FP32 = Machine(precision="fp32")
-SMALL = RLAIF(
+SMALL = RLAIFConfig(
     pairs=6,
-    reward=Reward(batch=4, head="zero", optim=Optim(lr=1e-3)),
-    ppo=PPO(prompts=4, rounds=1, minibatch=4, optim=Optim(lr=1e-4)),
-    dpo=DPO(epochs=1, batch=4),
+    reward=RewardConfig(batch=4, head="zero", optim=Optim(lr=1e-3)),
+    ppo=PPOConfig(prompts=4, rounds=1, minibatch=4, optim=Optim(lr=1e-4)),
+    dpo=DPOConfig(epochs=1, batch=4),
 )
 
 PAIRS = 3
@@ -186,7 +186,7 @@ def test_constitutional_ai_runs_on_the_base(x: Groups, tmp_path: Path) -> None:
     pairs = [replace(g, completions=(Completion("a"), Completion("b"))) for g in x]
     human = Groups.of(encode(Groups.of(TASK.annotator()(pairs)), BASE, events=Silent()))
     few = replace(SMALL, pairs=PAIRS)
-    cfg = CAI(K=2, sft=SFT(epochs=1, batch=8, optim=Optim(lr=1e-3)), rlaif=few)
+    cfg = CAIConfig(K=2, sft=SFTConfig(epochs=1, batch=8, optim=Optim(lr=1e-3)), rlaif=few)
     with Run(tmp_path, display=Hidden()) as run:
         made = cai.recipe(run, BASE, BASE, human, x, FORMATS, HOW, None, cfg)
         stages = {r.name: r for r in run.records()}
@@ -209,14 +209,14 @@ def test_constitutional_ai_learns_from_comparisons() -> None:
     """d-RLAIF has none: refused, unless stage 2 is left out and it is not read."""
     direct = replace(SMALL, learn="direct")
     with pytest.raises(ConfigError, match=r"rlaif\.learn = 'direct' with cai\.learn = 'rl'"):
-        CAI(rlaif=direct)
-    assert CAI(learn="sl", rlaif=direct).rlaif.learn == "direct"
+        CAIConfig(rlaif=direct)
+    assert CAIConfig(learn="sl", rlaif=direct).rlaif.learn == "direct"
 
 
 def test_prompts_of_no_kind_are_refused(tmp_path: Path) -> None:
     plain = Groups.of([Group(Prompt("p", "hi"))])
     with Run(tmp_path, display=Hidden()) as run, pytest.raises(DataError, match="`harmful`"):
-        cai.recipe(run, BASE, BASE, plain, plain, FORMATS, HOW, None, CAI())
+        cai.recipe(run, BASE, BASE, plain, plain, FORMATS, HOW, None, CAIConfig())
 
 
 def test_settings_name_a_folder_or_a_server() -> None:

@@ -49,19 +49,29 @@ def main(place: Path, base: Path, settings: dict) -> None:
     with Run(place, seed=7, display=Hidden(), machine=machine) as run:
         epochs = 12
         pi_sft = run(
-            "sft", sft.fit, Checkpoint(base), data(False), sft.SFT(epochs, batch=4, optim=OPTIM)
+            "sft",
+            sft.fit,
+            Checkpoint(base),
+            data(False),
+            sft.SFTConfig(epochs, batch=4, optim=OPTIM),
         )
         compared = data(True)
-        r = run("reward", reward.fit, pi_sft, compared, reward.Reward(epochs, batch=4, optim=OPTIM))
-        run("dpo", dpo.fit, pi_sft, compared, dpo.DPO(epochs=epochs, batch=4, optim=OPTIM))
+        r = run(
+            "reward",
+            reward.fit,
+            pi_sft,
+            compared,
+            reward.RewardConfig(epochs, batch=4, optim=OPTIM),
+        )
+        run("dpo", dpo.fit, pi_sft, compared, dpo.DPOConfig(epochs=epochs, batch=4, optim=OPTIM))
         if views:
-            cfg = reward.Reward(epochs=4, batch=4, optim=OPTIM)
+            cfg = reward.RewardConfig(epochs=4, batch=4, optim=OPTIM)
             multi = {"views": compared, "lam": 0.5, "uml": MultiViewConfig(z=4, hidden=16)}
             run("reward-uml", reward.fit, pi_sft, compared, cfg, **multi)
         if climbs:
             shape = {"prompts": 6, "n": 3, "rounds": 3, "minibatch": 3, "optim": OPTIM}
             how, x = Sampling(max_tokens=8), compared.prompts()
-            run("grpo", grpo.fit, pi_sft, x, RewardModel(r), grpo.GRPO(**shape), how=how)
+            run("grpo", grpo.fit, pi_sft, x, RewardModel(r), grpo.GRPOConfig(**shape), how=how)
 
 
 if __name__ == "__main__":

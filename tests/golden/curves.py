@@ -30,7 +30,7 @@ import torch
 from tandem.cli.run import defaults
 from tandem.cli.settings import overridden
 from tandem.machine import Machine
-from tandem.methods import load
+from tandem.methods import load_method
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.display import Hidden
@@ -108,7 +108,7 @@ def _vendor() -> str:
 
 def settings(case: Case, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return a case's configs; `changes` are tables that come last."""
-    configs = defaults(load(case.method), case.task)
+    configs = defaults(load_method(case.method), case.task)
     tables = [COMMON, {case.method: case.settings}, changes or {}]
     for table in tables:
         for name in table.keys() & configs.keys():
@@ -124,7 +124,7 @@ def train(folder: Path, name: str, case: Case, changes: Mapping[str, Any] | None
         with Run(folder / case.task, 0, machine=MACHINE, display=Hidden()) as run:
             scope = run.scope(name, run.seed)
             world = worlds.load_task(case.task, SIZES, Seed(0))
-            Course(scope, world, settings(case, changes)).do(load(case.method))
+            Course(scope, world, settings(case, changes)).do(load_method(case.method))
         return scope.path
     finally:
         torch.set_num_threads(threads)

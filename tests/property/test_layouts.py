@@ -30,7 +30,7 @@ from tandem.data.record import Group
 from tandem.kernels import flex_attention
 from tandem.kernels.attention import COMPILED, IMPLEMENTATION, attend_in_blocks
 from tandem.machine import Machine
-from tandem.methods.kto import Mismatched, log_ratio
+from tandem.methods.kto import MismatchedSource, log_ratio
 from tandem.models.forward import forward_groups
 from tandem.models.packed import PackedModel
 from tandem.models.probe import probe_layout
@@ -298,7 +298,7 @@ CASES: dict[str, tuple[LossFunction, bool, type[DatasetSource]]] = {
     "nll": (the_nll, False, DatasetSource),
     "dpo": (the_dpo, False, DatasetSource),
     "bradley_terry": (the_reward, True, DatasetSource),
-    "kto": (the_kto, False, Mismatched),
+    "kto": (the_kto, False, MismatchedSource),
 }
 
 
@@ -316,7 +316,7 @@ def cases(name: str) -> tuple[list[Group], LossFunction, bool, type[DatasetSourc
 def step(source: DatasetSource, trunk: PackedModel) -> list[Batch]:
     """Return the only step, with z0 where the whole step is one micro-batch too."""
     (micro,) = source.steps(trunk)
-    if isinstance(source, Mismatched) and len(micro) == 1:
+    if isinstance(source, MismatchedSource) and len(micro) == 1:
         with torch.no_grad():
             h = log_ratio(trunk(micro[0].tokens), micro[0])
         z0 = h[micro[0].weight == 0].mean().clamp(min=0)

@@ -183,7 +183,10 @@ def test_a_table_that_moved_to_another_type_of_memory_comes_back_there():
 
 
 def test_a_killed_fit_of_rows_goes_on(tmp_path: Path):
-    init, cfg = Checkpoint(folder(tmp_path / "lm")), reward.Reward(epochs=2, batch=2, optim=OPTIM)
+    init, cfg = (
+        Checkpoint(folder(tmp_path / "lm")),
+        reward.RewardConfig(epochs=2, batch=2, optim=OPTIM),
+    )
     whole, killed = (StageContext.at(tmp_path / name, machine=FP32) for name in ("whole", "killed"))
     dies, goes_on = Heard(dies_at=3), Heard()
     reward.fit(init, comparisons(), cfg, here=whole)
@@ -195,7 +198,10 @@ def test_a_killed_fit_of_rows_goes_on(tmp_path: Path):
 
 
 def test_the_state_of_another_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    init, cfg = Checkpoint(folder(tmp_path / "lm")), reward.Reward(epochs=2, batch=2, optim=OPTIM)
+    init, cfg = (
+        Checkpoint(folder(tmp_path / "lm")),
+        reward.RewardConfig(epochs=2, batch=2, optim=OPTIM),
+    )
     here = StageContext.at(tmp_path / "run", machine=FP32)
     with pytest.raises(KeyboardInterrupt):
         reward.fit(init, comparisons(), cfg, here=replace(here, events=Heard(dies_at=3)))

@@ -88,7 +88,7 @@ def test_the_fixture_is_what_it_says(pi_sft: Checkpoint):
 
 def test_dpo_reaches_the_optimum(pi_sft: Checkpoint, tmp_path: Path):
     """Soft labels sigma(r_i - r_j) on every pair: beta log(pi/pi_ref) = r + constant."""
-    cfg = dpo.DPO(beta=BETA, epochs=250, batch=1, optim=STEPS)
+    cfg = dpo.DPOConfig(beta=BETA, epochs=250, batch=1, optim=STEPS)
     policy = fitted(dpo, pi_sft, enumerated(P), cfg, tmp_path)
     assert tv(PI_REF, PI_STAR) > 0.4
     assert tv(law(policy), PI_STAR) < 0.01
@@ -97,12 +97,12 @@ def test_dpo_reaches_the_optimum(pi_sft: Checkpoint, tmp_path: Path):
 def test_rdpo_undoes_flipped_labels_and_dpo_does_not(pi_sft: Checkpoint, tmp_path: Path):
     """A quarter of all labels flipped: p' = 3/4 p + 1/4 (1 - p). rDPO is unbiased for p."""
     flipped = 0.75 * P + 0.25 * (1 - P)
-    cfg = dpo.DPO(loss="robust", beta=BETA, noise=0.25, epochs=250, batch=1, optim=STEPS)
+    cfg = dpo.DPOConfig(loss="robust", beta=BETA, noise=0.25, epochs=250, batch=1, optim=STEPS)
     (tmp_path / "robust").mkdir()
     policy = fitted(dpo, pi_sft, enumerated(flipped), cfg, tmp_path / "robust")
     assert tv(law(policy), PI_STAR) < 0.01
     (tmp_path / "plain").mkdir()
-    plain = dpo.DPO(beta=BETA, epochs=250, batch=1, optim=STEPS)
+    plain = dpo.DPOConfig(beta=BETA, epochs=250, batch=1, optim=STEPS)
     misled = fitted(dpo, pi_sft, enumerated(flipped), plain, tmp_path / "plain")
     assert tv(law(misled), PI_STAR) > 0.1
 
@@ -115,7 +115,7 @@ def test_ipo_reaches_its_closed_form(pi_sft: Checkpoint, tmp_path: Path):
     tau = 0.5
     h = ((2 * P - 1) / (2 * tau)).mean(1)
     wanted = PI_REF * np.exp(h) / (PI_REF * np.exp(h)).sum()
-    cfg = dpo.DPO(loss="ipo_sum", tau=tau, epochs=250, batch=1, optim=STEPS)
+    cfg = dpo.DPOConfig(loss="ipo_sum", tau=tau, epochs=250, batch=1, optim=STEPS)
     policy = fitted(dpo, pi_sft, enumerated(P), cfg, tmp_path)
     assert tv(PI_REF, wanted) > 0.1
     assert tv(law(policy), wanted) < 0.01
@@ -123,7 +123,7 @@ def test_ipo_reaches_its_closed_form(pi_sft: Checkpoint, tmp_path: Path):
 
 def test_a_reward_model_recovers_r_up_to_a_constant(pi_sft: Checkpoint, tmp_path: Path):
     """And the constant is such that the mean over the four answers is 0."""
-    cfg = reward.Reward(epochs=250, batch=1, optim=STEPS)
+    cfg = reward.RewardConfig(epochs=250, batch=1, optim=STEPS)
     made = fitted(reward, pi_sft, enumerated(P), cfg, tmp_path)
     whose = tokenizer_hash(load_tokenizer(made.path))
     (judged,) = RewardModel(made, machine=MACHINE)([mark_tokenizer(enumerated()[0], whose)])
@@ -133,7 +133,7 @@ def test_a_reward_model_recovers_r_up_to_a_constant(pi_sft: Checkpoint, tmp_path
 def test_sft_reaches_the_law_of_its_demonstrations(pi_sft: Checkpoint, tmp_path: Path):
     """Every answer with weight q(y): cross-entropy to q, whose minimum is q."""
     q = np.array([0.1, 0.2, 0.3, 0.4])
-    cfg = sft.SFT(epochs=250, batch=1, optim=STEPS)
+    cfg = sft.SFTConfig(epochs=250, batch=1, optim=STEPS)
     policy = fitted(sft, pi_sft, enumerated(weight=q), cfg, tmp_path)
     assert tv(PI_REF, q) > 0.3
     assert tv(law(policy), q) < 0.01

@@ -119,7 +119,7 @@ def test_ppo_reaches_the_optimum_of_f2(tmp_path: Path):
     At pi* every return equals the soft value of its state, which the value function learns, so
     the gradient's noise vanishes.
     """
-    cfg = ppo.PPO(
+    cfg = ppo.PPOConfig(
         prompts=128, rounds=60, inner=2, minibatch=128, beta=BETA, whiten_rewards=False,
         whiten_advantages=False, value_clip=None, value_weight=0.5, optim=optim(0.02),
     )  # fmt: skip
@@ -131,7 +131,7 @@ def test_ppo_reaches_the_optimum_of_f2(tmp_path: Path):
 def test_rloo_and_the_k2_loss_reach_the_optimum_of_f2(kl: Any, tmp_path: Path):
     """RLOO has k1 in the reward; k2 of whole answers is a loss beside the same surrogate."""
     cfg = replace(
-        grpo.VARIANTS["rloo"], prompts=16, minibatch=16, n=16, rounds=60, beta=BETA, kl=kl,
+        grpo.GRPO_VARIANTS["rloo"], prompts=16, minibatch=16, n=16, rounds=60, beta=BETA, kl=kl,
         optim=optim(0.02),
     )  # fmt: skip
     got = f2_law(climbed(grpo, cfg, f2_model(tmp_path / "f2"), F2_REWARD, tmp_path / "run"))
@@ -145,7 +145,7 @@ def test_k2_has_the_average_of_its_surrogate(tmp_path: Path):
     2 beta, at a TV of .24 from the one at beta.
     """
     assert tv(tilt(F2_REF, F2_SCORES, 2 * BETA), F2_STAR) == pytest.approx(0.24, abs=0.01)
-    cfg = grpo.GRPO(
+    cfg = grpo.GRPOConfig(
         prompts=16, minibatch=16, n=16, rounds=60, advantage="rest", beta=BETA, kl="k2",
         optim=optim(0.02),
     )  # fmt: skip
@@ -158,7 +158,7 @@ def test_grpo_with_k3_reaches_its_own_rational_law(tmp_path: Path):
 
     Groups are large, because r - mean is (1 - 1/n) (r - mean of the rest).
     """
-    cfg = grpo.GRPO(
+    cfg = grpo.GRPOConfig(
         prompts=4, minibatch=4, n=64, rounds=80, advantage="mean", beta=BETA, kl="k3",
         optim=optim(0.02),
     )  # fmt: skip

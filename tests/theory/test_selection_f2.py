@@ -25,12 +25,12 @@ from tandem.judges import open_judge
 from tandem.judges.reward_model import RewardModel, Shaped
 from tandem.machine import Machine
 from tandem.methods import best_of_n, preference, raft, rest, reward, rso, sft
-from tandem.methods.best_of_n import BestOfN
-from tandem.methods.dpo import DPO
-from tandem.methods.raft import RAFT
-from tandem.methods.rest import ReST
-from tandem.methods.rso import RSO
-from tandem.methods.sft import SFT
+from tandem.methods.best_of_n import BestOfNConfig
+from tandem.methods.dpo import DPOConfig
+from tandem.methods.raft import RAFTConfig
+from tandem.methods.rest import ReSTConfig
+from tandem.methods.rso import RSOConfig
+from tandem.methods.sft import SFTConfig
 from tandem.models.forward import with_logprobs
 from tandem.models.opening import open_policy
 from tandem.models.tokenise import mark_tokenizer
@@ -58,9 +58,9 @@ def optim(lr: float = 0.02) -> Optim:
     return Optim(lr=lr, schedule="cosine", warmup=0.0, clip=None)
 
 
-def whole(epochs: int = 40, lr: float = 0.05, **more: Any) -> SFT:
+def whole(epochs: int = 40, lr: float = 0.05, **more: Any) -> SFTConfig:
     """Exact fitting: every step sees all answers."""
-    return SFT(epochs=epochs, batch=100_000, optim=optim(lr), **more)
+    return SFTConfig(epochs=epochs, batch=100_000, optim=optim(lr), **more)
 
 
 def answer(y: str, weight: float = 1.0) -> Completion:
@@ -125,7 +125,7 @@ def pi_sft(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def r_phi(pi_sft: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A reward model with r up to a constant."""
     with Run(tmp_path_factory.mktemp("reward"), machine=MACHINE) as run:
-        cfg = reward.Reward(epochs=250, batch=1, optim=optim())
+        cfg = reward.RewardConfig(epochs=250, batch=1, optim=optim())
         return run("reward", reward.fit, pi_sft, Groups.of([enumerated()]), cfg)
 
 
@@ -146,7 +146,7 @@ def test_best_of_n_is_a_policy_with_its_exact_law(pi_sft, r_phi, run):
     """2,000 answers of best-of-4, drawn by the verb that draws from checkpoints."""
     x = prompts(pi_sft.path, 500)
     watching = Validation(x[:400], ())
-    decoder = best_of_n.recipe(run, pi_sft, r_phi, TWO, watching, BestOfN(n=4, pool=16))
+    decoder = best_of_n.recipe(run, pi_sft, r_phi, TWO, watching, BestOfNConfig(n=4, pool=16))
     assert isinstance(decoder, BestOf)
     assert str(decoder) == "best-of-4"
     answers = run("answers", sample, decoder, x, n=4, how=TWO)
@@ -160,7 +160,7 @@ def test_best_of_n_is_a_policy_with_its_exact_law(pi_sft, r_phi, run):
 def test_the_curve_over_n_is_the_law_and_says_its_price(pi_sft, r_phi, run):
     """E r of the best of n within 4 standard errors for every n up to the pool; KL bound beside."""
     watching = Validation(prompts(pi_sft.path, 400), (("again", RewardModel(r_phi)),))
-    best_of_n.recipe(run, pi_sft, r_phi, TWO, watching, BestOfN(n=3, pool=16))
+    best_of_n.recipe(run, pi_sft, r_phi, TWO, watching, BestOfNConfig(n=3, pool=16))
     rows = stage(run, "curve")["numbers"]
     assert [row["n"] for row in rows] == [1, 2, 3, 4, 8, 16]
     for row in rows:
@@ -174,9 +174,9 @@ def test_the_curve_over_n_is_the_law_and_says_its_price(pi_sft, r_phi, run):
 # RSO -------------------------------------------------------------------------------------------
 
 
-def rso_settings(**more: Any) -> RSO:
-    cfg = DPO(beta=0.5, epochs=120, batch=1000, optim=optim())
-    return RSO(ranker="reward", pairing="tournament", soft=True, dpo=cfg, **more)
+def rso_settings(**more: Any) -> RSOConfig:
+    cfg = DPOConfig(beta=0.5, epochs=120, batch=1000, optim=optim())
+    return RSOConfig(ranker="reward", pairing="tournament", soft=True, dpo=cfg, **more)
 
 
 def test_rso_reaches_the_optimum_and_its_data_are_near(pi_sft, r_phi, run):
@@ -217,7 +217,7 @@ def test_rso_with_a_preference_model_as_its_ranker(pi_sft, r_phi, run):
     logit rho(x, y, y_b) = r(y) - r(y_b): the baselines shift a prompt's scores, no more.
     """
     cfg = replace(rso_settings(pool=32, baselines=3), ranker="preference")
-    cfg = replace(cfg, preference=preference.Preference(epochs=250, batch=1, optim=optim()))
+    cfg = replace(cfg, preference=preference.PreferenceConfig(epochs=250, batch=1, optim=optim()))
     x = prompts(pi_sft.path, 60)
     policy = rso.recipe(run, pi_sft, x, Groups.of([enumerated()]), r_phi, TWO, cfg)
     assert [r.name for r in run.records()][:2] == ["ranker", "baselines"]
@@ -234,8 +234,8 @@ def test_the_ranker_labels_the_pairs_and_clipped_scores_do_not(soft, pi_sft, r_p
     sure = 1 / (1 + np.exp(20 * (R[None, :] - R[:, None])))
     votes = tuple(Preference(i, j, float(sure[i, j])) for i in range(4) for j in range(i))
     D = Groups.of([replace(enumerated(), preferences=votes)])
-    cfg = RSO(pool=16, keep=8, soft=soft, dpo=DPO(epochs=1, batch=100, optim=optim()))
-    cfg = replace(cfg, preference=preference.Preference(epochs=150, batch=1, optim=optim()))
+    cfg = RSOConfig(pool=16, keep=8, soft=soft, dpo=DPOConfig(epochs=1, batch=100, optim=optim()))
+    cfg = replace(cfg, preference=preference.PreferenceConfig(epochs=150, batch=1, optim=optim()))
     rso.recipe(run, pi_sft, prompts(pi_sft.path, 30), D, r_phi, TWO, cfg)
     ties = 0
     for met, labelled in zip(stage(run, "pairs"), stage(run, "labels"), strict=True):
@@ -257,7 +257,7 @@ def test_direct_is_dpo_on_the_comparisons_as_they_are(pi_sft, r_phi, run):
 
 
 def test_a_recipe_again_keeps_every_stage(pi_sft, r_phi, tmp_path):
-    cfg = RSO(ranker="reward", pool=8, keep=4, dpo=DPO(epochs=1, batch=4))
+    cfg = RSOConfig(ranker="reward", pool=8, keep=4, dpo=DPOConfig(epochs=1, batch=4))
     given = (pi_sft, prompts(pi_sft.path, 6), Groups.of([enumerated()]), r_phi, TWO, cfg)
 
     def once() -> tuple[Checkpoint, list[tuple[str, int]]]:
@@ -277,7 +277,7 @@ def test_a_recipe_again_keeps_every_stage(pi_sft, r_phi, tmp_path):
 
 def test_two_stages_of_raft_are_best_of_four(pi_sft, r_phi, run):
     """K = 2, T = 2, fitted to the end: best-of-4. 1,000 kept a stage: an error of TV .02 each."""
-    cfg = RAFT(stages=2, prompts=1000, k=2, sft=whole())
+    cfg = RAFTConfig(stages=2, prompts=1000, k=2, sft=whole())
     policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 1000), r_phi, TWO, None, cfg)
     assert str(policy) == "RAFT-2"
     two, four = (best_of.best_of_n_law(PI_REF, R, n) for n in (2, 4))
@@ -290,7 +290,7 @@ def test_global_ranking_with_one_prompt_s_law_keeps_the_top_share(pi_sft, r_phi,
 
     Rewards of the same answer are equal up to rounding, so the cut falls within aa.
     """
-    cfg = RAFT(stages=1, prompts=800, k=2, ranking="global", sft=whole())
+    cfg = RAFTConfig(stages=1, prompts=800, k=2, ranking="global", sft=whole())
     policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 800), r_phi, TWO, None, cfg)
     assert sum(map(len, stage(run, "kept-1"))) == 800
     assert tv(law(policy), np.array([0.48, 0.36, 0.16, 0.0])) < 0.06
@@ -312,7 +312,7 @@ def test_the_shaped_reward_takes_off_the_price(pi_sft, r_phi, tmp_path):
 
 def test_the_second_stage_of_raft_pays_the_price(pi_sft, r_phi, run):
     """Stage 2 is best-of-2 of pi_1 by r - 5 log(pi_1 / pi_0): what became likelier now loses."""
-    cfg = RAFT(stages=2, prompts=800, k=2, beta=5.0, sft=whole())
+    cfg = RAFTConfig(stages=2, prompts=800, k=2, beta=5.0, sft=whole())
     policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 800), r_phi, TWO, None, cfg)
     pi_1 = law(stage(run, "policy-1"))
     assert tv(law(policy), best_of.best_of_n_law(pi_1, R - 5 * np.log(pi_1 / PI_REF), 2)) < 0.06
@@ -322,7 +322,7 @@ def test_held_out_judges_say_which_stage_is_kept(pi_sft, r_phi, run):
     """A judge who likes what the filter throws away is best served by the start."""
     against = (("against", Opposite(RewardModel(r_phi))),)
     watching = Validation(prompts(pi_sft.path, 200), against, choose="against", patience=1)
-    cfg = RAFT(stages=3, prompts=300, k=4, sft=whole(20))
+    cfg = RAFTConfig(stages=3, prompts=300, k=4, sft=whole(20))
     policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 300), r_phi, TWO, watching, cfg)
     assert policy.hash == pi_sft.hash
     names = [r.name for r in run.records()]
@@ -343,7 +343,7 @@ def demonstrations(p: np.ndarray, count: int) -> Groups:
 @pytest.mark.parametrize("thresholds", [(0.7,), (0.3, 0.7)])
 def test_rest_restricts_the_policy(thresholds, pi_sft, r_phi, run):
     """tau = .7 of [0, 1] is r > .4: pi_ref on {ab, ba} alone, with or without a step before."""
-    cfg = ReST(
+    cfg = ReSTConfig(
         improve=len(thresholds), n=2, thresholds=thresholds, mix=False, decay=1.0, sft=whole()
     )
     D = demonstrations(PI_REF, 500)
@@ -359,7 +359,7 @@ def test_rest_restricts_the_policy(thresholds, pi_sft, r_phi, run):
 def test_rest_mixes_the_original_data_in(pi_sft, r_phi, run):
     """One sample beside each demonstration, lambda = 1/2: (pi_ref + p_D) 1[r > tau] / Z."""
     p_D = np.array([0.1, 0.4, 0.4, 0.1])
-    cfg = ReST(improve=1, n=1, thresholds=(0.7,), sft=whole())
+    cfg = ReSTConfig(improve=1, n=1, thresholds=(0.7,), sft=whole())
     policy = rest.recipe(run, pi_sft, demonstrations(p_D, 1000), r_phi, TWO, None, cfg)
     wanted = restricted((PI_REF + p_D) / 2, 0.4)
     np.testing.assert_allclose(wanted[1:3], [0.29 / 0.53, 0.24 / 0.53])
@@ -370,7 +370,7 @@ def test_rest_mixes_the_original_data_in(pi_sft, r_phi, run):
 def test_no_improve_is_cloning_of_everything(pi_sft, r_phi, run):
     """G1 I0: half samples, half demonstrations, nothing filtered."""
     p_D = np.array([0.1, 0.4, 0.4, 0.1])
-    cfg = ReST(improve=0, n=1, sft=whole())
+    cfg = ReSTConfig(improve=0, n=1, sft=whole())
     policy = rest.recipe(run, pi_sft, demonstrations(p_D, 500), r_phi, TWO, None, cfg)
     assert str(policy) == "ReST-G1I0"
     assert tv(law(policy), (PI_REF + p_D) / 2) < 0.06
@@ -400,7 +400,9 @@ def test_a_grow_is_measured_against_what_it_samples_from(
     monkeypatch.setattr(rest, "seen", numbers)
     judges = (("held_out", RewardModel(r_phi)),)
     watching = Validation(prompts(pi_sft.path, 1), judges, choose="held_out", patience=patience)
-    cfg = ReST(grow=2, improve=2, n=2, thresholds=(0.5, 0.7), sft=SFT(steps=1, optim=optim()))
+    cfg = ReSTConfig(
+        grow=2, improve=2, n=2, thresholds=(0.5, 0.7), sft=SFTConfig(steps=1, optim=optim())
+    )
     policy = rest.recipe(run, pi_sft, demonstrations(PI_REF, 50), r_phi, TWO, watching, cfg)
     done = {r.name: r for r in run.records()}
     assert [n for n in done if n.startswith("policy")] == [f"policy-{n}" for n in names.split()]

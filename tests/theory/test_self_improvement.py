@@ -27,9 +27,9 @@ from tandem.judges.agreement import Agreement, SameAnswer
 from tandem.judges.answer_key import AnswerKey
 from tandem.machine import Machine
 from tandem.methods import lmsi, star
-from tandem.methods.lmsi import LMSI
-from tandem.methods.sft import SFT
-from tandem.methods.star import STaR
+from tandem.methods.lmsi import LMSIConfig
+from tandem.methods.sft import SFTConfig
+from tandem.methods.star import STaRConfig
 from tandem.models.forward import with_logprobs
 from tandem.models.opening import open_policy
 from tandem.models.packed import PackedModel
@@ -132,9 +132,9 @@ def law(policy: Checkpoint) -> np.ndarray:
 
 
 def improved(folder: Path, base: Checkpoint, x: Groups, m: int = 4000) -> tuple[Run, Checkpoint]:
-    fit = SFT(steps=150, batch=1, optim=Optim(lr=0.02, warmup=0.0, clip=None))
+    fit = SFTConfig(steps=150, batch=1, optim=Optim(lr=0.02, warmup=0.0, clip=None))
     with Run(folder, 0, machine=MACHINE) as run:
-        cfg = LMSI(m=m, temperature=1.0, sft=fit)
+        cfg = LMSIConfig(m=m, temperature=1.0, sft=fit)
         return run, lmsi.recipe(run, base, x, LETTERS, ONE, cfg)
 
 
@@ -192,7 +192,7 @@ def test_a_scripted_generator_fills_the_share_that_theory_gives(
     monkeypatch.setattr(star, "sample", scripted)
     base = Checkpoint(tiny.folder(tmp_path / "base"), "base")
     x = Groups.of(Group(Prompt(f"q{i}", "<bos>", meta={"answer": 1})) for i in range(3000))
-    cfg = STaR(loops=1, steps=1)
+    cfg = STaRConfig(loops=1, steps=1)
     with Run(tmp_path / "run", 0, machine=MACHINE) as run:
         star.recipe(run, base, x, SUMS, AnswerKey(SUMS.read), ONE, cfg)
         sizes = {r.name: r.result["prompts"] for r in run.records() if "prompts" in r.result}
@@ -208,7 +208,9 @@ def test_a_hinted_question_is_put_in_its_form_once(tmp_path: Path, monkeypatch: 
     base = Checkpoint(tiny.folder(tmp_path / "base"), "base")
     x = Groups.of(Group(Prompt(f"q{i}", "<bos>", meta={"answer": 1})) for i in range(20))
     with Run(tmp_path / "run", 0, machine=MACHINE) as run:
-        star.recipe(run, base, x, wording, AnswerKey(wording.read), ONE, STaR(loops=1, steps=1))
+        star.recipe(
+            run, base, x, wording, AnswerKey(wording.read), ONE, STaRConfig(loops=1, steps=1)
+        )
         hinted = next(r for r in run.records() if r.name == "hinted-1").load()
     texts = {g.prompt.text for g in hinted}
     assert texts == {wording.hinted(x[0].prompt, form).text}
@@ -250,8 +252,8 @@ def test_star_ends_on_a_plateau_with_the_best_measured_model(
     monkeypatch.setattr(f"{__name__}.TO_COME", list(right))
     base = Checkpoint(tiny.folder(tmp_path / "base"), "base")
     x = Groups.of(Group(Prompt(f"q{i}", "<bos>", meta={"answer": 1})) for i in range(10))
-    fit = SFT(batch=8, optim=Optim(lr=1e-3))
-    cfg = STaR(loops=3, gain=gain, rationalise=False, steps=1, growth=2, warmup=0, sft=fit)
+    fit = SFTConfig(batch=8, optim=Optim(lr=1e-3))
+    cfg = STaRConfig(loops=3, gain=gain, rationalise=False, steps=1, growth=2, warmup=0, sft=fit)
     with Run(tmp_path / "run", 0, machine=MACHINE) as run:
         policy = star.recipe(run, base, x, SUMS, AnswerKey(SUMS.read), ONE, cfg)
         done = {r.name: r.load() for r in run.records() if r.name.startswith("model")}
@@ -265,8 +267,8 @@ def bootstrapped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, 
     task = Micro("arithmetic")
     base = Checkpoint(task.model(), "base")
     x = task.prompts("unlabelled", 40, Seed(0))
-    fit = SFT(batch=8, optim=Optim(lr=1e-3))
-    cfg = STaR(loops=2, gain=-1, steps=2, growth=1.5, warmup=0, sft=fit)
+    fit = SFTConfig(batch=8, optim=Optim(lr=1e-3))
+    cfg = STaRConfig(loops=2, gain=-1, steps=2, growth=1.5, warmup=0, sft=fit)
     with Run(tmp_path_factory.mktemp("star"), 0, machine=MACHINE) as run:
         star.recipe(run, base, x, MICRO, task.truth(), Sampling(max_tokens=32), cfg)
         return base, {r.name: r for r in run.records()}
@@ -311,10 +313,10 @@ def test_no_training_prompt_holds_a_hint(bootstrapped):
 
 def test_steps_grow_by_a_fifth_a_loop():
     """floor(40 * 1.2^(n - 1)); the rate climbs to lr over 100 steps, or as far as they go."""
-    steps = [STaR().training(n).steps for n in range(1, 8)]
+    steps = [STaRConfig().training(n).steps for n in range(1, 8)]
     assert steps == [40, 48, 57, 69, 82, 99, 119]
     assert steps == [math.floor(40 * 1.2**n) for n in range(7)]
-    first, late = STaR().training(1).optim, STaR().training(7).optim
+    first, late = STaRConfig().training(1).optim, STaRConfig().training(7).optim
     assert (first.lr, first.warmup) == (pytest.approx(0.4e-6), 1.0)
     assert (late.lr, late.warmup) == (1e-6, pytest.approx(100 / 119))
 

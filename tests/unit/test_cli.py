@@ -18,7 +18,7 @@ import pytest
 from tandem import cli
 from tandem.cli import doctor, settings
 from tandem.errors import ConfigError, Pending
-from tandem.methods import HEADINGS, INPUTS, METHODS, markdown, table
+from tandem.methods import HEADINGS, INPUTS, METHODS, methods_markdown, methods_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +249,12 @@ def test_methods_prints_the_table(capsys):
     assert cli.main(["methods"]) == 0
     assert "bradley_terry" in capsys.readouterr().out
     assert cli.main(["methods", "--markdown"]) == 0
-    assert capsys.readouterr().out == markdown()
+    assert capsys.readouterr().out == methods_markdown()
 
 
 def test_the_table_has_a_cell_for_every_heading():
-    assert all(len(row) == len(HEADINGS) for row in table())
-    assert all(line.count("|") == len(HEADINGS) + 1 for line in markdown().splitlines())
+    assert all(len(row) == len(HEADINGS) for row in methods_table())
+    assert all(line.count("|") == len(HEADINGS) + 1 for line in methods_markdown().splitlines())
     assert all(name.isidentifier() for name in [*METHODS, *INPUTS])
 
 

@@ -196,7 +196,7 @@ def test_an_ensemble_of_reward_models_is_a_judge_of_ppo(
     judge = Debiased(ensemble, 0.01)
     assert [str(c) for c in reward_models(judge)] == ["r1", "r2"]
     assert reward_models(Letters()) == ()
-    cfg = ppo.PPO(prompts=6, rounds=1, inner=1, minibatch=6, optim=FAST)
+    cfg = ppo.PPOConfig(prompts=6, rounds=1, inner=1, minibatch=6, optim=FAST)
     climbed(ppo, cfg, init, tmp_path / "run", reward=judge, heard=heard)
     assert "starts from r1" in heard.of("value")[0]["text"]
     answers = (Completion("abc"), Completion("bcd"))

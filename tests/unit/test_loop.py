@@ -56,9 +56,9 @@ def data(n: int = 10, pairs: bool = True) -> Groups:
 
 
 CONFIGS: dict[str, Any] = {
-    "sft": sft.SFT(epochs=2, batch=4, optim=FAST),
-    "reward": reward.Reward(epochs=2, batch=4, optim=FAST),
-    "dpo": dpo.DPO(epochs=2, batch=4, optim=FAST),
+    "sft": sft.SFTConfig(epochs=2, batch=4, optim=FAST),
+    "reward": reward.RewardConfig(epochs=2, batch=4, optim=FAST),
+    "dpo": dpo.DPOConfig(epochs=2, batch=4, optim=FAST),
 }
 FITS = {"sft": sft.fit, "reward": reward.fit, "dpo": dpo.fit}
 

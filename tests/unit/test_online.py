@@ -40,8 +40,8 @@ from tandem.training.validation import Validation
 from tiny import close, folder, gradient, lm
 from worlds import letters
 
-PPO = ppo.PPO(prompts=8, rounds=2, inner=2, minibatch=4, beta=0.05, optim=FAST)
-GRPO = grpo.GRPO(prompts=4, n=4, rounds=2, inner=2, minibatch=2, optim=FAST)
+PPO = ppo.PPOConfig(prompts=8, rounds=2, inner=2, minibatch=4, beta=0.05, optim=FAST)
+GRPO = grpo.GRPOConfig(prompts=4, n=4, rounds=2, inner=2, minibatch=2, optim=FAST)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_the_first_minibatch_has_ratio_one(
     assert all(line["mismatch"] < 1e-4 for line in heard.of("round"))
 
 
-@pytest.mark.parametrize("name", ["ppo", "ppo shared", *grpo.VARIANTS])
+@pytest.mark.parametrize("name", ["ppo", "ppo shared", *grpo.GRPO_VARIANTS])
 def test_the_cut_of_a_step_changes_no_gradient(name: str, init: Path):
     """One micro-batch for the whole step, or one a prompt: the same gradient."""
     actors = cast(init)
@@ -113,12 +113,12 @@ def test_the_cut_of_a_step_changes_no_gradient(name: str, init: Path):
         judge = Letters()
         policy = ppo.actor_critic(Checkpoint(init), judge, shared, somewhere(Heard(), FP32))
         actors = replace(actors, policy=policy)
-        method: Any = ppo.Algorithm(actors, shared)
+        method: Any = ppo.PPOAlgorithm(actors, shared)
         n = 1
     else:
-        cfg = replace(grpo.VARIANTS[name], n=3, prompts=6, minibatch=6)
+        cfg = replace(grpo.GRPO_VARIANTS[name], n=3, prompts=6, minibatch=6)
         actors = replace(actors, policy=ActorCritic(open_policy(init, FP32, train=True)))
-        method, n = grpo.Algorithm(actors, cfg, 6), 3
+        method, n = grpo.GRPOAlgorithm(actors, cfg, 6), 3
     shape = RolloutShape(6, n, 1, 1, 6)
     with torch.no_grad():
         found = method.experience(drawn(init, n))
@@ -189,7 +189,7 @@ def test_rewards_whitening_and_advantages_are_of_the_whole_rollout(init: Path, r
     tokens of the round, and the returns are those of rewards scaled but not shifted."""
     actors = cast(init, r_phi)
     groups = drawn(init)
-    found = ppo.Algorithm(actors, PPO).experience(groups)
+    found = ppo.PPOAlgorithm(actors, PPO).experience(groups)
     A = found.columns["adv"].values
     assert A.mean().item() == pytest.approx(0, abs=1e-6)
     assert A.std().item() == pytest.approx(1, abs=1e-5)
@@ -201,7 +201,7 @@ def test_rewards_whitening_and_advantages_are_of_the_whole_rollout(init: Path, r
     torch.testing.assert_close(found.columns["ret"].values, G.values)
     torch.testing.assert_close(A, (raw.values - raw.values.mean()) / raw.values.std())
     plain = replace(PPO, whiten_rewards=False, whiten_advantages=False)
-    found = ppo.Algorithm(actors, plain).experience(groups)
+    found = ppo.PPOAlgorithm(actors, plain).experience(groups)
     torch.testing.assert_close(found.columns["adv"].values, gae(R, V, 1.0, 1.0)[0].values)
     total = R.sum() - (r - PPO.beta * (old - actors.ref(groups)).sum())
     assert total.abs().max() < 1e-5
@@ -218,7 +218,7 @@ def test_missing_eos_rules(init: Path):
     assert len(ended) == 6
     calm = replace(PPO, beta=0.0, whiten_rewards=False, whiten_advantages=False)
     scores = {
-        name: returns(ppo.Algorithm(actors, replace(calm, **rule)).experience(groups))
+        name: returns(ppo.PPOAlgorithm(actors, replace(calm, **rule)).experience(groups))
         for name, rule in {
             "none": {}, "replaced": {"no_eos": -1.0}, "reduced": {"no_eos_penalty": 0.25}
         }.items()
@@ -322,7 +322,7 @@ def test_alpacafarms_clamp_is_a_choice_and_not_the_default(init: Path):
     nudge(actors.policy)
     calm = replace(PPO, beta=0.5, whiten_rewards=False, whiten_advantages=False)
     plain, clamped = (
-        returns(ppo.Algorithm(actors, replace(calm, kl_floor=floor)).experience(groups))
+        returns(ppo.PPOAlgorithm(actors, replace(calm, kl_floor=floor)).experience(groups))
         for floor in (None, 0.0)
     )
     old, _ = actors.old(groups)
@@ -381,7 +381,7 @@ def test_k3_as_a_loss_says_that_its_optimum_is_another(
 def test_dapo_leaves_out_groups_without_spread(init: Path):
     """They never reach a batch, and the columns of the others stay with their completions."""
     groups = drawn(init, 3)
-    cfg = replace(grpo.VARIANTS["dapo"], n=3, prompts=6, minibatch=3)
+    cfg = replace(grpo.GRPO_VARIANTS["dapo"], n=3, prompts=6, minibatch=3)
     all_in = algorithm(init, Picky(()), cfg).experience(groups)
     some = algorithm(init, Picky(("p1", "p4")), cfg).experience(groups)
     assert [g.id for g in some.groups] == ["p0", "p2", "p3", "p5"]
@@ -398,22 +398,22 @@ def test_dapo_leaves_out_groups_without_spread(init: Path):
 
 def test_dapo_keeps_one_group_a_step_when_none_has_spread(init: Path):
     """All advantages are 0 then: the steps are empty of gradient, and not of tokens."""
-    cfg = replace(grpo.VARIANTS["dapo"], n=3, prompts=6, minibatch=3)
+    cfg = replace(grpo.GRPO_VARIANTS["dapo"], n=3, prompts=6, minibatch=3)
     none = algorithm(init, Picky(tuple(f"p{i}" for i in range(6))), cfg).experience(drawn(init, 3))
     assert len(none.groups) == 2
     assert none.columns["adv"].values.abs().max() == 0
     assert none.numbers["informative"] == 0
 
 
-def algorithm(init: Path, judge: Any, cfg: grpo.GRPO) -> grpo.Algorithm:
+def algorithm(init: Path, judge: Any, cfg: grpo.GRPOConfig) -> grpo.GRPOAlgorithm:
     actors = cast(init, reward=judge)
     actors = replace(actors, policy=ActorCritic(open_policy(init, FP32, train=True)))
-    return grpo.Algorithm(actors, cfg, 6)
+    return grpo.GRPOAlgorithm(actors, cfg, 6)
 
 
 def test_gspo_clips_whole_sequences(init: Path):
     """The ratio is the geometric mean over the answer, so all its tokens are clipped together."""
-    cfg = replace(grpo.VARIANTS["gspo"], n=3, prompts=6, minibatch=6)
+    cfg = replace(grpo.GRPO_VARIANTS["gspo"], n=3, prompts=6, minibatch=6)
     method = algorithm(init, Letters(), cfg)
     found = method.experience(drawn(init, 3))
     nudge(method.cast.policy)

@@ -28,8 +28,8 @@ from tandem.training.validation import Validation
 from tiny import folder, lm
 from worlds import letters
 
-PPO = ppo.PPO(prompts=8, rounds=1, inner=1, minibatch=4, beta=0.05, optim=FAST)
-GRPO = grpo.GRPO(prompts=4, n=4, rounds=1, inner=1, minibatch=2, optim=FAST)
+PPO = ppo.PPOConfig(prompts=8, rounds=1, inner=1, minibatch=4, beta=0.05, optim=FAST)
+GRPO = grpo.GRPOConfig(prompts=4, n=4, rounds=1, inner=1, minibatch=2, optim=FAST)
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,14 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: ppo.PPO(beta=-0.1),
-        lambda: ppo.PPO(beta=0.0, kl_target=6.0),
-        lambda: ppo.PPO(no_eos=-1.0, no_eos_penalty=1.0),
-        lambda: ppo.PPO(rounds=0) and RolloutShape(1, 1, 0, 1, 1),
-        lambda: grpo.GRPO(beta=-0.1),
-        lambda: grpo.GRPO(n=1),
-        lambda: grpo.GRPO(n=1, advantage="rest"),
-        lambda: grpo.GRPO(ratio="none", inner=2),
+        lambda: ppo.PPOConfig(beta=-0.1),
+        lambda: ppo.PPOConfig(beta=0.0, kl_target=6.0),
+        lambda: ppo.PPOConfig(no_eos=-1.0, no_eos_penalty=1.0),
+        lambda: ppo.PPOConfig(rounds=0) and RolloutShape(1, 1, 0, 1, 1),
+        lambda: grpo.GRPOConfig(beta=-0.1),
+        lambda: grpo.GRPOConfig(n=1),
+        lambda: grpo.GRPOConfig(n=1, advantage="rest"),
+        lambda: grpo.GRPOConfig(ratio="none", inner=2),
         lambda: Validation(Groups.of([]), choose="truth"),
         lambda: Validation(Groups.of([]), every=0),
         lambda: Validation(Groups.of([]), patience=2),
@@ -130,5 +130,5 @@ def test_a_reward_model_with_another_tokenizer_reads_text_and_says_so(init: Path
 
 def test_optim_of_the_defaults_is_that_of_the_papers():
     """Adam's epsilon 1e-5 and a rate that falls linearly to 0, as METHODS section 3 lists."""
-    assert ppo.PPO().optim == Optim(lr=1e-5, schedule="linear", eps=1e-5)
-    assert ppo.PPO().optim.factor(100, 100) == 0
+    assert ppo.PPOConfig().optim == Optim(lr=1e-5, schedule="linear", eps=1e-5)
+    assert ppo.PPOConfig().optim.factor(100, 100) == 0

@@ -60,7 +60,7 @@ def fitted(
     init: Path, place: Path, data: Groups, method: Any = preference, cfg: Any = None,
     heard: Any = None,
 ) -> Checkpoint:  # fmt: skip
-    cfg = cfg or preference.Preference(epochs=2, batch=2, optim=QUICK)
+    cfg = cfg or preference.PreferenceConfig(epochs=2, batch=2, optim=QUICK)
     here = StageContext.at(place, seed=Seed(3), events=heard or Heard(), machine=FP32)
     return method.fit(Checkpoint(init, "init"), data, cfg, here=here)
 
@@ -165,7 +165,7 @@ def test_a_soft_label_is_where_the_fit_comes_to_rest(tmp_path: Path):
         [(Preference(0, 1, 0.8), 0.0, 0.8), (Preference(1, 0, 0.2), 0.1, 0.74)]
     ):
         data = Groups.of([replace(pair, preferences=(vote,))])
-        cfg = preference.Preference(60, smoothing=smoothing, head="zero", optim=QUICK)
+        cfg = preference.PreferenceConfig(60, smoothing=smoothing, head="zero", optim=QUICK)
         found = fitted(init, tmp_path / str(k), data, cfg=cfg)
         (judged,) = PreferenceModel(found)([pair])
         assert judged.preferences[0].p == pytest.approx(rest, abs=0.02)
@@ -173,7 +173,7 @@ def test_a_soft_label_is_where_the_fit_comes_to_rest(tmp_path: Path):
 
 def test_a_zero_head_starts_at_one_half(tmp_path: Path):
     data = world()
-    cfg = preference.Preference(head="zero", batch=6, optim=replace(QUICK, lr=1e-12))
+    cfg = preference.PreferenceConfig(head="zero", batch=6, optim=replace(QUICK, lr=1e-12))
     found = fitted(folder(tmp_path / "init"), tmp_path, data, cfg=cfg)
     votes = [v.p for g in PreferenceModel(found, pairs="all")(data) for v in g.preferences]
     np.testing.assert_allclose(votes, 0.5, rtol=0, atol=1e-6)
@@ -209,8 +209,8 @@ def test_it_learns_a_circle_that_no_reward_can(tmp_path: Path):
     assert {round(v.p, 3) for g in data for v in g.preferences} == {0.667, 0.333}
     base, optim = Micro().model(), Optim(lr=1e-3, schedule="linear", warmup=0.1)
     same = {"epochs": 4, "batch": 16, "head": "zero", "optim": optim}
-    rho = fitted(base, tmp_path / "rho", data, cfg=preference.Preference(**same))
-    r = fitted(base, tmp_path / "r", data, reward, reward.Reward(**same))
+    rho = fitted(base, tmp_path / "rho", data, cfg=preference.PreferenceConfig(**same))
+    r = fitted(base, tmp_path / "r", data, reward, reward.RewardConfig(**same))
     judges = {"rho": PreferenceModel(rho), "r": RewardModel(r)}
     exam = evaluate_preferences(judges, held_out, seed=Seed(0), machine=FP32)
     two, one = exam["numbers"]["judges"]
@@ -344,7 +344,7 @@ def test_foreign_tokens_are_read_from_text_by_judges_and_refused_by_the_fit(
 
 
 def test_a_reward_is_no_preference_model_and_the_other_way_round(model: Checkpoint, tmp_path: Path):
-    cfg = reward.Reward(batch=6, optim=QUICK)
+    cfg = reward.RewardConfig(batch=6, optim=QUICK)
     r = fitted(folder(tmp_path / "init"), tmp_path, world(), reward, cfg)
     with pytest.raises(JudgeError, match="scores one answer at a time"):
         list(Pointwise(r)(world()))
@@ -360,7 +360,7 @@ def test_what_cannot_be_compared_is_refused(model: Checkpoint):
     with pytest.raises(JudgeError, match="no baseline for prompt `p0`"):
         list(Pointwise(model, baselines=Groups.of([]))(world(1)))
     with pytest.raises(ConfigError, match=r"smoothing=0\.5"):
-        preference.Preference(smoothing=0.5)
+        preference.PreferenceConfig(smoothing=0.5)
     with pytest.raises(ConfigError, match="pairs='some'"):
         PreferenceModel(model, pairs="some")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="first=0"):

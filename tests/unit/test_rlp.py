@@ -18,9 +18,9 @@ from tandem.errors import ConfigError
 from tandem.judges.agreement import SameText
 from tandem.judges.templates import FeedbackFormats
 from tandem.methods import INPUTS, controls, rlp
-from tandem.methods.ppo import PPO
-from tandem.methods.reward import Reward
-from tandem.methods.rlp import RLP, VARIANTS
+from tandem.methods.ppo import PPOConfig
+from tandem.methods.reward import RewardConfig
+from tandem.methods.rlp import RLP_VARIANTS, RLPConfig
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.display import Hidden
 from tandem.runs.events import read_events
@@ -33,13 +33,13 @@ from tandem.training.optim import Optim
 from tiny import folder
 
 STEP = Optim(lr=3e-3, schedule="linear", warmup=0.0, eps=1e-5)
-CFG = RLP(
+CFG = RLPConfig(
     n=4,
     gamma=0.25,
     same="exact",
     uml=MultiViewConfig(z=4, hidden=16),
-    reward=Reward(batch=4, optim=STEP),
-    ppo=PPO(prompts=4, rounds=2, inner=1, minibatch=4, beta=0.05, optim=STEP),
+    reward=RewardConfig(batch=4, optim=STEP),
+    ppo=PPOConfig(prompts=4, rounds=2, inner=1, minibatch=4, beta=0.05, optim=STEP),
 )
 HOW = replace(SHORT, max_tokens=3)
 
@@ -199,8 +199,8 @@ def test_how_much_longer_winners_are_is_logged(done: Done):
 
 
 def test_every_variant_has_a_name_of_its_own():
-    assert {name: cfg.variant for name, cfg in VARIANTS.items()} == {n: n for n in VARIANTS}
-    assert RLP(gamma=None).variant == "again"
+    assert {name: cfg.variant for name, cfg in RLP_VARIANTS.items()} == {n: n for n in RLP_VARIANTS}
+    assert RLPConfig(gamma=None).variant == "again"
 
 
 def test_controls_ask_for_known_inputs():
@@ -214,4 +214,4 @@ def test_controls_ask_for_known_inputs():
 @pytest.mark.parametrize("bad", [{"n": 1}, {"rounds": 0}, {"lam": -1.0}])
 def test_wrong_settings_are_refused(bad: dict[str, Any]):
     with pytest.raises(ConfigError, match="rlp"):
-        RLP(**bad)
+        RLPConfig(**bad)

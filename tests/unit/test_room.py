@@ -152,7 +152,9 @@ def test_a_fit_with_little_memory_ends_at_the_same_weights(
         monkeypatch.setattr(loop, "installed", lambda _, there=there: there)
         monkeypatch.setattr(DatasetSource, "batches", batches)
         here = StageContext.at(tmp_path / name, machine=replace(FP32, tokens=240))
-        made = dpo.fit(init, data, dpo.DPO(epochs=2, batch=6, optim=Optim(lr=1e-3)), here=here)
+        made = dpo.fit(
+            init, data, dpo.DPOConfig(epochs=2, batch=6, optim=Optim(lr=1e-3)), here=here
+        )
         sizes.append(largest[0])
         ends.append(torch.cat([p.flatten() for p in open_policy(made.path, FP32).parameters()]))
     assert sizes == [126, 42]
@@ -164,7 +166,7 @@ def test_a_killed_fit_goes_on_with_the_cut_it_began_with(
 ):
     """Also where there is less memory than before: bit for bit the uninterrupted one."""
     init, data, ends = Checkpoint(folder(tmp_path / "init")), groups(), []
-    cfg = dpo.DPO(epochs=3, batch=6, optim=Optim(lr=1e-2))
+    cfg = dpo.DPOConfig(epochs=3, batch=6, optim=Optim(lr=1e-2))
     monkeypatch.setattr(memory, "FEWEST", 21)
     little = enough(trunk(tmp_path / "again"), 60)
     for name in ("whole", "killed"):

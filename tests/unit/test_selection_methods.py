@@ -16,10 +16,10 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
-from tandem.methods.best_of_n import BestOfN
-from tandem.methods.raft import RAFT, portion
-from tandem.methods.rest import ReST
-from tandem.methods.rso import RSO
+from tandem.methods.best_of_n import BestOfNConfig
+from tandem.methods.raft import RAFTConfig, stage_prompts
+from tandem.methods.rest import ReSTConfig
+from tandem.methods.rso import RSOConfig
 from tandem.models.tokenizers import load_tokenizer
 from tandem.operators import above, best, rejection, top_share
 from tandem.rng import Seed
@@ -152,14 +152,14 @@ def test_in_spreads_the_scale_of_rewards_does_not_matter():
 @pytest.mark.parametrize(
     ("make", "what"),
     [
-        (lambda: RSO(keep=1), "rso.keep = 1"),
-        (lambda: RSO(pool=4, keep=8), "rso.pool = 4"),
-        (lambda: RAFT(k=1), "raft.k = 1"),
-        (lambda: RAFT(beta=-0.1), "raft.beta"),
-        (lambda: ReST(improve=6), "5 thresholds"),
-        (lambda: ReST(thresholds=(0.9, 0.7), improve=1), "thresholds"),
-        (lambda: ReST(thresholds=(1.0,), improve=1), "thresholds"),
-        (lambda: BestOfN(n=32, pool=16), "best_of_n.n = 32"),
+        (lambda: RSOConfig(keep=1), "rso.keep = 1"),
+        (lambda: RSOConfig(pool=4, keep=8), "rso.pool = 4"),
+        (lambda: RAFTConfig(k=1), "raft.k = 1"),
+        (lambda: RAFTConfig(beta=-0.1), "raft.beta"),
+        (lambda: ReSTConfig(improve=6), "5 thresholds"),
+        (lambda: ReSTConfig(thresholds=(0.9, 0.7), improve=1), "thresholds"),
+        (lambda: ReSTConfig(thresholds=(1.0,), improve=1), "thresholds"),
+        (lambda: BestOfNConfig(n=32, pool=16), "best_of_n.n = 32"),
         (lambda: BestOf(Checkpoint(Path()), Any, 0), "n = 0"),  # type: ignore[arg-type]
     ],
 )
@@ -169,7 +169,7 @@ def test_settings_that_mean_nothing_are_refused(make: Any, what: str):
 
 
 def test_rest_filters_by_its_settings_at_falling_rates():
-    cfg = ReST(thresholds=(0.7, 0.9), improve=2, decay=0.5)
+    cfg = ReSTConfig(thresholds=(0.7, 0.9), improve=2, decay=0.5)
     assert cfg.filter(2) == above(tau=0.9, unit=True)
     assert replace(cfg, of="quantile", scope="per_prompt").filter(1) == above(
         quantile=0.7, scope="per_prompt"
@@ -186,11 +186,14 @@ def test_local_ranking_sees_order_alone_and_global_does_not():
     rng = np.random.default_rng(1)
     given = [group(rng.normal(size=4), str(k)) for k in range(20)]
     shifted = [replace(g, scores=np.exp(g.scores) + 50 * (k % 2)) for k, g in enumerate(given)]
-    for rank, same in ((RAFT(k=4).rank, True), (RAFT(k=4, ranking="global").rank, False)):
+    for rank, same in (
+        (RAFTConfig(k=4).rank, True),
+        (RAFTConfig(k=4, ranking="global").rank, False),
+    ):
         before, after = ({g.id: texts(g) for g in rank(x, Seed(0))} for x in (given, shifted))
         assert (before == after) is same
-    assert RAFT(k=4).rank == best()
-    assert RAFT(k=4, ranking="global").rank == top_share(0.25)
+    assert RAFTConfig(k=4).rank == best()
+    assert RAFTConfig(k=4, ranking="global").rank == top_share(0.25)
 
 
 def test_select_says_how_much_is_left():
@@ -207,7 +210,7 @@ def test_select_says_how_much_is_left():
 def test_nothing_left_is_refused():
     """Unit thresholds always leave the best; equal scores leave nothing above any threshold."""
     with pytest.raises(DataError, match="keeps no completion of 2 groups"):
-        list(ReST().filter(1)([group([1, 1]), group([1, 1], "y")], Seed(0)))
+        list(ReSTConfig().filter(1)([group([1, 1]), group([1, 1], "y")], Seed(0)))
 
 
 def test_a_first_threshold_that_is_not_above_the_mean_is_said():
@@ -220,7 +223,7 @@ def test_a_first_threshold_that_is_not_above_the_mean_is_said():
     skewed = Groups.of([group([0, 1, 1]), group([1, 1, 10], "y")])
     low = log_above_mean(skewed, above(quantile=1 / 6), events=heard)
     assert low == pytest.approx({"mean": 7 / 3, "kept": 5 / 6, "worse": 4 / 5})
-    high = log_above_mean(skewed, ReST().filter(1), events=heard)
+    high = log_above_mean(skewed, ReSTConfig().filter(1), events=heard)
     assert high == pytest.approx({"mean": 7 / 3, "kept": 1 / 6, "worse": 0})
     texts_ = [line["text"] for line in heard.of("threshold")]
     assert ["not above the mean" in text for text in texts_] == [True, False]
@@ -239,10 +242,12 @@ def test_best_of_cuts_into_blocks():
 
 def test_portions_pass_over_all_prompts():
     x = Groups.of(group([1], str(k)) for k in range(10))
-    parts = [[g.id for g in portion(x, 4, t, seed=Seed(2))] for t in range(5)]
+    parts = [[g.id for g in stage_prompts(x, 4, t, seed=Seed(2))] for t in range(5)]
     assert all(len(set(p)) == 4 for p in parts)
     assert len({i for p in parts[:3] for i in p}) == 10
-    assert sorted(g.id for g in portion(x, 99, 0, seed=Seed(2))) == [str(k) for k in range(10)]
+    assert sorted(g.id for g in stage_prompts(x, 99, 0, seed=Seed(2))) == [
+        str(k) for k in range(10)
+    ]
 
 
 # stopping --------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from tandem.training.optim import Optim
 from tiny import close, folder, group, labelled, lm
 
 SMALL = MultiViewConfig(z=4, hidden=16)
-CFG = reward.Reward(epochs=2, batch=4, optim=Optim(lr=3e-3, warmup=0.2, eps=1e-3))
+CFG = reward.RewardConfig(epochs=2, batch=4, optim=Optim(lr=3e-3, warmup=0.2, eps=1e-3))
 OBJECTIVES = ("mib", "infomax", "multiview-infomax", "contrastive")
 
 

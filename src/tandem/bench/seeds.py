@@ -21,7 +21,7 @@ from tandem.judges import Judge
 from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
-from tandem.methods import Method, load
+from tandem.methods import Method, load_method
 from tandem.pipeline.inputs import Course
 from tandem.rng import Seed
 from tandem.runs.atomic_files import write_json
@@ -111,7 +111,7 @@ def found(entry: Entry) -> Method:
     Raises:
         ConfigError: the recipe cannot be imported.
     """
-    method = load(entry.method)
+    method = load_method(entry.method)
     if entry.recipe is None:
         return method
     module, _, function = entry.recipe.partition(":")

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from tandem.cli.settings import make_parser, parse
-from tandem.methods import HEADINGS, METHODS, markdown, table
+from tandem.methods import HEADINGS, METHODS, methods_markdown, methods_table
 
 WIDTHS = (22, 18, 14, 14, 18, 8, 8)
 
@@ -20,12 +20,12 @@ def methods(words: Sequence[str]) -> int:
     options = parse(parser, words)
     rows = [
         ("name", *HEADINGS),
-        *((name, *row) for name, row in zip(METHODS, table(), strict=True)),
+        *((name, *row) for name, row in zip(METHODS, methods_table(), strict=True)),
     ]
     if options.json:
         print(json.dumps([dict(zip(rows[0], row, strict=True)) for row in rows[1:]], indent=1))
     elif options.markdown:
-        print(markdown(), end="")
+        print(methods_markdown(), end="")
     else:
         print(columns(rows, (max(len(name) for name in METHODS), *WIDTHS)))
     return 0

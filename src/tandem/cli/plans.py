@@ -17,8 +17,8 @@ from tandem.bench.seeds import found
 from tandem.cli.run import defaults
 from tandem.cli.settings import add, flattened, make_parser, parse, read_file, rebuild, spelled
 from tandem.errors import ConfigError, nearest
-from tandem.methods import METHODS, find, load
-from tandem.methods.configs import whole
+from tandem.methods import METHODS, find_method, load_method
+from tandem.methods.configs import with_shared_parts
 from tandem.tasks import TASKS, Sizes
 
 FOLDER = Path(__file__).parent.parent / "bench" / "presets"
@@ -156,7 +156,7 @@ def _entry(given: Any, common: Mapping[str, Any], task: str | None) -> Entry:
             f"{where} names no method", "a row is a method with settings", 'write method = "dpo"'
         )
     _policy(given["method"], where)
-    configs = defaults(load(given["method"]), task)
+    configs = defaults(load_method(given["method"]), task)
     configs = {name: c for name, c in configs.items() if name not in ("sizes", "machine")}
     shared = {name: values for name, values in common.items() if name in configs}
     changed = given.get("settings", {})
@@ -168,14 +168,16 @@ def _entry(given: Any, common: Mapping[str, Any], task: str | None) -> Entry:
         changed=changed,
         recipe=given.get("recipe"),
     )
-    whole(entry.configs[entry.method], entry.configs)  # refuses parts that do not go together
+    with_shared_parts(
+        entry.configs[entry.method], entry.configs
+    )  # refuses parts that do not go together
     found(entry)
     return entry
 
 
 def _policy(method: str, where: str) -> None:
     """Refuse a method that does not end in a policy."""
-    if (fits := find(method).fits) == "policy":
+    if (fits := find_method(method).fits) == "policy":
         return
     what = {"reward": "a reward model", "preference": "a preference model", "solver": "a solver"}
     raise ConfigError(

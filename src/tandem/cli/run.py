@@ -24,8 +24,8 @@ from tandem.cli.settings import (
     to_toml,
 )
 from tandem.errors import ConfigError
-from tandem.methods import METHODS, Method, find, load
-from tandem.methods.configs import held, whole
+from tandem.methods import METHODS, Method, find_method, load_method
+from tandem.methods.configs import all_shared_parts, with_shared_parts
 from tandem.runs.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ def run(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE + "\n".join(f"  {name:<10}  {row.title}" for name, row in METHODS.items()))
         return 0
-    find(words[0])
-    method = load(words[0])
+    find_method(words[0])
+    method = load_method(words[0])
     configs = defaults(method, _asked_for(words[1:], "--task"))
     parser = make_run_parser(method.name, configs)
     options = parse(parser, words[1:], _config_file(words[1:]))
     configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
-    whole(configs[method.name], configs)  # refuses parts that do not go together
+    with_shared_parts(configs[method.name], configs)  # refuses parts that do not go together
     for name in options.tracker:
         check_known(name)
     world = open_world(options, configs["sizes"])
@@ -97,8 +97,8 @@ def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
     from tandem.tasks import Sizes
     from tandem.tasks.load import task_settings
 
-    needed = dict.fromkeys([*ALWAYS, *held(method.config())])
-    before = [load(name) for name in needed if name != method.name]
+    needed = dict.fromkeys([*ALWAYS, *all_shared_parts(method.config())])
+    before = [load_method(name) for name in needed if name != method.name]
     configs = {m.name: m.config() for m in (*before, method)}
     configs |= {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
     own = task_settings(task)
@@ -175,7 +175,7 @@ def check_answers(model: str, methods: Iterable[tuple[str, Mapping[str, Any]]]) 
 
     limit = context_length(Path(model))
     for name, configs in methods:
-        if find(name).fits == "policy":
+        if find_method(name).fits == "policy":
             check_room(configs["sampling"].max_tokens, limit)
 
 

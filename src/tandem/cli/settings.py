@@ -20,7 +20,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from tandem.errors import ConfigError, nearest
-from tandem.methods.configs import parts
+from tandem.methods.configs import shared_parts
 
 Plain = bool | int | float | str | tuple | list | dict | Enum | None
 
@@ -38,14 +38,14 @@ class Setting:
 def settings(config: object, prefix: str) -> Iterator[Setting]:
     """Yield the leaves of a dataclass, nested dataclasses included.
 
-    A method's config that another's shares with it (`methods.configs.parts`) is left out: it has a table
+    A method's config that another's shares with it (`methods.configs.shared_parts`) is left out: it has a table
     of its own, and one set of flags.
     """
     kind = type(config)
     hints, docs = get_type_hints(kind), field_docs(kind)
     for f in fields(cast("Any", config)):
         value, name = getattr(config, f.name), f"{prefix}.{f.name}"
-        if f.name in parts(config):
+        if f.name in shared_parts(config):
             continue
         if is_dataclass(value):
             yield from settings(value, name)

@@ -32,10 +32,10 @@ def check_task(words: Sequence[str]) -> int:
             "name `micro`",
         )
     from tandem.cli.run import defaults
-    from tandem.methods import load
+    from tandem.methods import load_method
     from tandem.pipeline import check_task
 
-    configs = defaults(load("reward"), "micro")
+    configs = defaults(load_method("reward"), "micro")
     gates = check_task.micro(Path(options.out or "runs/gates-micro"), configs, options.seed)
     print("\n".join(check_task.lines(gates)))
     return int(not all(gate.holds for gate in gates))

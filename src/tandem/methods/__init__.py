@@ -22,7 +22,7 @@ from tandem.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MethodRow:
     """A method in the five verbs.
 
     Attributes:
@@ -51,61 +51,61 @@ class Row:
     asks: Literal["path", "answer"] = "path"
 
 
-METHODS: dict[str, Row] = {
-    "sft": Row("SFT", "SFT", "demonstrations, 1", "-", "-", "`nll`", "base", "1"),
-    "reward": Row(
+METHODS: dict[str, MethodRow] = {
+    "sft": MethodRow("SFT", "SFT", "demonstrations, 1", "-", "-", "`nll`", "base", "1"),
+    "reward": MethodRow(
         "Reward", "reward model", "D, 2..K", "humans", "-", "`bradley_terry`", "SFT", "1",
         fits="reward",
     ),
-    "preference": Row(
+    "preference": MethodRow(
         "Preference", "preference model", "D, 2", "humans", "-", "`two_argument`", "SFT", "1",
         fits="preference",
     ),
-    "dpo": Row(
+    "dpo": MethodRow(
         "DPO", "DPO, IPO, cDPO, rDPO, hinge, hinge-norm, SimPO...", "D, 2", "humans", "-",
         "one per loss", "SFT", "1",
     ),
-    "kto": Row("KTO", "KTO", "D, 1", "humans", "`mismatch`", "`kto`", "SFT", "1"),
-    "ppo": Row(
+    "kto": MethodRow("KTO", "KTO", "D, 1", "humans", "`mismatch`", "`kto`", "SFT", "1"),
+    "ppo": MethodRow(
         "PPO", "PPO", "pi_theta, 1", "r_phi minus KL", "-", "`ppo_clip` + value", "SFT", "online"
     ),
-    "grpo": Row(
+    "grpo": MethodRow(
         "GRPO", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
         "`ppo_clip`, group baseline", "SFT", "online",
     ),
-    "best_of_n": Row(
+    "best_of_n": MethodRow(
         "BestOfN", "best-of-n", "pi_sft, n", "r_phi", "`best`", "(decoding)", "-", "-"
     ),
-    "rso": Row(
+    "rso": MethodRow(
         "RSO", "RSO, sft-sample-rank", "pi_sft, 64 or 8", "r_psi, rho_psi",
         "`rejection`, `rank_pairs`", "`sigmoid`, `hinge`, `hinge_norm`", "SFT", "1",
     ),
-    "raft": Row(
+    "raft": MethodRow(
         "RAFT", "RAFT", "pi_theta, k", "r_phi", "`best`, `top_share`", "`nll`", "pi_theta", "T"
     ),
-    "rest": Row(
+    "rest": MethodRow(
         "ReST", "ReST", "pi_theta, k", "r_phi", "`above(tau_i)`", "`nll`, `weighted`, `gold`",
         "pi_theta", "G x I",
     ),
-    "lmsi": Row(
+    "lmsi": MethodRow(
         "LMSI", "LMSI", "base, m", "agreement", "`majority`", "`nll`", "base", "1", fits="solver"
     ),
-    "star": Row(
+    "star": MethodRow(
         "STaR", "STaR", "pi, 1 (+ hint)", "answer key", "`correct`", "`nll`", "base", "N",
         fits="solver",
     ),
-    "direct": Row(
+    "direct": MethodRow(
         "Direct", "fine-tuning on answers alone", "answer key, 1", "-", "-", "`nll`", "base", "1",
         fits="solver", asks="answer",
     ),
-    "rlaif": Row(
+    "rlaif": MethodRow(
         "RLAIF", "RLAIF, d-RLAIF", "pi_sft, 2", "language model", "-", "any above", "SFT", "1"
     ),
-    "cai": Row(
+    "cai": MethodRow(
         "CAI", "constitutional AI", "pi_sft, critiqued and revised K times", "principles", "-",
         "`nll`, then RLAIF", "base", "1",
     ),
-    "rlp": Row(
+    "rlp": MethodRow(
         "RLP", "RLP-SPG, RLP-UML", "pi_theta, 10", "r_phi, agreement >= gamma",
         "`synthetic_pairs`, two views", "`bradley_terry` on D + D_hat, lambda `multiview`",
         "SFT, then PPO", "1",
@@ -138,12 +138,12 @@ class Method:
     """A method's file, opened."""
 
     name: str
-    row: Row
+    row: MethodRow
     config: type[Any]
     recipe: Callable[..., Any]
 
 
-def find(name: str) -> Row:
+def find_method(name: str) -> MethodRow:
     """Return a method's row.
 
     Raises:
@@ -158,23 +158,23 @@ def find(name: str) -> Row:
     return METHODS[name]
 
 
-def load(name: str) -> Method:
+def load_method(name: str) -> Method:
     """Open a method's file; this imports torch.
 
     Raises:
         ConfigError: there is no such method.
     """
-    row = find(name)
+    row = find_method(name)
     module = importlib.import_module(f"{__name__}.{name}")
     return Method(name, row, getattr(module, row.config), module.recipe)
 
 
-def table() -> list[tuple[str, ...]]:
+def methods_table() -> list[tuple[str, ...]]:
     """Return the table's cells, without its heading."""
     return [tuple(str(getattr(row, column)) for column in COLUMNS) for row in METHODS.values()]
 
 
-def markdown() -> str:
+def methods_markdown() -> str:
     """Return the table as Markdown: for the README and the docs."""
-    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *table()]
+    lines = [HEADINGS, tuple("---" for _ in HEADINGS), *methods_table()]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -37,7 +37,7 @@ from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class BestOfN:
+class BestOfNConfig:
     """Settings of best-of-n; n is AlpacaFarm's.
 
     Attributes:
@@ -63,7 +63,7 @@ class BestOfN:
         return tuple(sorted(powers | {self.n}))
 
 
-def price(
+def price_of_n(
     pool: Groups,
     judges: Mapping[str, Judge],
     ns: tuple[int, ...],
@@ -106,11 +106,11 @@ def recipe(
     r_phi: Checkpoint,
     how: Sampling,
     watching: Validation | None,
-    cfg: BestOfN = BestOfN(),
+    cfg: BestOfNConfig = BestOfNConfig(),
 ) -> BestOf:
     """A policy and a reward model in, a way of decoding out."""
     chooser = RewardModel(r_phi)
     if watching is not None:
         pool = run("pool", sample, pi_sft, watching.prompts, n=cfg.pool, how=how)
-        run("curve", price, pool, {"proxy": chooser, **dict(watching.judges)}, cfg.ns)
+        run("curve", price_of_n, pool, {"proxy": chooser, **dict(watching.judges)}, cfg.ns)
     return BestOf(pi_sft, chooser, cfg.n)

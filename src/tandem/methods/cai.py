@@ -32,8 +32,8 @@ from tandem.judges.position_bias import position_bias
 from tandem.judges.templates import FeedbackFormats
 from tandem.methods import sft
 from tandem.methods.configs import SHARED
-from tandem.methods.rlaif import RLAIF, learn
-from tandem.methods.sft import SFT
+from tandem.methods.rlaif import RLAIFConfig, fit_policy
+from tandem.methods.sft import SFTConfig
 from tandem.operators import asks
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
@@ -46,7 +46,7 @@ from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class CAI:
+class CAIConfig:
     """Settings of constitutional AI; K is the paper's.
 
     Attributes:
@@ -61,8 +61,8 @@ class CAI:
     K: int = 4
     learn: Literal["rl", "sl"] = "rl"
     helpful: int = 1
-    sft: SFT = field(default_factory=SFT, metadata=SHARED)
-    rlaif: RLAIF = field(default_factory=RLAIF, metadata=SHARED)
+    sft: SFTConfig = field(default_factory=SFTConfig, metadata=SHARED)
+    rlaif: RLAIFConfig = field(default_factory=RLAIFConfig, metadata=SHARED)
 
     def __post_init__(self) -> None:
         if min(self.K, self.helpful) < 1:
@@ -88,7 +88,7 @@ def recipe(
     formats: FeedbackFormats,
     how: Sampling,
     watching: Validation | None,
-    cfg: CAI = CAI(),
+    cfg: CAIConfig = CAIConfig(),
 ) -> Checkpoint:
     """A helpful model, prompts of both kinds and principles in, a harmless one out."""
     asking, principles = cfg.rlaif.asking, formats.constitution
@@ -108,4 +108,4 @@ def recipe(
     run("ai-labelling", position_bias, D_harmless)
     D_helpful = run("helpful-preferences", select, D, asks("harmful", False))
     both = D_harmless + D_helpful  # 5
-    return learn(run, sl_cai, x, both, cfg.rlaif, how, watching, "RL-CAI")  # 6
+    return fit_policy(run, sl_cai, x, both, cfg.rlaif, how, watching, "RL-CAI")  # 6

@@ -10,18 +10,18 @@ SHARED = {"shared": True}
 """Metadata of a field that holds another method's config as that method's own table sets it."""
 
 
-def parts(config: Any) -> list[str]:
+def shared_parts(config: Any) -> list[str]:
     """Name the methods whose configs a config holds as they are set elsewhere: RLP's PPO is PPO."""
     return [f.name for f in fields(config) if f.metadata.get("shared")]
 
 
-def held(config: Any) -> list[str]:
+def all_shared_parts(config: Any) -> list[str]:
     """Name the methods of `parts`, and theirs."""
-    own = parts(config)
-    return [*own, *(name for part in own for name in held(getattr(config, part)))]
+    own = shared_parts(config)
+    return [*own, *(name for part in own for name in all_shared_parts(getattr(config, part)))]
 
 
-def whole(config: Any, configs: Mapping[str, Any]) -> Any:
+def with_shared_parts(config: Any, configs: Mapping[str, Any]) -> Any:
     """Return a config with its shared parts as they were set."""
-    held = {name: whole(configs[name], configs) for name in parts(config)}
+    held = {name: with_shared_parts(configs[name], configs) for name in shared_parts(config)}
     return replace(config, **held)

@@ -26,7 +26,7 @@ from tandem.judges.reward_model import RewardModel
 from tandem.judges.semantic import find_equivalence
 from tandem.judges.templates import FeedbackFormats
 from tandem.methods import ppo, reward, rlp
-from tandem.methods.rlp import RLP
+from tandem.methods.rlp import RLPConfig
 from tandem.operators import rank_pairs, shuffled_clusters, synthetic_pairs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
@@ -36,14 +36,14 @@ from tandem.stages.selection import select
 from tandem.training.validation import Validation
 
 
-def longer(
+def longer_ppo(
     run: Run,
     pi_sft: Checkpoint,
     x: Groups,
     r_phi: Checkpoint,
     how: Sampling,
     watching: Validation | None,
-    cfg: RLP = RLP(),
+    cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """PPO with as many rounds as all of RLP's policies together."""
     whole = replace(cfg.ppo, rounds=cfg.ppo.rounds * (cfg.rounds + 1))
@@ -51,21 +51,21 @@ def longer(
     return run("ppo-longer", ppo.fit, pi_sft, x, RewardModel(r_phi), whole, **more)
 
 
-def retrained(
+def retrained_reward(
     run: Run,
     pi_sft: Checkpoint,
     D: Groups,
     x: Groups,
     how: Sampling,
     watching: Validation | None,
-    cfg: RLP = RLP(),
+    cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """A reward fitted to D again (a stage's seed hangs on its name), and PPO on it."""
     r_again = run("reward-again", reward.fit, pi_sft, D, cfg.reward, name="reward-again")
-    return rlp.again(run, "again", pi_sft, x, r_again, how, watching, cfg)
+    return rlp.refit_policy(run, "again", pi_sft, x, r_again, how, watching, cfg)
 
 
-def relabelled(
+def annotator_labels(
     run: Run,
     pi_sft: Checkpoint,
     D: Groups,
@@ -74,7 +74,7 @@ def relabelled(
     humans: Judge,
     how: Sampling,
     watching: Validation | None,
-    cfg: RLP = RLP(),
+    cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """SPG's pairs with the annotator's labels in place of the majority's: an upper bound."""
 
@@ -84,7 +84,7 @@ def relabelled(
     return _instead(run, "relabelled", labels, pi_sft, D, x, same, how, watching, cfg)
 
 
-def shuffled(
+def shuffled_clusters_control(
     run: Run,
     pi_sft: Checkpoint,
     D: Groups,
@@ -92,20 +92,20 @@ def shuffled(
     same: Mapping[str, Equivalence],
     how: Sampling,
     watching: Validation | None,
-    cfg: RLP = RLP(),
+    cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """SPG whose clusters mean nothing: as many pairs, of the same prompts."""
 
     def labels(P: Groups, D_hat: Groups, r: Checkpoint) -> Groups:
         agree = find_equivalence(cfg.same, same)
-        dealt = run("shuffled", select, rlp.opinions(run, P, r, agree), shuffled_clusters())
+        dealt = run("shuffled", select, rlp.judge_samples(run, P, r, agree), shuffled_clusters())
         pairs = synthetic_pairs(cfg.gamma or 0.0, cfg.confidence, cfg.winner)
         return run("pairs-shuffled", select, dealt, pairs)
 
     return _instead(run, "shuffled", labels, pi_sft, D, x, same, how, watching, cfg)
 
 
-def by_reward(
+def human_pairs_reward(
     run: Run,
     pi_sft: Checkpoint,
     D: Groups,
@@ -113,7 +113,7 @@ def by_reward(
     same: Mapping[str, Equivalence],
     how: Sampling,
     watching: Validation | None,
-    cfg: RLP = RLP(),
+    cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """As many of the policy's pairs as SPG makes, labelled by the reward that it climbed."""
 
@@ -125,7 +125,7 @@ def by_reward(
     return _instead(run, "by-reward", labels, pi_sft, D, x, same, how, watching, cfg)
 
 
-def by_policy(
+def human_pairs_policy(
     run: Run,
     pi_sft: Checkpoint,
     D: Groups,
@@ -134,7 +134,7 @@ def by_policy(
     formats: FeedbackFormats,
     how: Sampling,
     watching: Validation | None,
-    cfg: RLP = RLP(),
+    cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """As many of the policy's pairs, and the policy is asked which is better."""
 
@@ -166,23 +166,23 @@ def _instead(
     same: Mapping[str, Equivalence],
     how: Sampling,
     watching: Validation | None,
-    cfg: RLP,
+    cfg: RLPConfig,
 ) -> Checkpoint:
     """Algorithm 1 with other labels in line 4."""
     r = reward.recipe(run, pi_sft, D, cfg.reward)
     pi = ppo.recipe(run, pi_sft, x, r, how, watching, cfg.ppo)
     P = run("samples", sample, pi, x, n=cfg.n, how=how)
-    D_hat = labels(P, rlp.synthetic(run, P, r, find_equivalence(cfg.same, same), cfg), r)
-    r_hat = rlp.relearned(run, tag, pi_sft, D + D_hat, P, r, cfg)
-    return rlp.again(run, tag, pi_sft, x, r_hat, how, watching, cfg)
+    D_hat = labels(P, rlp.synthetic_pairs_of(run, P, r, find_equivalence(cfg.same, same), cfg), r)
+    r_hat = rlp.refit_reward(run, tag, pi_sft, D + D_hat, P, r, cfg)
+    return rlp.refit_policy(run, tag, pi_sft, x, r_hat, how, watching, cfg)
 
 
 CONTROLS: dict[str, Callable[..., Checkpoint]] = {
-    "longer": longer,
-    "retrained": retrained,
-    "relabelled": relabelled,
-    "shuffled": shuffled,
-    "by-reward": by_reward,
-    "by-policy": by_policy,
+    "longer": longer_ppo,
+    "retrained": retrained_reward,
+    "relabelled": annotator_labels,
+    "shuffled": shuffled_clusters_control,
+    "by-reward": human_pairs_reward,
+    "by-policy": human_pairs_policy,
 }
 """By name; each names its inputs as a method's recipe does (`tandem.methods.INPUTS`)."""

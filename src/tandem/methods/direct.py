@@ -13,7 +13,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group
 from tandem.data.verifiable import QuestionFormat, answer_key
 from tandem.methods import sft
-from tandem.methods.sft import SFT
+from tandem.methods.sft import SFTConfig
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
@@ -22,27 +22,31 @@ from tandem.training.optim import Optim
 
 
 @dataclass(frozen=True)
-class Direct:
+class DirectConfig:
     """Settings of direct fine-tuning; batch and rate are STaR's, epochs SFT's.
 
     Attributes:
         sft: how the model is fitted to the answers.
     """
 
-    sft: SFT = field(
-        default_factory=lambda: SFT(batch=8, optim=Optim(lr=1e-6, schedule="constant"))
+    sft: SFTConfig = field(
+        default_factory=lambda: SFTConfig(batch=8, optim=Optim(lr=1e-6, schedule="constant"))
     )
 
 
 def recipe(
-    run: Run, base: Checkpoint, x: Groups, wording: QuestionFormat, cfg: Direct = Direct()
+    run: Run,
+    base: Checkpoint,
+    x: Groups,
+    wording: QuestionFormat,
+    cfg: DirectConfig = DirectConfig(),
 ) -> Checkpoint:
     """Questions with answer keys in, a policy that says answers out."""
-    D = run("answers-alone", stated, x, wording, base)
+    D = run("answers-alone", with_stated_answer, x, wording, base)
     return run("direct", sft.fit, base, D, cfg.sft, name="direct")
 
 
-def stated(
+def with_stated_answer(
     x: Groups, wording: QuestionFormat, policy: Checkpoint, *, events: Events
 ) -> Iterator[Group]:
     """Yield each question with the key's answer as its completion."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, nearest
-from tandem.methods.reward import compared
+from tandem.methods.reward import with_preferences
 from tandem.models.opening import open_policy
 from tandem.models.reference import reference_logprobs
 from tandem.models.saving import save_model
@@ -32,7 +32,7 @@ from tandem.training.sources import DatasetSource
 
 
 @dataclass(frozen=True)
-class DPO:
+class DPOConfig:
     """Settings of DPO; defaults are AlpacaFarm's.
 
     Attributes:
@@ -86,7 +86,7 @@ class DPO:
 def fit(
     init: Checkpoint,
     data: Groups,
-    cfg: DPO = DPO(),
+    cfg: DPOConfig = DPOConfig(),
     *,
     ref: Checkpoint | None = None,
     name: str = "DPO",
@@ -98,7 +98,7 @@ def fit(
         ref: the frozen reference; `init` by default.
     """
     row = PAIRWISE[cfg.loss]
-    data = compared(data)
+    data = with_preferences(data)
     if row.uses_ref:
         data = reference_logprobs(ref or init, data, here.machine, here.events)
     policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
@@ -123,6 +123,6 @@ def fit(
     return Checkpoint(here.out, name)
 
 
-def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: DPO = DPO()) -> Checkpoint:
+def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: DPOConfig = DPOConfig()) -> Checkpoint:
     """Comparisons in, a policy out."""
     return run("dpo", fit, pi_sft, D, cfg)

@@ -49,7 +49,7 @@ K3 = (
 
 
 @dataclass(frozen=True)
-class GRPO:
+class GRPOConfig:
     """Settings of group-baseline policy gradients; defaults are GRPO's (DeepSeekMath).
 
     Attributes:
@@ -102,19 +102,19 @@ class GRPO:
             )
 
 
-VARIANTS: dict[str, GRPO] = {
-    "grpo": GRPO(),
-    "rloo": GRPO(advantage="rest", kl="reward", ratio="none", per="constant", beta=0.05),
-    "dr-grpo": GRPO(advantage="mean", per="constant", beta=0.0),
-    "dapo": GRPO(clip=(0.2, 0.28), per="token", beta=0.0, informative=True),
-    "gspo": GRPO(ratio="sequence", clip=(3e-4, 4e-4), beta=0.0),
+GRPO_VARIANTS: dict[str, GRPOConfig] = {
+    "grpo": GRPOConfig(),
+    "rloo": GRPOConfig(advantage="rest", kl="reward", ratio="none", per="constant", beta=0.05),
+    "dr-grpo": GRPOConfig(advantage="mean", per="constant", beta=0.0),
+    "dapo": GRPOConfig(clip=(0.2, 0.28), per="token", beta=0.0, informative=True),
+    "gspo": GRPOConfig(ratio="sequence", clip=(3e-4, 4e-4), beta=0.0),
 }
 
 
-class Algorithm:
+class GRPOAlgorithm:
     """Experience and loss of a group-baseline policy gradient."""
 
-    def __init__(self, cast: RolloutModels, cfg: GRPO, longest: int) -> None:
+    def __init__(self, cast: RolloutModels, cfg: GRPOConfig, longest: int) -> None:
         self.cast, self.cfg = cast, cfg
         # REINFORCE sums over tokens (arXiv:2402.14740); Dr. GRPO divides by the longest answer
         self.length = 1.0 if cfg.ratio == "none" else float(longest)
@@ -193,7 +193,7 @@ def fit(
     init: Checkpoint,
     prompts: Groups,
     reward: Judge,
-    cfg: GRPO = GRPO(),
+    cfg: GRPOConfig = GRPOConfig(),
     *,
     ref: Checkpoint | None = None,
     how: Sampling = Sampling(),
@@ -214,7 +214,7 @@ def fit(
         init,
         prompts,
         reward,
-        lambda cast: Algorithm(cast, cfg, how.max_tokens),
+        lambda cast: GRPOAlgorithm(cast, cfg, how.max_tokens),
         RolloutShape(cfg.prompts, cfg.n, cfg.rounds, cfg.inner, cfg.minibatch),
         cfg.optim,
         ref=ref,
@@ -232,7 +232,7 @@ def recipe(
     r_phi: Checkpoint,
     how: Sampling,
     watching: Validation | None,
-    cfg: GRPO = GRPO(),
+    cfg: GRPOConfig = GRPOConfig(),
 ) -> Checkpoint:
     """Prompts and a reward model in, a policy out."""
     return run("grpo", fit, pi_sft, x, RewardModel(r_phi), cfg, how=how, watching=watching)

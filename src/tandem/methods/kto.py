@@ -40,7 +40,7 @@ from tandem.training.sources import DatasetSource
 
 
 @dataclass(frozen=True)
-class KTO:
+class KTOConfig:
     """Settings of KTO; defaults are the paper's.
 
     Attributes:
@@ -64,7 +64,7 @@ class KTO:
 def fit(
     init: Checkpoint,
     data: Groups,
-    cfg: KTO = KTO(),
+    cfg: KTOConfig = KTOConfig(),
     *,
     ref: Checkpoint | None = None,
     name: str = "KTO",
@@ -88,7 +88,7 @@ def fit(
         good = batch.scores[own]
         return {"kto": kto(h[own], good, z0, beta=cfg.beta, lam_d=cfg.lam_d, lam_u=cfg.lam_u)}
 
-    source = Mismatched(
+    source = MismatchedSource(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,
@@ -109,7 +109,7 @@ def log_ratio(out: Outputs, batch: Batch) -> Tensor:
     return (out.logp - batch.ref).sum()
 
 
-class Mismatched(DatasetSource):
+class MismatchedSource(DatasetSource):
     """An offline source that measures z0 on the whole step before it is split."""
 
     def batches(self, groups: Sequence[Group]) -> list[Batch]:
@@ -140,7 +140,7 @@ def _marked(data: Groups) -> None:
             )
 
 
-def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: KTO = KTO()) -> Checkpoint:
+def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: KTOConfig = KTOConfig()) -> Checkpoint:
     """Comparisons in, taken apart into good and bad answers, a policy out."""
     marks = run("marks", select, D, unpair())
     return run("kto", fit, pi_sft, marks, cfg)

@@ -29,7 +29,7 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges.agreement import Agreement, SameAnswer
 from tandem.methods import sft
-from tandem.methods.sft import SFT
+from tandem.methods.sft import SFTConfig
 from tandem.operators import majority
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
@@ -42,7 +42,7 @@ from tandem.training.optim import Optim
 
 
 @dataclass(frozen=True)
-class LMSI:
+class LMSIConfig:
     """Settings of LMSI; m, temperature, and sft's steps, batch and rate are the paper's.
 
     Attributes:
@@ -57,8 +57,8 @@ class LMSI:
     temperature: float = 0.7
     floor: float = 0.0
     forms: tuple[str, ...] = ()
-    sft: SFT = field(
-        default_factory=lambda: SFT(
+    sft: SFTConfig = field(
+        default_factory=lambda: SFTConfig(
             steps=10_000, batch=32, optim=Optim(lr=5e-5, schedule="constant")
         )
     )
@@ -78,7 +78,7 @@ def recipe(
     x: Groups,
     wording: QuestionFormat,
     how: Sampling,
-    cfg: LMSI = LMSI(),
+    cfg: LMSIConfig = LMSIConfig(),
 ) -> Checkpoint:
     """Questions in, a policy that agrees with its own majority out."""
     forms = tuple(wording.form(name) for name in cfg.forms) or wording.forms

@@ -41,7 +41,7 @@ from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class PPO:
+class PPOConfig:
     """Settings of PPO; defaults are AlpacaFarm's simulated ones.
 
     Attributes:
@@ -103,10 +103,10 @@ class PPO:
             )
 
 
-class Algorithm:
+class PPOAlgorithm:
     """PPO's experience and loss."""
 
-    def __init__(self, cast: RolloutModels, cfg: PPO) -> None:
+    def __init__(self, cast: RolloutModels, cfg: PPOConfig) -> None:
         self.cast, self.cfg = cast, cfg
         self.controllers: dict[str, Any] = {}
         if cfg.kl_target is not None:
@@ -148,7 +148,7 @@ def fit(
     init: Checkpoint,
     prompts: Groups,
     reward: Judge,
-    cfg: PPO = PPO(),
+    cfg: PPOConfig = PPOConfig(),
     *,
     ref: Checkpoint | None = None,
     how: Sampling = Sampling(),
@@ -162,7 +162,7 @@ def fit(
         init,
         prompts,
         reward,
-        lambda cast: Algorithm(cast, cfg),
+        lambda cast: PPOAlgorithm(cast, cfg),
         RolloutShape(cfg.prompts, 1, cfg.rounds, cfg.inner, cfg.minibatch),
         cfg.optim,
         ref=ref,
@@ -176,7 +176,7 @@ def fit(
 def actor_critic(
     init: Checkpoint,
     reward: Judge,
-    cfg: PPO,
+    cfg: PPOConfig,
     here: StageContext,
 ) -> ActorCritic:
     """Open the policy with its value function, whose head starts at zero.
@@ -206,7 +206,7 @@ def recipe(
     r_phi: Checkpoint,
     how: Sampling,
     watching: Validation | None,
-    cfg: PPO = PPO(),
+    cfg: PPOConfig = PPOConfig(),
 ) -> Checkpoint:
     """Prompts and a reward model in, a policy out."""
     return run("ppo", fit, pi_sft, x, RewardModel(r_phi), cfg, how=how, watching=watching)

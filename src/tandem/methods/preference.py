@@ -21,7 +21,7 @@ from tandem.data.groups import Groups
 from tandem.data.pair_sequences import PairSeparator, judged_in_both_orders, longest_sequence
 from tandem.data.record import Group
 from tandem.errors import DataError
-from tandem.methods.reward import compared
+from tandem.methods.reward import with_preferences
 from tandem.models import loading
 from tandem.models.folders import context_length
 from tandem.models.opening import open_scalar
@@ -40,7 +40,7 @@ from tandem.training.sources import DatasetSource
 
 
 @dataclass(frozen=True)
-class Preference:
+class PreferenceConfig:
     """Settings of a preference model; defaults are the reward model's, to be compared with it.
 
     Attributes:
@@ -68,7 +68,7 @@ class Preference:
 def fit(
     init: Checkpoint,
     data: Groups,
-    cfg: Preference = Preference(),
+    cfg: PreferenceConfig = PreferenceConfig(),
     *,
     name: str = "preference",
     here: StageContext,
@@ -81,7 +81,7 @@ def fit(
     Raises:
         DataError: no group has a preference, none fits, or the tokens are another tokenizer's.
     """
-    pairs = Groups.of(_readable(compared(data), init, here.events))
+    pairs = Groups.of(_readable(with_preferences(data), init, here.events))
     drawn = {"fresh": here.seed.at("head"), "zero": cfg.head == "zero", "layers": cfg.layers}
     model = open_scalar(init.path, here.machine, train=True, **drawn)
 
@@ -136,6 +136,8 @@ def _same_tokens(group: Group, whose: str, init: Checkpoint) -> None:
         )
 
 
-def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: Preference = Preference()) -> Checkpoint:
+def recipe(
+    run: Run, pi_sft: Checkpoint, D: Groups, cfg: PreferenceConfig = PreferenceConfig()
+) -> Checkpoint:
     """Comparisons in, a preference model out."""
     return run("preference", fit, pi_sft, D, cfg)

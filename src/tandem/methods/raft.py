@@ -26,7 +26,7 @@ from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel, Shaped
 from tandem.methods import sft
-from tandem.methods.sft import SFT
+from tandem.methods.sft import SFTConfig
 from tandem.operators import Operator, best, top_share
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -40,7 +40,7 @@ from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class RAFT:
+class RAFTConfig:
     """Settings of RAFT; prompts, k, ranking, beta, and sft's epochs and rate are the paper's.
 
     Attributes:
@@ -57,7 +57,7 @@ class RAFT:
     k: int = 32
     ranking: Literal["local", "global"] = "local"
     beta: float = 0.0
-    sft: SFT = field(default_factory=lambda: SFT(epochs=2, optim=Optim(lr=2e-5)))
+    sft: SFTConfig = field(default_factory=lambda: SFTConfig(epochs=2, optim=Optim(lr=2e-5)))
 
     def __post_init__(self) -> None:
         if min(self.stages, self.prompts) < 1 or self.k < 2 or self.beta < 0:
@@ -78,7 +78,7 @@ class RAFT:
         return Shaped(r, pi, pi_0, self.beta) if self.beta else r
 
 
-def portion(x: Groups, size: int, turn: int, *, seed: Seed) -> Iterator[Group]:
+def stage_prompts(x: Groups, size: int, turn: int, *, seed: Seed) -> Iterator[Group]:
     """Take the prompts of a stage: a shuffled collection read on and on, no prompt twice in one."""
     order = seed.rng().permutation(len(x))
     size = min(size, len(x))
@@ -92,13 +92,13 @@ def recipe(
     r_phi: Checkpoint,
     how: Sampling,
     watching: Validation | None,
-    cfg: RAFT = RAFT(),
+    cfg: RAFTConfig = RAFTConfig(),
 ) -> Checkpoint:
     """Prompts and a reward model in, a policy out: the one that held-out judges like best."""
     pi, r, shuffle = pi_sft, RewardModel(r_phi), run.seed.at("portions")
     trail = [validated(run, "watch-0", pi, watching, how)]
     for t in range(1, cfg.stages + 1):
-        X = run(f"prompts-{t}", portion, x, cfg.prompts, t - 1, seed=shuffle)
+        X = run(f"prompts-{t}", stage_prompts, x, cfg.prompts, t - 1, seed=shuffle)
         Y = run(f"samples-{t}", sample, pi, X, n=cfg.k, how=how)  # 1
         Y = run(f"scores-{t}", judge, Y, cfg.reward(r, pi, pi_sft))  # 2
         B = run(f"kept-{t}", select, Y, cfg.rank)  # 3

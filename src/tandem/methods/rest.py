@@ -29,7 +29,7 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import sft
-from tandem.methods.sft import SFT
+from tandem.methods.sft import SFTConfig
 from tandem.operators import Scope, above
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
@@ -44,7 +44,7 @@ from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class ReST:
+class ReSTConfig:
     """Settings of ReST; thresholds, of, scope, mix and (on WMT) improve are the paper's.
 
     Attributes:
@@ -67,7 +67,7 @@ class ReST:
     scope: Scope = "global"
     mix: bool = True
     decay: float = 0.5
-    sft: SFT = field(default_factory=lambda: SFT(epochs=1, optim=Optim(lr=1e-5)))
+    sft: SFTConfig = field(default_factory=lambda: SFTConfig(epochs=1, optim=Optim(lr=1e-5)))
 
     def __post_init__(self) -> None:
         if min(self.grow, self.n) < 1 or not 0 <= self.improve <= len(self.thresholds):
@@ -92,7 +92,7 @@ class ReST:
             return above(quantile=tau, scope=self.scope)
         return above(tau=tau, scope=self.scope, unit=True)
 
-    def fit(self, i: int) -> SFT:
+    def fit(self, i: int) -> SFTConfig:
         """The i-th fit after a Grow, at its own learning rate; i from 0."""
         rate = self.sft.optim.lr * self.decay ** max(0, i - 1)
         return replace(self.sft, optim=replace(self.sft.optim, lr=rate))
@@ -105,7 +105,7 @@ def recipe(
     r_phi: Checkpoint,
     how: Sampling,
     watching: Validation | None,
-    cfg: ReST = ReST(),
+    cfg: ReSTConfig = ReSTConfig(),
 ) -> Checkpoint:
     """Demonstrations and a reward model in, the policy out that held-out judges like best."""
     R = RewardModel(r_phi)

@@ -34,7 +34,7 @@ from tandem.training.sources import DatasetSource, ZippedSource
 
 
 @dataclass(frozen=True)
-class Reward:
+class RewardConfig:
     """Settings of a reward model; defaults are AlpacaFarm's.
 
     Attributes:
@@ -67,7 +67,7 @@ class Reward:
 def fit(
     init: Checkpoint,
     data: Groups,
-    cfg: Reward = Reward(),
+    cfg: RewardConfig = RewardConfig(),
     *,
     zero_on: Groups | None = None,
     views: Groups | None = None,
@@ -88,7 +88,7 @@ def fit(
         DataError: no group has a preference, or the samples give no views.
         ConfigError: `lam` is below 0, or above 0 without views.
     """
-    data = compared(data)
+    data = with_preferences(data)
     _check_views(views, lam)
     zero = cfg.head == "zero"
     head = here.seed.at("head")
@@ -106,18 +106,18 @@ def fit(
     )
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        return {"bradley_terry": preferred(out, batch, cfg)}
+        return {"bradley_terry": preference_terms(out, batch, cfg)}
 
     if views is None or lam == 0:
         train(model, source, loss, cfg.optim, here)
     else:
-        with_views(model, source, loss, views, lam, uml, cfg, here)
-    normalise(model, data if zero_on is None else zero_on, here.machine, cfg.unit_variance)
+        fit_with_views(model, source, loss, views, lam, uml, cfg, here)
+    normalise_scores(model, data if zero_on is None else zero_on, here.machine, cfg.unit_variance)
     save_model(model.lm, load_tokenizer(init.path), here.out)
     return Checkpoint(here.out, name)
 
 
-def preferred(out: Outputs, batch: Batch, cfg: Reward) -> Terms:
+def preference_terms(out: Outputs, batch: Batch, cfg: RewardConfig) -> Terms:
     """Bradley-Terry over the comparisons of a micro-batch, which may have none."""
     assert out.score is not None
     none = torch.zeros(0, dtype=torch.long, device=out.score.device)
@@ -132,14 +132,14 @@ def preferred(out: Outputs, batch: Batch, cfg: Reward) -> Terms:
     )
 
 
-def with_views(
+def fit_with_views(
     model: PackedModel,
     source: DatasetSource,
     loss: LossFunction,
     views: Groups,
     lam: float,
     uml: MultiViewConfig,
-    cfg: Reward,
+    cfg: RewardConfig,
     here: StageContext,
 ) -> None:
     """Train with lambda L_M beside the comparisons (RLP, eq. 1): equal batches of D and of P.
@@ -168,7 +168,9 @@ def with_views(
     del model.heads["views"]
 
 
-def normalise(model: PackedModel, answers: Groups, machine: Machine, unit_variance: bool) -> None:
+def normalise_scores(
+    model: PackedModel, answers: Groups, machine: Machine, unit_variance: bool
+) -> None:
     """Store the gain and bias that give these answers mean 0 (and variance 1)."""
     rows = [r.score for _, r in forward_groups(model, answers, machine.tokens, logp=False)]
     raw = np.concatenate([r for r in rows if r is not None]).astype(np.float64)
@@ -186,7 +188,7 @@ def _check_views(views: Groups | None, lam: float) -> None:
         )
 
 
-def compared(data: Groups) -> Groups:
+def with_preferences(data: Groups) -> Groups:
     """Return the groups that hold a preference.
 
     Raises:
@@ -202,6 +204,8 @@ def compared(data: Groups) -> Groups:
     return kept
 
 
-def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: Reward = Reward()) -> Checkpoint:
+def recipe(
+    run: Run, pi_sft: Checkpoint, D: Groups, cfg: RewardConfig = RewardConfig()
+) -> Checkpoint:
     """Comparisons in, a reward model out."""
     return run("reward", fit, pi_sft, D, cfg)

@@ -26,9 +26,9 @@ from tandem.judges.reward_model import RewardModel
 from tandem.judges.templates import FeedbackFormats
 from tandem.methods import dpo, ppo, reward
 from tandem.methods.configs import SHARED
-from tandem.methods.dpo import DPO
-from tandem.methods.ppo import PPO
-from tandem.methods.reward import Reward
+from tandem.methods.dpo import DPOConfig
+from tandem.methods.ppo import PPOConfig
+from tandem.methods.reward import RewardConfig
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
@@ -37,7 +37,7 @@ from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class RLAIF:
+class RLAIFConfig:
     """Settings of RLAIF; asking's orders and average are the paper's.
 
     Attributes:
@@ -53,9 +53,9 @@ class RLAIF:
     asking: AIFeedback = field(default=AIFeedback())
     pairs: int | None = None
     learn: Literal["ppo", "dpo", "direct"] = "ppo"
-    reward: Reward = field(default_factory=Reward, metadata=SHARED)
-    ppo: PPO = field(default_factory=PPO, metadata=SHARED)
-    dpo: DPO = field(default_factory=DPO, metadata=SHARED)
+    reward: RewardConfig = field(default_factory=RewardConfig, metadata=SHARED)
+    ppo: PPOConfig = field(default_factory=PPOConfig, metadata=SHARED)
+    dpo: DPOConfig = field(default_factory=DPOConfig, metadata=SHARED)
 
 
 def recipe(
@@ -66,25 +66,25 @@ def recipe(
     formats: FeedbackFormats,
     how: Sampling,
     watching: Validation | None,
-    cfg: RLAIF = RLAIF(),
+    cfg: RLAIFConfig = RLAIFConfig(),
 ) -> Checkpoint:
     """Prompts and a language model in, a policy out; no human label."""
     if cfg.learn == "direct":
         rater = Rater(cfg.asking.lm(base), formats.rate)
-        return climbed(run, pi_sft, x, rater, cfg, how, watching, "d-RLAIF")
+        return ppo_on(run, pi_sft, x, rater, cfg, how, watching, "d-RLAIF")
     labeller = cfg.asking.labeller(base, formats.compare, formats.principles)
     pairs = run("ai-pairs", sample, pi_sft, x[: cfg.pairs], n=2, how=how)  # 1
     D_ai = run("ai-labels", judge, pairs, labeller)  # 2
     run("ai-labelling", position_bias, D_ai)
-    return learn(run, pi_sft, x, D_ai, cfg, how, watching)  # 3, 4
+    return fit_policy(run, pi_sft, x, D_ai, cfg, how, watching)  # 3, 4
 
 
-def learn(
+def fit_policy(
     run: Run,
     pi: Checkpoint,
     x: Groups,
     D: Groups,
-    cfg: RLAIF,
+    cfg: RLAIFConfig,
     how: Sampling,
     watching: Validation | None,
     name: str = "RLAIF",
@@ -93,15 +93,15 @@ def learn(
     if cfg.learn == "dpo":
         return run("policy", dpo.fit, pi, D, cfg.dpo, name=name)
     r_phi = run("ai-reward", reward.fit, pi, D, cfg.reward, name="ai-reward")
-    return climbed(run, pi, x, RewardModel(r_phi), cfg, how, watching, name)
+    return ppo_on(run, pi, x, RewardModel(r_phi), cfg, how, watching, name)
 
 
-def climbed(
+def ppo_on(
     run: Run,
     pi: Checkpoint,
     x: Groups,
     r: RewardModel | Rater,
-    cfg: RLAIF,
+    cfg: RLAIFConfig,
     how: Sampling,
     watching: Validation | None,
     name: str,

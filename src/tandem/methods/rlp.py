@@ -27,8 +27,8 @@ from tandem.judges.reward_model import RewardModel
 from tandem.judges.semantic import find_equivalence
 from tandem.methods import ppo, reward
 from tandem.methods.configs import SHARED
-from tandem.methods.ppo import PPO
-from tandem.methods.reward import Reward
+from tandem.methods.ppo import PPOConfig
+from tandem.methods.reward import RewardConfig
 from tandem.operators import synthetic_pairs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
@@ -40,7 +40,7 @@ from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class RLP:
+class RLPConfig:
     """Settings of RLP; defaults are the paper's RLP-SPG.
 
     Attributes:
@@ -66,8 +66,8 @@ class RLP:
     rounds: int = 1
     rm_init: Literal["sft", "prev"] = "sft"
     uml: MultiViewConfig = MultiViewConfig()
-    reward: Reward = field(default_factory=Reward, metadata=SHARED)
-    ppo: PPO = field(default_factory=PPO, metadata=SHARED)
+    reward: RewardConfig = field(default_factory=RewardConfig, metadata=SHARED)
+    ppo: PPOConfig = field(default_factory=PPOConfig, metadata=SHARED)
 
     def __post_init__(self) -> None:
         if self.n < 2 or self.rounds < 1 or self.lam < 0:
@@ -88,11 +88,11 @@ class RLP:
         return "-".join(parts) or "again"
 
 
-SPG, UML_ALONE = RLP(), RLP(gamma=None, lam=0.5)
-VARIANTS: dict[str, RLP] = {
+SPG, UML_ALONE = RLPConfig(), RLPConfig(gamma=None, lam=0.5)
+RLP_VARIANTS: dict[str, RLPConfig] = {
     "spg": SPG,
     "uml": UML_ALONE,
-    "uml-spg": RLP(lam=0.5),
+    "uml-spg": RLPConfig(lam=0.5),
     "spg-all": replace(SPG, gamma=0.0),
     "spg-uniform": replace(SPG, winner="uniform"),
     "uml-infomax": replace(UML_ALONE, uml=MultiViewConfig(objective="infomax")),
@@ -110,7 +110,7 @@ def recipe(
     same: Mapping[str, Equivalence],
     how: Sampling,
     watching: Validation | None,
-    cfg: RLP = RLP(),
+    cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """Algorithm 1 with its line numbers at the right; line 1 is D."""
     agree = None if cfg.gamma is None else find_equivalence(cfg.same, same)
@@ -119,28 +119,30 @@ def recipe(
     for k in range(cfg.rounds):
         here = run.scope(f"{cfg.variant}-round-{k + 1}") if k else run
         P = here("samples", sample, pi, x, n=cfg.n, how=how)
-        D_hat = Groups.of(()) if agree is None else synthetic(here, P, r, agree, cfg)
-        r = relearned(here, cfg.variant, pi_sft, D + D_hat, P, r, cfg)  # 4
-        pi = again(here, cfg.variant, pi_sft, x, r, how, watching, cfg)  # 5
+        D_hat = Groups.of(()) if agree is None else synthetic_pairs_of(here, P, r, agree, cfg)
+        r = refit_reward(here, cfg.variant, pi_sft, D + D_hat, P, r, cfg)  # 4
+        pi = refit_policy(here, cfg.variant, pi_sft, x, r, how, watching, cfg)  # 5
     return pi
 
 
-def opinions(run: Run, P: Groups, r: Checkpoint, agree: Equivalence) -> Groups:
+def judge_samples(run: Run, P: Groups, r: Checkpoint, agree: Equivalence) -> Groups:
     """P with the old reward's scores and the clusters of what says the same."""
     clusters = Agreement(agree, run.seed.at("agreement"))
     return run("opinions", judge, P, RewardModel(r), clusters)
 
 
-def synthetic(run: Run, P: Groups, r: Checkpoint, agree: Equivalence, cfg: RLP) -> Groups:
+def synthetic_pairs_of(
+    run: Run, P: Groups, r: Checkpoint, agree: Equivalence, cfg: RLPConfig
+) -> Groups:
     """D_hat: one pair for each prompt on which the policy mostly agrees with itself."""
     assert cfg.gamma is not None
     pairs = synthetic_pairs(cfg.gamma, cfg.confidence, cfg.winner)
-    D_hat = run(f"pairs-{cfg.variant}", select, opinions(run, P, r, agree), pairs)
-    told(run, P, D_hat)
+    D_hat = run(f"pairs-{cfg.variant}", select, judge_samples(run, P, r, agree), pairs)
+    log_synthetic_pairs(run, P, D_hat)
     return D_hat
 
 
-def told(run: Run, P: Groups, D_hat: Groups) -> None:
+def log_synthetic_pairs(run: Run, P: Groups, D_hat: Groups) -> None:
     """Log how many prompts were kept, and how much longer the preferred answers are."""
     lengths = [[len(c.tokens) for c in g.completions] for g in D_hat]
     chosen, other = np.mean(lengths, axis=0).tolist() if lengths else (0.0, 0.0)
@@ -148,8 +150,8 @@ def told(run: Run, P: Groups, D_hat: Groups) -> None:
     run.events.log("synthetic", pairs=len(D_hat), of=len(P), **numbers)
 
 
-def relearned(
-    run: Run, tag: str, pi_sft: Checkpoint, D: Groups, P: Groups, r: Checkpoint, cfg: RLP
+def refit_reward(
+    run: Run, tag: str, pi_sft: Checkpoint, D: Groups, P: Groups, r: Checkpoint, cfg: RLPConfig
 ) -> Checkpoint:
     """Fit the reward again: to D and D_hat, with the policy's samples as views if lambda > 0."""
     init = pi_sft if cfg.rm_init == "sft" else r
@@ -158,7 +160,7 @@ def relearned(
     return run(f"reward-{tag}", reward.fit, init, D, cfg.reward, **more)
 
 
-def again(
+def refit_policy(
     run: Run,
     tag: str,
     pi_sft: Checkpoint,
@@ -166,7 +168,7 @@ def again(
     r_hat: Checkpoint,
     how: Sampling,
     watching: Validation | None,
-    cfg: RLP,
+    cfg: RLPConfig,
 ) -> Checkpoint:
     """Fit the policy again, from pi_sft and held to pi_sft."""
     climbed = {"how": how, "watching": watching, "name": f"RLP-{tag}"}

@@ -30,8 +30,8 @@ from tandem.judges.preference_model import Pointwise, PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import dpo, preference
 from tandem.methods.configs import SHARED
-from tandem.methods.dpo import DPO
-from tandem.methods.preference import Preference
+from tandem.methods.dpo import DPOConfig
+from tandem.methods.preference import PreferenceConfig
 from tandem.operators import Pairing, rank_pairs, rejection
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
@@ -40,12 +40,12 @@ from tandem.stages.sampling import sample
 from tandem.stages.selection import log_tilting, select
 from tandem.training.optim import Optim
 
-Source = Literal["rso", "sft", "direct"]
-NAMES: dict[Source, str] = {"rso": "RSO", "sft": "sft-sample-rank", "direct": "direct"}
+PairSource = Literal["rso", "sft", "direct"]
+NAMES: dict[PairSource, str] = {"rso": "RSO", "sft": "sft-sample-rank", "direct": "direct"}
 
 
 @dataclass(frozen=True)
-class RSO:
+class RSOConfig:
     """Settings of RSO; pool, keep, beta, pairing, and dpo's gamma and rate are the paper's.
 
     Attributes:
@@ -63,7 +63,7 @@ class RSO:
         dpo: the loss (sigmoid is the paper's sigmoid-norm; hinge, hinge_norm), gamma, optimiser.
     """
 
-    source: Source = "rso"
+    source: PairSource = "rso"
     pool: int = 64
     keep: int = 8
     beta: float = 0.5
@@ -73,9 +73,9 @@ class RSO:
     soft: bool = False
     ranker: Literal["preference", "reward"] = "preference"
     baselines: int = 1
-    preference: Preference = field(default_factory=Preference, metadata=SHARED)
-    dpo: DPO = field(
-        default_factory=lambda: DPO(beta=0.05, epochs=1, batch=32, optim=Optim(lr=1e-5))
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig, metadata=SHARED)
+    dpo: DPOConfig = field(
+        default_factory=lambda: DPOConfig(beta=0.05, epochs=1, batch=32, optim=Optim(lr=1e-5))
     )
 
     def __post_init__(self) -> None:
@@ -92,8 +92,14 @@ class RSO:
         return rejection(self.beta, self.keep, dedupe=self.dedupe, unit=self.unit)
 
 
-def ranker(
-    run: Run, pi_sft: Checkpoint, x: Groups, D: Groups, r_phi: Checkpoint, how: Sampling, cfg: RSO
+def open_ranker(
+    run: Run,
+    pi_sft: Checkpoint,
+    x: Groups,
+    D: Groups,
+    r_phi: Checkpoint,
+    how: Sampling,
+    cfg: RSOConfig,
 ) -> tuple[Judge, Judge | None]:
     """Return r_psi, the mean of logit rho_psi(x, y, y_b), and rho_psi; or the reward alone."""
     if cfg.ranker == "reward":
@@ -110,13 +116,13 @@ def recipe(
     D: Groups,
     r_phi: Checkpoint,
     how: Sampling,
-    cfg: RSO = RSO(),
+    cfg: RSOConfig = RSOConfig(),
 ) -> Checkpoint:
     """Human comparisons and prompts in, a policy out."""
     name = NAMES[cfg.source]
     if cfg.source == "direct":
         return run("policy", dpo.fit, pi_sft, D, cfg.dpo, name=name)
-    r_psi, rho_psi = ranker(run, pi_sft, x, D, r_phi, how, cfg)  # 1
+    r_psi, rho_psi = open_ranker(run, pi_sft, x, D, r_phi, how, cfg)  # 1
     drawn = cfg.pool if cfg.source == "rso" else cfg.keep
     Y = run("pool", sample, pi_sft, x, n=drawn, how=how)  # 2
     Y = run("scores", judge, Y, r_psi)

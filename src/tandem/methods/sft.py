@@ -30,7 +30,7 @@ from tandem.training.sources import DatasetSource
 
 
 @dataclass(frozen=True)
-class SFT:
+class SFTConfig:
     """Settings of supervised fine-tuning; defaults are AlpacaFarm's.
 
     Attributes:
@@ -58,7 +58,7 @@ class SFT:
 def fit(
     init: Checkpoint,
     data: Groups,
-    cfg: SFT = SFT(),
+    cfg: SFTConfig = SFTConfig(),
     *,
     name: str = "SFT",
     here: StageContext,
@@ -102,7 +102,9 @@ def _mean(data: Groups, loss: str) -> float:
     return float(np.mean(np.concatenate([scores_of(g, loss) for g in data])))
 
 
-def recipe(run: Run, base: Checkpoint, demonstrations: Groups, cfg: SFT = SFT()) -> Checkpoint:
+def recipe(
+    run: Run, base: Checkpoint, demonstrations: Groups, cfg: SFTConfig = SFTConfig()
+) -> Checkpoint:
     """Demonstrations in, a policy out."""
     D = run("demonstrations", encode, demonstrations, base)
     return run("sft", fit, base, D, cfg)

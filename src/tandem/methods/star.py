@@ -30,7 +30,7 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.methods import sft
-from tandem.methods.sft import SFT
+from tandem.methods.sft import SFTConfig
 from tandem.operators import correct, incorrect
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
@@ -42,7 +42,7 @@ from tandem.training.optim import Optim
 
 
 @dataclass(frozen=True)
-class STaR:
+class STaRConfig:
     """Settings of STaR; steps, growth, warmup, and sft's batch and rate are the paper's for GPT-J.
 
     Attributes:
@@ -62,8 +62,8 @@ class STaR:
     steps: int = 40
     growth: float = 1.2
     warmup: int = 100
-    sft: SFT = field(
-        default_factory=lambda: SFT(batch=8, optim=Optim(lr=1e-6, schedule="constant"))
+    sft: SFTConfig = field(
+        default_factory=lambda: SFTConfig(batch=8, optim=Optim(lr=1e-6, schedule="constant"))
     )
 
     def __post_init__(self) -> None:
@@ -75,11 +75,11 @@ class STaR:
                 "change the value that is out of range",
             )
 
-    def training(self, loop: int) -> SFT:
+    def training(self, loop: int) -> SFTConfig:
         """Return the settings of a loop, the first being 1: floor(40 * 1.2^(n - 1)) steps."""
         return self.taking(math.floor(self.steps * self.growth ** (loop - 1)))
 
-    def taking(self, steps: int) -> SFT:
+    def taking(self, steps: int) -> SFTConfig:
         """Return the settings of a fit with these steps."""
         share = steps / max(self.warmup, 1)
         lr = self.sft.optim.lr * min(1.0, share)
@@ -94,7 +94,7 @@ def recipe(
     wording: QuestionFormat,
     truth: Judge,
     how: Sampling,
-    cfg: STaR = STaR(),
+    cfg: STaRConfig = STaRConfig(),
 ) -> Checkpoint:
     """Questions with answer keys in, a policy that reasons out."""
     greedy, form, room = replace(how, temperature=0.0), wording.forms[0], how.max_tokens
@@ -114,12 +114,12 @@ def recipe(
             return M
         if cfg.rationalise and share < 1:
             wrong = run(f"wrong-{n}", select, marked, incorrect())
-            unsolved = run(f"unsolved-{n}", under, wrong, x)
+            unsolved = run(f"unsolved-{n}", under_prompts, wrong, x)
             hinted = run(
                 f"hinted-{n}", ask_questions, unsolved, wording, form, base, hint=True, room=room
             )
             led = run(f"rationales-{n}", sample, M, hinted, n=1, how=greedy)  # 4
-            untold = run(f"unhinted-{n}", under, led, wrong)
+            untold = run(f"unhinted-{n}", under_prompts, led, wrong)
             remarked = run(f"remarked-{n}", judge, untold, truth)
             D = D + run(f"rationalised-{n}", select, remarked, correct())  # 6
         M = run(f"model-{n}", sft.fit, base, D, cfg.training(n), name="STaR")  # 7
@@ -127,7 +127,7 @@ def recipe(
     return M
 
 
-def under(groups: Groups, prompts: Groups) -> Iterator[Group]:
+def under_prompts(groups: Groups, prompts: Groups) -> Iterator[Group]:
     """Yield the groups under other prompts of the same id: bare ones, or ones without a hint."""
     asked = {g.id: g.prompt for g in prompts}
     return (replace(g, prompt=asked[g.id]) for g in groups)

@@ -18,7 +18,7 @@ from tandem.judges.ensemble import Ensemble
 from tandem.judges.reward_model import RewardModel
 from tandem.judges.templates import FeedbackFormats
 from tandem.methods import Method, reward, sft
-from tandem.methods.configs import whole
+from tandem.methods.configs import with_shared_parts
 from tandem.models.folders import layer_count
 from tandem.pipeline.costs import seconds
 from tandem.runs.checkpoint import Checkpoint
@@ -149,7 +149,7 @@ class Course:
         """Fit the reward on growing shares of D, whole and cut to half of its layers."""
         cfg, rows = self.configs["reward"], []
         half = max(1, layer_count(self.pi_sft.path) // 2)
-        labelled = reward.compared(self.D)
+        labelled = reward.with_preferences(self.D)
         for size, layers in (("whole", cfg.layers), (f"{half} layers", half)):
             for share in SHARES:
                 n = max(2, len(labelled) // share)
@@ -208,6 +208,6 @@ class Course:
         wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
         given = {name: getattr(self, name) for name in wanted}
         before = set(self.run.called)
-        cfg = whole(self.configs[method.name], self.configs)
+        cfg = with_shared_parts(self.configs[method.name], self.configs)
         result = method.recipe(self.run, **given, cfg=cfg)
         return result, seconds(self.run, set(self.run.called) - before)
