@@ -25,7 +25,7 @@ from tandem.judges.ensemble import Debiased, Ensemble, length_slope
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import ppo, reward, sft
-from tandem.pipeline.inputs import Course
+from tandem.pipeline.inputs import Inputs
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.records import records
@@ -113,7 +113,7 @@ def do(path: Path, seed: int, plan: Plan, machine: Machine = Machine()) -> None:
         RunError: another process works on this seed, or its stages have other settings.
     """
     with Run(path, seed, machine=machine) as run:
-        course = Course(run, _world(plan, seed), _configs())
+        course = Inputs(run, _world(plan, seed), _configs())
         single, members = course.r_phi, _members(course)
         anchors = _anchors(course)
         slope = run("length-slope", fitted_slope, anchors, RewardModel(single))
@@ -179,7 +179,7 @@ def _world(plan: Plan, seed: int) -> Task:
     return replace(own, evaluation=same.evaluation, references=None)
 
 
-def _watching(course: Course, plan: Plan) -> Validation:
+def _watching(course: Inputs, plan: Plan) -> Validation:
     """The last policy is exported: which round is best is asked afterwards, of the curves."""
     assert course.truth is not None
     judges = (
@@ -190,14 +190,14 @@ def _watching(course: Course, plan: Plan) -> Validation:
     return Validation(course.exam, judges, every=plan.every)
 
 
-def _members(course: Course) -> tuple[Judge, ...]:
+def _members(course: Inputs) -> tuple[Judge, ...]:
     """The single reward and others fitted to the same pairs with other seeds."""
     cfg, names = course.configs["reward"], [f"member-{k}" for k in range(2, MEMBERS + 1)]
     fits = [course.run(n, reward.fit, course.pi_sft, course.D, cfg, name=n) for n in names]
     return tuple(RewardModel(fit) for fit in (course.r_phi, *fits))
 
 
-def _anchors(course: Course) -> Groups:
+def _anchors(course: Inputs) -> Groups:
     prompts = course.x + course.exam
     return course.run("anchors", sample, course.pi_sft, prompts, n=ANCHORS, how=course.how)
 
@@ -217,7 +217,7 @@ def fitted_slope(anchors: Groups, single: Judge, *, machine: Machine) -> float:
     return length_slope(judge(anchors, single, machine=machine))
 
 
-def best_of(course: Course, members: tuple[Judge, ...], plan: Plan) -> dict[str, Any]:
+def best_of(course: Inputs, members: tuple[Judge, ...], plan: Plan) -> dict[str, Any]:
     """Best-of-n for every n from one pool, chosen by the single reward and by each aggregate."""
     run, prompts = course.run, course.exam[: plan.pooled]
     pool = run("pool", sample, course.pi_sft, prompts, n=plan.pool, how=course.how)

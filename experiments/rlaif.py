@@ -25,7 +25,7 @@ from tandem.judges.position_bias import position_bias
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import cai, load_method, reward
-from tandem.pipeline.inputs import Course
+from tandem.pipeline.inputs import Inputs
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
@@ -56,13 +56,13 @@ READ = ("same_position", "first_position", "rest", "sure")
 PARTS = ("helpful", "harmless", "complies", "total")
 
 
-def course(run: Run, task: str, sizes: Sizes, seed: int) -> Course:
+def course(run: Run, task: str, sizes: Sizes, seed: int) -> Inputs:
     """What comes before both experiments, with the task's settings."""
     configs = {**defaults(load_method("cai"), task), "sizes": sizes}
-    return Course(run, load_task(task, sizes, Seed(seed)), configs)
+    return Inputs(run, load_task(task, sizes, Seed(seed)), configs)
 
 
-def labels(course: Course) -> dict[str, dict[str, float]]:
+def labels(course: Inputs) -> dict[str, dict[str, float]]:
     """Reward models on the same pairs, labelled in different ways; numbers for each way."""
     run, formats, how = course.run, course.formats, course.how
     pairs = run("pairs", sample, course.pi_sft, course.world.asked, n=2, how=how)
@@ -95,7 +95,7 @@ def _numbers(
     return {"log_loss": log_loss(p, y), "ece": ece(p, y), "accuracy": accuracy(d, y)}
 
 
-def policies(course: Course) -> dict[str, dict[str, list[float]]]:
+def policies(course: Inputs) -> dict[str, dict[str, list[float]]]:
     """Parts of the truth about the answers of base, SFT, SL-CAI and RL-CAI, prompt by prompt."""
     c = course
     given = (c.base, c.pi_sft, c.D, c.x, c.formats, c.how, None, c.configs["cai"])

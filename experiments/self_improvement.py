@@ -50,7 +50,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.evaluation import AccuracyEvaluation, accuracy_evaluation
 from tandem.methods import direct, lmsi, load_method, star
-from tandem.pipeline.evaluate import DECODERS, Solver, solve
+from tandem.pipeline.evaluate import DECODERS, Solver, solve_questions
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import code_commit
@@ -122,7 +122,7 @@ def examined(
     """Mark a policy on the evaluation questions, by vote or by single answers."""
     by = {decoder: how for decoder, how in DECODERS.items() if how.vote == vote}
     at = run.scope(f"{name.replace(',', '').replace(' ', '-')}-{'votes' if vote else 'answers'}")
-    return solve(at, {"policy": solver}, exam, WORDING, TASK.truth(), cfg["sampling"], by)
+    return solve_questions(at, {"policy": solver}, exam, WORDING, TASK.truth(), cfg["sampling"], by)
 
 
 def collect(run: Run, base: Checkpoint, told: argparse.Namespace) -> dict[str, Any]:

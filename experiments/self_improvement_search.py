@@ -35,7 +35,7 @@ from self_improvement import (
 from tandem.data.groups import Groups
 from tandem.evaluation import accuracy_evaluation
 from tandem.methods.sft import SFTConfig
-from tandem.pipeline.evaluate import DECODERS, Solver, solve
+from tandem.pipeline.evaluate import DECODERS, Solver, solve_questions
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import code_commit
@@ -102,7 +102,9 @@ def numbered(group: Any) -> str:
 def marks(run: Run, solver: Solver, exam: Groups, cfg: Mapping[str, Any]) -> Any:
     """Mark a policy's greedy answers."""
     by = {"greedy": DECODERS["greedy"]}
-    return solve(run, {"policy": solver}, exam, WORDING, TASK.truth(), cfg["sampling"], by)
+    return solve_questions(
+        run, {"policy": solver}, exam, WORDING, TASK.truth(), cfg["sampling"], by
+    )
 
 
 def search(out: Path, arm: str, base: Checkpoint, told: argparse.Namespace) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ from tandem.methods.reward import RewardConfig, preference_terms, with_preferenc
 from tandem.models.forward import forward_groups
 from tandem.models.opening import open_scalar
 from tandem.models.packed import PackedModel
-from tandem.pipeline.inputs import Course
+from tandem.pipeline.inputs import Inputs
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--climb", action="store_true", help="PPO on each variant's first fit")
     asked = parser.parse_args()
     with Run(asked.out, asked.seed, machine=Machine(log_every=4)) as run:
-        course = Course(run, load.load_task("micro", SIZES, Seed(asked.seed)), configs())
+        course = Inputs(run, load.load_task("micro", SIZES, Seed(asked.seed)), configs())
         r_phi = RewardModel(course.r_phi)
         pi_theta = run("ppo", ppo.fit, course.pi_sft, course.x, r_phi, climbing(), how=HOW)
         P = run("samples", sample, pi_theta, course.x, n=10, how=HOW)
@@ -381,7 +381,7 @@ def log(events: Path, ending: str) -> list[dict[str, Any]]:
     return list({e["step"]: e for e in rows}.values())
 
 
-def climb(course: Course, name: str, out: Path) -> str:
+def climb(course: Inputs, name: str, out: Path) -> str:
     """PPO on a variant's first fit, and what it gains in truth over pi_sft."""
     folder = next(r.folder for r in course.run.records() if r.name == f"{name}-0")
     judged = RewardModel(Checkpoint(folder / "artifact", name))

@@ -31,7 +31,7 @@ from tandem.cli.run import defaults
 from tandem.cli.settings import overridden
 from tandem.machine import Machine
 from tandem.methods import load_method
-from tandem.pipeline.inputs import Course
+from tandem.pipeline.inputs import Inputs
 from tandem.rng import Seed
 from tandem.runs.display import Hidden
 from tandem.runs.events import read_events
@@ -124,7 +124,7 @@ def train(folder: Path, name: str, case: Case, changes: Mapping[str, Any] | None
         with Run(folder / case.task, 0, machine=MACHINE, display=Hidden()) as run:
             scope = run.scope(name, run.seed)
             world = worlds.load_task(case.task, SIZES, Seed(0))
-            Course(scope, world, settings(case, changes)).do(load_method(case.method))
+            Inputs(scope, world, settings(case, changes)).do(load_method(case.method))
         return scope.path
     finally:
         torch.set_num_threads(threads)

@@ -10,7 +10,7 @@ import pytest
 
 import benches
 from tandem import cli
-from tandem.bench import Claim, Plan, claim
+from tandem.bench import Claim, Plan, parse_claims
 from tandem.cli.bench import make_bench_parser, promise
 from tandem.cli.plans import PRESETS, fitting, make_plan, seconds
 from tandem.cli.settings import parse
@@ -24,13 +24,13 @@ def planned(*words: object) -> Plan:
 
 
 def test_a_chain_is_the_claims_between_neighbours():
-    assert claim("SFT < DPO<PPO") == [Claim("SFT", "DPO"), Claim("DPO", "PPO")]
+    assert parse_claims("SFT < DPO<PPO") == [Claim("SFT", "DPO"), Claim("DPO", "PPO")]
 
 
 @pytest.mark.parametrize("text", ["SFT", "SFT <", "< DPO", "SFT < < DPO"])
 def test_a_claim_without_two_names_is_refused(text):
     with pytest.raises(ConfigError, match="a claim is an ordering"):
-        claim(text)
+        parse_claims(text)
 
 
 def test_a_file_is_read_whole(tmp_path):

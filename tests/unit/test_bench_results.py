@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tandem.bench import Claim, Entry, Finished, Plan, collect
-from tandem.bench.details import by_round
+from tandem.bench import Claim, Entry, Finished, Plan, collect_results
+from tandem.bench.details import curves_by_round
 from tandem.bench.finished import FAILED, NEEDED
-from tandem.bench.plan import slug
+from tandem.bench.plan import folder_name
 from tandem.cli.bench import conclusion, table
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
@@ -81,7 +81,7 @@ def write_seed(out: Path, seed: int, names: tuple[str, ...] = tuple(GAINS)) -> N
     numbers = truths(seed)
     with Run(PLAN.folder(out, seed), seed, display=Hidden()) as run:
         for name in names:
-            scope = run.scope(slug(name), run.seed)
+            scope = run.scope(folder_name(name), run.seed)
             scope("answers", said, [f"{name} {k} !{'!' * (k % 2)}" for k in range(PROMPTS)])
             if name == "same":
                 scope("curve", priced, seed)
@@ -109,7 +109,7 @@ def exclamations(group: Group) -> float:
 
 @pytest.fixture(scope="module")
 def told(out) -> dict[str, Any]:
-    return collect(PLAN, out, "tandem bench invented.toml", {"invented": exclamations})
+    return collect_results(PLAN, out, "tandem bench invented.toml", {"invented": exclamations})
 
 
 def row(told: dict[str, Any], name: str) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def test_a_round_that_was_said_twice_is_one_point(told):
     (curve,) = [c for c in told["curves"] if c["seed"] == 1]
     assert (curve["policy"], [p["round"] for p in curve["points"]]) == ("worse", [0, 1])
     late = [{"round": 1, "kl": 5}, {"round": 0, "kl": 1}, {"round": 1, "kl": 2}]
-    assert by_round(late) == [{"round": 0, "kl": 1}, {"round": 1, "kl": 2}]
+    assert curves_by_round(late) == [{"round": 0, "kl": 1}, {"round": 1, "kl": 2}]
 
 
 def test_samples_stand_side_by_side_with_their_scores(told):
@@ -207,7 +207,9 @@ def test_limits_come_from_the_facts(told, out):
     assert "best-of-n is its bound" in every
     assert "not finished" not in every
     longer = Plan(**{f: getattr(PLAN, f) for f in PLAN.__dataclass_fields__} | {"seeds": range(5)})
-    assert "2 of 5 planned seeds are not finished." in collect(longer, out, "")["limits"][-1]
+    assert (
+        "2 of 5 planned seeds are not finished." in collect_results(longer, out, "")["limits"][-1]
+    )
 
 
 def test_an_unfinished_seed_is_left_out(tmp_path):
@@ -219,7 +221,7 @@ def test_an_unfinished_seed_is_left_out(tmp_path):
 
 def test_nothing_finished_is_an_error(tmp_path):
     with pytest.raises(RunError, match="no seed of 'invented numbers' is finished"):
-        collect(PLAN, tmp_path, "")
+        collect_results(PLAN, tmp_path, "")
 
 
 def test_the_verdict_and_the_page_follow(told, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tandem.bench import Entry, Plan, run_seeds, workers
-from tandem.bench.workers import Processes
+from tandem.bench.workers import ProcessPool
 from tandem.errors import ConfigError, DataError, Pending, RunError
 from tandem.machine import Machine
 from tandem.tasks import Sizes
@@ -33,7 +33,7 @@ def job(seed: int, threads: int) -> float:
 
 
 def test_a_worker_tells_its_seconds():
-    crew = Processes(2, job)
+    crew = ProcessPool(2, job)
     crew.start(1)
     assert len(crew) == 1
     assert crew.wait() == [1.0]
@@ -45,7 +45,7 @@ def test_a_worker_tells_its_seconds():
     [(2, DataError, "two"), (3, Pending, "1 of 2"), (4, RunError, "worker of seed 4 .* code -9")],
 )
 def test_a_workers_mistake_is_the_benchs(seed, error, said):
-    crew = Processes(2, job)
+    crew = ProcessPool(2, job)
     crew.start(seed)
     with pytest.raises(error, match=said):
         crew.wait()
@@ -53,7 +53,7 @@ def test_a_workers_mistake_is_the_benchs(seed, error, said):
 
 
 def test_closing_ends_whoever_works():
-    crew = Processes(1, job)
+    crew = ProcessPool(1, job)
     crew.start(5)
     ((_, work),) = crew._busy.values()
     crew.close()
@@ -76,7 +76,7 @@ class Clock:
 def test_no_seed_is_begun_that_would_end_late(budget, begun, tmp_path: Path, monkeypatch):
     """A seed takes 10 s: the first is always done, the n-th begins if 10 n s are there."""
     clock = Clock(10.0)
-    monkeypatch.setattr(workers, "one_seed", clock)
+    monkeypatch.setattr(workers, "time_seed", clock)
     monkeypatch.setattr(workers.time, "monotonic", lambda: clock.now)
     plan = replace(PLAN, seconds=budget)
     assert run_seeds(plan, tmp_path, Machine()) == list(range(begun)) == clock.done

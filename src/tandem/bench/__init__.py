@@ -11,8 +11,17 @@ presets    plans that come with Tandem
 """
 
 from tandem.bench.finished import Finished
-from tandem.bench.plan import OPPONENT, Claim, Entry, Plan, claim
-from tandem.bench.results import collect
+from tandem.bench.plan import OPPONENT, Claim, Entry, Plan, parse_claims
+from tandem.bench.results import collect_results
 from tandem.bench.workers import run_seeds
 
-__all__ = ["OPPONENT", "Claim", "Entry", "Finished", "Plan", "claim", "collect", "run_seeds"]
+__all__ = [
+    "OPPONENT",
+    "Claim",
+    "Entry",
+    "Finished",
+    "Plan",
+    "parse_claims",
+    "collect_results",
+    "run_seeds",
+]

@@ -10,21 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from tandem.bench.finished import JUDGES, Finished, has, stage
+from tandem.bench.finished import JUDGES, Finished, has_stage, load_stage
 from tandem.bench.plan import OPPONENT
 from tandem.evaluation.tables import plain_cell
 from tandem.runs.events import read_events
 from tandem.runs.records import records
 from tandem.statistics import outcomes_of, rate_by_prompt
 
-SAMPLES = 40
+MOST_SAMPLES = 40
 """Prompts whose answers are kept for reading: the first of the exam, which is in random order."""
 POINTS = 60
 """Answers of each policy in the drawing of reward against length."""
 Rows = list[dict[str, Any]]
 
 
-def curves(found: Finished) -> Iterator[dict[str, Any]]:
+def training_curves(found: Finished) -> Iterator[dict[str, Any]]:
     """Yield what was watched while policies climbed.
 
     A stage that was taken from another entry has that entry's curve.
@@ -39,10 +39,10 @@ def curves(found: Finished) -> Iterator[dict[str, Any]]:
             for r in records(folder / entry.scope):
                 if points := watched.get(r.same_as or f"{entry.scope}/{r.folder.name}"):
                     about = {"policy": entry.name, "stage": r.name, "seed": seed}
-                    yield about | {"points": by_round(points)}
+                    yield about | {"points": curves_by_round(points)}
 
 
-def by_round(events: Iterable[dict[str, Any]]) -> Rows:
+def curves_by_round(events: Iterable[dict[str, Any]]) -> Rows:
     """Return one point a round, the last that was written: a killed stage may have said it twice.
 
     Round 0 of a stage that is done again would otherwise stand there twice.
@@ -52,12 +52,14 @@ def by_round(events: Iterable[dict[str, Any]]) -> Rows:
     return [{k: v for k, v in e.items() if k not in hidden} for _, e in sorted(last.items())]
 
 
-def best_of_n(found: Finished) -> Rows:
+def best_of_n_details(found: Finished) -> Rows:
     """Return what each n of best-of-n brings, averaged over seeds: n, kl, and every judge."""
     entries = [e for e in found.plan.entries if e.method == "best_of_n" and e.recipe is None]
     done = [e.name for e in entries if e.name not in found.failed]
-    scopes = [scope for name in done[:1] for scope in found.scopes(name) if has(scope, "curve")]
-    tables: list[Rows] = [stage(scope, "curve").load()["numbers"] for scope in scopes]
+    scopes = [
+        scope for name in done[:1] for scope in found.scopes(name) if has_stage(scope, "curve")
+    ]
+    tables: list[Rows] = [load_stage(scope, "curve").load()["numbers"] for scope in scopes]
     points: Rows = []
     for rows in zip(*tables, strict=True):
         judges = [k for k in rows[0] if k not in ("n", "KL at most")]
@@ -66,16 +68,16 @@ def best_of_n(found: Finished) -> Rows:
     return points
 
 
-def reward(found: Finished) -> dict[str, Any] | None:
+def reward_details(found: Finished) -> dict[str, Any] | None:
     """Return the reward model's exam, of the first seed."""
-    scopes = [scope for scope in found.scopes(OPPONENT) if has(scope, "reward-exam")]
+    scopes = [scope for scope in found.scopes(OPPONENT) if has_stage(scope, "reward-exam")]
     if not scopes:
         return None
-    exam = stage(scopes[0], "reward-exam").load()
+    exam = load_stage(scopes[0], "reward-exam").load()
     return {"text": exam["text"], "numbers": exam["numbers"], "seed": found.seeds[0]}
 
 
-def length_bias(found: Finished) -> dict[str, Any]:
+def length_bias_details(found: Finished) -> dict[str, Any]:
     """Return answers with length and rewards, and wins by how much longer an answer is."""
     judges = [j for j in JUDGES if j in found.main]
     scatter = [
@@ -84,10 +86,10 @@ def length_bias(found: Finished) -> dict[str, Any]:
         for p in range(min(POINTS, own["length"].shape[1]))
     ]
     by = "proxy" if "proxy" in judges else found.judge
-    return {"scatter": scatter, "by": by, "by_difference": by_difference(found, by)}
+    return {"scatter": scatter, "by": by, "by_difference": sort_by_difference(found, by)}
 
 
-def by_difference(found: Finished, judge: str) -> Rows:
+def sort_by_difference(found: Finished, judge: str) -> Rows:
     """Return win rates against the opponent by difference in length, over all policies and seeds.
 
     The middle of the longer and of the shorter answers, in tokens, parts them into two halves.
@@ -113,9 +115,9 @@ def by_difference(found: Finished, judge: str) -> Rows:
     ]  # fmt: skip
 
 
-def samples(found: Finished) -> Rows:
+def sample_details(found: Finished) -> Rows:
     """Return answers side by side, of the first seed."""
-    drawn = {name: found.answers(name)[:SAMPLES] for name in found.columns}
+    drawn = {name: found.answers(name)[:MOST_SAMPLES] for name in found.columns}
     rows: Rows = []
     for k, group in enumerate(drawn[OPPONENT]):
         answers: Rows = []
@@ -127,7 +129,7 @@ def samples(found: Finished) -> Rows:
     return rows
 
 
-def cost(found: Finished) -> Iterator[dict[str, Any]]:
+def stage_costs(found: Finished) -> Iterator[dict[str, Any]]:
     """Yield every stage that was really done, once."""
     for seed in found.seeds:
         for scope in sorted(p for p in found.plan.folder(found.out, seed).iterdir() if p.is_dir()):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.bench.plan import OPPONENT, Plan, slug
+from tandem.bench.plan import OPPONENT, Plan, folder_name
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import RunError
@@ -99,21 +99,21 @@ class Finished:
 
     def answers(self, name: str, k: int = 0) -> Groups:
         """Return what a policy answered in the k-th finished seed."""
-        return stage(self.scopes(name)[k], "answers").load()
+        return load_stage(self.scopes(name)[k], "answers").load()
 
     def spent(self, name: str) -> list[tuple[float, int]]:
         """Return [S] seconds and peak bytes of a method, what it shares with others in full."""
         return [_spent(scope) for scope in self.scopes(name)]
 
     def _scope(self, seed: int, name: str) -> Path:
-        return self.plan.folder(self.out, seed) / slug(name)
+        return self.plan.folder(self.out, seed) / folder_name(name)
 
     def _ended(self, seed: int, name: str) -> bool:
         scope = self._scope(seed, name)
-        return (scope / FAILED).exists() or has(scope, "exam")
+        return (scope / FAILED).exists() or has_stage(scope, "exam")
 
     def _stacked(self, name: str) -> Stack:
-        exams = [stage(scope, "exam").load() for scope in self.scopes(name)]
+        exams = [load_stage(scope, "exam").load() for scope in self.scopes(name)]
         found = {k: np.array([e[k] for e in exams]) for k in exams[0] if all(k in e for e in exams)}
         answers = [self.answers(name, k) for k in range(len(exams))] if self.tallies else []
         counted = {
@@ -123,12 +123,12 @@ class Finished:
         return found | counted
 
 
-def has(scope: Path, name: str) -> bool:
+def has_stage(scope: Path, name: str) -> bool:
     """Say whether a stage is finished."""
     return any(r.name == name for r in records(scope))
 
 
-def stage(scope: Path, name: str) -> Record:
+def load_stage(scope: Path, name: str) -> Record:
     """Return a finished stage by its name."""
     return next(r for r in records(scope) if r.name == name)
 

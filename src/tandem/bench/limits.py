@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tandem.bench.finished import Finished
 
 
-def limits(found: Finished) -> list[str]:
+def limit_notes(found: Finished) -> list[str]:
     """Return one sentence a limit, the weightiest first."""
     return [*_world(found), *_judges(found), *_rows(found), *_seeds(found)]
 

@@ -40,7 +40,7 @@ class Entry:
     @property
     def scope(self) -> str:
         """The entry's folder."""
-        return slug(self.name)
+        return folder_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Plan:
                 "name methods with --methods and give --seeds 1 or more",
             )
         names = [OPPONENT, "base", *(e.name for e in self.entries)]
-        scopes = [slug(n) for n in names]
+        scopes = [folder_name(n) for n in names]
         for k, scope in enumerate(scopes):
             if not scope[:1].isalpha():
                 raise ConfigError(
@@ -124,7 +124,7 @@ class Plan:
         return out / f"seed-{seed}"
 
 
-def claim(text: str) -> list[Claim]:
+def parse_claims(text: str) -> list[Claim]:
     """Read `SFT < best-of-n < PPO` as the claims between neighbours.
 
     Raises:
@@ -140,6 +140,6 @@ def claim(text: str) -> list[Claim]:
     return [Claim(a, b) for a, b in pairwise(names)]
 
 
-def slug(name: str) -> str:
+def folder_name(name: str) -> str:
     """Spell a name as a folder: letters, digits and dashes."""
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()

@@ -17,7 +17,7 @@ import numpy as np
 
 from tandem.bench import details
 from tandem.bench.finished import JUDGES, Finished, Stack, Tally
-from tandem.bench.limits import limits
+from tandem.bench.limits import limit_notes
 from tandem.bench.plan import OPPONENT, Plan
 from tandem.evaluation import policy_evaluation
 from tandem.evaluation.tables import plain_cell
@@ -35,7 +35,7 @@ from tandem.statistics import (
 ALPHA = 0.05
 
 
-def collect(
+def collect_results(
     plan: Plan, out: Path, command: str, tallies: Mapping[str, Tally] | None = None
 ) -> dict[str, Any]:
     """Gather everything that the finished seeds of a plan say.
@@ -69,13 +69,13 @@ def collect(
         "policies": list(_policies(found)),
         "order": _order(found),
         "matrix": _matrix(found),
-        "curves": list(details.curves(found)),
-        "bon": details.best_of_n(found),
-        "reward": details.reward(found),
-        "length_bias": details.length_bias(found),
-        "samples": details.samples(found),
-        "cost": list(details.cost(found)),
-        "limits": limits(found),
+        "curves": list(details.training_curves(found)),
+        "bon": details.best_of_n_details(found),
+        "reward": details.reward_details(found),
+        "length_bias": details.length_bias_details(found),
+        "samples": details.sample_details(found),
+        "cost": list(details.stage_costs(found)),
+        "limits": limit_notes(found),
     }
 
 
@@ -143,7 +143,7 @@ def _order(found: Finished) -> list[dict[str, Any]]:
             "a": claim.a,
             "b": claim.b,
             "claim": str(claim),
-            "verdict": standing(gain, p),
+            "verdict": claim_standing(gain, p),
             "holm_p": p,
             "gain": plain_cell(gain),
             "win": plain_cell(
@@ -155,7 +155,7 @@ def _order(found: Finished) -> list[dict[str, Any]]:
     ]
 
 
-def standing(gain: Estimate, adjusted_p: float) -> str:
+def claim_standing(gain: Estimate, adjusted_p: float) -> str:
     """Say what became of a claim: `resolved`, `not resolved`, or `reversed`."""
     if not adjusted_p < ALPHA:
         return "not resolved"

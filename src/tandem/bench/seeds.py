@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from tandem.bench.finished import FAILED, NEEDED
-from tandem.bench.plan import OPPONENT, Entry, Plan, slug
+from tandem.bench.plan import OPPONENT, Entry, Plan, folder_name
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, Pending, TandemError
 from tandem.judges import Judge
@@ -22,7 +22,7 @@ from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import Method, load_method
-from tandem.pipeline.inputs import Course
+from tandem.pipeline.inputs import Inputs
 from tandem.rng import Seed
 from tandem.runs.atomic_files import write_json
 from tandem.runs.display import Display
@@ -34,7 +34,7 @@ from tandem.stages.sampling import Policy, sample
 from tandem.tasks import Task
 from tandem.tasks import load as worlds
 
-WATCHED = ("evaluation", "watched", "held-out", "reward-held")
+OBSERVING_STAGES = ("evaluation", "watched", "held-out", "reward-held")
 """Stages that only look on, and those named after them: no part of what a method costs."""
 
 
@@ -47,24 +47,24 @@ def run_seed(
     trackers: tuple[str, ...] = (),
 ) -> None:
     """Do every entry of a plan with one seed; finished stages are kept."""
-    world = open_world(plan, seed)
+    world = open_plan_task(plan, seed)
     configs, folder = plan.entries[0].configs, plan.folder(out, seed)
     follow = partial(open_trackers, trackers, folder, {"title": plan.title, "seed": seed})
     with Run(folder, seed, machine=machine, display=display, follow=follow) as run:
-        start = Course(run.scope(slug(OPPONENT), run.seed), world, configs)
+        start = Inputs(run.scope(folder_name(OPPONENT), run.seed), world, configs)
         write_json(start.run.path / NEEDED, {"stages": ["demonstrations", "sft"]})
-        main = answer(start, start.pi_sft)
-        examine(plan, start, main, main, start.pi_sft)
+        main = answer_prompts(start, start.pi_sft)
+        judge_answers(plan, start, main, main, start.pi_sft)
         if start.labelled:
             judge = RewardModel(start.r_phi)
             start.run("reward-exam", evaluate_reward, judge, start.held_out, members=start.members)
-        base = Course(run.scope("base", run.seed), world, configs)
-        examine(plan, base, answer(base, base.base), main, base.base)
+        base = Inputs(run.scope("base", run.seed), world, configs)
+        judge_answers(plan, base, answer_prompts(base, base.base), main, base.base)
         for entry in plan.entries:
-            attempt(run, plan, world, entry, main)
+            run_entry(run, plan, world, entry, main)
 
 
-def open_world(plan: Plan, seed: int) -> Task:
+def open_plan_task(plan: Plan, seed: int) -> Task:
     """Open the task for a seed: its own training prompts, everybody's evaluation prompts.
 
     Raises:
@@ -84,19 +84,20 @@ def open_world(plan: Plan, seed: int) -> Task:
     return world
 
 
-def attempt(run: Run, plan: Plan, world: Task, entry: Entry, main: Groups) -> None:
+def run_entry(run: Run, plan: Plan, world: Task, entry: Entry, main: Groups) -> None:
     """Do one entry, or write down why it failed."""
     scope = run.scope(entry.scope, run.seed)
-    course = Course(scope, world, entry.configs)
+    course = Inputs(scope, world, entry.configs)
     told = scope.path / FAILED
     told.unlink(missing_ok=True)
     try:
-        result, _ = course.do(found(entry))
+        result, _ = course.do(open_method(entry))
         write_json(
-            scope.path / NEEDED, {"stages": [s for s in scope.called if not s.startswith(WATCHED)]}
+            scope.path / NEEDED,
+            {"stages": [s for s in scope.called if not s.startswith(OBSERVING_STAGES)]},
         )
         policy = replace(result, name=entry.name)
-        examine(plan, course, answer(course, policy), main, policy)
+        judge_answers(plan, course, answer_prompts(course, policy), main, policy)
     except Pending:
         raise
     except Exception as error:
@@ -105,7 +106,7 @@ def attempt(run: Run, plan: Plan, world: Task, entry: Entry, main: Groups) -> No
         scope.events.log("failed", text=f"{entry.name} failed: {reason}")
 
 
-def found(entry: Entry) -> Method:
+def open_method(entry: Entry) -> Method:
     """Open an entry's method, with the recipe that the entry names.
 
     Raises:
@@ -126,12 +127,14 @@ def found(entry: Entry) -> Method:
     return replace(method, recipe=own)
 
 
-def answer(course: Course, policy: Policy) -> Groups:
+def answer_prompts(course: Inputs, policy: Policy) -> Groups:
     """Sample one answer to each evaluation prompt."""
     return course.run("answers", sample, policy, course.exam, n=1, how=course.how)
 
 
-def examine(plan: Plan, course: Course, answers: Groups, main: Groups, policy: Policy) -> None:
+def judge_answers(
+    plan: Plan, course: Inputs, answers: Groups, main: Groups, policy: Policy
+) -> None:
     """Let every judge see the answers, beside the opponent's."""
     judges: dict[str, Judge] = {}
     if course.truth is not None:

@@ -25,12 +25,12 @@ from tandem.errors import ConfigError, RunError
 from tandem.machine import Machine
 from tandem.runs.display import Lines
 
-Engine = Literal["processes", "ray"]
+PoolKind = Literal["processes", "ray"]
 Job = Callable[..., float]
 """(seed, threads) -> seconds that it took."""
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers: seeds go in, seconds come out."""
 
     def start(self, seed: int) -> None:
@@ -54,7 +54,7 @@ def run_seeds(
     machine: Machine,
     *,
     workers: int = 1,
-    engine: Engine = "processes",
+    engine: PoolKind = "processes",
     trackers: tuple[str, ...] = (),
 ) -> list[int]:
     """Do every seed of a plan, or as many as fit into `plan.seconds`.
@@ -80,7 +80,7 @@ def run_seeds(
     """
     if workers < 1:
         raise ConfigError(f"workers = {workers}", "somebody has to work", "give 1 or more")
-    job = partial(one_seed, plan, out=out.resolve(), machine=machine, trackers=trackers)
+    job = partial(time_seed, plan, out=out.resolve(), machine=machine, trackers=trackers)
     crew = _crew(engine, workers, job)
     begun, spent, started = time.monotonic(), list[float](), list[int]()
     try:
@@ -100,7 +100,7 @@ def run_seeds(
     return started
 
 
-def one_seed(
+def time_seed(
     plan: Plan,
     seed: int,
     threads: int | None = None,
@@ -124,17 +124,17 @@ def one_seed(
     return time.monotonic() - begun
 
 
-def _crew(engine: str, workers: int, job: Job) -> Crew:
+def _crew(engine: str, workers: int, job: Job) -> WorkerPool:
     if engine == "ray":
-        return OnRay(workers, job)
+        return RayPool(workers, job)
     if engine != "processes":
         raise ConfigError(
             f"--engine {engine}", "seeds are done by processes or by Ray", "give one of the two"
         )
-    return Here(job) if workers == 1 else Processes(workers, job)
+    return InProcess(job) if workers == 1 else ProcessPool(workers, job)
 
 
-class Here:
+class InProcess:
     """This process."""
 
     def __init__(self, job: Job) -> None:
@@ -156,7 +156,7 @@ class Here:
         """Nobody is left at work."""
 
 
-class Processes:
+class ProcessPool:
     """A process a seed; the processors are shared out evenly.
 
     A worker does not hear Ctrl-C: this process does, and ends the others. What they had finished
@@ -172,7 +172,7 @@ class Processes:
         """Begin a seed in a process of its own."""
         answer, far = self._context.Pipe(duplex=False)
         work = self._context.Process(target=_work, args=(far, self._job, seed, self._threads))
-        with deaf():
+        with ignoring_interrupts():
             work.start()
         far.close()
         self._busy[answer] = (seed, work)
@@ -220,7 +220,7 @@ def _work(answer: Connection, job: Job, seed: int, threads: int) -> None:
 
 
 @contextmanager
-def deaf() -> Iterator[None]:
+def ignoring_interrupts() -> Iterator[None]:
     """Start processes that do not hear Ctrl-C, from their first moment: they inherit it."""
     if current_thread() is not main_thread():  # where signals cannot be changed
         yield
@@ -239,7 +239,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-class OnRay:
+class RayPool:
     """Tasks on a Ray cluster: the one that RAY_ADDRESS names, or one on this machine."""
 
     def __init__(self, workers: int, job: Job) -> None:

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tandem.bench import Plan, collect, run_seeds
-from tandem.bench.plan import slug
-from tandem.bench.seeds import open_world
+from tandem.bench import Plan, collect_results, run_seeds
+from tandem.bench.plan import folder_name
+from tandem.bench.seeds import open_plan_task
 from tandem.cli.plans import PRESETS, make_plan
 from tandem.cli.run import check_answers
 from tandem.cli.settings import add, make_parser, parse, rebuild
@@ -37,14 +37,16 @@ def bench(words: Sequence[str]) -> int:
     plan = make_plan(options)
     for name in options.tracker:
         check_known(name)
-    out = Path(options.out or f"runs/bench-{slug(plan.title)}")
+    out = Path(options.out or f"runs/bench-{folder_name(plan.title)}")
     print("\n".join([promise(plan), *opened(plan)]), flush=True)
     if options.dry_run:
         return 0
     machine = rebuild(Machine(), options["machine"])
     run_seeds(plan, out, machine, workers=options.workers, engine=options.engine,
               trackers=tuple(options.tracker))  # fmt: skip
-    told = collect(plan, out, f"tandem bench {shlex.join(words)}".strip(), task_tallies(plan.task))
+    told = collect_results(
+        plan, out, f"tandem bench {shlex.join(words)}".strip(), task_tallies(plan.task)
+    )
     write_json(out / "results.json", told)
     print(table(told))
     print(f"\n{conclusion(told)}\n\nthe report is in {write(out)}")
@@ -82,7 +84,7 @@ def opened(plan: Plan) -> tuple[str, ...]:
     """Open your model and data, so that what they lack is said now; return what was read."""
     if plan.model is None:
         return ()
-    world = open_world(plan, plan.seeds[0])
+    world = open_plan_task(plan, plan.seeds[0])
     world.base.files()
     check_answers(plan.model, [(e.method, e.configs) for e in plan.entries])
     return world.notes

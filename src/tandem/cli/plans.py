@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tandem.bench import Claim, Entry, Plan, claim
-from tandem.bench.seeds import found
+from tandem.bench import Claim, Entry, Plan, parse_claims
+from tandem.bench.seeds import open_method
 from tandem.cli.run import defaults
 from tandem.cli.settings import add, flattened, make_parser, parse, read_file, rebuild, spelled
 from tandem.errors import ConfigError, nearest
@@ -61,7 +61,7 @@ def make_plan(options: Any) -> Plan:
     _check(common, known, f"[settings] of {where}")
     claims: list[Claim] = []
     for text in table.get("claims", []) if names is None else []:
-        claims += claim(text)
+        claims += parse_claims(text)
     count = table.get("seeds", 1) if options.seeds is None else options.seeds
     return Plan(
         title=table.get("title", "methods compared"),
@@ -171,7 +171,7 @@ def _entry(given: Any, common: Mapping[str, Any], task: str | None) -> Entry:
     with_shared_parts(
         entry.configs[entry.method], entry.configs
     )  # refuses parts that do not go together
-    found(entry)
+    open_method(entry)
     return entry
 
 

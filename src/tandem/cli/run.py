@@ -75,7 +75,7 @@ def _go(
     world: Task,
     resolved: Mapping[str, Any],
 ) -> int:
-    from tandem.pipeline.evaluate import one
+    from tandem.pipeline.evaluate import run_method
     from tandem.runs.run import Run
 
     path = folder(method.name, options, world)
@@ -85,7 +85,7 @@ def _go(
         work.save_config(to_toml(resolved))
         for line in world.notes:
             work.events.log("note", text=line)
-        print(one(work, method, configs, world))
+        print(run_method(work, method, configs, world))
     print(f"\nthe run is in {path}")
     return 0
 

@@ -16,7 +16,7 @@ import numpy as np
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.judges.reward_model import RewardModel
-from tandem.pipeline.inputs import Course
+from tandem.pipeline.inputs import Inputs
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
@@ -32,7 +32,7 @@ from tandem.tasks.micro.gates import Evidence, Gate, order_consistency
 ANSWERS = ("(A)", "(B)")
 
 
-def micro(path: Path, configs: Mapping[str, Any], seed: int = 0) -> list[Gate]:
+def check_micro(path: Path, configs: Mapping[str, Any], seed: int = 0) -> list[Gate]:
     """Measure every gate of the micro world; about five minutes on two cores.
 
     Args:
@@ -59,9 +59,9 @@ def micro(path: Path, configs: Mapping[str, Any], seed: int = 0) -> list[Gate]:
         ).gates()
 
 
-def _course(run: Run, task: str, configs: Mapping[str, Any], seed: Seed) -> Course:
+def _course(run: Run, task: str, configs: Mapping[str, Any], seed: Seed) -> Inputs:
     world = load.load_task(task, Sizes(), seed)
-    return Course(run.scope(task), world, configs)
+    return Inputs(run.scope(task), world, configs)
 
 
 def _compared(run: Run, base: Checkpoint, how: Any, seed: Seed) -> dict[str, float]:
@@ -99,7 +99,7 @@ def _first(group: Group) -> float:
     return float(1 / (1 + np.exp(b - a)))
 
 
-def lines(gates: list[Gate]) -> Iterator[str]:
+def gate_lines(gates: list[Gate]) -> Iterator[str]:
     """Yield the gates as lines, and how many hold."""
     yield from map(str, gates)
     yield f"{sum(g.holds for g in gates)} of {len(gates)} gates hold"

@@ -7,12 +7,12 @@ from collections.abc import Collection
 from tandem.runs.run import Run
 
 
-def seconds(run: Run, stages: Collection[str]) -> float:
+def stage_seconds(run: Run, stages: Collection[str]) -> float:
     """Return the wall time of some stages, as they took it when they were done."""
     return sum(r.seconds for r in run.records() if r.name in stages)
 
 
-def costs(run: Run) -> str:
+def cost_table(run: Run) -> str:
     """Say what every stage cost."""
     rows = run.records()
     lines = [

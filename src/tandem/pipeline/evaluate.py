@@ -14,8 +14,8 @@ from tandem.judges import Judge
 from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import Method
-from tandem.pipeline.costs import costs, seconds
-from tandem.pipeline.inputs import Course
+from tandem.pipeline.costs import cost_table, stage_seconds
+from tandem.pipeline.inputs import Inputs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import ask_questions
@@ -26,15 +26,15 @@ from tandem.stages.sampling import Policy, sample
 from tandem.tasks import Task
 
 
-def one(run: Run, method: Method, configs: Mapping[str, Any], world: Task) -> str:
+def run_method(run: Run, method: Method, configs: Mapping[str, Any], world: Task) -> str:
     """Do one method and everything before it, and return the tables that say how good it is."""
-    course = Course(run, world, configs)
+    course = Inputs(run, world, configs)
     result, spent = course.do(method)
     if method.row.fits == "preference":
-        return preferences(course, result)
+        return compare_preference_models(course, result)
     parts: list[str] = []
     if method.row.fits == "solver":
-        parts.append(solutions(course, method, result))
+        parts.append(evaluate_solver(course, method, result))
     elif course.labelled:
         r_phi = result if method.row.fits == "reward" else course.r_phi
         exam = run(
@@ -48,18 +48,20 @@ def one(run: Run, method: Method, configs: Mapping[str, Any], world: Task) -> st
     if method.row.fits == "reward":
         parts.append(course.curve())
     if method.row.fits == "policy":
-        parts.append(policies(course, {"SFT": course.pi_sft, str(result): result}, spent))
+        parts.append(
+            evaluate_against_sft(course, {"SFT": course.pi_sft, str(result): result}, spent)
+        )
     return "\n\n".join(parts)
 
 
-def preferences(course: Course, fitted: Checkpoint) -> str:
+def compare_preference_models(course: Inputs, fitted: Checkpoint) -> str:
     """Lay a preference model beside the reward model that was fitted to the same comparisons."""
     judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": RewardModel(course.r_phi)}
     exam = course.run("preference-exam", evaluate_preferences, judges, course.held_out)
-    return f"{exam['text']}\n\n{costs(course.run)}"
+    return f"{exam['text']}\n\n{cost_table(course.run)}"
 
 
-def solutions(course: Course, method: Method, result: Checkpoint) -> str:
+def evaluate_solver(course: Inputs, method: Method, result: Checkpoint) -> str:
     """Examine a solver beside the base, on questions with one checkable answer."""
     form, wording = course.wording.asking(method.row.asks), course.wording
     if course.truth is None:
@@ -72,11 +74,11 @@ def solutions(course: Course, method: Method, result: Checkpoint) -> str:
     if form != wording.forms[0]:
         solvers |= {f"base {form.name}": Solver(course.base, form)}
     solvers |= {str(result): Solver(result, form)}
-    exam = solve(course.run, solvers, course.exam, wording, course.truth, course.how)
-    return f"{len(course.exam)} evaluation questions\n{exam['text']}\n\n{costs(course.run)}"
+    exam = solve_questions(course.run, solvers, course.exam, wording, course.truth, course.how)
+    return f"{len(course.exam)} evaluation questions\n{exam['text']}\n\n{cost_table(course.run)}"
 
 
-def policies(course: Course, trained: Mapping[str, Policy], spent: float) -> str:
+def evaluate_against_sft(course: Inputs, trained: Mapping[str, Policy], spent: float) -> str:
     """Sample every policy on the evaluation prompts and compare them with SFT."""
     run, world = course.run, course.world
     answers: dict[str, Groups] = {}
@@ -95,7 +97,7 @@ def policies(course: Course, trained: Mapping[str, Policy], spent: float) -> str
         judges["gold_rm"] = course.gold_rm
         judges["proxy"] = RewardModel(course.r_phi)
     if not judges:
-        return f"nobody judges: no preferences, no truth\n\n{costs(run)}"
+        return f"nobody judges: no preferences, no truth\n\n{cost_table(run)}"
     exam = run(
         "policy-exam",
         evaluate_policies,
@@ -106,16 +108,16 @@ def policies(course: Course, trained: Mapping[str, Policy], spent: float) -> str
         annotator=world.annotator,
     )
     taken = dict.fromkeys(trained, spent)
-    taken |= {"base": 0.0, "SFT": seconds(run, ("demonstrations", "sft"))}
+    taken |= {"base": 0.0, "SFT": stage_seconds(run, ("demonstrations", "sft"))}
     parts = (
         f"policies on {len(course.exam)} evaluation prompts\n{exam['text']}",
-        costs(run),
-        summary(exam, taken),
+        cost_table(run),
+        summary_table(exam, taken),
     )
     return "\n\n".join(parts)
 
 
-def summary(exam: Mapping[str, Any], spent: Mapping[str, float]) -> str:
+def summary_table(exam: Mapping[str, Any], spent: Mapping[str, float]) -> str:
     """The table to take away: one row a policy, win rates against SFT with their intervals."""
     rows = exam["numbers"]["policies"]
     shown = {
@@ -165,7 +167,7 @@ class Solver:
     form: PromptStyle
 
 
-def solve(
+def solve_questions(
     run: Run,
     solvers: Mapping[str, Solver],
     questions: Groups,

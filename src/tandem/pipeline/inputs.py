@@ -20,7 +20,7 @@ from tandem.judges.templates import FeedbackFormats
 from tandem.methods import Method, reward, sft
 from tandem.methods.configs import with_shared_parts
 from tandem.models.folders import layer_count
-from tandem.pipeline.costs import seconds
+from tandem.pipeline.costs import stage_seconds
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.combining import mix
@@ -31,16 +31,16 @@ from tandem.stages.sampling import sample
 from tandem.tasks import Task
 from tandem.training.validation import Validation
 
-MEMBERS = 4
+ENSEMBLE_SIZE = 4
 """Reward models on the same data, for their disagreement and for `gold_rm`."""
-SHARES = (8, 4, 2, 1)
+CURVE_SHARES = (8, 4, 2, 1)
 """The learning curve's points: the labels divided by these."""
-WATCHED = 200
+VALIDATION_PROMPTS = 200
 """Prompts of the evaluations during training."""
 
 
 @dataclass(frozen=True)
-class Course:
+class Inputs:
     """What comes before a method, each stage done when something first asks for it.
 
     Attributes:
@@ -136,7 +136,7 @@ class Course:
     @cached_property
     def members(self) -> tuple[Judge, ...]:
         """More reward models on the same D, with other seeds: how far does one depend on luck?"""
-        cfg, names = self.configs["reward"], [f"member-{k}" for k in range(1, MEMBERS + 1)]
+        cfg, names = self.configs["reward"], [f"member-{k}" for k in range(1, ENSEMBLE_SIZE + 1)]
         fits = [self.run(n, reward.fit, self.pi_sft, self.D, cfg, name=n) for n in names]
         return tuple(RewardModel(fit) for fit in fits)
 
@@ -151,7 +151,7 @@ class Course:
         half = max(1, layer_count(self.pi_sft.path) // 2)
         labelled = reward.with_preferences(self.D)
         for size, layers in (("whole", cfg.layers), (f"{half} layers", half)):
-            for share in SHARES:
+            for share in CURVE_SHARES:
                 n = max(2, len(labelled) // share)
                 stage = f"reward-{size.replace(' ', '-')}-{n}"
                 own = replace(cfg, layers=layers)
@@ -175,7 +175,7 @@ class Course:
         judges: list[tuple[str, Judge]] = [("held_out", RewardModel(self.r_held))]
         if world.truth is not None:
             judges.append(("truth", world.truth))
-        return Validation(prompts[:WATCHED], tuple(judges), choose="held_out")
+        return Validation(prompts[:VALIDATION_PROMPTS], tuple(judges), choose="held_out")
 
     @property
     def labelled(self) -> bool:
@@ -210,4 +210,4 @@ class Course:
         before = set(self.run.called)
         cfg = with_shared_parts(self.configs[method.name], self.configs)
         result = method.recipe(self.run, **given, cfg=cfg)
-        return result, seconds(self.run, set(self.run.called) - before)
+        return result, stage_seconds(self.run, set(self.run.called) - before)
