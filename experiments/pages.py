@@ -118,11 +118,11 @@ def _write(found: dict[str, Any], file: Path) -> None:
 
 
 def _report(file: Path, out: Path) -> None:
-    from tandem.report.page import rendered
+    from tandem.report.page import render_report
     from tandem.report.results import read_results
 
     results = read_results(file)
-    html, _ = rendered(results | {"command": portable(results["command"])})
+    html, _ = render_report(results | {"command": portable(results["command"])})
     out.write_text(html, encoding="utf-8")
     print(f"{out} ({out.stat().st_size:,} bytes)")
 

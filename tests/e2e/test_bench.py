@@ -22,7 +22,7 @@ from test_command_line import FAST, save_model, save_pairs
 import benches
 from tandem import cli
 from tandem.bench import workers
-from tandem.report.verdict import verdicts
+from tandem.report.verdict import verdict_sentences
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
@@ -63,10 +63,10 @@ def test_it_ends_with_the_verdict_and_the_report(finished, plan, capsys):
     results = read(finished)
     last = told.out.strip().splitlines()[-1]
     assert last == f"the report is in {finished / 'report.html'}"
-    for sentence in verdicts(results):
+    for sentence in verdict_sentences(results):
         assert sentence.claim in told.out
     twin = json.loads((finished / "report.json").read_text())
-    assert twin["report"]["verdicts"][0]["claim"] == verdicts(results)[0].claim
+    assert twin["report"]["verdicts"][0]["claim"] == verdict_sentences(results)[0].claim
     page = (finished / "report.html").read_text()
     assert len(page) < 1_000_000
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reports import synthetic
-from tandem.report import write, write_comparison
+from tandem.report import write_comparison, write_report
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -33,7 +33,7 @@ def browser():
 def page_file(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bench")
     (folder / "results.json").write_text(json.dumps(synthetic()))
-    return write(folder)
+    return write_report(folder)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_hostile_text_does_nothing_in_a_browser(opened, tmp_path):
     from unit.test_report import hostile
 
     (tmp_path / "results.json").write_text(json.dumps(hostile()))
-    page = opened(write(tmp_path))
+    page = opened(write_report(tmp_path))
     assert page.title() != "owned"
     assert page.said == []
     assert len(page.asked) == 1

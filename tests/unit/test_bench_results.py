@@ -16,7 +16,7 @@ from tandem.cli.bench import conclusion, table
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import RunError
-from tandem.report import write
+from tandem.report import write_report
 from tandem.runs.atomic_files import write_json
 from tandem.runs.display import Hidden
 from tandem.runs.run import Run
@@ -227,7 +227,7 @@ def test_nothing_finished_is_an_error(tmp_path):
 def test_the_verdict_and_the_page_follow(told, tmp_path):
     assert conclusion(told).startswith("better beats SFT.")
     write_json(tmp_path / "results.json", told)
-    page = write(tmp_path).read_text(encoding="utf-8")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "the moon is missing" in page
     assert "1 million" in page or "million parameters" in page
     assert page.count("<svg") >= 2

@@ -15,14 +15,21 @@ import pytest
 from reports import GAINS, HOSTILE, synthetic
 from tandem.cli import main
 from tandem.errors import ConfigError, DataError
-from tandem.report import read_results, write, write_comparison
-from tandem.report.compare import difference
-from tandem.report.figures import climb_numbers
-from tandem.report.numbers import decimal, p_text, percent, rounded_up, seconds, signed
-from tandem.report.page import rendered
+from tandem.report import read_results, write_comparison, write_report
+from tandem.report.compare import independent_difference
+from tandem.report.figures import curve_numbers
+from tandem.report.numbers import (
+    round_up,
+    spell_decimal,
+    spell_p_value,
+    spell_percent,
+    spell_seconds,
+    spell_signed,
+)
+from tandem.report.page import render_report
 from tandem.report.svg import SERIES, Sheet
-from tandem.report.verdict import estimate, verdicts
-from tandem.report.views import by_length
+from tandem.report.verdict import open_estimate, verdict_sentences
+from tandem.report.views import length_view
 from tandem.statistics import Estimate, win_rate
 
 CSS = (Path(__file__).parents[2] / "src/tandem/report/assets/report.css").read_text()
@@ -46,7 +53,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def built():
-    html, numbers = rendered(synthetic())
+    html, numbers = render_report(synthetic())
     return html, numbers, Reader(html)
 
 
@@ -58,7 +65,7 @@ def bench(tmp_path):
 
 def test_the_headline_names_the_winner_and_whether_it_is_resolved():
     """DPO gains .5 and PPO .45 with noise .85 a difference over 600 pairs: se .035 each."""
-    first, second, failed = verdicts(synthetic())
+    first, second, failed = verdict_sentences(synthetic())
     assert first.standing == "resolved"
     assert first.claim in ("DPO beats SFT.", "PPO beats SFT.")
     assert second.standing == "not resolved"
@@ -71,7 +78,7 @@ def test_what_holm_does_not_keep_is_not_called_resolved():
     results = synthetic(matrix=None)
     for row in results["policies"]:
         row["Holm p"] = 0.2
-    first = verdicts(results)[0]
+    first = verdict_sentences(results)[0]
     assert first.standing == "not resolved"
     assert "No method is shown to beat SFT" in first.claim
     assert "over all comparisons" in first.evidence
@@ -82,7 +89,7 @@ def test_the_highest_mean_does_not_win_where_only_another_is_resolved():
     rows = {row["policy"]: row for row in results["policies"]}
     rows["PPO"]["truth gain"]["mean"] = 9.0
     rows["PPO"]["Holm p"] = 0.2
-    first, second, *_ = verdicts(results)
+    first, second, *_ = verdict_sentences(results)
     assert (first.standing, first.claim) == ("resolved", "DPO beats SFT.")
     assert (second.standing, second.claim[:29]) == ("not resolved", "PPO has the highest mean, but")
 
@@ -91,19 +98,21 @@ def test_a_winner_that_is_worse_than_its_opponent_is_said_to_be():
     results = synthetic()
     lost = win_rate([0.0] * 90 + [1.0] * 10).as_dict()
     results["policies"] = [{"policy": "SFT"}, {"policy": "DPO", "win vs SFT": lost}]
-    assert verdicts(results)[0].standing == "worse"
+    assert verdict_sentences(results)[0].standing == "worse"
 
 
 def test_a_policy_that_did_not_move_is_said_not_to_have_moved():
     even = win_rate([0.0, 1.0] * 50).as_dict()
     row = {"policy": "DPO", "win vs SFT": even, "kl": {"mean": 0.001}}
-    said = verdicts({"policies": [{"policy": "SFT"}, row], "opponent": "SFT", "seeds": [0]})
+    said = verdict_sentences(
+        {"policies": [{"policy": "SFT"}, row], "opponent": "SFT", "seeds": [0]}
+    )
     assert "Training hardly moved it: KL 0.00 to SFT." in said[0].evidence
     assert said[-1].claim == "One training seed."
 
 
 def test_nothing_compared_is_said_plainly():
-    assert verdicts({"policies": []})[0].claim == "Nothing was compared yet."
+    assert verdict_sentences({"policies": []})[0].claim == "Nothing was compared yet."
 
 
 def test_fits_find_the_peak_of_the_synthetic_curve(built):
@@ -117,7 +126,7 @@ def test_fits_find_the_peak_of_the_synthetic_curve(built):
 
 def test_a_curve_that_only_rises_has_no_peak_in_range():
     points = [{"kl": d * d, "proxy": d, "truth": d, "round": d, "length": 1.0} for d in range(4)]
-    found = climb_numbers(points, "truth", "rl")
+    found = curve_numbers(points, "truth", "rl")
     assert not found["diverged"]
     assert found["best"]["at"] == 3
 
@@ -183,7 +192,7 @@ def hostile() -> dict:
 
 
 def test_hostile_text_stays_text(built):
-    html, numbers = rendered(hostile())
+    html, numbers = render_report(hostile())
     page, clean = Reader(html), built[2]
     for tag in ("script", "style", "img", "iframe", "meta", "link", "form", "article"):
         assert sum(t == tag for t, _ in page.elements) == sum(t == tag for t, _ in clean.elements)
@@ -204,7 +213,7 @@ def test_a_long_bench_stays_below_a_megabyte_and_says_what_is_left_out():
     results = synthetic()
     long = {"policy": "SFT", "text": "word " * 2000, "length": 2000, "truth": 1.0, "proxy": 1.0}
     results["samples"] = [{"prompt": "p", "answers": [long, {**long, "policy": "DPO"}]}] * 100
-    html, _ = rendered(results)
+    html, _ = render_report(results)
     assert len(html.encode()) < 1_000_000
     shown = html.count('<article class="sample"')
     assert 0 < shown < 100
@@ -212,7 +221,7 @@ def test_a_long_bench_stays_below_a_megabyte_and_says_what_is_left_out():
 
 
 def test_the_twin_holds_the_verdict_and_every_number(bench):
-    target = write(bench)
+    target = write_report(bench)
     twin = json.loads(target.with_suffix(".json").read_text())
     assert target == bench / "report.html"
     assert twin["report"]["verdicts"][0]["claim"] in target.read_text()
@@ -220,13 +229,13 @@ def test_the_twin_holds_the_verdict_and_every_number(bench):
 
 
 def test_the_page_is_the_same_every_time(bench):
-    first = write(bench).read_text()
-    assert write(bench).read_text() == first
+    first = write_report(bench).read_text()
+    assert write_report(bench).read_text() == first
 
 
 def test_results_with_nearly_nothing_make_a_page_that_says_so(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"policies": []}))
-    html = write(tmp_path).read_text()
+    html = write_report(tmp_path).read_text()
     assert "Nothing was compared yet." in html
     assert "No trained policy was compared" in html
 
@@ -235,7 +244,7 @@ def test_half_characters_and_control_characters_do_not_stop_the_page(tmp_path):
     results = synthetic()
     results["policies"][1]["policy"] = "a\x00\x1b\ud800b"
     (tmp_path / "results.json").write_text(json.dumps(results))
-    assert "a\x00\x1b?b" in write(tmp_path).read_text(encoding="utf-8")
+    assert "a\x00\x1b?b" in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_places_without_results_are_refused(tmp_path):
@@ -251,7 +260,7 @@ def test_places_without_results_are_refused(tmp_path):
 
 def test_a_report_never_replaces_its_source(bench):
     with pytest.raises(ConfigError, match="would write over"):
-        write(bench, bench / "results.html")
+        write_report(bench, bench / "results.html")
 
 
 def test_the_command_writes_the_page_and_its_twin(bench, capsys):
@@ -281,7 +290,7 @@ def test_a_comparison_finds_what_moved_and_what_was_set_differently(tmp_path):
 
 def test_differences_of_independent_means_add_their_variances():
     a, b = (Estimate(m, 0, 0, 10, 0.5, "", se) for m, se in ((1.0, 0.3), (2.0, 0.4)))
-    found = difference(a, b)
+    found = independent_difference(a, b)
     assert found.se == pytest.approx(0.5)
     assert found.low == pytest.approx(1 - 1.959964 * 0.5, abs=1e-6)
 
@@ -296,11 +305,11 @@ def test_comparing_what_shares_no_policy_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("spelled", "wanted"),
     [
-        (decimal(-0.5), "\u22120.50"), (decimal(-0.001), "0.00"), (decimal(None), "\u2013"),
-        (decimal(float("nan")), "\u2013"), (signed(0.25), "+0.25"), (signed(-0.25), "\u22120.25"),
-        (signed(0.001), "0.00"), (percent(0.575), "57.5\u202f%"), (p_text(1e-9), "p < 0.001"),
-        (p_text(None), "p unknown"), (rounded_up(1234), "1,300"), (seconds(75.2), "1 min 15 s"),
-        (seconds(7500), "2 h 05 min"),
+        (spell_decimal(-0.5), "\u22120.50"), (spell_decimal(-0.001), "0.00"), (spell_decimal(None), "\u2013"),
+        (spell_decimal(float("nan")), "\u2013"), (spell_signed(0.25), "+0.25"), (spell_signed(-0.25), "\u22120.25"),
+        (spell_signed(0.001), "0.00"), (spell_percent(0.575), "57.5\u202f%"), (spell_p_value(1e-9), "p < 0.001"),
+        (spell_p_value(None), "p unknown"), (round_up(1234), "1,300"), (spell_seconds(75.2), "1 min 15 s"),
+        (spell_seconds(7500), "2 h 05 min"),
     ],
 )  # fmt: skip
 def test_numbers_are_spelled_for_people(spelled, wanted):
@@ -309,8 +318,8 @@ def test_numbers_are_spelled_for_people(spelled, wanted):
 
 def test_estimates_survive_json():
     given = win_rate([1, 0, 1, 1, 0.5])
-    assert estimate(json.loads(json.dumps(given.as_dict()))) == given
-    assert estimate(None) is None
+    assert open_estimate(json.loads(json.dumps(given.as_dict()))) == given
+    assert open_estimate(None) is None
 
 
 def luminance(colour: str) -> float:
@@ -340,12 +349,12 @@ REAL = Path(__file__).parents[1] / "data/report/results.json"
 def test_a_real_run_is_told_as_it_was(tmp_path):
     """`tandem run ppo --task micro --seed 0`, as `read_results` saw its folder."""
     results = read_results(REAL)
-    html, numbers = rendered(results)
+    html, numbers = render_report(results)
     assert numbers["report"]["verdicts"][0]["claim"] == "PPO beats SFT."
     assert "One training seed" in html
     assert {"frontier", "climb-0"} <= numbers["report"]["figures"].keys()
     row = next(r for r in results["policies"] if r["policy"] == "PPO")
-    assert percent(row["win vs SFT"]["mean"]) in html
+    assert spell_percent(row["win vs SFT"]["mean"]) in html
 
 
 def test_a_reward_that_follows_length_is_said_to():
@@ -353,10 +362,10 @@ def test_a_reward_that_follows_length_is_said_to():
         accuracy = win_rate(np.arange(100) < 100 * right).as_dict()
         return {"slice": "length", "part": name, "n": 100, "accuracy": accuracy}
 
-    said = by_length([part("longer answer wins", 0.95), part("shorter answer wins", 0.23)])
+    said = length_view([part("longer answer wins", 0.95), part("shorter answer wins", 0.23)])
     assert said is not None
     assert "95.0" in said
     assert "23.0" in said
     fair = [part("longer answer wins", 0.72), part("shorter answer wins", 0.68)]
-    assert by_length(fair) is None
-    assert by_length(fair[:1]) is None
+    assert length_view(fair) is None
+    assert length_view(fair[:1]) is None

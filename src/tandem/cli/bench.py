@@ -23,8 +23,8 @@ from tandem.cli.plans import PRESETS, make_plan
 from tandem.cli.run import check_answers
 from tandem.cli.settings import add, make_parser, parse, rebuild
 from tandem.machine import Machine
-from tandem.report import write
-from tandem.report.verdict import verdicts
+from tandem.report import write_report
+from tandem.report.verdict import verdict_sentences
 from tandem.runs.atomic_files import write_json
 from tandem.runs.trackers import check_known
 from tandem.statistics import minimum_detectable
@@ -49,7 +49,7 @@ def bench(words: Sequence[str]) -> int:
     )
     write_json(out / "results.json", told)
     print(table(told))
-    print(f"\n{conclusion(told)}\n\nthe report is in {write(out)}")
+    print(f"\n{conclusion(told)}\n\nthe report is in {write_report(out)}")
     return 0
 
 
@@ -143,7 +143,7 @@ def table(told: Mapping[str, Any]) -> str:
 
 def conclusion(told: Mapping[str, Any]) -> str:
     """Return the report's verdict as sentences."""
-    return "\n".join(f"{s.claim} {s.evidence}".strip() for s in verdicts(told))
+    return "\n".join(f"{s.claim} {s.evidence}".strip() for s in verdict_sentences(told))
 
 
 def _spent(row: Mapping[str, Any]) -> str:

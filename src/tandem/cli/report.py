@@ -32,13 +32,13 @@ def report(words: Sequence[str]) -> int:
             "a report is about one folder, or about the change between two",
             "`tandem report runs/dpo-micro-0`, or `tandem report --diff A B`",
         )
-    from tandem.report import write, write_comparison
+    from tandem.report import write_comparison, write_report
 
     out = Path(options.out) if options.out else None
     if options.diff:
         a, b = map(Path, options.diff)
         written = write_comparison(a, b, out)
     else:
-        written = write(Path(options.path), out)
+        written = write_report(Path(options.path), out)
     print(f"{written} (numbers: {written.with_suffix('.json').name})")
     return 0

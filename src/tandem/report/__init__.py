@@ -11,7 +11,7 @@ No torch, and nothing on the page is loaded from anywhere.
 """
 
 from tandem.report.compare import write_comparison
-from tandem.report.page import write
+from tandem.report.page import write_report
 from tandem.report.results import Results, read_results
 
-__all__ = ["Results", "read_results", "write", "write_comparison"]
+__all__ = ["Results", "read_results", "write_report", "write_comparison"]

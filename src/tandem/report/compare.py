@@ -13,10 +13,10 @@ from typing import Any
 
 from tandem.errors import DataError
 from tandem.report import views
-from tandem.report.numbers import NONE, interval
-from tandem.report.page import page, save
+from tandem.report.numbers import NONE, spell_interval
+from tandem.report.page import fill_template, save_page
 from tandem.report.results import BENCH, Results, read_results
-from tandem.report.verdict import OPEN, RESOLVED, WORSE, Sentence, estimate, listing
+from tandem.report.verdict import OPEN, RESOLVED, WORSE, Sentence, listed_rows, open_estimate
 from tandem.statistics import Estimate, holm
 from tandem.statistics.numerics import normal_quantile, normal_tail
 
@@ -36,13 +36,13 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
         DataError: one of the two holds nothing, or they share no policy.
     """
     results = {side: read_results(path) for side, path in zip(SIDES, (a, b), strict=True)}
-    rows = changes(results["A"], results["B"])
-    settings = list(differences(results["A"], results["B"]))
-    html = page(
+    rows = measured_changes(results["A"], results["B"])
+    settings = list(setting_differences(results["A"], results["B"]))
+    html = fill_template(
         "compare.html.jinja",
         "",
         paths=dict(zip(SIDES, map(str, (a, b)), strict=True)),
-        headline=headline(rows),
+        headline=comparison_headline(rows),
         rows=[_shown(row, rows) for row in rows],
         settings=settings,
     )
@@ -53,10 +53,10 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
         "settings": [{"setting": name, "a": x, "b": y} for name, x, y in settings],
     }
     target = out or (b if b.is_dir() else b.parent) / "report-diff.html"
-    return save(html, numbers, target, (a, b, a / BENCH, b / BENCH))
+    return save_page(html, numbers, target, (a, b, a / BENCH, b / BENCH))
 
 
-def changes(a: Results, b: Results) -> list[dict[str, Any]]:
+def measured_changes(a: Results, b: Results) -> list[dict[str, Any]]:
     """Return B minus A of every number that both have, with Holm over all of them.
 
     Raises:
@@ -64,13 +64,16 @@ def changes(a: Results, b: Results) -> list[dict[str, Any]]:
     """
     mine = {row["policy"]: row for row in a["policies"]}
     rows: list[dict[str, Any]] = []
-    for row in listing(b):
+    for row in listed_rows(b):
         if (before := mine.get(row["policy"])) is None:
             continue
-        for column in views.columns(b):
-            first, second = estimate(before.get(column.key)), estimate(row.get(column.key))
+        for column in views.shown_columns(b):
+            first, second = (
+                open_estimate(before.get(column.key)),
+                open_estimate(row.get(column.key)),
+            )
             if first and second and not (first.se == second.se == 0.0):
-                change = difference(first, second)
+                change = independent_difference(first, second)
                 rows.append(
                     {"policy": row["policy"], "column": column, "a": first, "b": second,
                      "change": change}
@@ -89,7 +92,7 @@ def changes(a: Results, b: Results) -> list[dict[str, Any]]:
     return rows
 
 
-def difference(a: Estimate, b: Estimate) -> Estimate:
+def independent_difference(a: Estimate, b: Estimate) -> Estimate:
     """Return B minus A, as of independent samples, with a normal interval."""
     mean, se = b.mean - a.mean, math.hypot(a.se, b.se)
     half = normal_quantile(0.025) * se
@@ -100,7 +103,7 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     )  # fmt: skip
 
 
-def headline(rows: list[dict[str, Any]]) -> Sentence:
+def comparison_headline(rows: list[dict[str, Any]]) -> Sentence:
     """Say how much of what was compared moved for sure."""
     moved = [row for row in rows if _standing(row) != OPEN]
     names = list(dict.fromkeys(f"{row['policy']} ({row['column'].title})" for row in moved))
@@ -111,7 +114,9 @@ def headline(rows: list[dict[str, Any]]) -> Sentence:
                     f"{', '.join(names)}. {told}")  # fmt: skip
 
 
-def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def setting_differences(
+    a: Mapping[str, Any], b: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
     """Yield what was set differently: the head of the results, then settings, then versions."""
     for name in PLACES:
         yield from _leaves(name, a.get(name), b.get(name))
@@ -141,16 +146,16 @@ def _standing(row: Mapping[str, Any]) -> str:
 def _shown(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     spell, key = row["column"].spell, row["column"].key
     found: Estimate = row["change"]
-    scale = views.scale(r["change"].as_dict() for r in rows if r["column"].key == key)
+    scale = views.interval_scale(r["change"].as_dict() for r in rows if r["column"].key == key)
     # More KL or more length is neither better nor worse: it rose or it fell.
     how = _standing(row)
     change = views.Cell(
         spell(found.mean) if found.mean <= 0 else f"+{spell(found.mean).lstrip('+')}",
-        interval(found, spell),
-        views.bar(found, scale, how),
+        spell_interval(found, spell),
+        views.interval_bar(found, scale, how),
         {RESOLVED: "rose", WORSE: "fell", OPEN: OPEN}[how],
     )
-    sides = [views.Cell(spell(row[s].mean), interval(row[s], spell)) for s in ("a", "b")]
+    sides = [views.Cell(spell(row[s].mean), spell_interval(row[s], spell)) for s in ("a", "b")]
     return {"policy": row["policy"], "measure": row["column"].title, "sides": sides,
             "change": change}  # fmt: skip
 

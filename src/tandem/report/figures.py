@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from tandem.evaluation.reward_hacking import diagnose_curve
-from tandem.report.numbers import decimal, percent, signed
-from tandem.report.results import contenders
-from tandem.report.svg import INK, MUTED, PAPER, RULE, SERIES, Sheet, embedded
-from tandem.report.verdict import estimate
+from tandem.report.numbers import spell_decimal, spell_percent, spell_signed
+from tandem.report.results import trained_policies
+from tandem.report.svg import INK, MUTED, PAPER, RULE, SERIES, Sheet, embed_figure
+from tandem.report.verdict import open_estimate
 from tandem.statistics import OverOptimisation, over_optimisation
 
 MARKERS = "osD^vPX*"
@@ -72,15 +72,16 @@ class Drawer:
                 self._spot(axes, point)
             _labels(axes, [(p["kl"], p["gain"], p["policy"]) for p in points])
             axes.set_xlabel("KL to the starting policy, nats")
-            axes.set_ylabel(label(f"{judge} gained"))
+            axes.set_ylabel(drawing_label(f"{judge} gained"))
             axes.set_xlim(left=0)
             told = "; ".join(
-                f"{p['policy']} {signed(p['gain'])} at {decimal(p['kl'])} nats" for p in points
+                f"{p['policy']} {spell_signed(p['gain'])} at {spell_decimal(p['kl'])} nats"
+                for p in points
             )
             alt = f"{judge} gained against KL spent: {told}."
             return Figure(
                 "frontier",
-                embedded(figure, "frontier", alt, self.sheet),
+                embed_figure(figure, "frontier", alt, self.sheet),
                 alt,
                 "Large marks are the exported policies with their 95 % intervals, small ones "
                 "single seeds, thin lines checkpoints on the prompts watched during training"
@@ -115,8 +116,8 @@ class Drawer:
         signal = next((s for s in SIGNALS if all(s in p for c in curves for p in c)), None)
         if signal is None:
             return None
-        mean = average(curves)
-        numbers = climb_numbers(mean, signal, form)
+        mean = average_curves(curves)
+        numbers = curve_numbers(mean, signal, form)
         colour, marker = self.look(name)
         d = np.sqrt(np.maximum([p["kl"] for p in mean], 0.0))
         proxy, gold = (np.array([p[c] - mean[0][c] for p in mean]) for c in ("proxy", signal))
@@ -142,7 +143,7 @@ class Drawer:
             alt = _climb_words(title, signal, numbers)
             return Figure(
                 place,
-                embedded(figure, place, alt, self.sheet),
+                embed_figure(figure, place, alt, self.sheet),
                 alt,
                 title,
                 {"policy": name, **numbers},
@@ -168,11 +169,11 @@ class Drawer:
             worst = max(bins, key=lambda b: abs(b["confidence"] - b["frequency"]))
             alt = (
                 f"Calibration in {len(bins)} bins of equal size. Furthest from the diagonal: where "
-                f"the model says {percent(worst['confidence'])}, "
-                f"{percent(worst['frequency'])} was observed."
+                f"the model says {spell_percent(worst['confidence'])}, "
+                f"{spell_percent(worst['frequency'])} was observed."
             )
             caption = "On the dotted line, what the model predicts is what happens."
-            svg = embedded(figure, "calibration", alt, self.sheet)
+            svg = embed_figure(figure, "calibration", alt, self.sheet)
             return Figure("calibration", svg, alt, caption, {"bins": bins})
 
     def lengths(self, points: Sequence[Mapping[str, Any]], score: str) -> Figure | None:
@@ -195,13 +196,11 @@ class Drawer:
             axes.set_ylabel(score)
             alt = (
                 f"{score} against length over {len(points)} sampled answers: correlation "
-                f"{signed(r)}, {signed(float(slope), 3)} a token."
+                f"{spell_signed(r)}, {spell_signed(float(slope), 3)} a token."
             )
-            caption = (
-                f"Each mark is one answer; the line is least squares, correlation {signed(r)}."
-            )
+            caption = f"Each mark is one answer; the line is least squares, correlation {spell_signed(r)}."
             numbers = {"n": len(points), "correlation": r, "slope": float(slope)}
-            svg = embedded(figure, "lengths", alt, self.sheet)
+            svg = embed_figure(figure, "lengths", alt, self.sheet)
             return Figure("lengths", svg, alt, caption, numbers)
 
     def _trail(self, axes: Any, curve: Mapping[str, Any], judge: str) -> None:
@@ -219,7 +218,7 @@ class Drawer:
         axes.plot(x, y, marker, color=colour, markersize=8, mec=PAPER, mew=1.0)
 
 
-def average(curves: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
+def average_curves(curves: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
     """Average several seeds' curves over the points that all of them have, in order."""
     length = min(len(c) for c in curves)
     shared = set.intersection(*({*p} for c in curves for p in c))
@@ -229,7 +228,7 @@ def average(curves: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, f
     ]
 
 
-def climb_numbers(points: Sequence[Mapping[str, float]], signal: str, form: Any) -> dict[str, Any]:
+def curve_numbers(points: Sequence[Mapping[str, float]], signal: str, form: Any) -> dict[str, Any]:
     """Say where the signal was best, what was gained, and the fitted peak."""
     kl = np.maximum([p["kl"] for p in points], 0.0)
     gold = np.array([p[signal] - points[0][signal] for p in points])
@@ -276,7 +275,7 @@ def _canvas(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
         yield figure, figure.subplots()
 
 
-def label(name: str) -> str:
+def drawing_label(name: str) -> str:
     """Return a name that fits into a drawing: no control characters, at most LETTERS letters."""
     shown = "".join(c if c.isprintable() else " " for c in name).strip()
     return shown if len(shown) <= LETTERS else f"{shown[: LETTERS - 1]}…"
@@ -284,8 +283,8 @@ def label(name: str) -> str:
 
 def _frontier(results: Mapping[str, Any], judge: str) -> list[dict[str, Any]]:
     points: list[dict[str, Any]] = []
-    for row in contenders(results):
-        kl, gain = estimate(row.get("kl")), estimate(row.get(f"{judge} gain"))
+    for row in trained_policies(results):
+        kl, gain = open_estimate(row.get("kl")), open_estimate(row.get(f"{judge} gain"))
         if kl is not None and gain is not None:
             each = row.get("per_seed") or {}
             points.append(
@@ -319,7 +318,7 @@ def _labels(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
     for x, y, name in sorted(points, key=lambda p: p[1]):
         floor = max(y, floor + line)
         place = (x + right * 0.025, floor)
-        axes.annotate(label(name), (x, y), place, color=INK, fontsize=9, va="center")
+        axes.annotate(drawing_label(name), (x, y), place, color=INK, fontsize=9, va="center")
     axes.set_xlim(right=max(right, max(x for x, _, _ in points) + right * 0.25))
 
 
@@ -352,13 +351,13 @@ def _peak(axes: Any, numbers: Mapping[str, Any]) -> None:
 def _climb_words(name: str, signal: str, numbers: Mapping[str, Any]) -> str:
     best, end, fit = numbers["best"], numbers["end"], numbers.get("fit", {})
     words = (
-        f"{name}: {signal} is best, {signed(best['gain'])}, at √KL {decimal(best['sqrt_kl'])}; at "
-        f"the end {signal} {signed(end['gain'])} and proxy {signed(end['proxy'])} at √KL "
-        f"{decimal(end['sqrt_kl'])}."
+        f"{name}: {signal} is best, {spell_signed(best['gain'])}, at √KL {spell_decimal(best['sqrt_kl'])}; at "
+        f"the end {signal} {spell_signed(end['gain'])} and proxy {spell_signed(end['proxy'])} at √KL "
+        f"{spell_decimal(end['sqrt_kl'])}."
     )
     if "peak" in fit:
         beyond = fit["peak"] > max(p["kl"] for p in numbers["points"]) ** 0.5
-        words += f" Fitted peak at √KL {decimal(fit['peak'])}, height {signed(fit['height'])}"
+        words += f" Fitted peak at √KL {spell_decimal(fit['peak'])}, height {spell_signed(fit['height'])}"
         words += ", beyond what was reached." if beyond else "."
     if numbers.get("diverged"):
         words += f" The proxy went on rising while {signal} fell."

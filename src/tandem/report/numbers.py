@@ -10,7 +10,7 @@ from tandem.statistics import Estimate
 MINUS, THIN, NONE = "\u2212", "\u202f", "\u2013"
 
 
-def decimal(x: float | None, digits: int = 2) -> str:
+def spell_decimal(x: float | None, digits: int = 2) -> str:
     """Spell `−0.42`; a dash where there is no number."""
     if x is None or not math.isfinite(x):
         return NONE
@@ -18,44 +18,44 @@ def decimal(x: float | None, digits: int = 2) -> str:
     return text.replace("-", MINUS) if float(text.replace(",", "")) else f"{0:.{digits}f}"
 
 
-def signed(x: float | None, digits: int = 2) -> str:
+def spell_signed(x: float | None, digits: int = 2) -> str:
     """Spell `+0.24`, `−0.69`."""
-    text = decimal(x, digits)
+    text = spell_decimal(x, digits)
     rises = x is not None and x > 0 and any(c in "123456789" for c in text)
     return f"+{text}" if rises else text
 
 
-def percent(x: float | None) -> str:
+def spell_percent(x: float | None) -> str:
     """Spell a share as `57.5 %`."""
-    return NONE if x is None or not math.isfinite(x) else f"{decimal(100 * x, 1)}{THIN}%"
+    return NONE if x is None or not math.isfinite(x) else f"{spell_decimal(100 * x, 1)}{THIN}%"
 
 
-def interval(found: Estimate, spell: Callable[[float], str]) -> str:
+def spell_interval(found: Estimate, spell: Callable[[float], str]) -> str:
     """Spell `[54.9 %, 60.1 %]`; empty where the interval is unknown."""
     if math.isnan(found.low) or math.isnan(found.high):
         return ""
     return f"[{spell(found.low)}, {spell(found.high)}]"
 
 
-def p_text(p: float | None) -> str:
+def spell_p_value(p: float | None) -> str:
     """Spell `p = 0.031` or `p < 0.001`."""
     if p is None or not math.isfinite(p):
         return "p unknown"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def count(n: int, what: str) -> str:
+def spell_count(n: int, what: str) -> str:
     """Spell `1,000 prompts`."""
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def rounded_up(n: int) -> str:
+def round_up(n: int) -> str:
     """Spell about how many: two digits, rounded up, with thousands marked."""
     digits = 10 ** max(0, len(str(n)) - 2)
     return f"{math.ceil(n / digits) * digits:,}"
 
 
-def seconds(s: float | None) -> str:
+def spell_seconds(s: float | None) -> str:
     """Spell `8.8 s`, `1 min 20 s`, `2 h 05 min`."""
     if s is None or not math.isfinite(s):
         return NONE
@@ -66,6 +66,6 @@ def seconds(s: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def memory(size: float | None) -> str:
+def spell_memory(size: float | None) -> str:
     """Spell bytes as `2.36 GiB`."""
     return NONE if size is None else f"{size / 2**30:.2f} GiB"

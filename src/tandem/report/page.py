@@ -24,13 +24,13 @@ from tandem.errors import ConfigError
 from tandem.report import views
 from tandem.report.figures import Drawer, Figure
 from tandem.report.results import BENCH, Results, read_results
-from tandem.report.verdict import Sentence, listing, verdicts
+from tandem.report.verdict import Sentence, listed_rows, verdict_sentences
 from tandem.runs.atomic_files import write_text
 
 ASSETS = files("tandem.report") / "assets"
 
 
-def write(path: Path, out: Path | None = None) -> Path:
+def write_report(path: Path, out: Path | None = None) -> Path:
     """Write the report of a bench or a run, and `.json` beside it with every number on it.
 
     Args:
@@ -45,12 +45,14 @@ def write(path: Path, out: Path | None = None) -> Path:
         ConfigError: the report would be written over the results.
     """
     results = read_results(path)
-    html, numbers = rendered(results)
+    html, numbers = render_report(results)
     target = out or (path if path.is_dir() else path.parent) / "report.html"
-    return save(html, numbers, target, (path, path / BENCH))
+    return save_page(html, numbers, target, (path, path / BENCH))
 
 
-def save(html: str, numbers: Mapping[str, Any], target: Path, sources: Iterable[Path] = ()) -> Path:
+def save_page(
+    html: str, numbers: Mapping[str, Any], target: Path, sources: Iterable[Path] = ()
+) -> Path:
     """Write a page and its twin.
 
     Raises:
@@ -65,14 +67,14 @@ def save(html: str, numbers: Mapping[str, Any], target: Path, sources: Iterable[
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, html)
-    twin = json.dumps(finite(numbers), indent=1, ensure_ascii=False, default=str)
+    twin = json.dumps(finite_json(numbers), indent=1, ensure_ascii=False, default=str)
     write_text(target.with_suffix(".json"), twin + "\n")
     return target
 
 
-def rendered(results: Results) -> tuple[str, dict[str, Any]]:
+def render_report(results: Results) -> tuple[str, dict[str, Any]]:
     """Return the page and the numbers on it."""
-    drawer = Drawer([row["policy"] for row in listing(results)])
+    drawer = Drawer([row["policy"] for row in listed_rows(results)])
     points, score = views.length_points(results)
     drawn = {
         "frontier": drawer.frontier(results),
@@ -80,26 +82,26 @@ def rendered(results: Results) -> tuple[str, dict[str, Any]]:
         "calibration": drawer.calibration(results.get("reward") or {}),
         "lengths": drawer.lengths(points, score),
     }
-    said = verdicts(results)
-    html = page(
+    said = verdict_sentences(results)
+    html = fill_template(
         "report.html.jinja",
         drawer.sheet.css(),
         results=results,
         headline=said[0],
         beside=said[1:],
         table=views.method_table(results),
-        order=views.order(results),
-        matrix=views.matrix(results),
-        reward=views.reward(results),
+        order=views.claims_view(results),
+        matrix=views.win_matrix_view(results),
+        reward=views.reward_view(results),
         buckets=views.length_buckets(results),
-        samples=views.samples(results),
-        costs=views.costs(results),
-        facts=views.facts(results),
-        sizes=views.sizes(results),
-        limits=views.limits(results),
+        samples=views.samples_view(results),
+        costs=views.costs_view(results),
+        facts=views.facts_view(results),
+        sizes=views.sizes_view(results),
+        limits=views.limits_view(results),
         **drawn,
     )
-    return html, {**results, "report": _shown(said, drawn, views.limits(results))}
+    return html, {**results, "report": _shown(said, drawn, views.limits_view(results))}
 
 
 def _shown(said: list[Sentence], drawn: Mapping[str, Any], limits: list[str]) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def _shown(said: list[Sentence], drawn: Mapping[str, Any], limits: list[str]) ->
     }
 
 
-def page(template: str, figure_css: str, **values: Any) -> str:
+def fill_template(template: str, figure_css: str, **values: Any) -> str:
     """Fill a template; style and script are allowed by their hash alone."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (ASSETS / name).read_text(encoding="utf-8")),
@@ -143,12 +145,12 @@ def _hashed(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def finite(value: Any) -> Any:
+def finite_json(value: Any) -> Any:
     """Return the same for JSON: a number that is not finite becomes null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(k): finite(v) for k, v in value.items()}
+        return {str(k): finite_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
+        return [finite_json(v) for v in value]
     return value

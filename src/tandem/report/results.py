@@ -51,7 +51,7 @@ def read_results(path: Path) -> Results:
             "a report shows what a bench or a run has measured",
             "name the folder that `tandem bench` or `tandem run` printed",
         )
-    return from_run(path, done)
+    return results_from_run(path, done)
 
 
 def _parsed(file: Path) -> Results:
@@ -80,7 +80,7 @@ def _speakable(value: Any) -> Any:
     return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
-def from_run(folder: Path, done: list[Record]) -> Results:
+def results_from_run(folder: Path, done: list[Record]) -> Results:
     """Make a bench's results from the stages of one run: one method, one seed.
 
     Args:
@@ -116,9 +116,9 @@ def from_run(folder: Path, done: list[Record]) -> Results:
     return {key: value for key, value in found.items() if value not in (None, [], {"numbers": {}})}
 
 
-def missing(results: Mapping[str, Any]) -> list[str]:
+def missing_measurements(results: Mapping[str, Any]) -> list[str]:
     """Say what a reader of this report would want and was not measured, and how to get it."""
-    trained = contenders(results)
+    trained = trained_policies(results)
     every = [row for row in results["policies"] if row.get("status", "done") == "done"]
     told: list[str] = []
     if not trained:
@@ -142,7 +142,7 @@ def missing(results: Mapping[str, Any]) -> list[str]:
     return told
 
 
-def contenders(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def trained_policies(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the policies that a method trained and that finished, in the order given."""
     standing = {*STANDING, results.get("opponent")}
     rows: list[dict[str, Any]] = results["policies"]

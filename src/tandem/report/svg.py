@@ -50,7 +50,7 @@ def _translated(part: str) -> str:
     return f"{key}:var({COLOURS[value]})" if value in COLOURS else f"{key}:{value}"
 
 
-def embedded(figure: Any, name: str, alt: str, sheet: Sheet) -> str:
+def embed_figure(figure: Any, name: str, alt: str, sheet: Sheet) -> str:
     """Return a matplotlib figure as an SVG element of the page.
 
     Args:

@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tandem.errors import DataError
-from tandem.report.numbers import count, decimal, interval, p_text, percent, rounded_up, signed
-from tandem.report.results import contenders
+from tandem.report.numbers import (
+    round_up,
+    spell_count,
+    spell_decimal,
+    spell_interval,
+    spell_p_value,
+    spell_percent,
+    spell_signed,
+)
+from tandem.report.results import trained_policies
 from tandem.statistics import Estimate, comparisons_needed
 
 RESOLVED, OPEN, WORSE, NOTE = "resolved", "not resolved", "worse", "note"
@@ -27,7 +35,7 @@ class Sentence:
     evidence: str = ""
 
 
-def estimate(value: object) -> Estimate | None:
+def open_estimate(value: object) -> Estimate | None:
     """Open an interval as JSON holds it; None where there is none."""
     if not isinstance(value, Mapping) or value.get("mean") is None:  # pyright: ignore[reportUnknownMemberType]
         return None
@@ -46,7 +54,7 @@ def estimate(value: object) -> Estimate | None:
     )
 
 
-def standing(found: Estimate, adjusted_p: float | None, alpha: float) -> str:
+def difference_standing(found: Estimate, adjusted_p: float | None, alpha: float) -> str:
     """Say whether a difference is resolved, over all comparisons that were made."""
     resolved = found.resolved if adjusted_p is None else found.resolved and adjusted_p < alpha
     if not resolved:
@@ -54,13 +62,13 @@ def standing(found: Estimate, adjusted_p: float | None, alpha: float) -> str:
     return RESOLVED if found.mean > found.null else WORSE
 
 
-def verdicts(results: Mapping[str, Any]) -> list[Sentence]:
+def verdict_sentences(results: Mapping[str, Any]) -> list[Sentence]:
     """Return the headline, then what stands beside it, most important first.
 
     The champion is the best by the judge among those that are resolved to beat the opponent; only
     where nobody is resolved, the best of all.
     """
-    rows = ranked(results)
+    rows = ranked_policies(results)
     if not rows:
         return [Sentence(NOTE, "Nothing was compared yet.", "See below what is missing.")]
     champion = next((row for row in rows if _beats(row, results) == RESOLVED), rows[0])
@@ -79,31 +87,31 @@ def verdicts(results: Mapping[str, Any]) -> list[Sentence]:
 
 def _beats(row: Mapping[str, Any], results: Mapping[str, Any]) -> str | None:
     """Say whether a policy beats the opponent; None where no win rate was measured."""
-    found = estimate(row.get(f"win vs {results.get('opponent')}"))
+    found = open_estimate(row.get(f"win vs {results.get('opponent')}"))
     alpha = float(results.get("alpha", 0.05))
-    return None if found is None else standing(found, row.get("Holm p"), alpha)
+    return None if found is None else difference_standing(found, row.get("Holm p"), alpha)
 
 
-def ranked(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def ranked_policies(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the trained policies, best first by the judge's gain, else by win rate."""
 
     def place(row: Mapping[str, Any]) -> float:
         keys = (f"{results.get('judge')} gain", f"win vs {results.get('opponent')}")
-        found = next((e for key in keys if (e := estimate(row.get(key)))), None)
+        found = next((e for key in keys if (e := open_estimate(row.get(key)))), None)
         return -math.inf if found is None else found.mean
 
-    return sorted(contenders(results), key=place, reverse=True)
+    return sorted(trained_policies(results), key=place, reverse=True)
 
 
 def _against_opponent(best: Mapping[str, Any], results: Mapping[str, Any]) -> Sentence:
     opponent, how = results.get("opponent"), _beats(best, results)
-    found = estimate(best.get(f"win vs {opponent}"))
+    found = open_estimate(best.get(f"win vs {opponent}"))
     if found is None or how is None:
         return Sentence(NOTE, "No win rate was measured.", "See below what is missing.")
     evidence = f"{_wins(best, found, results)} {_needs(found, how)}".strip()
-    kl, name = estimate(best.get("kl")), best["policy"]
+    kl, name = open_estimate(best.get("kl")), best["policy"]
     if how == OPEN and kl is not None and abs(kl.mean) < STILL:
-        evidence += f" Training hardly moved it: KL {decimal(kl.mean)} to {opponent}."
+        evidence += f" Training hardly moved it: KL {spell_decimal(kl.mean)} to {opponent}."
     claims = {
         RESOLVED: f"{name} beats {opponent}.",
         WORSE: f"No method beats {opponent}; the best, {name}, is worse.",
@@ -114,7 +122,7 @@ def _against_opponent(best: Mapping[str, Any], results: Mapping[str, Any]) -> Se
 
 def _higher_but_open(row: Mapping[str, Any], results: Mapping[str, Any]) -> Sentence:
     """Say of the highest mean that it is not the winner, because it may be luck."""
-    found = estimate(row.get(f"win vs {results.get('opponent')}"))
+    found = open_estimate(row.get(f"win vs {results.get('opponent')}"))
     evidence = "" if found is None else f"{_wins(row, found, results)} {_needs(found, OPEN)}"
     claim = f"{row['policy']} has the highest mean, but is not shown to beat "
     return Sentence(OPEN, f"{claim}{results.get('opponent')}.", evidence.strip())
@@ -122,16 +130,22 @@ def _higher_but_open(row: Mapping[str, Any], results: Mapping[str, Any]) -> Sent
 
 def _wins(row: Mapping[str, Any], found: Estimate, results: Mapping[str, Any]) -> str:
     opponent, judge = results.get("opponent"), results.get("judge")
-    prompts = count(found.n, "prompt")
-    size = prompts if found.seeds == 1 else f"{prompts} and {count(found.seeds, 'training seed')}"
-    parts = [f"It wins {percent(found.mean)} {interval(found, percent)} against {opponent}"]
+    prompts = spell_count(found.n, "prompt")
+    size = (
+        prompts
+        if found.seeds == 1
+        else f"{prompts} and {spell_count(found.seeds, 'training seed')}"
+    )
+    parts = [
+        f"It wins {spell_percent(found.mean)} {spell_interval(found, spell_percent)} against {opponent}"
+    ]
     parts.append(f"by {judge}, over {size}" if judge else f"over {size}")
     text = " ".join(parts)
-    gain = estimate(row.get(f"{judge} gain"))
+    gain = open_estimate(row.get(f"{judge} gain"))
     if gain is not None:
-        text += f"; {judge} moves by {signed(gain.mean)} {interval(gain, signed)}"
+        text += f"; {judge} moves by {spell_signed(gain.mean)} {spell_interval(gain, spell_signed)}"
     p = row.get("Holm p")
-    return f"{text}; Holm-adjusted {p_text(p)}." if p is not None else f"{text}."
+    return f"{text}; Holm-adjusted {spell_p_value(p)}." if p is not None else f"{text}."
 
 
 def _needs(found: Estimate, how: str) -> str:
@@ -139,13 +153,13 @@ def _needs(found: Estimate, how: str) -> str:
         return ""
     if found.resolved:
         return "The interval alone would say yes; over all comparisons made here it does not hold."
-    more = needed(found)
+    more = comparisons_still_needed(found)
     if more is None:
         return "The two are exactly even here."
-    return f"Not resolved: about {rounded_up(more)} more comparisons needed."
+    return f"Not resolved: about {round_up(more)} more comparisons needed."
 
 
-def needed(found: Estimate) -> int | None:
+def comparisons_still_needed(found: Estimate) -> int | None:
     """Return about how many more comparisons would resolve it; None where none ever would."""
     if math.isnan(found.se):
         return None
@@ -164,13 +178,15 @@ def _against_runner_up(
     if a not in names or b not in names:
         return Sentence(NOTE, f"{b} comes second.", "The two did not meet: no pairwise matrix.")
     i, j = names.index(a), names.index(b)
-    found = estimate(matrix["win"][i][j])
+    found = open_estimate(matrix["win"][i][j])
     if found is None:
         return Sentence(NOTE, f"{b} comes second.", "The two did not meet.")
     p = matrix["holm_p"][i][j] if matrix.get("holm_p") else None
-    how = standing(found, p, float(results.get("alpha", 0.05)))
-    rate = f"{a} wins {percent(found.mean)} {interval(found, percent)} against {b}"
-    text = f"{rate}; Holm-adjusted {p_text(p)}." if p is not None else f"{rate}."
+    how = difference_standing(found, p, float(results.get("alpha", 0.05)))
+    rate = (
+        f"{a} wins {spell_percent(found.mean)} {spell_interval(found, spell_percent)} against {b}"
+    )
+    text = f"{rate}; Holm-adjusted {spell_p_value(p)}." if p is not None else f"{rate}."
     claims = {
         RESOLVED: f"It also beats the runner-up, {b}.",
         OPEN: f"Whether it beats the runner-up, {b}, is not resolved.",
@@ -179,8 +195,8 @@ def _against_runner_up(
     return Sentence(how, claims[how], f"{text} {_needs(found, how)}".strip())
 
 
-def listing(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def listed_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return every row as the table shows them: trained, then standing ones, then failed."""
-    best = ranked(results)
+    best = ranked_policies(results)
     rest = [row for row in results["policies"] if row not in best]
     return [*best, *sorted(rest, key=lambda row: row.get("status") == "failed")]

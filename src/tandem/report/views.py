@@ -14,17 +14,23 @@ import numpy as np
 
 from tandem.report.numbers import (
     NONE,
-    decimal,
-    interval,
-    memory,
-    p_text,
-    percent,
-    rounded_up,
-    seconds,
-    signed,
+    round_up,
+    spell_decimal,
+    spell_interval,
+    spell_memory,
+    spell_p_value,
+    spell_percent,
+    spell_seconds,
+    spell_signed,
 )
-from tandem.report.results import Results, missing
-from tandem.report.verdict import OPEN, estimate, listing, needed, standing
+from tandem.report.results import Results, missing_measurements
+from tandem.report.verdict import (
+    OPEN,
+    comparisons_still_needed,
+    difference_standing,
+    listed_rows,
+    open_estimate,
+)
 from tandem.statistics import Estimate
 
 WIDTH = 116
@@ -67,35 +73,35 @@ class Column:
     key: str
     title: str
     help: str
-    spell: Callable[[float | None], str] = decimal
+    spell: Callable[[float | None], str] = spell_decimal
     drawn: bool = False
 
 
-def columns(results: Mapping[str, Any]) -> list[Column]:
+def shown_columns(results: Mapping[str, Any]) -> list[Column]:
     """Return the columns that at least one policy has a number for."""
     judge, opponent = results.get("judge"), results.get("opponent")
     known = (
         Column(f"win vs {opponent}", f"wins against {opponent}",
-               f"share of prompts won by {judge}, ties one half", percent, True),
-        Column(f"{judge} gain", f"{judge} gained", f"paired, over {opponent}", signed, True),
-        Column("lc_win", "length-controlled", "win rate at equal length", percent),
-        Column("gold_rm_win", "gold wins", "other rewards, which nobody optimised", percent),
-        Column("proxy_win", "proxy wins", "the reward that was optimised", percent),
-        Column("annotator_win", "annotator", "who gave the preferences, asked again", percent),
-        Column("llm_win", "LLM judge", "in both orders", percent),
+               f"share of prompts won by {judge}, ties one half", spell_percent, True),
+        Column(f"{judge} gain", f"{judge} gained", f"paired, over {opponent}", spell_signed, True),
+        Column("lc_win", "length-controlled", "win rate at equal length", spell_percent),
+        Column("gold_rm_win", "gold wins", "other rewards, which nobody optimised", spell_percent),
+        Column("proxy_win", "proxy wins", "the reward that was optimised", spell_percent),
+        Column("annotator_win", "annotator", "who gave the preferences, asked again", spell_percent),
+        Column("llm_win", "LLM judge", "in both orders", spell_percent),
         Column("kl", "KL", f"nats, to {opponent}"),
-        Column("length", "length", "tokens", lambda x: decimal(x, 1)),
+        Column("length", "length", "tokens", lambda x: spell_decimal(x, 1)),
         Column("invented", "invented", "facts that are not in the prompt"),
     )  # fmt: skip
     rows = results["policies"]
-    return [c for c in known if any(estimate(row.get(c.key)) for row in rows)]
+    return [c for c in known if any(open_estimate(row.get(c.key)) for row in rows)]
 
 
 def method_table(results: Mapping[str, Any]) -> dict[str, Any]:
     """Lay out one row a policy, best first, with the paper's numbers apart."""
-    shown = columns(results)
-    rows = listing(results)
-    scales = {c.key: scale(row.get(c.key) for row in rows) for c in shown if c.drawn}
+    shown = shown_columns(results)
+    rows = listed_rows(results)
+    scales = {c.key: interval_scale(row.get(c.key) for row in rows) for c in shown if c.drawn}
     labels = list(dict.fromkeys(label for row in rows for label in row.get("paper") or {}))
     return {
         "columns": shown,
@@ -123,8 +129,8 @@ def _row(
         "failed": row.get("status") == "failed",
         "reason": row.get("reason", "no reason was recorded"),
         "cells": [_cell(row, column, scales.get(column.key), results) for column in shown],
-        "seconds": seconds(spent.get("mean")),
-        "memory": memory(row.get("peak_bytes")),
+        "seconds": spell_seconds(spent.get("mean")),
+        "memory": spell_memory(row.get("peak_bytes")),
         "paper": [_as_printed(paper.get(label)) for label in labels],
     }
 
@@ -139,30 +145,30 @@ def _cell(
     line: tuple[float, float] | None,
     results: Mapping[str, Any],
 ) -> Cell:
-    found = estimate(row.get(column.key))
+    found = open_estimate(row.get(column.key))
     if found is None:
         return Cell(NONE)
-    text, note = column.spell(found.mean), interval(found, column.spell)
+    text, note = column.spell(found.mean), spell_interval(found, column.spell)
     if line is None:
         return Cell(text, note)
     if not column.key.startswith("win"):
-        return Cell(text, note, bar(found, line, "plain"))
-    how = standing(found, row.get("Holm p"), float(results.get("alpha", 0.05)))
+        return Cell(text, note, interval_bar(found, line, "plain"))
+    how = difference_standing(found, row.get("Holm p"), float(results.get("alpha", 0.05)))
     if (ties := row.get(f"ties vs {results.get('opponent')}")) is not None:
-        return Cell(text, note, bar(found, line, how), how, f"{percent(ties)} ties")
-    return Cell(text, note, bar(found, line, how), how)
+        return Cell(text, note, interval_bar(found, line, how), how, f"{spell_percent(ties)} ties")
+    return Cell(text, note, interval_bar(found, line, how), how)
 
 
-def scale(values: Iterable[object]) -> tuple[float, float]:
+def interval_scale(values: Iterable[object]) -> tuple[float, float]:
     """Return the ends of a line that holds all these intervals and their nulls."""
-    found = [e for v in values if (e := estimate(v))]
+    found = [e for v in values if (e := open_estimate(v))]
     ends = [x for e in found for x in (e.low, e.high, e.mean, e.null) if np.isfinite(x)]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
     room = (high - low) * 0.04 or 1.0
     return low - room, high + room
 
 
-def bar(found: Estimate, line: tuple[float, float], how: str) -> Bar:
+def interval_bar(found: Estimate, line: tuple[float, float], how: str) -> Bar:
     """Place an interval on a scale."""
 
     def place(x: float) -> float:
@@ -172,30 +178,32 @@ def bar(found: Estimate, line: tuple[float, float], how: str) -> Bar:
     return Bar(place(found.low), place(found.mean), place(found.high), place(found.null), how)
 
 
-def order(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def claims_view(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Lay out the claims about who is better than whom."""
     claims = results.get("order") or []
-    line = scale(claim.get("gain") for claim in claims)
+    line = interval_scale(claim.get("gain") for claim in claims)
     rows: list[dict[str, Any]] = []
     for claim in claims:
-        gain, more = estimate(claim.get("gain")), claim.get("needs")
+        gain, more = open_estimate(claim.get("gain")), claim.get("needs")
         if gain is None:
             continue
         how = claim.get("verdict") or OPEN
-        drawn = bar(gain, line, how)
+        drawn = interval_bar(gain, line, how)
         rows.append(
             {
                 "claim": claim.get("claim") or f"{claim['a']} < {claim['b']}",
-                "gain": Cell(signed(gain.mean), interval(gain, signed), drawn, how),
-                "p": p_text(claim.get("holm_p")),
+                "gain": Cell(
+                    spell_signed(gain.mean), spell_interval(gain, spell_signed), drawn, how
+                ),
+                "p": spell_p_value(claim.get("holm_p")),
                 "verdict": how,
-                "needs": f"about {rounded_up(more)} more" if more else NONE,
+                "needs": f"about {round_up(more)} more" if more else NONE,
             }
         )
     return rows
 
 
-def matrix(results: Mapping[str, Any]) -> dict[str, Any] | None:
+def win_matrix_view(results: Mapping[str, Any]) -> dict[str, Any] | None:
     """Lay out who wins against whom: the row's policy against the column's."""
     found = results.get("matrix")
     if not found or not found.get("names"):
@@ -205,7 +213,7 @@ def matrix(results: Mapping[str, Any]) -> dict[str, Any] | None:
     for i, name in enumerate(names):
         cells: list[dict[str, Any] | None] = []
         for j in range(len(names)):
-            win = estimate(found["win"][i][j])
+            win = open_estimate(found["win"][i][j])
             p = found["holm_p"][i][j] if found.get("holm_p") else None
             cells.append(None if win is None or i == j else _meeting(win, p, alpha))
         rows.append({"name": name, "cells": cells})
@@ -213,35 +221,35 @@ def matrix(results: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _meeting(win: Estimate, p: float | None, alpha: float) -> dict[str, Any]:
-    how, more = standing(win, p, alpha), needed(win)
+    how, more = difference_standing(win, p, alpha), comparisons_still_needed(win)
     level = min(4, int(abs(win.mean - 0.5) * 20))
-    about = f"about {rounded_up(more)} more comparisons" if more else "not resolved"
+    about = f"about {round_up(more)} more comparisons" if more else "not resolved"
     return {
-        "text": percent(win.mean),
-        "note": p_text(p) if how != OPEN else about,
+        "text": spell_percent(win.mean),
+        "note": spell_p_value(p) if how != OPEN else about,
         "standing": how,
         "shade": ("up" if win.mean > 0.5 else "down") + str(level) if how != OPEN else "",
     }
 
 
-def reward(results: Mapping[str, Any]) -> dict[str, Any] | None:
+def reward_view(results: Mapping[str, Any]) -> dict[str, Any] | None:
     """Lay out how good the reward is on judgments it has not seen."""
     found = (results.get("reward") or {}).get("numbers") or {}
     if not found.get("measures"):
         return None
     measures = [
-        (name, Cell(decimal(e.mean, 3), interval(e, lambda x: decimal(x, 3))))
-        if (e := estimate(value))
-        else (name, Cell(decimal(value, 3) if isinstance(value, int | float) else NONE))
+        (name, Cell(spell_decimal(e.mean, 3), spell_interval(e, lambda x: spell_decimal(x, 3))))
+        if (e := open_estimate(value))
+        else (name, Cell(spell_decimal(value, 3) if isinstance(value, int | float) else NONE))
         for name, value in found["measures"].items()
         if value is not None
     ]
-    line = scale(part.get("accuracy") for part in found.get("slices", []))
+    line = interval_scale(part.get("accuracy") for part in found.get("slices", []))
     slices: dict[str, list[dict[str, Any]]] = {}
     for part in found.get("slices", []):
-        if (e := estimate(part["accuracy"])) is not None:
-            drawn = bar(e, line, standing(e, None, 0.05))
-            cell = Cell(percent(e.mean), interval(e, percent), drawn)
+        if (e := open_estimate(part["accuracy"])) is not None:
+            drawn = interval_bar(e, line, difference_standing(e, None, 0.05))
+            cell = Cell(spell_percent(e.mean), spell_interval(e, spell_percent), drawn)
             row = {"part": part["part"], "n": f"{part['n']:,}", "accuracy": cell}
             slices.setdefault(part["slice"], []).append(row)
     return {
@@ -249,19 +257,19 @@ def reward(results: Mapping[str, Any]) -> dict[str, Any] | None:
         "ties": found.get("ties"),
         "measures": measures,
         "slices": slices,
-        "by_length": by_length(found.get("slices", [])),
+        "by_length": length_view(found.get("slices", [])),
     }
 
 
-def by_length(slices: Sequence[Mapping[str, Any]]) -> str | None:
+def length_view(slices: Sequence[Mapping[str, Any]]) -> str | None:
     """Say so where the reward is right about longer answers and wrong about shorter ones."""
-    right = {p["part"]: estimate(p["accuracy"]) for p in slices if p["slice"] == "length"}
+    right = {p["part"]: open_estimate(p["accuracy"]) for p in slices if p["slice"] == "length"}
     longer, shorter = right.get("longer answer wins"), right.get("shorter answer wins")
     if longer is None or shorter is None or longer.low <= shorter.high:
         return None
     return (
-        f"It follows length: right in {percent(longer.mean)} of the judgments where the longer "
-        f"answer won, and in {percent(shorter.mean)} of those where the shorter one did."
+        f"It follows length: right in {spell_percent(longer.mean)} of the judgments where the longer "
+        f"answer won, and in {spell_percent(shorter.mean)} of those where the shorter one did."
     )
 
 
@@ -279,19 +287,23 @@ def length_points(results: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str
 def length_buckets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Lay out win rates by how much longer the answer is than the opponent's."""
     parts = (results.get("length_bias") or {}).get("by_difference") or []
-    line = scale(part.get("win") for part in parts)
+    line = interval_scale(part.get("win") for part in parts)
     return [
         {
             "bucket": part["bucket"],
             "n": part.get("n", NONE),
-            "win": Cell(percent(e.mean), interval(e, percent), bar(e, line, standing(e, None, 1))),
+            "win": Cell(
+                spell_percent(e.mean),
+                spell_interval(e, spell_percent),
+                interval_bar(e, line, difference_standing(e, None, 1)),
+            ),
         }
         for part in parts
-        if (e := estimate(part.get("win"))) is not None
+        if (e := open_estimate(part.get("win"))) is not None
     ]
 
 
-def samples(results: Mapping[str, Any]) -> dict[str, Any]:
+def samples_view(results: Mapping[str, Any]) -> dict[str, Any]:
     """Choose what is shown of the samples, and the places by which they can be sorted."""
     given: list[dict[str, Any]] = results.get("samples", [])
     judge, opponent = str(results.get("judge")), str(results.get("opponent"))
@@ -336,7 +348,7 @@ def _sample(
             {
                 "policy": a["policy"],
                 "text": a["text"],
-                "numbers": [(key, decimal(a.get(key))) for key in scores]
+                "numbers": [(key, spell_decimal(a.get(key))) for key in scores]
                 + ([("tokens", str(a["length"]))] if _known(a, "length") else []),
             }
             for a in answers
@@ -367,7 +379,7 @@ def _disagreements(
     for k, name, proxy, true in rows:
         gap = abs(proxy / spread[0] - true / spread[1]) if proxy * true < 0 else 0.0
         if gap > best[k][0]:
-            text = f"{name} against {opponent}: proxy {signed(proxy)}, {gold} {signed(true)}"
+            text = f"{name} against {opponent}: proxy {spell_signed(proxy)}, {gold} {spell_signed(true)}"
             best[k] = (gap, text)
     return best
 
@@ -380,7 +392,7 @@ def _anywhere(given: Sequence[Mapping[str, Any]], key: str) -> bool:
     return any(_known(answer, key) for sample in given for answer in sample["answers"])
 
 
-def costs(results: Mapping[str, Any]) -> dict[str, Any] | None:
+def costs_view(results: Mapping[str, Any]) -> dict[str, Any] | None:
     """Lay out what every stage took, over seeds."""
     rows: list[dict[str, Any]] = results.get("cost") or []
     if not rows:
@@ -391,26 +403,26 @@ def costs(results: Mapping[str, Any]) -> dict[str, Any] | None:
     total = sum(row["seconds"] for row in rows)
     longest = max(sum(r["seconds"] for r in group) for group in by_stage.values()) or 1.0
     return {
-        "total": seconds(total),
+        "total": spell_seconds(total),
         "rows": [
             {
                 "stage": stage,
                 "times": len(group),
-                "seconds": seconds(sum(r["seconds"] for r in group)),
+                "seconds": spell_seconds(sum(r["seconds"] for r in group)),
                 "share": round(WIDTH * sum(r["seconds"] for r in group) / longest, 1),
-                "memory": memory(max(r.get("peak_bytes") or 0 for r in group) or None),
+                "memory": spell_memory(max(r.get("peak_bytes") or 0 for r in group) or None),
             }
             for stage, group in by_stage.items()
         ],
     }
 
 
-def limits(results: Results) -> list[str]:
+def limits_view(results: Results) -> list[str]:
     """Return what the page does not show: the bench's own lines, then what is missing."""
-    return [*results.get("limits", []), *missing(results)]
+    return [*results.get("limits", []), *missing_measurements(results)]
 
 
-def sizes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def sizes_view(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what the comparison was made of, for the strip under the verdict."""
     seeds, budget = results.get("seeds"), results.get("budget") or {}
     known = {
@@ -428,7 +440,7 @@ def sizes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def facts_view(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what one must know to do it again."""
     place: Mapping[str, Any] = results.get("environment") or {}
     versions = ", ".join(f"{k} {v}" for k, v in (place.get("versions") or {}).items() if v)
