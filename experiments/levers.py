@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.cli.settings import overridden
+from tandem.cli.settings import with_table_values
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.evaluation import reward_hacking
@@ -153,11 +153,11 @@ def pools(path: Path) -> dict[str, Any]:
 def _configs() -> dict[str, Any]:
     """The micro world's own settings; rewards are scaled, so that betas mean the same."""
     table = load.task_settings("micro")
-    r = overridden(reward.RewardConfig(), table["reward"])
+    r = with_table_values(reward.RewardConfig(), table["reward"])
     return {
-        "sft": overridden(sft.SFTConfig(), table["sft"]),
+        "sft": with_table_values(sft.SFTConfig(), table["sft"]),
         "reward": replace(r, unit_variance=True),
-        "sampling": overridden(Sampling(), table["sampling"]),
+        "sampling": with_table_values(Sampling(), table["sampling"]),
     }
 
 
@@ -169,7 +169,7 @@ def _ppo(plan: Plan, lever: Lever) -> ppo.PPOConfig:
         "beta": lever.beta,
         "optim": {"lr": plan.lr, "schedule": "constant"},
     }
-    return overridden(ppo.PPOConfig(), load.task_settings("micro")["ppo"] | own)
+    return with_table_values(ppo.PPOConfig(), load.task_settings("micro")["ppo"] | own)
 
 
 def _world(plan: Plan, seed: int) -> Task:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.cli.run import defaults
+from tandem.cli.run import default_configs
 from tandem.data.groups import Groups
 from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.position_bias import position_bias
@@ -58,7 +58,7 @@ PARTS = ("helpful", "harmless", "complies", "total")
 
 def course(run: Run, task: str, sizes: Sizes, seed: int) -> Inputs:
     """What comes before both experiments, with the task's settings."""
-    configs = {**defaults(load_method("cai"), task), "sizes": sizes}
+    configs = {**default_configs(load_method("cai"), task), "sizes": sizes}
     return Inputs(run, load_task(task, sizes, Seed(seed)), configs)
 
 

@@ -45,7 +45,7 @@ from typing import Any
 import numpy as np
 
 import ways
-from tandem.cli.run import defaults
+from tandem.cli.run import default_configs
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.evaluation import AccuracyEvaluation, accuracy_evaluation
@@ -101,7 +101,7 @@ def settings() -> dict[str, Any]:
     """The micro world's settings of each method."""
     found: dict[str, Any] = {}
     for name in ("lmsi", "star", "direct"):
-        found |= defaults(load_method(name), "micro-arithmetic")
+        found |= default_configs(load_method(name), "micro-arithmetic")
     return found
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from tandem.batching.batch import Batch, Outputs, Terms
-from tandem.cli.settings import overridden
+from tandem.cli.settings import with_table_values
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.judges.reward_model import RewardModel
@@ -154,12 +154,12 @@ def configs() -> dict[str, Any]:
     """The micro world's own settings."""
     table = load.task_settings("micro")
     plain = {"sft": sft.SFTConfig(), "reward": RewardConfig(), "sampling": Sampling()}
-    return {name: overridden(cfg, table[name]) for name, cfg in plain.items()}
+    return {name: with_table_values(cfg, table[name]) for name, cfg in plain.items()}
 
 
 def climbing() -> ppo.PPOConfig:
     """PPO as in rlp.toml; the last policy is exported."""
-    return overridden(ppo.PPOConfig(), load.task_settings("micro")["ppo"] | {"rounds": 6})
+    return with_table_values(ppo.PPOConfig(), load.task_settings("micro")["ppo"] | {"rounds": 6})
 
 
 def slug(name: str) -> str:
@@ -179,7 +179,7 @@ def measured(
     The k-th fits of all variants see the same comparisons and views in the same order.
     """
     here = replace(here, seed=Seed(k))
-    cfg = overridden(configs()["reward"], v.reward)
+    cfg = with_table_values(configs()["reward"], v.reward)
     told: dict[str, Any] = {}
     if v.kind == "plain":
         fit = reward.fit(init, D, cfg, views=P if v.lam else None, lam=v.lam, uml=v.uml, here=here)

@@ -78,7 +78,7 @@ class Pending(Exception):
         return Pending, (self.address, self.have, self.need)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest_name(word: str, known: Iterable[str]) -> str:
     """Return ' Did you mean `x`?' for the closest known word, or ''."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean `{close[0]}`?" if close else ""

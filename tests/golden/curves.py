@@ -27,8 +27,8 @@ from typing import Any
 
 import torch
 
-from tandem.cli.run import defaults
-from tandem.cli.settings import overridden
+from tandem.cli.run import default_configs
+from tandem.cli.settings import with_table_values
 from tandem.machine import Machine
 from tandem.methods import load_method
 from tandem.pipeline.inputs import Inputs
@@ -108,11 +108,11 @@ def _vendor() -> str:
 
 def settings(case: Case, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return a case's configs; `changes` are tables that come last."""
-    configs = defaults(load_method(case.method), case.task)
+    configs = default_configs(load_method(case.method), case.task)
     tables = [COMMON, {case.method: case.settings}, changes or {}]
     for table in tables:
         for name in table.keys() & configs.keys():
-            configs[name] = overridden(configs[name], table[name])
+            configs[name] = with_table_values(configs[name], table[name])
     return configs
 
 

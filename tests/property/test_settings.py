@@ -41,10 +41,12 @@ OUTERS = st.builds(Outer, st.integers(), st.none() | FINITE, st.booleans(), INNE
 def test_toml_reads_back(config):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.toml"
-        path.write_text(settings.to_toml({"c": settings.nested(config)}), encoding="utf-8")
+        path.write_text(settings.to_toml({"c": settings.nested_tables(config)}), encoding="utf-8")
         parser = settings.make_parser("x", "x")
-        settings.add(parser, {"c": Outer()})
-        assert settings.rebuild(Outer(), settings.parse(parser, [], path).c) == config
+        settings.add_settings(parser, {"c": Outer()})
+        assert (
+            settings.with_parsed_values(Outer(), settings.parse_words(parser, [], path).c) == config
+        )
 
 
 VALUES = st.recursive(

@@ -11,16 +11,16 @@ import pytest
 import benches
 from tandem import cli
 from tandem.bench import Claim, Plan, parse_claims
-from tandem.cli.bench import make_bench_parser, promise
-from tandem.cli.plans import PRESETS, fitting, make_plan, seconds
-from tandem.cli.settings import parse
+from tandem.cli.bench import comparison_notes, make_bench_parser
+from tandem.cli.plans import PRESET_FILES, make_plan, parse_duration, preset_for_budget
+from tandem.cli.settings import parse_words
 from tandem.errors import ConfigError
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
 
 
 def planned(*words: object) -> Plan:
-    return make_plan(parse(make_bench_parser(), [str(word) for word in words]))
+    return make_plan(parse_words(make_bench_parser(), [str(word) for word in words]))
 
 
 def test_a_chain_is_the_claims_between_neighbours():
@@ -64,11 +64,11 @@ def test_every_experiment_is_a_plan(path):
     assert planned(path).entries
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", PRESET_FILES)
 def test_every_preset_is_a_plan(preset):
     plan = planned(f"--preset={preset}")
     assert plan.title == preset
-    assert preset in promise(plan)
+    assert preset in comparison_notes(plan)
 
 
 def test_rsos_nine_settings_differ_in_source_and_loss_alone():
@@ -91,11 +91,11 @@ def test_the_presets_compare_what_they_promise():
     [(None, "smoke"), ("299s", "smoke"), ("5min", "laptop"), ("59min", "laptop"), ("1h", "full")],
 )
 def test_a_budget_chooses_the_preset(budget, preset):
-    assert fitting(budget) == preset
+    assert preset_for_budget(budget) == preset
     words = () if budget is None else (f"--budget={budget}",)
     plan = planned(*words)
     assert plan.title == preset
-    assert plan.seconds == (None if budget is None else seconds(budget))
+    assert plan.seconds == (None if budget is None else parse_duration(budget))
 
 
 def test_ones_own_data_are_not_a_smoke_test(tmp_path):

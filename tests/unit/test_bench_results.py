@@ -12,7 +12,7 @@ from tandem.bench import Claim, Entry, Finished, Plan, collect_results
 from tandem.bench.details import curves_by_round
 from tandem.bench.finished import FAILED, NEEDED
 from tandem.bench.plan import folder_name
-from tandem.cli.bench import conclusion, table
+from tandem.cli.bench import results_table, verdict_lines
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import RunError
@@ -152,7 +152,7 @@ def test_a_failed_method_is_a_row_with_its_reason(told):
     failed = row(told, "fails")
     assert (failed["status"], failed["reason"]) == ("failed", "seed 0: the moon is missing")
     assert "truth" not in failed
-    assert "fails failed: seed 0: the moon is missing" in table(told)
+    assert "fails failed: seed 0: the moon is missing" in results_table(told)
     assert "fails" not in told["matrix"]["names"]
     assert any("fails failed" in line for line in told["limits"])
 
@@ -225,7 +225,7 @@ def test_nothing_finished_is_an_error(tmp_path):
 
 
 def test_the_verdict_and_the_page_follow(told, tmp_path):
-    assert conclusion(told).startswith("better beats SFT.")
+    assert verdict_lines(told).startswith("better beats SFT.")
     write_json(tmp_path / "results.json", told)
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "the moon is missing" in page

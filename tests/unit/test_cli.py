@@ -67,8 +67,8 @@ class Method:
 def parsed(*words: str, file: Path | None = None) -> Method:
     parser = settings.make_parser("run toy", "A toy.")
     parser.add_argument("--seed", type=int, default=0)
-    settings.add(parser, {"toy": Method()})
-    return settings.rebuild(Method(), settings.parse(parser, words, file).toy)
+    settings.add_settings(parser, {"toy": Method()})
+    return settings.with_parsed_values(Method(), settings.parse_words(parser, words, file).toy)
 
 
 # settings -------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_files_are_read_and_flags_win(tmp_path, name):
 def test_a_resolved_configuration_reads_back_as_itself(tmp_path):
     config = Method(0.2, None, "ipo", 'a "quoted" näme', True, Optim(1.5e-7, (0.5, 0.6)), Extra(4))
     path = tmp_path / "run.toml"
-    path.write_text(settings.to_toml({"seed": 3, "toy": settings.nested(config)}))
+    path.write_text(settings.to_toml({"seed": 3, "toy": settings.nested_tables(config)}))
     assert parsed(file=path) == config
 
 
@@ -214,7 +214,7 @@ def test_endings_have_their_codes(monkeypatch, capsys, error, code, said):
     def end(words: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "dispatch", end)
+    monkeypatch.setattr(cli, "run_command", end)
     assert cli.main(["run"]) == code
     assert said in capsys.readouterr().err
 
@@ -223,7 +223,7 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
     def end(words: list[str]) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "dispatch", end)
+    monkeypatch.setattr(cli, "run_command", end)
     with pytest.raises(ZeroDivisionError):
         cli.main(["run"])
 

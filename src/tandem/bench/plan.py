@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tandem.errors import ConfigError, nearest
+from tandem.errors import ConfigError, nearest_name
 from tandem.tasks import Sizes
 
 OPPONENT = "SFT"
@@ -114,7 +114,7 @@ class Plan:
             for name in (claim.a, claim.b):
                 if name not in names:
                     raise ConfigError(
-                        f"the claim `{claim}` names {name!r}.{nearest(name, names)}",
+                        f"the claim `{claim}` names {name!r}.{nearest_name(name, names)}",
                         f"a claim is about the policies that are compared: {', '.join(names)}",
                         "correct the name, or add the entry",
                     )

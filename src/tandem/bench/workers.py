@@ -117,7 +117,7 @@ def time_seed(
         import torch
 
         torch.set_num_threads(threads)
-        gc.freeze()  # as in `cli.dispatch`
+        gc.freeze()  # as in `cli.run_command`
         display = Lines(sys.stderr, prefix=f"seed {seed}  ")
     begun = time.monotonic()
     run_seed(plan, seed, out, machine, display, trackers)

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from tandem import __version__
-from tandem.errors import ConfigError, Pending, TandemError, nearest
+from tandem.errors import ConfigError, Pending, TandemError, nearest_name
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("tandem.cli.run:run", "run a method on a task, or on your model and your data"),
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return dispatch(words)
+        return run_command(words)
     except TandemError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -53,14 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def dispatch(words: list[str]) -> int:
+def run_command(words: list[str]) -> int:
     """Find the command and call it with the words that follow its name.
 
     Raises:
         ConfigError: there is no such command.
     """
     if not words or words[0] in ("-h", "--help", "help"):
-        print(overview())
+        print(list_commands())
         return 0
     if words[0] == "--version":
         print(f"tandem {__version__}")
@@ -74,17 +74,17 @@ def dispatch(words: list[str]) -> int:
             return command(words[length:])
     family = [name for name in COMMANDS if name.split()[0] == words[0]]
     if family and (len(words) == 1 or words[1] in ("-h", "--help")):
-        print(overview(family))
+        print(list_commands(family))
         return 0
     raise ConfigError(
         f"there is no command `{' '.join(words[:2] if family else words[:1])}`."
-        + nearest(" ".join(words[:2]) if family else words[0], COMMANDS),
+        + nearest_name(" ".join(words[:2]) if family else words[0], COMMANDS),
         "a command is one of those that `tandem --help` lists",
         f"type one of: {', '.join(COMMANDS)}",
     )
 
 
-def overview(names: Sequence[str] = tuple(COMMANDS)) -> str:
+def list_commands(names: Sequence[str] = tuple(COMMANDS)) -> str:
     """Return the list of commands."""
     width = max(len(name) for name in COMMANDS)
     lines = [f"  {name:<{width}}  {COMMANDS[name][1]}" for name in names]

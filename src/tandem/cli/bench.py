@@ -19,9 +19,9 @@ from typing import Any
 from tandem.bench import Plan, collect_results, run_seeds
 from tandem.bench.plan import folder_name
 from tandem.bench.seeds import open_plan_task
-from tandem.cli.plans import PRESETS, make_plan
-from tandem.cli.run import check_answers
-from tandem.cli.settings import add, make_parser, parse, rebuild
+from tandem.cli.plans import PRESET_FILES, make_plan
+from tandem.cli.run import check_answer_lengths
+from tandem.cli.settings import add_settings, make_parser, parse_words, with_parsed_values
 from tandem.machine import Machine
 from tandem.report import write_report
 from tandem.report.verdict import verdict_sentences
@@ -31,25 +31,25 @@ from tandem.statistics import minimum_detectable
 from tandem.tasks.load import task_tallies
 
 
-def bench(words: Sequence[str]) -> int:
+def bench_command(words: Sequence[str]) -> int:
     """Run a comparison, write its numbers and its report, print who won."""
-    options = parse(make_bench_parser(), words)
+    options = parse_words(make_bench_parser(), words)
     plan = make_plan(options)
     for name in options.tracker:
         check_known(name)
     out = Path(options.out or f"runs/bench-{folder_name(plan.title)}")
-    print("\n".join([promise(plan), *opened(plan)]), flush=True)
+    print("\n".join([comparison_notes(plan), *open_files(plan)]), flush=True)
     if options.dry_run:
         return 0
-    machine = rebuild(Machine(), options["machine"])
+    machine = with_parsed_values(Machine(), options["machine"])
     run_seeds(plan, out, machine, workers=options.workers, engine=options.engine,
               trackers=tuple(options.tracker))  # fmt: skip
     told = collect_results(
         plan, out, f"tandem bench {shlex.join(words)}".strip(), task_tallies(plan.task)
     )
     write_json(out / "results.json", told)
-    print(table(told))
-    print(f"\n{conclusion(told)}\n\nthe report is in {write_report(out)}")
+    print(results_table(told))
+    print(f"\n{verdict_lines(told)}\n\nthe report is in {write_report(out)}")
     return 0
 
 
@@ -58,7 +58,7 @@ def make_bench_parser() -> Any:
     parser = make_parser("bench", "Compare methods on the same prompts, seeds and budget.")
     parser.add_argument("file", nargs="?", default=None, help="a plan: experiments/*.toml")
     for option, text in {
-        "--preset": f"a plan that comes with Tandem: {', '.join(PRESETS)}",
+        "--preset": f"a plan that comes with Tandem: {', '.join(PRESET_FILES)}",
         "--methods": "methods by name, with commas; in place of a plan's entries. For --model and "
         "--data alone: best_of_n,dpo,ppo",
         "--task": "a task by name; micro if neither it nor --model is given",
@@ -76,21 +76,21 @@ def make_bench_parser() -> Any:
     told = "feed every seed's events also to: tensorboard, trackio, wandb"
     parser.add_argument("--tracker", action="append", default=[], help=told)
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="check the plan only")
-    add(parser, {"machine": Machine()})
+    add_settings(parser, {"machine": Machine()})
     return parser
 
 
-def opened(plan: Plan) -> tuple[str, ...]:
+def open_files(plan: Plan) -> tuple[str, ...]:
     """Open your model and data, so that what they lack is said now; return what was read."""
     if plan.model is None:
         return ()
     world = open_plan_task(plan, plan.seeds[0])
     world.base.files()
-    check_answers(plan.model, [(e.method, e.configs) for e in plan.entries])
+    check_answer_lengths(plan.model, [(e.method, e.configs) for e in plan.entries])
     return world.notes
 
 
-def promise(plan: Plan) -> str:
+def comparison_notes(plan: Plan) -> str:
     """Say what is compared and what it will be able to resolve."""
     sizes, seeds = plan.sizes, len(plan.seeds)
     smallest = minimum_detectable(sizes.evaluation, seeds)
@@ -115,7 +115,7 @@ def promise(plan: Plan) -> str:
     return "\n".join([*lines, *(f"expected: {c}" for c in plan.claims)])
 
 
-def table(told: Mapping[str, Any]) -> str:
+def results_table(told: Mapping[str, Any]) -> str:
     """Return the results for the terminal: one row a policy, then the expected orderings."""
     judge = told["judge"]
     wins = {"gold_rm_win": "gold_rm win", "proxy_win": "proxy win"}
@@ -141,7 +141,7 @@ def table(told: Mapping[str, Any]) -> str:
     return "\n".join(["", *lines])
 
 
-def conclusion(told: Mapping[str, Any]) -> str:
+def verdict_lines(told: Mapping[str, Any]) -> str:
     """Return the report's verdict as sentences."""
     return "\n".join(f"{s.claim} {s.evidence}".strip() for s in verdict_sentences(told))
 

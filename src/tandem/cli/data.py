@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from tandem.cli.settings import make_parser, parse
+from tandem.cli.settings import make_parser, parse_words
 
 
-def check(words: Sequence[str]) -> int:
+def check_command(words: Sequence[str]) -> int:
     """Print what was found; exit code 1 if something must be mended before training."""
     parser = make_parser("data check", "Examine preference data before training on it.")
     parser.add_argument("data", type=str, help="JSONL, JSON, CSV, Parquet, a folder, a hub id")
@@ -22,7 +22,7 @@ def check(words: Sequence[str]) -> int:
     parser.add_argument("--limit", type=int, default=0, help="read only this many rows")
     parser.add_argument("--format", type=str, default="", help="instead of detecting it")
     parser.add_argument("--json", action="store_true", help="for programs")
-    options = parse(parser, words)
+    options = parse_words(parser, words)
 
     from tandem.data.check.check import check_data as examine
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tandem.cli.settings import make_parser, parse
+from tandem.cli.settings import make_parser, parse_words
 from tandem.errors import TandemError
 from tandem.runs.environment import package_versions, processor_name
 
@@ -36,11 +36,11 @@ class Finding:
         return f"{line}\n      {'fix:':<14} {self.fix}" if self.fix else line
 
 
-def doctor(words: Sequence[str]) -> int:
+def doctor_command(words: Sequence[str]) -> int:
     """Print the findings; exit code 1 if one of them is a failure."""
     parser = make_parser("doctor", "Check this machine, line by line, with the fix.")
     parser.add_argument("--model", type=str, default=None, help="also check this model folder")
-    options = parse(parser, words)
+    options = parse_words(parser, words)
     findings = [finding for check in CHECKS for finding in check()]
     if options.model is not None:
         findings += check_model(Path(options.model))

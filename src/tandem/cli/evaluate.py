@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.cli.settings import add, make_parser, parse, rebuild
+from tandem.cli.settings import add_settings, make_parser, parse_words, with_parsed_values
 from tandem.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tandem.runs.checkpoint import Checkpoint
 
 
-def reward(words: Sequence[str]) -> int:
+def evaluate_reward_command(words: Sequence[str]) -> int:
     """Compare a reward with human judgements: accuracy, calibration, slices."""
     from tandem.machine import Machine
 
@@ -32,7 +32,7 @@ def reward(words: Sequence[str]) -> int:
     )
     parser.add_argument("--beta", type=float, default=0.1, help="beta of the implicit reward")
     options = _parsed(parser, words, {"machine": Machine()})
-    machine = rebuild(Machine(), options.machine)
+    machine = with_parsed_values(Machine(), options.machine)
 
     from tandem.data.formats import read_data
     from tandem.rng import Seed
@@ -52,7 +52,7 @@ def reward(words: Sequence[str]) -> int:
     return _tell(options, [*notes, f"{len(found.groups) - len(judged)} groups left out"], exam)
 
 
-def policy(words: Sequence[str]) -> int:
+def evaluate_policy_command(words: Sequence[str]) -> int:
     """Compare a policy with a reference policy on prompts: win rates, KL, length."""
     from tandem.engines import Sampling
     from tandem.machine import Machine
@@ -68,7 +68,7 @@ def policy(words: Sequence[str]) -> int:
     )
     configs = {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
     options = _parsed(parser, words, configs)
-    configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
+    configs = {name: with_parsed_values(config, options[name]) for name, config in configs.items()}
 
     from tandem.runs.checkpoint import Checkpoint
     from tandem.stages.evaluate_policy import evaluate_policies
@@ -86,8 +86,8 @@ def policy(words: Sequence[str]) -> int:
 def _parsed(parser: ArgumentParser, words: Sequence[str], configs: Mapping[str, Any]) -> Namespace:
     parser.add_argument("--seed", type=int, default=0, help="root of every draw")
     parser.add_argument("--json", action="store_true", help="for programs")
-    add(parser, configs)
-    return parse(parser, words)
+    add_settings(parser, configs)
+    return parse_words(parser, words)
 
 
 def _needed(options: Namespace, name: str, what: str) -> str:

@@ -6,18 +6,18 @@ import json
 import textwrap
 from collections.abc import Sequence
 
-from tandem.cli.settings import make_parser, parse
+from tandem.cli.settings import make_parser, parse_words
 from tandem.methods import HEADINGS, METHODS, methods_markdown, methods_table
 
 WIDTHS = (22, 18, 14, 14, 18, 8, 8)
 
 
-def methods(words: Sequence[str]) -> int:
+def methods_command(words: Sequence[str]) -> int:
     """Print the table of methods."""
     parser = make_parser("methods", "List the methods, in the five verbs.")
     parser.add_argument("--markdown", action="store_true", help="the table of the README")
     parser.add_argument("--json", action="store_true", help="for programs")
-    options = parse(parser, words)
+    options = parse_words(parser, words)
     rows = [
         ("name", *HEADINGS),
         *((name, *row) for name, row in zip(METHODS, methods_table(), strict=True)),
@@ -27,11 +27,11 @@ def methods(words: Sequence[str]) -> int:
     elif options.markdown:
         print(methods_markdown(), end="")
     else:
-        print(columns(rows, (max(len(name) for name in METHODS), *WIDTHS)))
+        print(lay_out_columns(rows, (max(len(name) for name in METHODS), *WIDTHS)))
     return 0
 
 
-def columns(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
+def lay_out_columns(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
     """Lay cells out in columns, wrapping what is too wide."""
     lines: list[str] = []
     for row in rows:

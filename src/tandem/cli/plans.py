@@ -14,15 +14,23 @@ from typing import Any
 
 from tandem.bench import Claim, Entry, Plan, parse_claims
 from tandem.bench.seeds import open_method
-from tandem.cli.run import defaults
-from tandem.cli.settings import add, flattened, make_parser, parse, read_file, rebuild, spelled
-from tandem.errors import ConfigError, nearest
+from tandem.cli.run import default_configs
+from tandem.cli.settings import (
+    add_settings,
+    flatten_table,
+    make_parser,
+    parse_words,
+    read_file,
+    spell_value,
+    with_parsed_values,
+)
+from tandem.errors import ConfigError, nearest_name
 from tandem.methods import METHODS, find_method, load_method
 from tandem.methods.configs import with_shared_parts
 from tandem.tasks import TASKS, Sizes
 
 FOLDER = Path(__file__).parent.parent / "bench" / "presets"
-PRESETS = tuple(sorted(p.stem for p in FOLDER.glob("*.toml")))
+PRESET_FILES = tuple(sorted(p.stem for p in FOLDER.glob("*.toml")))
 ROOMS = (("smoke", 300.0), ("laptop", 3600.0), ("full", float("inf")))
 """The preset that a budget below so many seconds is given, where no plan is named."""
 
@@ -72,12 +80,12 @@ def make_plan(options: Any) -> Plan:
         claims=tuple(claims),
         exam=table.get("exam", 0),
         referee=table.get("referee", False),
-        seconds=seconds(options.budget) if options.budget else None,
+        seconds=parse_duration(options.budget) if options.budget else None,
         **start,
     )
 
 
-def seconds(text: str) -> float:
+def parse_duration(text: str) -> float:
     """Read `90s`, `30min`, `2h`.
 
     Raises:
@@ -91,11 +99,11 @@ def seconds(text: str) -> float:
     return float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
 
 
-def fitting(budget: str | None) -> str:
+def preset_for_budget(budget: str | None) -> str:
     """Name the preset for a budget: smoke below 5 minutes, laptop below an hour, else full."""
     if budget is None:
         return "smoke"
-    return next(name for name, room in ROOMS if seconds(budget) < room)
+    return next(name for name, room in ROOMS if parse_duration(budget) < room)
 
 
 def _table(options: Any) -> dict[str, Any]:
@@ -110,12 +118,12 @@ def _table(options: Any) -> dict[str, Any]:
         if options.model is not None and options.budget is None:
             options.methods = OWN
         else:
-            options.preset = fitting(options.budget)
-    if options.preset and options.preset not in PRESETS:
+            options.preset = preset_for_budget(options.budget)
+    if options.preset and options.preset not in PRESET_FILES:
         raise ConfigError(
-            f"there is no preset {options.preset!r}.{nearest(options.preset, PRESETS)}",
+            f"there is no preset {options.preset!r}.{nearest_name(options.preset, PRESET_FILES)}",
             "a preset is a plan that comes with Tandem",
-            f"name one of: {', '.join(PRESETS)}",
+            f"name one of: {', '.join(PRESET_FILES)}",
         )
     place = options.file or (options.preset and FOLDER / f"{options.preset}.toml")
     if place is None:
@@ -139,7 +147,7 @@ def _start(options: Any, table: Mapping[str, Any]) -> dict[str, str]:
     task = options.task or table.get("task", "micro")
     if not own and task not in TASKS:
         raise ConfigError(
-            f"there is no task {task!r}.{nearest(task, TASKS)}",
+            f"there is no task {task!r}.{nearest_name(task, TASKS)}",
             "a task is one of those in tandem/tasks",
             f"name one of: {', '.join(TASKS)}; or give --model and --data",
         )
@@ -156,7 +164,7 @@ def _entry(given: Any, common: Mapping[str, Any], task: str | None) -> Entry:
             f"{where} names no method", "a row is a method with settings", 'write method = "dpo"'
         )
     _policy(given["method"], where)
-    configs = defaults(load_method(given["method"]), task)
+    configs = default_configs(load_method(given["method"]), task)
     configs = {name: c for name, c in configs.items() if name not in ("sizes", "machine")}
     shared = {name: values for name, values in common.items() if name in configs}
     changed = given.get("settings", {})
@@ -191,11 +199,11 @@ def _policy(method: str, where: str) -> None:
 def _typed(configs: Mapping[str, Any], table: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return configs with a table's values, checked like flags."""
     parser = make_parser(where, "")
-    add(parser, configs)
+    add_settings(parser, configs)
     known = {o for a in parser._actions if a.nargs != 0 for o in a.option_strings}
-    words = [f"--{name}={spelled(value)}" for name, value in flattened(table, known)]
-    options = parse(parser, words)
-    return {name: rebuild(config, options[name]) for name, config in configs.items()}
+    words = [f"--{name}={spell_value(value)}" for name, value in flatten_table(table, known)]
+    options = parse_words(parser, words)
+    return {name: with_parsed_values(config, options[name]) for name, config in configs.items()}
 
 
 def _check(table: Mapping[str, Any], keys: Mapping[str, type], where: str) -> None:
@@ -203,7 +211,7 @@ def _check(table: Mapping[str, Any], keys: Mapping[str, type], where: str) -> No
     for key, value in table.items():
         if key not in keys:
             raise ConfigError(
-                f"unknown `{key}` in {where}.{nearest(key, keys)}",
+                f"unknown `{key}` in {where}.{nearest_name(key, keys)}",
                 "what nobody reads would be lost without a word",
                 f"there are: {', '.join(keys)}",
             )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tandem.cli.settings import make_parser, parse
+from tandem.cli.settings import make_parser, parse_words
 from tandem.errors import ConfigError
 
 
-def report(words: Sequence[str]) -> int:
+def report_command(words: Sequence[str]) -> int:
     """Write the report of a bench or a run, or of the change between two."""
     parser = make_parser("report", "Write one self-contained HTML page, and its numbers as JSON.")
     parser.add_argument(
@@ -25,7 +25,7 @@ def report(words: Sequence[str]) -> int:
     parser.add_argument(
         "--diff", type=str, nargs=2, default=None, help="A and B: what changed from A to B"
     )
-    options = parse(parser, words)
+    options = parse_words(parser, words)
     if bool(options.path) == bool(options.diff):
         raise ConfigError(
             "given: both a path and --diff" if options.path else "given: neither a path nor --diff",

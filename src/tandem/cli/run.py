@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from tandem.cli.settings import (
-    add,
+    add_settings,
     make_parser,
-    nested,
-    overridden,
-    parse,
-    rebuild,
+    nested_tables,
+    parse_words,
     to_toml,
+    with_parsed_values,
+    with_table_values,
 )
 from tandem.errors import ConfigError
 from tandem.methods import METHODS, Method, find_method, load_method
@@ -44,26 +44,26 @@ methods:
 """
 
 
-def run(words: Sequence[str]) -> int:
+def run_command_line(words: Sequence[str]) -> int:
     """Run one method from its start to its table."""
     if not words or words[0] in ("-h", "--help"):
         print(USAGE + "\n".join(f"  {name:<10}  {row.title}" for name, row in METHODS.items()))
         return 0
     find_method(words[0])
     method = load_method(words[0])
-    configs = defaults(method, _asked_for(words[1:], "--task"))
+    configs = default_configs(method, _asked_for(words[1:], "--task"))
     parser = make_run_parser(method.name, configs)
-    options = parse(parser, words[1:], _config_file(words[1:]))
-    configs = {name: rebuild(config, options[name]) for name, config in configs.items()}
+    options = parse_words(parser, words[1:], _config_file(words[1:]))
+    configs = {name: with_parsed_values(config, options[name]) for name, config in configs.items()}
     with_shared_parts(configs[method.name], configs)  # refuses parts that do not go together
     for name in options.tracker:
         check_known(name)
-    world = open_world(options, configs["sizes"])
+    world = open_task(options, configs["sizes"])
     if options.model is not None:
-        check_answers(options.model, [(method.name, configs)])
-    resolved = resolve(method.name, options, configs)
+        check_answer_lengths(options.model, [(method.name, configs)])
+    resolved = resolved_settings(method.name, options, configs)
     if options.dry_run:
-        print(plan(options, resolved, world))
+        print(plan_text(options, resolved, world))
         return 0
     return _go(method, options, configs, world, resolved)
 
@@ -78,7 +78,7 @@ def _go(
     from tandem.pipeline.evaluate import run_method
     from tandem.runs.run import Run
 
-    path = folder(method.name, options, world)
+    path = run_folder(method.name, options, world)
     follow = partial(open_trackers, options.tracker, path, resolved)
     machine = configs["machine"]
     with Run(path, options.seed, redo=options.redo, machine=machine, follow=follow) as work:
@@ -90,7 +90,7 @@ def _go(
     return 0
 
 
-def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
+def default_configs(method: Method, task: str | None = None) -> dict[str, Any]:
     """Return every config that the command line can change, at its defaults for a task."""
     from tandem.engines import Sampling
     from tandem.machine import Machine
@@ -102,7 +102,7 @@ def defaults(method: Method, task: str | None = None) -> dict[str, Any]:
     configs = {m.name: m.config() for m in (*before, method)}
     configs |= {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
     own = task_settings(task)
-    return {name: overridden(config, own.get(name, {})) for name, config in configs.items()}
+    return {name: with_table_values(config, own.get(name, {})) for name, config in configs.items()}
 
 
 def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
@@ -131,11 +131,11 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="the default: finished stages are kept"
     )
-    add(parser, configs)
+    add_settings(parser, configs)
     return parser
 
 
-def open_world(options: Namespace, sizes: Any) -> Task:
+def open_task(options: Namespace, sizes: Any) -> Task:
     """Open the task, or the model and the data.
 
     Raises:
@@ -160,7 +160,7 @@ def open_world(options: Namespace, sizes: Any) -> Task:
     return world
 
 
-def check_answers(model: str, methods: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+def check_answer_lengths(model: str, methods: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
     """Refuse, before anything is trained, answers for which the model has no room.
 
     Args:
@@ -179,7 +179,7 @@ def check_answers(model: str, methods: Iterable[tuple[str, Mapping[str, Any]]]) 
             check_room(configs["sampling"].max_tokens, limit)
 
 
-def resolve(name: str, options: Namespace, configs: Mapping[str, Any]) -> dict[str, Any]:
+def resolved_settings(name: str, options: Namespace, configs: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that was decided, as tables; `run.toml` can be given to --config.
 
     Raises:
@@ -192,18 +192,18 @@ def resolve(name: str, options: Namespace, configs: Mapping[str, Any]) -> dict[s
             f"`tandem run {options.method} --config {options.config}`",
         )
     start = {n: options[n] for n in START if options[n] is not None}
-    tables = {prefix: nested(config) for prefix, config in configs.items()}
+    tables = {prefix: nested_tables(config) for prefix, config in configs.items()}
     return {"method": name, **start, "seed": options.seed, **tables}
 
 
-def folder(name: str, options: Namespace, world: Task) -> Path:
+def run_folder(name: str, options: Namespace, world: Task) -> Path:
     """Return the run's folder."""
     return Path(options.out or f"runs/{name}-{world.name}-{options.seed}")
 
 
-def plan(options: Namespace, resolved: Mapping[str, Any], world: Task) -> str:
+def plan_text(options: Namespace, resolved: Mapping[str, Any], world: Task) -> str:
     """Say what would be done, from what, and where."""
-    path = folder(resolved["method"], options, world)
+    path = run_folder(resolved["method"], options, world)
     sizes = {
         "demonstrations": world.demonstrations,
         "preferences": world.preferences if world.asked is None else world.asked,

@@ -19,7 +19,7 @@ from typing import Any, cast, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.errors import ConfigError, nearest
+from tandem.errors import ConfigError, nearest_name
 from tandem.methods.configs import shared_parts
 
 Plain = bool | int | float | str | tuple | list | dict | Enum | None
@@ -35,7 +35,7 @@ class Setting:
     help: str
 
 
-def settings(config: object, prefix: str) -> Iterator[Setting]:
+def leaf_settings(config: object, prefix: str) -> Iterator[Setting]:
     """Yield the leaves of a dataclass, nested dataclasses included.
 
     A method's config that another's shares with it (`methods.configs.shared_parts`) is left out: it has a table
@@ -48,7 +48,7 @@ def settings(config: object, prefix: str) -> Iterator[Setting]:
         if f.name in shared_parts(config):
             continue
         if is_dataclass(value):
-            yield from settings(value, name)
+            yield from leaf_settings(value, name)
         elif isinstance(value, Plain):
             yield Setting(name, hints[f.name], value, docs.get(f.name, ""))
 
@@ -63,12 +63,12 @@ def field_docs(kind: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in entries}
 
 
-def add(parser: ArgumentParser, configs: Mapping[str, object]) -> None:
+def add_settings(parser: ArgumentParser, configs: Mapping[str, object]) -> None:
     """Add a flag for every setting of some configs."""
     for prefix, config in configs.items():
         title = (type(config).__doc__ or "").strip().partition("\n")[0]
         group = parser.add_argument_group(prefix, title)
-        for s in settings(config, prefix):
+        for s in leaf_settings(config, prefix):
             group.add_argument(f"--{s.name}", type=s.hint, default=s.default, help=s.help or None)
 
 
@@ -82,7 +82,9 @@ def make_parser(command: str, description: str) -> ArgumentParser:
     )
 
 
-def parse(parser: ArgumentParser, words: Sequence[str], file: Path | None = None) -> Namespace:
+def parse_words(
+    parser: ArgumentParser, words: Sequence[str], file: Path | None = None
+) -> Namespace:
     """Parse a file's settings, then flags.
 
     Raises:
@@ -95,9 +97,9 @@ def parse(parser: ArgumentParser, words: Sequence[str], file: Path | None = None
     early: list[str] = []
     if file is not None:
         known = {o for a in parser._actions if a.nargs != 0 for o in a.option_strings}
-        for name, value in flattened(read_file(file), known):
+        for name, value in flatten_table(read_file(file), known):
             _check_known(name, known, str(file))
-            early.append(f"--{name}={spelled(value)}")
+            early.append(f"--{name}={spell_value(value)}")
     try:
         return parser.instantiate(parser.parse_args([*early, *words]))
     except ArgumentError as error:
@@ -108,31 +110,33 @@ def parse(parser: ArgumentParser, words: Sequence[str], file: Path | None = None
         ) from error
 
 
-def rebuild(config: Any, values: Namespace) -> Any:
+def with_parsed_values(config: Any, values: Namespace) -> Any:
     """Return the dataclass with the parsed values in its leaves."""
     changes: dict[str, Any] = {}
     for f in fields(config):
         if f.name in values:
             old, new = getattr(config, f.name), values[f.name]
-            changes[f.name] = rebuild(old, new) if is_dataclass(old) else new
+            changes[f.name] = with_parsed_values(old, new) if is_dataclass(old) else new
     return replace(config, **changes)
 
 
-def overridden(config: Any, table: Mapping[str, Any]) -> Any:
+def with_table_values(config: Any, table: Mapping[str, Any]) -> Any:
     """Return the dataclass with a table's values in its leaves; the rest stays."""
     changes = {
-        name: overridden(getattr(config, name), value) if isinstance(value, Mapping) else value
+        name: with_table_values(getattr(config, name), value)
+        if isinstance(value, Mapping)
+        else value
         for name, value in table.items()
     }
     return replace(config, **changes)
 
 
-def flattened(table: Mapping[str, Any], known: set[str], prefix: str = "") -> Iterator[tuple]:
+def flatten_table(table: Mapping[str, Any], known: set[str], prefix: str = "") -> Iterator[tuple]:
     """Yield (dotted name, value) down to the names that are flags."""
     for key, value in table.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and f"--{name}" not in known:
-            yield from flattened(value, known, f"{name}.")
+            yield from flatten_table(value, known, f"{name}.")
         else:
             yield name, value
 
@@ -184,10 +188,10 @@ def to_toml(table: Mapping[str, Any], prefix: str = "") -> str:
     return text
 
 
-def nested(config: object) -> dict[str, Any]:
+def nested_tables(config: object) -> dict[str, Any]:
     """Return a dataclass as nested tables of its settings."""
     table: dict[str, Any] = {}
-    for s in settings(config, ""):
+    for s in leaf_settings(config, ""):
         *path, last = s.name.removeprefix(".").split(".")
         place = table
         for key in path:
@@ -201,13 +205,13 @@ def _check_known(name: str, known: set[str], where: str) -> None:
     if name in options or any(name.startswith(f"{option}.") for option in options):
         return
     raise ConfigError(
-        f"unknown setting `{name}` in {where}.{nearest(name, options)}",
+        f"unknown setting `{name}` in {where}.{nearest_name(name, options)}",
         "a setting that nobody reads would be lost without a word",
         "correct its name or leave it out; --help lists all of them",
     )
 
 
-def spelled(value: Any) -> str:
+def spell_value(value: Any) -> str:
     """Spell a value as the command line does."""
     return value if isinstance(value, str) else json.dumps(value)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tandem.cli.settings import make_parser, parse
-from tandem.errors import ConfigError, nearest
+from tandem.cli.settings import make_parser, parse_words
+from tandem.errors import ConfigError, nearest_name
 
 
-def check_task(words: Sequence[str]) -> int:
+def check_task_command(words: Sequence[str]) -> int:
     """Run a task's own gates: `tandem tasks check micro`."""
     from tandem.tasks import TASKS
 
@@ -17,11 +17,11 @@ def check_task(words: Sequence[str]) -> int:
     parser.add_argument("task", help=f"one of: {', '.join(TASKS)}")
     parser.add_argument("--out", type=str | None, default=None, help="the run's folder")
     parser.add_argument("--seed", type=int, default=0, help="root of every draw")
-    options = parse(parser, words)
+    options = parse_words(parser, words)
     name = options.task
     if name not in TASKS:
         raise ConfigError(
-            f"there is no task {name!r}.{nearest(name, TASKS)}",
+            f"there is no task {name!r}.{nearest_name(name, TASKS)}",
             "a task is a module in tandem/tasks",
             f"name one of: {', '.join(TASKS)}",
         )
@@ -31,11 +31,12 @@ def check_task(words: Sequence[str]) -> int:
             "only a world whose truth is known can be checked against promises",
             "name `micro`",
         )
-    from tandem.cli.run import defaults
+    from tandem.cli.run import default_configs
     from tandem.methods import load_method
-    from tandem.pipeline import check_task
 
-    configs = defaults(load_method("reward"), "micro")
-    gates = check_task.check_micro(Path(options.out or "runs/gates-micro"), configs, options.seed)
-    print("\n".join(check_task.gate_lines(gates)))
+    configs = default_configs(load_method("reward"), "micro")
+    gates = check_task_command.check_micro(
+        Path(options.out or "runs/gates-micro"), configs, options.seed
+    )
+    print("\n".join(check_task_command.gate_lines(gates)))
     return int(not all(gate.holds for gate in gates))

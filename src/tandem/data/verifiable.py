@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import Literal, Protocol
 
 from tandem.data.record import Prompt
-from tandem.errors import ConfigError, DataError, nearest
+from tandem.errors import ConfigError, DataError, nearest_name
 
 NUMBER = (
     r"[-\u2212\u2013]?\s?[$€£]?\s?(?:(?:\d{1,3}(?:,\d{3})+|\d{1,40})(?:\.\d{1,40})?|\.\d{1,40})"
@@ -115,7 +115,7 @@ class QuestionFormat:
         found = {form.name: form for form in self.forms}
         if name not in found:
             raise ConfigError(
-                f"there is no form {name!r}.{nearest(name, found)}",
+                f"there is no form {name!r}.{nearest_name(name, found)}",
                 "a question is put in one of the task's forms",
                 f"name some of: {', '.join(found)}",
             )

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tandem.errors import ConfigError, nearest
+from tandem.errors import ConfigError, nearest_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def find_method(name: str) -> MethodRow:
     """
     if name not in METHODS:
         raise ConfigError(
-            f"there is no method {name!r}.{nearest(name, METHODS)}",
+            f"there is no method {name!r}.{nearest_name(name, METHODS)}",
             "a method is a file in tandem/methods with a row in its table",
             f"name one of: {', '.join(METHODS)}",
         )

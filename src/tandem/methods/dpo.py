@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
-from tandem.errors import ConfigError, nearest
+from tandem.errors import ConfigError, nearest_name
 from tandem.methods.reward import with_preferences
 from tandem.models.opening import open_policy
 from tandem.models.reference import reference_logprobs
@@ -65,7 +65,7 @@ class DPOConfig:
             raise ConfigError(
                 f"dpo.loss = {self.loss!r}",
                 f"the losses are {', '.join(PAIRWISE)}",
-                f"choose one of them.{nearest(self.loss, PAIRWISE)}",
+                f"choose one of them.{nearest_name(self.loss, PAIRWISE)}",
             )
         for given in self.settings:
             if given not in PAIRWISE[self.loss].settings:

@@ -38,7 +38,7 @@ from torch.nn.functional import logsigmoid
 
 from tandem.batching.batch import Pairs, Terms
 from tandem.batching.ragged import Ragged
-from tandem.errors import ConfigError, DataError, nearest
+from tandem.errors import ConfigError, DataError, nearest_name
 from tandem.objectives.ranges import check_below_half, check_positive
 
 
@@ -215,7 +215,7 @@ class PairwiseLoss:
                 raise ConfigError(
                     f"`{self.function.__name__}` was given the setting {name!r}",
                     f"it takes {', '.join(self.settings)}, and would ignore this one",
-                    f"remove it.{nearest(name, self.settings)}",
+                    f"remove it.{nearest_name(name, self.settings)}",
                 )
         terms = self.function(self.h(logp, ref), pairs, **(self.settings | settings))
         chosen, rejected = _ordered(logp.sum().detach(), pairs, pairs.p)

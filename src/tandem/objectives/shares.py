@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tandem.batching.ragged import Ragged
-from tandem.errors import ConfigError, nearest
+from tandem.errors import ConfigError, nearest_name
 from tandem.objectives.ranges import check_positive
 
 Per = Literal["token", "sequence", "constant"]
@@ -56,5 +56,5 @@ def unit_shares(
     raise ConfigError(
         f"a loss was asked to average per={per!r}",
         "tokens can be averaged in three ways, and they give different gradients",
-        f"choose one of {', '.join(get_args(Per))}.{nearest(str(per), get_args(Per))}",
+        f"choose one of {', '.join(get_args(Per))}.{nearest_name(str(per), get_args(Per))}",
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tandem.errors import RunError, TandemError, nearest
+from tandem.errors import RunError, TandemError, nearest_name
 from tandem.machine import process_rank
 from tandem.rng import Seed
 from tandem.runs import events as talk
@@ -125,7 +125,7 @@ def _check_redo(root: Path, redo: frozenset[str]) -> None:
     for name in redo:
         if name not in known:
             raise RunError(
-                f"there is no stage {name!r} in {root}.{nearest(name, known)}",
+                f"there is no stage {name!r} in {root}.{nearest_name(name, known)}",
                 "only a stage that exists can be done again",
                 f"name one of: {', '.join(known) or 'none, the run is empty'}",
             )

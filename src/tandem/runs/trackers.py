@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tandem.errors import ConfigError, nearest
+from tandem.errors import ConfigError, nearest_name
 from tandem.runs.events import Follower
 
 COUNTERS = ("step", "round", "done")
@@ -147,7 +147,7 @@ def check_known(name: str) -> None:
     """Refuse a tracker that does not exist or is not installed, before anything starts."""
     if name not in TRACKERS:
         raise ConfigError(
-            f"there is no tracker {name!r}.{nearest(name, TRACKERS)}",
+            f"there is no tracker {name!r}.{nearest_name(name, TRACKERS)}",
             "a tracker follows the events of a run into another program",
             f"name one of: {', '.join(TRACKERS)}; events.jsonl is always written",
         )

@@ -13,7 +13,7 @@ import numpy as np
 from tandem.data.formats import read_data, split_groups
 from tandem.data.groups import Groups
 from tandem.data.record import Group
-from tandem.errors import ConfigError, DataError, nearest
+from tandem.errors import ConfigError, DataError, nearest_name
 from tandem.judges.answer_key import AnswerKey
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -58,7 +58,7 @@ def load_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
     """
     if name not in MICRO:
         raise ConfigError(
-            f"there is no task {name!r}.{nearest(name, TASKS)}",
+            f"there is no task {name!r}.{nearest_name(name, TASKS)}",
             "a task is one of those in tandem/tasks",
             f"name one of: {', '.join(TASKS)}; or give --model and --data",
         )

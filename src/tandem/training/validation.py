@@ -20,7 +20,7 @@ from torch import nn
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Engine, Sampling
-from tandem.errors import ConfigError, nearest
+from tandem.errors import ConfigError, nearest_name
 from tandem.judges import Judge
 from tandem.machine import process_rank
 from tandem.models.forward import forward_groups
@@ -184,7 +184,7 @@ class Validation:
                 f"watching.choose = {self.choose!r}",
                 f"the policy that is exported is the best by a judge, and there are "
                 f"{', '.join(known)}",
-                f"name one of them, or None for the last policy.{nearest(self.choose, known)}",
+                f"name one of them, or None for the last policy.{nearest_name(self.choose, known)}",
             )
         if self.every < 1 or (self.patience is not None and self.patience < 1):
             raise ConfigError(

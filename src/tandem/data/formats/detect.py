@@ -10,7 +10,7 @@ from tandem.data.chat import transcripts
 from tandem.data.formats import conversations, judged
 from tandem.data.formats.fields import DataRow
 from tandem.data.record import Group
-from tandem.errors import ConfigError, DataError, nearest
+from tandem.errors import ConfigError, DataError, nearest_name
 
 PEEK = 64
 """Rows that are looked at before the format is decided."""
@@ -179,7 +179,7 @@ def _asked(asked: str, columns: set[str], name: str) -> tuple[str, str]:
     if asked not in FORMATS:
         raise ConfigError(
             f"format = {asked!r}",
-            f"the formats are {', '.join(FORMATS)}.{nearest(asked, FORMATS)}",
+            f"the formats are {', '.join(FORMATS)}.{nearest_name(asked, FORMATS)}",
             "give one of them, or leave it out and let the columns decide",
         )
     missing = [c for c in FORMATS[asked].needs if c not in columns]

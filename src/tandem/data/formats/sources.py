@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from tandem.data.arrow import SCHEMA
 from tandem.data.formats.fields import DataRow, shorten
-from tandem.errors import DataError, nearest
+from tandem.errors import DataError, nearest_name
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -74,7 +74,7 @@ def open_source(source: str | Path, split: str | None = None) -> DataSource:
     there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     raise DataError(
         f"no such file or folder: {source}",
-        f"there is nothing to read.{nearest(path.name, there)}",
+        f"there is nothing to read.{nearest_name(path.name, there)}",
         "give the path of a data file or folder, or a hub id such as `owner/name`",
     )
 
@@ -286,7 +286,7 @@ def _dataset(name: str, split: str | None, load: Callable[[], Any]) -> DataSourc
         if wanted not in names:
             raise DataError(
                 f"{name} has no split `{wanted}`",
-                f"it has {', '.join(names)}.{nearest(wanted, names)}",
+                f"it has {', '.join(names)}.{nearest_name(wanted, names)}",
                 "give one of them as split",
             )
         others = tuple(n for n in names if n != wanted)

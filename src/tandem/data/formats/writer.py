@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from tandem.data.chat import transcripts
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference
-from tandem.errors import ConfigError, DataError, nearest
+from tandem.errors import ConfigError, DataError, nearest_name
 
 Values = dict[str, Any]
 
@@ -57,7 +57,7 @@ def write_data(groups: Groups, path: str | Path, format: str) -> DataWritten:
     if format not in ROWS:
         raise ConfigError(
             f"format = {format!r}",
-            f"what can be written: {', '.join(ROWS)}.{nearest(format, ROWS)}",
+            f"what can be written: {', '.join(ROWS)}.{nearest_name(format, ROWS)}",
             "give one of them",
         )
     counts = DataWritten()

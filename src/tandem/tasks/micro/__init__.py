@@ -19,7 +19,7 @@ from typing import Literal, get_args
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group
 from tandem.data.verifiable import QuestionFormat
-from tandem.errors import ConfigError, DataError, ModelError, nearest
+from tandem.errors import ConfigError, DataError, ModelError, nearest_name
 from tandem.judges.agreement import Equivalence
 from tandem.rng import Seed
 from tandem.tasks.micro import posts
@@ -68,7 +68,7 @@ class Micro:
             raise ConfigError(
                 f"the micro world has no skill `{self.skill}`",
                 f"its skills are {', '.join(known_skills)}",
-                f"name one of them.{nearest(str(self.skill), known_skills)}",
+                f"name one of them.{nearest_name(str(self.skill), known_skills)}",
             )
         if not 0 <= self.shared <= 1 or (self.shared and self.skill != "summaries"):
             raise ConfigError(

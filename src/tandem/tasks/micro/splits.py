@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from numpy.random import Generator
 
 from tandem.data.record import Group, Prompt
-from tandem.errors import DataError, nearest
+from tandem.errors import DataError, nearest_name
 from tandem.rng import Seed
 from tandem.tasks.micro import arithmetic, dialogue, posts
 from tandem.tasks.micro.posts import Meta, Quality
@@ -105,7 +105,7 @@ def draw_prompts(skill: str, split: str, n: int, seed: Seed, round: int | None) 
         raise DataError(
             f"there is no split `{split}`",
             f"the micro world has the splits {', '.join(SPLITS)}",
-            f"name one of them.{nearest(split, SPLITS)}",
+            f"name one of them.{nearest_name(split, SPLITS)}",
         )
     how, seen = SKILLS[skill], set[str]()
     for i in range(n):
