@@ -35,7 +35,7 @@ def child(name: str, folder: Path, way: str) -> None:
     from tandem.training import sources
 
     if way == "filled":
-        sources.split = lambda groups, cut, **kw: cut_step(  # type: ignore[assignment]
+        sources.cut_step = lambda groups, cut, **kw: cut_step(  # type: ignore[assignment]
             groups, dataclasses.replace(cut, parts=1), **kw
         )
     own = folder / os.environ.get("RANK", "0")

@@ -149,7 +149,7 @@ def test_a_fit_with_little_memory_ends_at_the_same_weights(
             largest[0] = max(largest[0], *(b.tokens.useful for b in made))
             return made
 
-        monkeypatch.setattr(loop, "installed", lambda _, there=there: there)
+        monkeypatch.setattr(loop, "usable_memory", lambda _, there=there: there)
         monkeypatch.setattr(DatasetSource, "batches", batches)
         here = StageContext.at(tmp_path / name, machine=replace(FP32, tokens=240))
         made = dpo.fit(
@@ -171,12 +171,12 @@ def test_a_killed_fit_goes_on_with_the_cut_it_began_with(
     little = enough(trunk(tmp_path / "again"), 60)
     for name in ("whole", "killed"):
         machine = replace(FP32, tokens=240, save_seconds=0.0, log_every=1)
-        monkeypatch.setattr(loop, "installed", lambda _: 10**12)
+        monkeypatch.setattr(loop, "usable_memory", lambda _: 10**12)
         if name == "killed":
             dying = StageContext.at(tmp_path / name, machine=machine, events=Heard(dies_at=3))
             with pytest.raises(KeyboardInterrupt):
                 dpo.fit(init, data, cfg, here=dying)
-            monkeypatch.setattr(loop, "installed", lambda _: little)
+            monkeypatch.setattr(loop, "usable_memory", lambda _: little)
         heard = Heard()
         made = dpo.fit(
             init, data, cfg, here=StageContext.at(tmp_path / name, machine=machine, events=heard)
