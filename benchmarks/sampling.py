@@ -84,10 +84,10 @@ def ours(lm: LlamaForCausalLM, groups: list[Group], load: dict) -> Callable[[], 
     """Return a run of our engine that counts its tokens."""
     words = tokenizer(lm.config.vocab_size)
     engine = TorchEngine(lm, words, max_rows=256)
-    how = Sampling(max_tokens=load["tokens"])
+    sampling = Sampling(max_tokens=load["tokens"])
 
     def run() -> int:
-        drawn = engine.sample(groups, load["n"], how, Seed(0))
+        drawn = engine.sample(groups, load["n"], sampling, Seed(0))
         return sum(len(c.tokens) for g in drawn for c in g.completions)
 
     return run

@@ -105,7 +105,7 @@ def measure(point: Point, repeat: int) -> dict[str, float]:
     batch = pack_groups(groups, trunk.layout, columns)
 
     def loss(out: Any, batch: Any) -> Any:
-        return {"dpo": PAIRWISE["sigmoid"](out.logp, batch.ref, batch.pairs)}
+        return {"dpo": PAIRWISE["sigmoid"](out.logp, batch.ref_logp, batch.pairs)}
 
     for p in trunk.parameters():
         p.grad = torch.zeros_like(p)

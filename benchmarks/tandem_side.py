@@ -70,12 +70,12 @@ def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, An
     )
     meter = Meter(work.passes)
     ears = Ears(meter)
-    here = StageContext.at(Path(tempfile.mkdtemp(dir=folder)), events=ears, machine=machine)
+    ctx = StageContext.at(Path(tempfile.mkdtemp(dir=folder)), events=ears, machine=machine)
     if what == "grpo":
-        return online(work, folder, groups(work, folder).prompts(), here, meter, ears)
+        return online(work, folder, groups(work, folder).prompts(), ctx, meter, ears)
     policy, data, reference = prepared(what, work, folder, machine)
     source = steps_of(in_order(what, work, meter), what, work, policy, data)
-    train(policy, source, loss_of(what), OPTIM, here)
+    train(policy, source, loss_of(what), OPTIM, ctx)
     found = {"losses": ears.of("train", f"{what}_loss"), "reference": reference}
     found["grad_norm"] = ears.of("train", "grad_norm")
     return found | meter.report() | {"useful_per_step": useful(data) / source.total}
@@ -103,7 +103,7 @@ def steps_of(kind: Any, what: str, work: Workload, policy: PackedModel, data: Gr
         seed=Seed(0),
         layout=policy.layout,
         tokens=work.tokens,
-        logp_is="ref" if what in ("dpo", "kto") else None,
+        logp_is="ref_logp" if what in ("dpo", "kto") else None,
     )
 
 
@@ -145,7 +145,7 @@ def loss_of(what: str) -> Any:
         if what == "reward":
             return {what: bradley_terry(out.score, batch.pairs)}
         if what == "dpo":
-            return {what: PAIRWISE["sigmoid"](out.logp, batch.ref, batch.pairs)}
+            return {what: PAIRWISE["sigmoid"](out.logp, batch.ref_logp, batch.pairs)}
         h, own = log_ratio(out, batch), batch.weight > 0
         return {what: kto(h[own], batch.scores[own], kto_z0(h[~own]), beta=0.1)}
 
@@ -178,7 +178,7 @@ class Even:
 
 
 def online(
-    work: Workload, folder: Path, prompts: Groups, here: StageContext, meter: Meter, ears: Ears
+    work: Workload, folder: Path, prompts: Groups, ctx: StageContext, meter: Meter, ears: Ears
 ) -> dict[str, Any]:
     """GRPO: 4 prompts x 8 completions of 48 tokens a round, one optimiser step each."""
     rounds = 4
@@ -186,7 +186,7 @@ def online(
         4, 8, rounds, minibatch=4, beta=0.05, optim=replace(OPTIM, schedule="constant")
     )
     meter.tick()
-    grpo.fit(Checkpoint(folder), prompts, Even(), cfg, how=Sampling(max_tokens=48), here=here)
+    grpo.fit(Checkpoint(folder), prompts, Even(), cfg, sampling=Sampling(max_tokens=48), ctx=ctx)
     sampled = sum(ears.of("round", "sample_s")[1:]) / sum(np.diff(meter.ticks)[1:])
     found = meter.report()
     found["phases"] = {"sampling": sampled, **found["phases"]}

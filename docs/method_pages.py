@@ -81,9 +81,9 @@ def _settings(name: str, told: Told) -> str:
     module, config = f"tandem.methods.{name}", METHODS[name].config
     rows = []
     for knob in knobs(module, config):
-        here = f"`{_spelled(own[knob.name])}`" if knob.name in own else "="
+        ctx = f"`{_spelled(own[knob.name])}`" if knob.name in own else "="
         span = told.get("ranges", {}).get(knob.name, "-")
-        rows.append([f"`{name}.{knob.name}`", f"`{knob.default}`", here, span, knob.meaning])
+        rows.append([f"`{name}.{knob.name}`", f"`{knob.default}`", ctx, span, knob.meaning])
     head = ["setting", "default", "micro", "sane", "meaning"]
     said = (
         f"{opening(module, config)} Defaults are for models of billions of parameters; *micro* is "

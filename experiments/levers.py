@@ -113,16 +113,16 @@ def do(path: Path, seed: int, plan: Plan, machine: Machine = Machine()) -> None:
         RunError: another process works on this seed, or its stages have other settings.
     """
     with Run(path, seed, machine=machine) as run:
-        course = Inputs(run, _world(plan, seed), _configs())
-        single, members = course.r_phi, _members(course)
-        anchors = _anchors(course)
+        inputs = Inputs(run, _world(plan, seed), _configs())
+        single, members = inputs.r_phi, _members(inputs)
+        anchors = _anchors(inputs)
         slope = run("length-slope", fitted_slope, anchors, RewardModel(single))
-        best_of(course, members, plan)
+        best_of(inputs, members, plan)
         for name, lever in LEVERS.items():
             r = _reward(lever, single, members, anchors, slope)
             run(
-                f"climb-{name}", ppo.fit, course.pi_sft, course.x, r, _ppo(plan, lever),
-                how=course.how, watching=_watching(course, plan),
+                f"climb-{name}", ppo.fit, inputs.pi_sft, inputs.prompts, r, _ppo(plan, lever),
+                sampling=inputs.sampling, validation=_watching(inputs, plan),
             )  # fmt: skip
 
 
@@ -179,27 +179,29 @@ def _world(plan: Plan, seed: int) -> Task:
     return replace(own, evaluation=same.evaluation, references=None)
 
 
-def _watching(course: Inputs, plan: Plan) -> Validation:
+def _watching(inputs: Inputs, plan: Plan) -> Validation:
     """The last policy is exported: which round is best is asked afterwards, of the curves."""
-    assert course.truth is not None
+    assert inputs.truth is not None
     judges = (
-        ("single", RewardModel(course.r_phi)),
-        ("held_out", RewardModel(course.r_held)),
-        ("truth", course.truth),
+        ("single", RewardModel(inputs.r_phi)),
+        ("held_out", RewardModel(inputs.r_held)),
+        ("truth", inputs.truth),
     )
-    return Validation(course.exam, judges, every=plan.every)
+    return Validation(inputs.eval_prompts, judges, every=plan.every)
 
 
-def _members(course: Inputs) -> tuple[Judge, ...]:
+def _members(inputs: Inputs) -> tuple[Judge, ...]:
     """The single reward and others fitted to the same pairs with other seeds."""
-    cfg, names = course.configs["reward"], [f"member-{k}" for k in range(2, MEMBERS + 1)]
-    fits = [course.run(n, reward.fit, course.pi_sft, course.D, cfg, name=n) for n in names]
-    return tuple(RewardModel(fit) for fit in (course.r_phi, *fits))
+    cfg, names = inputs.configs["reward"], [f"member-{k}" for k in range(2, MEMBERS + 1)]
+    fits = [inputs.run(n, reward.fit, inputs.pi_sft, inputs.D, cfg, name=n) for n in names]
+    return tuple(RewardModel(fit) for fit in (inputs.r_phi, *fits))
 
 
-def _anchors(course: Inputs) -> Groups:
-    prompts = course.x + course.exam
-    return course.run("anchors", sample, course.pi_sft, prompts, n=ANCHORS, how=course.how)
+def _anchors(inputs: Inputs) -> Groups:
+    prompts = inputs.prompts + inputs.eval_prompts
+    return inputs.run(
+        "anchors", sample, inputs.pi_sft, prompts, n=ANCHORS, sampling=inputs.sampling
+    )
 
 
 def _reward(
@@ -217,11 +219,11 @@ def fitted_slope(anchors: Groups, single: Judge, *, machine: Machine) -> float:
     return length_slope(judge(anchors, single, machine=machine))
 
 
-def best_of(course: Inputs, members: tuple[Judge, ...], plan: Plan) -> dict[str, Any]:
+def best_of(inputs: Inputs, members: tuple[Judge, ...], plan: Plan) -> dict[str, Any]:
     """Best-of-n for every n from one pool, chosen by the single reward and by each aggregate."""
-    run, prompts = course.run, course.exam[: plan.pooled]
-    pool = run("pool", sample, course.pi_sft, prompts, n=plan.pool, how=course.how)
-    columns = {"truth": course.truth, "held_out": RewardModel(course.r_held)}
+    run, prompts = inputs.run, inputs.eval_prompts[: plan.pooled]
+    pool = run("pool", sample, inputs.pi_sft, prompts, n=plan.pool, sampling=inputs.sampling)
+    columns = {"truth": inputs.truth, "held_out": RewardModel(inputs.r_held)}
     return run("best-of-n", choices, pool, members, columns, plan.ns)
 
 
@@ -241,7 +243,9 @@ def choices(
     centred = raw - raw.mean(axis=-1, keepdims=True)
     worth = {name: _scores(pool, j, machine) for name, j in columns.items()}
     flat = centred.reshape(len(members), -1)
-    chosen = {how: aggregate_scores(flat, how, WEIGHT["best-of-n"]) for how in AGGREGATES}
+    chosen = {
+        sampling: aggregate_scores(flat, sampling, WEIGHT["best-of-n"]) for sampling in AGGREGATES
+    }
     found: dict[str, Any] = {"n": list(ns)}
     for name, s in {"single": centred[0], **chosen}.items():
         s = np.reshape(s, raw.shape[1:])

@@ -56,28 +56,28 @@ READ = ("same_position", "first_position", "rest", "sure")
 PARTS = ("helpful", "harmless", "complies", "total")
 
 
-def course(run: Run, task: str, sizes: Sizes, seed: int) -> Inputs:
+def inputs(run: Run, task: str, sizes: Sizes, seed: int) -> Inputs:
     """What comes before both experiments, with the task's settings."""
     configs = {**default_configs(load_method("cai"), task), "sizes": sizes}
     return Inputs(run, load_task(task, sizes, Seed(seed)), configs)
 
 
-def labels(course: Inputs) -> dict[str, dict[str, float]]:
+def labels(inputs: Inputs) -> dict[str, dict[str, float]]:
     """Reward models on the same pairs, labelled in different ways; numbers for each way."""
-    run, formats, how = course.run, course.formats, course.how
-    pairs = run("pairs", sample, course.pi_sft, course.world.asked, n=2, how=how)
-    asked = course.world.asked_held_out
-    clean = run("clean-pairs", sample, course.pi_sft, asked, n=2, how=how)
-    clean = run("clean-truth", judge, clean, course.truth)
+    run, formats, sampling = inputs.run, inputs.formats, inputs.sampling
+    pairs = run("pairs", sample, inputs.pi_sft, inputs.task.asked, n=2, sampling=sampling)
+    asked = inputs.task.asked_held_out
+    clean = run("clean-pairs", sample, inputs.pi_sft, asked, n=2, sampling=sampling)
+    clean = run("clean-truth", judge, clean, inputs.truth)
     y = [np.sign(g.scores[0] - g.scores[1]) / 2 + 0.5 for g in clean if g.scores is not None]
     found: dict[str, dict[str, float]] = {}
-    labelled = {"human": run("human-labels", judge, pairs, course.humans)}
+    labelled = {"human": run("human-labels", judge, pairs, inputs.humans)}
     for way, asking in WAYS.items():
-        labeller = asking.labeller(course.base, formats.compare, formats.principles)
+        labeller = asking.labeller(inputs.base, formats.compare, formats.principles)
         labelled[way] = run(f"labels-{_slug(way)}", judge, pairs, labeller)
     for way, D in labelled.items():
         slug = _slug(way)
-        fitted = run(f"reward-{slug}", reward.fit, course.pi_sft, D, course.configs["reward"])
+        fitted = run(f"reward-{slug}", reward.fit, inputs.pi_sft, D, inputs.configs["reward"])
         found[way] = _numbers(run, slug, fitted, clean, np.array(y))
         if way != "human":
             told = run(f"labelling-{slug}", position_bias, D)
@@ -95,16 +95,16 @@ def _numbers(
     return {"log_loss": log_loss(p, y), "ece": ece(p, y), "accuracy": accuracy(d, y)}
 
 
-def policies(course: Inputs) -> dict[str, dict[str, list[float]]]:
+def policies(inputs: Inputs) -> dict[str, dict[str, list[float]]]:
     """Parts of the truth about the answers of base, SFT, SL-CAI and RL-CAI, prompt by prompt."""
-    c = course
-    given = (c.base, c.pi_sft, c.D, c.x, c.formats, c.how, None, c.configs["cai"])
+    c = inputs
+    given = (c.base, c.pi_sft, c.D, c.x, c.formats, c.sampling, None, c.configs["cai"])
     rl_cai = cai.recipe(c.run, *given)
     sl_cai = next(r for r in c.run.records() if r.name == "sl-cai").load()
     who = {"base": c.base, "SFT": c.pi_sft, "SL-CAI": sl_cai, "RL-CAI": rl_cai}
     found: dict[str, dict[str, list[float]]] = {}
     for name, policy in who.items():
-        answers = c.run(f"answers-{name.lower()}", sample, policy, c.exam, n=1, how=c.how)
+        answers = c.run(f"answers-{name.lower()}", sample, policy, c.exam, n=1, sampling=c.sampling)
         rows = [(g.prompt.meta, truth_parts(g.prompt.meta, g.completions[0].text)) for g in answers]
         found[name] = {
             f"{kind} / {part}": [r[part] for meta, r in rows if meta["harmful"] == harmful]
@@ -216,7 +216,7 @@ def main() -> None:
         for task in told.tasks:
             # one world a task: every seed meets the same evaluation prompts
             runs = [work.scope(f"{task}-{s}", s) for s in range(told.seeds)]
-            courses = [course(run, task, sizes, 0) for run in runs]
+            courses = [inputs(run, task, sizes, 0) for run in runs]
             each = [labels(c) for c in courses]
             ways = {way: [e[way] for e in each] for way in each[0]}
             results["tasks"][task] = {"labels": measured(ways, ONE)}

@@ -95,11 +95,11 @@ def measured(seed: Path) -> dict[str, Any]:
             rewards[f"r_hat {name}"] = fit
             policies[f"pi_hat {name}"] = stage(seed, scope, f"ppo-{tag}")
     asked: Groups = stage(seed, "sft", "evaluation")[:PROMPTS]
-    how = Sampling(max_tokens=32)
+    sampling = Sampling(max_tokens=32)
     with Run(seed, _number(seed)) as run:
         own = run.scope("rewards", run.seed)
         fresh = {
-            name: own(f"fresh-{k}", sample, policy, asked, n=2, how=how)
+            name: own(f"fresh-{k}", sample, policy, asked, n=2, sampling=sampling)
             for k, (name, policy) in enumerate(policies.items())
         }
         judges = {name: RewardModel(fit) for name, fit in rewards.items()}

@@ -105,22 +105,26 @@ def settings() -> dict[str, Any]:
     return found
 
 
-def trained(run: Run, arm: str, base: Checkpoint, x: Groups, cfg: Mapping[str, Any]) -> Checkpoint:
+def trained(
+    run: Run, arm: str, base: Checkpoint, prompts: Groups, cfg: Mapping[str, Any]
+) -> Checkpoint:
     """Do one arm's recipe."""
-    how = cfg["sampling"]
+    sampling = cfg["sampling"]
     if arm == "LMSI":
-        return lmsi.recipe(run, base, x, WORDING, how, cfg["lmsi"])
+        return lmsi.recipe(run, base, prompts, WORDING, sampling, cfg["lmsi"])
     if arm == "direct":
-        return direct.recipe(run, base, x, WORDING, cfg["direct"])
+        return direct.recipe(run, base, prompts, WORDING, cfg["direct"])
     own = replace(cfg["star"], rationalise=arm != UNHINTED, gain=-1.0)
-    return star.recipe(run, base, x, WORDING, Steps() if arm == CHECKED else TASK.truth(), how, own)
+    return star.recipe(
+        run, base, prompts, WORDING, Steps() if arm == CHECKED else TASK.truth(), sampling, own
+    )
 
 
 def examined(
     run: Run, name: str, solver: Solver, exam: Groups, cfg: Mapping[str, Any], *, vote: bool
 ) -> Any:
     """Mark a policy on the evaluation questions, by vote or by single answers."""
-    by = {decoder: how for decoder, how in DECODERS.items() if how.vote == vote}
+    by = {decoder: sampling for decoder, sampling in DECODERS.items() if sampling.vote == vote}
     at = run.scope(f"{name.replace(',', '').replace(' ', '-')}-{'votes' if vote else 'answers'}")
     return solve_questions(at, {"policy": solver}, exam, WORDING, TASK.truth(), cfg["sampling"], by)
 

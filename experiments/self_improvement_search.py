@@ -71,16 +71,16 @@ GRID: dict[str, tuple[dict[str, Any], ...]] = {
 """What is tried; `steps` are STaR's first loop's, and all of the others'."""
 
 
-def configured(arm: str, how: Mapping[str, Any]) -> dict[str, Any]:
+def configured(arm: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
     """The world's settings, with one of the grid's in place of the arm's own."""
     cfg, name = settings(), {"LMSI": "lmsi", "direct": "direct"}.get(arm, "star")
-    own = {key: value for key, value in how.items() if key not in ("lr", "steps")}
+    own = {key: value for key, value in sampling.items() if key not in ("lr", "steps")}
     sft: SFTConfig = cfg[name].sft
-    sft = replace(sft, optim=replace(sft.optim, lr=how["lr"]))
+    sft = replace(sft, optim=replace(sft.optim, lr=sampling["lr"]))
     if name == "star":
-        own["steps"] = how["steps"]
+        own["steps"] = sampling["steps"]
     else:
-        sft = replace(sft, steps=how["steps"])
+        sft = replace(sft, steps=sampling["steps"])
     return cfg | {name: replace(cfg[name], sft=sft, **own)}
 
 
@@ -115,24 +115,25 @@ def search(out: Path, arm: str, base: Checkpoint, told: argparse.Namespace) -> l
         marked = marks(run.scope(BASE, SEED), Solver(base, PATH), exam, settings())
         parts = {name: np.array(inside) for name, inside in marked["parts"].items()}
         solved[BASE] = {"greedy": np.array(marked["solved"]["policy"]["greedy"])}
-        for how in GRID[arm]:
-            cfg, at = configured(arm, how), run.scope(slug(how), SEED)
+        for sampling in GRID[arm]:
+            cfg, at = configured(arm, sampling), run.scope(slug(sampling), SEED)
             solver = Solver(trained(at, arm, base, x, cfg), ALONE if arm == "direct" else PATH)
             marked = marks(at.scope("exam", SEED), solver, exam, cfg)
-            solved[spelled(how)] = {"greedy": np.array(marked["solved"]["policy"]["greedy"])}
+            solved[spelled(sampling)] = {"greedy": np.array(marked["solved"]["policy"]["greedy"])}
     return rows(accuracy_evaluation(solved, parts, opponent=BASE).accuracy)
 
 
-def spelled(how: Mapping[str, Any]) -> str:
+def spelled(sampling: Mapping[str, Any]) -> str:
     """Settings in words."""
     return ", ".join(
-        f"{k} {'+'.join(v) if isinstance(v, tuple) else format(v, 'g')}" for k, v in how.items()
+        f"{k} {'+'.join(v) if isinstance(v, tuple) else format(v, 'g')}"
+        for k, v in sampling.items()
     )
 
 
-def slug(how: Mapping[str, Any]) -> str:
+def slug(sampling: Mapping[str, Any]) -> str:
     """Settings as a folder's name."""
-    return spelled(how).replace(", ", "_").replace(" ", "-").replace("+", "-")
+    return spelled(sampling).replace(", ", "_").replace(" ", "-").replace("+", "-")
 
 
 def page(found: Mapping[str, Any], name: str) -> str:

@@ -130,12 +130,12 @@ def do(model: Path, path: Path, machine: Machine, cfg: ppo.PPOConfig = CFG) -> d
         train = [n for n in NAMES if n not in HELD_OUT]
         x = run("prompts", encode, prompts(train), base, room=room)
         exam = run("exam", encode, prompts(HELD_OUT), base, room=room)
-        pool = run("pool", sample, base, x, n=8, how=HOW)
+        pool = run("pool", sample, base, x, n=8, sampling=HOW)
         english = English(vocabulary(pool))
-        watching = Validation(exam, (("english", english),), every=2)
-        climbed = run("climb", ppo.fit, base, x, Cheer(), cfg, how=HOW, watching=watching)
-        before = run("before", sample, base, exam, n=8, how=HOW)
-        after = run("after", sample, climbed, exam, n=8, how=HOW)
+        validation = Validation(exam, (("english", english),), every=2)
+        climbed = run("climb", ppo.fit, base, x, Cheer(), cfg, sampling=HOW, validation=validation)
+        before = run("before", sample, base, exam, n=8, sampling=HOW)
+        after = run("after", sample, climbed, exam, n=8, sampling=HOW)
         columns = {
             name: run(f"measured-{name}", measured, groups, english, policy, base)
             for name, groups, policy in (("before", before, base), ("after", after, climbed))

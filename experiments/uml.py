@@ -126,23 +126,25 @@ def main() -> None:
     parser.add_argument("--climb", action="store_true", help="PPO on each variant's first fit")
     asked = parser.parse_args()
     with Run(asked.out, asked.seed, machine=Machine(log_every=4)) as run:
-        course = Inputs(run, load.load_task("micro", SIZES, Seed(asked.seed)), configs())
-        r_phi = RewardModel(course.r_phi)
-        pi_theta = run("ppo", ppo.fit, course.pi_sft, course.x, r_phi, climbing(), how=HOW)
-        P = run("samples", sample, pi_theta, course.x, n=10, how=HOW)
-        policies = {"pi_sft": course.pi_sft, "pi_theta": pi_theta}
+        inputs = Inputs(run, load.load_task("micro", SIZES, Seed(asked.seed)), configs())
+        r_phi = RewardModel(inputs.r_phi)
+        pi_theta = run(
+            "ppo", ppo.fit, inputs.pi_sft, inputs.prompts, r_phi, climbing(), sampling=HOW
+        )
+        P = run("samples", sample, pi_theta, inputs.prompts, n=10, sampling=HOW)
+        policies = {"pi_sft": inputs.pi_sft, "pi_theta": pi_theta}
         fresh = {
-            name: run(f"fresh-{k}", sample, policy, course.exam, n=4, how=HOW)
+            name: run(f"fresh-{k}", sample, policy, inputs.eval_prompts, n=4, sampling=HOW)
             for k, (name, policy) in enumerate(policies.items())
         }
         exams = {name: run(f"pairs-{name}", compare, g) for name, g in fresh.items()}
         print(HEAD)
         for name in asked.only:
-            given = (course.pi_sft, course.D, P, exams, VARIANTS[name])
+            given = (inputs.pi_sft, inputs.D, P, exams, VARIANTS[name])
             found = [run(f"{slug(name)}-{k}", measured, *given, k) for k in range(asked.fits)]
             print(line(name, found, asked.out), flush=True)
             if asked.climb:
-                print(climb(course, slug(name), asked.out), flush=True)
+                print(climb(inputs, slug(name), asked.out), flush=True)
 
 
 def compare(groups: Groups, *, seed: Seed, machine: Machine) -> Groups:
@@ -172,35 +174,35 @@ def slug(name: str) -> str:
 
 def measured(
     init: Checkpoint, D: Groups, P: Groups, exams: Mapping[str, Groups], v: Variant, k: int,
-    *, here: StageContext,
+    *, ctx: StageContext,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit the reward once, and measure it and its features; the model stays in the stage's folder.
 
     The k-th fits of all variants see the same comparisons and views in the same order.
     """
-    here = replace(here, seed=Seed(k))
+    ctx = replace(ctx, seed=Seed(k))
     cfg = with_table_values(configs()["reward"], v.reward)
     told: dict[str, Any] = {}
     if v.kind == "plain":
-        fit = reward.fit(init, D, cfg, views=P if v.lam else None, lam=v.lam, uml=v.uml, here=here)
-        model, score = open_scalar(fit.path, here.machine), None
+        fit = reward.fit(init, D, cfg, views=P if v.lam else None, lam=v.lam, uml=v.uml, ctx=ctx)
+        model, score = open_scalar(fit.path, ctx.machine), None
     else:
-        model, score = special(init, D, P, v, cfg, here, told)
+        model, score = special(init, D, P, v, cfg, ctx, told)
     for name, groups in exams.items():
-        told[name] = exam(model, groups, score, here.machine)
+        told[name] = exam(model, groups, score, ctx.machine)
     return told
 
 
 def special(
-    init: Checkpoint, D: Groups, P: Groups, v: Variant, cfg: RewardConfig, here: StageContext,
+    init: Checkpoint, D: Groups, P: Groups, v: Variant, cfg: RewardConfig, ctx: StageContext,
     told: dict[str, Any],
 ) -> tuple[PackedModel, nn.Module | None]:  # fmt: skip
     """`reward.with_views` with one thing changed; what scores features if not h's own head."""
-    machine, zero = here.machine, cfg.head == "zero"
-    model = open_scalar(init.path, machine, fresh=here.seed.at("head"), zero=zero, train=True)
+    machine, zero = ctx.machine, cfg.head == "zero"
+    model = open_scalar(init.path, machine, fresh=ctx.seed.at("head"), zero=zero, train=True)
     if v.kind == "none":
         return model.eval(), None
-    net = MultiViewHead(int(model.inner.config.hidden_size), v.uml, here.seed.at("bottleneck"))
+    net = MultiViewHead(int(model.inner.config.hidden_size), v.uml, ctx.seed.at("bottleneck"))
     model.heads["views"] = net
     score = None
     if v.kind == "mean":
@@ -208,9 +210,9 @@ def special(
         nn.init.zeros_(last.weight)
         model.heads["mean"] = last
     shape = {"layout": model.layout, "tokens": machine.tokens}
-    views = {"size": cfg.batch, "cfg": v.uml, "seed": here.seed.at("views"), **shape}
+    views = {"size": cfg.batch, "cfg": v.uml, "seed": ctx.seed.at("views"), **shape}
     if v.kind == "first":
-        first = replace(here, scratch=here.scratch / "first", events=Silent())
+        first = replace(ctx, scratch=ctx.scratch / "first", events=Silent())
         first.scratch.mkdir(exist_ok=True)
         alone = partial(terms, net=net, cfg=None, lam=1.0, score=None, detach=True)
         rate = Optim(lr=1e-3, schedule="linear")
@@ -223,14 +225,14 @@ def special(
             want={"features": True},
         )
     offline = DatasetSource(
-        with_preferences(D), size=cfg.batch, epochs=cfg.epochs, seed=here.seed, **shape
+        with_preferences(D), size=cfg.batch, epochs=cfg.epochs, seed=ctx.seed, **shape
     )
     source = ZippedSource(offline, MultiViewSource(P, total=offline.total, **views))
     detach = v.kind == "detached"
     loss = partial(terms, net=net, cfg=cfg, lam=v.lam, score=score, detach=detach)
     if v.kind == "watched":
         loss = Pulls(loss, model.body, offline, told.setdefault("pulls", []))
-    train(model, source, loss, cfg.optim, here, want={"features": True})
+    train(model, source, loss, cfg.optim, ctx, want={"features": True})
     return model, score
 
 
@@ -381,14 +383,16 @@ def log(events: Path, ending: str) -> list[dict[str, Any]]:
     return list({e["step"]: e for e in rows}.values())
 
 
-def climb(course: Inputs, name: str, out: Path) -> str:
+def climb(inputs: Inputs, name: str, out: Path) -> str:
     """PPO on a variant's first fit, and what it gains in truth over pi_sft."""
-    folder = next(r.folder for r in course.run.records() if r.name == f"{name}-0")
+    folder = next(r.folder for r in inputs.run.records() if r.name == f"{name}-0")
     judged = RewardModel(Checkpoint(folder / "artifact", name))
-    pi = course.run(f"climb-{name}", ppo.fit, course.pi_sft, course.x, judged, climbing(), how=HOW)
+    pi = inputs.run(
+        f"climb-{name}", ppo.fit, inputs.pi_sft, inputs.prompts, judged, climbing(), sampling=HOW
+    )
     worth = []
-    for stage, policy in ((f"climbed-{name}", pi), ("climbed-sft", course.pi_sft)):
-        answers = course.run(stage, sample, policy, course.exam, n=4, how=HOW)
+    for stage, policy in ((f"climbed-{name}", pi), ("climbed-sft", inputs.pi_sft)):
+        answers = inputs.run(stage, sample, policy, inputs.eval_prompts, n=4, sampling=HOW)
         worth.append([float(np.mean(g.scores)) for g in judge(answers, Truth(), machine=Machine())])
     gain = paired_difference(*worth)
     return f"    PPO: truth gain {gain}"

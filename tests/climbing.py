@@ -80,13 +80,15 @@ def somewhere(events: Any, machine: Machine = FP32) -> StageContext:
 
 def climbed(
     method: Any, cfg: Any, init: Path, place: Path, reward: Any = Letters(),
-    machine: Machine = FP32, heard: Heard | None = None, how: Sampling = SHORT, **more: Any,
+    machine: Machine = FP32, heard: Heard | None = None, sampling: Sampling = SHORT, **more: Any,
 ) -> Checkpoint:  # fmt: skip
     """Run a method's `fit` in a folder of its own, where it may be resumed."""
-    here = StageContext.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
-    return method.fit(Checkpoint(init), prompts(init, 6), reward, cfg, how=how, here=here, **more)
+    ctx = StageContext.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
+    return method.fit(
+        Checkpoint(init), prompts(init, 6), reward, cfg, sampling=sampling, ctx=ctx, **more
+    )
 
 
-def drawn(init: Path, n: int = 1, count: int = 6, how: Sampling = SHORT) -> list[Group]:
+def drawn(init: Path, n: int = 1, count: int = 6, sampling: Sampling = SHORT) -> list[Group]:
     engine = TorchEngine(loading.load_policy(init, FP32), load_tokenizer(init))
-    return list(engine.sample(prompts(init, count), n, how, Seed(2)))
+    return list(engine.sample(prompts(init, count), n, sampling, Seed(2)))

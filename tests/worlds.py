@@ -112,15 +112,15 @@ SAMPLINGS = [
 ]
 
 
-def truncated(logits: np.ndarray, how: Sampling) -> np.ndarray:
+def truncated(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     """The law as the definitions say it, token by token, in float64."""
     order = np.argsort(-logits, kind="stable")
-    if how.top_k:
-        order = order[: how.top_k]
-    p = np.exp((logits[order] - logits[order[0]]) / how.temperature)
+    if sampling.top_k:
+        order = order[: sampling.top_k]
+    p = np.exp((logits[order] - logits[order[0]]) / sampling.temperature)
     p /= p.sum()
     before = np.concatenate([[0.0], np.cumsum(p)[:-1]])
-    keep = (before < how.top_p) & (p >= how.min_p * p[0])
+    keep = (before < sampling.top_p) & (p >= sampling.min_p * p[0])
     logp = np.full(len(logits), -np.inf)
     logp[order[keep]] = np.log(p[keep] / p[keep].sum())
     return logp

@@ -84,8 +84,8 @@ def test_logp_is_the_law(engine: Engine, prompts: list[Group]) -> None:
 
 
 def test_a_stop_string_ends_a_completion(engine: Engine, prompts: list[Group]) -> None:
-    how = Sampling(max_tokens=12, stop=("ab",))
-    for answer in (c for g in engine.sample(prompts, 4, how, Seed(3)) for c in g.completions):
+    sampling = Sampling(max_tokens=12, stop=("ab",))
+    for answer in (c for g in engine.sample(prompts, 4, sampling, Seed(3)) for c in g.completions):
         assert answer.stopped == answer.text.endswith("ab")
         assert answer.stopped or len(answer.tokens) == 12
         assert "ab" not in answer.text[:-1]

@@ -21,9 +21,9 @@ if __name__ == "__main__":
         prompts=16, rounds=ROUNDS, inner=2, minibatch=4, beta=0.05, kl_target=0.5,
         kl_horizon=200.0, optim=FAST,
     )  # fmt: skip
-    watching = Validation(prompts(init, 4, seed=9), (("truth", Letters()),), "truth", every=2)
+    validation = Validation(prompts(init, 4, seed=9), (("truth", Letters()),), "truth", every=2)
     with Run(where, seed=7, display=Hidden(), machine=FP32) as run:
         run(
             "policy", ppo.fit, Checkpoint(init), prompts(init, 24), Letters(), cfg,
-            how=Sampling(max_tokens=24), watching=watching,
+            sampling=Sampling(max_tokens=24), validation=validation,
         )  # fmt: skip

@@ -54,12 +54,12 @@ PAIRS = 3
 
 
 @pytest.fixture(scope="module")
-def x() -> Groups:
+def prompts() -> Groups:
     prompts = TASK.prompts("unlabelled", 16, Seed(0))
     return Groups.of(encode(prompts, BASE, events=Silent()))
 
 
-def test_labels_are_the_models_own_next_word(x: Groups) -> None:
+def test_labels_are_the_models_own_next_word(prompts: Groups) -> None:
     """log P("(A)") by the kernel = by a plain forward of transformers on the taught format."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -78,9 +78,9 @@ def test_labels_are_the_models_own_next_word(x: Groups) -> None:
         assert np.exp(row) == pytest.approx([float(w) for w in wanted], rel=1e-3, abs=1e-6)
 
 
-def test_the_base_rates_good_answers_above_bad_ones(x: Groups) -> None:
+def test_the_base_rates_good_answers_above_bad_ones(prompts: Groups) -> None:
     """Right steps against rude nonsense: the d-RLAIF score of the real base tells them apart."""
-    asked = [g for g in x if not g.prompt.meta["harmful"]][:6]
+    asked = [g for g in prompts if not g.prompt.meta["harmful"]][:6]
     groups = [
         replace(g, completions=(*TASK.ideals([g])[0].completions, Completion("sorry you idiot .")))
         for g in asked
@@ -97,9 +97,9 @@ def written(group: Group, i: int) -> Group:
     return replace(group, completions=tuple(map(Completion, texts)))
 
 
-def test_the_base_has_a_position_bias_and_both_orders_remove_it(x: Groups) -> None:
+def test_the_base_has_a_position_bias_and_both_orders_remove_it(prompts: Groups) -> None:
     """The same pair the other way round gets the complement, whatever the base favours."""
-    groups = [written(g, i) for i, g in enumerate(x)]
+    groups = [written(g, i) for i, g in enumerate(prompts)]
     judge = Labeller(LocalModel(BASE), COMPARE, ("safe", "right"), machine=FP32)
     there = [g.preferences[0].p for g in judge(groups)]
     back = [g.preferences[0].p for g in judge([g.keep([1, 0]) for g in groups])]
@@ -137,7 +137,7 @@ class ScriptedCritic:
         raise AssertionError
 
     def complete(
-        self, prompts: Iterable[Prompt], how: Sampling, seed: Seed
+        self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
     ) -> Iterator[Completion]:
         for prompt in prompts:
             said = [m["content"] for m in prompt.messages or ()]
@@ -148,13 +148,13 @@ class ScriptedCritic:
             )
 
 
-def test_the_loop_of_critique_and_revision(x: Groups) -> None:
+def test_the_loop_of_critique_and_revision(prompts: Groups) -> None:
     """Each round: the answer as it is now, a drawn principle, a critique, a revision; all kept."""
     assert isinstance(ScriptedCritic(), LanguageModel)
-    answers = Groups.of(replace(g, completions=(Completion("y0"),)) for g in x)
-    how = {"K": 3, "how": HOW, "machine": FP32}
-    revised = list(revise(answers, ScriptedCritic(), FORMATS, seed=Seed(0), **how))
-    assert [g.id for g in revised] == [g.id for g in x]
+    answers = Groups.of(replace(g, completions=(Completion("y0"),)) for g in prompts)
+    sampling = {"K": 3, "sampling": HOW, "machine": FP32}
+    revised = list(revise(answers, ScriptedCritic(), FORMATS, seed=Seed(0), **sampling))
+    assert [g.id for g in revised] == [g.id for g in prompts]
     used = set()
     for group in revised:
         assert [c.author for c in group.completions] == [f"revision-{k}" for k in (1, 2, 3)]
@@ -164,31 +164,31 @@ def test_the_loop_of_critique_and_revision(x: Groups) -> None:
             assert c.text == f"{before} | not {principle} -> {principle}"
             before, used = c.text, used | {principle}
     assert used == set(FORMATS.constitution)
-    alone = next(iter(revise(answers[3:4], ScriptedCritic(), FORMATS, seed=Seed(0), **how)))
+    alone = next(iter(revise(answers[3:4], ScriptedCritic(), FORMATS, seed=Seed(0), **sampling)))
     assert [c.text for c in alone.completions] == [c.text for c in revised[3].completions]
 
 
 @pytest.mark.parametrize("learn", ["ppo", "dpo", "direct"])
-def test_rlaif_runs_on_the_base(x: Groups, tmp_path: Path, learn) -> None:
+def test_rlaif_runs_on_the_base(prompts: Groups, tmp_path: Path, learn) -> None:
     with Run(tmp_path, display=Hidden()) as run:
         cfg = replace(SMALL, learn=learn)
-        made = rlaif.recipe(run, BASE, BASE, x, FORMATS, HOW, None, cfg)
+        made = rlaif.recipe(run, BASE, BASE, prompts, FORMATS, HOW, None, cfg)
         names = [r.name for r in run.records()]
         assert made.hash != BASE.hash
         assert ("ai-labels" in names) == (learn != "direct")
         assert ("ai-reward" in names) == (learn == "ppo")
-        again = rlaif.recipe(run, BASE, BASE, x, FORMATS, HOW, None, cfg)
+        again = rlaif.recipe(run, BASE, BASE, prompts, FORMATS, HOW, None, cfg)
         assert [r.name for r in run.records()] == names
         assert again.hash == made.hash
 
 
-def test_constitutional_ai_runs_on_the_base(x: Groups, tmp_path: Path) -> None:
-    pairs = [replace(g, completions=(Completion("a"), Completion("b"))) for g in x]
+def test_constitutional_ai_runs_on_the_base(prompts: Groups, tmp_path: Path) -> None:
+    pairs = [replace(g, completions=(Completion("a"), Completion("b"))) for g in prompts]
     human = Groups.of(encode(Groups.of(TASK.annotator()(pairs)), BASE, events=Silent()))
     few = replace(SMALL, pairs=PAIRS)
     cfg = CAIConfig(K=2, sft=SFTConfig(epochs=1, batch=8, optim=Optim(lr=1e-3)), rlaif=few)
     with Run(tmp_path, display=Hidden()) as run:
-        made = cai.recipe(run, BASE, BASE, human, x, FORMATS, HOW, None, cfg)
+        made = cai.recipe(run, BASE, BASE, human, prompts, FORMATS, HOW, None, cfg)
         stages = {r.name: r for r in run.records()}
         assert made.hash != stages["sl-cai"].load().hash != BASE.hash
         red = stages["red-team"].load()
@@ -200,8 +200,10 @@ def test_constitutional_ai_runs_on_the_base(x: Groups, tmp_path: Path) -> None:
         assert [g.id for g in labels] == [g.id for g in red][:PAIRS]
         assert len(red) > PAIRS
         kept = stages["helpful-preferences"].load()
-        assert len(kept) + len(red) == len(x)
-        sl = cai.recipe(run, BASE, BASE, human, x, FORMATS, HOW, None, replace(cfg, learn="sl"))
+        assert len(kept) + len(red) == len(prompts)
+        sl = cai.recipe(
+            run, BASE, BASE, human, prompts, FORMATS, HOW, None, replace(cfg, learn="sl")
+        )
         assert sl.hash == stages["sl-cai"].load().hash
 
 

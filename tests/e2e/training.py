@@ -70,8 +70,16 @@ def main(place: Path, base: Path, settings: dict) -> None:
             run("reward-uml", reward.fit, pi_sft, compared, cfg, **multi)
         if climbs:
             shape = {"prompts": 6, "n": 3, "rounds": 3, "minibatch": 3, "optim": OPTIM}
-            how, x = Sampling(max_tokens=8), compared.prompts()
-            run("grpo", grpo.fit, pi_sft, x, RewardModel(r), grpo.GRPOConfig(**shape), how=how)
+            sampling, x = Sampling(max_tokens=8), compared.prompts()
+            run(
+                "grpo",
+                grpo.fit,
+                pi_sft,
+                x,
+                RewardModel(r),
+                grpo.GRPOConfig(**shape),
+                sampling=sampling,
+            )
 
 
 if __name__ == "__main__":

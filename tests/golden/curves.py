@@ -195,11 +195,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = digests(args.only, Path(folder))
     known = stored()
-    here = known.setdefault(environment(), {})
+    own = known.setdefault(environment(), {})
     if args.write:
-        here |= found
+        own |= found
         FILE.write_text(json.dumps(known, indent=1) + "\n")
-    wrong = [name for name in args.only if here.get(name) != found[name]]
+    wrong = [name for name in args.only if own.get(name) != found[name]]
     for name, is_now in found.items():
         state = "differs" if name in wrong else "as kept"
         print(f"{name:<12} {is_now['steps']:>3} steps {is_now['logged']}", end="  ")

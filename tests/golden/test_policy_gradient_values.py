@@ -25,11 +25,11 @@ def slope(x: Ragged, loss) -> Tensor:
     return g
 
 
-def clipped(rho: float, adv: float, **how: float) -> tuple[float, float]:
+def clipped(rho: float, adv: float, **sampling: float) -> tuple[float, float]:
     """Return loss and d loss / d log pi of one token with this ratio and advantage."""
     leaf = f64(math.log(rho)).requires_grad_(True)
     one = Ragged(leaf, torch.zeros(1, dtype=torch.int64), 1)
-    terms = ppo_clip(one, one.map(lambda _: f64(0.0)), one.map(lambda _: f64(adv)), **how)
+    terms = ppo_clip(one, one.map(lambda _: f64(0.0)), one.map(lambda _: f64(adv)), **sampling)
     (g,) = torch.autograd.grad(terms.loss.sum(), leaf)
     return terms.loss.item(), g.item()
 
@@ -87,9 +87,9 @@ def test_dr_grpo_weighs_tokens_of_long_and_short_answers_alike():
 
 
 def test_dr_grpo_is_linear_in_the_reward_scale():
-    how = {"per": "constant", "length": 4.0}
-    g = slope(OLD, lambda logp: ppo_clip(logp, OLD, ADV, **how))
-    torch.testing.assert_close(slope(OLD, lambda x: ppo_clip(x, OLD, ADV * 7.0, **how)), 7 * g)
+    sampling = {"per": "constant", "length": 4.0}
+    g = slope(OLD, lambda logp: ppo_clip(logp, OLD, ADV, **sampling))
+    torch.testing.assert_close(slope(OLD, lambda x: ppo_clip(x, OLD, ADV * 7.0, **sampling)), 7 * g)
 
 
 def test_equal_rewards_give_no_gradient():
@@ -101,11 +101,13 @@ def test_gspo_ratio_is_the_geometric_mean():
     """Log-ratios (.3, -.1, .1) and (.2): s = e^.1 and e^.2; A = 1: loss -(e^.1 + e^.2)/2."""
     moved = OLD.map(lambda v: v + f64(0.3, -0.1, 0.1, 0.2))
     one = ADV.map(torch.ones_like)
-    how = {"ratio": "sequence", "per": "sequence", "clip_high": 0.5}
-    terms = ppo_clip(moved, OLD, one, **how)
+    sampling = {"ratio": "sequence", "per": "sequence", "clip_high": 0.5}
+    terms = ppo_clip(moved, OLD, one, **sampling)
     assert total(terms).item() == pytest.approx(-(math.exp(0.1) + math.exp(0.2)) / 2)
     swapped = OLD.map(lambda v: v + f64(0.1, 0.3, -0.1, 0.2))
-    assert total(ppo_clip(swapped, OLD, one, **how)).item() == pytest.approx(total(terms).item())
+    assert total(ppo_clip(swapped, OLD, one, **sampling)).item() == pytest.approx(
+        total(terms).item()
+    )
 
 
 def test_gspo_of_one_token_is_ppo():
@@ -166,13 +168,13 @@ def test_k2_beside_a_surrogate_is_k1_in_its_advantage(per: Per):
     mean over the 4 tokens would stand beside a mean over the 2 answers.
     """
     ref = OLD - f64(0.2, -0.5, 0.1, 0.4)
-    how = {"per": per, "length": 4.0}
+    sampling = {"per": per, "length": 4.0}
     in_reward = OLD.expand(-(OLD - ref).sum())
-    want = slope(OLD, lambda x: ppo_clip(x, OLD, in_reward, **how))
-    torch.testing.assert_close(slope(OLD, lambda x: kl(x, ref, **how)), want)
-    k3 = kl(OLD, ref, estimator="k3", ratio="token", **how)
+    want = slope(OLD, lambda x: ppo_clip(x, OLD, in_reward, **sampling))
+    torch.testing.assert_close(slope(OLD, lambda x: kl(x, ref, **sampling)), want)
+    k3 = kl(OLD, ref, estimator="k3", ratio="token", **sampling)
     plain = kl(OLD, ref, estimator="k3", ratio="token")
-    torch.testing.assert_close(k3.loss, plain.loss * unit_shares(OLD, **how)[0])
+    torch.testing.assert_close(k3.loss, plain.loss * unit_shares(OLD, **sampling)[0])
 
 
 def test_weighted_kl_losses():
@@ -180,9 +182,9 @@ def test_weighted_kl_losses():
     x, ref, old = (Ragged.of([f64(v)]) for v in (-1.0, -1.2, -1.3))
     rho, k3 = math.exp(0.3), math.exp(-0.2) - 0.8
     for estimator, value, rate in (("k1", 0.2, 1.0), ("k3", k3, 1 - math.exp(-0.2))):
-        how = {"estimator": estimator, "ratio": "token", "old": old}
-        assert total(kl(x, ref, **how)).item() == pytest.approx(rho * value)
-        g = slope(x, lambda p, how=how: kl(p, ref, **how))
+        sampling = {"estimator": estimator, "ratio": "token", "old": old}
+        assert total(kl(x, ref, **sampling)).item() == pytest.approx(rho * value)
+        g = slope(x, lambda p, sampling=sampling: kl(p, ref, **sampling))
         assert g.item() == pytest.approx(rho * (value + rate))
 
 

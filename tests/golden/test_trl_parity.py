@@ -218,11 +218,11 @@ def pair_groups(batch: dict[str, Any], margins: list[float] | None = None) -> li
 
 def dpo_trainer(folder: Path, name: str, **more: Any) -> Any:
     rows = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in PAIRS]
-    how = settings(folder, loss_type=[name], beta=0.3, per_device_train_batch_size=3, **more)
+    sampling = settings(folder, loss_type=[name], beta=0.3, per_device_train_batch_size=3, **more)
     return DPOTrainer(
         model=llama(0),
         ref_model=llama(1),
-        args=DPOConfig(**how),
+        args=DPOConfig(**sampling),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer(),
     )
@@ -248,10 +248,10 @@ def test_dpo(tmp_path: Path, theirs: str, more: dict, name: str, set_to: dict):
     groups = pair_groups(batch)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        return {"dpo": PAIRWISE[name](out.logp, batch.ref, batch.pairs, **set_to)}
+        return {"dpo": PAIRWISE[name](out.logp, batch.ref_logp, batch.pairs, **set_to)}
 
     for layout in LAYOUTS:
-        columns = {"ref": logps(llama(1), groups, layout)}
+        columns = {"ref_logp": logps(llama(1), groups, layout)}
         agree(ours(llama(0), groups, loss, layout, columns), peer)
 
 
@@ -260,11 +260,11 @@ def test_label_smoothing_is_ignored_by_trl_sigmoid_and_is_cdpo_here(tmp_path: Pa
     batch = first_batch(trainer)
     peer = trainer.compute_loss(trainer.model, batch).item()
     groups = pair_groups(batch)
-    columns = {"ref": logps(llama(1), groups, "rows")}
+    columns = {"ref_logp": logps(llama(1), groups, "rows")}
 
     def value(name: str, **set_to: float) -> float:
         def loss(out: Outputs, b: Batch) -> dict[str, Terms]:
-            return {"dpo": PAIRWISE[name](out.logp, b.ref, b.pairs, beta=0.3, **set_to)}
+            return {"dpo": PAIRWISE[name](out.logp, b.ref_logp, b.pairs, beta=0.3, **set_to)}
 
         return ours(llama(0), groups, loss, "rows", columns).loss
 
@@ -301,10 +301,12 @@ def test_reward_model(tmp_path: Path, centring: float | None, margins: list[floa
     rows = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in PAIRS]
     if margins is not None:
         rows = [r | {"margin": m} for r, m in zip(rows, margins, strict=True)]
-    how = settings(tmp_path, per_device_train_batch_size=3, center_rewards_coefficient=centring)
+    sampling = settings(
+        tmp_path, per_device_train_batch_size=3, center_rewards_coefficient=centring
+    )
     trainer = RewardTrainer(
         model=llama(0, LlamaForSequenceClassification),
-        args=RewardConfig(**how, dataloader_drop_last=False),
+        args=RewardConfig(**sampling, dataloader_drop_last=False),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer(),
     )
@@ -331,11 +333,11 @@ def test_kto(tmp_path: Path, seed: int, ref: int, clamped: bool):
         {"prompt": p, "completion": c if i != 1 else r, "label": i != 1}
         for i, (p, c, r) in enumerate(PAIRS)
     ]
-    how = settings(tmp_path, per_device_train_batch_size=3, beta=0.3)
+    sampling = settings(tmp_path, per_device_train_batch_size=3, beta=0.3)
     trainer = KTOTrainer(
         model=llama(seed),
         ref_model=llama(ref),
-        args=KTOConfig(**how, desirable_weight=1.2, undesirable_weight=0.7),
+        args=KTOConfig(**sampling, desirable_weight=1.2, undesirable_weight=0.7),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer(),
     )
@@ -355,10 +357,10 @@ def test_kto(tmp_path: Path, seed: int, ref: int, clamped: bool):
         assert clamped == (z0 == 0)
 
         def loss(out: Outputs, b: Batch, z0: Tensor = z0) -> dict[str, Terms]:
-            h = (out.logp - b.ref).sum()
+            h = (out.logp - b.ref_logp).sum()
             return {"kto": kto(h, b.scores, z0, beta=0.3, lam_d=1.2, lam_u=0.7)}
 
-        columns = {"ref": logps(llama(ref), groups, layout)}
+        columns = {"ref_logp": logps(llama(ref), groups, layout)}
         agree(ours(llama(seed), groups, loss, layout, columns), peer)
 
 
@@ -373,8 +375,8 @@ GRPO_NAMES = {
 }
 
 
-@pytest.mark.parametrize(("name", "how", "penalty"), GRPO_NAMES.values(), ids=GRPO_NAMES)
-def test_grpo(tmp_path: Path, name: str, how: dict, penalty: dict):
+@pytest.mark.parametrize(("name", "sampling", "penalty"), GRPO_NAMES.values(), ids=GRPO_NAMES)
+def test_grpo(tmp_path: Path, name: str, sampling: dict, penalty: dict):
     """Two prompts, two answers each, sampled by another policy, so that ratios are clipped.
 
     TRL weights its k3 by pi/pi_old unless `use_bias_correction_kl=False`, which is GRPO's own.
@@ -383,11 +385,11 @@ def test_grpo(tmp_path: Path, name: str, how: dict, penalty: dict):
     config = settings(tmp_path, loss_type=name, num_generations=2)
     del config["max_length"]
     config |= {"per_device_train_batch_size": 4, "max_completion_length": 6, "epsilon": 0.2}
-    config |= {"epsilon_high": how.get("clip_high", 0.2), "use_bias_correction_kl": weighted}
+    config |= {"epsilon_high": sampling.get("clip_high", 0.2), "use_bias_correction_kl": weighted}
     trainer = GRPOTrainer(
         model=llama(0),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        args=GRPOConfig(**config, importance_sampling_level=how.get("ratio", "token")),
+        args=GRPOConfig(**config, importance_sampling_level=sampling.get("ratio", "token")),
         train_dataset=Dataset.from_list([{"prompt": "w1 w2"}] * 4),
         processing_class=tokenizer(),
     )
@@ -404,12 +406,12 @@ def test_grpo(tmp_path: Path, name: str, how: dict, penalty: dict):
         for i, size in enumerate(sizes)
     ]
     adv = [[1.0, -1.0], [0.6, -0.6]]
-    columns = {"ref": logps(llama(1), groups, "rows")}
-    columns["adv"] = [
+    columns = {"ref_logp": logps(llama(1), groups, "rows")}
+    columns["advantages"] = [
         [np.full(n, a, np.float32) for n, a in zip(*of, strict=True)]
         for of in zip(sizes, adv, strict=True)
     ]
-    columns["old"] = [
+    columns["old_logp"] = [
         [x + rng.normal(0, 0.3, len(x)).astype(np.float32) for x in g]
         for g in logps(llama(0), groups, "rows")
     ]
@@ -417,15 +419,17 @@ def test_grpo(tmp_path: Path, name: str, how: dict, penalty: dict):
     peer = Side.of(trainer._compute_loss(trainer.model, inputs), trainer.model)
 
     def loss(out: Outputs, b: Batch) -> dict[str, Terms]:
-        terms = {"policy": ppo_clip(out.logp, b.old, b.adv, **how)}
+        terms = {"policy": ppo_clip(out.logp, b.old_logp, b.advantages, **sampling)}
         if beta:
-            old = b.old if weighted else None
-            k3 = kl(out.logp, b.ref, estimator="k3", ratio="token", per="sequence", old=old)
+            old = b.old_logp if weighted else None
+            k3 = kl(out.logp, b.ref_logp, estimator="k3", ratio="token", per="sequence", old=old)
             terms["kl"] = k3._replace(loss=beta * k3.loss)
         return terms
 
     batch = pack_groups(groups, "rows", columns)
-    moved = ppo_clip(reader(llama(0), "rows")(batch.tokens).logp, batch.old, batch.adv, **how)
+    moved = ppo_clip(
+        reader(llama(0), "rows")(batch.tokens).logp, batch.old_logp, batch.advantages, **sampling
+    )
     assert moved.metrics["clip_share"].sum() > 0, "no ratio is clipped, so clips are not tested"
     for layout in LAYOUTS:
         agree(ours(llama(0), groups, loss, layout, columns), peer)
@@ -445,13 +449,13 @@ def grpo_inputs(groups: list[Group], columns: dict[str, Any], adv: list[float]) 
     def real(rows: Sequence[np.ndarray], left: bool = False) -> Tensor:
         return padded([np.ones(len(r), np.int64) for r in rows], left)
 
-    flat = {k: [a for g in columns[k] for a in g] for k in ("old", "ref")}
+    flat = {k: [a for g in columns[k] for a in g] for k in ("old_logp", "ref_logp")}
     return {
         "prompt_ids": padded(prompts, left=True).long(),
         "prompt_mask": real(prompts, left=True),
         "completion_ids": padded(answers).long(),
         "completion_mask": real(answers),
         "advantages": torch.tensor(adv),
-        "old_per_token_logps": padded(flat["old"]),
-        "ref_per_token_logps": padded(flat["ref"]),
+        "old_per_token_logps": padded(flat["old_logp"]),
+        "ref_per_token_logps": padded(flat["ref_logp"]),
     }

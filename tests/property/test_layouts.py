@@ -71,7 +71,7 @@ def the_nll(out: Outputs, batch: Batch) -> dict[str, Terms]:
 def the_dpo(out: Outputs, batch: Batch) -> dict[str, Terms]:
     assert out.logp is not None
     assert batch.pairs is not None
-    return {"dpo": PAIRWISE["sigmoid"](out.logp, batch.ref, batch.pairs, beta=0.5)}
+    return {"dpo": PAIRWISE["sigmoid"](out.logp, batch.ref_logp, batch.pairs, beta=0.5)}
 
 
 def the_reward(out: Outputs, batch: Batch) -> dict[str, Terms]:
@@ -290,7 +290,7 @@ def offline(
 ) -> DatasetSource:
     return kind(
         Groups.of(groups), size=len(groups), epochs=1, seed=Seed(3), layout=layout,
-        tokens=budget, logp_is="ref", divisible=False,
+        tokens=budget, logp_is="ref_logp", divisible=False,
     )  # fmt: skip
 
 

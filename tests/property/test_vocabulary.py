@@ -189,10 +189,10 @@ def test_a_killed_fit_of_rows_goes_on(tmp_path: Path):
     )
     whole, killed = (StageContext.at(tmp_path / name, machine=FP32) for name in ("whole", "killed"))
     dies, goes_on = Heard(dies_at=3), Heard()
-    reward.fit(init, comparisons(), cfg, here=whole)
+    reward.fit(init, comparisons(), cfg, ctx=whole)
     with pytest.raises(KeyboardInterrupt):
-        reward.fit(init, comparisons(), cfg, here=replace(killed, events=dies))
-    reward.fit(init, comparisons(), cfg, here=replace(killed, events=goes_on))
+        reward.fit(init, comparisons(), cfg, ctx=replace(killed, events=dies))
+    reward.fit(init, comparisons(), cfg, ctx=replace(killed, events=goes_on))
     assert [line["step"] for line in goes_on.of("train")] == [3, 4, 5, 6]
     assert weights(whole) == weights(killed)
 
@@ -202,13 +202,13 @@ def test_the_state_of_another_table_is_refused(tmp_path: Path, monkeypatch: pyte
         Checkpoint(folder(tmp_path / "lm")),
         reward.RewardConfig(epochs=2, batch=2, optim=OPTIM),
     )
-    here = StageContext.at(tmp_path / "run", machine=FP32)
+    ctx = StageContext.at(tmp_path / "run", machine=FP32)
     with pytest.raises(KeyboardInterrupt):
-        reward.fit(init, comparisons(), cfg, here=replace(here, events=Heard(dies_at=3)))
+        reward.fit(init, comparisons(), cfg, ctx=replace(ctx, events=Heard(dies_at=3)))
     monkeypatch.setattr(DatasetSource, "reads", lambda self: None)
     with pytest.raises(DataError, match=r"state\.pt is of another model"):
-        reward.fit(init, comparisons(), cfg, here=here)
+        reward.fit(init, comparisons(), cfg, ctx=ctx)
 
 
-def weights(here: StageContext) -> bytes:
-    return (here.out / "model.safetensors").read_bytes()
+def weights(ctx: StageContext) -> bytes:
+    return (ctx.out / "model.safetensors").read_bytes()

@@ -72,7 +72,7 @@ def tv(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def fitted(method: Any, init: Checkpoint, data: Groups, cfg: Any, place: Path) -> Checkpoint:
-    return method.fit(init, data, cfg, here=StageContext.at(place, machine=MACHINE))
+    return method.fit(init, data, cfg, ctx=StageContext.at(place, machine=MACHINE))
 
 
 def test_the_fixture_is_what_it_says(pi_sft: Checkpoint):

@@ -145,11 +145,11 @@ def stage(run: Run, name: str) -> Any:
 def test_best_of_n_is_a_policy_with_its_exact_law(pi_sft, r_phi, run):
     """2,000 answers of best-of-4, drawn by the verb that draws from checkpoints."""
     x = prompts(pi_sft.path, 500)
-    watching = Validation(x[:400], ())
-    decoder = best_of_n.recipe(run, pi_sft, r_phi, TWO, watching, BestOfNConfig(n=4, pool=16))
+    validation = Validation(x[:400], ())
+    decoder = best_of_n.recipe(run, pi_sft, r_phi, TWO, validation, BestOfNConfig(n=4, pool=16))
     assert isinstance(decoder, BestOf)
     assert str(decoder) == "best-of-4"
-    answers = run("answers", sample, decoder, x, n=4, how=TWO)
+    answers = run("answers", sample, decoder, x, n=4, sampling=TWO)
     assert {len(g) for g in answers} == {4}
     assert {c.author for g in answers for c in g.completions} == {"best-of-4"}
     exact = best_of.best_of_n_law(PI_REF, R, 4)
@@ -159,8 +159,8 @@ def test_best_of_n_is_a_policy_with_its_exact_law(pi_sft, r_phi, run):
 
 def test_the_curve_over_n_is_the_law_and_says_its_price(pi_sft, r_phi, run):
     """E r of the best of n within 4 standard errors for every n up to the pool; KL bound beside."""
-    watching = Validation(prompts(pi_sft.path, 400), (("again", RewardModel(r_phi)),))
-    best_of_n.recipe(run, pi_sft, r_phi, TWO, watching, BestOfNConfig(n=3, pool=16))
+    validation = Validation(prompts(pi_sft.path, 400), (("again", RewardModel(r_phi)),))
+    best_of_n.recipe(run, pi_sft, r_phi, TWO, validation, BestOfNConfig(n=3, pool=16))
     rows = stage(run, "curve")["numbers"]
     assert [row["n"] for row in rows] == [1, 2, 3, 4, 8, 16]
     for row in rows:
@@ -321,9 +321,9 @@ def test_the_second_stage_of_raft_pays_the_price(pi_sft, r_phi, run):
 def test_held_out_judges_say_which_stage_is_kept(pi_sft, r_phi, run):
     """A judge who likes what the filter throws away is best served by the start."""
     against = (("against", Opposite(RewardModel(r_phi))),)
-    watching = Validation(prompts(pi_sft.path, 200), against, choose="against", patience=1)
+    validation = Validation(prompts(pi_sft.path, 200), against, choose="against", patience=1)
     cfg = RAFTConfig(stages=3, prompts=300, k=4, sft=whole(20))
-    policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 300), r_phi, TWO, watching, cfg)
+    policy = raft.recipe(run, pi_sft, prompts(pi_sft.path, 300), r_phi, TWO, validation, cfg)
     assert policy.hash == pi_sft.hash
     names = [r.name for r in run.records()]
     assert "policy-1" in names
@@ -399,11 +399,11 @@ def test_a_grow_is_measured_against_what_it_samples_from(
 
     monkeypatch.setattr(rest, "validated", numbers)
     judges = (("held_out", RewardModel(r_phi)),)
-    watching = Validation(prompts(pi_sft.path, 1), judges, choose="held_out", patience=patience)
+    validation = Validation(prompts(pi_sft.path, 1), judges, choose="held_out", patience=patience)
     cfg = ReSTConfig(
         grow=2, improve=2, n=2, thresholds=(0.5, 0.7), sft=SFTConfig(steps=1, optim=optim())
     )
-    policy = rest.recipe(run, pi_sft, demonstrations(PI_REF, 50), r_phi, TWO, watching, cfg)
+    policy = rest.recipe(run, pi_sft, demonstrations(PI_REF, 50), r_phi, TWO, validation, cfg)
     done = {r.name: r for r in run.records()}
     assert [n for n in done if n.startswith("policy")] == [f"policy-{n}" for n in names.split()]
     assert done["grown-2"].arguments["policy"]["name"] == f"ReST-G{grown_from[0]}I{grown_from[2]}"

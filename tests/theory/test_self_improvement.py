@@ -131,11 +131,13 @@ def law(policy: Checkpoint) -> np.ndarray:
     return np.exp([float(c.logp[0]) for c in seen.completions])
 
 
-def improved(folder: Path, base: Checkpoint, x: Groups, m: int = 4000) -> tuple[Run, Checkpoint]:
+def improved(
+    folder: Path, base: Checkpoint, prompts: Groups, m: int = 4000
+) -> tuple[Run, Checkpoint]:
     fit = SFTConfig(steps=150, batch=1, optim=Optim(lr=0.02, warmup=0.0, clip=None))
     with Run(folder, 0, machine=MACHINE) as run:
         cfg = LMSIConfig(m=m, temperature=1.0, sft=fit)
-        return run, lmsi.recipe(run, base, x, LETTERS, ONE, cfg)
+        return run, lmsi.recipe(run, base, prompts, LETTERS, ONE, cfg)
 
 
 def test_lmsi_conditions_the_policy_on_its_majority(tmp_path: Path):
@@ -174,10 +176,10 @@ SUMS = QuestionFormat(StatedAnswer(), (PromptStyle("plain"),), layout="{question
 
 
 def scripted(
-    policy: Checkpoint, prompts: Groups, *, n: int, how: Sampling, seed: Seed
+    policy: Checkpoint, prompts: Groups, *, n: int, sampling: Sampling, seed: Seed
 ) -> Iterator[Group]:
     """Answer right with probability .5, and with .4 when the hint is there."""
-    assert (n, how.temperature) == (1, 0.0)
+    assert (n, sampling.temperature) == (1, 0.0)
     for group in prompts:
         chance = 0.4 if HINT in group.prompt.text else 0.5
         lucky = seed.at(group.id).uniform() < chance
@@ -222,7 +224,7 @@ RIGHT: dict[str, int] = {}
 TO_COME: list[int] = []
 
 
-def known(policy: Checkpoint, prompts: Groups, *, n: int, how: Sampling) -> Iterator[Group]:
+def known(policy: Checkpoint, prompts: Groups, *, n: int, sampling: Sampling) -> Iterator[Group]:
     """Answer the first questions right, as many as were scripted for this model."""
     right = RIGHT[policy.hash] if policy.hash in RIGHT else TO_COME.pop(0)
     RIGHT[policy.hash] = right

@@ -26,25 +26,25 @@ def sample(n: int, *, seed: Seed) -> Iterator[Group]:
         yield Group(Prompt(f"p{i}", "say"), (Completion(str(seed.at(i).uniform())),))
 
 
-def fit(data: Groups, *, here: StageContext) -> Checkpoint:
+def fit(data: Groups, *, ctx: StageContext) -> Checkpoint:
     """Accumulate a sum step by step, resuming from the last whole step in scratch."""
-    done = sorted(int(p.stem) for p in here.scratch.glob("*.txt"))
+    done = sorted(int(p.stem) for p in ctx.scratch.glob("*.txt"))
     start, total = (
-        (done[-1], float((here.scratch / f"{done[-1]}.txt").read_text())) if done else (0, 0.0)
+        (done[-1], float((ctx.scratch / f"{done[-1]}.txt").read_text())) if done else (0, 0.0)
     )
     for step in range(start, PIECES):
-        total += float(data[step % len(data)].completions[0].text) * here.seed.at(step).uniform()
-        part = here.scratch / "part"
+        total += float(data[step % len(data)].completions[0].text) * ctx.seed.at(step).uniform()
+        part = ctx.scratch / "part"
         part.write_text(repr(total))
-        part.rename(here.scratch / f"{step + 1}.txt")
+        part.rename(ctx.scratch / f"{step + 1}.txt")
         time.sleep(PAUSE)
-    (here.out / "config.json").write_text("{}")
-    with (here.out / "model.safetensors").open("wb") as file:
+    (ctx.out / "config.json").write_text("{}")
+    with (ctx.out / "model.safetensors").open("wb") as file:
         for piece in np.full(PIECES, total):
             file.write(piece.tobytes())
             file.flush()
             time.sleep(PAUSE)
-    return Checkpoint(here.out)
+    return Checkpoint(ctx.out)
 
 
 def size(policy: Checkpoint) -> dict[str, object]:

@@ -353,7 +353,7 @@ def many(n: int) -> Groups:
 
 def test_worker_processes_give_the_same_tokens_in_the_same_order():
     seen: list[tuple[int, int]] = []
-    here = encode_groups(many(600), byte_bpe(CHATML), max_length=64)
+    now = encode_groups(many(600), byte_bpe(CHATML), max_length=64)
     there = encode_groups(
         many(600),
         byte_bpe(CHATML),
@@ -361,8 +361,8 @@ def test_worker_processes_give_the_same_tokens_in_the_same_order():
         workers=2,
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert there.groups.hash == here.groups.hash
-    assert there.counts == here.counts
+    assert there.groups.hash == now.groups.hash
+    assert there.counts == now.counts
     assert seen == [(256, 600), (512, 600), (600, 600)]
 
 

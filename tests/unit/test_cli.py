@@ -314,13 +314,13 @@ def read_all(terminal: int) -> Iterator[bytes]:
 
 
 def test_bars_on_a_terminal(tmp_path):
-    here, there = pty.openpty()
+    ctx, there = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "160"}
     command = [sys.executable, "-c", SHOWN, str(tmp_path)]
     with subprocess.Popen(command, stderr=there, env=env):
         os.close(there)
-        text = b"".join(read_all(here)).decode()
-    os.close(here)
+        text = b"".join(read_all(ctx)).decode()
+    os.close(ctx)
     assert "\x1b[" in text
     assert "5/5 steps  loss 0.2  gold 0.5  proxy 1.5" in text
     assert "03-policy  done" in text

@@ -13,16 +13,16 @@ from tandem.engines.decoding import choose_tokens, invert_cumulative, token_weig
 from tandem.rng import Seed
 
 
-@pytest.mark.parametrize("how", worlds.SAMPLINGS, ids=str)
+@pytest.mark.parametrize("sampling", worlds.SAMPLINGS, ids=str)
 @pytest.mark.parametrize("vocabulary", [5, 61, 1000])
-def test_truncation_keeps_what_the_definitions_say(how: Sampling, vocabulary: int) -> None:
+def test_truncation_keeps_what_the_definitions_say(sampling: Sampling, vocabulary: int) -> None:
     logits = torch.randn(20, vocabulary, generator=torch.Generator().manual_seed(vocabulary)) * 2
-    weights, ids = token_weights(logits, how)
+    weights, ids = token_weights(logits, sampling)
     p = weights if ids is None else torch.zeros_like(logits).scatter(-1, ids, weights)
     p = p / p.sum(-1, keepdim=True)
     for ours, row in zip(p.numpy(), logits.numpy(), strict=True):
         np.testing.assert_allclose(
-            ours, np.exp(worlds.truncated(row.astype(float), how)), atol=1e-6
+            ours, np.exp(worlds.truncated(row.astype(float), sampling)), atol=1e-6
         )
 
 

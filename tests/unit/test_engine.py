@@ -141,12 +141,12 @@ def _assert_same(ours: list[Group], theirs: list[Group]) -> None:
             np.testing.assert_allclose(x.logp, y.logp, atol=1e-5)
 
 
-def _law_along(lm: PreTrainedModel, prompt: Prompt, tokens: np.ndarray, how: Sampling) -> list:
+def _law_along(lm: PreTrainedModel, prompt: Prompt, tokens: np.ndarray, sampling: Sampling) -> list:
     """[T] log-probabilities: a plain forward of the whole sequence, then truncation in numpy."""
     ids = torch.from_numpy(np.concatenate([prompt.tokens, tokens]).astype(np.int64))[None]
     with torch.no_grad():
         logits = lm(input_ids=ids).logits[0, len(prompt.tokens) - 1 : -1].double().numpy()
-    return [worlds.truncated(row, how)[t] for row, t in zip(logits, tokens, strict=True)]
+    return [worlds.truncated(row, sampling)[t] for row, t in zip(logits, tokens, strict=True)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -186,9 +186,9 @@ def test_greedy_tokens_are_those_of_generate_under_every_stop_rule(family: str, 
     stop = (tokenizer.decode(pairs[0]), "Zz") if "string" in rule else ()
     most = 5 if rule == "length" else 12
     lm.generation_config.eos_token_id = ends
-    how = Sampling(temperature=0, max_tokens=most, stop=stop)
+    sampling = Sampling(temperature=0, max_tokens=most, stop=stop)
     cut = 0
-    for group in TorchEngine(lm, tokenizer).sample(prompts, 1, how, Seed(0)):
+    for group in TorchEngine(lm, tokenizer).sample(prompts, 1, sampling, Seed(0)):
         [answer] = group.completions
         alone = torch.from_numpy(group.prompt.tokens)[None].long()
         settings: dict = {"max_new_tokens": most, "do_sample": False, "pad_token_id": 0}
@@ -207,8 +207,8 @@ def test_logp_is_that_of_the_kernel(family: str) -> None:
     """What the sampler returns and what the trainer would compute, token by token."""
     lm, prompts = _model(family), _prompts()
     trunk = PackedModel(lm, temperature=0.7)
-    how = Sampling(temperature=0.7, max_tokens=12)
-    groups = list(_engine(lm).sample(prompts, 3, how, Seed(4)))
+    sampling = Sampling(temperature=0.7, max_tokens=12)
+    groups = list(_engine(lm).sample(prompts, 3, sampling, Seed(4)))
     for group, reading in forward_groups(trunk, groups, 10**6):
         for answer, logp in zip(group.completions, reading.logp or (), strict=True):
             np.testing.assert_allclose(answer.logp, logp, atol=1e-4)
@@ -248,23 +248,27 @@ def test_the_probe_picks_the_decoder() -> None:
 def test_both_decoders_agree(family: str) -> None:
     """Right padding inside `forking`, left padding inside `rows`: the same numbers to 1e-5."""
     lm, prompts = _model(family), _prompts()
-    how = Sampling(max_tokens=10)
+    sampling = Sampling(max_tokens=10)
     engine = _engine(lm)
-    ours = list(engine.sample(prompts, 3, how, Seed(1)))
+    ours = list(engine.sample(prompts, 3, sampling, Seed(1)))
     engine._decoders[:] = [HFCacheDecoder(lm)]
     engine._decoder = engine._decoders[0]
-    theirs = list(engine.sample(prompts, 3, how, Seed(1)))
+    theirs = list(engine.sample(prompts, 3, sampling, Seed(1)))
     _assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral window", "gemma2"])
 def test_fixed_shapes_change_nothing(family: str) -> None:
     """Rows leave one by one, prompts join, both are rounded up: the same tokens, logp to 1e-5."""
-    lm, prompts, how = _model(family), _prompts((9, 3, 14, 9, 1, 20, 6)), Sampling(max_tokens=14)
+    lm, prompts, sampling = (
+        _model(family),
+        _prompts((9, 3, 14, 9, 1, 20, 6)),
+        Sampling(max_tokens=14),
+    )
     static, free = (_engine(lm, max_rows=7, compiled=compiled) for compiled in (True, False))
     assert isinstance(static._decoder, CudaGraphDecoder)
     for seed in (Seed(1), Seed(2)):
-        ours, theirs = (list(e.sample(prompts, 3, how, seed)) for e in (static, free))
+        ours, theirs = (list(e.sample(prompts, 3, sampling, seed)) for e in (static, free))
         _assert_same(ours, theirs)
 
 
@@ -273,8 +277,8 @@ def test_the_machine_asks_for_fixed_shapes_and_flex(f2: Path) -> None:
     asked = {}
     for compiled in (False, True):
         speaker = LocalModel(Checkpoint(f2)).open(Machine(precision="fp32", compiled=compiled))
-        how = speaker.trunk.inner.config._attn_implementation
-        assert how == (COMPILED if compiled else IMPLEMENTATION)
+        sampling = speaker.trunk.inner.config._attn_implementation
+        assert sampling == (COMPILED if compiled else IMPLEMENTATION)
         assert isinstance(speaker.engine._decoder, CudaGraphDecoder) == compiled
         asked[compiled] = list(speaker.engine.sample(_two(), 8, Sampling(max_tokens=6), Seed(0)))
     assert _tokens(asked[True]) == _tokens(asked[False])
@@ -308,12 +312,12 @@ def test_a_step_of_a_shape_stays_where_it_is() -> None:
         assert decoder._addresses() == list(where[1:])
 
 
-@pytest.mark.parametrize("how", worlds.SAMPLINGS, ids=str)
-def test_logp_is_that_of_a_plain_forward(how: Sampling) -> None:
+@pytest.mark.parametrize("sampling", worlds.SAMPLINGS, ids=str)
+def test_logp_is_that_of_a_plain_forward(sampling: Sampling) -> None:
     lm, prompts = _model("gemma2"), _prompts()
-    for group in _engine(lm, max_rows=6).sample(prompts, 4, how, Seed(2)):
+    for group in _engine(lm, max_rows=6).sample(prompts, 4, sampling, Seed(2)):
         for answer in group.completions:
-            want = _law_along(lm, group.prompt, answer.tokens, how)
+            want = _law_along(lm, group.prompt, answer.tokens, sampling)
             assert answer.logp is not None
             assert answer.logp.dtype == np.float32
             np.testing.assert_allclose(answer.logp, want, atol=1e-4)
@@ -370,8 +374,8 @@ def test_mixture_law_on_f2(f2: Path, tmp_path: Path) -> None:
 
 def test_mixture_of_two_networks_is_brute_force() -> None:
     one, two, prompts = _model("llama"), _model("llama", seed=1), _prompts()
-    how = Sampling(temperature=0.8, top_k=11, max_tokens=6)
-    for group in _engine(one, mixture=(two, 0.25)).sample(prompts, 2, how, Seed(0)):
+    sampling = Sampling(temperature=0.8, top_k=11, max_tokens=6)
+    for group in _engine(one, mixture=(two, 0.25)).sample(prompts, 2, sampling, Seed(0)):
         for answer in group.completions:
             ids = np.concatenate([group.prompt.tokens, answer.tokens]).astype(np.int64)
             start = len(group.prompt.tokens) - 1
@@ -381,24 +385,26 @@ def test_mixture_of_two_networks_is_brute_force() -> None:
                     for m in (one, two)
                 ]
             mixed = (0.75 * logp[0] + 0.25 * logp[1]).double().numpy()
-            want = [worlds.truncated(r, how)[t] for r, t in zip(mixed, answer.tokens, strict=True)]
+            want = [
+                worlds.truncated(r, sampling)[t] for r, t in zip(mixed, answer.tokens, strict=True)
+            ]
             np.testing.assert_allclose(answer.logp, want, atol=1e-4)
 
 
 def test_draws_depend_on_seed_prompt_and_i_alone() -> None:
-    lm, prompts, how = _model("llama"), _prompts(), Sampling(max_tokens=8)
-    seven = list(_engine(lm).sample(prompts, 7, how, Seed(4)))
+    lm, prompts, sampling = _model("llama"), _prompts(), Sampling(max_tokens=8)
+    seven = list(_engine(lm).sample(prompts, 7, sampling, Seed(4)))
     by_id = {g.id: t for g, t in zip(seven, _tokens(seven), strict=True)}
-    backwards = list(_engine(lm).sample(prompts[::-1], 7, how, Seed(4)))
+    backwards = list(_engine(lm).sample(prompts[::-1], 7, sampling, Seed(4)))
     assert [g.id for g in backwards] == [g.id for g in prompts[::-1]]
     assert {g.id: t for g, t in zip(backwards, _tokens(backwards), strict=True)} == by_id
-    three = list(_engine(lm, unit_rows=6, max_rows=3).sample(prompts[1:4], 3, how, Seed(4)))
+    three = list(_engine(lm, unit_rows=6, max_rows=3).sample(prompts[1:4], 3, sampling, Seed(4)))
     assert {g.id: t for g, t in zip(three, _tokens(three), strict=True)} == {
         g.id: by_id[g.id][:3] for g in three
     }
     short = list(_engine(lm).sample(prompts, 2, Sampling(max_tokens=3), Seed(4)))
     assert _tokens(short) == [[c[:3] for c in by_id[g.id][:2]] for g in prompts]
-    assert _tokens(list(_engine(lm).sample(prompts, 7, how, Seed(5)))) != _tokens(seven)
+    assert _tokens(list(_engine(lm).sample(prompts, 7, sampling, Seed(5)))) != _tokens(seven)
 
 
 def _bits(groups: list[Group]) -> list[tuple[bytes, bytes]]:
@@ -410,9 +416,9 @@ def _bits(groups: list[Group]) -> list[tuple[bytes, bytes]]:
 def test_resuming_at_a_unit_is_bit_identical(dtype: torch.dtype) -> None:
     """Nine prompts of one to nine tokens, units of two prompts; two ranks take units in turn."""
     lm, prompts = _model("llama"), _prompts((4, 7, 2, 9, 1, 3, 8, 5, 6))
-    how, n = Sampling(max_tokens=8), 3
+    sampling, n = Sampling(max_tokens=8), 3
     new = lambda: _engine(lm, dtype=dtype, unit_rows=6, max_rows=4)  # noqa: E731
-    whole = list(new().sample(prompts, n, how, Seed(9)))
+    whole = list(new().sample(prompts, n, sampling, Seed(9)))
     units = list(new().units(prompts, n))
     assert [[g.id for g in u] for u in units] == [
         ["p0", "p1"],
@@ -421,12 +427,12 @@ def test_resuming_at_a_unit_is_bit_identical(dtype: torch.dtype) -> None:
         ["p6", "p7"],
         ["p8"],
     ]
-    rest = list(new().sample([g for u in units[2:] for g in u], n, how, Seed(9)))
+    rest = list(new().sample([g for u in units[2:] for g in u], n, sampling, Seed(9)))
     assert _bits(whole[4:]) == _bits(rest)
     engine, ranks = new(), []
     for rank in range(2):
         for k in range(rank, len(units), 2):
-            ranks += [(k, list(engine.sample(units[k], n, how, Seed(9))))]
+            ranks += [(k, list(engine.sample(units[k], n, sampling, Seed(9))))]
     assert _bits(whole) == _bits([g for _, u in sorted(ranks, key=lambda r: r[0]) for g in u])
 
 
@@ -438,8 +444,8 @@ def test_stop_strings_and_end_tokens() -> None:
     tokenizer.eos_token = None
 
     def run(**more: object) -> tuple[list[int], bool, str]:
-        how = Sampling(temperature=0, **({"max_tokens": 10} | more))  # type: ignore[arg-type]
-        [group] = TorchEngine(lm, tokenizer).sample(prompts, 1, how, Seed(0))
+        sampling = Sampling(temperature=0, **({"max_tokens": 10} | more))  # type: ignore[arg-type]
+        [group] = TorchEngine(lm, tokenizer).sample(prompts, 1, sampling, Seed(0))
         [c] = group.completions
         assert c.logp is not None
         assert (c.logp == 0).all()
@@ -468,8 +474,8 @@ def test_adapters_are_sampled_as_they_are_switched() -> None:
     from peft import LoraConfig, get_peft_model
 
     lm, prompts = _model("llama"), _prompts()
-    how = Sampling(max_tokens=6)
-    plain = _tokens(list(_engine(lm).sample(prompts, 2, how, Seed(0))))
+    sampling = Sampling(max_tokens=6)
+    plain = _tokens(list(_engine(lm).sample(prompts, 2, sampling, Seed(0))))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuned = get_peft_model(
@@ -477,12 +483,12 @@ def test_adapters_are_sampled_as_they_are_switched() -> None:
         )
     engine = _engine(tuned)
     assert isinstance(engine._decoder, SharedPrefixDecoder)
-    for group in engine.sample(prompts, 2, how, Seed(0)):
+    for group in engine.sample(prompts, 2, sampling, Seed(0)):
         for answer in group.completions:
-            want = _law_along(tuned, group.prompt, answer.tokens, how)
+            want = _law_along(tuned, group.prompt, answer.tokens, sampling)
             np.testing.assert_allclose(answer.logp, want, atol=1e-4)
     with tuned.disable_adapter():
-        assert _tokens(list(engine.sample(prompts, 2, how, Seed(0)))) == plain
+        assert _tokens(list(engine.sample(prompts, 2, sampling, Seed(0)))) == plain
 
 
 def test_state_space_models_are_sampled_through_their_own_cache() -> None:
@@ -490,11 +496,11 @@ def test_state_space_models_are_sampled_through_their_own_cache() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         lm = MambaForCausalLM(MambaConfig(**MAMBA)).eval()
-    engine, how = _engine(lm, max_rows=4), Sampling(max_tokens=7)
+    engine, sampling = _engine(lm, max_rows=4), Sampling(max_tokens=7)
     assert isinstance(engine._decoder, HFCacheDecoder)
-    for group in engine.sample(_prompts(), 3, how, Seed(0)):
+    for group in engine.sample(_prompts(), 3, sampling, Seed(0)):
         for answer in group.completions:
-            want = _law_along(lm, group.prompt, answer.tokens, how)
+            want = _law_along(lm, group.prompt, answer.tokens, sampling)
             np.testing.assert_allclose(answer.logp, want, atol=1e-4)
 
 
@@ -507,43 +513,43 @@ def test_a_cache_that_changes_the_logits_is_refused() -> None:
 
 
 def test_dropout_is_off_while_sampling() -> None:
-    lm, prompts, how = _model("gpt2"), _prompts(), Sampling(max_tokens=6)
-    calm = list(_engine(lm).sample(prompts, 2, how, Seed(0)))
+    lm, prompts, sampling = _model("gpt2"), _prompts(), Sampling(max_tokens=6)
+    calm = list(_engine(lm).sample(prompts, 2, sampling, Seed(0)))
     lm.train()
-    assert _bits(list(_engine(lm).sample(prompts, 2, how, Seed(0)))) == _bits(calm)
+    assert _bits(list(_engine(lm).sample(prompts, 2, sampling, Seed(0)))) == _bits(calm)
     assert all(m.training for m in lm.modules())
 
 
 def test_a_live_model_is_current_and_left_as_it_was() -> None:
-    lm, prompts, how = _model("llama"), _prompts(), Sampling(max_tokens=5)
+    lm, prompts, sampling = _model("llama"), _prompts(), Sampling(max_tokens=5)
     lm.train()
     lm.model.layers[1].eval()
     before = lm.config._attn_implementation
     live, frozen = _engine(lm), _engine(lm, dtype=torch.float32)
-    first = _tokens(list(live.sample(prompts, 2, how, Seed(0))))
-    assert first == _tokens(list(frozen.sample(prompts, 2, how, Seed(0))))
+    first = _tokens(list(live.sample(prompts, 2, sampling, Seed(0))))
+    assert first == _tokens(list(frozen.sample(prompts, 2, sampling, Seed(0))))
     assert lm.training
     assert not lm.model.layers[1].training
     assert lm.config._attn_implementation == before
     with torch.no_grad():
         lm.lm_head.weight.mul_(-1)
-    changed = _tokens(list(live.sample(prompts, 2, how, Seed(0))))
+    changed = _tokens(list(live.sample(prompts, 2, sampling, Seed(0))))
     assert changed != first
-    assert _tokens(list(frozen.sample(prompts, 2, how, Seed(0)))) == first
+    assert _tokens(list(frozen.sample(prompts, 2, sampling, Seed(0)))) == first
     copied = frozen.lm
     frozen.load(lm)
     assert frozen.lm is copied
-    assert _tokens(list(frozen.sample(prompts, 2, how, Seed(0)))) == changed
+    assert _tokens(list(frozen.sample(prompts, 2, sampling, Seed(0)))) == changed
     assert all(p.requires_grad and not p.is_inference() for p in lm.parameters())
 
 
 def test_bf16_samples_its_own_law() -> None:
     lm, prompts = _model("llama"), _prompts()
     half = copy.deepcopy(lm).to(torch.bfloat16)
-    how = Sampling(max_tokens=8)
-    for group in _engine(lm, dtype=torch.bfloat16).sample(prompts, 4, how, Seed(0)):
+    sampling = Sampling(max_tokens=8)
+    for group in _engine(lm, dtype=torch.bfloat16).sample(prompts, 4, sampling, Seed(0)):
         for answer in group.completions:
-            want = _law_along(half, group.prompt, answer.tokens, how)
+            want = _law_along(half, group.prompt, answer.tokens, sampling)
             np.testing.assert_allclose(answer.logp, want, atol=0.25)
 
 

@@ -22,8 +22,8 @@ def lines(path: Path, *rows: Any) -> Path:
     return path
 
 
-def rows(tmp_path: Path, *values: Any, **how: Any) -> DataRead:
-    return read_data(lines(tmp_path / "data.jsonl", *values), **how)
+def rows(tmp_path: Path, *values: Any, **sampling: Any) -> DataRead:
+    return read_data(lines(tmp_path / "data.jsonl", *values), **sampling)
 
 
 CASES = {

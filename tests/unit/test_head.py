@@ -195,8 +195,8 @@ def test_e_one_temperature_in_sampling_and_in_training(temperature: float):
     policy = trunk("llama", temperature)
     prompt = Group(a_group().prompt)
     engine = TorchEngine(lm(), letters(41))
-    how = Sampling(temperature=temperature, max_tokens=12)
-    (drawn,) = engine.sample([prompt], 4, how, Seed(0))
+    sampling = Sampling(temperature=temperature, max_tokens=12)
+    (drawn,) = engine.sample([prompt], 4, sampling, Seed(0))
     with torch.no_grad():
         read = policy(pack_groups([drawn], "shared").tokens).logp.rows()
     for completion, logp in zip(drawn.completions, read, strict=True):

@@ -58,7 +58,7 @@ class Scripted:
             yield math.log(self.mass) - np.logaddexp(0, [-d, d])
 
     def complete(
-        self, prompts: Iterable[Prompt], how: Sampling, seed: Seed
+        self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
     ) -> Iterator[Completion]:
         for _ in prompts:
             yield Completion(self.says)
@@ -85,8 +85,8 @@ def group(*texts: str) -> Group:
     return Group(asked, tuple(Completion(t) for t in texts))
 
 
-def label(odds: Callable[[str, str, str], float], *texts: str, **how) -> Preference:
-    judge = Labeller(Scripted(odds), COMPARE, how.pop("principles", ("right",)), **how)
+def label(odds: Callable[[str, str, str], float], *texts: str, **sampling) -> Preference:
+    judge = Labeller(Scripted(odds), COMPARE, sampling.pop("principles", ("right",)), **sampling)
     (judged,) = judge([group(*texts)])
     return judged.preferences[0]
 

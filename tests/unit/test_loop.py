@@ -68,9 +68,9 @@ def fitted(
     groups: Groups | None = None, **changes: Any,
 ) -> Checkpoint:  # fmt: skip
     """Run a method's `fit` in a folder of its own, where it may be resumed."""
-    here = StageContext.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
+    ctx = StageContext.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
     groups = data(pairs=name != "sft") if groups is None else groups
-    return FITS[name](Checkpoint(init), groups, replace(CONFIGS[name], **changes), here=here)
+    return FITS[name](Checkpoint(init), groups, replace(CONFIGS[name], **changes), ctx=ctx)
 
 
 def weights(checkpoint: Checkpoint) -> bytes:
@@ -504,8 +504,8 @@ def test_a_reward_is_normalised_on_the_reference_answers_it_is_given(tmp_path: P
     """Mean 0 and variance 1 on answers of the reference, before any policy climbs it."""
     init, others = folder(tmp_path / "init"), data(7, pairs=False)
     cfg = replace(CONFIGS["reward"], unit_variance=True)
-    here = StageContext.at(tmp_path, seed=Seed(5), machine=FP32)
-    made = reward.fit(Checkpoint(init), data(), cfg, zero_on=others, here=here)
+    ctx = StageContext.at(tmp_path, seed=Seed(5), machine=FP32)
+    made = reward.fit(Checkpoint(init), data(), cfg, zero_on=others, ctx=ctx)
     scores = np.concatenate([g.scores for g in RewardModel(made, machine=FP32)(others)])
     assert abs(scores.mean()) < 1e-6
     assert abs(scores.std() - 1) < 1e-6

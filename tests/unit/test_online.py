@@ -73,7 +73,7 @@ def online(
     live = loading.load_policy(init, FP32)
     engine = TorchEngine(live, load_tokenizer(init))
     return RolloutSource(
-        prompts(init, 6), engine, lambda _: live, experience, shape, how=SHORT, seed=Seed(1),
+        prompts(init, 6), engine, lambda _: live, experience, shape, sampling=SHORT, seed=Seed(1),
         layout="shared", tokens=tokens, events=heard or Heard(), **more,
     )  # fmt: skip
 
@@ -92,8 +92,8 @@ def test_the_first_minibatch_has_ratio_one(
     """
     heard = Heard()
     cfg = PPO if method is ppo else replace(GRPO, beta=0.0)
-    how = replace(SHORT, temperature=temperature)
-    climbed(method, cfg, init, tmp_path, heard=heard, how=how)
+    sampling = replace(SHORT, temperature=temperature)
+    climbed(method, cfg, init, tmp_path, heard=heard, sampling=sampling)
     per_round = 4
     for step in (0, per_round):
         first = heard.of("train")[step]
@@ -190,19 +190,19 @@ def test_rewards_whitening_and_advantages_are_of_the_whole_rollout(init: Path, r
     actors = cast(init, r_phi)
     groups = drawn(init)
     found = ppo.PPOAlgorithm(actors, PPO).experience(groups)
-    A = found.columns["adv"].values
+    A = found.columns["advantages"].values
     assert A.mean().item() == pytest.approx(0, abs=1e-6)
     assert A.std().item() == pytest.approx(1, abs=1e-5)
-    old, V = found.columns["old"], found.columns["value"]
+    old, V = found.columns["old_logp"], found.columns["old_values"]
     r = actors.scores(list(actors.reward(groups)))
     R = kl_shaping(r, old, actors.ref(groups), PPO.beta)
     scaled = R.map(lambda x: (x - x.mean()) / x.std() + x.mean())
     raw, G = gae(scaled, V, 1.0, 1.0)
-    torch.testing.assert_close(found.columns["ret"].values, G.values)
+    torch.testing.assert_close(found.columns["returns"].values, G.values)
     torch.testing.assert_close(A, (raw.values - raw.values.mean()) / raw.values.std())
     plain = replace(PPO, whiten_rewards=False, whiten_advantages=False)
     found = ppo.PPOAlgorithm(actors, plain).experience(groups)
-    torch.testing.assert_close(found.columns["adv"].values, gae(R, V, 1.0, 1.0)[0].values)
+    torch.testing.assert_close(found.columns["advantages"].values, gae(R, V, 1.0, 1.0)[0].values)
     total = R.sum() - (r - PPO.beta * (old - actors.ref(groups)).sum())
     assert total.abs().max() < 1e-5
 
@@ -231,7 +231,7 @@ def test_missing_eos_rules(init: Path):
 
 def returns(found: Experience) -> Tensor:
     """[N] the return of each answer's first token: all of its reward, since gamma = lambda = 1."""
-    return torch.stack([row[0] for row in found.columns["ret"].rows()])
+    return torch.stack([row[0] for row in found.columns["returns"].rows()])
 
 
 def test_values_are_read_before_each_token(init: Path, r_phi: Path):
@@ -365,15 +365,15 @@ class Picky:
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("sampling", "told"),
     [({}, 1), ({"kl": "k2"}, 0), ({"kl": "reward"}, 0), ({"beta": 0.0}, 0)],
     ids=str,
 )
 def test_k3_as_a_loss_says_that_its_optimum_is_another(
-    how: dict[str, Any], told: int, init: Path, tmp_path: Path
+    sampling: dict[str, Any], told: int, init: Path, tmp_path: Path
 ):
     heard = Heard()
-    climbed(grpo, replace(GRPO, rounds=1, inner=1, **how), init, tmp_path, heard=heard)
+    climbed(grpo, replace(GRPO, rounds=1, inner=1, **sampling), init, tmp_path, heard=heard)
     assert len(heard.of("estimator")) == told
     assert all("not pi_ref exp" in line["text"] for line in heard.of("estimator"))
 
@@ -387,7 +387,7 @@ def test_dapo_leaves_out_groups_without_spread(init: Path):
     assert [g.id for g in some.groups] == ["p0", "p2", "p3", "p5"]
     assert some.numbers["informative"] == pytest.approx(4 / 6)
     keep = torch.tensor([k for k in range(18) if k // 3 not in (1, 4)])
-    for name in ("old", "ref", "adv"):
+    for name in ("old_logp", "ref_logp", "advantages"):
         want = all_in.columns[name].select(keep)
         torch.testing.assert_close(some.columns[name].values, want.values)
     shape = RolloutShape(6, 3, 1, 1, 3)
@@ -401,7 +401,7 @@ def test_dapo_keeps_one_group_a_step_when_none_has_spread(init: Path):
     cfg = replace(grpo.GRPO_VARIANTS["dapo"], n=3, prompts=6, minibatch=3)
     none = algorithm(init, Picky(tuple(f"p{i}" for i in range(6))), cfg).experience(drawn(init, 3))
     assert len(none.groups) == 2
-    assert none.columns["adv"].values.abs().max() == 0
+    assert none.columns["advantages"].values.abs().max() == 0
     assert none.numbers["informative"] == 0
 
 
@@ -420,7 +420,7 @@ def test_gspo_clips_whole_sequences(init: Path):
     (batch,) = online(lambda g: found, RolloutShape(6, 3, 1, 1, 6), init)._batches(0, 0, found)
     out = method.cast.policy(batch.tokens)
     ratio = Ragged(method.loss(out, batch)["policy"].metrics["ratio"], *owners(batch))
-    want = (out.logp - batch.old).mean().exp()
+    want = (out.logp - batch.old_logp).mean().exp()
     torch.testing.assert_close(ratio.values, ratio.expand(want).values)
 
 
@@ -441,7 +441,7 @@ def test_group_advantages(init: Path):
     for kind, advantage in want.items():
         cfg = replace(base, advantage=kind)
         found = algorithm(init, Picky(()), cfg).experience(groups)
-        first = [row[0].item() for row in found.columns["adv"].rows()]
+        first = [row[0].item() for row in found.columns["advantages"].rows()]
         np.testing.assert_allclose(first, advantage.ravel(), rtol=1e-5, atol=1e-6)
 
 
@@ -486,8 +486,8 @@ def test_the_best_policy_by_the_chosen_judge_is_exported(init: Path, tmp_path: P
 
     def watched(place: str, choose: str | None, values: list[float], cfg: Any, heard: Heard) -> Any:
         judges = (("truth", Falling(values)),)
-        watching = Validation(prompts(init, 3, seed=9), judges, choose=choose, every=1)
-        return climbed(ppo, cfg, init, tmp_path / place, heard=heard, watching=watching)
+        validation = Validation(prompts(init, 3, seed=9), judges, choose=choose, every=1)
+        return climbed(ppo, cfg, init, tmp_path / place, heard=heard, validation=validation)
 
     heard = Heard()
     best = watched("best", "truth", [0.0, 1.0, 3.0, 2.0, 1.0], four, heard)
@@ -509,10 +509,10 @@ def test_the_best_policy_by_the_chosen_judge_is_exported(init: Path, tmp_path: P
 def test_early_stopping_ends_after_its_patience_and_exports_the_best(init: Path, tmp_path: Path):
     """Truth falls after round 1; with a patience of 2 the climb ends after round 3 of 9."""
     judges = (("truth", Falling([0.0, 3.0, 2.0, 1.0])),)
-    watching = Validation(prompts(init, 3), judges, choose="truth", every=1, patience=2)
+    validation = Validation(prompts(init, 3), judges, choose="truth", every=1, patience=2)
     heard = Heard()
     cfg = replace(PPO, rounds=9)
-    climbed(ppo, cfg, init, tmp_path, heard=heard, watching=watching)
+    climbed(ppo, cfg, init, tmp_path, heard=heard, validation=validation)
     assert [line["round"] for line in heard.of("round")] == [1, 2, 3]
     assert heard.of("enough")[0]["round"] == 3
     assert heard.of("chosen")[0]["round"] == 1
@@ -528,8 +528,8 @@ def test_a_climb_that_was_killed_at_any_step_ends_the_same(method: Any, init: Pa
     cfg = PPO if method is ppo else replace(GRPO, kl="reward", inner=1, rounds=4)
 
     def run(place: str, heard: Heard) -> Checkpoint:
-        watching = Validation(prompts(init, 3, seed=9), (("truth", Letters()),), "truth", every=1)
-        return climbed(method, cfg, init, tmp_path / place, heard=heard, watching=watching)
+        validation = Validation(prompts(init, 3, seed=9), (("truth", Letters()),), "truth", every=1)
+        return climbed(method, cfg, init, tmp_path / place, heard=heard, validation=validation)
 
     heard = Heard()
     calm = run("calm", heard)

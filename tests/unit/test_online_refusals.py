@@ -68,15 +68,17 @@ def one() -> Ragged:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "sampling",
     [{"temperature": 0.0}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}],
     ids=str,
 )
 @pytest.mark.parametrize("method", [ppo, grpo], ids=["ppo", "grpo"])
-def test_episodes_of_another_law_are_refused(method: Any, how: Any, init: Path, tmp_path: Path):
+def test_episodes_of_another_law_are_refused(
+    method: Any, sampling: Any, init: Path, tmp_path: Path
+):
     cfg = PPO if method is ppo else GRPO
     with pytest.raises(ConfigError, match="sampled with") as caught:
-        climbed(method, cfg, init, tmp_path, how=replace(SHORT, **how))
+        climbed(method, cfg, init, tmp_path, sampling=replace(SHORT, **sampling))
     assert "another law" in caught.value.why
 
 

@@ -80,11 +80,11 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     pi_sft = Checkpoint(folder(home / "sft"), "SFT")
     x = prompts(pi_sft.path, 6)
     with Run(home / "run", 3, display=Hidden(), machine=FP32) as run:
-        pairs = run("preferences-pairs", sample, pi_sft, x, n=2, how=HOW)
+        pairs = run("preferences-pairs", sample, pi_sft, x, n=2, sampling=HOW)
         D = run("preferences", judge, pairs, Early())
         inputs = {
-            "pi_sft": pi_sft, "D": D, "x": x, "same": {"exact": SameText()}, "how": HOW,
-            "watching": None, "humans": Early(), "formats": FeedbackFormats(),
+            "pi_sft": pi_sft, "D": D, "x": x, "same": {"exact": SameText()}, "sampling": HOW,
+            "validation": None, "humans": Early(), "formats": FeedbackFormats(),
         }  # fmt: skip
         results: dict[str, Checkpoint] = {}
         for name, (recipe, cfg) in {

@@ -151,10 +151,8 @@ def test_a_fit_with_little_memory_ends_at_the_same_weights(
 
         monkeypatch.setattr(loop, "usable_memory", lambda _, there=there: there)
         monkeypatch.setattr(DatasetSource, "batches", batches)
-        here = StageContext.at(tmp_path / name, machine=replace(FP32, tokens=240))
-        made = dpo.fit(
-            init, data, dpo.DPOConfig(epochs=2, batch=6, optim=Optim(lr=1e-3)), here=here
-        )
+        ctx = StageContext.at(tmp_path / name, machine=replace(FP32, tokens=240))
+        made = dpo.fit(init, data, dpo.DPOConfig(epochs=2, batch=6, optim=Optim(lr=1e-3)), ctx=ctx)
         sizes.append(largest[0])
         ends.append(torch.cat([p.flatten() for p in open_policy(made.path, FP32).parameters()]))
     assert sizes == [126, 42]
@@ -175,11 +173,11 @@ def test_a_killed_fit_goes_on_with_the_cut_it_began_with(
         if name == "killed":
             dying = StageContext.at(tmp_path / name, machine=machine, events=Heard(dies_at=3))
             with pytest.raises(KeyboardInterrupt):
-                dpo.fit(init, data, cfg, here=dying)
+                dpo.fit(init, data, cfg, ctx=dying)
             monkeypatch.setattr(loop, "usable_memory", lambda _: little)
         heard = Heard()
         made = dpo.fit(
-            init, data, cfg, here=StageContext.at(tmp_path / name, machine=machine, events=heard)
+            init, data, cfg, ctx=StageContext.at(tmp_path / name, machine=machine, events=heard)
         )
         assert ("room" in {line["kind"] for line in heard.lines}) == (name == "killed")
         ends.append(torch.cat([p.flatten() for p in open_policy(made.path, FP32).parameters()]))

@@ -74,14 +74,14 @@ def scored(groups: Groups, *, seed: Seed) -> Iterator[Group]:
         yield Group(group.prompt, group.completions, np.array([seed.uniform(), 0.0]))
 
 
-def fit(start: Checkpoint | None, cfg: Config, *, here: StageContext):
-    done = len(list(here.scratch.iterdir()))
+def fit(start: Checkpoint | None, cfg: Config, *, ctx: StageContext):
+    done = len(list(ctx.scratch.iterdir()))
     for step in range(done, cfg.steps):
-        (here.scratch / f"{step}").write_text("x")
-        here.events.progress(step + 1, cfg.steps, "steps", loss=1 / (step + 1), tokens=100 * step)
+        (ctx.scratch / f"{step}").write_text("x")
+        ctx.events.progress(step + 1, cfg.steps, "steps", loss=1 / (step + 1), tokens=100 * step)
     CALLS.append(f"fit from {done}")
-    write_model(here.out, cfg.beta)
-    return Checkpoint(here.out, name="policy")
+    write_model(ctx.out, cfg.beta)
+    return Checkpoint(ctx.out, name="policy")
 
 
 def write_model(folder: Path, weight: float) -> Checkpoint:
@@ -316,9 +316,9 @@ def test_a_failing_stage_keeps_only_what_it_can_resume_from(tmp_path):
         run("fit", fail_at_two, fails=False)
 
 
-def fail_at_two(fails: bool, *, here: StageContext) -> float:
-    (here.out / "half").write_text("half")
-    (here.scratch / "1").write_text("1")
+def fail_at_two(fails: bool, *, ctx: StageContext) -> float:
+    (ctx.out / "half").write_text("half")
+    (ctx.scratch / "1").write_text("1")
     return 1 / 0 if fails else 1.0
 
 

@@ -94,19 +94,19 @@ def test_tilt_tells_beta_in_spreads():
 def test_duplicates_that_were_not_candidates_are_no_pool(tmp_path: Path):
     """Of a, a, a, b without duplicates both are accepted: nothing was tilted."""
     pool = Group(Prompt("x", ""), tuple(map(Completion, "aaab")), scores=np.array([2.0, 2, 2, 0]))
-    how = rejection(0.5, keep=8, dedupe=True)
+    sampling = rejection(0.5, keep=8, dedupe=True)
     with Run(tmp_path, 0) as run:
-        kept = run("kept", select, Groups.of([pool]), how)
-        numbers = run("tilt", log_tilting, Groups.of([pool]), kept, how)
+        kept = run("kept", select, Groups.of([pool]), sampling)
+        numbers = run("tilt", log_tilting, Groups.of([pool]), kept, sampling)
     assert len(kept[0]) == 2
     assert numbers["effective_beta"] == math.inf
     assert numbers["acceptance"] == pytest.approx((1 + math.exp(-4)) / 2)
 
 
 def test_a_method_that_filters_is_not_stopped_by_its_filter(tmp_path: Path):
-    watching = Validation(Groups.of([]), (("held_out", Any),), choose="proxy")  # type: ignore[arg-type]
+    validation = Validation(Groups.of([]), (("held_out", Any),), choose="proxy")  # type: ignore[arg-type]
     with Run(tmp_path, 0) as run, pytest.raises(ConfigError, match="judges who did not filter"):
-        validated(run, "watch-0", Checkpoint(f1_model(tmp_path / "m"), "m"), watching, Sampling())
+        validated(run, "watch-0", Checkpoint(f1_model(tmp_path / "m"), "m"), validation, Sampling())
 
 
 def test_rejection_from_the_engine_s_own_draws(tmp_path: Path):
@@ -136,9 +136,9 @@ def test_in_spreads_the_scale_of_rewards_does_not_matter():
     rng = np.random.default_rng(0)
     r = rng.normal(size=16)
     for unit, same in (("spread", True), ("score", False)):
-        how = rejection(1.0, keep=4, unit=unit)
-        kept = [texts(g) for g in how([group(r)], Seed(7))]
-        moved = [texts(g) for g in how([group(100 * r + 3)], Seed(7))]
+        sampling = rejection(1.0, keep=4, unit=unit)
+        kept = [texts(g) for g in sampling([group(r)], Seed(7))]
+        moved = [texts(g) for g in sampling([group(100 * r + 3)], Seed(7))]
         assert (kept == moved) is same
     (equal,) = rejection(1.0, keep=4, unit="spread")([group([1.0] * 6)], Seed(0))
     assert texts(equal) == "abcd"
@@ -260,11 +260,11 @@ def trail(*values: float) -> list[ValidatedPolicy]:
 
 
 def test_the_best_by_a_held_out_judge_is_chosen():
-    watching = Validation(Groups.of([]), (("held_out", Any),), choose="held_out", patience=2)  # type: ignore[arg-type]
-    assert str(best_policy(trail(0.1, 0.5, 0.4), watching).policy) == "1"
-    assert not should_stop(trail(0.1, 0.5, 0.4), watching)
-    assert should_stop(trail(0.1, 0.5, 0.4, 0.5), watching)
-    assert not should_stop(trail(0.1, 0.5, 0.4, 0.6), watching)
+    validation = Validation(Groups.of([]), (("held_out", Any),), choose="held_out", patience=2)  # type: ignore[arg-type]
+    assert str(best_policy(trail(0.1, 0.5, 0.4), validation).policy) == "1"
+    assert not should_stop(trail(0.1, 0.5, 0.4), validation)
+    assert should_stop(trail(0.1, 0.5, 0.4, 0.5), validation)
+    assert not should_stop(trail(0.1, 0.5, 0.4, 0.6), validation)
 
 
 def test_without_a_judge_the_last_is_chosen():

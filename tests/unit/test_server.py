@@ -189,17 +189,17 @@ def test_tokens_and_dollars_are_counted_and_a_budget_is_kept(tmp_path):
 
 
 def test_text_is_drawn_by_seed_and_kept_by_seed(tmp_path):
-    how = Sampling(temperature=0.7, max_tokens=9)
+    sampling = Sampling(temperature=0.7, max_tokens=9)
     with ChatServer() as server:
         speaker = handle(server, tmp_path).open(Machine())
-        (said,) = speaker.complete(questions(1), how, Seed(1))
+        (said,) = speaker.complete(questions(1), sampling, Seed(1))
         assert (said.text, said.stopped, said.author) == (
             "reply to q0 (A) x (B) y",
             True,
             "judge-1",
         )
-        list(speaker.complete(questions(1), how, Seed(2)))
-        list(speaker.complete(questions(1), how, Seed(1)))
+        list(speaker.complete(questions(1), sampling, Seed(2)))
+        list(speaker.complete(questions(1), sampling, Seed(1)))
         assert len(server.bodies) == 2
         assert server.bodies[0]["max_tokens"] == 9
         assert server.bodies[0]["seed"] != server.bodies[1]["seed"]

@@ -71,11 +71,13 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral window", "gemma2"])
 def test_a_replayed_step_draws_the_same_tokens(family: str, replayed: list[int]) -> None:
     """Rows leave one by one, prompts join, stores grow: the free decoder's tokens, logp to 1e-5."""
-    lm, how = _model(family), Sampling(max_tokens=14)
+    lm, sampling = _model(family), Sampling(max_tokens=14)
     prompts = _prompts((9, 3, 14, 9, 1, 20, 6, 2, 2, 11))
     for rows in (7, 16):
         ours, theirs = (
-            list(_engine(lm, max_rows=rows, compiled=compiled).sample(prompts, 3, how, Seed(1)))
+            list(
+                _engine(lm, max_rows=rows, compiled=compiled).sample(prompts, 3, sampling, Seed(1))
+            )
             for compiled in (True, False)
         )
         _assert_same(ours, theirs)

@@ -18,9 +18,9 @@ class Counting:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer, self.longest = tokenizer, 0
 
-    def decode(self, tokens: list[int], **how: Any) -> str:
+    def decode(self, tokens: list[int], **sampling: Any) -> str:
         self.longest = max(self.longest, len(tokens))
-        return self.tokenizer.decode(tokens, **how)
+        return self.tokenizer.decode(tokens, **sampling)
 
 
 def first_end(tokens: np.ndarray, ends: StopCondition) -> int | None:

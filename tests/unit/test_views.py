@@ -50,9 +50,9 @@ def fitted(
     place: Path, init: Path, tokens: int = 16384, heard: Heard | None = None, **more: Any
 ) -> Checkpoint:
     machine = replace(FP32, tokens=tokens)
-    here = StageContext.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
+    ctx = StageContext.at(place, seed=Seed(5), events=heard or Heard(), machine=machine)
     given = {"data": compared(), "cfg": CFG, "uml": SMALL} | more
-    return reward.fit(Checkpoint(init), given.pop("data"), given.pop("cfg"), here=here, **given)
+    return reward.fit(Checkpoint(init), given.pop("data"), given.pop("cfg"), ctx=ctx, **given)
 
 
 def source(tokens: int = 16384, size: int = 4, total: int = 6, **more: Any) -> MultiViewSource:

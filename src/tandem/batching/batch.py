@@ -106,11 +106,11 @@ class Batch:
         weight: [N] the completions' own weights.
         pairs: comparisons, or None.
         scores: [N] a judge's numbers, or None.
-        ref: log-probabilities under the reference, or None.
-        old: log-probabilities under the policy that sampled, or None.
-        adv: advantages, or None.
-        ret: returns, or None.
-        value: value estimates at sampling time, or None.
+        ref_logp: log-probabilities under the reference, or None.
+        old_logp: log-probabilities under the policy that sampled, or None.
+        advantages: advantages, or None.
+        returns: returns, or None.
+        old_values: value estimates at sampling time, or None.
         shared: numbers that belong to the whole step, computed before it was split (KTO's z0).
     """
 
@@ -119,11 +119,11 @@ class Batch:
     weight: Tensor
     pairs: Pairs | None = None
     scores: Tensor | None = None
-    ref: Ragged | None = None
-    old: Ragged | None = None
-    adv: Ragged | None = None
-    ret: Ragged | None = None
-    value: Ragged | None = None
+    ref_logp: Ragged | None = None
+    old_logp: Ragged | None = None
+    advantages: Ragged | None = None
+    returns: Ragged | None = None
+    old_values: Ragged | None = None
     shared: dict[str, Tensor] | None = None
 
     def to(self, device: torch.device | str) -> Batch:

@@ -26,7 +26,7 @@ from tandem.errors import DataError
 Layout = Literal["shared", "rows"]
 Columns = Mapping[str, Sequence[Sequence[FloatArray | None]]]
 """Per-token numbers beside the groups: name -> one array a completion, aligned to its tokens."""
-RAGGED = ("ref", "old", "adv", "ret", "value")
+RAGGED = ("ref_logp", "old_logp", "advantages", "returns", "old_values")
 
 
 def pack_groups(

@@ -47,21 +47,21 @@ def run_seed(
     trackers: tuple[str, ...] = (),
 ) -> None:
     """Do every entry of a plan with one seed; finished stages are kept."""
-    world = open_plan_task(plan, seed)
+    task = open_plan_task(plan, seed)
     configs, folder = plan.entries[0].configs, plan.folder(out, seed)
     follow = partial(open_trackers, trackers, folder, {"title": plan.title, "seed": seed})
     with Run(folder, seed, machine=machine, display=display, follow=follow) as run:
-        start = Inputs(run.scope(folder_name(OPPONENT), run.seed), world, configs)
+        start = Inputs(run.scope(folder_name(OPPONENT), run.seed), task, configs)
         write_json(start.run.path / NEEDED, {"stages": ["demonstrations", "sft"]})
         main = answer_prompts(start, start.pi_sft)
         judge_answers(plan, start, main, main, start.pi_sft)
         if start.labelled:
             judge = RewardModel(start.r_phi)
             start.run("reward-exam", evaluate_reward, judge, start.held_out, members=start.members)
-        base = Inputs(run.scope("base", run.seed), world, configs)
+        base = Inputs(run.scope("base", run.seed), task, configs)
         judge_answers(plan, base, answer_prompts(base, base.base), main, base.base)
         for entry in plan.entries:
-            run_entry(run, plan, world, entry, main)
+            run_entry(run, plan, task, entry, main)
 
 
 def open_plan_task(plan: Plan, seed: int) -> Task:
@@ -73,31 +73,31 @@ def open_plan_task(plan: Plan, seed: int) -> Task:
     if plan.task is not None:
         return worlds.load_task(plan.task, plan.sizes, Seed(seed), exam=Seed(plan.exam))
     assert plan.model is not None and plan.data is not None  # noqa: PT018
-    world = worlds.task_from_files(Path(plan.model), plan.data, plan.sizes)
-    if world.truth is None and world.preferences is None:
+    task = worlds.task_from_files(Path(plan.model), plan.data, plan.sizes)
+    if task.truth is None and task.preferences is None:
         raise ConfigError(
             f"nobody can judge answers to {plan.data}",
             "it holds neither preferences, from which a reward could be learned, nor answers "
             "that can be checked",
             "give data with preferences or scores",
         )
-    return world
+    return task
 
 
-def run_entry(run: Run, plan: Plan, world: Task, entry: Entry, main: Groups) -> None:
+def run_entry(run: Run, plan: Plan, task: Task, entry: Entry, main: Groups) -> None:
     """Do one entry, or write down why it failed."""
     scope = run.scope(entry.scope, run.seed)
-    course = Inputs(scope, world, entry.configs)
+    inputs = Inputs(scope, task, entry.configs)
     told = scope.path / FAILED
     told.unlink(missing_ok=True)
     try:
-        result, _ = course.do(open_method(entry))
+        result, _ = inputs.do(open_method(entry))
         write_json(
             scope.path / NEEDED,
             {"stages": [s for s in scope.called if not s.startswith(OBSERVING_STAGES)]},
         )
         policy = replace(result, name=entry.name)
-        judge_answers(plan, course, answer_prompts(course, policy), main, policy)
+        judge_answers(plan, inputs, answer_prompts(inputs, policy), main, policy)
     except Pending:
         raise
     except Exception as error:
@@ -127,27 +127,27 @@ def open_method(entry: Entry) -> Method:
     return replace(method, recipe=own)
 
 
-def answer_prompts(course: Inputs, policy: Policy) -> Groups:
+def answer_prompts(inputs: Inputs, policy: Policy) -> Groups:
     """Sample one answer to each evaluation prompt."""
-    return course.run("answers", sample, policy, course.exam, n=1, how=course.how)
+    return inputs.run("answers", sample, policy, inputs.eval_prompts, n=1, sampling=inputs.sampling)
 
 
 def judge_answers(
-    plan: Plan, course: Inputs, answers: Groups, main: Groups, policy: Policy
+    plan: Plan, inputs: Inputs, answers: Groups, main: Groups, policy: Policy
 ) -> None:
     """Let every judge see the answers, beside the opponent's."""
     judges: dict[str, Judge] = {}
-    if course.truth is not None:
-        judges["truth"] = course.truth
-    if course.labelled:
-        judges |= {"gold_rm": course.gold_rm, "proxy": RewardModel(course.r_phi)}
+    if inputs.truth is not None:
+        judges["truth"] = inputs.truth
+    if inputs.labelled:
+        judges |= {"gold_rm": inputs.gold_rm, "proxy": RewardModel(inputs.r_phi)}
     comparers: dict[str, Judge] = {}
-    if course.humans is not None:
-        comparers["annotator"] = course.humans
+    if inputs.humans is not None:
+        comparers["annotator"] = inputs.humans
     if plan.referee:
-        formats = course.formats
+        formats = inputs.formats
         comparers["llm"] = AIFeedback(hard=True).labeller(
-            course.base, formats.compare, formats.principles
+            inputs.base, formats.compare, formats.principles
         )
-    who = {"policy": policy, "opponent": course.pi_sft}
-    course.run("exam", evaluate_answers, answers, main, judges=judges, comparers=comparers, **who)
+    who = {"policy": policy, "opponent": inputs.pi_sft}
+    inputs.run("exam", evaluate_answers, answers, main, judges=judges, comparers=comparers, **who)

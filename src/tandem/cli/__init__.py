@@ -21,15 +21,36 @@ from tandem import __version__
 from tandem.errors import ConfigError, Pending, TandemError, nearest_name
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("tandem.cli.run:run", "run a method on a task, or on your model and your data"),
-    "bench": ("tandem.cli.bench:bench", "compare methods on the same prompts, seeds and budget"),
-    "methods": ("tandem.cli.methods:methods", "list the methods, in the five verbs"),
-    "data check": ("tandem.cli.data:check", "examine preference data before training on it"),
-    "eval reward": ("tandem.cli.evaluate:reward", "compare a reward model with human judgements"),
-    "eval policy": ("tandem.cli.evaluate:policy", "compare a policy with a reference policy"),
-    "tasks check": ("tandem.cli.methods:check_task", "check that a task has its phenomena"),
-    "report": ("tandem.cli.report:report", "write a run's or a bench's page, one HTML file"),
-    "doctor": ("tandem.cli.doctor:doctor", "check this machine, line by line, with the fix"),
+    "run": (
+        "tandem.cli.run:run_command_line",
+        "run a method on a task, or on your model and your data",
+    ),
+    "bench": (
+        "tandem.cli.bench:bench_command",
+        "compare methods on the same prompts, seeds and budget",
+    ),
+    "methods": ("tandem.cli.methods:methods_command", "list the methods, in the five verbs"),
+    "data check": (
+        "tandem.cli.data:check_command",
+        "examine preference data before training on it",
+    ),
+    "eval reward": (
+        "tandem.cli.evaluate:evaluate_reward_command",
+        "compare a reward model with human judgements",
+    ),
+    "eval policy": (
+        "tandem.cli.evaluate:evaluate_policy_command",
+        "compare a policy with a reference policy",
+    ),
+    "tasks check": ("tandem.cli.tasks:check_task_command", "check that a task has its phenomena"),
+    "report": (
+        "tandem.cli.report:report_command",
+        "write a run's or a bench's page, one HTML file",
+    ),
+    "doctor": (
+        "tandem.cli.doctor:doctor_command",
+        "check this machine, line by line, with the fix",
+    ),
 }
 USAGE = "usage: tandem COMMAND [options]"
 

@@ -84,10 +84,10 @@ def open_files(plan: Plan) -> tuple[str, ...]:
     """Open your model and data, so that what they lack is said now; return what was read."""
     if plan.model is None:
         return ()
-    world = open_plan_task(plan, plan.seeds[0])
-    world.base.files()
+    task = open_plan_task(plan, plan.seeds[0])
+    task.base.files()
     check_answer_lengths(plan.model, [(e.method, e.configs) for e in plan.entries])
-    return world.notes
+    return task.notes
 
 
 def comparison_notes(plan: Plan) -> str:

@@ -126,10 +126,10 @@ def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
 
     judges: dict[str, Judge] = {}
     if options.task:
-        world = load.load_task(options.task, sizes, Seed(options.seed))
-        prompts = world.evaluation
-        if world.truth is not None:
-            judges["truth"] = world.truth
+        task = load.load_task(options.task, sizes, Seed(options.seed))
+        prompts = task.evaluation
+        if task.truth is not None:
+            judges["truth"] = task.truth
     else:
         prompts = read_data(_needed(options, "data", "prompts, or --task micro")).groups.prompts()
         _needed(options, "proxy", "a reward model to judge with")
@@ -144,10 +144,10 @@ def _answers(policy: Checkpoint, prompts: Groups, seed: int, configs: Mapping[st
     from tandem.runs.events import Silent
     from tandem.stages.sampling import sample
 
-    how, machine = configs["sampling"], configs["machine"]
+    sampling, machine = configs["sampling"], configs["machine"]
     at = Seed(seed).at("answers", str(policy))
     return Groups.of(
-        sample(policy, prompts, n=1, how=how, seed=at, machine=machine, events=Silent())
+        sample(policy, prompts, n=1, sampling=sampling, seed=at, machine=machine, events=Silent())
     )
 
 

@@ -58,34 +58,34 @@ def run_command_line(words: Sequence[str]) -> int:
     with_shared_parts(configs[method.name], configs)  # refuses parts that do not go together
     for name in options.tracker:
         check_known(name)
-    world = open_task(options, configs["sizes"])
+    task = open_task(options, configs["sizes"])
     if options.model is not None:
         check_answer_lengths(options.model, [(method.name, configs)])
     resolved = resolved_settings(method.name, options, configs)
     if options.dry_run:
-        print(plan_text(options, resolved, world))
+        print(plan_text(options, resolved, task))
         return 0
-    return _go(method, options, configs, world, resolved)
+    return _go(method, options, configs, task, resolved)
 
 
 def _go(
     method: Method,
     options: Namespace,
     configs: Mapping[str, Any],
-    world: Task,
+    task: Task,
     resolved: Mapping[str, Any],
 ) -> int:
     from tandem.pipeline.evaluate import run_method
     from tandem.runs.run import Run
 
-    path = run_folder(method.name, options, world)
+    path = run_folder(method.name, options, task)
     follow = partial(open_trackers, options.tracker, path, resolved)
     machine = configs["machine"]
     with Run(path, options.seed, redo=options.redo, machine=machine, follow=follow) as work:
         work.save_config(to_toml(resolved))
-        for line in world.notes:
+        for line in task.notes:
             work.events.log("note", text=line)
-        print(run_method(work, method, configs, world))
+        print(run_method(work, method, configs, task))
     print(f"\nthe run is in {path}")
     return 0
 
@@ -155,9 +155,9 @@ def open_task(options: Namespace, sizes: Any) -> Task:
         )
     if "task" in start:
         return worlds.load_task(start["task"], sizes, Seed(options.seed))
-    world = worlds.task_from_files(Path(start["model"]), start["data"], sizes)
-    world.base.files()
-    return world
+    task = worlds.task_from_files(Path(start["model"]), start["data"], sizes)
+    task.base.files()
+    return task
 
 
 def check_answer_lengths(model: str, methods: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
@@ -196,24 +196,24 @@ def resolved_settings(name: str, options: Namespace, configs: Mapping[str, Any])
     return {"method": name, **start, "seed": options.seed, **tables}
 
 
-def run_folder(name: str, options: Namespace, world: Task) -> Path:
+def run_folder(name: str, options: Namespace, task: Task) -> Path:
     """Return the run's folder."""
-    return Path(options.out or f"runs/{name}-{world.name}-{options.seed}")
+    return Path(options.out or f"runs/{name}-{task.name}-{options.seed}")
 
 
-def plan_text(options: Namespace, resolved: Mapping[str, Any], world: Task) -> str:
+def plan_text(options: Namespace, resolved: Mapping[str, Any], task: Task) -> str:
     """Say what would be done, from what, and where."""
-    path = run_folder(resolved["method"], options, world)
+    path = run_folder(resolved["method"], options, task)
     sizes = {
-        "demonstrations": world.demonstrations,
-        "preferences": world.preferences if world.asked is None else world.asked,
-        "held out": world.held_out if world.asked is None else world.asked_held_out,
-        "prompts": world.prompts,
-        "evaluation": world.evaluation,
+        "demonstrations": task.demonstrations,
+        "preferences": task.preferences if task.asked is None else task.asked,
+        "held out": task.held_out if task.asked is None else task.asked_held_out,
+        "prompts": task.prompts,
+        "evaluation": task.evaluation,
     }
     counts = [f"# {what}: {0 if groups is None else len(groups)}" for what, groups in sizes.items()]
     there = "exists: finished stages are kept" if path.exists() else "would be made"
-    head = [f"# {path} {there}", *(f"# {line}" for line in world.notes), *counts]
+    head = [f"# {path} {there}", *(f"# {line}" for line in task.notes), *counts]
     return "\n".join([*head, "", to_toml(resolved)])
 
 

@@ -36,8 +36,6 @@ def check_task_command(words: Sequence[str]) -> int:
     from tandem.pipeline import check_task
 
     configs = default_configs(load_method("reward"), "micro")
-    gates = check_task.check_micro(
-        Path(options.out or "runs/gates-micro"), configs, options.seed
-    )
+    gates = check_task.check_micro(Path(options.out or "runs/gates-micro"), configs, options.seed)
     print("\n".join(check_task.gate_lines(gates)))
     return int(not all(gate.holds for gate in gates))

@@ -57,7 +57,7 @@ class Engine(Protocol):
         ...
 
     def sample(
-        self, prompts: Iterable[Group], n: int, how: Sampling, seed: Seed
+        self, prompts: Iterable[Group], n: int, sampling: Sampling, seed: Seed
     ) -> Iterator[Group]:
         """Yield each prompt's group with n new completions, in the order of the prompts."""
         ...

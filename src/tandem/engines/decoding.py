@@ -28,12 +28,12 @@ def uniform_numbers(seed: Seed, prompt_id: str, i: int, count: int) -> npt.NDArr
     return generator.random(count)
 
 
-def choose_tokens(logits: Tensor, how: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
+def choose_tokens(logits: Tensor, sampling: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
     """Draw one token a row, and say how likely it was under the law that drew it.
 
     Args:
         logits: [R, V].
-        how: temperature and truncation, applied in the order temperature, top-k, top-p, min-p.
+        sampling: temperature and truncation, applied in the order temperature, top-k, top-p, min-p.
         u: [R] float64 uniforms.
 
     Returns:
@@ -42,28 +42,30 @@ def choose_tokens(logits: Tensor, how: Sampling, u: Tensor) -> tuple[Tensor, Ten
         Logits that are not numbers give log-probabilities that are not.
     """
     rows = max(1, CACHED // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
-    drawn = [_choose(x, how, v) for x, v in zip(logits.split(rows), u.split(rows), strict=True)]
+    drawn = [
+        _choose(x, sampling, v) for x, v in zip(logits.split(rows), u.split(rows), strict=True)
+    ]
     return torch.cat([t for t, _ in drawn]), torch.cat([p for _, p in drawn])
 
 
-def _choose(logits: Tensor, how: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
+def _choose(logits: Tensor, sampling: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
     logits = logits.float()
-    if how.temperature == 0:
+    if sampling.temperature == 0:
         top, token = logits.max(-1)
         return token, top - top
-    p, ids = token_weights(logits, how)
+    p, ids = token_weights(logits, sampling)
     column, total = invert_cumulative(p, u)
     drawn = p.gather(-1, column[:, None])[:, 0].double()
     token = column if ids is None else ids.gather(-1, column[:, None])[:, 0]
     return token, (drawn / total).log().float()
 
 
-def token_weights(logits: Tensor, how: Sampling) -> tuple[Tensor, Tensor | None]:
+def token_weights(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
     """Return the weights that survive truncation and which tokens they belong to.
 
     Args:
         logits: [R, V] fp32.
-        how: a temperature above 0 and the truncations. Exactly `top_k` tokens are kept, ties
+        sampling: a temperature above 0 and the truncations. Exactly `top_k` tokens are kept, ties
             included; top-p keeps a token while the mass before it is below `top_p`.
 
     Returns:
@@ -71,13 +73,13 @@ def token_weights(logits: Tensor, how: Sampling) -> tuple[Tensor, Tensor | None]
         column and token id are the same.
     """
     ids = None
-    if 0 < how.top_k < logits.shape[-1]:
-        logits, ids = logits.topk(how.top_k, -1)
-    p = torch.softmax(logits if how.temperature == 1 else logits / how.temperature, -1)
-    if how.top_p < 1:
-        p, ids = _nucleus(p, ids, how.top_p)
-    if how.min_p > 0:
-        p = p.where(p >= how.min_p * p.amax(-1, keepdim=True), 0.0)
+    if 0 < sampling.top_k < logits.shape[-1]:
+        logits, ids = logits.topk(sampling.top_k, -1)
+    p = torch.softmax(logits if sampling.temperature == 1 else logits / sampling.temperature, -1)
+    if sampling.top_p < 1:
+        p, ids = _nucleus(p, ids, sampling.top_p)
+    if sampling.min_p > 0:
+        p = p.where(p >= sampling.min_p * p.amax(-1, keepdim=True), 0.0)
     return p, ids
 
 

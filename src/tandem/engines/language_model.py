@@ -43,7 +43,7 @@ class OpenLanguageModel(Protocol):
         ...
 
     def complete(
-        self, prompts: Iterable[Prompt], how: Sampling, seed: Seed
+        self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
     ) -> Iterator[Completion]:
         """Yield one completion of each prompt; draws depend on (seed, prompt id) alone."""
         ...

@@ -86,10 +86,10 @@ class LocalSession:
             yield label_masses(mass, spelled)
 
     def complete(
-        self, prompts: Iterable[Prompt], how: Sampling, seed: Seed
+        self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
     ) -> Iterator[Completion]:
         """Yield one completion of each prompt; see `Speaker`."""
-        for group in self.engine.sample(self._asked(prompts, 0), 1, how, seed):
+        for group in self.engine.sample(self._asked(prompts, 0), 1, sampling, seed):
             yield group.completions[0]
 
     def _asked(self, prompts: Iterable[Prompt], room: int) -> Iterator[Group]:

@@ -119,7 +119,7 @@ class ServerSession:
                 yield np.log(label_probabilities(labels, _places(answer)))
 
     def complete(
-        self, prompts: Iterable[Prompt], how: Sampling, seed: Seed
+        self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
     ) -> Iterator[Completion]:
         """Yield one completion of each prompt; see `Speaker`.
 
@@ -127,17 +127,17 @@ class ServerSession:
             ConfigError: a truncation that the protocol does not know.
             EngineError: the server does not answer.
         """
-        if how.top_k or how.min_p:
+        if sampling.top_k or sampling.min_p:
             raise ConfigError(
-                f"sampling.top_k = {how.top_k}, sampling.min_p = {how.min_p} with a server",
+                f"sampling.top_k = {sampling.top_k}, sampling.min_p = {sampling.min_p} with a server",
                 "the protocol knows temperature and top_p alone, and would ignore them",
                 "set both to 0",
             )
-        settings: Body = {"temperature": how.temperature, "top_p": how.top_p}
-        if how.stop:
-            settings["stop"] = list(how.stop)
+        settings: Body = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        if sampling.stop:
+            settings["stop"] = list(sampling.stop)
         bodies = (
-            self._body(p, how.max_tokens, {**settings, "seed": seed.at(p.id).value >> 32})
+            self._body(p, sampling.max_tokens, {**settings, "seed": seed.at(p.id).value >> 32})
             for p in prompts
         )
         for answer in self._answered(bodies, _text):
@@ -281,13 +281,13 @@ def label_probabilities(labels: Labels, places: Sequence[Mapping[str, Any]]) -> 
     mass = np.zeros(len(labels))
     before, reached = "", 1.0
     for place in places:
-        here, named = _owner(before, labels), _named(place)
+        ctx, named = _owner(before, labels), _named(place)
         for token, p in named.items():
             owner = _owner(before + token, labels)
             if owner is not None:
                 mass[owner] += reached * p
-                if here is not None:
-                    mass[here] -= reached * p
+                if ctx is not None:
+                    mass[ctx] -= reached * p
         before, reached = before + place["token"], reached * named[place["token"]]
         if not _may_become_another(before, labels):
             break

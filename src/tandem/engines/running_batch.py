@@ -82,21 +82,21 @@ class RunningBatch:
         landed: (prompt's place in the unit, i) -> what it became.
     """
 
-    def __init__(self, how: Sampling, ends: StopCondition) -> None:
-        self.how, self.ends = how, ends
+    def __init__(self, sampling: Sampling, ends: StopCondition) -> None:
+        self.sampling, self.ends = sampling, ends
         self.landed: dict[tuple[int, int], FinishedCompletion] = {}
         self.names: list[tuple[int, int, str]] = []
         self.count = np.empty(0, np.int64)
-        self.tokens = np.empty((0, how.max_tokens), np.int64)
-        self.logp = np.empty((0, how.max_tokens), np.float32)
-        self.u = np.empty((0, how.max_tokens))
+        self.tokens = np.empty((0, sampling.max_tokens), np.int64)
+        self.logp = np.empty((0, sampling.max_tokens), np.float32)
+        self.u = np.empty((0, sampling.max_tokens))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def join(self, names: Sequence[tuple[int, int, str]], seed: Seed) -> None:
         """Add rows: (prompt's place in the unit, i, prompt id)."""
-        length = self.how.max_tokens
+        length = self.sampling.max_tokens
         self.names += names
         u = np.stack([uniform_numbers(seed, id, i, length) for _, i, id in names])
         self.u = np.concatenate([self.u, u])
@@ -113,7 +113,7 @@ class RunningBatch:
         rows = np.arange(start, len(self))
         at = self.count[start:]
         u = torch.from_numpy(self.u[rows, at]).to(logits.device)
-        token, logp = choose_tokens(logits, self.how, u)
+        token, logp = choose_tokens(logits, self.sampling, u)
         self.tokens[rows, at] = token.cpu().numpy()
         self.logp[rows, at] = drawn = logp.cpu().numpy()
         if not np.isfinite(drawn).all():
@@ -121,7 +121,7 @@ class RunningBatch:
         self.count[start:] += 1
         alive = np.ones(len(self), np.bool_)
         ended = self.ends(self.tokens[start:], self.count[start:])
-        alive[start:] = ~ended & (self.count[start:] < self.how.max_tokens)
+        alive[start:] = ~ended & (self.count[start:] < self.sampling.max_tokens)
         for r in np.flatnonzero(~alive):
             self._land(int(r), bool(ended[r - start]))
         return alive

@@ -158,7 +158,7 @@ class TorchEngine:
             yield unit
 
     def sample(
-        self, prompts: Iterable[Group], n: int, how: Sampling, seed: Seed
+        self, prompts: Iterable[Group], n: int, sampling: Sampling, seed: Seed
     ) -> Iterator[Group]:
         """Yield each prompt with n new completions, in the order of the prompts.
 
@@ -169,15 +169,17 @@ class TorchEngine:
                 `max_tokens` after it, or the model's logits are not numbers.
         """
         for unit in self.units(prompts, n):
-            yield from self._unit(unit, n, how, seed)
+            yield from self._unit(unit, n, sampling, seed)
 
-    def _unit(self, unit: list[Group], n: int, how: Sampling, seed: Seed) -> list[Group]:
+    def _unit(self, unit: list[Group], n: int, sampling: Sampling, seed: Seed) -> list[Group]:
         for group in unit:
-            self._check(group, how)
-        ends = StopCondition(self.tokenizer, sorted(_end_tokens(self.lm, self.tokenizer)), how.stop)
-        flight = RunningBatch(how, ends)
+            self._check(group, sampling)
+        ends = StopCondition(
+            self.tokenizer, sorted(_end_tokens(self.lm, self.tokenizer)), sampling.stop
+        )
+        flight = RunningBatch(sampling, ends)
         waiting = deque(sorted(range(len(unit)), key=lambda g: -len(unit[g].prompt.tokens)))
-        self._decoder.reset(how.max_tokens)
+        self._decoder.reset(sampling.max_tokens)
         with torch.inference_mode(), self._ready():
             while waiting or len(flight):
                 start = len(flight)
@@ -214,7 +216,7 @@ class TorchEngine:
         )
         return Group(group.prompt, completions)
 
-    def _check(self, group: Group, how: Sampling) -> None:
+    def _check(self, group: Group, sampling: Sampling) -> None:
         length = len(group.prompt.tokens)
         if length == 0:
             raise EngineError(
@@ -223,9 +225,9 @@ class TorchEngine:
                 "tokenise the prompts first (`tandem.data.chat`), or give `Prompt(tokens=...)`",
             )
         room = getattr(_config(self.lm), "max_position_embeddings", None)
-        if room is not None and length + how.max_tokens > room:
+        if room is not None and length + sampling.max_tokens > room:
             raise EngineError(
-                f"prompt `{group.id}` has {length} tokens, and max_tokens is {how.max_tokens}",
+                f"prompt `{group.id}` has {length} tokens, and max_tokens is {sampling.max_tokens}",
                 f"the model has {room} positions; beyond them its numbers mean nothing",
                 "shorten the prompt, or lower sampling.max_tokens",
             )

@@ -52,61 +52,61 @@ class MethodRow:
 
 
 METHODS: dict[str, MethodRow] = {
-    "sft": MethodRow("SFT", "SFT", "demonstrations, 1", "-", "-", "`nll`", "base", "1"),
+    "sft": MethodRow("SFTConfig", "SFT", "demonstrations, 1", "-", "-", "`nll`", "base", "1"),
     "reward": MethodRow(
-        "Reward", "reward model", "D, 2..K", "humans", "-", "`bradley_terry`", "SFT", "1",
+        "RewardConfig", "reward model", "D, 2..K", "humans", "-", "`bradley_terry`", "SFT", "1",
         fits="reward",
     ),
     "preference": MethodRow(
-        "Preference", "preference model", "D, 2", "humans", "-", "`two_argument`", "SFT", "1",
+        "PreferenceConfig", "preference model", "D, 2", "humans", "-", "`two_argument`", "SFT", "1",
         fits="preference",
     ),
     "dpo": MethodRow(
-        "DPO", "DPO, IPO, cDPO, rDPO, hinge, hinge-norm, SimPO...", "D, 2", "humans", "-",
+        "DPOConfig", "DPO, IPO, cDPO, rDPO, hinge, hinge-norm, SimPO...", "D, 2", "humans", "-",
         "one per loss", "SFT", "1",
     ),
-    "kto": MethodRow("KTO", "KTO", "D, 1", "humans", "`mismatch`", "`kto`", "SFT", "1"),
+    "kto": MethodRow("KTOConfig", "KTO", "D, 1", "humans", "`mismatch`", "`kto`", "SFT", "1"),
     "ppo": MethodRow(
-        "PPO", "PPO", "pi_theta, 1", "r_phi minus KL", "-", "`ppo_clip` + value", "SFT", "online"
+        "PPOConfig", "PPO", "pi_theta, 1", "r_phi minus KL", "-", "`ppo_clip` + value", "SFT", "online"
     ),
     "grpo": MethodRow(
-        "GRPO", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
+        "GRPOConfig", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
         "`ppo_clip`, group baseline", "SFT", "online",
     ),
     "best_of_n": MethodRow(
-        "BestOfN", "best-of-n", "pi_sft, n", "r_phi", "`best`", "(decoding)", "-", "-"
+        "BestOfNConfig", "best-of-n", "pi_sft, n", "r_phi", "`best`", "(decoding)", "-", "-"
     ),
     "rso": MethodRow(
-        "RSO", "RSO, sft-sample-rank", "pi_sft, 64 or 8", "r_psi, rho_psi",
+        "RSOConfig", "RSO, sft-sample-rank", "pi_sft, 64 or 8", "r_psi, rho_psi",
         "`rejection`, `rank_pairs`", "`sigmoid`, `hinge`, `hinge_norm`", "SFT", "1",
     ),
     "raft": MethodRow(
-        "RAFT", "RAFT", "pi_theta, k", "r_phi", "`best`, `top_share`", "`nll`", "pi_theta", "T"
+        "RAFTConfig", "RAFT", "pi_theta, k", "r_phi", "`best`, `top_share`", "`nll`", "pi_theta", "T"
     ),
     "rest": MethodRow(
-        "ReST", "ReST", "pi_theta, k", "r_phi", "`above(tau_i)`", "`nll`, `weighted`, `gold`",
+        "ReSTConfig", "ReST", "pi_theta, k", "r_phi", "`above(tau_i)`", "`nll`, `weighted`, `gold`",
         "pi_theta", "G x I",
     ),
     "lmsi": MethodRow(
-        "LMSI", "LMSI", "base, m", "agreement", "`majority`", "`nll`", "base", "1", fits="solver"
+        "LMSIConfig", "LMSI", "base, m", "agreement", "`majority`", "`nll`", "base", "1", fits="solver"
     ),
     "star": MethodRow(
-        "STaR", "STaR", "pi, 1 (+ hint)", "answer key", "`correct`", "`nll`", "base", "N",
+        "STaRConfig", "STaR", "pi, 1 (+ hint)", "answer key", "`correct`", "`nll`", "base", "N",
         fits="solver",
     ),
     "direct": MethodRow(
-        "Direct", "fine-tuning on answers alone", "answer key, 1", "-", "-", "`nll`", "base", "1",
+        "DirectConfig", "fine-tuning on answers alone", "answer key, 1", "-", "-", "`nll`", "base", "1",
         fits="solver", asks="answer",
     ),
     "rlaif": MethodRow(
-        "RLAIF", "RLAIF, d-RLAIF", "pi_sft, 2", "language model", "-", "any above", "SFT", "1"
+        "RLAIFConfig", "RLAIF, d-RLAIF", "pi_sft, 2", "language model", "-", "any above", "SFT", "1"
     ),
     "cai": MethodRow(
-        "CAI", "constitutional AI", "pi_sft, critiqued and revised K times", "principles", "-",
+        "CAIConfig", "constitutional AI", "pi_sft, critiqued and revised K times", "principles", "-",
         "`nll`, then RLAIF", "base", "1",
     ),
     "rlp": MethodRow(
-        "RLP", "RLP-SPG, RLP-UML", "pi_theta, 10", "r_phi, agreement >= gamma",
+        "RLPConfig", "RLP-SPG, RLP-UML", "pi_theta, 10", "r_phi, agreement >= gamma",
         "`synthetic_pairs`, two views", "`bradley_terry` on D + D_hat, lambda `multiview`",
         "SFT, then PPO", "1",
     ),
@@ -122,10 +122,10 @@ INPUTS: dict[str, str] = {
     "D": "Groups with preferences, for training",
     "r_phi": "Checkpoint: a reward model fitted to D",
     "held_out": "Groups with preferences, of prompts that are not in D",
-    "x": "Prompts without labels, tokenised, to sample from",
+    "prompts": "Prompts without labels, tokenised, to sample from",
     "formats": "Formats: how a language model is asked to compare, rate, criticise and revise",
-    "how": "Sampling: temperature, truncation, longest answer",
-    "watching": "Watching: held-out prompts and judges that follow a policy while it trains",
+    "sampling": "Sampling: temperature, truncation, longest answer",
+    "validation": "Validation: held-out prompts and judges that follow a policy while it trains",
     "same": "Mapping by name: what makes two completions the same, the task's own choice first",
     "humans": "Judge: who gives preferences, now or tomorrow",
     "wording": "Wording: how questions with one checkable answer are put and read",

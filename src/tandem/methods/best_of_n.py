@@ -104,13 +104,13 @@ def recipe(
     run: Run,
     pi_sft: Checkpoint,
     r_phi: Checkpoint,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: BestOfNConfig = BestOfNConfig(),
 ) -> BestOf:
     """A policy and a reward model in, a way of decoding out."""
     chooser = RewardModel(r_phi)
-    if watching is not None:
-        pool = run("pool", sample, pi_sft, watching.prompts, n=cfg.pool, how=how)
-        run("curve", price_of_n, pool, {"proxy": chooser, **dict(watching.judges)}, cfg.ns)
+    if validation is not None:
+        pool = run("pool", sample, pi_sft, validation.prompts, n=cfg.pool, sampling=sampling)
+        run("curve", price_of_n, pool, {"proxy": chooser, **dict(validation.judges)}, cfg.ns)
     return BestOf(pi_sft, chooser, cfg.n)

@@ -84,28 +84,28 @@ def recipe(
     base: Checkpoint,
     pi_sft: Checkpoint,
     D: Groups,
-    x: Groups,
+    prompts: Groups,
     formats: FeedbackFormats,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: CAIConfig = CAIConfig(),
 ) -> Checkpoint:
     """A helpful model, prompts of both kinds and principles in, a harmless one out."""
     asking, principles = cfg.rlaif.asking, formats.constitution
-    red_team = run("red-team", select, x, asks("harmful"))
-    helpful = run("helpful", select, x, asks("harmful", False))
-    y_0 = run("responses", sample, pi_sft, red_team, n=1, how=how)  # 1
+    red_team = run("red-team", select, prompts, asks("harmful"))
+    helpful = run("helpful", select, prompts, asks("harmful", False))
+    y_0 = run("responses", sample, pi_sft, red_team, n=1, sampling=sampling)  # 1
     lm = asking.lm(base)
-    y_K = run("revisions", revise, y_0, lm, formats, K=cfg.K, how=how)  # 2
+    y_K = run("revisions", revise, y_0, lm, formats, K=cfg.K, sampling=sampling)  # 2
     y_K = run("revisions-encoded", encode, y_K, base)
-    kept = run("helpful-responses", sample, pi_sft, helpful, n=cfg.helpful, how=how)
+    kept = run("helpful-responses", sample, pi_sft, helpful, n=cfg.helpful, sampling=sampling)
     sl_cai = run("sl-cai", sft.fit, base, y_K + kept, cfg.sft, name="SL-CAI")  # 3
     if cfg.learn == "sl":
         return sl_cai
     labeller = asking.labeller(base, formats.compare, principles)
-    pairs = run("ai-pairs", sample, sl_cai, red_team[: cfg.rlaif.pairs], n=2, how=how)
+    pairs = run("ai-pairs", sample, sl_cai, red_team[: cfg.rlaif.pairs], n=2, sampling=sampling)
     D_harmless = run("ai-labels", judge, pairs, labeller)  # 4
     run("ai-labelling", position_bias, D_harmless)
     D_helpful = run("helpful-preferences", select, D, asks("harmful", False))
     both = D_harmless + D_helpful  # 5
-    return fit_policy(run, sl_cai, x, both, cfg.rlaif, how, watching, "RL-CAI")  # 6
+    return fit_policy(run, sl_cai, prompts, both, cfg.rlaif, sampling, validation, "RL-CAI")  # 6

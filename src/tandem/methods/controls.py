@@ -39,41 +39,41 @@ from tandem.training.validation import Validation
 def longer_ppo(
     run: Run,
     pi_sft: Checkpoint,
-    x: Groups,
+    prompts: Groups,
     r_phi: Checkpoint,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """PPO with as many rounds as all of RLP's policies together."""
     whole = replace(cfg.ppo, rounds=cfg.ppo.rounds * (cfg.rounds + 1))
-    more = {"how": how, "watching": watching, "name": "PPO-longer"}
-    return run("ppo-longer", ppo.fit, pi_sft, x, RewardModel(r_phi), whole, **more)
+    more = {"sampling": sampling, "validation": validation, "name": "PPO-longer"}
+    return run("ppo-longer", ppo.fit, pi_sft, prompts, RewardModel(r_phi), whole, **more)
 
 
 def retrained_reward(
     run: Run,
     pi_sft: Checkpoint,
     D: Groups,
-    x: Groups,
-    how: Sampling,
-    watching: Validation | None,
+    prompts: Groups,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """A reward fitted to D again (a stage's seed hangs on its name), and PPO on it."""
     r_again = run("reward-again", reward.fit, pi_sft, D, cfg.reward, name="reward-again")
-    return rlp.refit_policy(run, "again", pi_sft, x, r_again, how, watching, cfg)
+    return rlp.refit_policy(run, "again", pi_sft, prompts, r_again, sampling, validation, cfg)
 
 
 def annotator_labels(
     run: Run,
     pi_sft: Checkpoint,
     D: Groups,
-    x: Groups,
+    prompts: Groups,
     same: Mapping[str, Equivalence],
     humans: Judge,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """SPG's pairs with the annotator's labels in place of the majority's: an upper bound."""
@@ -81,17 +81,17 @@ def annotator_labels(
     def labels(P: Groups, D_hat: Groups, r: Checkpoint) -> Groups:
         return run("pairs-relabelled", judge, D_hat, humans)
 
-    return _instead(run, "relabelled", labels, pi_sft, D, x, same, how, watching, cfg)
+    return _instead(run, "relabelled", labels, pi_sft, D, prompts, same, sampling, validation, cfg)
 
 
 def shuffled_clusters_control(
     run: Run,
     pi_sft: Checkpoint,
     D: Groups,
-    x: Groups,
+    prompts: Groups,
     same: Mapping[str, Equivalence],
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """SPG whose clusters mean nothing: as many pairs, of the same prompts."""
@@ -102,17 +102,17 @@ def shuffled_clusters_control(
         pairs = synthetic_pairs(cfg.gamma or 0.0, cfg.confidence, cfg.winner)
         return run("pairs-shuffled", select, dealt, pairs)
 
-    return _instead(run, "shuffled", labels, pi_sft, D, x, same, how, watching, cfg)
+    return _instead(run, "shuffled", labels, pi_sft, D, prompts, same, sampling, validation, cfg)
 
 
 def human_pairs_reward(
     run: Run,
     pi_sft: Checkpoint,
     D: Groups,
-    x: Groups,
+    prompts: Groups,
     same: Mapping[str, Equivalence],
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """As many of the policy's pairs as SPG makes, labelled by the reward that it climbed."""
@@ -122,29 +122,29 @@ def human_pairs_reward(
         scored = run("asked-scored", judge, asked, RewardModel(r))
         return run("pairs-by-reward", select, scored, rank_pairs())
 
-    return _instead(run, "by-reward", labels, pi_sft, D, x, same, how, watching, cfg)
+    return _instead(run, "by-reward", labels, pi_sft, D, prompts, same, sampling, validation, cfg)
 
 
 def human_pairs_policy(
     run: Run,
     pi_sft: Checkpoint,
     D: Groups,
-    x: Groups,
+    prompts: Groups,
     same: Mapping[str, Equivalence],
     formats: FeedbackFormats,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """As many of the policy's pairs, and the policy is asked which is better."""
 
     def labels(P: Groups, D_hat: Groups, r: Checkpoint) -> Groups:
         asked = run("asked", first_two, P, len(D_hat))
-        pi_theta = ppo.recipe(run, pi_sft, x, r, how, watching, cfg.ppo)
+        pi_theta = ppo.recipe(run, pi_sft, prompts, r, sampling, validation, cfg.ppo)
         who = AIFeedback(hard=True).labeller(pi_theta, formats.compare, formats.principles)
         return run("pairs-by-policy", judge, asked, who)
 
-    return _instead(run, "by-policy", labels, pi_sft, D, x, same, how, watching, cfg)
+    return _instead(run, "by-policy", labels, pi_sft, D, prompts, same, sampling, validation, cfg)
 
 
 def first_two(P: Groups, count: int) -> Groups:
@@ -162,19 +162,19 @@ def _instead(
     labels: Labels,
     pi_sft: Checkpoint,
     D: Groups,
-    x: Groups,
+    prompts: Groups,
     same: Mapping[str, Equivalence],
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: RLPConfig,
 ) -> Checkpoint:
     """Algorithm 1 with other labels in line 4."""
     r = reward.recipe(run, pi_sft, D, cfg.reward)
-    pi = ppo.recipe(run, pi_sft, x, r, how, watching, cfg.ppo)
-    P = run("samples", sample, pi, x, n=cfg.n, how=how)
+    pi = ppo.recipe(run, pi_sft, prompts, r, sampling, validation, cfg.ppo)
+    P = run("samples", sample, pi, prompts, n=cfg.n, sampling=sampling)
     D_hat = labels(P, rlp.synthetic_pairs_of(run, P, r, find_equivalence(cfg.same, same), cfg), r)
     r_hat = rlp.refit_reward(run, tag, pi_sft, D + D_hat, P, r, cfg)
-    return rlp.refit_policy(run, tag, pi_sft, x, r_hat, how, watching, cfg)
+    return rlp.refit_policy(run, tag, pi_sft, prompts, r_hat, sampling, validation, cfg)
 
 
 CONTROLS: dict[str, Callable[..., Checkpoint]] = {

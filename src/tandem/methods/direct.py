@@ -37,22 +37,22 @@ class DirectConfig:
 def recipe(
     run: Run,
     base: Checkpoint,
-    x: Groups,
+    prompts: Groups,
     wording: QuestionFormat,
     cfg: DirectConfig = DirectConfig(),
 ) -> Checkpoint:
     """Questions with answer keys in, a policy that says answers out."""
-    D = run("answers-alone", with_stated_answer, x, wording, base)
+    D = run("answers-alone", with_stated_answer, prompts, wording, base)
     return run("direct", sft.fit, base, D, cfg.sft, name="direct")
 
 
 def with_stated_answer(
-    x: Groups, wording: QuestionFormat, policy: Checkpoint, *, events: Events
+    prompts: Groups, wording: QuestionFormat, policy: Checkpoint, *, events: Events
 ) -> Iterator[Group]:
     """Yield each question with the key's answer as its completion."""
     form = wording.asking("answer")
     answered = (
         Group(wording.ask(g.prompt, form), (Completion(wording.state(answer_key(g.prompt))),))
-        for g in x
+        for g in prompts
     )
     return encode(Groups.of(answered), policy, events=events)

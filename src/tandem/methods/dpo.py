@@ -90,7 +90,7 @@ def fit(
     *,
     ref: Checkpoint | None = None,
     name: str = "DPO",
-    here: StageContext,
+    ctx: StageContext,
 ) -> Checkpoint:
     """Fit a policy to the preferences of `data`.
 
@@ -100,27 +100,27 @@ def fit(
     row = PAIRWISE[cfg.loss]
     data = with_preferences(data)
     if row.uses_ref:
-        data = reference_logprobs(ref or init, data, here.machine, here.events)
-    policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
+        data = reference_logprobs(ref or init, data, ctx.machine, ctx.events)
+    policy = open_policy(init.path, ctx.machine, train=True, seed=ctx.seed.at("adapters"))
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.logp is not None
         assert batch.pairs is not None
         pairs = batch.pairs if cfg.margins else replace(batch.pairs, margin=None)
-        return {cfg.loss: row(out.logp, batch.ref, pairs, **cfg.settings)}
+        return {cfg.loss: row(out.logp, batch.ref_logp, pairs, **cfg.settings)}
 
     source = DatasetSource(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,
-        seed=here.seed,
+        seed=ctx.seed,
         layout=policy.layout,
-        tokens=here.machine.tokens,
-        logp_is="ref" if row.uses_ref else None,
+        tokens=ctx.machine.tokens,
+        logp_is="ref_logp" if row.uses_ref else None,
     )
-    train(policy, source, loss, cfg.optim, here)
-    save_model(policy.lm, load_tokenizer(init.path), here.out)
-    return Checkpoint(here.out, name)
+    train(policy, source, loss, cfg.optim, ctx)
+    save_model(policy.lm, load_tokenizer(init.path), ctx.out)
+    return Checkpoint(ctx.out, name)
 
 
 def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: DPOConfig = DPOConfig()) -> Checkpoint:

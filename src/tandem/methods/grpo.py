@@ -133,7 +133,7 @@ class GRPOAlgorithm:
             A = A / (group_std(r, group) + STD_FLOOR)
         numbers = cast.numbers(groups, score, old, ref)
         numbers["spread"] = float(group_std(score, group).mean())
-        columns = {"old": old, "ref": ref, "adv": old.expand(A)}
+        columns = {"old_logp": old, "ref_logp": ref, "advantages": old.expand(A)}
         if cfg.informative:
             told = has_score_spread(score, group)
             numbers["informative"] = float(told.float().mean())
@@ -145,16 +145,16 @@ class GRPOAlgorithm:
     def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
         """Clipped surrogate or REINFORCE, and the KL where it is a loss."""
         cfg = self.cfg
-        assert out.logp is not None and batch.old is not None  # noqa: PT018
-        assert batch.adv is not None and batch.ref is not None  # noqa: PT018
+        assert out.logp is not None and batch.old_logp is not None  # noqa: PT018
+        assert batch.advantages is not None and batch.ref_logp is not None  # noqa: PT018
         if cfg.ratio == "none":
-            surrogate = reinforce(out.logp, batch.adv, per=cfg.per, length=self.length)
+            surrogate = reinforce(out.logp, batch.advantages, per=cfg.per, length=self.length)
         else:
             low, high = cfg.clip
             surrogate = ppo_clip(
                 out.logp,
-                batch.old,
-                batch.adv,
+                batch.old_logp,
+                batch.advantages,
                 clip_low=low,
                 clip_high=high,
                 ratio=cfg.ratio,
@@ -165,7 +165,7 @@ class GRPOAlgorithm:
         if cfg.beta and cfg.kl != "reward":
             penalty = kl(
                 out.logp,
-                batch.ref,
+                batch.ref_logp,
                 estimator=cfg.kl,
                 ratio="sequence" if cfg.kl == "k2" else "token",
                 per=cfg.per,
@@ -196,43 +196,50 @@ def fit(
     cfg: GRPOConfig = GRPOConfig(),
     *,
     ref: Checkpoint | None = None,
-    how: Sampling = Sampling(),
-    watching: Validation | None = None,
+    sampling: Sampling = Sampling(),
+    validation: Validation | None = None,
     name: str = "GRPO",
-    here: StageContext,
+    ctx: StageContext,
 ) -> Checkpoint:
     """Climb a reward from the policy `init`; see `climb` for the arguments.
 
     Where the KL is k3 as a loss, the events say that its optimum is another than PPO's.
     """
     if cfg.kl == "k3" and cfg.beta:
-        here.events.log("estimator", kl="k3", text=K3)
+        ctx.events.log("estimator", kl="k3", text=K3)
     return train_on_policy(
-        ActorCritic(
-            open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
-        ),
+        ActorCritic(open_policy(init.path, ctx.machine, train=True, seed=ctx.seed.at("adapters"))),
         init,
         prompts,
         reward,
-        lambda cast: GRPOAlgorithm(cast, cfg, how.max_tokens),
+        lambda cast: GRPOAlgorithm(cast, cfg, sampling.max_tokens),
         RolloutShape(cfg.prompts, cfg.n, cfg.rounds, cfg.inner, cfg.minibatch),
         cfg.optim,
         ref=ref,
-        how=how,
-        watching=watching,
+        sampling=sampling,
+        validation=validation,
         name=name,
-        here=here,
+        ctx=ctx,
     )
 
 
 def recipe(
     run: Run,
     pi_sft: Checkpoint,
-    x: Groups,
+    prompts: Groups,
     r_phi: Checkpoint,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: GRPOConfig = GRPOConfig(),
 ) -> Checkpoint:
     """Prompts and a reward model in, a policy out."""
-    return run("grpo", fit, pi_sft, x, RewardModel(r_phi), cfg, how=how, watching=watching)
+    return run(
+        "grpo",
+        fit,
+        pi_sft,
+        prompts,
+        RewardModel(r_phi),
+        cfg,
+        sampling=sampling,
+        validation=validation,
+    )

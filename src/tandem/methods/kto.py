@@ -68,7 +68,7 @@ def fit(
     *,
     ref: Checkpoint | None = None,
     name: str = "KTO",
-    here: StageContext,
+    ctx: StageContext,
 ) -> Checkpoint:
     """Fit a policy to answers whose scores are 1 (good) or 0 (bad).
 
@@ -77,9 +77,9 @@ def fit(
     """
     _marked(data)
     data = reference_logprobs(
-        ref or init, Groups.of(mismatch()(data, here.seed)), here.machine, here.events
+        ref or init, Groups.of(mismatch()(data, ctx.seed)), ctx.machine, ctx.events
     )
-    policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
+    policy = open_policy(init.path, ctx.machine, train=True, seed=ctx.seed.at("adapters"))
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         h, own = log_ratio(out, batch), batch.weight > 0
@@ -92,21 +92,21 @@ def fit(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,
-        seed=here.seed,
+        seed=ctx.seed,
         layout=policy.layout,
-        tokens=here.machine.tokens,
-        logp_is="ref",
+        tokens=ctx.machine.tokens,
+        logp_is="ref_logp",
     )
-    train(policy, source, loss, cfg.optim, here)
-    save_model(policy.lm, load_tokenizer(init.path), here.out)
-    return Checkpoint(here.out, name)
+    train(policy, source, loss, cfg.optim, ctx)
+    save_model(policy.lm, load_tokenizer(init.path), ctx.out)
+    return Checkpoint(ctx.out, name)
 
 
 def log_ratio(out: Outputs, batch: Batch) -> Tensor:
     """[N] log pi - log pi_ref of each completion, summed over its tokens."""
     assert out.logp is not None
-    assert batch.ref is not None
-    return (out.logp - batch.ref).sum()
+    assert batch.ref_logp is not None
+    return (out.logp - batch.ref_logp).sum()
 
 
 class MismatchedSource(DatasetSource):
@@ -124,8 +124,8 @@ class MismatchedSource(DatasetSource):
                 continue
             device = next(policy.parameters()).device
             with torch.no_grad():
-                here = [batch.to(device) for batch in micro]
-                h = [log_ratio(policy(b.tokens), b)[b.weight == 0] for b in here]
+                placed = [batch.to(device) for batch in micro]
+                h = [log_ratio(policy(b.tokens), b)[b.weight == 0] for b in placed]
             z0 = kto_z0(torch.cat(h)).cpu()
             yield [replace(batch, shared={"z0": z0}) for batch in micro]
 

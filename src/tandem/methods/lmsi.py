@@ -75,20 +75,20 @@ class LMSIConfig:
 def recipe(
     run: Run,
     base: Checkpoint,
-    x: Groups,
+    prompts: Groups,
     wording: QuestionFormat,
-    how: Sampling,
+    sampling: Sampling,
     cfg: LMSIConfig = LMSIConfig(),
 ) -> Checkpoint:
     """Questions in, a policy that agrees with its own majority out."""
     forms = tuple(wording.form(name) for name in cfg.forms) or wording.forms
-    how, room = replace(how, temperature=cfg.temperature), how.max_tokens
-    x = run("questions", only_questions, x)
-    asked = run("asked", ask_questions, x, wording, wording.forms[0], base, room=room)
-    paths = run("paths", sample, base, asked, n=cfg.m, how=how)  # 1
+    sampling, room = replace(sampling, temperature=cfg.temperature), sampling.max_tokens
+    prompts = run("questions", only_questions, prompts)
+    asked = run("asked", ask_questions, prompts, wording, wording.forms[0], base, room=room)
+    paths = run("paths", sample, base, asked, n=cfg.m, sampling=sampling)  # 1
     votes = run("votes", judge, paths, Agreement(SameAnswer(wording.read)))  # 2
     agreed = run("agreed", select, votes, majority(cfg.floor))  # 3
-    D = run("formats", in_forms, agreed, x, wording, forms, base)  # 4
+    D = run("formats", in_forms, agreed, prompts, wording, forms, base)  # 4
     return run("lmsi", sft.fit, base, D, cfg.sft, name="LMSI")  # 5
 
 

@@ -130,16 +130,20 @@ class PPOAlgorithm:
         if controller is not None:
             controller.update(numbers["kl"], len(r))
         A = whiten(A) if cfg.whiten_advantages else A
-        return Experience(groups, {"old": old, "adv": A, "ret": G, "value": V}, numbers)
+        return Experience(
+            groups, {"old_logp": old, "advantages": A, "returns": G, "old_values": V}, numbers
+        )
 
     def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
         """Clipped surrogate and clipped value loss."""
         cfg = self.cfg
         assert out.logp is not None and out.value is not None  # noqa: PT018
-        assert batch.old is not None and batch.adv is not None  # noqa: PT018
-        assert batch.value is not None and batch.ret is not None  # noqa: PT018
-        L_pg = ppo_clip(out.logp, batch.old, batch.adv, clip_low=cfg.clip, clip_high=cfg.clip)
-        L_v = value_clip(out.value, batch.value, batch.ret, clip=cfg.value_clip)
+        assert batch.old_logp is not None and batch.advantages is not None  # noqa: PT018
+        assert batch.old_values is not None and batch.returns is not None  # noqa: PT018
+        L_pg = ppo_clip(
+            out.logp, batch.old_logp, batch.advantages, clip_low=cfg.clip, clip_high=cfg.clip
+        )
+        L_v = value_clip(out.value, batch.old_values, batch.returns, clip=cfg.value_clip)
         return {"policy": L_pg, "value": L_v._replace(loss=cfg.value_weight * L_v.loss)}
 
 
@@ -151,14 +155,14 @@ def fit(
     cfg: PPOConfig = PPOConfig(),
     *,
     ref: Checkpoint | None = None,
-    how: Sampling = Sampling(),
-    watching: Validation | None = None,
+    sampling: Sampling = Sampling(),
+    validation: Validation | None = None,
     name: str = "PPO",
-    here: StageContext,
+    ctx: StageContext,
 ) -> Checkpoint:
     """Climb a reward from the policy `init`; see `climb` for the arguments."""
     return train_on_policy(
-        actor_critic(init, reward, cfg, here),
+        actor_critic(init, reward, cfg, ctx),
         init,
         prompts,
         reward,
@@ -166,10 +170,10 @@ def fit(
         RolloutShape(cfg.prompts, 1, cfg.rounds, cfg.inner, cfg.minibatch),
         cfg.optim,
         ref=ref,
-        how=how,
-        watching=watching,
+        sampling=sampling,
+        validation=validation,
         name=name,
-        here=here,
+        ctx=ctx,
     )
 
 
@@ -177,22 +181,22 @@ def actor_critic(
     init: Checkpoint,
     reward: Judge,
     cfg: PPOConfig,
-    here: StageContext,
+    ctx: StageContext,
 ) -> ActorCritic:
     """Open the policy with its value function, whose head starts at zero.
 
     A value function reads the policy's tokens, so it cannot start from a reward model of another
     tokenizer; then, and where the reward is no model, it starts from the policy, and says so.
     """
-    policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
+    policy = open_policy(init.path, ctx.machine, train=True, seed=ctx.seed.at("adapters"))
     if cfg.value == "shared":
         policy.heads["value"] = loading.value_head(policy.inner).to(policy.device)
         return ActorCritic(policy)
-    full = replace(here.machine, lora=None)
+    full = replace(ctx.machine, lora=None)
     ours = [c for c in reward_models(reward) if same_tokens(init.path, c.path)]
-    fresh = None if ours else here.seed.at("critic")
+    fresh = None if ours else ctx.seed.at("critic")
     start = ours[0] if ours else init
-    here.events.log("value", text=f"the value function starts from {start}, its head at zero")
+    ctx.events.log("value", text=f"the value function starts from {start}, its head at zero")
     critic = open_scalar(start.path, full, fresh=fresh, train=True)
     critic.inner.score.requires_grad_(False)  # type: ignore[union-attr]
     critic.heads["value"] = loading.value_head(critic.inner).to(critic.device)
@@ -202,11 +206,20 @@ def actor_critic(
 def recipe(
     run: Run,
     pi_sft: Checkpoint,
-    x: Groups,
+    prompts: Groups,
     r_phi: Checkpoint,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: PPOConfig = PPOConfig(),
 ) -> Checkpoint:
     """Prompts and a reward model in, a policy out."""
-    return run("ppo", fit, pi_sft, x, RewardModel(r_phi), cfg, how=how, watching=watching)
+    return run(
+        "ppo",
+        fit,
+        pi_sft,
+        prompts,
+        RewardModel(r_phi),
+        cfg,
+        sampling=sampling,
+        validation=validation,
+    )

@@ -71,7 +71,7 @@ def fit(
     cfg: PreferenceConfig = PreferenceConfig(),
     *,
     name: str = "preference",
-    here: StageContext,
+    ctx: StageContext,
 ) -> Checkpoint:
     """Fit P(y > y' | x) to the preferences of `data`, from the policy `init` and a fresh head.
 
@@ -81,9 +81,9 @@ def fit(
     Raises:
         DataError: no group has a preference, none fits, or the tokens are another tokenizer's.
     """
-    pairs = Groups.of(_readable(with_preferences(data), init, here.events))
-    drawn = {"fresh": here.seed.at("head"), "zero": cfg.head == "zero", "layers": cfg.layers}
-    model = open_scalar(init.path, here.machine, train=True, **drawn)
+    pairs = Groups.of(_readable(with_preferences(data), init, ctx.events))
+    drawn = {"fresh": ctx.seed.at("head"), "zero": cfg.head == "zero", "layers": cfg.layers}
+    model = open_scalar(init.path, ctx.machine, train=True, **drawn)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.score is not None
@@ -92,12 +92,12 @@ def fit(
         soft = (1 - 2 * cfg.smoothing) * p + cfg.smoothing
         return {"two_argument": two_argument(antisymmetric(out.score[w], out.score[l]), soft)}
 
-    steps = {"size": cfg.batch, "epochs": cfg.epochs, "seed": here.seed}
-    source = DatasetSource(pairs, layout=model.layout, tokens=here.machine.tokens, **steps)
-    train(model, source, loss, cfg.optim, here)
+    steps = {"size": cfg.batch, "epochs": cfg.epochs, "seed": ctx.seed}
+    source = DatasetSource(pairs, layout=model.layout, tokens=ctx.machine.tokens, **steps)
+    train(model, source, loss, cfg.optim, ctx)
     model.inner.config.tandem = {"reads": loading.PAIR}
-    save_model(model.lm, load_tokenizer(init.path), here.out)
-    return Checkpoint(here.out, name)
+    save_model(model.lm, load_tokenizer(init.path), ctx.out)
+    return Checkpoint(ctx.out, name)
 
 
 def _readable(data: Groups, init: Checkpoint, events: Events) -> Iterator[Group]:

@@ -78,32 +78,32 @@ class RAFTConfig:
         return Shaped(r, pi, pi_0, self.beta) if self.beta else r
 
 
-def stage_prompts(x: Groups, size: int, turn: int, *, seed: Seed) -> Iterator[Group]:
+def stage_prompts(prompts: Groups, size: int, turn: int, *, seed: Seed) -> Iterator[Group]:
     """Take the prompts of a stage: a shuffled collection read on and on, no prompt twice in one."""
-    order = seed.rng().permutation(len(x))
-    size = min(size, len(x))
-    yield from (x[int(order[(turn * size + i) % len(x)])] for i in range(size))
+    order = seed.rng().permutation(len(prompts))
+    size = min(size, len(prompts))
+    yield from (prompts[int(order[(turn * size + i) % len(prompts)])] for i in range(size))
 
 
 def recipe(
     run: Run,
     pi_sft: Checkpoint,
-    x: Groups,
+    prompts: Groups,
     r_phi: Checkpoint,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: RAFTConfig = RAFTConfig(),
 ) -> Checkpoint:
     """Prompts and a reward model in, a policy out: the one that held-out judges like best."""
     pi, r, shuffle = pi_sft, RewardModel(r_phi), run.seed.at("portions")
-    trail = [validated(run, "watch-0", pi, watching, how)]
+    trail = [validated(run, "watch-0", pi, validation, sampling)]
     for t in range(1, cfg.stages + 1):
-        X = run(f"prompts-{t}", stage_prompts, x, cfg.prompts, t - 1, seed=shuffle)
-        Y = run(f"samples-{t}", sample, pi, X, n=cfg.k, how=how)  # 1
+        X = run(f"prompts-{t}", stage_prompts, prompts, cfg.prompts, t - 1, seed=shuffle)
+        Y = run(f"samples-{t}", sample, pi, X, n=cfg.k, sampling=sampling)  # 1
         Y = run(f"scores-{t}", judge, Y, cfg.reward(r, pi, pi_sft))  # 2
         B = run(f"kept-{t}", select, Y, cfg.rank)  # 3
         pi = run(f"policy-{t}", sft.fit, pi, B, cfg.sft, name=f"RAFT-{t}")  # 4
-        trail.append(validated(run, f"watch-{t}", pi, watching, how))
-        if should_stop(trail, watching):
+        trail.append(validated(run, f"watch-{t}", pi, validation, sampling))
+        if should_stop(trail, validation):
             break
-    return best_policy(trail, watching).policy
+    return best_policy(trail, validation).policy

@@ -103,17 +103,17 @@ def recipe(
     pi_sft: Checkpoint,
     demonstrations: Groups,
     r_phi: Checkpoint,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: ReSTConfig = ReSTConfig(),
 ) -> Checkpoint:
     """Demonstrations and a reward model in, the policy out that held-out judges like best."""
     R = RewardModel(r_phi)
-    D = run("original", encode, demonstrations, pi_sft, room=how.max_tokens)
-    start = best = validated(run, "watch-0", pi_sft, watching, how)  # 1
+    D = run("original", encode, demonstrations, pi_sft, room=sampling.max_tokens)
+    start = best = validated(run, "watch-0", pi_sft, validation, sampling)  # 1
     for g in range(1, cfg.grow + 1):  # 2
         pi, tried = start.policy, [start]
-        D_g = run(f"grown-{g}", sample, pi, D, n=cfg.n, how=how)  # 3
+        D_g = run(f"grown-{g}", sample, pi, D, n=cfg.n, sampling=sampling)  # 3
         D_g = run(f"mixed-{g}", merge, D_g, D) if cfg.mix else D_g
         D_g = run(f"scores-{g}", judge, D_g, R)
         for i in range(1, cfg.improve + 1) or [0]:  # 4
@@ -121,8 +121,8 @@ def recipe(
                 run(f"threshold-{g}", log_above_mean, D_g, cfg.filter(i))
             kept = run(f"kept-{g}-{i}", select, D_g, cfg.filter(i)) if i else D_g  # 5
             pi = run(f"policy-{g}-{i}", sft.fit, pi, kept, cfg.fit(i), name=f"ReST-G{g}I{i}")  # 6
-            tried.append(validated(run, f"watch-{g}-{i}", pi, watching, how))
-            if should_stop(tried, watching):
+            tried.append(validated(run, f"watch-{g}-{i}", pi, validation, sampling))
+            if should_stop(tried, validation):
                 break
-        start, best = best_policy(tried[1:], watching), best_policy([best, *tried], watching)
+        start, best = best_policy(tried[1:], validation), best_policy([best, *tried], validation)
     return best.policy

@@ -74,7 +74,7 @@ def fit(
     lam: float = 0.0,
     uml: MultiViewConfig = MultiViewConfig(),
     name: str = "reward",
-    here: StageContext,
+    ctx: StageContext,
 ) -> Checkpoint:
     """Fit r(x, y) to the preferences of `data`, from the policy `init` and a fresh head.
 
@@ -91,30 +91,30 @@ def fit(
     data = with_preferences(data)
     _check_views(views, lam)
     zero = cfg.head == "zero"
-    head = here.seed.at("head")
+    head = ctx.seed.at("head")
     model = open_scalar(
-        init.path, here.machine, fresh=head, zero=zero, layers=cfg.layers, train=True
+        init.path, ctx.machine, fresh=head, zero=zero, layers=cfg.layers, train=True
     )
 
     source = DatasetSource(
         data,
         size=cfg.batch,
         epochs=cfg.epochs,
-        seed=here.seed,
+        seed=ctx.seed,
         layout=model.layout,
-        tokens=here.machine.tokens,
+        tokens=ctx.machine.tokens,
     )
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         return {"bradley_terry": preference_terms(out, batch, cfg)}
 
     if views is None or lam == 0:
-        train(model, source, loss, cfg.optim, here)
+        train(model, source, loss, cfg.optim, ctx)
     else:
-        fit_with_views(model, source, loss, views, lam, uml, cfg, here)
-    normalise_scores(model, data if zero_on is None else zero_on, here.machine, cfg.unit_variance)
-    save_model(model.lm, load_tokenizer(init.path), here.out)
-    return Checkpoint(here.out, name)
+        fit_with_views(model, source, loss, views, lam, uml, cfg, ctx)
+    normalise_scores(model, data if zero_on is None else zero_on, ctx.machine, cfg.unit_variance)
+    save_model(model.lm, load_tokenizer(init.path), ctx.out)
+    return Checkpoint(ctx.out, name)
 
 
 def preference_terms(out: Outputs, batch: Batch, cfg: RewardConfig) -> Terms:
@@ -140,7 +140,7 @@ def fit_with_views(
     lam: float,
     uml: MultiViewConfig,
     cfg: RewardConfig,
-    here: StageContext,
+    ctx: StageContext,
 ) -> None:
     """Train with lambda L_M beside the comparisons (RLP, eq. 1): equal batches of D and of P.
 
@@ -148,23 +148,23 @@ def fit_with_views(
     both terms, of comparisons or views that it may not have, so that each rank of a launch
     touches every weight.
     """
-    net = MultiViewHead(int(model.inner.config.hidden_size), uml, here.seed.at("bottleneck"))
+    net = MultiViewHead(int(model.inner.config.hidden_size), uml, ctx.seed.at("bottleneck"))
     model.heads["views"] = net.to(model.device)
     pairs = MultiViewSource(
         views,
         size=cfg.batch,
         total=source.total,
         cfg=uml,
-        seed=here.seed.at("views"),
+        seed=ctx.seed.at("views"),
         layout=model.layout,
-        tokens=here.machine.tokens,
+        tokens=ctx.machine.tokens,
     )
 
     def both(out: Outputs, batch: Batch) -> dict[str, Terms]:
         L_M = net.terms(out, batch)
         return {**loss(out, batch), "multiview": L_M._replace(loss=lam * L_M.loss)}
 
-    train(model, ZippedSource(source, pairs), both, cfg.optim, here, want={"features": True})
+    train(model, ZippedSource(source, pairs), both, cfg.optim, ctx, want={"features": True})
     del model.heads["views"]
 
 

@@ -62,50 +62,52 @@ def recipe(
     run: Run,
     base: Checkpoint,
     pi_sft: Checkpoint,
-    x: Groups,
+    prompts: Groups,
     formats: FeedbackFormats,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: RLAIFConfig = RLAIFConfig(),
 ) -> Checkpoint:
     """Prompts and a language model in, a policy out; no human label."""
     if cfg.learn == "direct":
         rater = Rater(cfg.asking.lm(base), formats.rate)
-        return ppo_on(run, pi_sft, x, rater, cfg, how, watching, "d-RLAIF")
+        return ppo_on(run, pi_sft, prompts, rater, cfg, sampling, validation, "d-RLAIF")
     labeller = cfg.asking.labeller(base, formats.compare, formats.principles)
-    pairs = run("ai-pairs", sample, pi_sft, x[: cfg.pairs], n=2, how=how)  # 1
+    pairs = run("ai-pairs", sample, pi_sft, prompts[: cfg.pairs], n=2, sampling=sampling)  # 1
     D_ai = run("ai-labels", judge, pairs, labeller)  # 2
     run("ai-labelling", position_bias, D_ai)
-    return fit_policy(run, pi_sft, x, D_ai, cfg, how, watching)  # 3, 4
+    return fit_policy(run, pi_sft, prompts, D_ai, cfg, sampling, validation)  # 3, 4
 
 
 def fit_policy(
     run: Run,
     pi: Checkpoint,
-    x: Groups,
+    prompts: Groups,
     D: Groups,
     cfg: RLAIFConfig,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     name: str = "RLAIF",
 ) -> Checkpoint:
     """Make a policy of soft labels: DPO, or a reward model and PPO."""
     if cfg.learn == "dpo":
         return run("policy", dpo.fit, pi, D, cfg.dpo, name=name)
     r_phi = run("ai-reward", reward.fit, pi, D, cfg.reward, name="ai-reward")
-    return ppo_on(run, pi, x, RewardModel(r_phi), cfg, how, watching, name)
+    return ppo_on(run, pi, prompts, RewardModel(r_phi), cfg, sampling, validation, name)
 
 
 def ppo_on(
     run: Run,
     pi: Checkpoint,
-    x: Groups,
+    prompts: Groups,
     r: RewardModel | Rater,
     cfg: RLAIFConfig,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     name: str,
 ) -> Checkpoint:
     """Climb a reward that no human labelled; what humans think is watched, and never chosen by."""
-    last = None if watching is None else replace(watching, choose=None, patience=None)
-    return run("policy", ppo.fit, pi, x, r, cfg.ppo, how=how, watching=last, name=name)
+    last = None if validation is None else replace(validation, choose=None, patience=None)
+    return run(
+        "policy", ppo.fit, pi, prompts, r, cfg.ppo, sampling=sampling, validation=last, name=name
+    )

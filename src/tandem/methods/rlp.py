@@ -106,22 +106,22 @@ def recipe(
     run: Run,
     pi_sft: Checkpoint,
     D: Groups,
-    x: Groups,
+    prompts: Groups,
     same: Mapping[str, Equivalence],
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
     """Algorithm 1 with its line numbers at the right; line 1 is D."""
     agree = None if cfg.gamma is None else find_equivalence(cfg.same, same)
     r = reward.recipe(run, pi_sft, D, cfg.reward)  # 2
-    pi = ppo.recipe(run, pi_sft, x, r, how, watching, cfg.ppo)  # 3
+    pi = ppo.recipe(run, pi_sft, prompts, r, sampling, validation, cfg.ppo)  # 3
     for k in range(cfg.rounds):
-        here = run.scope(f"{cfg.variant}-round-{k + 1}") if k else run
-        P = here("samples", sample, pi, x, n=cfg.n, how=how)
-        D_hat = Groups.of(()) if agree is None else synthetic_pairs_of(here, P, r, agree, cfg)
-        r = refit_reward(here, cfg.variant, pi_sft, D + D_hat, P, r, cfg)  # 4
-        pi = refit_policy(here, cfg.variant, pi_sft, x, r, how, watching, cfg)  # 5
+        scope = run.scope(f"{cfg.variant}-round-{k + 1}") if k else run
+        P = scope("samples", sample, pi, prompts, n=cfg.n, sampling=sampling)
+        D_hat = Groups.of(()) if agree is None else synthetic_pairs_of(scope, P, r, agree, cfg)
+        r = refit_reward(scope, cfg.variant, pi_sft, D + D_hat, P, r, cfg)  # 4
+        pi = refit_policy(scope, cfg.variant, pi_sft, prompts, r, sampling, validation, cfg)  # 5
     return pi
 
 
@@ -164,12 +164,12 @@ def refit_policy(
     run: Run,
     tag: str,
     pi_sft: Checkpoint,
-    x: Groups,
+    prompts: Groups,
     r_hat: Checkpoint,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     cfg: RLPConfig,
 ) -> Checkpoint:
     """Fit the policy again, from pi_sft and held to pi_sft."""
-    climbed = {"how": how, "watching": watching, "name": f"RLP-{tag}"}
-    return run(f"ppo-{tag}", ppo.fit, pi_sft, x, RewardModel(r_hat), cfg.ppo, **climbed)
+    climbed = {"sampling": sampling, "validation": validation, "name": f"RLP-{tag}"}
+    return run(f"ppo-{tag}", ppo.fit, pi_sft, prompts, RewardModel(r_hat), cfg.ppo, **climbed)

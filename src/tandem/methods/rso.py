@@ -95,36 +95,36 @@ class RSOConfig:
 def open_ranker(
     run: Run,
     pi_sft: Checkpoint,
-    x: Groups,
+    prompts: Groups,
     D: Groups,
     r_phi: Checkpoint,
-    how: Sampling,
+    sampling: Sampling,
     cfg: RSOConfig,
 ) -> tuple[Judge, Judge | None]:
     """Return r_psi, the mean of logit rho_psi(x, y, y_b), and rho_psi; or the reward alone."""
     if cfg.ranker == "reward":
         return RewardModel(r_phi), None
     fitted = run("ranker", preference.fit, pi_sft, D, cfg.preference)
-    y_b = run("baselines", sample, pi_sft, x, n=cfg.baselines, how=how)
+    y_b = run("baselines", sample, pi_sft, prompts, n=cfg.baselines, sampling=sampling)
     return Pointwise(fitted, y_b), PreferenceModel(fitted, "given", hard=not cfg.soft)
 
 
 def recipe(
     run: Run,
     pi_sft: Checkpoint,
-    x: Groups,
+    prompts: Groups,
     D: Groups,
     r_phi: Checkpoint,
-    how: Sampling,
+    sampling: Sampling,
     cfg: RSOConfig = RSOConfig(),
 ) -> Checkpoint:
     """Human comparisons and prompts in, a policy out."""
     name = NAMES[cfg.source]
     if cfg.source == "direct":
         return run("policy", dpo.fit, pi_sft, D, cfg.dpo, name=name)
-    r_psi, rho_psi = open_ranker(run, pi_sft, x, D, r_phi, how, cfg)  # 1
+    r_psi, rho_psi = open_ranker(run, pi_sft, prompts, D, r_phi, sampling, cfg)  # 1
     drawn = cfg.pool if cfg.source == "rso" else cfg.keep
-    Y = run("pool", sample, pi_sft, x, n=drawn, how=how)  # 2
+    Y = run("pool", sample, pi_sft, prompts, n=drawn, sampling=sampling)  # 2
     Y = run("scores", judge, Y, r_psi)
     if cfg.source == "rso":
         pool, Y = Y, run("accepted", select, Y, cfg.accept)  # 3

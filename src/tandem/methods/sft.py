@@ -61,7 +61,7 @@ def fit(
     cfg: SFTConfig = SFTConfig(),
     *,
     name: str = "SFT",
-    here: StageContext,
+    ctx: StageContext,
 ) -> Checkpoint:
     """Fine-tune a policy on the completions of `data`, each by its weight.
 
@@ -69,7 +69,7 @@ def fit(
         DataError: the loss reads scores, and a group has none.
     """
     mean = 0.0 if cfg.loss == "nll" else _mean(data, cfg.loss)
-    policy = open_policy(init.path, here.machine, train=True, seed=here.seed.at("adapters"))
+    policy = open_policy(init.path, ctx.machine, train=True, seed=ctx.seed.at("adapters"))
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         assert out.logp is not None
@@ -88,14 +88,14 @@ def fit(
         size=cfg.batch,
         epochs=cfg.epochs,
         steps=cfg.steps,
-        seed=here.seed,
+        seed=ctx.seed,
         layout=policy.layout,
-        tokens=here.machine.tokens,
+        tokens=ctx.machine.tokens,
         divisible=True,
     )
-    train(policy, source, loss, cfg.optim, here)
-    save_model(policy.lm, load_tokenizer(init.path), here.out)
-    return Checkpoint(here.out, name)
+    train(policy, source, loss, cfg.optim, ctx)
+    save_model(policy.lm, load_tokenizer(init.path), ctx.out)
+    return Checkpoint(ctx.out, name)
 
 
 def _mean(data: Groups, loss: str) -> float:

@@ -90,18 +90,18 @@ class STaRConfig:
 def recipe(
     run: Run,
     base: Checkpoint,
-    x: Groups,
+    prompts: Groups,
     wording: QuestionFormat,
     truth: Judge,
-    how: Sampling,
+    sampling: Sampling,
     cfg: STaRConfig = STaRConfig(),
 ) -> Checkpoint:
     """Questions with answer keys in, a policy that reasons out."""
-    greedy, form, room = replace(how, temperature=0.0), wording.forms[0], how.max_tokens
-    asked = run("asked", ask_questions, x, wording, form, base, room=room)
+    greedy, form, room = replace(sampling, temperature=0.0), wording.forms[0], sampling.max_tokens
+    asked = run("asked", ask_questions, prompts, wording, form, base, room=room)
     M, measured = base, list[tuple[float, Checkpoint]]()  # 1
     for n in range(1, cfg.loops + 1):  # 2
-        tried = run(f"tried-{n}", sample, M, asked, n=1, how=greedy)  # 3
+        tried = run(f"tried-{n}", sample, M, asked, n=1, sampling=greedy)  # 3
         marked = run(f"marked-{n}", judge, tried, truth)
         D = run(f"right-{n}", select, marked, correct())  # 5
         share = len(D) / len(asked)
@@ -114,11 +114,11 @@ def recipe(
             return M
         if cfg.rationalise and share < 1:
             wrong = run(f"wrong-{n}", select, marked, incorrect())
-            unsolved = run(f"unsolved-{n}", under_prompts, wrong, x)
+            unsolved = run(f"unsolved-{n}", under_prompts, wrong, prompts)
             hinted = run(
                 f"hinted-{n}", ask_questions, unsolved, wording, form, base, hint=True, room=room
             )
-            led = run(f"rationales-{n}", sample, M, hinted, n=1, how=greedy)  # 4
+            led = run(f"rationales-{n}", sample, M, hinted, n=1, sampling=greedy)  # 4
             untold = run(f"unhinted-{n}", under_prompts, led, wrong)
             remarked = run(f"remarked-{n}", judge, untold, truth)
             D = D + run(f"rationalised-{n}", select, remarked, correct())  # 6

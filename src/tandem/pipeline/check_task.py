@@ -42,32 +42,34 @@ def check_micro(path: Path, configs: Mapping[str, Any], seed: int = 0) -> list[G
     """
     at = Seed(seed).at("gates")
     with Run(path, seed, machine=configs["machine"]) as run:
-        summaries = _course(run, "micro", configs, at)
-        dialogue = _course(run, "micro-dialogue", configs, at)
-        base, how = summaries.base, summaries.how
+        summaries = _inputs(run, "micro", configs, at)
+        dialogue = _inputs(run, "micro-dialogue", configs, at)
+        base, sampling = summaries.base, summaries.sampling
         posts_ = Micro().prompts("evaluation", 200, at)
         problems = Micro("arithmetic").prompts("evaluation", 300, at)
         requests = Micro("dialogue").prompts("evaluation", 300, at)
-        many = run("many", sample, summaries.pi_sft, posts_[:100], n=256, how=how)
-        greedy = replace(how, temperature=0.0)
+        many = run("many", sample, summaries.pi_sft, posts_[:100], n=256, sampling=sampling)
+        greedy = replace(sampling, temperature=0.0)
         return Evidence(
-            solved=list(run("solved", sample, base, problems, n=1, how=greedy)),
-            compared=_compared(run, base, how, at),
-            summaries=list(run("summaries", sample, summaries.pi_sft, posts_, n=10, how=how)),
-            replies=list(run("replies", sample, dialogue.pi_sft, requests, n=1, how=how)),
+            solved=list(run("solved", sample, base, problems, n=1, sampling=greedy)),
+            compared=_compared(run, base, sampling, at),
+            summaries=list(
+                run("summaries", sample, summaries.pi_sft, posts_, n=10, sampling=sampling)
+            ),
+            replies=list(run("replies", sample, dialogue.pi_sft, requests, n=1, sampling=sampling)),
             scored=list(run("scored", judge, many, RewardModel(summaries.r_phi))),
         ).gates()
 
 
-def _course(run: Run, task: str, configs: Mapping[str, Any], seed: Seed) -> Inputs:
-    world = load.load_task(task, Sizes(), seed)
-    return Inputs(run.scope(task), world, configs)
+def _inputs(run: Run, name: str, configs: Mapping[str, Any], seed: Seed) -> Inputs:
+    task = load.load_task(name, Sizes(), seed)
+    return Inputs(run.scope(name), task, configs)
 
 
-def _compared(run: Run, base: Checkpoint, how: Any, seed: Seed) -> dict[str, float]:
+def _compared(run: Run, base: Checkpoint, sampling: Any, seed: Seed) -> dict[str, float]:
     """Ask the base which of two of its own summaries is better, in both orders."""
     prompts = Micro().prompts("evaluation", 400, seed.at("compared"))
-    pairs = run("compared-pairs", sample, base, prompts, n=2, how=how)
+    pairs = run("compared-pairs", sample, base, prompts, n=2, sampling=sampling)
     better = [(g, _truths(g)) for g in pairs]
     decided = [(g, t) for g, t in better if t[0] != t[1]]
     told = {}

@@ -26,76 +26,80 @@ from tandem.stages.sampling import Policy, sample
 from tandem.tasks import Task
 
 
-def run_method(run: Run, method: Method, configs: Mapping[str, Any], world: Task) -> str:
+def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task) -> str:
     """Do one method and everything before it, and return the tables that say how good it is."""
-    course = Inputs(run, world, configs)
-    result, spent = course.do(method)
+    inputs = Inputs(run, task, configs)
+    result, spent = inputs.do(method)
     if method.row.fits == "preference":
-        return compare_preference_models(course, result)
+        return compare_preference_models(inputs, result)
     parts: list[str] = []
     if method.row.fits == "solver":
-        parts.append(evaluate_solver(course, method, result))
-    elif course.labelled:
-        r_phi = result if method.row.fits == "reward" else course.r_phi
+        parts.append(evaluate_solver(inputs, method, result))
+    elif inputs.labelled:
+        r_phi = result if method.row.fits == "reward" else inputs.r_phi
         exam = run(
             "reward-exam",
             evaluate_reward,
             RewardModel(r_phi),
-            course.held_out,
-            members=course.members,
+            inputs.held_out,
+            members=inputs.members,
         )
-        parts.append(f"reward model on {len(course.held_out)} held-out comparisons\n{exam['text']}")
+        parts.append(f"reward model on {len(inputs.held_out)} held-out comparisons\n{exam['text']}")
     if method.row.fits == "reward":
-        parts.append(course.curve())
+        parts.append(inputs.curve())
     if method.row.fits == "policy":
         parts.append(
-            evaluate_against_sft(course, {"SFT": course.pi_sft, str(result): result}, spent)
+            evaluate_against_sft(inputs, {"SFT": inputs.pi_sft, str(result): result}, spent)
         )
     return "\n\n".join(parts)
 
 
-def compare_preference_models(course: Inputs, fitted: Checkpoint) -> str:
+def compare_preference_models(inputs: Inputs, fitted: Checkpoint) -> str:
     """Lay a preference model beside the reward model that was fitted to the same comparisons."""
-    judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": RewardModel(course.r_phi)}
-    exam = course.run("preference-exam", evaluate_preferences, judges, course.held_out)
-    return f"{exam['text']}\n\n{cost_table(course.run)}"
+    judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": RewardModel(inputs.r_phi)}
+    exam = inputs.run("preference-exam", evaluate_preferences, judges, inputs.held_out)
+    return f"{exam['text']}\n\n{cost_table(inputs.run)}"
 
 
-def evaluate_solver(course: Inputs, method: Method, result: Checkpoint) -> str:
+def evaluate_solver(inputs: Inputs, method: Method, result: Checkpoint) -> str:
     """Examine a solver beside the base, on questions with one checkable answer."""
-    form, wording = course.wording.asking(method.row.asks), course.wording
-    if course.truth is None:
+    form, wording = inputs.wording.asking(method.row.asks), inputs.wording
+    if inputs.truth is None:
         raise ConfigError(
-            f"{course.world.name} has no answer key",
+            f"{inputs.task.name} has no answer key",
             "a solver is examined by how many questions it answers right",
             "use data with answers (GSM8K), or --task micro-arithmetic",
         )
-    solvers = {"base": Solver(course.base, wording.forms[0])}
+    solvers = {"base": Solver(inputs.base, wording.forms[0])}
     if form != wording.forms[0]:
-        solvers |= {f"base {form.name}": Solver(course.base, form)}
+        solvers |= {f"base {form.name}": Solver(inputs.base, form)}
     solvers |= {str(result): Solver(result, form)}
-    exam = solve_questions(course.run, solvers, course.exam, wording, course.truth, course.how)
-    return f"{len(course.exam)} evaluation questions\n{exam['text']}\n\n{cost_table(course.run)}"
+    exam = solve_questions(
+        inputs.run, solvers, inputs.eval_prompts, wording, inputs.truth, inputs.sampling
+    )
+    return f"{len(inputs.eval_prompts)} evaluation questions\n{exam['text']}\n\n{cost_table(inputs.run)}"
 
 
-def evaluate_against_sft(course: Inputs, trained: Mapping[str, Policy], spent: float) -> str:
+def evaluate_against_sft(inputs: Inputs, trained: Mapping[str, Policy], spent: float) -> str:
     """Sample every policy on the evaluation prompts and compare them with SFT."""
-    run, world = course.run, course.world
+    run, task = inputs.run, inputs.task
     answers: dict[str, Groups] = {}
-    trained = {"base": course.base, **trained}
+    trained = {"base": inputs.base, **trained}
     for name, policy in trained.items():
         stage = f"answers-{name.lower()}"
-        answers[name] = run(stage, sample, policy, course.exam, n=1, how=course.how)
+        answers[name] = run(
+            stage, sample, policy, inputs.eval_prompts, n=1, sampling=inputs.sampling
+        )
     opponents = ["SFT"]
-    if world.references is not None:
-        answers["reference"] = course.exam
+    if task.references is not None:
+        answers["reference"] = inputs.eval_prompts
         opponents.append("reference")
     judges: dict[str, Judge] = {}
-    if world.truth is not None:
-        judges["truth"] = world.truth
-    if course.labelled:
-        judges["gold_rm"] = course.gold_rm
-        judges["proxy"] = RewardModel(course.r_phi)
+    if task.truth is not None:
+        judges["truth"] = task.truth
+    if inputs.labelled:
+        judges["gold_rm"] = inputs.gold_rm
+        judges["proxy"] = RewardModel(inputs.r_phi)
     if not judges:
         return f"nobody judges: no preferences, no truth\n\n{cost_table(run)}"
     exam = run(
@@ -105,12 +109,12 @@ def evaluate_against_sft(course: Inputs, trained: Mapping[str, Policy], spent: f
         trained,
         judges=judges,
         opponents=tuple(opponents),
-        annotator=world.annotator,
+        annotator=task.annotator,
     )
     taken = dict.fromkeys(trained, spent)
     taken |= {"base": 0.0, "SFT": stage_seconds(run, ("demonstrations", "sft"))}
     parts = (
-        f"policies on {len(course.exam)} evaluation prompts\n{exam['text']}",
+        f"policies on {len(inputs.eval_prompts)} evaluation prompts\n{exam['text']}",
         cost_table(run),
         summary_table(exam, taken),
     )
@@ -173,7 +177,7 @@ def solve_questions(
     questions: Groups,
     wording: QuestionFormat,
     truth: Judge,
-    how: Sampling,
+    sampling: Sampling,
     decoders: Mapping[str, DecodingRule] = DECODERS,
 ) -> dict[str, Any]:
     """Examine solvers on questions that none was trained on; the first is the one to beat.
@@ -183,7 +187,7 @@ def solve_questions(
     """
     answers: dict[str, dict[str, Groups]] = {}
     first = next(iter(solvers.values())).policy
-    room = how.max_tokens
+    room = sampling.max_tokens
     for name, solver in solvers.items():
         form, policy = solver.form, solver.policy
         asked = run(f"exam-{form.name}", ask_questions, questions, wording, form, first, room=room)
@@ -194,7 +198,7 @@ def solve_questions(
                 policy,
                 asked,
                 n=by.n,
-                how=replace(how, temperature=by.temperature),
+                sampling=replace(sampling, temperature=by.temperature),
             )
             for decoder, by in decoders.items()
         }

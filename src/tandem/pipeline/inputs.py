@@ -45,23 +45,23 @@ class Inputs:
 
     Attributes:
         run: where stages are remembered.
-        world: the task, or your model and data.
+        task: the task, or your model and data.
         configs: settings by name: `sft`, `reward`, `sampling`, the method's own.
     """
 
     run: Run
-    world: Task
+    task: Task
     configs: Mapping[str, Any] = field(repr=False)
 
     @property
     def base(self) -> Checkpoint:
         """The model before any training."""
-        return self.world.base
+        return self.task.base
 
     @property
     def demonstrations(self) -> Groups:
         """Prompts with one good answer each."""
-        return self.world.demonstrations
+        return self.task.demonstrations
 
     @cached_property
     def pi_sft(self) -> Checkpoint:
@@ -69,7 +69,7 @@ class Inputs:
         return sft.recipe(self.run, self.base, self.demonstrations, self.configs["sft"])
 
     @cached_property
-    def early(self) -> Checkpoint:
+    def early_sft(self) -> Checkpoint:
         """A weaker policy: the base after SFT on a tenth of the demonstrations."""
         D = self.run("demonstrations", encode, self.demonstrations, self.base)
         few = D[: max(1, len(D) // 10)]
@@ -78,55 +78,55 @@ class Inputs:
     @cached_property
     def D(self) -> Groups:
         """Preferences to train on."""
-        return self._judged("preferences", self.world.preferences, self.world.asked)
+        return self._judged("preferences", self.task.preferences, self.task.asked)
 
     @cached_property
     def held_out(self) -> Groups:
         """Preferences about other prompts, to evaluate on."""
-        return self._judged("held-out", self.world.held_out, self.world.asked_held_out)
+        return self._judged("held-out", self.task.held_out, self.task.asked_held_out)
 
     @cached_property
-    def x(self) -> Groups:
+    def prompts(self) -> Groups:
         """Prompts without labels, in tokens, with room for an answer."""
-        room = self.how.max_tokens
-        return self.run("unlabelled", encode, self.world.prompts, self.base, room=room)
+        room = self.sampling.max_tokens
+        return self.run("unlabelled", encode, self.task.prompts, self.base, room=room)
 
     @cached_property
-    def exam(self) -> Groups:
+    def eval_prompts(self) -> Groups:
         """The evaluation prompts, with their reference answers where there are any."""
-        given = self.world.evaluation if self.world.references is None else self.world.references
-        return self.run("evaluation", encode, given, self.base, room=self.how.max_tokens)
+        given = self.task.evaluation if self.task.references is None else self.task.references
+        return self.run("evaluation", encode, given, self.base, room=self.sampling.max_tokens)
 
     @property
     def formats(self) -> FeedbackFormats:
         """How a language model is asked for feedback."""
-        return self.world.formats
+        return self.task.formats
 
     @property
     def humans(self) -> Judge | None:
         """Who gives preferences."""
-        return self.world.annotator
+        return self.task.annotator
 
     @property
     def same(self) -> Mapping[str, Equivalence]:
         """What makes two completions the same, by name."""
-        return self.world.same
+        return self.task.same
 
     @property
     def truth(self) -> Judge | None:
         """The programmatic truth."""
-        return self.world.truth
+        return self.task.truth
 
     @property
     def wording(self) -> QuestionFormat:
         """How questions with one checkable answer are put and read."""
-        if self.world.wording is None:
+        if self.task.wording is None:
             raise ConfigError(
-                f"{self.world.name} has no questions with one checkable answer",
+                f"{self.task.name} has no questions with one checkable answer",
                 "this method learns from answers that can be read and compared",
                 "give --task micro-arithmetic, or --data with question and answer (`#### 42`)",
             )
-        return self.world.wording
+        return self.task.wording
 
     @cached_property
     def r_phi(self) -> Checkpoint:
@@ -167,23 +167,23 @@ class Inputs:
         return self.run("reward-held", reward.fit, self.pi_sft, self.held_out, cfg, name="held-out")
 
     @cached_property
-    def watching(self) -> Validation:
+    def validation(self) -> Validation:
         """What is followed while a policy climbs: never the prompts of the final exam."""
-        world = self.world
-        asked = self.held_out.prompts() if world.asked_held_out is None else world.asked_held_out
-        prompts = self.run("watched", encode, asked, self.base, room=self.how.max_tokens)
+        task = self.task
+        asked = self.held_out.prompts() if task.asked_held_out is None else task.asked_held_out
+        prompts = self.run("watched", encode, asked, self.base, room=self.sampling.max_tokens)
         judges: list[tuple[str, Judge]] = [("held_out", RewardModel(self.r_held))]
-        if world.truth is not None:
-            judges.append(("truth", world.truth))
+        if task.truth is not None:
+            judges.append(("truth", task.truth))
         return Validation(prompts[:VALIDATION_PROMPTS], tuple(judges), choose="held_out")
 
     @property
     def labelled(self) -> bool:
         """True where preferences exist or can be asked for."""
-        return self.world.preferences is not None or self.world.annotator is not None
+        return self.task.preferences is not None or self.task.annotator is not None
 
     @property
-    def how(self) -> Sampling:
+    def sampling(self) -> Sampling:
         """How every policy is sampled."""
         return self.configs["sampling"]
 
@@ -191,16 +191,16 @@ class Inputs:
         if given is not None:
             return self.run(name, encode, given, self.base)
         pairs = f"{name}-pairs"
-        if self.world.weaker:
-            shares = (1 - self.world.weaker, self.world.weaker / 2, self.world.weaker / 2)
-            writers = {"sft": self.pi_sft, "base": self.base, "early": self.early}
+        if self.task.weaker:
+            shares = (1 - self.task.weaker, self.task.weaker / 2, self.task.weaker / 2)
+            writers = {"sft": self.pi_sft, "base": self.base, "early": self.early_sft}
             written = tuple(
-                self.run(f"{name}-by-{by}", sample, writer, asked, n=2, how=self.how)
+                self.run(f"{name}-by-{by}", sample, writer, asked, n=2, sampling=self.sampling)
                 for by, writer in writers.items()
             )
             drawn = self.run(pairs, mix, written, shares, n=2)
         else:
-            drawn = self.run(pairs, sample, self.pi_sft, asked, n=2, how=self.how)
+            drawn = self.run(pairs, sample, self.pi_sft, asked, n=2, sampling=self.sampling)
         return self.run(name, judge, drawn, self.humans)
 
     def do(self, method: Method) -> tuple[Any, float]:

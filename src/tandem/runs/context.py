@@ -14,12 +14,12 @@ from tandem.runs.events import Events
 
 _Stage = TypeVar("_Stage", bound=Callable[..., Any])
 
-INJECTED = ("here", "seed", "events", "machine")
+INJECTED = ("ctx", "seed", "events", "machine")
 
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """Where a stage that fits a model works; a run gives it as `here`.
+    """Where a stage that fits a model works; a run gives it as `ctx`.
 
     Attributes:
         out: the artifact's folder: the stage writes there and returns `Checkpoint(here.out, name)`.

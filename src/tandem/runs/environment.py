@@ -56,8 +56,8 @@ def processor_name() -> str:
 @functools.cache
 def code_commit() -> str | None:
     """Return the commit of the code, with "-dirty" when files were changed, or None."""
-    here = str(Path(__file__).parent)
-    asked = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    folder = str(Path(__file__).parent)
+    asked = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.check_output(asked, text=True, stderr=subprocess.DEVNULL).strip() or None
     return None

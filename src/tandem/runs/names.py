@@ -152,7 +152,17 @@ RECORDED: dict[str, str] = {
 }
 """Recorded name -> where the thing lives today."""
 
-RENAMED: dict[str, dict[str, str]] = {}
+RENAMED: dict[str, dict[str, str]] = {
+    "sample": {"how": "sampling"},
+    "validate_policy": {"watching": "validation", "how": "sampling"},
+    "revise": {"how": "sampling"},
+    "log_tilting": {"how": "rule"},
+    "log_above_mean": {"how": "rule"},
+    "with_stated_answer": {"x": "prompts"},
+    "stage_prompts": {"x": "prompts"},
+    "ppo.fit": {"how": "sampling", "watching": "validation"},
+    "grpo.fit": {"how": "sampling", "watching": "validation"},
+}
 """Recorded name -> its parameters or fields that had another name: former -> today's."""
 
 # Below: what folders of version 0.1 hold. These names are frozen.

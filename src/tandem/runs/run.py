@@ -56,11 +56,11 @@ class Run:
     Calling it, `run(name, stage, *args, **kw)`, does the stage or returns what it left behind.
     A stage function may declare these keyword-only parameters, which the run then gives:
 
-        here: Here        for a stage that fits a model: its folders, and the three below
+        ctx: Here        for a stage that fits a model: its folders, and the three below
         seed: Seed        the stage's own seed
         events: Events    progress and numbers
         machine: Machine  device, precision, layout, adapters; a stage that asks for them (or for
-                          `here`) is done again when they change
+                          `ctx`) is done again when they change
 
     A stage function marked `@every_rank` is called on every rank of a distributed launch;
     others run on rank 0, and the other ranks wait for the artifact.
@@ -111,7 +111,7 @@ class Run:
         if process_rank() != 0:
             return self._follow(name, stage, args, kw)
         arguments = _described(stage, args, kw)
-        if {"machine", "here"} & set(_injected(stage, kw)):
+        if {"machine", "ctx"} & set(_injected(stage, kw)):
             arguments["machine"] = describe_value(self.machine)
         seed = int(self._stage_seed(name))
         identity = {"function": _function_name(stage), "arguments": arguments, "seed": seed}
@@ -239,7 +239,7 @@ class Run:
         part, label = _part(folder), self._place(folder)
         events = self._session.events(label)
         given = self._given(part, Seed(identity["seed"]), events)
-        out, scratch = given["here"].out, given["here"].scratch
+        out, scratch = given["ctx"].out, given["ctx"].scratch
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         scratch.mkdir(exist_ok=True)
@@ -300,8 +300,8 @@ class Run:
 
     def _given(self, part: Path, seed: Seed, events: Events) -> dict[str, Any]:
         """What a stage function may ask for; the keys are `INJECTED`."""
-        here = StageContext(part / "artifact", part / "scratch", seed, events, self.machine)
-        return {"here": here, "seed": seed, "events": events, "machine": self.machine}
+        ctx = StageContext(part / "artifact", part / "scratch", seed, events, self.machine)
+        return {"ctx": ctx, "seed": seed, "events": events, "machine": self.machine}
 
 
 def _function_name(stage: Callable[..., Any]) -> str:

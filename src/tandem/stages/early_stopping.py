@@ -38,21 +38,27 @@ class ValidatedPolicy:
 
 def validate_policy(
     policy: Checkpoint,
-    watching: Validation,
+    validation: Validation,
     *,
-    how: Sampling,
+    sampling: Sampling,
     seed: Seed,
     machine: Machine,
     events: Events,
 ) -> dict[str, float]:
     """Sample once for every held-out prompt and return each judge's mean score, and the length."""
     drawn = sample(
-        policy, watching.prompts, n=1, how=how, seed=seed, machine=machine, events=events
+        policy,
+        validation.prompts,
+        n=1,
+        sampling=sampling,
+        seed=seed,
+        machine=machine,
+        events=events,
     )
     answers = Groups.of(drawn)
     numbers = {
         column: float(np.mean(np.concatenate([scores_of(g, column) for g in judged])))
-        for column, who in watching.judges
+        for column, who in validation.judges
         for judged in [list(open_judge(who, replace(machine, lora=None))(answers))]
     }
     numbers["length"] = float(np.mean([len(g.completions[0].tokens) for g in answers]))
@@ -63,41 +69,41 @@ def validate_policy(
 
 
 def validated(
-    run: Run, name: str, policy: Checkpoint, watching: Validation | None, how: Sampling
+    run: Run, name: str, policy: Checkpoint, validation: Validation | None, sampling: Sampling
 ) -> ValidatedPolicy:
     """Look at a policy as the stage `name`; the draws are the same for every policy of a run."""
-    if watching is None:
+    if validation is None:
         return ValidatedPolicy(policy, {})
-    columns = [column for column, _ in watching.judges]
-    if watching.choose is not None and watching.choose not in columns:
+    columns = [column for column, _ in validation.judges]
+    if validation.choose is not None and validation.choose not in columns:
         raise ConfigError(
-            f"watching.choose = {watching.choose!r} with judges {', '.join(columns) or 'none'}",
+            f"validation.choose = {validation.choose!r} with judges {', '.join(columns) or 'none'}",
             "a method that samples, filters and fits is stopped by judges who did not filter",
             "name one of the judges, or give `choose = None` for the last policy",
         )
     draws = run.seed.at("held-out")
     return ValidatedPolicy(
-        policy, run(name, validate_policy, policy, watching, how=how, seed=draws)
+        policy, run(name, validate_policy, policy, validation, sampling=sampling, seed=draws)
     )
 
 
-def should_stop(trail: Sequence[ValidatedPolicy], watching: Validation | None) -> bool:
+def should_stop(trail: Sequence[ValidatedPolicy], validation: Validation | None) -> bool:
     """True when the last `patience` policies in a row brought no new best.
 
     The trail begins with the policy that they are to be better than.
     """
-    if watching is None or watching.patience is None:
+    if validation is None or validation.patience is None:
         return False
-    return len(trail) - 1 - trail.index(_best(trail, watching)) >= watching.patience
+    return len(trail) - 1 - trail.index(_best(trail, validation)) >= validation.patience
 
 
-def best_policy(trail: Sequence[ValidatedPolicy], watching: Validation | None) -> ValidatedPolicy:
-    """Return the policy that `watching.choose` liked best; the last one where nobody chooses."""
-    if watching is None or watching.choose is None:
+def best_policy(trail: Sequence[ValidatedPolicy], validation: Validation | None) -> ValidatedPolicy:
+    """Return the policy that `validation.choose` liked best; the last one where nobody chooses."""
+    if validation is None or validation.choose is None:
         return trail[-1]
-    return _best(trail, watching)
+    return _best(trail, validation)
 
 
-def _best(trail: Sequence[ValidatedPolicy], watching: Validation) -> ValidatedPolicy:
-    column = watching.choose or ""
+def _best(trail: Sequence[ValidatedPolicy], validation: Validation) -> ValidatedPolicy:
+    column = validation.choose or ""
     return max(trail, key=lambda s: s.numbers[column])

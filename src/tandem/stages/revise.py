@@ -26,7 +26,7 @@ def revise(
     formats: FeedbackFormats,
     *,
     K: int,
-    how: Sampling,
+    sampling: Sampling,
     seed: Seed,
     machine: Machine,
     events: Events = Silent(),
@@ -42,12 +42,12 @@ def revise(
             answered_prompt(g.prompt, y.text, formats.revise.critique.format(principle=p))
             for g, y, p in zip(answers, now, principles, strict=True)
         ]
-        critiques = list(speaker.complete(asked, how, draws.at("critique")))
+        critiques = list(speaker.complete(asked, sampling, draws.at("critique")))
         asked = [
             add_turn(q, c.text, formats.revise.revision.format(principle=p))
             for q, c, p in zip(asked, critiques, principles, strict=True)
         ]
-        now = list(speaker.complete(asked, how, draws.at("revision")))
+        now = list(speaker.complete(asked, sampling, draws.at("revision")))
         now = [replace(y, author=f"revision-{k + 1}", logp=None) for y in now]
         revisions = [(*earlier, y) for earlier, y in zip(revisions, now, strict=True)]
         events.progress(k + 1, K, "revisions")

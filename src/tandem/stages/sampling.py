@@ -69,7 +69,7 @@ def sample(
     prompts: Groups,
     *,
     n: int,
-    how: Sampling = Sampling(),
+    sampling: Sampling = Sampling(),
     seed: Seed,
     machine: Machine,
     events: Events,
@@ -81,10 +81,10 @@ def sample(
             are drawn.
         prompts: groups of which only the prompts are read.
         n: completions per prompt.
-        how: temperature, truncation, longest answer.
+        sampling: temperature, truncation, longest answer.
     """
     if isinstance(policy, BestOf):
-        given = {"how": how, "seed": seed, "machine": machine, "events": events}
+        given = {"sampling": sampling, "seed": seed, "machine": machine, "events": events}
         drawn = sample(policy.policy, prompts, n=n * policy.n, **given)
         yield from map(_by(policy), map(policy.choose, open_judge(policy.judge, machine)(drawn)))
         return
@@ -92,7 +92,7 @@ def sample(
     tokenizer = load_tokenizer(policy.path)
     engine = TorchEngine(trunk.inner, tokenizer, dtype=trunk.dtype, compiled=machine.compiled)
     own = tokenise((Group(g.prompt) for g in prompts), tokenizer)
-    for done, group in enumerate(engine.sample(own, n, how, seed), 1):
+    for done, group in enumerate(engine.sample(own, n, sampling, seed), 1):
         yield _by(policy)(group)
         if done % 64 == 0 or done == len(prompts):
             events.progress(done, len(prompts), "prompts")

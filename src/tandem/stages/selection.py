@@ -41,21 +41,21 @@ def select(groups: Groups, operator: Operator, *, seed: Seed, events: Events) ->
 
 
 def log_tilting(
-    pool: Groups, accepted: Groups, how: rejection, *, events: Events
+    pool: Groups, accepted: Groups, rule: rejection, *, events: Events
 ) -> dict[str, float]:
     """Say how hard it was to be accepted and how far the accepted are tilted, see `tilt`."""
-    units = [how.scale(group) for group in pool]
+    units = [rule.scale(group) for group in pool]
     rows = [
-        scores_of(group, "tilt")[how.candidates(group)] / unit
+        scores_of(group, "tilt")[rule.candidates(group)] / unit
         for group, unit in zip(pool, units, strict=True)
     ]
     kept = [scores_of(group, "tilt") / unit for group, unit in zip(accepted, units, strict=True)]
-    numbers = describe_tilt(rows, kept, how.beta)
+    numbers = describe_tilt(rows, kept, rule.beta)
     events.log("tilt", text=spell_numbers(numbers), **numbers)
     return numbers
 
 
-def log_above_mean(D: Groups, how: above, *, events: Events) -> dict[str, float]:
+def log_above_mean(D: Groups, rule: above, *, events: Events) -> dict[str, float]:
     """Say what the threshold keeps, and how much of that is no better than the mean.
 
     A threshold at or below the mean leaves answers to be learned from that make the policy no
@@ -66,8 +66,8 @@ def log_above_mean(D: Groups, how: above, *, events: Events) -> dict[str, float]
         the kept that score no more than the mean, above 0 where the threshold is too low.
     """
     rows = [scores_of(group, "threshold") for group in D]
-    scopes = rows if how.scope == "per_prompt" else [np.concatenate(rows)]
-    kept = np.concatenate([r > how.cut(r) for r in scopes])
+    scopes = rows if rule.scope == "per_prompt" else [np.concatenate(rows)]
+    kept = np.concatenate([r > rule.cut(r) for r in scopes])
     worse = kept & np.concatenate([r <= r.mean() for r in scopes])
     numbers = {
         "mean": float(np.concatenate(rows).mean()),

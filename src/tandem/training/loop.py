@@ -44,7 +44,7 @@ def train(
     source: BatchSource,
     loss: LossFunction,
     optim: Optim,
-    here: StageContext,
+    ctx: StageContext,
     *,
     want: Mapping[str, bool] | None = None,
 ) -> nn.Module:
@@ -55,7 +55,7 @@ def train(
         source: the steps.
         loss: outputs and batch to named, unreduced terms.
         optim: optimiser and schedule.
-        here: where step checkpoints and numbers go, and how often.
+        ctx: where step checkpoints and numbers go, and how often.
         want: what the kernel computes, for example {"entropy": True}.
 
     Raises:
@@ -65,12 +65,12 @@ def train(
             need more memory than there is.
     """
     wanted = dict(want or {})
-    accelerator = start_accelerator(here.machine)
-    there = least_memory(usable_memory(resolve_device(here.machine)), accelerator)
-    tokens = fit_to_memory(module, source.cut.tokens, there, here.events, wanted)
+    accelerator = start_accelerator(ctx.machine)
+    there = least_memory(usable_memory(resolve_device(ctx.machine)), accelerator)
+    tokens = fit_to_memory(module, source.cut.tokens, there, ctx.events, wanted)
     source.cut = Cut(tokens, parts=accelerator.num_processes)
     with train_only_rows(module, source.reads(), optim.weight_decay):
-        _train(module, source, loss, optim, here, wanted, accelerator)
+        _train(module, source, loss, optim, ctx, wanted, accelerator)
     return module.eval()
 
 
@@ -79,18 +79,18 @@ def _train(
     source: BatchSource,
     loss: LossFunction,
     optim: Optim,
-    here: StageContext,
+    ctx: StageContext,
     want: Mapping[str, bool],
     accelerator: Accelerator,
 ) -> None:
-    machine = here.machine
+    machine = ctx.machine
     inner = module
     optimiser = build_optimizer(module, optim)
     module, prepared = accelerator.prepare(module, optimiser)
     schedule = LambdaLR(optimiser, lambda step: optim.factor(step, source.total))
-    state = StepState(inner, optimiser, schedule, source, here.scratch, machine.save_seconds)
+    state = StepState(inner, optimiser, schedule, source, ctx.scratch, machine.save_seconds)
     step = state.resume()
-    log = StepLog(here.events, source.total, machine.log_every, accelerator)
+    log = StepLog(ctx.events, source.total, machine.log_every, accelerator)
     module.train()
     for micro in source.steps(inner):
         weights = term_weights(loss, micro, accelerator.device)

@@ -120,10 +120,10 @@ def train_on_policy(
     optim: Optim,
     *,
     ref: Checkpoint | None,
-    how: Sampling,
-    watching: Validation | None,
+    sampling: Sampling,
+    validation: Validation | None,
     name: str,
-    here: StageContext,
+    ctx: StageContext,
 ) -> Checkpoint:
     """Train a policy on its own samples and export it.
 
@@ -134,18 +134,18 @@ def train_on_policy(
         reward: a scoring judge.
         algorithm: builds the method's algorithm on the cast.
         shape: prompts, completions, rounds, epochs, minibatches.
-        how: sampling of the episodes.
-        watching: held-out signals, or None.
+        sampling: sampling of the episodes.
+        validation: held-out signals, or None.
 
     Raises:
         ConfigError: the episodes are greedy or truncated.
     """
-    _check_sampling(how)
-    _log_other_tokenizer(reward, init, here.events)
-    policy.actor.temperature = how.temperature
-    pi_ref = open_policy((ref or init).path, replace(here.machine, lora=None))
-    pi_ref.temperature = how.temperature
-    cast = RolloutModels(policy, pi_ref, open_judge(reward, here.machine), here.machine)
+    _check_sampling(sampling)
+    _log_other_tokenizer(reward, init, ctx.events)
+    policy.actor.temperature = sampling.temperature
+    pi_ref = open_policy((ref or init).path, replace(ctx.machine, lora=None))
+    pi_ref.temperature = sampling.temperature
+    cast = RolloutModels(policy, pi_ref, open_judge(reward, ctx.machine), ctx.machine)
     method = algorithm(cast)
     tokenizer = load_tokenizer(init.path)
     engine = TorchEngine(
@@ -153,55 +153,55 @@ def train_on_policy(
         tokenizer,
         dtype=policy.actor.dtype,
         name=name,
-        compiled=here.machine.compiled,
+        compiled=ctx.machine.compiled,
     )
-    watch = watching and _open_validator(watching, cast, engine, shape, how, here)
+    watch = validation and _open_validator(validation, cast, engine, shape, sampling, ctx)
     source = RolloutSource(
         prompts,
         engine,
         _actor_of,
         method.experience,
         shape,
-        how=how,
-        seed=here.seed,
+        sampling=sampling,
+        seed=ctx.seed,
         layout=policy.layout,
-        tokens=here.machine.tokens,
-        events=here.events,
+        tokens=ctx.machine.tokens,
+        events=ctx.events,
         watch=watch,
         controllers=getattr(method, "controllers", {}),
     )
-    train(policy, source, method.loss, optim, here)
+    train(policy, source, method.loss, optim, ctx)
     if watch is not None and (best := watch.restore(policy)) is not None:
-        here.events.log("chosen", **best)
-    save_model(policy.actor.lm, tokenizer, here.out)
-    return Checkpoint(here.out, name)
+        ctx.events.log("chosen", **best)
+    save_model(policy.actor.lm, tokenizer, ctx.out)
+    return Checkpoint(ctx.out, name)
 
 
 def _open_validator(
-    watching: Validation,
+    validation: Validation,
     cast: RolloutModels,
     engine: TorchEngine,
     shape: RolloutShape,
-    how: Sampling,
-    here: StageContext,
+    sampling: Sampling,
+    ctx: StageContext,
 ) -> Validator:
     """Open the judges that look on."""
-    judges = {column: open_judge(j, here.machine) for column, j in watching.judges}
+    judges = {column: open_judge(j, ctx.machine) for column, j in validation.judges}
     return Validator(
-        watching.prompts,
+        validation.prompts,
         engine,
         _actor_of,
         {"proxy": cast.reward, **judges},
         cast.pi_ref,
-        how=how,
-        seed=here.seed.at("watch"),
-        every=watching.every,
+        sampling=sampling,
+        seed=ctx.seed.at("watch"),
+        every=validation.every,
         rounds=shape.rounds,
-        tokens=here.machine.tokens,
-        events=here.events,
-        choose=watching.choose,
-        patience=watching.patience,
-        keep=here.scratch / "best",
+        tokens=ctx.machine.tokens,
+        events=ctx.events,
+        choose=validation.choose,
+        patience=validation.patience,
+        keep=ctx.scratch / "best",
     )
 
 
@@ -215,11 +215,11 @@ def is_finished(groups: Sequence[Group]) -> Tensor:
     return torch.tensor([c.stopped for g in groups for c in g.completions])
 
 
-def _check_sampling(how: Sampling) -> None:
+def _check_sampling(sampling: Sampling) -> None:
     """Refuse episodes from another law than the one whose log-probabilities are trained."""
-    if how.temperature == 0 or how.top_k or how.top_p < 1 or how.min_p:
+    if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1 or sampling.min_p:
         raise ConfigError(
-            f"episodes were to be sampled with {how}",
+            f"episodes were to be sampled with {sampling}",
             "a policy gradient is right for samples of the policy itself; greedy or truncated "
             "ones come from another law, whose probabilities are not what is trained",
             "set temperature above 0, top_k = 0, top_p = 1 and min_p = 0; truncate when deploying",

@@ -97,7 +97,7 @@ class RolloutSource:
         weights: finds in the trained module what the engine samples from.
         experience: the method's algorithm from samples to columns.
         shape: prompts, completions, rounds, epochs, minibatches.
-        how: temperature, truncation, longest answer.
+        sampling: temperature, truncation, longest answer.
         seed: order of prompts, draws, order of minibatches.
         layout: the layout that the probe chose.
         tokens: unique tokens per micro-batch.
@@ -115,7 +115,7 @@ class RolloutSource:
         experience: Callable[[list[Group]], Experience],
         shape: RolloutShape,
         *,
-        how: Sampling,
+        sampling: Sampling,
         seed: Seed,
         layout: Layout,
         tokens: int,
@@ -124,7 +124,7 @@ class RolloutSource:
         controllers: dict[str, Any] | None = None,
     ) -> None:
         self.prompts, self.engine, self.weights = prompts, engine, weights
-        self.experience, self.shape, self.how, self.seed = experience, shape, how, seed
+        self.experience, self.shape, self.sampling, self.seed = experience, shape, sampling, seed
         self.layout: Layout = layout
         self.cut, self.events = Cut(tokens), events
         self.watch, self.controllers = watch, controllers or {}
@@ -167,7 +167,7 @@ class RolloutSource:
         draws = self.engine.sample(
             (_keyed(g, epoch) for epoch, g in asked),
             self.shape.n,
-            self.how,
+            self.sampling,
             self.seed.at("draws"),
         )
         groups = [replace(d, prompt=g.prompt) for d, (_, g) in zip(draws, asked, strict=True)]

@@ -45,7 +45,7 @@ class DatasetSource:
         seed: Seed,
         layout: Layout,
         tokens: int,
-        logp_is: Literal["ref", "old"] | None = None,
+        logp_is: Literal["ref_logp", "old_logp"] | None = None,
         divisible: bool = False,
     ) -> None:
         if not len(groups):

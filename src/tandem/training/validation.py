@@ -54,7 +54,7 @@ class Validator:
         judges: Mapping[str, OpenedJudges],
         ref: PackedModel,
         *,
-        how: Sampling,
+        sampling: Sampling,
         seed: Seed,
         every: int,
         rounds: int,
@@ -65,7 +65,7 @@ class Validator:
         patience: int | None = None,
     ) -> None:
         self.prompts, self.engine, self.weights = prompts, engine, weights
-        self.judges, self.ref, self.how, self.seed = judges, ref, how, seed
+        self.judges, self.ref, self.sampling, self.seed = judges, ref, sampling, seed
         self.every, self.rounds, self.tokens, self.events = every, rounds, tokens, events
         self.choose, self.keep, self.patience = choose, keep, patience
         self.curve: list[dict[str, float]] = []
@@ -75,7 +75,7 @@ class Validator:
         if turn % self.every and turn != self.rounds:
             return False
         self.engine.load(self.weights(policy))
-        groups = list(self.engine.sample(self.prompts, 1, self.how, self.seed))
+        groups = list(self.engine.sample(self.prompts, 1, self.sampling, self.seed))
         columns = self._columns(groups)
         point = {"round": float(turn)} | {k: float(np.mean(x)) for k, x in columns.items()}
         better = self.choose is not None and all(
@@ -181,20 +181,20 @@ class Validation:
         known = ["proxy", *(column for column, _ in self.judges)]
         if self.choose is not None and self.choose not in known:
             raise ConfigError(
-                f"watching.choose = {self.choose!r}",
+                f"validation.choose = {self.choose!r}",
                 f"the policy that is exported is the best by a judge, and there are "
                 f"{', '.join(known)}",
                 f"name one of them, or None for the last policy.{nearest_name(self.choose, known)}",
             )
         if self.every < 1 or (self.patience is not None and self.patience < 1):
             raise ConfigError(
-                f"watching.every = {self.every}, watching.patience = {self.patience}",
+                f"validation.every = {self.every}, validation.patience = {self.patience}",
                 "they count rounds and evaluations",
                 "give 1 or more, or no patience",
             )
         if self.patience is not None and self.choose is None:
             raise ConfigError(
-                f"watching.patience = {self.patience} without watching.choose",
+                f"validation.patience = {self.patience} without validation.choose",
                 "it counts evaluations since the best one, and nothing says which is best",
                 "name the judge to choose by: truth, or a reward model fitted to other data",
             )

@@ -102,11 +102,11 @@ def look_back(model: LlamaForCausalLM, head: int, distance: int, sharpness: floa
     attention: Any = model.model.layers[0].self_attn
     rates: Any = model.model.rotary_emb.inv_freq
     loud = sharpness * (rates > 0.1)
-    here = slice(head * size, head * size + half)
+    block = slice(head * size, head * size + half)
     there = slice(head * size + half, (head + 1) * size)
-    attention.k_proj.bias[here], attention.k_proj.bias[there] = loud, 0.0
+    attention.k_proj.bias[block], attention.k_proj.bias[there] = loud, 0.0
     turn = -distance * rates
-    attention.q_proj.bias[here] = loud * torch.cos(turn)
+    attention.q_proj.bias[block] = loud * torch.cos(turn)
     attention.q_proj.bias[there] = loud * torch.sin(turn)
 
 
