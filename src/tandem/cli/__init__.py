@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data check": ("tandem.cli.data:check", "examine preference data before training on it"),
     "eval reward": ("tandem.cli.evaluate:reward", "compare a reward model with human judgements"),
     "eval policy": ("tandem.cli.evaluate:policy", "compare a policy with a reference policy"),
+    "game": ("tandem.cli.game:game", "say whether preferences are a ranking, and who is exploited"),
     "tasks check": ("tandem.cli.tables:check_task", "check that a task has its phenomena"),
     "report": ("tandem.cli.report:report", "write a run's or a bench's page, one HTML file"),
     "doctor": ("tandem.cli.doctor:doctor", "check this machine, line by line, with the fix"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,25 @@ class Trajectory:
     def average_exploitability(self) -> float:
         """E of the average of all iterates."""
         return float(self.average_gaps[-1]) / 2
+
+    def as_dict(self, moments: int = 100) -> dict[str, Any]:
+        """Return everything for JSON.
+
+        Args:
+            moments: how many of the recorded ones, spread evenly on the scale of logarithms.
+        """
+        spread = np.geomspace(1, len(self.steps), min(moments, len(self.steps)))
+        kept = np.unique(spread.round().astype(np.int64)) - 1
+        return {
+            "name": self.name,
+            "exploitability": self.exploitability,
+            "average_exploitability": self.average_exploitability,
+            "steps": self.steps[kept].tolist(),
+            "gaps": self.gaps[kept].tolist(),
+            "average_gaps": self.average_gaps[kept].tolist(),
+            "policies": self.policies[kept].tolist(),
+            "averages": self.averages[kept].tolist(),
+        }
 
     def at(self, step: int) -> Floats:
         """Return the policy after so many steps, [n].
