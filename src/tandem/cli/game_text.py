@@ -84,9 +84,9 @@ def _ranking(found: GameFindings) -> str:
     if profile.log_odds is None:
         lines.append("  cyclic share: unknown for log-odds, because some preference is certain")
     else:
-        share = _sure(profile.log_odds.share, numbers.get("cyclic share"))
+        share = _share(profile.log_odds.share, numbers.get("cyclic share"))
         lines.append(f"  cyclic share: {share} of the log-odds (0 where Bradley-Terry holds)")
-    share = _sure(profile.difference.share, numbers.get("cyclic share of p - 1/2"))
+    share = _share(profile.difference.share, numbers.get("cyclic share of p - 1/2"))
     lines.append(f"  cyclic share: {share} of p - 1/2")
     cyclic, triples = profile.triples
     lines.append(f"  triples that go in a circle by majority: {cyclic:,} of {triples:,}")
@@ -94,8 +94,8 @@ def _ranking(found: GameFindings) -> str:
     if found.chance is not None:
         chance = found.chance
         lines.append(
-            f"  by chance, if Bradley-Terry were true: {chance.expected:.3f}, 95 % below "
-            f"{chance.high:.3f}; p = {chance.p_value:.3f}"
+            f"  as counted {chance.share:.3f} of the log-odds; by chance, if Bradley-Terry were "
+            f"true, {chance.expected:.3f}, 95 % below {chance.high:.3f}; p = {chance.p_value:.3f}"
         )
         lines.append(f"  {_verdict(chance)}")
     return "\n".join(lines)
@@ -228,6 +228,11 @@ def _sure(value: float, estimate: Estimate | None, digits: int = 3) -> str:
     if estimate is None:
         return told
     return f"{told} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def _share(counted: float, estimate: Estimate | None) -> str:
+    """Spell a share less what the noise of the votes adds; as it is where there are no votes."""
+    return _sure(counted if estimate is None else estimate.mean, estimate)
 
 
 def _more(n: int, what: str) -> list[str]:
