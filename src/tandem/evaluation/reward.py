@@ -205,7 +205,7 @@ def _ece(table: Comparisons, temperature: float, seed: Seed, draws: int) -> Esti
         return ece(p[rows], table.y[rows], BINS) if len(rows) >= BINS else float("nan")
 
     found = bootstrap(statistic, table.prompt, draws=draws, seed=seed.at("ece"))
-    return replace(found, low=max(0.0, found.low))
+    return replace(found, low=found.low if math.isnan(found.low) else max(0.0, found.low))
 
 
 def _scaled(table: Comparisons, seed: Seed, draws: int) -> dict[str, Any]:
