@@ -1,4 +1,6 @@
-"""Over-optimisation in the micro world: proxy up, truth down, and what holds it (METHODS 14).
+"""Over-optimisation in the micro world: proxy up, truth down, and what holds it.
+
+See docs/theory/over_optimisation.md.
 
     python experiments/overoptimisation.py [--seeds 5] [--only 3 4] [--runs runs/overoptimisation]
                                            [--out docs/results] [--page] [--threads 1]

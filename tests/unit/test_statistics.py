@@ -1,4 +1,8 @@
-"""Exact numbers of METHODS.md sections 0, 2 and 14, and agreement with reference libraries."""
+"""Exact numbers of the theory, and agreement with reference libraries.
+
+See docs/theory/conventions.md#measures, docs/theory/reward_models.md#exact-values and
+docs/theory/over_optimisation.md#exact-values.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""How good is a reward model on judgments it has not seen (seed 3; METHODS.md section 2).
+"""How good is a reward model on judgments it has not seen.
 
 Accuracy alone is a poor guide: human agreement is about 73 %, so 70 to 76 % is near the ceiling,
 and what hurts later is a model that is sure where it is wrong. So: proper scores, calibration
 before and after a temperature, slices, disagreement of an ensemble, and a check on shuffled
-prompts. Every number has an interval over prompts.
+prompts. Every number has an interval over prompts. See
+docs/theory/reward_models.md#evaluation-on-held-out-judgments.
 """
 
 from __future__ import annotations
