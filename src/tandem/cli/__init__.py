@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data check": ("tandem.cli.data:check", "examine preference data before training on it"),
     "eval reward": ("tandem.cli.evaluate:reward", "compare a reward model with human judgements"),
     "eval policy": ("tandem.cli.evaluate:policy", "compare a policy with a reference policy"),
+    "label serve": ("tandem.cli.label:serve", "serve a page on which people judge answers"),
+    "label demo": ("tandem.cli.label:demo", "try that page on seeded data"),
     "tasks check": ("tandem.cli.tables:check_task", "check that a task has its phenomena"),
     "report": ("tandem.cli.report:report", "write a run's or a bench's page, one HTML file"),
     "doctor": ("tandem.cli.doctor:doctor", "check this machine, line by line, with the fix"),

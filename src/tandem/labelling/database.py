@@ -21,7 +21,6 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.pool import QueuePool
 
 from tandem.errors import ConfigError, RunError
-from tandem.labelling import schema
 
 FILE = "labels.sqlite"
 BUSY_SECONDS = 5.0
@@ -159,5 +158,3 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get("tandem_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-

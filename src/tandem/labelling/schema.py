@@ -54,7 +54,7 @@ item = sa.Table(
     sa.Column("authors", sa.JSON, nullable=False),  # never sent to annotators
     sa.Column("meta", sa.JSON, nullable=False),
     sa.Column("split", sa.String(16), nullable=False),  # train or held_out
-    sa.Column("gold", sa.JSON),  # {"strength": 2, "by": "adjudication"}, or null
+    sa.Column("gold", sa.JSON(none_as_null=True)),  # {"strength": 2, "by": "adjudication"}, or null
     sa.Column("wanted", sa.Integer, nullable=False),  # overlap target
     sa.Column("votes", sa.Integer, nullable=False, default=0),
     sa.Column("skips", sa.Integer, nullable=False, default=0),
@@ -132,7 +132,9 @@ event = sa.Table(
     sa.Column("order", sa.JSON, nullable=False),
     sa.Column("choice", sa.Integer),  # 1..7 as it was pressed: 1 the first shown much better
     sa.Column("both_bad", sa.Boolean, nullable=False, default=False),
-    sa.Column("ranks", sa.JSON),  # shown place -> rank, 1 the best, null unranked
+    sa.Column(
+        "ranks", sa.JSON(none_as_null=True)
+    ),  # shown place -> rank, 1 the best, null unranked
     sa.Column("reason", sa.Text),  # of a skip
     sa.Column("rationale", sa.Text),
     sa.Column("better_answer", sa.Text),
@@ -145,6 +147,7 @@ event = sa.Table(
         "uq_event_first",
         "person_id",
         "item_id",
+        "protocol",
         unique=True,
         sqlite_where=sa.text("supersedes IS NULL"),
         postgresql_where=sa.text("supersedes IS NULL"),
@@ -158,7 +161,9 @@ refit = sa.Table(
     sa.Column("id", BIG_ID, primary_key=True, autoincrement=True),
     sa.Column("votes", sa.Integer, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),  # running, done or failed
-    sa.Column("result", sa.JSON),  # held-out accuracy with its interval, or the error
+    sa.Column(
+        "result", sa.JSON(none_as_null=True)
+    ),  # held-out accuracy with its interval, or the error
     sa.Column("began_at", sa.Double, nullable=False),
     sa.Column("ended_at", sa.Double),
 )

@@ -1,0 +1,3 @@
+"""Lead pages."""
+
+HANDLERS = []
