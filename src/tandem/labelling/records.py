@@ -13,8 +13,21 @@ from typing import Any
 from tandem import formats
 from tandem.groups import Completion, Group, Groups, Preference, Prompt
 from tandem.rng import Seed
+from tandem.statistics import Estimate, wilson
 
-__all__ = ["Answered", "Judged", "Seed", "read_answered", "write_judged", "write_pairs"]
+__all__ = [
+    "Answered",
+    "Estimate",
+    "Judged",
+    "Message",
+    "Seed",
+    "draw_posts",
+    "micro_model",
+    "read_answered",
+    "wilson",
+    "write_judged",
+    "write_pairs",
+]
 
 Message = dict[str, Any]
 

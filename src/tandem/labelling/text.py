@@ -60,6 +60,7 @@ def render_text(text: str) -> Markup:
     made = _markdown().render(shown)
     # a heading inside an answer is no heading of the page
     made = re.sub(r"<(/?)h[1-6]>", lambda m: "</strong></p>" if m[1] else "<p><strong>", made)
+    made = made.replace("<th></th>", "<td></td>")
     return Markup(nh3.clean(made, tags=_TAGS, attributes={}, link_rel=None))
 
 

@@ -4,7 +4,7 @@
   const AUTO = "tandem-save-at-once";
   const KEEP_EVERY = 60000;
   const RETRY_AFTER = [500, 1000, 2000, 4000, 8000, 15000];
-  const state = { visible: 0, since: null, tries: 0 };
+  const state = { visible: 0, since: null, tries: 0, isSame: false, draft: {} };
 
   const $ = (query) => document.querySelector(query);
   const work = () => $("#work");
@@ -95,10 +95,37 @@
     opened();
   });
 
+  // ---- what was typed stays when the same question is drawn again
+  const DRAFT = "#work textarea, #vote select, #vote input[name=choice], #vote input[name=both_bad]";
+  const isTick = (input) => input.type === "radio" || input.type === "checkbox";
+  const remember = () => {
+    if (!work()) return;
+    state.draft = {};
+    for (const input of document.querySelectorAll(DRAFT)) {
+      if (!isTick(input)) state.draft[input.name] = input.value;
+      else if (input.checked) state.draft[input.name] = input.value;
+    }
+  };
+  const recall = () => {
+    for (const input of document.querySelectorAll(DRAFT)) {
+      if (isTick(input)) input.checked = state.draft[input.name] === input.value;
+      else input.value = state.draft[input.name] || "";
+      const box = input.closest("details.box");
+      if (box && input.value) box.open = true;
+    }
+  };
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    state.isSame = Boolean(event.detail.elt.closest && event.detail.elt.closest("#differences"));
+    if (state.isSame) remember();
+  });
+
   // ---- a question is on the page
   const opened = () => {
     if (!work()) return;
-    restart();
+    if (state.isSame) recall(); else restart();
+    state.isSame = false;
+    const rubric = $(".rubric details");
+    if (rubric && innerWidth < 800) rubric.open = false;
     const auto = $("#auto");
     if (auto) {
       auto.checked = isAuto();
