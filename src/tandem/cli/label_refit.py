@@ -113,9 +113,7 @@ def fit_members(
     judged = Groups.read(place / "train.parquet")
     asked = _groups_of(items)
     base = Checkpoint(model, model.name)
-    cfg = replace(
-        reward.Reward(), epochs=options.epochs, head="zero", optim=Optim(lr=options.lr)
-    )
+    cfg = replace(reward.Reward(), epochs=options.epochs, head="zero", optim=Optim(lr=options.lr))
     out = []
     for k in range(MEMBERS):
         drawn = judged if k == 0 else judged.take(_with_replacement(len(judged), Seed(0).at(k)))
@@ -187,3 +185,41 @@ def _sentence(result: Mapping[str, Any]) -> str:
         f"fitted on {result['train_prompts']} prompts; right on {result['accuracy']:.0%} "
         f"[{result['low']:.0%}, {result['high']:.0%}] of {result['n']} held-out votes"
     )
+
+
+def sample(words: Sequence[str]) -> int:
+    """Draw answers of a policy, to be judged by people."""
+    parser = make_parser("label sample", "Draw answers of a policy, for people to judge.")
+    parser.add_argument("data", type=str, help="prompts, in any known format")
+    parser.add_argument("--model", type=str, default="", help="folder of the policy")
+    parser.add_argument("--out", type=str, default="", help="the Parquet file to write")
+    parser.add_argument("--n", type=int, default=2, help="answers to each prompt, 2 to 9")
+    parser.add_argument("--max_tokens", type=int, default=256, help="longest answer in tokens")
+    parser.add_argument("--limit", type=int, default=0, help="read only this many prompts")
+    parser.add_argument("--seed", type=int, default=0, help="root of every draw")
+    options = parse(parser, words)
+    for name in ("model", "out"):
+        if not options[name]:
+            raise ConfigError(f"--{name} is missing", "it is needed", f"give --{name} PATH")
+    if not 2 <= options.n <= 9:
+        raise ConfigError(f"--n {options.n}", "people compare 2 to 9 answers", "give 2 to 9")
+    out = Path(options.out)
+    if out.suffix != ".parquet":
+        raise ConfigError(f"--out {out}", "groups are kept as Parquet", "name it *.parquet")
+
+    from tandem import formats, stages
+    from tandem.artifacts import Checkpoint
+    from tandem.engines import Sampling
+    from tandem.runs import Run
+
+    policy = Checkpoint(Path(options.model), Path(options.model).name)
+    policy.files()
+    asked = formats.read(options.data, limit=options.limit or None).groups.prompts()
+    how = Sampling(max_tokens=options.max_tokens)
+    with Run(out.with_suffix(".run"), seed=options.seed) as run:
+        prompts = run("prompts", stages.encode, asked, policy, room=options.max_tokens)
+        drawn = run("answers", stages.sample, policy, prompts, n=options.n, how=how)
+    drawn.write(out)
+    print(f"{len(drawn)} prompts with {options.n} answers: {out}")
+    print(f"next: tandem label serve {out} --out labels/first")
+    return 0

@@ -134,19 +134,17 @@ class _Data:
     people: int
 
 
-def _em(
-    data: _Data, weight: Floats, start: Floats | None = None
-) -> tuple[Floats, Floats, int]:
+def _em(data: _Data, weight: Floats, start: Floats | None = None) -> tuple[Floats, Floats, int]:
     """Return [J, 2] rates (left, right), P(first is better) [U], and the number of steps."""
     share = np.bincount(data.unit, data.first) / np.bincount(data.unit)
     p = np.where(np.isfinite(data.truth), data.truth, share) if start is None else start
     rates = np.full((data.people, 2), 0.5)
-    for step in range(1, STEPS + 1):
+    steps, moved = 0, 1.0
+    while steps < STEPS and moved > TOLERANCE:
         before, rates = rates, _rates(data, p, weight)
         p = _posterior(data, rates)
-        if np.abs(rates - before).max() < TOLERANCE:
-            break
-    return rates, p, step
+        steps, moved = steps + 1, float(np.abs(rates - before).max())
+    return rates, p, steps
 
 
 def _rates(data: _Data, p: Floats, weight: Floats) -> Floats:

@@ -62,6 +62,11 @@ def digest_events(connection: sa.Connection, last: int | None = None) -> Snapsho
     return Snapshot(digest.hexdigest(), count, newest, time.time())
 
 
+def newest_event(connection: sa.Connection) -> int:
+    """Return the number of the last event, 0 without any."""
+    return int(connection.execute(sa.select(sa.func.max(event.c.id))).scalar() or 0)
+
+
 def make_backup(database: Database, folder: Path, *, kept: int = KEPT) -> Path:
     """Write a backup under the folder and delete the oldest beyond `kept`; return its file."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -185,7 +190,6 @@ def _check_digest(copy: Database, path: Path, noted: Snapshot) -> None:
             "the file is not what was written: votes would be lost without a word",
             "take another backup",
         )
-
 
 
 def _fill(copy: Database, target: Database) -> None:

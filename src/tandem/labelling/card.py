@@ -43,8 +43,8 @@ def write_card(
         *_head(has_pairs),
         f"# {title or 'Preferences of people'}",
         "",
-        "Collected with Tandem's labelling page. Answers were shown side by side in a seeded random "
-        "order without names; the order is kept with each vote. Votes are append-only: edits and "
+        "Collected with Tandem's labelling page. Answers were shown side by side in a seeded "
+        "random order without names; the order is kept with each vote. Votes are append-only: edits and "
         "undos are events, and what is here is what counted at the time of the export.",
         "",
         "## What is in it",
@@ -52,8 +52,8 @@ def write_card(
         f"- {len(found.judged)} prompts ({_counts(splits)}), "
         f"{sum(len(j.pairs) for j in found.judged)} labelled pairs, {found.ties} of them ties.",
         f"- {len(found.rows)} judgements by {len(habits)} people: {_counts(kinds)}.",
-        f"- Protocol: {_counts(protocols)}. Chosen by: {_counts(sources)}. Only `uniform` items are "
-        "an unbiased sample.",
+        f"- Protocol: {_counts(protocols)}. Chosen by: {_counts(sources)}. Only `uniform` items "
+        "are an unbiased sample.",
         f"- Labels: {found.labels}" + _label_words(found.labels),
         *(f"- Left out of the pairs: {n} prompts, {why}." for why, n in left_out.items()),
         "",
@@ -103,8 +103,8 @@ def _head(has_pairs: bool) -> list[str]:
 
 def _label_words(labels: str) -> str:
     words = {
-        "soft": ", the probability that an answer is better by a model of the annotators (Dawid and "
-        "Skene 1979), as `p_chosen`.",
+        "soft": ", the probability that an answer is better by a model of the annotators (Dawid "
+        "and Skene 1979), as `p_chosen`.",
         "majority": ", what most people chose.",
         "share": ", the share of people who chose it.",
     }

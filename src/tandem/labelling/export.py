@@ -1,6 +1,6 @@
 """Votes become data: groups for Tandem, pairs for TRL, one row a judgement, a card that says how.
 
-    groups.parquet       every judged prompt with its answers and labels: `tandem run --data` reads it
+    groups.parquet       every judged prompt with its answers and labels, for `tandem run --data`
     preferences.jsonl    TRL's preference format; soft labels as a column `p_chosen`
     preferences.parquet  the same
     votes.parquet        one row a judgement, with everything that was recorded
@@ -63,9 +63,7 @@ class Collected:
     ties: int
 
 
-def collect(
-    connection: sa.Connection, labels: Labels = "auto", *, repeats: int = 0
-) -> Collected:
+def collect(connection: sa.Connection, labels: Labels = "auto", *, repeats: int = 0) -> Collected:
     """Return judged prompts and the votes table.
 
     Raises:
@@ -286,9 +284,7 @@ def _write_pairs(found: Collected, folder: Path) -> Mapping[str, int]:
     rows = [
         dataclasses.replace(
             j,
-            answered=dataclasses.replace(
-                j.answered, meta={k: j.answered.meta[k] for k in kept}
-            ),
+            answered=dataclasses.replace(j.answered, meta={k: j.answered.meta[k] for k in kept}),
         )
         for j in found.judged
     ]

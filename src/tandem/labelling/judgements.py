@@ -78,9 +78,7 @@ class Comparison:
         return (self.strength > 0) == self.first_shown_first
 
 
-def load_votes(
-    connection: sa.Connection, kinds: tuple[str, ...] = ("vote",)
-) -> list[Vote]:
+def load_votes(connection: sa.Connection, kinds: tuple[str, ...] = ("vote",)) -> list[Vote]:
     """Return the current events of these kinds, oldest first."""
     current = votes.current_events().subquery()
     rows = connection.execute(
@@ -106,5 +104,7 @@ def _vote(row: dict[str, Any]) -> Vote:
 
 def load_gold(connection: sa.Connection) -> dict[int, int]:
     """Return the known strength of each gold item, by its number."""
-    rows = connection.execute(sa.select(item.c.id, item.c.gold).where(item.c.gold.is_not(sa.null())))
+    rows = connection.execute(
+        sa.select(item.c.id, item.c.gold).where(item.c.gold.is_not(sa.null()))
+    )
     return {number: int(gold["strength"]) for number, gold in rows}

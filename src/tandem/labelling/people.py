@@ -245,7 +245,17 @@ def _nobody() -> str:
 
 
 _COMMON = frozenset(
-    "password1234 123456789012 qwertyuiop12 passwordpassword administrator letmeinplease "
-    "iloveyou1234 1234567890123 qwerty123456 correct horse battery staple".split()
-    + ["correct horse battery staple", "correcthorsebatterystaple"]
+    (
+        "password1234",
+        "passwordpassword",
+        "123456789012",
+        "1234567890123",
+        "qwertyuiop12",
+        "qwerty123456",
+        "administrator",
+        "letmeinplease",
+        "iloveyou1234",
+        "correct horse battery staple",
+        "correcthorsebatterystaple",
+    )
 )

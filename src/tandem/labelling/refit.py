@@ -120,9 +120,7 @@ def begin_refit(connection: sa.Connection) -> int:
     return int(made.inserted_primary_key[0])
 
 
-def end_refit(
-    connection: sa.Connection, number: int, state: str, result: dict[str, Any]
-) -> None:
+def end_refit(connection: sa.Connection, number: int, state: str, result: dict[str, Any]) -> None:
     """Note how a refit ended."""
     connection.execute(
         sa.update(refit)

@@ -139,10 +139,14 @@ def write_report(connection: sa.Connection, out: Path, title: str = "") -> Path:
     found = measure_labelling(connection, title)
     style = STYLE.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    html = make_environment().get_template("report.html").render(
-        report=found,
-        style=Markup(style),
-        policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'",
+    html = (
+        make_environment()
+        .get_template("report.html")
+        .render(
+            report=found,
+            style=Markup(style),
+            policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'",
+        )
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(html, encoding="utf-8")

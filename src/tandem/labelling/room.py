@@ -12,8 +12,11 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from tandem.labelling.assignment import Project, load_project
+from tandem.labelling.backup import newest_event
 from tandem.labelling.database import Database
 from tandem.labelling.people import Person
+from tandem.labelling.refit import Refitter
+from tandem.labelling.report import LabelReport, measure_labelling
 from tandem.labelling.schema import event, item, lease
 from tandem.labelling.security import Limiter
 
@@ -69,6 +72,8 @@ class LabelRoom:
         self.reports = Limiter(rate=1, burst=20)
         self._left: dict[int, tuple[float, int, int]] = {}
         self._totals: tuple[float, dict[str, int]] | None = None
+        self.refitter = Refitter(database, folder, "" if database.is_sqlite else database.url)
+        self._report: tuple[int, LabelReport] | None = None
         self._turn = threading.Lock()
 
     @property
@@ -98,6 +103,14 @@ class LabelRoom:
             if self._totals is None or time.monotonic() - self._totals[0] > TOTALS_SECONDS:
                 self._totals = (time.monotonic(), count_totals(connection))
             return self._totals[1]
+
+    def report(self, connection: sa.Connection, title: str) -> LabelReport:
+        """Return the page about the labelling, measured again when there are new events."""
+        last = newest_event(connection)
+        with self._turn:
+            if self._report is None or self._report[0] != last:
+                self._report = (last, measure_labelling(connection, title))
+            return self._report[1]
 
 
 def count_left(connection: sa.Connection, who: Person) -> int:

@@ -8,6 +8,7 @@ answer is sent after the transaction is on disk.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +20,10 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.response import Template
 from litestar.template.config import TemplateConfig
+from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.errors import TandemError
+from tandem.labelling.backup import make_backup, newest_event
 from tandem.labelling.pages import make_environment
 from tandem.labelling.room import LabelRoom
 from tandem.labelling.routes import entry, label, lead, system
@@ -158,9 +161,37 @@ def _hardened(response: Response[Any]) -> Response[Any]:
 
 
 def serve(room: LabelRoom, host: str, port: int, certificate: str = "", key: str = "") -> None:
-    """Serve until the process is told to stop."""
+    """Serve until the process is told to stop; backups are taken meanwhile."""
     import uvicorn
 
+    stopped = threading.Event()
+    keeper = threading.Thread(target=_keep_backups, args=(room, stopped), daemon=True)
+    keeper.start()
+    try:
+        _run(uvicorn, room, host, port, certificate, key)
+    finally:
+        stopped.set()
+        room.refitter.stop()
+
+
+def _keep_backups(room: LabelRoom, stopped: threading.Event) -> None:
+    """Copy the votes every so many minutes, if there are new ones."""
+    copied = -1
+    while True:
+        minutes = room.project.backup_minutes
+        if stopped.wait(60 * minutes if minutes > 0 else 600):
+            return
+        try:
+            with room.database.read() as connection:
+                last = newest_event(connection)
+            if minutes > 0 and last != copied:
+                make_backup(room.database, room.folder / "backups")
+                copied = last
+        except (OSError, SQLAlchemyError):
+            log.exception("a backup failed; the next is tried in %s minutes", minutes)
+
+
+def _run(uvicorn: Any, room: LabelRoom, host: str, port: int, certificate: str, key: str) -> None:
     uvicorn.run(
         make_app(room),
         host=host,

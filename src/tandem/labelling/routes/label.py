@@ -21,6 +21,7 @@ from tandem.labelling.assignment import (
     renew_lease,
 )
 from tandem.labelling.people import Person
+from tandem.labelling.refit import latest_refit
 from tandem.labelling.room import LabelRoom
 from tandem.labelling.routes.access import is_htmx, page, redirect
 from tandem.labelling.routes.entry import Form, field
@@ -66,6 +67,7 @@ def vote(request: Asked, token: str, data: Form, visitor: Person, room: LabelRoo
     with room.database.write() as connection:
         project = load_project(connection) or Project()
         kept = votes.record_vote(connection, visitor, token, said, project)
+    room.refitter.consider(project)
     return _after(request, visitor, room, kept.kind)
 
 
@@ -238,6 +240,7 @@ def _question(
         rubric_version=version,
         progress=room.progress_of(connection, visitor),
         project=project,
+        refit=latest_refit(connection),
         said=said,
         key=secrets.token_hex(16),
         undo_key=secrets.token_hex(16),
