@@ -44,8 +44,8 @@ def write_card(
         f"# {title or 'Preferences of people'}",
         "",
         "Collected with Tandem's labelling page. Answers were shown side by side in a seeded "
-        "random order without names; the order is kept with each vote. Votes are append-only: edits and "
-        "undos are events, and what is here is what counted at the time of the export.",
+        "random order without names; the order is kept with each vote. Votes are append-only: "
+        "edits and undos are events, and what is here is what counted at the time of the export.",
         "",
         "## What is in it",
         "",
