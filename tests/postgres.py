@@ -55,7 +55,7 @@ class Postgres:
         assert done.returncode == 0, done.stderr
 
     def start(self) -> None:
-        options = f"-k {self.folder} -c listen_addresses='' -c max_connections=60"
+        options = f"-k {self.folder} -c listen_addresses='' -c max_connections=60 -c fsync=off"
         log = str(self.folder / "log")
         self._call(
             "pg_ctl", "-D", str(self.folder / "data"), "-o", options, "-l", log, "-w", "start"

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from litestar import Request, Response
+from litestar.di import NamedDependency
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.response import Redirect, Template
 
@@ -13,6 +14,10 @@ from tandem.labelling import people
 from tandem.labelling.people import Person
 from tandem.labelling.room import LabelRoom
 from tandem.labelling.security import COOKIE
+
+Room = NamedDependency[LabelRoom]
+Visitor = NamedDependency[Person]
+Lead = NamedDependency[Person]
 
 
 class NotSignedIn(Exception):
@@ -35,7 +40,7 @@ def cookie_name(room: LabelRoom) -> str:
     return f"__Host-{COOKIE}" if room.secure else COOKIE
 
 
-def find_visitor(request: Request[Any, Any, Any], room: LabelRoom) -> Person:
+def find_visitor(request: Request[Any, Any, Any], room: Room) -> Person:
     """Return who is signed in.
 
     Raises:
@@ -58,7 +63,7 @@ def find_visitor(request: Request[Any, Any, Any], room: LabelRoom) -> Person:
     return person
 
 
-def find_lead(visitor: Person) -> Person:
+def find_lead(visitor: Visitor) -> Person:
     """Return who is signed in, if they lead; to others the page does not exist.
 
     Raises:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from litestar import Request, Response, get, post
 from litestar.datastructures import Cookie
-from litestar.enums import RequestEncodingType
-from litestar.params import Body
+from litestar.params import FromPath, URLEncodedBody
 from litestar.response import Redirect, Template
 
 from tandem.errors import TandemError
 from tandem.labelling import people
-from tandem.labelling.people import Person
 from tandem.labelling.room import LabelRoom
-from tandem.labelling.routes.access import TooOften, cookie_name, page, redirect
+from tandem.labelling.routes.access import Room, TooOften, Visitor, cookie_name, page, redirect
 
-Form = Annotated[dict[str, Any], Body(media_type=RequestEncodingType.URL_ENCODED)]
+Form = URLEncodedBody[dict[str, Any]]
 Asked = Request[Any, Any, Any]
 
 
@@ -41,13 +39,13 @@ def signed_in(room: LabelRoom, token: str, path: str) -> Response[Any]:
 
 
 @get("/", sync_to_thread=False)
-def start(visitor: Person) -> Redirect:
+def start(visitor: Visitor) -> Redirect:
     """Send everybody to what they came for."""
     return Redirect("/lead" if visitor.is_lead else "/label", status_code=303)
 
 
 @get("/enter/{token:str}", sync_to_thread=True)
-def show_invite(token: str, room: LabelRoom) -> Template:
+def show_invite(token: FromPath[str], room: Room) -> Template:
     """Show an invitation; opening it does not use it up, so link previews do no harm."""
     with room.database.read() as connection:
         number = people.find_invite(connection, token)
@@ -57,7 +55,7 @@ def show_invite(token: str, room: LabelRoom) -> Template:
 
 
 @post("/enter/{token:str}/begin", sync_to_thread=True, status_code=303)
-def use_invite(token: str, room: LabelRoom) -> Response[Any]:
+def use_invite(token: FromPath[str], room: Room) -> Response[Any]:
     """Let somebody in, once."""
     with room.database.write() as connection:
         number = people.use_invite(connection, token)
@@ -74,7 +72,7 @@ def show_sign_in() -> Template:
 
 
 @post("/session", sync_to_thread=True, status_code=200)
-def sign_in(data: Form, room: LabelRoom) -> Response[Any]:
+def sign_in(data: Form, room: Room) -> Response[Any]:
     """Let somebody in by password."""
     name = field(data, "name", 100).strip()
     if not room.attempts.is_allowed(name.lower()):
@@ -90,7 +88,7 @@ def sign_in(data: Form, room: LabelRoom) -> Response[Any]:
 
 
 @post("/sign-out", sync_to_thread=True, status_code=303)
-def sign_out(request: Asked, visitor: Person, room: LabelRoom) -> Response[Any]:
+def sign_out(request: Asked, visitor: Visitor, room: Room) -> Response[Any]:
     """End this session."""
     with room.database.write() as connection:
         people.end_session(connection, request.cookies.get(cookie_name(room), ""))
@@ -100,13 +98,13 @@ def sign_out(request: Asked, visitor: Person, room: LabelRoom) -> Response[Any]:
 
 
 @get("/account", sync_to_thread=False)
-def show_account(visitor: Person) -> Template:
+def show_account(visitor: Visitor) -> Template:
     """Show what is known of somebody to themselves."""
     return page("account.html", visitor, error="", done="")
 
 
 @post("/account/password", sync_to_thread=True, status_code=200)
-def change_password(request: Asked, data: Form, visitor: Person, room: LabelRoom) -> Response[Any]:
+def change_password(request: Asked, data: Form, visitor: Visitor, room: Room) -> Response[Any]:
     """Set a password; other sessions of the account end."""
     token = request.cookies.get(cookie_name(room), "")
     if not room.attempts.is_allowed(f"password {visitor.id}"):
@@ -122,7 +120,7 @@ def change_password(request: Asked, data: Form, visitor: Person, room: LabelRoom
 
 
 @post("/account/delete", sync_to_thread=True, status_code=303)
-def delete_account(data: Form, visitor: Person, room: LabelRoom) -> Response[Any]:
+def delete_account(data: Form, visitor: Visitor, room: Room) -> Response[Any]:
     """Forget who somebody is; their votes stay under another random pseudonym."""
     if field(data, "sure") != "yes":
         return Redirect("/account", status_code=303)

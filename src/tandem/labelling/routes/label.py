@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from litestar import Request, Response, get, post
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath, FromQuery
 from litestar.response import Redirect, Template
 
 from tandem.labelling import votes
@@ -23,7 +24,7 @@ from tandem.labelling.assignment import (
 from tandem.labelling.people import Person
 from tandem.labelling.refit import latest_refit
 from tandem.labelling.room import LabelRoom
-from tandem.labelling.routes.access import is_htmx, page, redirect
+from tandem.labelling.routes.access import Room, Visitor, is_htmx, page, redirect
 from tandem.labelling.routes.entry import Form, field
 from tandem.labelling.schema import event, item, lease
 from tandem.labelling.text import (
@@ -37,20 +38,25 @@ from tandem.labelling.text import (
 from tandem.labelling.votes import Judgement
 
 Asked = Request[Any, Any, Any]
+Token = FromPath[str]
 LETTERS = "AB"
 MINE_SHOWN = 200
 _KEPT = ("choice", "both_bad", "ranks", "rationale", "better_answer")
 
 
 @get("/label", sync_to_thread=True)
-def show_next(request: Asked, visitor: Person, room: LabelRoom, saved: str = "") -> Template:
+def show_next(request: Asked, visitor: Visitor, room: Room, saved: FromQuery[str] = "") -> Template:
     """Show the question that somebody is on, or hand out the next."""
     return _next(request, visitor, room, _SAID.get(saved, ""))
 
 
 @get("/label/{token:str}", sync_to_thread=True)
 def show_one(
-    request: Asked, token: str, visitor: Person, room: LabelRoom, differences: bool = False
+    request: Asked,
+    token: Token,
+    visitor: Visitor,
+    room: Room,
+    differences: FromQuery[bool] = False,
 ) -> Template:
     """Show one's own question again, to change the answer or to see the differences marked."""
     with room.database.read() as connection:
@@ -61,7 +67,7 @@ def show_one(
 
 
 @post("/label/{token:str}/vote", sync_to_thread=True, status_code=200)
-def vote(request: Asked, token: str, data: Form, visitor: Person, room: LabelRoom) -> Response[Any]:
+def vote(request: Asked, token: Token, data: Form, visitor: Visitor, room: Room) -> Response[Any]:
     """Keep a vote, then show the next question."""
     said = read_judgement(data)
     with room.database.write() as connection:
@@ -72,7 +78,7 @@ def vote(request: Asked, token: str, data: Form, visitor: Person, room: LabelRoo
 
 
 @post("/label/{token:str}/skip", sync_to_thread=True, status_code=200)
-def skip(request: Asked, token: str, data: Form, visitor: Person, room: LabelRoom) -> Response[Any]:
+def skip(request: Asked, token: Token, data: Form, visitor: Visitor, room: Room) -> Response[Any]:
     """Keep a skip with its reason, then show the next question."""
     with room.database.write() as connection:
         kept = votes.record_skip(connection, visitor, token, read_judgement(data))
@@ -80,7 +86,7 @@ def skip(request: Asked, token: str, data: Form, visitor: Person, room: LabelRoo
 
 
 @post("/undo", sync_to_thread=True, status_code=200)
-def undo(request: Asked, data: Form, visitor: Person, room: LabelRoom) -> Response[Any]:
+def undo(request: Asked, data: Form, visitor: Visitor, room: Room) -> Response[Any]:
     """Take the last vote or skip back, and show its question again."""
     key = field(data, "key", 64) or uuid.uuid4().hex
     with room.database.write() as connection:
@@ -95,7 +101,7 @@ def undo(request: Asked, data: Form, visitor: Person, room: LabelRoom) -> Respon
 
 
 @post("/label/{token:str}/keep", sync_to_thread=True, status_code=204)
-def keep(token: str, visitor: Person, room: LabelRoom) -> None:
+def keep(token: Token, visitor: Visitor, room: Room) -> None:
     """Keep the place of a question whose page is open."""
     with room.database.write() as connection:
         if find_ticket(connection, token, visitor) is None:
@@ -104,7 +110,7 @@ def keep(token: str, visitor: Person, room: LabelRoom) -> None:
 
 
 @get("/label/{token:str}/answer/{place:int}", sync_to_thread=True, media_type="text/plain")
-def show_whole(token: str, place: int, visitor: Person, room: LabelRoom) -> Response[str]:
+def show_whole(token: Token, place: FromPath[int], visitor: Visitor, room: Room) -> Response[str]:
     """Return one answer whole, as plain text."""
     with room.database.read() as connection:
         ticket = find_ticket(connection, token, visitor)
@@ -115,7 +121,7 @@ def show_whole(token: str, place: int, visitor: Person, room: LabelRoom) -> Resp
 
 
 @get("/mine", sync_to_thread=True)
-def show_mine(visitor: Person, room: LabelRoom) -> Template:
+def show_mine(visitor: Visitor, room: Room) -> Template:
     """Show one's own votes, newest first, to look at or to change."""
     with room.database.read() as connection:
         current = votes.current_events().subquery()

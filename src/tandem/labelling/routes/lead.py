@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from litestar import Request, Response, get, post
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath, FromQuery
 from litestar.response import Redirect, Template
 
 from tandem.errors import ConfigError, TandemError
@@ -24,8 +25,7 @@ from tandem.labelling.people import Person
 from tandem.labelling.records import Seed
 from tandem.labelling.refit import latest_refit
 from tandem.labelling.report import prompt_start
-from tandem.labelling.room import LabelRoom
-from tandem.labelling.routes.access import page
+from tandem.labelling.routes.access import Lead, Room, page
 from tandem.labelling.routes.entry import Form, field
 from tandem.labelling.routes.label import read_judgement, shown_answers
 from tandem.labelling.schema import event, item, person
@@ -36,7 +36,7 @@ ITEMS_SHOWN = 100
 
 
 @get("/lead", sync_to_thread=True)
-def overview(leader: Person, room: LabelRoom) -> Template:
+def overview(leader: Lead, room: Room) -> Template:
     """Show how far the project is."""
     with room.database.read() as connection:
         totals = room.totals(connection)
@@ -70,20 +70,17 @@ def overview(leader: Person, room: LabelRoom) -> Template:
 
 def _people(connection: sa.Connection) -> list[dict[str, Any]]:
     current = votes.current_events().subquery()
-    counted = dict(
-        connection.execute(
-            sa.select(current.c.person_id, sa.func.count())
-            .where(current.c.kind == "vote")
-            .group_by(current.c.person_id)
-        )
-        .tuples()
-        .all()
+    rows = connection.execute(
+        sa.select(current.c.person_id, sa.func.count())
+        .where(current.c.kind == "vote")
+        .group_by(current.c.person_id)
     )
+    counted = {row[0]: row[1] for row in rows}
     return [{**p, "votes": counted.get(p["id"], 0)} for p in people.list_people(connection)]
 
 
 @get("/lead/report", sync_to_thread=True)
-def show_report(leader: Person, room: LabelRoom) -> Template:
+def show_report(leader: Lead, room: Room) -> Template:
     """Show agreement, habits and the model of annotators."""
     with room.database.read() as connection:
         project = load_project(connection)
@@ -92,7 +89,7 @@ def show_report(leader: Person, room: LabelRoom) -> Template:
 
 
 @get("/lead/items", sync_to_thread=True)
-def show_items(leader: Person, room: LabelRoom) -> Template:
+def show_items(leader: Lead, room: Room) -> Template:
     """Show what is asked next, and why."""
     with room.database.read() as connection:
         rows = connection.execute(
@@ -106,7 +103,7 @@ def show_items(leader: Person, room: LabelRoom) -> Template:
 
 
 @get("/lead/items/{number:int}", sync_to_thread=True)
-def show_item(number: int, leader: Person, room: LabelRoom) -> Template:
+def show_item(number: FromPath[int], leader: Lead, room: Room) -> Template:
     """Show one item whole: who wrote the answers, every event, why it is asked."""
     with room.database.read() as connection:
         row = _item(connection, number)
@@ -161,7 +158,7 @@ def find_disputed(connection: sa.Connection) -> list[int]:
 
 
 @get("/lead/disputed", sync_to_thread=True)
-def show_disputed(leader: Person, room: LabelRoom, done: str = "") -> Template:
+def show_disputed(leader: Lead, room: Room, done: FromQuery[str] = "") -> Template:
     """Show the next item on which people differ, blind like any other."""
     with room.database.read() as connection:
         waiting = find_disputed(connection)
@@ -202,7 +199,7 @@ def _as_shown(said: Any, order: tuple[int, ...]) -> dict[str, Any]:
 
 
 @post("/lead/disputed/{number:int}/decide", sync_to_thread=True, status_code=303)
-def decide(number: int, data: Form, leader: Person, room: LabelRoom) -> Redirect:
+def decide(number: FromPath[int], data: Form, leader: Lead, room: Room) -> Redirect:
     """Keep a decision; the item becomes gold."""
     with room.database.write() as connection:
         row = _item(connection, number)
@@ -212,7 +209,7 @@ def decide(number: int, data: Form, leader: Person, room: LabelRoom) -> Redirect
 
 
 @get("/lead/people", sync_to_thread=True)
-def show_people(leader: Person, room: LabelRoom) -> Template:
+def show_people(leader: Lead, room: Room) -> Template:
     """Show who labels."""
     with room.database.read() as connection:
         rows = _people(connection)
@@ -220,7 +217,7 @@ def show_people(leader: Person, room: LabelRoom) -> Template:
 
 
 @post("/lead/people/add", sync_to_thread=True, status_code=200)
-def add_person(request: Asked, data: Form, leader: Person, room: LabelRoom) -> Template:
+def add_person(request: Asked, data: Form, leader: Lead, room: Room) -> Template:
     """Make an account and show its invitation, once."""
     link, error, name = "", "", field(data, "name", 100).strip()
     role: people.Role = "lead" if field(data, "role") == "lead" else "annotator"
@@ -238,7 +235,7 @@ def add_person(request: Asked, data: Form, leader: Person, room: LabelRoom) -> T
 
 
 @post("/lead/people/{number:int}/invite", sync_to_thread=True, status_code=200)
-def invite_again(request: Asked, number: int, leader: Person, room: LabelRoom) -> Template:
+def invite_again(request: Asked, number: FromPath[int], leader: Lead, room: Room) -> Template:
     """Show a new invitation for somebody; the earlier one stops working."""
     with room.database.write() as connection:
         rows = _people(connection)
@@ -252,7 +249,7 @@ def invite_again(request: Asked, number: int, leader: Person, room: LabelRoom) -
 
 
 @post("/lead/people/{number:int}/delete", sync_to_thread=True, status_code=303)
-def delete_person(number: int, data: Form, leader: Person, room: LabelRoom) -> Redirect:
+def delete_person(number: FromPath[int], data: Form, leader: Lead, room: Room) -> Redirect:
     """Forget who somebody is; the votes stay."""
     if field(data, "sure") == "yes" and number != leader.id:
         with room.database.write() as connection:
@@ -265,7 +262,7 @@ def _link(request: Asked, token: str) -> str:
 
 
 @get("/lead/rubric", sync_to_thread=True)
-def show_rubric(leader: Person, room: LabelRoom) -> Template:
+def show_rubric(leader: Lead, room: Room) -> Template:
     """Show the rubric, to write its next version."""
     with room.database.read() as connection:
         version, text = votes.current_rubric(connection)
@@ -276,7 +273,7 @@ def show_rubric(leader: Person, room: LabelRoom) -> Template:
 
 
 @post("/lead/rubric/add", sync_to_thread=True, status_code=303)
-def add_rubric(data: Form, leader: Person, room: LabelRoom) -> Redirect:
+def add_rubric(data: Form, leader: Lead, room: Room) -> Redirect:
     """Keep the next version of the rubric; votes from now on carry its number."""
     text = field(data, "text").strip()
     with room.database.write() as connection:
@@ -286,7 +283,7 @@ def add_rubric(data: Form, leader: Person, room: LabelRoom) -> Redirect:
 
 
 @post("/lead/refit", sync_to_thread=True, status_code=303)
-def start_refit(leader: Person, room: LabelRoom) -> Redirect:
+def start_refit(leader: Lead, room: Room) -> Redirect:
     """Start a refit of the reward now."""
     project = room.project
     if not project.model:
@@ -299,7 +296,7 @@ def start_refit(leader: Person, room: LabelRoom) -> Redirect:
 
 
 @get("/lead/export", sync_to_thread=True)
-def download(leader: Person, room: LabelRoom) -> Response[bytes]:
+def download(leader: Lead, room: Room) -> Response[bytes]:
     """Return the export as one file."""
     folder = room.folder / "exports" / "latest"
     with room.database.read() as connection:

@@ -11,8 +11,9 @@ from typing import Any
 
 from litestar import Request, Response, get, post
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath
 
-from tandem.labelling.room import LabelRoom
+from tandem.labelling.routes.access import Room
 from tandem.labelling.text import visible
 
 ASSETS = Path(__file__).parents[1] / "page" / "assets"
@@ -37,7 +38,7 @@ def asset_address(name: str) -> str:
 
 
 @get("/assets/{name:str}", sync_to_thread=False)
-def asset(name: str) -> Response[bytes]:
+def asset(name: FromPath[str]) -> Response[bytes]:
     """Serve style and script."""
     found = read_asset(name)
     if found is None:
@@ -47,7 +48,7 @@ def asset(name: str) -> Response[bytes]:
 
 
 @post("/csp-report", status_code=204)
-async def report_violation(request: Request[Any, Any, Any], room: LabelRoom) -> None:
+async def report_violation(request: Request[Any, Any, Any], room: Room) -> None:
     """Keep what a browser says that the page's policy stopped."""
     body = (await request.body())[:4096]
     if room.reports.is_allowed("violations"):
@@ -58,7 +59,7 @@ async def report_violation(request: Request[Any, Any, Any], room: LabelRoom) -> 
 
 
 @get("/health", sync_to_thread=True)
-def health(room: LabelRoom) -> dict[str, str]:
+def health(room: Room) -> dict[str, str]:
     """Say that the database answers."""
     with room.database.read():
         return {"status": "ok"}
