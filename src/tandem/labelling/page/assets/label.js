@@ -115,7 +115,7 @@
     }
   };
   document.addEventListener("htmx:beforeSwap", (event) => {
-    state.isSame = Boolean(event.detail.elt.closest && event.detail.elt.closest("#differences"));
+    state.isSame = event.detail.requestConfig.elt.id === "differences";
     if (state.isSame) remember();
   });
 
