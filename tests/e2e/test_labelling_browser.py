@@ -54,7 +54,10 @@ class Desk:
     def enter(self, path):
         self.page.goto(self.base + path)
         self.check("invitation")
-        self.page.keyboard.press("Enter")
+        self.begin()
+
+    def begin(self):
+        self.page.get_by_role("button", name="Begin").press("Enter")
         self.page.wait_for_selector("#work")
 
     def press(self, *keys):
@@ -262,13 +265,13 @@ def test_hostile_completions_do_nothing_and_nothing_leaves_the_page(browser, tmp
         for name, text in HOSTILE.items()
     ]
     conversation = [
-        {"role": "<script>document.title='owned'</script>", "content": HOSTILE["script"]},
+        {"role": "user", "content": HOSTILE["script"]},
         {"role": "assistant", "content": "", "tool_calls": [{"function": HOSTILE}]},
         *({"role": "user", "content": f"turn {k}"} for k in range(100)),
     ]
     rows.append(
         {
-            "prompt": [*conversation, {"role": "user", "content": "last"}],
+            "prompt": [*conversation, {"role": "user", "content": "final turn"}],
             "chosen": [{"role": "assistant", "content": HOSTILE["image"]}],
             "rejected": [{"role": "assistant", "content": HOSTILE["svg"]}],
         }
@@ -281,8 +284,7 @@ def test_hostile_completions_do_nothing_and_nothing_leaves_the_page(browser, tmp
     with served(*words) as server:
         desk = Desk(browser, server.base)
         desk.page.goto(server.link)
-        desk.press("Enter")
-        desk.page.wait_for_selector("#work")
+        desk.begin()
         count = 0
         whole = False
         while desk.token:
@@ -301,7 +303,7 @@ def test_hostile_completions_do_nothing_and_nothing_leaves_the_page(browser, tmp
                 answer = desk.context.request.get(server.base + address)
                 assert answer.headers["content-type"].startswith("text/plain")
                 assert len(answer.text()) == 1 << 20
-            if "last" in shown:
+            if "final turn" in shown:
                 assert "earlier turns" in shown
             desk.press("d")
             page.wait_for_selector("text=Hide differences")
@@ -342,8 +344,7 @@ def test_a_vote_is_sent_again_when_the_server_was_away(browser, tmp_path):
     with served("serve", str(data), "--out", str(folder)) as server:
         desk = Desk(browser, server.base)
         desk.page.goto(server.link)
-        desk.press("Enter")
-        desk.page.wait_for_selector("#work")
+        desk.begin()
         before = desk.token
         server.kill()
         desk.press("2", "Enter")

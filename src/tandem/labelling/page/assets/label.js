@@ -188,7 +188,13 @@
     const target = event.target;
     if (event.key === "Escape") {
       const box = target.closest("details.box");
-      if (box) { box.open = false; box.querySelector("summary").focus(); }
+      if (box) {
+        // what was written stays in view; then Enter saves
+        const text = box.querySelector("textarea");
+        box.open = Boolean(text && text.value);
+        const row = $("#vote input:checked, #vote input[name=choice], #vote select");
+        (row || box.querySelector("summary")).focus({ preventScroll: true });
+      }
       return;
     }
     if (isTyping(target)) {
