@@ -78,9 +78,7 @@ def say(
         return votes.record_vote(connection, who, ticket.token, said, project)
 
 
-def everything(
-    database: Database, who: Person, project: Project = Project()
-) -> Iterator[Ticket]:
+def everything(database: Database, who: Person, project: Project = Project()) -> Iterator[Ticket]:
     while (ticket := take(database, who, project)) is not None:
         yield ticket
 

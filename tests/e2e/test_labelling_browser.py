@@ -248,7 +248,7 @@ HOSTILE = {
     "form": "</div></article></form><form action=http://127.0.0.1:9/steal><input name=key>",
     "markdown": "![x](http://127.0.0.1:9/md.png) [click](javascript:document.title='owned')"
     " <http://127.0.0.1:9/auto> [ref]\n\n[ref]: http://127.0.0.1:9/ref",
-    "data": "<a href=\"data:text/html,<script>alert(1)</script>\">x</a>"
+    "data": '<a href="data:text/html,<script>alert(1)</script>">x</a>'
     "<iframe src=data:text/html,x></iframe>",
     "template": "{{ 7*7 }} {% raw %} ${7*7} <div hx-get=/lead hx-trigger=load>",
     "bidi": "user\u202e\u2066 // admin\u2069 \u2066 end",

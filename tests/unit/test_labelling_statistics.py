@@ -56,12 +56,8 @@ def test_alpha_is_that_of_the_library(missing):
     columns = np.array([r for r in rows if counts[r[0]] > 1])
     units = np.unique(columns[:, 0], return_inverse=True)[1]
     ratings = Ratings(units, columns[:, 1], columns[:, 2])
-    mine = krippendorff_ordinal(
-        coincidences(ratings.pairs(), np.ones(units.max() + 1), np.ones(4))
-    )
-    theirs = krippendorff.alpha(
-        table, level_of_measurement="ordinal", value_domain=list(range(7))
-    )
+    mine = krippendorff_ordinal(coincidences(ratings.pairs(), np.ones(units.max() + 1), np.ones(4)))
+    theirs = krippendorff.alpha(table, level_of_measurement="ordinal", value_domain=list(range(7)))
     assert mine == pytest.approx(theirs, abs=1e-12)
 
 
@@ -203,9 +199,7 @@ def test_habits_are_seen():
     for k in range(80):
         order = (0, 1) if k % 2 else (1, 0)
         # always the left, never mind what it is; slower and slower
-        votes.append(
-            vote(k, 1, 2 if order[0] == 0 else -2, order=order, lengths=(9, 3), seconds=k)
-        )
+        votes.append(vote(k, 1, 2 if order[0] == 0 else -2, order=order, lengths=(9, 3), seconds=k))
         votes.append(vote(k, 2, 2, order=order, lengths=(9, 3), seconds=2.0))
         votes.append(vote(k, 3, int(rng.choice([-2, 0, 2])), order=order, lengths=(9, 3)))
     gold = {k: 1 for k in range(20)}

@@ -50,7 +50,9 @@ def test_links_and_images_stay_as_they_were_written():
 
 
 def test_markdown_is_readable():
-    shown = str(render_text("# Head\n\n- **a**\n- `b`\n\n```py\nx = 1\n```\n\n| a | b |\n|-|-|\n|1|2|"))
+    shown = str(
+        render_text("# Head\n\n- **a**\n- `b`\n\n```py\nx = 1\n```\n\n| a | b |\n|-|-|\n|1|2|")
+    )
     assert "<p><strong>Head</strong></p>" in shown
     assert "<pre><code>x = 1\n</code></pre>" in shown
     assert "<th>a</th>" in shown

@@ -248,9 +248,7 @@ def test_gold_items_come_at_their_share_and_beside_the_overlap(tmp_path, start):
     with database.write() as connection:
         some = sa.select(item.c.id).order_by(item.c.id).limit(20)
         gold = {"strength": 1, "by": "data"}
-        connection.execute(
-            sa.update(item).where(item.c.id.in_(some)).values(gold=gold, open=False)
-        )
+        connection.execute(sa.update(item).where(item.c.id.in_(some)).values(gold=gold, open=False))
     ann = join(database, "Ann")
     sources = []
     for ticket in everything(database, ann, project):

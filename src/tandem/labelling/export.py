@@ -290,10 +290,18 @@ def _write_pairs(found: Collected, folder: Path) -> Mapping[str, int]:
     ]
     try:
         left_out = write_pairs(rows, folder / "preferences.jsonl")
-        write_pairs(rows, folder / "preferences.parquet")
+        _copy_as_parquet(folder / "preferences.jsonl", folder / "preferences.parquet")
     except DataError:
         return {"every pair is a tie": len(rows)}
     return left_out
+
+
+def _copy_as_parquet(lines: Path, path: Path) -> None:
+    """Copy pairs; a row without `p_chosen` is sure, and a table needs the column in every row."""
+    rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    soft = any("p_chosen" in row for row in rows)
+    filled = [{**row, "p_chosen": row.get("p_chosen", 1.0)} if soft else row for row in rows]
+    pq.write_table(pa.Table.from_pylist(filled), path)
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
