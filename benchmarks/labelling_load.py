@@ -199,7 +199,8 @@ def check_votes(folder: Path, url: str, seen: Seen) -> dict[str, Any]:
         items = connection.execute(sa.text("SELECT id, votes, wanted FROM item")).all()
         live = collections.Counter(
             connection.execute(
-                sa.text("SELECT item_id FROM lease WHERE closed_at IS NULL")
+                sa.text("SELECT item_id FROM lease WHERE closed_at IS NULL AND expires_at > :now"),
+                {"now": time.time()},
             ).scalars()
         )
     database.close()

@@ -214,6 +214,19 @@ def test_a_skip_gives_the_item_to_others_and_many_skips_close_it(start):
         assert connection.execute(sa.select(item.c.skips, item.c.open)).one() == (3, False)
 
 
+def test_taking_a_skip_back_does_not_take_a_place_that_others_have(start):
+    database = start(1)
+    ann, bob = join(database, "Ann"), join(database, "Bob")
+    ticket = take(database, ann)
+    with database.write() as connection:
+        votes.record_skip(connection, ann, ticket.token, Judgement("s", reason="unclear"))
+    say(database, bob, take(database, bob))
+    with database.write() as connection:
+        assert votes.record_undo(connection, ann, "u", Project()).token == ticket.token
+    assert say(database, ann, ticket).kind == "late"
+    assert [v.pseudonym for v in counted(database)] == [bob.pseudonym]
+
+
 def test_what_says_nothing_is_refused(start):
     database = start()
     ann = join(database, "Ann")

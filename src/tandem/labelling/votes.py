@@ -136,8 +136,13 @@ def record_undo(
         return None
     said = Judgement(key, device=last["device"])
     _append(connection, who, ticket, "undo", said, {"choice": None})
-    connection.execute(sa.update(lease).where(lease.c.token == ticket.token).values(closed_at=None))
-    renew_lease(connection, ticket.token, project)
+    # a vote gives back a place that it held; a skip held none, and others may have taken it
+    now = time.time()
+    is_free = last["kind"] == "vote" or has_room(connection, ticket.item_id, who.id, now)
+    reopened = sa.update(lease).where(lease.c.token == ticket.token)
+    connection.execute(reopened.values(closed_at=None, expires_at=now))
+    if is_free:
+        renew_lease(connection, ticket.token, project)
     return find_ticket(connection, ticket.token, who)
 
 
