@@ -23,7 +23,7 @@ TORCH_FREE = (
     "errors", "rng", "groups", "artifacts", "durable", "environment", "events", "machine", "runs",
     "answers",
     "methods", "tasks", "cli", "cli.settings", "cli.run", "cli.data", "judges",
-    "operators", "statistics", "formats", "chat", "evaluation", "labels", "web", "report",
+    "operators", "statistics", "formats", "chat", "evaluation", "labelling", "report",
 )  # fmt: skip
 
 LOADED = """
@@ -53,6 +53,28 @@ def test_commands_that_must_not_wait_load_no_torch(words):
     command = [sys.executable, "-c", LOADED, json.dumps(words), json.dumps(HEAVY)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == [0, []]
+
+
+LABEL = ("litestar", "uvicorn", "sqlalchemy", "alembic", "nh3", "pwdlib", "krippendorff")
+
+
+@pytest.mark.parametrize(
+    "code", ["import tandem", "import tandem.cli; tandem.cli.main(['--help'])"]
+)
+def test_the_labelling_page_is_not_loaded_by_what_does_not_need_it(code):
+    check = f"{code}\nimport sys; print([m for m in {LABEL} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_labelling_server_loads_no_torch():
+    pytest.importorskip("litestar", reason="needs the extra `label`")
+    code = (
+        "import sys, tandem.labelling.server, tandem.labelling.demo, tandem.labelling.export\n"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("name", TORCH_FREE)

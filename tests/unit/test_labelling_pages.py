@@ -212,6 +212,7 @@ def test_over_tls_cookies_are_secure(tmp_path):
         data={"_csrf_token": visitor.field("_csrf_token")},
         follow_redirects=False,
     )
+    assert answer.status_code == 303, answer.text
     session = next(c for c in answer.headers.get_list("set-cookie") if "tandem_session" in c)
     assert session.startswith("__Host-")
     assert "Secure" in session

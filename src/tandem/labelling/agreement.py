@@ -155,7 +155,7 @@ def coincidences(pairs: npt.NDArray[np.int64], w_item: Floats, w_person: Floats)
     m = (1 + np.sqrt(1 + 4 * first)) / 2
     share = np.divide(m, total, out=np.zeros(units), where=total > 0)
     w = pair_weight * share[pairs[:, 0]] * w_item[pairs[:, 0]]
-    flat = np.bincount(pairs[:, 3] * LEVELS + pairs[:, 4], w, minlength=LEVELS**2)
+    flat: Any = np.bincount(pairs[:, 3] * LEVELS + pairs[:, 4], w, minlength=LEVELS**2)
     return flat.reshape(LEVELS, LEVELS)
 
 

@@ -116,7 +116,7 @@ def fit_annotators(
     spread = _spread(data, p, repeats, seed)
     counts = np.bincount(data.person, minlength=len(people))
     found = {
-        name: Accuracy(*map(float, rates[k]), *spread[k], int(counts[k]))
+        name: Accuracy(float(rates[k, 0]), float(rates[k, 1]), *spread[k], int(counts[k]))
         for name, k in person.items()
     }
     per_unit = np.bincount(data.unit, minlength=len(units))
@@ -185,7 +185,9 @@ def _spread(data: _Data, p: Floats, repeats: int, seed: int) -> list[tuple[float
     units = len(data.truth)
     means = np.stack(
         [
-            _em(data, rng.multinomial(units, np.full(units, 1 / units)) * 1.0, p)[0].mean(axis=1)
+            _em(data, rng.multinomial(units, np.full(units, 1 / units)).astype(np.float64), p)[
+                0
+            ].mean(axis=1)
             for _ in range(repeats)
         ]
     )

@@ -246,7 +246,9 @@ def _choose(
     return None if number is None else (number, "uniform")
 
 
-def _first_free(connection: sa.Connection, ordered: sa.Select[Any], now: float) -> int | None:
+def _first_free(
+    connection: sa.Connection, ordered: sa.Select[Any, Any, Any], now: float
+) -> int | None:
     live = Counter(
         connection.execute(
             sa.select(lease.c.item_id).where(lease.c.closed_at.is_(None), lease.c.expires_at > now)

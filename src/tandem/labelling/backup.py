@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DatabaseError
 
 from tandem.errors import DataError, RunError
 from tandem.labelling.database import FILE, Database
@@ -179,7 +180,7 @@ def _check_digest(copy: Database, path: Path, noted: Snapshot) -> None:
         # rows as they were written: an older schema is read before it is brought up to date
         with copy.read() as connection:
             found = digest_events(connection)
-    except sa.exc.DatabaseError as error:
+    except DatabaseError as error:
         raise DataError(
             f"{path} cannot be read: {error.orig}", "the file is damaged", "take another backup"
         ) from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import sqlalchemy.event
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -129,6 +130,13 @@ class Database:
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         config.attributes["engine"] = self.engine
         return config
+
+
+def new_id(made: sa.CursorResult[Any]) -> int:
+    """Return the number of the row that was just inserted."""
+    key = made.inserted_primary_key
+    assert key is not None
+    return int(key[0])
 
 
 def _with_driver(url: str) -> str:

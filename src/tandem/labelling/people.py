@@ -17,6 +17,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from tandem.errors import ConfigError
+from tandem.labelling.database import new_id
 from tandem.labelling.schema import account, invite, person, session
 
 Role = Literal["annotator", "lead"]
@@ -80,7 +81,7 @@ def add_person(connection: sa.Connection, name: str, role: Role = "annotator") -
             pseudonym=new_pseudonym(), role=role, active=True, made_at=time.time()
         )
     )
-    number = int(made.inserted_primary_key[0])
+    number = new_id(made)
     connection.execute(sa.insert(account).values(person_id=number, name=name))
     return number
 

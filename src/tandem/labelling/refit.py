@@ -19,7 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tandem.labelling.assignment import Project
-from tandem.labelling.database import Database
+from tandem.labelling.database import Database, new_id
 from tandem.labelling.schema import event, refit
 
 log = logging.getLogger("tandem.labelling")
@@ -117,7 +117,7 @@ def begin_refit(connection: sa.Connection) -> int:
     made = connection.execute(
         sa.insert(refit).values(votes=count_votes(connection), state="running", began_at=now)
     )
-    return int(made.inserted_primary_key[0])
+    return new_id(made)
 
 
 def end_refit(connection: sa.Connection, number: int, state: str, result: dict[str, Any]) -> None:

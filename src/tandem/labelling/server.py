@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 from litestar import Litestar, Request, Response
@@ -97,22 +96,15 @@ def _state(room: LabelRoom) -> Any:
 
 
 def _harden(room: LabelRoom) -> Any:
-    headers: Mapping[str, str] = HEADERS
-    if room.secure:
-        headers = {**HEADERS, "Strict-Transport-Security": "max-age=31536000"}
-
     def harden(response: Response[Any]) -> Response[Any]:
-        for name, value in headers.items():
-            response.headers.setdefault(name, value)
-        response.headers.setdefault("Cache-Control", "no-store")
-        return response
+        return _hardened(response, room.secure)
 
     return harden
 
 
 def _ask_to_sign_in(request: Asked, _: NotSignedIn) -> Response[Any]:
     if request.method == "GET" or is_htmx(request):
-        return _hardened(redirect(request, "/sign-in"))
+        return _hardened(redirect(request, "/sign-in"), find_room(request).secure)
     return _error_page(request, 401)
 
 
@@ -151,12 +143,16 @@ def _error_page(
         headers = {"Retry-After": "5", **(headers or {})}
     context = {"visitor": None, "status": status, "what": what[:1].upper() + what[1:], "why": why}
     name = "_error.html" if is_htmx(request) else "error.html"
-    return _hardened(Template(name, context=context, status_code=status, headers=headers))
+    page = Template(name, context=context, status_code=status, headers=headers)
+    return _hardened(page, find_room(request).secure)
 
 
-def _hardened(response: Response[Any]) -> Response[Any]:
+def _hardened(response: Response[Any], secure: bool) -> Response[Any]:
+    """Add the policy and its like; only style and script may be kept by a browser."""
     for name, value in {**HEADERS, "Cache-Control": "no-store"}.items():
         response.headers.setdefault(name, value)
+    if secure:
+        response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
     return response
 
 

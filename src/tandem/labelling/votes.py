@@ -25,6 +25,7 @@ from tandem.labelling.assignment import (
     load_project,
     renew_lease,
 )
+from tandem.labelling.database import new_id
 from tandem.labelling.people import Person
 from tandem.labelling.schema import event, item, lease, rubric
 
@@ -293,7 +294,7 @@ def _append(
     _count(connection, ticket.item_id, None if tip is None else tip["kind"], kind)
     closed = sa.update(lease).where(lease.c.token == ticket.token)
     connection.execute(closed.values(closed_at=now))
-    return Recorded(int(made.inserted_primary_key[0]), kind)
+    return Recorded(new_id(made), kind)
 
 
 def _keeps_its_place(connection: sa.Connection, ticket: Ticket, now: float) -> bool:
@@ -370,4 +371,4 @@ def adjudicate(
     )
     gold = {"strength": strength(said.choice, order), "by": "adjudication"}
     connection.execute(sa.update(item).where(item.c.id == item_id).values(gold=gold, open=False))
-    return Recorded(int(made.inserted_primary_key[0]), "adjudication")
+    return Recorded(new_id(made), "adjudication")

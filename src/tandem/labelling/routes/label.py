@@ -47,7 +47,10 @@ _KEPT = ("choice", "both_bad", "ranks", "rationale", "better_answer")
 @get("/label", sync_to_thread=True)
 def show_next(request: Asked, visitor: Visitor, room: Room, saved: FromQuery[str] = "") -> Template:
     """Show the question that somebody is on, or hand out the next."""
-    return _next(request, visitor, room, _SAID.get(saved, ""))
+    with room.database.write() as connection:
+        project = load_project(connection) or Project()
+        ticket = next_ticket(connection, visitor, project)
+    return _shown(request, visitor, room, ticket, project, _SAID.get(saved, ""))
 
 
 @get("/label/{token:str}", sync_to_thread=True)
@@ -73,16 +76,20 @@ def vote(request: Asked, token: Token, data: Form, visitor: Visitor, room: Room)
     with room.database.write() as connection:
         project = load_project(connection) or Project()
         kept = votes.record_vote(connection, visitor, token, said, project)
+        # the next question in the same transaction: one wait for the disk instead of two
+        ticket = next_ticket(connection, visitor, project) if is_htmx(request) else None
     room.refitter.consider(project)
-    return _after(request, visitor, room, kept.kind)
+    return _after(request, visitor, room, ticket, project, kept.kind)
 
 
 @post("/label/{token:str}/skip", sync_to_thread=True, status_code=200)
 def skip(request: Asked, token: Token, data: Form, visitor: Visitor, room: Room) -> Response[Any]:
     """Keep a skip with its reason, then show the next question."""
     with room.database.write() as connection:
+        project = load_project(connection) or Project()
         kept = votes.record_skip(connection, visitor, token, read_judgement(data))
-    return _after(request, visitor, room, kept.kind)
+        ticket = next_ticket(connection, visitor, project) if is_htmx(request) else None
+    return _after(request, visitor, room, ticket, project, kept.kind)
 
 
 @post("/undo", sync_to_thread=True, status_code=200)
@@ -92,8 +99,9 @@ def undo(request: Asked, data: Form, visitor: Visitor, room: Room) -> Response[A
     with room.database.write() as connection:
         project = load_project(connection) or Project()
         ticket = votes.record_undo(connection, visitor, key, project)
+        back = ticket or next_ticket(connection, visitor, project)
     if ticket is None:
-        return _after(request, visitor, room, "nothing")
+        return _after(request, visitor, room, back, project, "nothing")
     if not is_htmx(request):
         return Redirect(f"/label/{ticket.token}", status_code=303)
     with room.database.read() as connection:
@@ -195,16 +203,27 @@ def _seconds(value: Any) -> float | None:
         return None
 
 
-def _after(request: Asked, visitor: Person, room: LabelRoom, what: str) -> Response[Any]:
+def _after(
+    request: Asked,
+    visitor: Person,
+    room: LabelRoom,
+    ticket: Ticket | None,
+    project: Project,
+    what: str,
+) -> Response[Any]:
     if not is_htmx(request):
         return redirect(request, f"/label?saved={what}")
-    return _next(request, visitor, room, _SAID[what])
+    return _shown(request, visitor, room, ticket, project, _SAID[what])
 
 
-def _next(request: Asked, visitor: Person, room: LabelRoom, said: str) -> Template:
-    with room.database.write() as connection:
-        project = load_project(connection) or Project()
-        ticket = next_ticket(connection, visitor, project)
+def _shown(
+    request: Asked,
+    visitor: Person,
+    room: LabelRoom,
+    ticket: Ticket | None,
+    project: Project,
+    said: str,
+) -> Template:
     with room.database.read() as connection:
         if ticket is not None:
             return _question(request, connection, visitor, room, ticket, said, False)
