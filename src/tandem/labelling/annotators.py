@@ -183,13 +183,7 @@ def _spread(data: _Data, p: Floats, repeats: int, seed: int) -> list[tuple[float
         return [(float("nan"), float("nan"))] * data.people
     rng = np.random.default_rng(seed)
     units = len(data.truth)
-    means = np.stack(
-        [
-            _em(data, rng.multinomial(units, np.full(units, 1 / units)).astype(np.float64), p)[
-                0
-            ].mean(axis=1)
-            for _ in range(repeats)
-        ]
-    )
+    drawn = rng.multinomial(units, np.full(units, 1 / units), size=repeats).astype(np.float64)
+    means = np.stack([_em(data, weight, p)[0].mean(axis=1) for weight in drawn])
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     return list(zip(map(float, low), map(float, high), strict=True))

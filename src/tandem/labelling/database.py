@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-import sqlalchemy.event
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.event import listen
 from sqlalchemy.pool import QueuePool
 
 from tandem.errors import ConfigError, RunError
@@ -58,8 +58,8 @@ class Database:
         )
         self._turn = threading.Lock()
         if self.is_sqlite:
-            sa.event.listen(self.engine, "connect", _prepare_sqlite)
-            sa.event.listen(self.engine, "begin", _begin_sqlite)
+            listen(self.engine, "connect", _prepare_sqlite)
+            listen(self.engine, "begin", _begin_sqlite)
 
     @classmethod
     def in_folder(cls, folder: Path, url: str = "") -> Database:

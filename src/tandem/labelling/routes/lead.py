@@ -51,7 +51,7 @@ def overview(leader: Lead, room: Room) -> Template:
         project = load_project(connection)
     left = max(0, totals["wanted"] - totals["votes"])
     minutes = None
-    if pace[0] > 5 and pace[2] > pace[1]:
+    if left and pace[0] > 5 and pace[2] > pace[1]:
         minutes = left * (pace[2] - pace[1]) / pace[0] / 60
     return page(
         "lead_overview.html",
