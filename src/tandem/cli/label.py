@@ -37,6 +37,9 @@ def serve(words: Sequence[str]) -> int:
     parser.add_argument("--out", type=str, default="", help="the project's folder; it is kept")
     parser.add_argument("--limit", type=int, default=0, help="read only this many rows")
     parser.add_argument("--rubric", type=str, default="", help="Markdown file: how to judge")
+    parser.add_argument(
+        "--dry_run", "--dry-run", action="store_true", help="check and explain only"
+    )
     _add_database(parser)
     _add_flat(parser, Binding(), {"certificate": "tls_certificate", "key": "tls_key"})
     _add_flat(parser, Project())
@@ -52,6 +55,9 @@ def serve(words: Sequence[str]) -> int:
     rubric = _read_rubric(options.rubric)
     rows, notes = read_answered(options.data, options.limit or None)
     print("\n".join(notes))
+    if options.dry_run:
+        print(f"{len(rows)} prompts would be asked, each of {questions.overlap} people")
+        return 0
     opened = open_project(
         Path(options.out), rows, project, questions, url=options.database, rubric=rubric
     )
