@@ -26,7 +26,7 @@ from tandem.labelling.schema import item, refit
 
 @pytest.fixture
 def database(tmp_path):
-    found = begin(tmp_path, asked(6))
+    found = begin(tmp_path, asked(6), Project(refit_every=4, model=str(tmp_path / "no-model")))
     yield found
     found.close()
 
@@ -49,7 +49,7 @@ def test_it_starts_only_when_due_and_a_failure_is_noted(database, tmp_path):
     refitter._checked = 0.0
     assert refitter.consider(project)
     assert not refitter.consider(project), "one at a time"
-    refitter._process.wait(60)
+    refitter._process.wait(300)
     with database.read() as connection:
         row = connection.execute(sa.select(refit)).mappings().one()
         assert (row["votes"], row["state"]) == (4, "failed")
