@@ -11,12 +11,10 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from label_server import served
 from labels import everything, join, say
-
 from tandem.labelling.assignment import Project
 from tandem.labelling.demo import RUBRIC, demo_questions
 from tandem.labelling.questions import Questions
@@ -25,7 +23,7 @@ from tandem.labelling.setup import find_database, open_project
 from tandem.labelling.votes import Judgement, record_vote
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-OUT = ROOT / "docs" / "labelling"
+OUT = Path(__file__).parent / "labelling"
 DESKTOP, PHONE = {"width": 1280, "height": 760}, {"width": 390, "height": 800}
 
 

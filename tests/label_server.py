@@ -56,9 +56,9 @@ class LabelServer:
     def await_health(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            with contextlib.suppress(OSError):
-                with urllib.request.urlopen(f"{self.base}/health", timeout=5):
-                    return
+            address = f"{self.base}/health"
+            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+                return
             time.sleep(0.1)
         raise AssertionError("the server does not answer")
 

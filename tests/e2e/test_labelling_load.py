@@ -1,4 +1,4 @@
-"""The load of `benchmarks/labelling_load.py`, shortened: kills and restarts, and no vote is lost."""
+"""The load of `benchmarks/labelling_load.py`, shortened: kills, restarts, and no vote is lost."""
 
 from __future__ import annotations
 

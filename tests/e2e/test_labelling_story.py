@@ -36,8 +36,9 @@ def serve_posts(path):
     rows, truth = [], {}
     for k, (row, better) in enumerate(drawn):
         truth[row.answers] = better
-        values = {"id": row.id, "prompt": list(row.messages), "completions": [
-            [{"role": "assistant", "content": a}] for a in row.answers], "ranks": [1, 1]}  # fmt: skip
+        answers = [[{"role": "assistant", "content": a}] for a in row.answers]
+        values = {"id": row.id, "prompt": list(row.messages), "completions": answers}
+        values["ranks"] = [1, 1]
         if k < KNOWN:
             values["gold"] = 1 if better > 0 else 2
         rows.append(values)

@@ -245,7 +245,7 @@ def filled(path, token, number):
 
 
 def test_every_route_is_closed_to_those_whom_it_is_not_for(site):
-    """Another annotator's item, vote and export and the lead's pages: 403 or 404, on every route."""
+    """Another annotator's item and vote, and the lead's pages: 403 or 404, on every route."""
     site.room.requests = Limiter(rate=1000, burst=1000)
     ann, bob = site.visitor("Ann"), site.visitor("Bob")
     lead = site.visitor("Lea", "lead")

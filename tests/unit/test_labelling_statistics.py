@@ -136,7 +136,7 @@ def test_known_accuracies_are_found_again_and_labels_beat_the_majority():
         assert person.mean == pytest.approx(share, abs=0.05)
         assert person.low <= share <= person.high
     soft = np.mean([(found.labels[u] > 0.5) == t for u, t in truth.items()])
-    votes = {u: 0 for u in truth}
+    votes = dict.fromkeys(truth, 0)
     for c in comparisons:
         votes[c.unit] += c.strength
     majority = np.mean([(votes[u] > 0) == t for u, t in truth.items()])
@@ -202,7 +202,7 @@ def test_habits_are_seen():
         votes.append(vote(k, 1, 2 if order[0] == 0 else -2, order=order, lengths=(9, 3), seconds=k))
         votes.append(vote(k, 2, 2, order=order, lengths=(9, 3), seconds=2.0))
         votes.append(vote(k, 3, int(rng.choice([-2, 0, 2])), order=order, lengths=(9, 3)))
-    gold = {k: 1 for k in range(20)}
+    gold = dict.fromkeys(range(20), 1)
     left, longer, _ = describe_habits(votes, gold)
     assert left.left.value == 1
     assert left.left.low > 0.9

@@ -63,7 +63,8 @@ def test_hidden_characters_are_named():
     assert visible("tab\tand\nline") == "tab\tand\nline"
     assert "U+E0041" in visible("\U000e0041")
     # what languages need stays
-    assert visible("می\u200cخواهم \u200f") == "می\u200cخواهم \u200f"
+    persian = "می\u200cخواهم \u200f"  # noqa: RUF001
+    assert visible(persian) == persian
 
 
 def test_direction_is_that_of_the_first_letter():

@@ -237,8 +237,8 @@ def test_what_says_nothing_is_refused(start):
                 votes.record_vote(connection, ann, ticket.token, said, Project())
         with pytest.raises(DataError, match="reason"):
             votes.record_skip(connection, ann, ticket.token, Judgement("c", reason="dull"))
+        required = Project(rationale="required")
         with pytest.raises(DataError, match="no reason is given"):
-            required = Project(rationale="required")
             votes.record_vote(connection, ann, ticket.token, Judgement("d", choice=1), required)
         both = Judgement("e", both_bad=True)
         votes.record_vote(connection, ann, ticket.token, both, Project())
@@ -276,7 +276,7 @@ def test_active_order_follows_priorities_but_for_the_flagged_share_and_what_is_h
     project = Project(active=True, uniform_share=0.3)
     database = start(80, project, held_out_share=0.25)
     with database.write() as connection:
-        for number, split in connection.execute(sa.select(item.c.id, item.c.split)).all():
+        for number in connection.execute(sa.select(item.c.id)).scalars().all():
             connection.execute(
                 sa.update(item).where(item.c.id == number).values(priority=float(number))
             )
@@ -351,8 +351,8 @@ def test_a_ranking_keeps_partial_ranks_in_the_items_frame(tmp_path, url):
     by_answer = {0: 1, 1: None, 2: 2, 3: 2}
     shown = tuple(by_answer[k] for k in ticket.order)
     with database.write() as connection:
+        said = Judgement("x", ranks=(1, None, None, None))
         with pytest.raises(DataError, match="fewer than two"):
-            said = Judgement("x", ranks=(1, None, None, None))
             votes.record_vote(connection, ann, ticket.token, said, Project())
         votes.record_vote(connection, ann, ticket.token, Judgement("y", ranks=shown), Project())
     (vote,) = counted(database)

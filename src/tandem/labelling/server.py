@@ -14,11 +14,13 @@ from typing import Any
 from litestar import Litestar, Request, Response
 from litestar.config.allowed_hosts import AllowedHostsConfig
 from litestar.config.csrf import CSRFConfig
+from litestar.datastructures import MutableScopeHeaders
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.response import Template
 from litestar.template.config import TemplateConfig
+from litestar.types import Message, Scope
 from sqlalchemy.exc import SQLAlchemyError
 
 from tandem.errors import TandemError
@@ -80,7 +82,7 @@ def make_app(room: LabelRoom) -> Litestar:
             HTTPException: _explain,
             Exception: _explain_failure,
         },
-        after_request=_harden(room),
+        before_send=[_harden],
         request_max_body_size=LARGEST_BODY,
         openapi_config=None,
         state=_state(room),
@@ -95,16 +97,20 @@ def _state(room: LabelRoom) -> Any:
     return State({"room": room})
 
 
-def _harden(room: LabelRoom) -> Any:
-    def harden(response: Response[Any]) -> Response[Any]:
-        return _hardened(response, room.secure)
-
-    return harden
+async def _harden(message: Message, scope: Scope) -> None:
+    """Add the policy and its like to every answer; only style and script may be kept."""
+    if message["type"] != "http.response.start":
+        return
+    headers = MutableScopeHeaders.from_message(message)
+    for name, value in {**HEADERS, "Cache-Control": "no-store"}.items():
+        headers.setdefault(name, value)
+    if scope["litestar_app"].state.room.secure:
+        headers.setdefault("Strict-Transport-Security", "max-age=31536000")
 
 
 def _ask_to_sign_in(request: Asked, _: NotSignedIn) -> Response[Any]:
     if request.method == "GET" or is_htmx(request):
-        return _hardened(redirect(request, "/sign-in"), find_room(request).secure)
+        return redirect(request, "/sign-in")
     return _error_page(request, 401)
 
 
@@ -143,17 +149,7 @@ def _error_page(
         headers = {"Retry-After": "5", **(headers or {})}
     context = {"visitor": None, "status": status, "what": what[:1].upper() + what[1:], "why": why}
     name = "_error.html" if is_htmx(request) else "error.html"
-    page = Template(name, context=context, status_code=status, headers=headers)
-    return _hardened(page, find_room(request).secure)
-
-
-def _hardened(response: Response[Any], secure: bool) -> Response[Any]:
-    """Add the policy and its like; only style and script may be kept by a browser."""
-    for name, value in {**HEADERS, "Cache-Control": "no-store"}.items():
-        response.headers.setdefault(name, value)
-    if secure:
-        response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
-    return response
+    return Template(name, context=context, status_code=status, headers=headers)
 
 
 def serve(room: LabelRoom, host: str, port: int, certificate: str = "", key: str = "") -> None:
