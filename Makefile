@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 # what `make reproduce` is made of
 PARTS = rlp full selection hacking solving feedback
 
-.PHONY: setup demo test check docs site picture reproduce $(PARTS:%=reproduce-%) bench browser trackers slow clean
+.PHONY: setup demo label test check docs site picture reproduce $(PARTS:%=reproduce-%) bench browser trackers slow clean
 
 setup: $(READY)
 
@@ -29,6 +29,12 @@ test: $(READY)
 # The page is tested in Debian's Chromium; elsewhere set CHROMIUM to one that is there.
 browser:
 	command -v chromium || (apt-get update && apt-get install --yes --no-install-recommends chromium)
+
+# The labelling page on seeded data: installs what it needs and no more, then prints an address.
+label:
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[label]'
+	$(PY) -m tandem label demo
 
 trackers: $(READY)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[tensorboard,trackio,wandb]'

@@ -24,7 +24,7 @@ TORCH_FREE = (
     "data.formats", "data.check.check", "runs.run", "runs.artifacts", "runs.atomic_files",
     "runs.events", "runs.environment", "runs.trackers",
     "methods", "tasks", "cli", "cli.settings", "cli.run", "cli.data", "judges",
-    "operators", "statistics", "evaluation", "report",
+    "operators", "statistics", "evaluation", "labelling", "report",
 )  # fmt: skip
 
 LOADED = """
@@ -54,6 +54,28 @@ def test_commands_that_must_not_wait_load_no_torch(words):
     command = [sys.executable, "-c", LOADED, json.dumps(words), json.dumps(HEAVY)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == [0, []]
+
+
+LABEL = ("litestar", "uvicorn", "sqlalchemy", "alembic", "nh3", "pwdlib", "krippendorff")
+
+
+@pytest.mark.parametrize(
+    "code", ["import tandem", "import tandem.cli; tandem.cli.main(['--help'])"]
+)
+def test_the_labelling_page_is_not_loaded_by_what_does_not_need_it(code):
+    check = f"{code}\nimport sys; print([m for m in {LABEL} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_labelling_server_loads_no_torch():
+    pytest.importorskip("litestar", reason="needs the extra `label`")
+    code = (
+        "import sys, tandem.labelling.server, tandem.labelling.demo, tandem.labelling.export\n"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("name", TORCH_FREE)
