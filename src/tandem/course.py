@@ -22,9 +22,10 @@ from tandem.judges.models import RewardModel
 from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.templates import Formats
 from tandem.methods import Method, reward, sft, whole
+from tandem.operators import best
 from tandem.runs import Checkpoint, Run
 from tandem.solving import Solver, solve
-from tandem.stages import Policy, encode, judge, mix, sample
+from tandem.stages import Policy, encode, judge, mix, sample, select
 from tandem.tasks import World
 
 MEMBERS = 4
@@ -33,6 +34,10 @@ SHARES = (8, 4, 2, 1)
 """The learning curve's points: the labels divided by these."""
 WATCHED = 200
 """Prompts of the evaluations during training."""
+OWN = 4
+"""Answers of the base to each prompt, of which a rater keeps one as its demonstration."""
+TO_SFT = ("own-answers", "own-rated", "own-best", "demonstrations", "sft")
+"""Stages of which SFT may consist, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,18 @@ class Course:
         """The model before any training."""
         return self.world.base
 
-    @property
+    @cached_property
     def demonstrations(self) -> Groups:
-        """Prompts with one good answer each."""
-        return self.world.demonstrations
+        """Prompts with one good answer each, given, or the best of the base's own."""
+        world = self.world
+        if world.rater is None:
+            return world.demonstrations
+        drawn = self.run(
+            "own-answers", sample, self.base, world.demonstrations, n=OWN, how=self.how
+        )
+        rated = self.run("own-rated", judge, drawn, world.rater)
+        chosen = self.run("own-best", select, rated, best())
+        return chosen.map(lambda group: replace(group, scores=None))
 
     @cached_property
     def pi_sft(self) -> Checkpoint:
@@ -289,7 +302,7 @@ def policies(course: Course, trained: Mapping[str, Policy], spent: float) -> str
         annotator=world.annotator,
     )
     taken = dict.fromkeys(trained, spent)
-    taken |= {"base": 0.0, "SFT": seconds(run, ("demonstrations", "sft"))}
+    taken |= {"base": 0.0, "SFT": seconds(run, TO_SFT)}
     parts = (
         f"policies on {len(course.exam)} evaluation prompts\n{exam['text']}",
         costs(run),

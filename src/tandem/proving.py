@@ -2,6 +2,7 @@
 
 `tandem tasks check micro` samples, fits and judges as any run would, in a run folder of its own
 (so a second check is quick), and prints each promise of the world with the range it must lie in.
+`tandem tasks check constraints` checks its prompts, and with --model how much a model has to learn.
 """
 
 from __future__ import annotations
@@ -21,12 +22,17 @@ from tandem.rng import Seed
 from tandem.runs import Run
 from tandem.stages import encode, judge, reference, sample
 from tandem.tasks import Sizes, worlds
+from tandem.tasks.constraints import Constraints
+from tandem.tasks.constraints import gates as constraint_gates
+from tandem.tasks.constraints.splits import SPLITS
 from tandem.tasks.micro import Micro, posts, truth
 from tandem.tasks.micro.annotators import known
 from tandem.tasks.micro.feedback import compare
 from tandem.tasks.micro.gates import Evidence, Gate, comparisons
 
 ANSWERS = ("(A)", "(B)")
+PROMPTS, OF_EACH = 64, 4
+"""Prompts on which a model's room for `constraints` is measured, and its answers to each."""
 
 
 def micro(path: Path, configs: Mapping[str, Any], seed: int = 0) -> list[Gate]:
@@ -92,6 +98,36 @@ def _first(group: Group) -> float:
     """P("(A)") against "(B)", by the log-probability of the first token."""
     a, b = (c.logp[0] for c in group.completions if c.logp is not None)
     return float(1 / (1 + np.exp(b - a)))
+
+
+def constraints_prompts(seed: int = 0, n: int = 500) -> list[Gate]:
+    """Check n prompts of every split of `constraints`; no model is opened."""
+    at = Seed(seed).at("gates")
+    return constraint_gates.prompt_gates({s: Constraints().prompts(s, n, at) for s in SPLITS})
+
+
+def constraints_answers(
+    path: Path, model: Path, configs: Mapping[str, Any], seed: int = 0
+) -> tuple[list[Gate], list[str]]:
+    """Measure what a model keeps of `constraints` before any training.
+
+    Args:
+        path: the run's folder.
+        model: the model's folder.
+        configs: settings of `sampling`, `sizes` and `machine`.
+        seed: root of every draw.
+
+    Returns:
+        the gates, and a table of the share kept by kind.
+    """
+    at, task, flips = Seed(seed).at("gates"), Constraints(), configs["sizes"].flips
+    prompts = task.prompts("evaluation", PROMPTS, at)
+    base, people = Checkpoint(model, model.name), task.annotator(flips=flips, seed=at)
+    with Run(path, seed, machine=configs["machine"]) as run:
+        drawn = run("answers", sample, base, prompts, n=OF_EACH, how=configs["sampling"])
+        judged = list(run("judged", judge, drawn, people))
+    table = list(constraint_gates.kind_lines(judged))
+    return constraint_gates.answer_gates(judged, flips), table
 
 
 def lines(gates: list[Gate]) -> Iterator[str]:

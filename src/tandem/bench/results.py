@@ -56,7 +56,7 @@ def collect(
     return {
         "title": plan.title,
         "question": plan.question,
-        "task": plan.task or f"{plan.model} on {plan.data}",
+        "task": plan.place,
         "command": command,
         "commit": commit(),
         "environment": environment(),

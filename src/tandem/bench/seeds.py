@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tandem.bench.finished import FAILED, NEEDED
 from tandem.bench.plan import OPPONENT, Entry, Plan, slug
-from tandem.course import Course
+from tandem.course import TO_SFT, Course
 from tandem.durable import write_json
 from tandem.errors import ConfigError, Pending, TandemError
 from tandem.events import Display
@@ -50,7 +50,7 @@ def run_seed(
     follow = partial(open_trackers, trackers, folder, {"title": plan.title, "seed": seed})
     with Run(folder, seed, machine=machine, display=display, follow=follow) as run:
         start = Course(run.scope(slug(OPPONENT), run.seed), world, configs)
-        write_json(start.run.path / NEEDED, {"stages": ["demonstrations", "sft"]})
+        write_json(start.run.path / NEEDED, {"stages": list(TO_SFT)})
         main = answer(start, start.pi_sft)
         examine(plan, start, main, main, start.pi_sft)
         if start.labelled:
@@ -69,7 +69,9 @@ def open_world(plan: Plan, seed: int) -> World:
         ConfigError: nobody could judge the answers.
     """
     if plan.task is not None:
-        return worlds.from_task(plan.task, plan.sizes, Seed(seed), exam=Seed(plan.exam))
+        own = None if plan.model is None else Path(plan.model)
+        at, exam = Seed(seed), Seed(plan.exam)
+        return worlds.from_task(plan.task, plan.sizes, at, exam=exam, model=own)
     assert plan.model is not None and plan.data is not None  # noqa: PT018
     world = worlds.from_files(Path(plan.model), plan.data, plan.sizes)
     if world.truth is None and world.preferences is None:

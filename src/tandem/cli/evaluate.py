@@ -122,11 +122,12 @@ def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
     from tandem.formats import read
     from tandem.judges.models import RewardModel
     from tandem.rng import Seed
-    from tandem.tasks import worlds
+    from tandem.tasks import WITHOUT_MODEL, worlds
 
     judges: dict[str, Judge] = {}
     if options.task:
-        world = worlds.from_task(options.task, sizes, Seed(options.seed))
+        own = Path(options.model) if options.task in WITHOUT_MODEL else None
+        world = worlds.from_task(options.task, sizes, Seed(options.seed), model=own)
         prompts = world.evaluation
         if world.truth is not None:
             judges["truth"] = world.truth

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from jsonargparse import Namespace
+
 from tandem.cli.settings import make_parser, parse
 from tandem.errors import ConfigError, nearest
 from tandem.methods import HEADINGS, METHODS, markdown, table
@@ -47,12 +49,13 @@ def columns(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
 
 
 def check_task(words: Sequence[str]) -> int:
-    """Run a task's own gates: `tandem tasks check micro`."""
+    """Run a task's own gates: `tandem tasks check micro`, `... constraints --model FOLDER`."""
     from tandem.tasks import TASKS
 
     parser = make_parser("tasks check", "Check that a task shows the phenomena it was made for.")
     parser.add_argument("task", help=f"one of: {', '.join(TASKS)}")
     parser.add_argument("--out", type=str | None, default=None, help="the run's folder")
+    parser.add_argument("--model", type=str | None, default=None, help="constraints: your model")
     parser.add_argument("--seed", type=int, default=0, help="root of every draw")
     options = parse(parser, words)
     name = options.task
@@ -62,12 +65,11 @@ def check_task(words: Sequence[str]) -> int:
             "a task is a module in tandem/tasks",
             f"name one of: {', '.join(TASKS)}",
         )
-    if not name.startswith("micro"):
-        raise ConfigError(
-            f"the task {name} has no gates",
-            "only a world whose truth is known can be checked against promises",
-            "name `micro`",
-        )
+    if name == "constraints":
+        return _check_constraints(options)
+    from tandem.tasks.worlds import check_model
+
+    check_model(name, options.model)
     from tandem import proving
     from tandem.cli.run import defaults
     from tandem.methods import load
@@ -76,3 +78,26 @@ def check_task(words: Sequence[str]) -> int:
     gates = proving.micro(Path(options.out or "runs/gates-micro"), configs, options.seed)
     print("\n".join(proving.lines(gates)))
     return int(not all(gate.holds for gate in gates))
+
+
+def _check_constraints(options: Namespace) -> int:
+    """Check the prompts, and a model's answers where one is given."""
+    from tandem import proving
+
+    gates = proving.constraints_prompts(options.seed)
+    if options.model is None:
+        print("\n".join(proving.lines(gates)))
+        print("give --model FOLDER to measure how much of it a model keeps")
+        return int(not all(gate.holds for gate in gates))
+    from tandem.artifacts import Checkpoint
+    from tandem.cli.run import check_answers, defaults
+    from tandem.methods import load
+
+    model = Path(options.model)
+    Checkpoint(model).files()
+    configs = defaults(load("dpo"), "constraints")
+    check_answers(options.model, [("dpo", configs)])
+    place = Path(options.out or f"runs/gates-constraints-{model.name}")
+    more, table = proving.constraints_answers(place, model, configs, options.seed)
+    print("\n".join([*table, "", *proving.lines([*gates, *more])]))
+    return int(not all(gate.holds for gate in [*gates, *more]))

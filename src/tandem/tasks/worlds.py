@@ -16,7 +16,7 @@ from tandem.groups import Group, Groups
 from tandem.judges.answers import AnswerKey
 from tandem.rng import Seed
 from tandem.runs import Checkpoint
-from tandem.tasks import TASKS, Sizes, World, gsm8k
+from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes, World, constraints, gsm8k
 from tandem.tasks.micro import ASSETS, Micro
 from tandem.tasks.micro.feedback import FORMATS
 
@@ -31,19 +31,33 @@ MICRO = {
 def settings(task: str | None) -> dict[str, Any]:
     """Return what a task changes in the methods' defaults, which are the papers'.
 
-    A model of a million parameters learns with other rates than one of seven billion.
+    A model of a million parameters learns with other rates than one of seven billion. The table
+    `sizes` says how much of the task is used.
     """
-    if task not in MICRO:
+    if task == "constraints":
+        place = Path(constraints.__file__).parent
+    elif task in MICRO:
+        place = ASSETS.parent
+    else:
         return {}
-    return tomllib.loads((ASSETS.parent / "settings.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((place / "settings.toml").read_text(encoding="utf-8"))
 
 
 def tallies(task: str | None) -> dict[str, Callable[[Group], float]]:
     """Return what can be counted in answers to a task: column -> a group's mean count."""
+    if task == "constraints":
+        return constraints.Constraints().tallies()
     return MICRO[task].tallies() if task in MICRO else {}
 
 
-def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) -> World:
+def from_task(
+    name: str,
+    sizes: Sizes,
+    seed: Seed,
+    *,
+    exam: Seed | None = None,
+    model: Path | None = None,
+) -> World:
     """Open a task by name.
 
     Args:
@@ -51,20 +65,48 @@ def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
         sizes: how much of it.
         seed: draws prompts and the annotator's answers.
         exam: draws the evaluation prompts, where several seeds are to meet the same.
+        model: folder of your model, for tasks that come without one.
 
     Raises:
-        ConfigError: there is no such task.
+        ConfigError: there is no such task, or it needs a model, or brings its own.
     """
-    if name not in MICRO:
+    if name not in TASKS:
         raise ConfigError(
             f"there is no task {name!r}.{nearest(name, TASKS)}",
             "a task is one of those in tandem/tasks",
             f"name one of: {', '.join(TASKS)}; or give --model and --data",
         )
-    task = MICRO[name]
+    check_model(name, None if model is None else str(model))
     at = seed.at("world", name)
-    asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
     examined = at if exam is None else exam.at("world", name)
+    if model is not None:
+        return _constraints(model, sizes, at, examined)
+    return _micro(name, sizes, at, examined)
+
+
+def check_model(task: str, model: str | None) -> None:
+    """Refuse a task without the model that it needs, and one with a model that it does not.
+
+    Raises:
+        ConfigError: the task and the model do not go together.
+    """
+    if task in WITHOUT_MODEL and model is None:
+        raise ConfigError(
+            f"--task {task} without --model",
+            f"{task} asks a chat model of yours, and comes without one",
+            f"give `--task {task} --model FOLDER`, a folder that `save_pretrained` wrote",
+        )
+    if task not in WITHOUT_MODEL and model is not None:
+        raise ConfigError(
+            f"--task {task} with --model {model}",
+            f"{task} brings its own model, which knows its language",
+            f"leave --model out, or name a task that takes one: {', '.join(WITHOUT_MODEL)}",
+        )
+
+
+def _micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> World:
+    task = MICRO[name]
+    asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
     evaluation = task.prompts("evaluation", sizes.evaluation, examined)
     return World(
         name=name,
@@ -83,6 +125,26 @@ def from_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
         wording=task.wording,
         formats=FORMATS,
         same=task.same(),
+    )
+
+
+def _constraints(model: Path, sizes: Sizes, at: Seed, examined: Seed) -> World:
+    task = constraints.Constraints()
+    asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
+    return World(
+        name=task.name,
+        base=Checkpoint(model, model.name),
+        demonstrations=task.prompts("sft", sizes.demonstrations, at),
+        preferences=None,
+        held_out=None,
+        asked=asked[: sizes.pairs],
+        asked_held_out=asked[sizes.pairs :],
+        prompts=task.prompts("unlabelled", sizes.prompts, at),
+        evaluation=task.prompts("evaluation", sizes.evaluation, examined),
+        weaker=sizes.weaker,
+        annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
+        rater=task.rater(seed=at.at("rater")),
+        truth=task.truth(),
     )
 
 
