@@ -157,9 +157,9 @@ def test_check_measures_a_model(model, tmp_path, monkeypatch, capsys):
     [
         (["run", "dpo", "--task=constraints"], "--task constraints without --model"),
         (["bench", "--task=constraints"], "--task constraints without --model"),
-        (["run", "dpo", "--task=micro", "--model=x"], "--task micro with --model x"),
-        (["bench", "--task=micro", "--model=x"], "--task micro with --model x"),
-        (["tasks", "check", "micro", "--model=x"], "--task micro with --model x"),
+        (["run", "dpo", "--task=micro", "--model=x"], "--task micro --model x"),
+        (["bench", "--task=micro", "--model=x"], "--task micro --model x"),
+        (["tasks", "check", "micro", "--model=x"], "--task micro --model x"),
         (["run", "dpo", "--task=constraints", "--model=nowhere"], "nowhere holds no model"),
         (["bench", "--task=constraints", "--model=nowhere"], "nowhere holds no model"),
         (["tasks", "check", "constraints", "--model=nowhere"], "nowhere holds no model"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import re
 import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +152,16 @@ def test_a_kind_is_kept_and_broken_as_its_words_say(kind):
     assert [text for text in good if not asked.is_kept(text)] == []
     assert [text for text in bad if asked.is_kept(text)] == []
     assert read_constraint(asked.facts()) == asked
+
+
+def test_the_page_of_the_task_lists_every_kind_with_its_rule():
+    page = (Path(__file__).parents[2] / "docs/tasks-constraints.md").read_text(encoding="utf-8")
+    for kind, each in KINDS.items():
+        sort = "new" if kind in HELD_OUT_KINDS else "trained"
+        assert f"| `{kind}` | {each.group} | {sort} | {inspect.getdoc(each)} |" in page
+    for split in ("sft", "evaluation"):
+        assert f"{len(instructions_of(split))} " in page
+    assert f"{len(instructions())} instructions" in page
 
 
 @pytest.mark.parametrize("kind", CASES)

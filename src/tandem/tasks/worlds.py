@@ -98,7 +98,7 @@ def check_model(task: str, model: str | None) -> None:
         )
     if task not in WITHOUT_MODEL and model is not None:
         raise ConfigError(
-            f"--task {task} with --model {model}",
+            f"--task {task} --model {model}",
             f"{task} brings its own model, which knows its language",
             f"leave --model out, or name a task that takes one: {', '.join(WITHOUT_MODEL)}",
         )
