@@ -285,9 +285,10 @@ def test_a_finding_has_its_fix_below():
 
 SHOWN = """
 import sys, time
-from tandem.events import StageEvents, Log, display
 from pathlib import Path
-log = Log(Path(sys.argv[1]) / "events.jsonl", display(sys.stderr))
+from tandem.runs.display import open_display
+from tandem.runs.events import Log, StageEvents
+log = Log(Path(sys.argv[1]) / "events.jsonl", open_display(sys.stderr))
 events = StageEvents(log, "03-policy")
 for step in range(1, 6):
     events.progress(step, 5, "steps", loss=1 / step, gold=0.5, proxy=1.5, tokens=1000 * step)

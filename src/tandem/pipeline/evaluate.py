@@ -77,7 +77,8 @@ def evaluate_solver(inputs: Inputs, method: Method, result: Checkpoint) -> str:
     exam = solve_questions(
         inputs.run, solvers, inputs.eval_prompts, wording, inputs.truth, inputs.sampling
     )
-    return f"{len(inputs.eval_prompts)} evaluation questions\n{exam['text']}\n\n{cost_table(inputs.run)}"
+    heading = f"{len(inputs.eval_prompts)} evaluation questions"
+    return f"{heading}\n{exam['text']}\n\n{cost_table(inputs.run)}"
 
 
 def evaluate_against_sft(inputs: Inputs, trained: Mapping[str, Policy], spent: float) -> str:
