@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,12 @@ def test_the_evaluation_is_by_the_truth_on_new_instructions_and_kinds(finished):
         assert CHATML.split("{{")[0].split("%}")[-1] in g.prompt.text
     known = {g.prompt.meta["instruction"] for g in trained}
     assert not known & {g.prompt.meta["instruction"] for g in evaluated}
+
+
+def test_no_stage_records_the_file_of_a_function_or_a_class(finished):
+    told = [(r.folder / "stage.json").read_text() for r in records(finished)]
+    assert any('"ConstraintRater"' in text for text in told)
+    assert not [name for text in told for name in re.findall(r'"(tandem\.[\w.]+)"', text)]
 
 
 def test_the_same_command_keeps_every_stage(finished, model, capsys):
