@@ -54,7 +54,11 @@ def brier(p: npt.ArrayLike, y: npt.ArrayLike) -> float:
 
 
 def reliability_bins(p: npt.ArrayLike, y: npt.ArrayLike, bins: int = 15) -> list[Bin]:
-    """Cut predictions into bins of equal mass: mean confidence against frequency in each."""
+    """Cut predictions into bins of about equal mass: mean confidence against frequency in each.
+
+    Equal predictions share a bin, whatever their order: a cut that falls among them moves to the
+    nearer end of the tie. So there are fewer bins where predictions repeat.
+    """
     confidence, outcome = np.asarray(p, np.float64), np.asarray(y, np.float64)
     if len(confidence) < bins:
         raise DataError(
@@ -63,16 +67,22 @@ def reliability_bins(p: npt.ArrayLike, y: npt.ArrayLike, bins: int = 15) -> list
             f"give at least {bins} predictions, or fewer bins",
         )
     order = np.argsort(confidence, kind="stable")
+    ranked = confidence[order]
+    planned = np.cumsum([len(part) for part in np.array_split(order, bins)])[:-1]
+    first, after = (np.searchsorted(ranked, ranked[planned], side) for side in ("left", "right"))
+    cuts = np.where(planned - first <= after - planned, first, after)
     return [
         Bin(len(part), float(confidence[part].mean()), float(outcome[part].mean()))
-        for part in np.array_split(order, bins)
+        for part in np.split(order, np.unique(cuts))
+        if len(part)
     ]
 
 
 def ece(p: npt.ArrayLike, y: npt.ArrayLike, bins: int = 15) -> float:
     """Return the expected calibration error: sum over bins of (n_b / n) |frequency - confidence|.
 
-    Equal-mass bins. Noise alone makes it positive: about .4 sqrt(bins / n) near p = .5.
+    Bins of about equal mass, ties together. Noise alone makes it positive: about
+    .4 sqrt(bins / n) near p = .5.
     """
     parts = reliability_bins(p, y, bins)
     total = sum(part.n for part in parts)
