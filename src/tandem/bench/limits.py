@@ -23,6 +23,15 @@ def _world(found: Finished) -> Iterator[str]:
             f"The labels are simulated: {plan.sizes.pairs} comparisons by an annotator who knows "
             f"the truth and errs on {plan.sizes.flips:.0%} of them. People err less evenly."
         )
+    if plan.task == "constraints":
+        yield (
+            "The truth is the share of constraints that a program finds kept. It says nothing of "
+            "what an answer says, so an empty phrase that keeps them all is as good as a fine one."
+        )
+        yield (
+            f"The labels are simulated: {plan.sizes.pairs} comparisons by an annotator who sees "
+            f"the truth, likes long answers a little, and errs on {plan.sizes.flips:.0%} of them."
+        )
     yield (
         "Every method met the same prompts, labels and starting point; seconds and samples were "
         "not equal, and are columns of the table."

@@ -66,7 +66,7 @@ class Plan:
         sizes: how much of the task is used.
         claims: orderings expected beforehand; Holm corrects over all of them.
         task: a task by name, or None with `model` and `data`.
-        model: folder of your model.
+        model: folder of your model: with `data`, or with a task that comes without one.
         data: your preferences.
         exam: seed of the evaluation prompts.
         referee: a language model, the task's base, compares every answer with SFT's, in both
@@ -118,6 +118,13 @@ class Plan:
                         f"a claim is about the policies that are compared: {', '.join(names)}",
                         "correct the name, or add the entry",
                     )
+
+    @property
+    def start_label(self) -> str:
+        """What every method starts from, in words: the task, its model, or model and data."""
+        if self.task is None:
+            return f"{self.model} on {self.data}"
+        return self.task if self.model is None else f"{self.task} with {self.model}"
 
     def folder(self, out: Path, seed: int) -> Path:
         """Return a seed's run folder."""

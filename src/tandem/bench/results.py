@@ -72,7 +72,7 @@ def collect_results(
     return {
         "title": plan.title,
         "question": plan.question,
-        "task": plan.task or f"{plan.model} on {plan.data}",
+        "task": plan.start_label,
         "command": command,
         "commit": code_commit(),
         "environment": environment_snapshot(),

@@ -22,7 +22,7 @@ from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import Method, load_method
-from tandem.pipeline.inputs import Inputs
+from tandem.pipeline.inputs import SFT_STAGES, Inputs
 from tandem.rng import Seed
 from tandem.runs.atomic_files import write_json
 from tandem.runs.display import Display
@@ -55,7 +55,7 @@ def run_seed(
         if told := explain_few_prompts(len(task.evaluation)):
             run.events.log("few-prompts", text=told)
         start = Inputs(run.scope(folder_name(OPPONENT), run.seed), task, configs)
-        write_json(start.run.path / NEEDED, {"stages": ["demonstrations", "sft"]})
+        write_json(start.run.path / NEEDED, {"stages": list(SFT_STAGES)})
         main = answer_prompts(start, start.pi_sft)
         judge_answers(plan, start, main, main, start.pi_sft)
         if start.labelled:
@@ -74,7 +74,9 @@ def open_plan_task(plan: Plan, seed: int) -> Task:
         ConfigError: nobody could judge the answers.
     """
     if plan.task is not None:
-        return worlds.load_task(plan.task, plan.sizes, Seed(seed), exam=Seed(plan.exam))
+        own = None if plan.model is None else Path(plan.model)
+        at, exam = Seed(seed), Seed(plan.exam)
+        return worlds.load_task(plan.task, plan.sizes, at, exam=exam, model=own)
     assert plan.model is not None and plan.data is not None  # noqa: PT018
     task = worlds.task_from_files(Path(plan.model), plan.data, plan.sizes)
     if task.truth is None and task.preferences is None:

@@ -62,7 +62,7 @@ def make_bench_parser() -> Any:
         "--methods": "methods by name, with commas; in place of a plan's entries. For --model and "
         "--data alone: best_of_n,dpo,ppo",
         "--task": "a task by name; micro if neither it nor --model is given",
-        "--model": "folder of a causal language model",
+        "--model": "folder of a causal language model, with --data or --task constraints",
         "--data": "preferences: JSONL, JSON, CSV, Parquet, a folder, a hub id",
         "--budget": "30min, 2h: start no seed that would end later; every worker's first is always "
         "done. Without a plan: the preset smoke below 5min, laptop below 1h, else full",
@@ -94,7 +94,6 @@ def comparison_notes(plan: Plan) -> str:
     """Say what is compared and what it will be able to resolve."""
     sizes, seeds = plan.sizes, len(plan.seeds)
     smallest = minimum_detectable(sizes.evaluation, seeds)
-    place = plan.task or f"{plan.model} on {plan.data}"
     amounts = (
         f"{sizes.evaluation} evaluation prompts, {sizes.pairs} labelled pairs, "
         f"{sizes.prompts} unlabelled prompts"
@@ -103,7 +102,7 @@ def comparison_notes(plan: Plan) -> str:
     )
     lines = [
         f"{plan.title}: {plan.question}",
-        f"{place}; seeds {', '.join(map(str, plan.seeds))}; {amounts}",
+        f"{plan.start_label}; seeds {', '.join(map(str, plan.seeds))}; {amounts}",
         f"methods: {', '.join(e.name for e in plan.entries)}",
     ]
     if plan.task:

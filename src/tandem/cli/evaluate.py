@@ -122,11 +122,12 @@ def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
     from tandem.judges.reward_model import RewardModel
     from tandem.rng import Seed
     from tandem.runs.checkpoint import Checkpoint
-    from tandem.tasks import load
+    from tandem.tasks import WITHOUT_MODEL, load
 
     judges: dict[str, Judge] = {}
     if options.task:
-        task = load.load_task(options.task, sizes, Seed(options.seed))
+        own = Path(options.model) if options.task in WITHOUT_MODEL else None
+        task = load.load_task(options.task, sizes, Seed(options.seed), model=own)
         prompts = task.evaluation
         if task.truth is not None:
             judges["truth"] = task.truth

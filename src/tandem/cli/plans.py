@@ -23,11 +23,13 @@ from tandem.cli.settings import (
     read_file,
     spell_value,
     with_parsed_values,
+    with_table_values,
 )
 from tandem.errors import ConfigError, nearest_name
 from tandem.methods import METHODS, find_method, load_method
 from tandem.methods.configs import with_shared_parts
-from tandem.tasks import TASKS, Sizes
+from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes
+from tandem.tasks.load import check_model, task_settings
 
 FOLDER = Path(__file__).parent.parent / "bench" / "presets"
 PRESET_FILES = tuple(sorted(p.stem for p in FOLDER.glob("*.toml")))
@@ -71,12 +73,13 @@ def make_plan(options: Any) -> Plan:
     for text in table.get("claims", []) if names is None else []:
         claims += parse_claims(text)
     count = table.get("seeds", 1) if options.seeds is None else options.seeds
+    sizes = with_table_values(Sizes(), task_settings(start.get("task")).get("sizes", {}))
     return Plan(
         title=table.get("title", "methods compared"),
         question=table.get("question", "Which method is better than SFT on the same prompts?"),
         entries=tuple(_entry(row, common, start.get("task")) for row in rows),
         seeds=tuple(range(options.first_seed, options.first_seed + count)),
-        sizes=_typed({"sizes": Sizes()}, {"sizes": table.get("sizes", {})}, "sizes")["sizes"],
+        sizes=_typed({"sizes": sizes}, {"sizes": table.get("sizes", {})}, "sizes")["sizes"],
         claims=tuple(claims),
         exam=table.get("exam", 0),
         referee=table.get("referee", False),
@@ -136,15 +139,19 @@ def _table(options: Any) -> dict[str, Any]:
 
 
 def _start(options: Any, table: Mapping[str, Any]) -> dict[str, str]:
-    """Return the task, or the model and the data."""
+    """Return the task, with its model where it comes without one, or the model and the data."""
     own = {n: options[n] for n in ("model", "data") if options[n] is not None}
+    task = options.task or table.get("task", "micro")
+    named = options.task is not None or task in WITHOUT_MODEL or not own
+    if task in TASKS and named and "data" not in own:
+        check_model(task, own.get("model"))
+        return {"task": task, **own}
     if len(own) == 1 or (own and options.task):
         raise ConfigError(
             f"given: {' '.join(f'--{n} {v}' for n, v in own.items())}",
             "a comparison starts from a task, or from a model and data",
             "give `--task micro`, or `--model PATH --data FILE`",
         )
-    task = options.task or table.get("task", "micro")
     if not own and task not in TASKS:
         raise ConfigError(
             f"there is no task {task!r}.{nearest_name(task, TASKS)}",

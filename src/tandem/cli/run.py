@@ -36,7 +36,7 @@ ALWAYS = ("sft", "reward")
 
 START = ("task", "model", "data")
 
-USAGE = """usage: tandem run METHOD --task NAME | --model PATH --data FILE [options]
+USAGE = """usage: tandem run METHOD --task NAME [--model PATH] | --model PATH --data FILE [options]
 
 `tandem run METHOD --help` lists the method's settings.
 
@@ -110,7 +110,7 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
     parser = make_parser(f"run {name}", f"{METHODS[name].title}: {METHODS[name].objective}.")
     for option, text in {
         "--task": "a task by name, for example micro",
-        "--model": "folder of a causal language model",
+        "--model": "folder of a causal language model, with --data or --task constraints",
         "--data": "preferences or demonstrations: JSONL, JSON, CSV, Parquet, a folder, a hub id",
         "--out": "the run's folder; runs/METHOD-NAME-SEED if not given",
         "--config": "TOML or YAML with any of these settings; flags win",
@@ -139,23 +139,26 @@ def open_task(options: Namespace, sizes: Any) -> Task:
     """Open the task, or the model and the data.
 
     Raises:
-        ConfigError: neither or both were given.
+        ConfigError: neither or both were given, or a task lacks its model.
         ModelError: the folder holds no model.
     """
     from tandem.rng import Seed
     from tandem.tasks import load as worlds
 
     start: dict[str, str] = {n: options[n] for n in START if options[n] is not None}
-    if set(start) not in ({"task"}, {"model", "data"}):
+    model = Path(start["model"]) if "model" in start else None
+    if "task" in start and "data" not in start:
+        task = worlds.load_task(start["task"], sizes, Seed(options.seed), model=model)
+        task.base.files()
+        return task
+    if model is None or set(start) != {"model", "data"}:
         given = [f"--{name} {value}" for name, value in start.items()]
         raise ConfigError(
             f"given: {' '.join(given) or 'neither --task nor --model and --data'}",
             "a run starts from a task, or from a model and data",
             "give `--task micro`, or `--model PATH --data FILE`",
         )
-    if "task" in start:
-        return worlds.load_task(start["task"], sizes, Seed(options.seed))
-    task = worlds.task_from_files(Path(start["model"]), start["data"], sizes)
+    task = worlds.task_from_files(model, start["data"], sizes)
     task.base.files()
     return task
 

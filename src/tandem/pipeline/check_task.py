@@ -2,6 +2,7 @@
 
 `tandem tasks check micro` samples, fits and judges as any run would, in a run folder of its own
 (so a second check is quick), and prints each promise of the world with the range it must lie in.
+`tandem tasks check constraints` checks its prompts, and with --model how much a model has to learn.
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ from tandem.stages.encoding import encode
 from tandem.stages.judging import judge, logprobs
 from tandem.stages.sampling import sample
 from tandem.tasks import Sizes, load
+from tandem.tasks.constraints import Constraints
+from tandem.tasks.constraints import gates as constraint_gates
+from tandem.tasks.constraints.splits import SPLITS
 from tandem.tasks.micro import Micro, posts, true_worth
 from tandem.tasks.micro.annotators import known_facts
 from tandem.tasks.micro.feedback import compare_turn
 from tandem.tasks.micro.gates import Evidence, Gate, order_consistency
 
 ANSWERS = ("(A)", "(B)")
+CHECK_PROMPTS, CHECK_ANSWERS = 64, 4
+"""Prompts on which a model's room for `constraints` is measured, and its answers to each."""
 
 
 def check_micro(path: Path, configs: Mapping[str, Any], seed: int = 0) -> list[Gate]:
@@ -99,6 +105,37 @@ def _first(group: Group) -> float:
     """P("(A)") against "(B)", by the log-probability of the first token."""
     a, b = (c.logp[0] for c in group.completions if c.logp is not None)
     return float(1 / (1 + np.exp(b - a)))
+
+
+def check_constraint_prompts(seed: int = 0, n: int = 500) -> list[Gate]:
+    """Check n prompts of every split of `constraints`; no model is opened."""
+    at = Seed(seed).at("gates")
+    return constraint_gates.prompt_gates({s: Constraints().prompts(s, n, at) for s in SPLITS})
+
+
+def check_constraint_answers(
+    path: Path, model: Path, configs: Mapping[str, Any], seed: int = 0
+) -> tuple[list[Gate], list[str]]:
+    """Measure what a model keeps of `constraints` before any training.
+
+    Args:
+        path: the run's folder.
+        model: the model's folder.
+        configs: settings of `sampling`, `sizes` and `machine`.
+        seed: root of every draw.
+
+    Returns:
+        the gates, and a table of the share kept by kind.
+    """
+    at, task, flips = Seed(seed).at("gates"), Constraints(), configs["sizes"].flips
+    prompts = task.prompts("evaluation", CHECK_PROMPTS, at)
+    base, people = Checkpoint(model, model.name), task.annotator(flips=flips, seed=at)
+    with Run(path, seed, machine=configs["machine"]) as run:
+        sampling = configs["sampling"]
+        drawn = run("answers", sample, base, prompts, n=CHECK_ANSWERS, sampling=sampling)
+        judged = list(run("judged", judge, drawn, people))
+    table = list(constraint_gates.kind_lines(judged))
+    return constraint_gates.answer_gates(judged, flips), table
 
 
 def gate_lines(gates: list[Gate]) -> Iterator[str]:

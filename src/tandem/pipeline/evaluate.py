@@ -15,7 +15,7 @@ from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import Method
 from tandem.pipeline.costs import cost_table, stage_seconds
-from tandem.pipeline.inputs import Inputs
+from tandem.pipeline.inputs import SFT_STAGES, Inputs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import ask_questions
@@ -77,7 +77,8 @@ def evaluate_solver(inputs: Inputs, method: Method, result: Checkpoint) -> str:
     exam = solve_questions(
         inputs.run, solvers, inputs.eval_prompts, wording, inputs.truth, inputs.sampling
     )
-    return f"{len(inputs.eval_prompts)} evaluation questions\n{exam['text']}\n\n{cost_table(inputs.run)}"
+    heading = f"{len(inputs.eval_prompts)} evaluation questions"
+    return f"{heading}\n{exam['text']}\n\n{cost_table(inputs.run)}"
 
 
 def evaluate_against_sft(inputs: Inputs, trained: Mapping[str, Policy], spent: float) -> str:
@@ -112,7 +113,7 @@ def evaluate_against_sft(inputs: Inputs, trained: Mapping[str, Policy], spent: f
         annotator=task.annotator,
     )
     taken = dict.fromkeys(trained, spent)
-    taken |= {"base": 0.0, "SFT": stage_seconds(run, ("demonstrations", "sft"))}
+    taken |= {"base": 0.0, "SFT": stage_seconds(run, SFT_STAGES)}
     parts = (
         f"policies on {len(inputs.eval_prompts)} evaluation prompts\n{exam['text']}",
         cost_table(run),

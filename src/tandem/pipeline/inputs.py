@@ -20,6 +20,7 @@ from tandem.judges.templates import FeedbackFormats
 from tandem.methods import Method, reward, sft
 from tandem.methods.configs import with_shared_parts
 from tandem.models.folders import layer_count
+from tandem.operators import best
 from tandem.pipeline.costs import stage_seconds
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
@@ -28,6 +29,7 @@ from tandem.stages.encoding import encode
 from tandem.stages.evaluate_reward import evaluate_learning_curve
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
+from tandem.stages.selection import select
 from tandem.tasks import Task
 from tandem.training.validation import Validation
 
@@ -37,6 +39,10 @@ CURVE_SHARES = (8, 4, 2, 1)
 """The learning curve's points: the labels divided by these."""
 VALIDATION_PROMPTS = 200
 """Prompts of the evaluations during training."""
+OWN_ANSWERS = 4
+"""Answers of the base to each prompt, of which a rater keeps one as its demonstration."""
+SFT_STAGES = ("own-answers", "own-rated", "own-best", "demonstrations", "sft")
+"""Stages of which SFT may consist, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +64,17 @@ class Inputs:
         """The model before any training."""
         return self.task.base
 
-    @property
+    @cached_property
     def demonstrations(self) -> Groups:
-        """Prompts with one good answer each."""
-        return self.task.demonstrations
+        """Prompts with one good answer each, given, or the best of the base's own."""
+        prompts, rater = self.task.demonstrations, self.task.rater
+        if rater is None:
+            return prompts
+        n, sampling = OWN_ANSWERS, self.sampling
+        drawn = self.run("own-answers", sample, self.base, prompts, n=n, sampling=sampling)
+        rated = self.run("own-rated", judge, drawn, rater)
+        chosen = self.run("own-best", select, rated, best())
+        return chosen.map(lambda group: replace(group, scores=None))
 
     @cached_property
     def pi_sft(self) -> Checkpoint:

@@ -22,7 +22,10 @@ TASKS: dict[str, str] = {
     "micro-shared": "summaries whose demonstrations share their inventions: agreement misleads",
     "micro-dialogue": "helpful and harmful requests in the same language",
     "micro-arithmetic": "word problems with a chain of thought and one checkable answer",
+    "constraints": "instructions with constraints that a program checks, for a chat model of yours",
 }
+WITHOUT_MODEL = ("constraints",)
+"""Tasks that are asked of a model of yours, because they come without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ class Task:
     Attributes:
         name: the task's or the data file's name.
         base: the model before any training.
-        demonstrations: prompts with one good completion each.
+        demonstrations: prompts with one good completion each; the prompts alone where a rater
+            picks among the base's own answers.
         preferences: judged groups for training, or None when the annotator is asked.
         held_out: judged groups of other prompts, or None when the annotator is asked.
         asked: prompts on which the annotator compares samples, or None.
@@ -85,6 +89,8 @@ class Task:
         weaker: share of the answers that the annotator compares which pi_sft did not write.
         references: one reference answer for each evaluation prompt, or None.
         annotator: who gives preferences, or None when they come with the data.
+        rater: who picks each demonstration among the base's own answers, or None when
+            demonstrations are given.
         truth: the programmatic judge, or None.
         wording: how questions with one checkable answer are put and read, or None.
         formats: how a language model is asked to compare, rate, criticise and revise here.
@@ -104,6 +110,7 @@ class Task:
     weaker: float = 0.0
     references: Groups | None = None
     annotator: Judge | None = None
+    rater: Judge | None = None
     truth: Judge | None = None
     wording: QuestionFormat | None = None
     formats: FeedbackFormats = field(default_factory=FeedbackFormats)

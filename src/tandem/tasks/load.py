@@ -17,7 +17,7 @@ from tandem.errors import ConfigError, DataError, nearest_name
 from tandem.judges.answer_key import AnswerKey
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.tasks import TASKS, Sizes, Task, gsm8k
+from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes, Task, constraints, gsm8k
 from tandem.tasks.micro import ASSETS, Micro
 from tandem.tasks.micro.feedback import FORMATS
 
@@ -32,19 +32,33 @@ MICRO = {
 def task_settings(task: str | None) -> dict[str, Any]:
     """Return what a task changes in the methods' defaults, which are the papers'.
 
-    A model of a million parameters learns with other rates than one of seven billion.
+    A model of a million parameters learns with other rates than one of seven billion. The table
+    `sizes` says how much of the task is used.
     """
-    if task not in MICRO:
+    if task == "constraints":
+        place = Path(constraints.__file__).parent
+    elif task in MICRO:
+        place = ASSETS.parent
+    else:
         return {}
-    return tomllib.loads((ASSETS.parent / "settings.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((place / "settings.toml").read_text(encoding="utf-8"))
 
 
 def task_tallies(task: str | None) -> dict[str, Callable[[Group], float]]:
     """Return what can be counted in answers to a task: column -> a group's mean count."""
+    if task == "constraints":
+        return constraints.Constraints().tallies()
     return MICRO[task].tallies() if task in MICRO else {}
 
 
-def load_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) -> Task:
+def load_task(
+    name: str,
+    sizes: Sizes,
+    seed: Seed,
+    *,
+    exam: Seed | None = None,
+    model: Path | None = None,
+) -> Task:
     """Open a task by name.
 
     Args:
@@ -52,20 +66,48 @@ def load_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
         sizes: how much of it.
         seed: draws prompts and the annotator's answers.
         exam: draws the evaluation prompts, where several seeds are to meet the same.
+        model: folder of your model, for tasks that come without one.
 
     Raises:
-        ConfigError: there is no such task.
+        ConfigError: there is no such task, or it needs a model, or brings its own.
     """
-    if name not in MICRO:
+    if name not in TASKS:
         raise ConfigError(
             f"there is no task {name!r}.{nearest_name(name, TASKS)}",
             "a task is one of those in tandem/tasks",
             f"name one of: {', '.join(TASKS)}; or give --model and --data",
         )
-    task = MICRO[name]
+    check_model(name, None if model is None else str(model))
     at = seed.at("world", name)
-    asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
     examined = at if exam is None else exam.at("world", name)
+    if model is not None:
+        return _load_constraints(model, sizes, at, examined)
+    return _load_micro(name, sizes, at, examined)
+
+
+def check_model(task: str, model: str | None) -> None:
+    """Refuse a task without the model that it needs, and one with a model that it does not.
+
+    Raises:
+        ConfigError: the task and the model do not go together.
+    """
+    if task in WITHOUT_MODEL and model is None:
+        raise ConfigError(
+            f"--task {task} without --model",
+            f"{task} asks a chat model of yours, and comes without one",
+            f"give `--task {task} --model FOLDER`, a folder that `save_pretrained` wrote",
+        )
+    if task not in WITHOUT_MODEL and model is not None:
+        raise ConfigError(
+            f"--task {task} --model {model}",
+            f"{task} brings its own model, which knows its language",
+            f"leave --model out, or name a task that takes one: {', '.join(WITHOUT_MODEL)}",
+        )
+
+
+def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
+    task = MICRO[name]
+    asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
     evaluation = task.prompts("evaluation", sizes.evaluation, examined)
     return Task(
         name=name,
@@ -84,6 +126,26 @@ def load_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
         wording=task.wording,
         formats=FORMATS,
         same=task.same(),
+    )
+
+
+def _load_constraints(model: Path, sizes: Sizes, at: Seed, examined: Seed) -> Task:
+    task = constraints.Constraints()
+    asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
+    return Task(
+        name=task.name,
+        base=Checkpoint(model, model.name),
+        demonstrations=task.prompts("sft", sizes.demonstrations, at),
+        preferences=None,
+        held_out=None,
+        asked=asked[: sizes.pairs],
+        asked_held_out=asked[sizes.pairs :],
+        prompts=task.prompts("unlabelled", sizes.prompts, at),
+        evaluation=task.prompts("evaluation", sizes.evaluation, examined),
+        weaker=sizes.weaker,
+        annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
+        rater=task.rater(seed=at.at("rater")),
+        truth=task.truth(),
     )
 
 
