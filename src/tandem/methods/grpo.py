@@ -28,7 +28,6 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
-from tandem.models.opening import open_policy
 from tandem.models.packed import ActorCritic
 from tandem.objectives.advantages import group_mean, group_std, has_score_spread, leave_one_out
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
@@ -36,6 +35,7 @@ from tandem.objectives.shaped_rewards import missing_eos
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
+from tandem.training.fitting import open_trained, required
 from tandem.training.on_policy import RolloutModels, is_finished, train_on_policy
 from tandem.training.optim import Optim
 from tandem.training.rollouts import Experience, RolloutShape
@@ -145,16 +145,15 @@ class GRPOAlgorithm:
     def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
         """Clipped surrogate or REINFORCE, and the KL where it is a loss."""
         cfg = self.cfg
-        assert out.logp is not None and batch.old_logp is not None  # noqa: PT018
-        assert batch.advantages is not None and batch.ref_logp is not None  # noqa: PT018
+        logp, A = required(out.logp), required(batch.advantages)
         if cfg.ratio == "none":
-            surrogate = reinforce(out.logp, batch.advantages, per=cfg.per, length=self.length)
+            surrogate = reinforce(logp, A, per=cfg.per, length=self.length)
         else:
             low, high = cfg.clip
             surrogate = ppo_clip(
-                out.logp,
-                batch.old_logp,
-                batch.advantages,
+                logp,
+                required(batch.old_logp),
+                A,
                 clip_low=low,
                 clip_high=high,
                 ratio=cfg.ratio,
@@ -164,8 +163,8 @@ class GRPOAlgorithm:
         terms = {"policy": surrogate}
         if cfg.beta and cfg.kl != "reward":
             penalty = kl(
-                out.logp,
-                batch.ref_logp,
+                logp,
+                required(batch.ref_logp),
                 estimator=cfg.kl,
                 ratio="sequence" if cfg.kl == "k2" else "token",
                 per=cfg.per,
@@ -208,7 +207,7 @@ def fit(
     if cfg.kl == "k3" and cfg.beta:
         ctx.events.log("estimator", kl="k3", text=K3)
     return train_on_policy(
-        ActorCritic(open_policy(init.path, ctx.machine, train=True, seed=ctx.seed.at("adapters"))),
+        ActorCritic(open_trained(init, ctx)),
         init,
         prompts,
         reward,

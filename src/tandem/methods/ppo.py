@@ -24,7 +24,7 @@ from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel, reward_models
 from tandem.models import loading
-from tandem.models.opening import open_policy, open_scalar
+from tandem.models.opening import open_scalar
 from tandem.models.packed import ActorCritic
 from tandem.models.tokenizers import same_tokens
 from tandem.objectives.advantages import explained_variance, gae, whiten
@@ -34,6 +34,7 @@ from tandem.objectives.shaped_rewards import kl_shaping, missing_eos
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
+from tandem.training.fitting import open_trained, required
 from tandem.training.on_policy import RolloutModels, is_finished, train_on_policy
 from tandem.training.optim import Optim
 from tandem.training.rollouts import Experience, RolloutShape
@@ -137,13 +138,11 @@ class PPOAlgorithm:
     def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
         """Clipped surrogate and clipped value loss."""
         cfg = self.cfg
-        assert out.logp is not None and out.value is not None  # noqa: PT018
-        assert batch.old_logp is not None and batch.advantages is not None  # noqa: PT018
-        assert batch.old_values is not None and batch.returns is not None  # noqa: PT018
-        L_pg = ppo_clip(
-            out.logp, batch.old_logp, batch.advantages, clip_low=cfg.clip, clip_high=cfg.clip
-        )
-        L_v = value_clip(out.value, batch.old_values, batch.returns, clip=cfg.value_clip)
+        logp, value = required(out.logp), required(out.value)
+        old, A = required(batch.old_logp), required(batch.advantages)
+        V, G = required(batch.old_values), required(batch.returns)
+        L_pg = ppo_clip(logp, old, A, clip_low=cfg.clip, clip_high=cfg.clip)
+        L_v = value_clip(value, V, G, clip=cfg.value_clip)
         return {"policy": L_pg, "value": L_v._replace(loss=cfg.value_weight * L_v.loss)}
 
 
@@ -188,7 +187,7 @@ def actor_critic(
     A value function reads the policy's tokens, so it cannot start from a reward model of another
     tokenizer; then, and where the reward is no model, it starts from the policy, and says so.
     """
-    policy = open_policy(init.path, ctx.machine, train=True, seed=ctx.seed.at("adapters"))
+    policy = open_trained(init, ctx)
     if cfg.value == "shared":
         policy.heads["value"] = loading.value_head(policy.inner).to(policy.device)
         return ActorCritic(policy)
