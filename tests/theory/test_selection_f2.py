@@ -397,7 +397,7 @@ def test_a_grow_is_measured_against_what_it_samples_from(
     def numbers(run: Run, name: str, policy: Checkpoint, *_: Any) -> ValidatedPolicy:
         return ValidatedPolicy(policy, {"held_out": said[name.removeprefix("watch-")]})
 
-    monkeypatch.setattr(rest, "validated", numbers)
+    monkeypatch.setattr(rest, "run_validation", numbers)
     judges = (("held_out", RewardModel(r_phi)),)
     validation = Validation(prompts(pi_sft.path, 1), judges, choose="held_out", patience=patience)
     cfg = ReSTConfig(

@@ -23,7 +23,12 @@ import numpy.typing as npt
 
 from tandem.errors import ConfigError, DataError
 from tandem.runs.events import read_events
-from tandem.statistics import OverOptimisation, over_optimisation
+from tandem.statistics import (
+    OverOptimisation,
+    best_index,
+    is_out_of_patience,
+    over_optimisation,
+)
 
 Point = Mapping[str, float]
 Floats = npt.NDArray[np.float64]
@@ -154,7 +159,7 @@ def diagnose_curve(points: Sequence[Point], *, signal: str | None = None) -> Dia
         DataError: fewer than two points, or no signal beside the proxy.
     """
     chosen = _signal(points, signal)
-    best = int(np.argmax(_column(points, chosen)))
+    best = best_index(_column(points, chosen).tolist())
     signals = {name: _trend(points, name, best) for name in _present(points, chosen)}
     proxy = _trend(points, "proxy", best)
     spread = max(float(np.ptp(_column(points, "proxy"))), 1e-12)
@@ -175,14 +180,20 @@ def diagnose_curve(points: Sequence[Point], *, signal: str | None = None) -> Dia
 def early_stop(
     points: Sequence[Point], signal: str | None = None, patience: int = 2
 ) -> float | None:
-    """Return the best round once the signal has been below its best for `patience` points in a row.
+    """Return the best round where early stopping would have stopped; None where it would not.
+
+    Args:
+        points: rounds, as for `diagnose_curve`.
+        signal: the column to believe; by default the first of truth, gold_rm, held_out.
+        patience: so many points in a row were no better than the best before them.
 
     Raises:
         DataError: as `diagnose`.
     """
-    values = _column(points, _signal(points, signal))
-    best = int(np.argmax(values))
-    return float(points[best]["round"]) if len(values) - 1 - best >= patience else None
+    values = _column(points, _signal(points, signal)).tolist()
+    if not is_out_of_patience(values, patience):
+        return None
+    return float(points[best_index(values)]["round"])
 
 
 def plot_curves(curves: Mapping[str, Sequence[Point]], path: Path) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from tandem.data.record import Group, Prompt
 from tandem.data.verifiable import AnswerParser, StatedAnswer
+from tandem.judges import ScoringFunction
 from tandem.machine import Machine
 from tandem.rng import Seed
 
@@ -82,7 +83,7 @@ class Agreement:
         """Yield the groups with `clusters`."""
         return self.open()(groups)
 
-    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    def open(self) -> ScoringFunction:
         """Open the backend once and return the judge that keeps it."""
         clustered = self.same.open(self.machine)
 

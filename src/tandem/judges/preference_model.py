@@ -1,15 +1,15 @@
 """Judges that are a preference model of two arguments: preferences, or a score made of them.
 
-The model reads (x, y, y') in both orders (`tandem.data.pair_sequences`), so what is said of (y, y') and of
-(y', y) adds up to 1. Groups tokenised for another tokenizer are tokenised again from their text
-with the model's own. A sequence longer than the model's context is refused, never cut.
+The model reads (x, y, y') in both orders (`tandem.data.pair_sequences`), so what is said of (y, y')
+and of (y', y) adds up to 1. Groups tokenised for another tokenizer are tokenised again from their
+text with the model's own. A sequence longer than the model's context is refused, never cut.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -25,6 +25,7 @@ from tandem.data.pair_sequences import (
 )
 from tandem.data.record import Completion, FloatArray, Group, Preference
 from tandem.errors import ConfigError, JudgeError
+from tandem.judges import ScoringFunction
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.folders import context_length
@@ -77,7 +78,7 @@ class PreferenceModel:
         """Yield the groups with `preferences`; raises what `open` raises."""
         return self.open()(groups)
 
-    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    def open(self) -> ScoringFunction:
         """Load the weights once and return the judge that keeps them.
 
         Raises:
@@ -155,7 +156,7 @@ class Pointwise:
         """Yield the groups with `scores`; raises what `open` raises."""
         return self.open()(groups)
 
-    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    def open(self) -> ScoringFunction:
         """Load the weights and the baselines once and return the judge that keeps them.
 
         Raises:

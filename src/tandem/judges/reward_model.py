@@ -7,7 +7,7 @@ tokenised again from their text with the judge's own, and never read through for
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from tandem.data.record import FloatArray, Group
 from tandem.errors import JudgeError
-from tandem.judges import Judge, open_judge
+from tandem.judges import Judge, ScoringFunction, open_judge
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.forward import GroupOutputs, forward_groups
@@ -47,7 +47,7 @@ class RewardModel:
         """Yield the groups with `scores`."""
         return self.open()(groups)
 
-    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    def open(self) -> ScoringFunction:
         """Load the weights once and return the judge that keeps them.
 
         Raises:
@@ -93,7 +93,7 @@ class ImplicitReward:
         """Yield the groups with `scores`; raises what `open` raises."""
         return self.open()(groups)
 
-    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    def open(self) -> ScoringFunction:
         """Load both policies once and return the judge that keeps them.
 
         Raises:
@@ -144,7 +144,7 @@ class Shaped:
         """Yield the groups with `scores`; raises what `open` raises."""
         return self.open()(groups)
 
-    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    def open(self) -> ScoringFunction:
         """Load all three models once and return the judge that keeps them.
 
         Raises:

@@ -11,6 +11,7 @@ The prompt is the unit; methods are compared on the same prompts and seeds. No t
     design        d_optimal, information
     best_of       law, kl_exact, kl_bound, weights, curve       (a module, not re-exported)
     tilting       tilt, acceptance, effective_beta
+    patience      best_index, is_out_of_patience                 early stopping
 """
 
 from tandem.statistics.calibration import (
@@ -49,6 +50,7 @@ from tandem.statistics.intervals import (
     wilson,
     win_rate,
 )
+from tandem.statistics.patience import best_index, is_out_of_patience
 from tandem.statistics.power import comparisons_needed, holm, minimum_detectable, verdict_line
 from tandem.statistics.ranking import (
     ELO_PER_NAT,
@@ -103,6 +105,8 @@ __all__ = [
     "aggregate_scores",
     "ensemble_scores",
     "member_disagreement",
+    "best_index",
+    "is_out_of_patience",
     "d_optimal",
     "design_information",
 ]
