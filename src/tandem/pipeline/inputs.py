@@ -145,6 +145,17 @@ class Inputs:
         """A larger reward on the same human data, never optimised: the members together."""
         return Ensemble(self.members, centre="bias", name="gold_rm")
 
+    def judges(self) -> dict[str, Judge]:
+        """Return who evaluates a policy, by column; the first decides who wins.
+
+        The programmatic `truth` where there is one; where there are preferences, `gold_rm`, that
+        was never optimised, and `proxy`, the reward model that was. Empty where nobody judges.
+        """
+        found: dict[str, Judge] = {} if self.truth is None else {"truth": self.truth}
+        if self.labelled:
+            found |= {"gold_rm": self.gold_rm, "proxy": RewardModel(self.r_phi)}
+        return found
+
     def curve(self) -> str:
         """Fit the reward on growing shares of D, whole and cut to half of its layers."""
         cfg, rows = self.configs["reward"], []
