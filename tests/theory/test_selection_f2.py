@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.engines import Sampling
@@ -34,7 +35,7 @@ from tandem.methods.sft import SFTConfig
 from tandem.models.forward import with_logprobs
 from tandem.models.opening import open_policy
 from tandem.models.tokenise import mark_tokenizer
-from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
+from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import ValidatedPolicy

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.record import FloatArray, Group
 from tandem.errors import JudgeError
 from tandem.judges import Judge, ScoringFunction, open_judge
@@ -22,7 +23,7 @@ from tandem.models.forward import GroupOutputs, forward_groups
 from tandem.models.opening import open_policy, open_scalar
 from tandem.models.packed import PackedModel
 from tandem.models.tokenise import tokenise
-from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
+from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import Checkpoint
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tandem.batching.batch import Batch, Outputs, Terms
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.pair_sequences import PairSeparator, judged_in_both_orders, longest_sequence
 from tandem.data.record import Group
@@ -25,7 +26,7 @@ from tandem.methods.reward import with_preferences
 from tandem.models import loading
 from tandem.models.folders import context_length
 from tandem.models.tokenise import TOKENIZER_KEY
-from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
+from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.ranges import check_below_half
 from tandem.objectives.reward import antisymmetric, two_argument
 from tandem.runs.checkpoint import Checkpoint

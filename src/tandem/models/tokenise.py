@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from tandem.data import chat
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
-from tandem.models.tokenizers import tokenizer_hash
 
 TOKENIZER_KEY = "tokenizer"
 GROUPS_PER_CHUNK = 256

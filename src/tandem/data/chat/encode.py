@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tandem.data.chat.spans import AnswerText, TemplateRefused, answer_text, prompt_text
-from tandem.data.chat.tokens import Ids, TokenizerTraits
+from tandem.data.chat.tokens import Ids, TokenizerTraits, tokenizer_hash
 from tandem.data.chat.truncate import TRUNCATIONS, Counts, Truncation, fit_to_length
 from tandem.data.groups import Groups
 from tandem.data.record import BoolArray, Completion, Group
@@ -101,7 +101,8 @@ def encode_groups(
         counts = Counts()
         encoded = Groups.of(_encoded(groups, encoder, workers, counts, progress))
         return Encoded(encoded, counts)
-    key = [VERSION, encoder.tokens.hash, groups.hash, max_length, truncation]
+    own = [tokenizer_hash(tokenizer), type(tokenizer).__name__, encoder.tokens.bos]
+    key = [VERSION, *own, groups.hash, max_length, truncation]
     name = hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
     path = cache / f"encoded-{name}.parquet"
     record = path.with_suffix(".json")
