@@ -31,8 +31,7 @@ from tandem.statistics import (
     paired_difference,
     win_rate,
 )
-
-ALPHA = 0.05
+from tandem.statistics.crossed import ALPHA
 
 
 def collect_results(

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tandem.errors import ConfigError, DataError
 from tandem.runs.events import read_events
@@ -29,9 +28,9 @@ from tandem.statistics import (
     is_out_of_patience,
     over_optimisation,
 )
+from tandem.statistics.numerics import Floats
 
 Point = Mapping[str, float]
-Floats = npt.NDArray[np.float64]
 SIGNALS = ("truth", "gold_rm", "held_out")
 """What was not optimised, the most trustworthy first."""
 RISING, WINDOW = 0.05, 3

@@ -39,7 +39,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.statistics import win_probability_of
 
 Answers = tuple[Completion, ...]
-Asked = tuple[Group, Sequence[Pair]]
+GroupPairs = tuple[Group, Sequence[Pair]]
 """A tokenised group, and which of its completions shall be compared."""
 
 CLIP = (0.01, 0.99)
@@ -177,7 +177,7 @@ class Pointwise:
 
         return score
 
-    def _asked(self, group: Group, others: Mapping[str, Answers]) -> Asked:
+    def _asked(self, group: Group, others: Mapping[str, Answers]) -> GroupPairs:
         """Every answer against every baseline."""
         n = len(group)
         if self.baselines is None:
@@ -222,7 +222,7 @@ class _Reader:
         """Yield the groups in the model's own tokens."""
         return tokenise(groups, self.tokenizer)
 
-    def __call__(self, asked: Iterable[Asked]) -> Iterator[FloatArray]:
+    def __call__(self, asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
         """Yield [M] log-odds that the first is better, for the pairs asked of each group."""
         derived = (self._whole(both_orders(g, pairs, self.seam)) for g, pairs in asked)
         for _, reading in forward_groups(self.trunk, derived, self.tokens, logp=False):

@@ -21,10 +21,10 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.data.verifiable import PromptStyle, QuestionFormat
 from tandem.errors import ConfigError, DataError
+from tandem.machine import cache_folder
 from tandem.models.folders import context_length
 from tandem.models.tokenise import mark_tokenizer
 from tandem.models.tokenizers import load_tokenizer
-from tandem.runs.cache import cache_folder
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 

@@ -2,16 +2,16 @@
 
 The prompt is the unit; methods are compared on the same prompts and seeds. No torch.
 
-    intervals     mean_of, paired, win_rate, wilson, by_prompt, rate_by_prompt,
-                  both_orders, bootstrap
-    power         minimum_detectable, comparisons_needed, verdict, holm
-    ranking       bradley_terry, elo_gap, win_probability, length_controlled
+    intervals     mean_of, paired_difference, win_rate, wilson, by_prompt, rate_by_prompt,
+                  average_both_orders, bootstrap
+    power         minimum_detectable, comparisons_needed, verdict_line, holm
+    ranking       fit_bradley_terry, elo_gap, win_probability, length_controlled
     calibration   accuracy, log_loss, brier, ece, temperature_scale, auroc
-    curves        learning_curve, over_optimisation, ensemble, aggregate
-    design        d_optimal, information
-    best_of       law, kl_exact, kl_bound, weights, curve       (a module, not re-exported)
-    tilting       tilt, acceptance, effective_beta
-    patience      best_index, is_out_of_patience                 early stopping
+    curves        learning_curve, over_optimisation, ensemble_scores, aggregate_scores
+    design        d_optimal, design_information
+    best_of       best_of_n_law, kl_exact, kl_bound, order_weights     (a module, not re-exported)
+    tilting       describe_tilt, acceptance_rate, effective_beta
+    patience      best_index, is_out_of_patience: early stopping
 """
 
 from tandem.statistics.calibration import (
@@ -40,8 +40,8 @@ from tandem.statistics.curves import (
 from tandem.statistics.design import d_optimal, design_information
 from tandem.statistics.intervals import (
     Estimate,
+    average_both_orders,
     bootstrap,
-    both_orders,
     by_prompt,
     mean_of,
     outcomes_of,
@@ -55,8 +55,8 @@ from tandem.statistics.power import comparisons_needed, holm, minimum_detectable
 from tandem.statistics.ranking import (
     ELO_PER_NAT,
     Strengths,
-    bradley_terry,
     elo_gap,
+    fit_bradley_terry,
     length_controlled,
     win_probability,
 )
@@ -71,7 +71,7 @@ __all__ = [
     "paired_difference",
     "win_rate",
     "outcomes_of",
-    "both_orders",
+    "average_both_orders",
     "wilson",
     "by_prompt",
     "rate_by_prompt",
@@ -82,7 +82,7 @@ __all__ = [
     "verdict_line",
     "ELO_PER_NAT",
     "Strengths",
-    "bradley_terry",
+    "fit_bradley_terry",
     "elo_gap",
     "win_probability",
     "length_controlled",

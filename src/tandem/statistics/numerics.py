@@ -45,7 +45,7 @@ def normal_tail(z: float) -> float:
     return float(special.ndtr(-z))
 
 
-def sigmoid(x: Floats) -> Floats:
+def logistic(x: Floats) -> Floats:
     """Return 1 / (1 + e^-x) without overflow."""
     return np.asarray(special.expit(x), np.float64)
 
