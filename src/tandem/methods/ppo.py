@@ -7,8 +7,8 @@ last token; GAE; whiten; K passes of the clipped surrogate and the clipped value
 function is a trunk of its own that starts as the reward model (docs/adr/0009).
 
 Departures: defaults are AlpacaFarm's (the baseline of RLP), but the log-ratio is not clamped at
-0, because the clamp moves the optimum; and where a held-out signal is watched, the exported
-policy is the best by that signal, not the last.
+0, because the clamp moves the optimum; and where a judge of the validation chooses, the exported
+policy is the best by that judge, not the last.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class Inputs:
 
     @cached_property
     def validation(self) -> Validation:
-        """What is followed while a policy climbs: never the prompts of the final exam."""
+        """What a policy is validated with while it trains: never the evaluation prompts."""
         task = self.task
         asked = self.held_out.prompts() if task.asked_held_out is None else task.asked_held_out
         prompts = self.run("watched", encode, asked, self.base, room=self.sampling.max_tokens)

@@ -20,7 +20,7 @@ from tandem.runs.context import StageContext
 
 
 class DatasetSource:
-    """A `Source` that goes over a collection for some epochs.
+    """Batches of a fixed collection, gone over for some epochs; a `BatchSource`.
 
     Args:
         groups: the collection, with tokens.
@@ -146,7 +146,9 @@ class DatasetSource:
 
 
 class ZippedSource:
-    """A `Source` whose steps are those of two sources together: one loss, two kinds of batches.
+    """Joins two sources step by step: each optimiser step holds the micro-batches of both.
+
+    RLP-UML trains on comparisons and on views in one step.
 
     Args:
         main: has as many steps as there will be.

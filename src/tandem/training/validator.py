@@ -1,7 +1,7 @@
 """Validation during on-policy training: the curve, early stopping, and the best weights kept.
 
-The best is told by a judge that was not optimised, so what is exported is not the last policy but
-the best one.
+A judge that was not optimised says which policy is best, so what is saved is not the last policy
+but the best one.
 """
 
 from __future__ import annotations
