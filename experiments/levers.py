@@ -140,7 +140,7 @@ def climbs(path: Path) -> dict[str, list[dict[str, Any]]]:
     for name in LEVERS:
         stage = stages[f"climb-{name}"]
         turns = [p["round"] for p in reward_hacking.read_curve(log, stage)]
-        rows = reward_hacking.best_of_n_by_prompt(log, stage)
+        rows = reward_hacking.read_curve_by_prompt(log, stage)
         found[name] = [{"round": t, **row} for t, row in zip(turns, rows, strict=True)]
     return found
 

@@ -40,7 +40,7 @@ from tandem.stages.sampling import sample
 from tandem.stages.selection import select
 from tandem.statistics import holm, mean_of, mean_over_seeds
 from tandem.tasks.micro import Truth
-from tandem.tasks.micro.feedback import FORMATS
+from tandem.tasks.micro.feedback import FEEDBACK_FORMATS
 
 FIRST = "r_phi"
 ROWS = {
@@ -132,7 +132,9 @@ def labelled(run: Run, seed: Path) -> dict[str, Groups]:
     P, D_hat = stage(seed, "rlp-spg", "samples"), stage(seed, "rlp-spg", "pairs-spg")
     opinions, pi_theta = stage(seed, "rlp-spg", "opinions"), stage(seed, "rlp-spg", "ppo")
     r_phi = RewardModel(stage(seed, "rlp-spg", "reward"))
-    asks = AIFeedback(hard=True).labeller(pi_theta, FORMATS.compare, FORMATS.principles)
+    asks = AIFeedback(hard=True).labeller(
+        pi_theta, FEEDBACK_FORMATS.compare, FEEDBACK_FORMATS.principles
+    )
     two = run("asked", first_two, P, len(D_hat))
     found = {"agreement: SPG": D_hat}
     found["agreement, all prompts (gamma 0)"] = run(

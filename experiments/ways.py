@@ -37,7 +37,7 @@ from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.stages.encoding import encode
 from tandem.tasks.micro import arithmetic
-from tandem.tasks.micro.lessons import FORMS, SLIPS, training_problem
+from tandem.tasks.micro.lessons import LESSON_FORMS, SLIPS, training_problem
 from tandem.tasks.micro.posts import Meta, pick_one
 from tandem.tasks.micro.words import LARGEST
 from tandem.training.optim import Optim
@@ -71,7 +71,7 @@ def demonstration(rng: Generator, name: str) -> Group:
     """One problem and its solution."""
     meta, form = (
         training_problem(rng, arithmetic.any_stratum(rng)),
-        pick_one(rng, FORMS + ("hint",) * HINTS),
+        pick_one(rng, LESSON_FORMS + ("hint",) * HINTS),
     )
     ways = arithmetic.step_orders(meta)
     if form == "hint":

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.record import Group, Prompt
 from tandem.engines import Sampling
@@ -17,7 +18,7 @@ from tandem.engines.torch import TorchEngine
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.tokenise import mark_tokenizer
-from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
+from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
+
+GIB = 2**30
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +63,8 @@ class Machine:
 def process_rank() -> int:
     """Return this process's rank as its launcher set it; 0 outside a launcher."""
     return int(os.environ.get("RANK", "0"))
+
+
+def cache_folder() -> Path:
+    """Return the folder of what is kept between runs: `$TANDEM_CACHE`, or `~/.cache/tandem`."""
+    return Path(os.environ.get("TANDEM_CACHE") or "~/.cache/tandem").expanduser()

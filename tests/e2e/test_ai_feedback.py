@@ -35,7 +35,7 @@ from tandem.runs.run import Run
 from tandem.stages.encoding import encode
 from tandem.stages.revise import revise
 from tandem.tasks.micro import Micro, dialogue
-from tandem.tasks.micro.feedback import COMPARE, FORMATS, RATE, feedback_lesson
+from tandem.tasks.micro.feedback import COMPARE, FEEDBACK_FORMATS, RATE, feedback_lesson
 from tandem.tasks.micro.lessons import prompt_tokens as taught
 from tandem.training.optim import Optim
 
@@ -153,7 +153,7 @@ def test_the_loop_of_critique_and_revision(prompts: Groups) -> None:
     assert isinstance(ScriptedCritic(), LanguageModel)
     answers = Groups.of(replace(g, completions=(Completion("y0"),)) for g in prompts)
     sampling = {"K": 3, "sampling": HOW, "machine": FP32}
-    revised = list(revise(answers, ScriptedCritic(), FORMATS, seed=Seed(0), **sampling))
+    revised = list(revise(answers, ScriptedCritic(), FEEDBACK_FORMATS, seed=Seed(0), **sampling))
     assert [g.id for g in revised] == [g.id for g in prompts]
     used = set()
     for group in revised:
@@ -163,8 +163,10 @@ def test_the_loop_of_critique_and_revision(prompts: Groups) -> None:
             principle = c.text.split()[-1]
             assert c.text == f"{before} | not {principle} -> {principle}"
             before, used = c.text, used | {principle}
-    assert used == set(FORMATS.constitution)
-    alone = next(iter(revise(answers[3:4], ScriptedCritic(), FORMATS, seed=Seed(0), **sampling)))
+    assert used == set(FEEDBACK_FORMATS.constitution)
+    alone = next(
+        iter(revise(answers[3:4], ScriptedCritic(), FEEDBACK_FORMATS, seed=Seed(0), **sampling))
+    )
     assert [c.text for c in alone.completions] == [c.text for c in revised[3].completions]
 
 
@@ -172,12 +174,12 @@ def test_the_loop_of_critique_and_revision(prompts: Groups) -> None:
 def test_rlaif_runs_on_the_base(prompts: Groups, tmp_path: Path, learn) -> None:
     with Run(tmp_path, display=Hidden()) as run:
         cfg = replace(SMALL, learn=learn)
-        made = rlaif.recipe(run, BASE, BASE, prompts, FORMATS, HOW, None, cfg)
+        made = rlaif.recipe(run, BASE, BASE, prompts, FEEDBACK_FORMATS, HOW, None, cfg)
         names = [r.name for r in run.records()]
         assert made.hash != BASE.hash
         assert ("ai-labels" in names) == (learn != "direct")
         assert ("ai-reward" in names) == (learn == "ppo")
-        again = rlaif.recipe(run, BASE, BASE, prompts, FORMATS, HOW, None, cfg)
+        again = rlaif.recipe(run, BASE, BASE, prompts, FEEDBACK_FORMATS, HOW, None, cfg)
         assert [r.name for r in run.records()] == names
         assert again.hash == made.hash
 
@@ -188,7 +190,7 @@ def test_constitutional_ai_runs_on_the_base(prompts: Groups, tmp_path: Path) -> 
     few = replace(SMALL, pairs=PAIRS)
     cfg = CAIConfig(K=2, sft=SFTConfig(epochs=1, batch=8, optim=Optim(lr=1e-3)), rlaif=few)
     with Run(tmp_path, display=Hidden()) as run:
-        made = cai.recipe(run, BASE, BASE, human, prompts, FORMATS, HOW, None, cfg)
+        made = cai.recipe(run, BASE, BASE, human, prompts, FEEDBACK_FORMATS, HOW, None, cfg)
         stages = {r.name: r for r in run.records()}
         assert made.hash != stages["sl-cai"].load().hash != BASE.hash
         red = stages["red-team"].load()
@@ -202,7 +204,7 @@ def test_constitutional_ai_runs_on_the_base(prompts: Groups, tmp_path: Path) -> 
         kept = stages["helpful-preferences"].load()
         assert len(kept) + len(red) == len(prompts)
         sl = cai.recipe(
-            run, BASE, BASE, human, prompts, FORMATS, HOW, None, replace(cfg, learn="sl")
+            run, BASE, BASE, human, prompts, FEEDBACK_FORMATS, HOW, None, replace(cfg, learn="sl")
         )
         assert sl.hash == stages["sl-cai"].load().hash
 
@@ -218,7 +220,7 @@ def test_constitutional_ai_learns_from_comparisons() -> None:
 def test_prompts_of_no_kind_are_refused(tmp_path: Path) -> None:
     plain = Groups.of([Group(Prompt("p", "hi"))])
     with Run(tmp_path, display=Hidden()) as run, pytest.raises(DataError, match="`harmful`"):
-        cai.recipe(run, BASE, BASE, plain, plain, FORMATS, HOW, None, CAIConfig())
+        cai.recipe(run, BASE, BASE, plain, plain, FEEDBACK_FORMATS, HOW, None, CAIConfig())
 
 
 def test_settings_name_a_folder_or_a_server() -> None:

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from tandem import cli
+from tandem.data.chat.tokens import tokenizer_hash
+from tandem.data.groups import Groups
 from tandem.errors import RunError
+from tandem.models.tokenise import TOKENIZER_KEY
+from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.identity import describe_value
 from tandem.runs.names import FORMER, RECORDED, as_recorded, find_recorded, record_as, recorded_name
 from tandem.runs.run import Run
@@ -35,6 +39,17 @@ def test_a_folder_of_version_0_1_is_kept_whole(old, capsys):
     assert len({line for line in told.splitlines() if line.endswith("  kept")}) == len(done)
     assert "done in" not in told
     assert {p: p.stat().st_mtime_ns for p in Path("run").rglob("stage.json")} == done
+
+
+def test_whose_tokens_groups_hold_is_read_as_it_was_written(old):
+    """The tokenizer's hash in a prompt's `meta` is today's of the model that encoded it."""
+    written = {g.prompt.meta[TOKENIZER_KEY] for g in Groups.read(kept_groups("held-out"))}
+    assert written == {tokenizer_hash(load_tokenizer(Path("model")))}
+
+
+def kept_groups(stage: str) -> Path:
+    (folder,) = Path("run").glob(f"*-{stage}")
+    return folder / "artifact/groups.parquet"
 
 
 def test_another_setting_is_still_refused(old, capsys):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.judges.reward_model import RewardModel
@@ -24,7 +25,7 @@ from tandem.methods import dpo, reward, sft
 from tandem.models.forward import forward_groups, with_logprobs
 from tandem.models.opening import open_policy
 from tandem.models.tokenise import mark_tokenizer
-from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
+from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
 from tandem.training.optim import Optim

@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tabular import PI_REF, R_STAR, kl_div, tilt, tv
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.record import Group, Prompt
 from tandem.engines import Sampling
@@ -31,7 +32,7 @@ from tandem.engines.torch import TorchEngine
 from tandem.machine import Machine
 from tandem.methods import grpo, ppo
 from tandem.models.tokenise import mark_tokenizer
-from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
+from tandem.models.tokenizers import load_tokenizer
 from tandem.operators import best
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.engines import Sampling
@@ -35,7 +36,7 @@ from tandem.methods.sft import SFTConfig
 from tandem.models.forward import with_logprobs
 from tandem.models.opening import open_policy
 from tandem.models.tokenise import mark_tokenizer
-from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
+from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import ValidatedPolicy
@@ -398,7 +399,7 @@ def test_a_grow_is_measured_against_what_it_samples_from(
     def numbers(run: Run, name: str, policy: Checkpoint, *_: Any) -> ValidatedPolicy:
         return ValidatedPolicy(policy, {"held_out": said[name.removeprefix("watch-")]})
 
-    monkeypatch.setattr(rest, "validated", numbers)
+    monkeypatch.setattr(rest, "run_validation", numbers)
     judges = (("held_out", RewardModel(r_phi)),)
     validation = Validation(prompts(pi_sft.path, 1), judges, choose="held_out", patience=patience)
     cfg = ReSTConfig(

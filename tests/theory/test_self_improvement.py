@@ -18,6 +18,7 @@ from scipy.stats import binom
 
 import tiny
 from tandem.batching.batch import Batch, Outputs, Terms
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.data.verifiable import PromptStyle, QuestionFormat, StatedAnswer
@@ -34,7 +35,7 @@ from tandem.models.forward import with_logprobs
 from tandem.models.opening import open_policy
 from tandem.models.packed import PackedModel
 from tandem.models.tokenise import mark_tokenizer
-from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
+from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.nll import nll
 from tandem.operators import above, best, correct, incorrect, majority
 from tandem.rng import Seed

@@ -170,7 +170,7 @@ def test_gsm8k_rows_become_questions_with_keys(tmp_path: Path):
     assert found.format == "gsm8k"
     assert [answer_key(g.prompt) for g in found.groups] == [str(n) for n in range(990, 1020)]
     world = task_from_files(tmp_path, file, Sizes(held_out_share=0.3))
-    assert world.wording is gsm8k.WORDING
+    assert world.wording is gsm8k.GSM8K_WORDING
     assert next(world.truth(world.demonstrations)).scores.tolist() == [1.0]
 
 
@@ -182,7 +182,7 @@ def test_a_solution_without_a_number_stops_the_reading(tmp_path: Path):
 
 
 def test_the_worked_examples_arrive_at_their_answers():
-    assert [gsm8k.WORDING.read(path) for _, path in gsm8k.REASONED] == [
+    assert [gsm8k.GSM8K_WORDING.read(path) for _, path in gsm8k.REASONED] == [
         answer for *_, answer in gsm8k.WORKED
     ]
 

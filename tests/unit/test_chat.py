@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from tandem.data.chat import decode_tokens, encode_groups, render_group
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.chat.transcripts import answer_of, prompt_of
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
@@ -393,6 +395,20 @@ def test_a_padding_setting_left_on_the_tokenizer_changes_nothing():
     before = encode_groups(many(3), tokenizer, max_length=64)
     tokenizer(["a", "a much longer text"], padding=True, truncation=True, max_length=4)
     assert encode_groups(many(3), tokenizer, max_length=64).groups.hash == before.groups.hash
+
+
+def test_a_tokenizers_hash_does_not_depend_on_how_it_was_last_called(tmp_path: Path):
+    """Also where padding and truncation come with the files."""
+    tokenizer = byte_bpe(CHATML)
+    own = tokenizer_hash(tokenizer)
+    tokenizer(["a", "a much longer text"], padding=True, truncation=True, max_length=4)
+    assert tokenizer.backend_tokenizer.truncation is not None
+    assert tokenizer_hash(tokenizer) == own
+    tokenizer.save_pretrained(tmp_path)
+    shipped = AutoTokenizer.from_pretrained(tmp_path)
+    assert shipped.backend_tokenizer.truncation is not None
+    assert tokenizer_hash(shipped) == own
+    assert tokenizer_hash(byte_bpe(STRICT)) != own
 
 
 def test_render_shows_borders_and_mask():

@@ -11,11 +11,11 @@ import pytest
 
 from tandem.errors import DataError
 from tandem.evaluation.reward_hacking import (
-    best_of_n_by_prompt,
     diagnose_curve,
     early_stop,
     plot_curves,
     read_curve,
+    read_curve_by_prompt,
 )
 
 ALPHA, BETA = 1.0, 0.5
@@ -134,11 +134,11 @@ def test_prompts_are_read_one_by_one_in_order_of_rounds(tmp_path: Path):
     told = [{"round": k, "truth": [1.0 * k, 2.0], "kl": [0.5, 0.25]} for k in (4, 0, 2, 4)]
     lines = [{"kind": "watched", "stage": "a", **p} for p in told] + [{"kind": "watch", **told[0]}]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    read = best_of_n_by_prompt(log)
+    read = read_curve_by_prompt(log)
     assert [set(p) for p in read] == [{"truth", "kl"}] * 3
     assert [p["truth"].tolist() for p in read] == [[0.0, 2.0], [2.0, 2.0], [4.0, 2.0]]
     with pytest.raises(DataError, match="0 stages"):
-        best_of_n_by_prompt(log, "nobody")
+        read_curve_by_prompt(log, "nobody")
 
 
 def test_the_drawing_is_the_same_file_every_time(tmp_path: Path):

@@ -21,7 +21,7 @@ from tandem.data.record import Completion, FloatArray, Group, Preference, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_model import Labels, label_masses
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.judges.llm import KEPT, Labeller, Rater, join_readings, star_score
+from tandem.judges.llm import AI_KEY, Labeller, Rater, join_readings, star_score
 from tandem.judges.position_bias import measure_position_bias
 from tandem.judges.templates import (
     CompareFormat,
@@ -257,7 +257,7 @@ def test_a_rater_writes_scores():
     (rated,) = rater([group("bad", "good", " ".join(["good"] * 9))])
     assert rated.scores is not None
     assert rated.scores.tolist() == pytest.approx([-1, -7 / 9, 1])
-    assert rated.prompt.meta[KEPT]["rest"] == pytest.approx([0.5] * 3)
+    assert rated.prompt.meta[AI_KEY]["rest"] == pytest.approx([0.5] * 3)
     assert rated.preferences == ()
 
 

@@ -6,8 +6,8 @@ test_engine and test_loop); Adam's epsilon and linear decay are settings, tested
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from climbing import FAST, FP32, SHORT, Heard, Letters, climbed, drawn, prompts, somewhere
+from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.ragged import Ragged
 from tandem.data.record import Group
 from tandem.engines.torch import TorchEngine
@@ -34,8 +35,8 @@ from tandem.objectives.advantages import gae
 from tandem.objectives.shaped_rewards import kl_shaping
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.training.on_policy import RolloutModels
-from tandem.training.rollouts import Experience, RolloutShape, RolloutSource
+from tandem.training.rollout_models import RolloutModels
+from tandem.training.rollouts import Experience, RolloutConfig, RolloutShape, RolloutSource
 from tandem.training.validation import Validation
 from tiny import close, folder, gradient, lm
 from worlds import letters
@@ -60,22 +61,34 @@ def r_phi(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def cast(init: Path, critic: Path | None = None, reward: Any = None) -> RolloutModels:
+def open_models(init: Path, critic: Path | None = None, reward: Any = None) -> RolloutModels:
     judge = reward or Letters() if critic is None else RewardModel(Checkpoint(critic))
     policy = ppo.actor_critic(Checkpoint(init), judge, PPO, somewhere(Heard(), FP32))
     return RolloutModels(policy, open_policy(init, FP32), open_judge(judge, FP32), FP32)
 
 
+@dataclass
+class Given:
+    """An algorithm whose experience is a function that was given; it has no loss."""
+
+    experience: Callable[[list[Group]], Experience]
+    controllers: dict[str, Any] = field(default_factory=dict)
+
+    def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
+        raise NotImplementedError
+
+
 def online(
-    experience: Any, shape: RolloutShape, init: Path, tokens: int = 10**6, heard: Heard | None = None,
-    **more: Any,
-) -> RolloutSource:  # fmt: skip
-    live = loading.load_policy(init, FP32)
-    engine = TorchEngine(live, load_tokenizer(init))
+    experience: Any, shape: RolloutShape, init: Path, tokens: int = 10**6
+) -> tuple[RolloutSource, ActorCritic]:
+    """A source, and the policy that it samples from."""
+    policy = ActorCritic(open_policy(init, FP32))
+    engine = TorchEngine(policy.actor.lm, load_tokenizer(init))
+    ctx = replace(somewhere(Heard(), replace(FP32, tokens=tokens)), seed=Seed(1))
+    rollout = RolloutConfig(shape, SHORT)
     return RolloutSource(
-        prompts(init, 6), engine, lambda _: live, experience, shape, sampling=SHORT, seed=Seed(1),
-        layout="shared", tokens=tokens, events=heard or Heard(), **more,
-    )  # fmt: skip
+        prompts(init, 6), engine, Given(experience), rollout, "shared", ctx
+    ), policy
 
 
 # --- the first minibatch, and how a step is cut ---------------------------------------------------
@@ -107,7 +120,7 @@ def test_the_first_minibatch_has_ratio_one(
 @pytest.mark.parametrize("name", ["ppo", "ppo shared", *grpo.GRPO_VARIANTS])
 def test_the_cut_of_a_step_changes_no_gradient(name: str, init: Path):
     """One micro-batch for the whole step, or one a prompt: the same gradient."""
-    actors = cast(init)
+    actors = open_models(init)
     if name.startswith("ppo"):
         shared = replace(PPO, value="shared" if "shared" in name else "separate")
         judge = Letters()
@@ -123,7 +136,8 @@ def test_the_cut_of_a_step_changes_no_gradient(name: str, init: Path):
     with torch.no_grad():
         found = method.experience(drawn(init, n))
     nudge(actors.policy)
-    whole, cut = (online(lambda g: found, shape, init, t)._batches(0, 0, found) for t in (10**6, 1))
+    sources = [online(lambda g: found, shape, init, t)[0] for t in (10**6, 1)]
+    whole, cut = (source._batches(0, 0, found) for source in sources)
     assert len(whole) == 1
     assert len(cut) == len(found.groups)
     close(
@@ -141,10 +155,9 @@ def nudge(module: nn.Module) -> None:
 
 def test_minibatches_are_shuffled_afresh_and_cover_the_round(init: Path):
     """Each inner pass sees every sample once, in another order."""
-    source = online(lambda g: Experience(g, {}, {}), RolloutShape(6, 1, 2, 3, 2), init)
+    source, policy = online(lambda g: Experience(g, {}, {}), RolloutShape(6, 1, 2, 3, 2), init)
     seen = [
-        [tuple(g.tolist()) for b in micro for g in sequences(b)]
-        for micro in source.steps(nn.Linear(1, 1))
+        [tuple(g.tolist()) for b in micro for g in sequences(b)] for micro in source.steps(policy)
     ]
     assert len(seen) == source.total == 2 * 3 * 3
     passes = [list(chain.from_iterable(seen[k : k + 3])) for k in range(0, 18, 3)]
@@ -166,8 +179,8 @@ def test_a_prompt_that_comes_twice_in_a_round_is_drawn_afresh(init: Path):
         rounds.append(groups)
         return Experience(groups, {}, {})
 
-    source = online(experience, RolloutShape(24, 1, 2, 1, 24), init)
-    list(source.steps(nn.Linear(1, 1)))
+    source, policy = online(experience, RolloutShape(24, 1, 2, 1, 24), init)
+    list(source.steps(policy))
     for groups in rounds:
         assert sorted({g.id for g in groups}) == [f"p{i}" for i in range(6)]
         for one in {g.id for g in groups}:
@@ -187,7 +200,7 @@ def answers(groups: Iterable[Group]) -> list[str]:
 def test_rewards_whitening_and_advantages_are_of_the_whole_rollout(init: Path, r_phi: Path):
     """Recomputed here from the frozen columns: advantages have mean 0 and deviation 1 over all
     tokens of the round, and the returns are those of rewards scaled but not shifted."""
-    actors = cast(init, r_phi)
+    actors = open_models(init, r_phi)
     groups = drawn(init)
     found = ppo.PPOAlgorithm(actors, PPO).experience(groups)
     A = found.columns["advantages"].values
@@ -195,7 +208,7 @@ def test_rewards_whitening_and_advantages_are_of_the_whole_rollout(init: Path, r
     assert A.std().item() == pytest.approx(1, abs=1e-5)
     old, V = found.columns["old_logp"], found.columns["old_values"]
     r = actors.scores(list(actors.reward(groups)))
-    R = kl_shaping(r, old, actors.ref(groups), PPO.beta)
+    R = kl_shaping(r, old, actors.ref_logprobs(groups), PPO.beta)
     scaled = R.map(lambda x: (x - x.mean()) / x.std() + x.mean())
     raw, G = gae(scaled, V, 1.0, 1.0)
     torch.testing.assert_close(found.columns["returns"].values, G.values)
@@ -203,13 +216,13 @@ def test_rewards_whitening_and_advantages_are_of_the_whole_rollout(init: Path, r
     plain = replace(PPO, whiten_rewards=False, whiten_advantages=False)
     found = ppo.PPOAlgorithm(actors, plain).experience(groups)
     torch.testing.assert_close(found.columns["advantages"].values, gae(R, V, 1.0, 1.0)[0].values)
-    total = R.sum() - (r - PPO.beta * (old - actors.ref(groups)).sum())
+    total = R.sum() - (r - PPO.beta * (old - actors.ref_logprobs(groups)).sum())
     assert total.abs().max() < 1e-5
 
 
 def test_missing_eos_rules(init: Path):
     """The score of an answer that never ends is replaced, or reduced; of others it is left."""
-    actors, groups = cast(init), drawn(init, count=6)
+    actors, groups = open_models(init), drawn(init, count=6)
     ended = [c.stopped for g in groups for c in g.completions]
     groups = [  # some of both, whatever was drawn
         replace(g, completions=(replace(g.completions[0], stopped=k % 2 == 0),))
@@ -236,13 +249,13 @@ def returns(found: Experience) -> Tensor:
 
 def test_values_are_read_before_each_token(init: Path, r_phi: Path):
     """V of the t-th token is the critic's head on the state that ends with token t - 1."""
-    actors = cast(init, r_phi)
+    actors = open_models(init, r_phi)
     critic = actors.policy.critic
     assert critic is not None
     with torch.no_grad():
         critic.heads["value"].weight.normal_(generator=torch.Generator().manual_seed(1))
     groups = drawn(init, count=3)
-    _, value = actors.old(groups)
+    _, value = actors.old_logprobs(groups)
     assert value is not None
     body = loading._load(loading.AutoModelForSequenceClassification, r_phi, num_labels=1).model
     for group, got in zip(groups, value.rows(), strict=True):
@@ -318,15 +331,15 @@ def test_adaptive_beta_follows_the_divergence_and_is_resumed(init: Path, tmp_pat
 
 def test_alpacafarms_clamp_is_a_choice_and_not_the_default(init: Path):
     """With `kl_floor=0` tokens below the reference's probability pay nothing back for it."""
-    actors, groups = cast(init), drawn(init)
+    actors, groups = open_models(init), drawn(init)
     nudge(actors.policy)
     calm = replace(PPO, beta=0.5, whiten_rewards=False, whiten_advantages=False)
     plain, clamped = (
         returns(ppo.PPOAlgorithm(actors, replace(calm, kl_floor=floor)).experience(groups))
         for floor in (None, 0.0)
     )
-    old, _ = actors.old(groups)
-    gap = old - actors.ref(groups)
+    old, _ = actors.old_logprobs(groups)
+    gap = old - actors.ref_logprobs(groups)
     assert (gap.values < 0).any()
     torch.testing.assert_close(plain - clamped, 0.5 * gap.map(lambda x: (-x).clamp(min=0)).sum())
 
@@ -385,13 +398,13 @@ def test_dapo_leaves_out_groups_without_spread(init: Path):
     all_in = algorithm(init, Picky(()), cfg).experience(groups)
     some = algorithm(init, Picky(("p1", "p4")), cfg).experience(groups)
     assert [g.id for g in some.groups] == ["p0", "p2", "p3", "p5"]
-    assert some.numbers["informative"] == pytest.approx(4 / 6)
+    assert some.metrics["informative"] == pytest.approx(4 / 6)
     keep = torch.tensor([k for k in range(18) if k // 3 not in (1, 4)])
     for name in ("old_logp", "ref_logp", "advantages"):
         want = all_in.columns[name].select(keep)
         torch.testing.assert_close(some.columns[name].values, want.values)
     shape = RolloutShape(6, 3, 1, 1, 3)
-    source = online(lambda g: some, shape, init)
+    source, _ = online(lambda g: some, shape, init)
     sizes = [sum(b.tokens.n for b in source._batches(0, k, some)) for k in range(2)]
     assert sizes == [6, 6]
 
@@ -402,11 +415,11 @@ def test_dapo_keeps_one_group_a_step_when_none_has_spread(init: Path):
     none = algorithm(init, Picky(tuple(f"p{i}" for i in range(6))), cfg).experience(drawn(init, 3))
     assert len(none.groups) == 2
     assert none.columns["advantages"].values.abs().max() == 0
-    assert none.numbers["informative"] == 0
+    assert none.metrics["informative"] == 0
 
 
 def algorithm(init: Path, judge: Any, cfg: grpo.GRPOConfig) -> grpo.GRPOAlgorithm:
-    actors = cast(init, reward=judge)
+    actors = open_models(init, reward=judge)
     actors = replace(actors, policy=ActorCritic(open_policy(init, FP32, train=True)))
     return grpo.GRPOAlgorithm(actors, cfg, 6)
 
@@ -416,9 +429,10 @@ def test_gspo_clips_whole_sequences(init: Path):
     cfg = replace(grpo.GRPO_VARIANTS["gspo"], n=3, prompts=6, minibatch=6)
     method = algorithm(init, Letters(), cfg)
     found = method.experience(drawn(init, 3))
-    nudge(method.cast.policy)
-    (batch,) = online(lambda g: found, RolloutShape(6, 3, 1, 1, 6), init)._batches(0, 0, found)
-    out = method.cast.policy(batch.tokens)
+    nudge(method.models.policy)
+    source, _ = online(lambda g: found, RolloutShape(6, 3, 1, 1, 6), init)
+    (batch,) = source._batches(0, 0, found)
+    out = method.models.policy(batch.tokens)
     ratio = Ragged(method.loss(out, batch)["policy"].metrics["ratio"], *owners(batch))
     want = (out.logp - batch.old_logp).mean().exp()
     torch.testing.assert_close(ratio.values, ratio.expand(want).values)

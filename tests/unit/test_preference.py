@@ -14,6 +14,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from climbing import FP32, Heard
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.pair_sequences import (
     PairSeparator,
@@ -29,7 +30,7 @@ from tandem.judges.reward_model import RewardModel
 from tandem.methods import preference, reward
 from tandem.models.saving import save_model
 from tandem.models.tokenise import mark_tokenizer, tokenise
-from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
+from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext

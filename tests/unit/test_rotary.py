@@ -78,6 +78,9 @@ def test_it_is_done_once_and_copied():
     kind = type(model.model.layers[0].self_attn)
     assert kind.__name__ == "LlamaAttention"
     assert kind.__mro__[1:3] == (rotary._Quick, llama.LlamaAttention)
-    assert llama.LlamaAttention.forward.__globals__[rotary.NAME] is llama.apply_rotary_pos_emb
+    assert (
+        llama.LlamaAttention.forward.__globals__[rotary.ROTARY_FUNCTION]
+        is llama.apply_rotary_pos_emb
+    )
     other = copy.deepcopy(model)
     assert type(other.model.layers[1].self_attn) is kind

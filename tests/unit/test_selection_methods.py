@@ -25,7 +25,7 @@ from tandem.operators import above, best, rejection, top_share
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.early_stopping import ValidatedPolicy, best_policy, should_stop, validated
+from tandem.stages.early_stopping import ValidatedPolicy, best_policy, run_validation, should_stop
 from tandem.stages.sampling import BestOf
 from tandem.stages.selection import log_above_mean, log_tilting, select
 from tandem.statistics import acceptance_rate, describe_tilt, effective_beta
@@ -108,7 +108,9 @@ def test_duplicates_that_were_not_candidates_are_no_pool(tmp_path: Path):
 def test_a_method_that_filters_is_not_stopped_by_its_filter(tmp_path: Path):
     validation = Validation(Groups.of([]), (("held_out", Any),), choose="proxy")  # type: ignore[arg-type]
     with Run(tmp_path, 0) as run, pytest.raises(ConfigError, match="judges who did not filter"):
-        validated(run, "watch-0", Checkpoint(f1_model(tmp_path / "m"), "m"), validation, Sampling())
+        run_validation(
+            run, "watch-0", Checkpoint(f1_model(tmp_path / "m"), "m"), validation, Sampling()
+        )
 
 
 def test_rejection_from_the_engine_s_own_draws(tmp_path: Path):

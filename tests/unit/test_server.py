@@ -19,7 +19,7 @@ from tandem.engines.openai import Server, label_probabilities
 from tandem.engines.retry import RetryPolicy, retry_after
 from tandem.errors import ConfigError, EngineError, TandemError
 from tandem.judges.llm import Labeller
-from tandem.judges.templates import LETTERS, STARS
+from tandem.judges.templates import LETTER_LABELS, STARS
 from tandem.machine import Machine
 from tandem.rng import Seed
 from tandem.tasks.micro.feedback import COMPARE
@@ -46,7 +46,7 @@ def questions(n: int) -> list[Prompt]:
 
 
 def labels(handle: Server, n: int) -> np.ndarray:
-    return np.array(list(handle.open(Machine()).label(questions(n), LETTERS)))
+    return np.array(list(handle.open(Machine()).label(questions(n), LETTER_LABELS)))
 
 
 def expected(n: int) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_what_passes_is_tried_again(tmp_path, fault):
         patience = replace(QUICK, timeout=0.4) if "slow" in fault else QUICK
         model = handle(server, tmp_path, patience=patience, concurrency=1)
         speaker = model.open(Machine())
-        found = np.array(list(speaker.label(questions(3), LETTERS)))
+        found = np.array(list(speaker.label(questions(3), LETTER_LABELS)))
         assert found == pytest.approx(expected(3))
         assert len(server.bodies) == 4
         assert speaker.told()["retries"] == 1
@@ -143,7 +143,7 @@ def test_nothing_is_asked_twice(tmp_path):
         first = labels(model, 20)
         twice = [*questions(5), *questions(5)]
         speaker = replace(model, concurrency=4).open(Machine())
-        again = np.array(list(speaker.label([*questions(20), *twice], LETTERS)))
+        again = np.array(list(speaker.label([*questions(20), *twice], LETTER_LABELS)))
         assert again[:20] == pytest.approx(first)
         assert len(server.bodies) == 20
         assert speaker.told()["requests"] == 0
@@ -153,7 +153,7 @@ def test_nothing_is_asked_twice(tmp_path):
 def test_the_same_question_on_its_way_is_waited_for(tmp_path):
     with ChatServer(seconds=0.1) as server:
         speaker = handle(server, tmp_path, concurrency=8).open(Machine())
-        list(speaker.label(questions(2) * 4, LETTERS))
+        list(speaker.label(questions(2) * 4, LETTER_LABELS))
         assert len(server.bodies) == 2
 
 
@@ -176,7 +176,7 @@ def test_tokens_and_dollars_are_counted_and_a_budget_is_kept(tmp_path):
     with ChatServer() as server:
         model = handle(server, tmp_path, price=(2.0, 10.0), concurrency=1)
         speaker = model.open(Machine())
-        list(speaker.label(questions(10), LETTERS))
+        list(speaker.label(questions(10), LETTER_LABELS))
         told = speaker.told()
         assert (told["requests"], told["tokens_in"], told["tokens_out"]) == (10, 1000, 20)
         assert told["dollars"] == pytest.approx(0.0022)
@@ -236,10 +236,10 @@ def test_pauses_double_with_jitter_and_dates_are_read():
 def test_spellings_are_followed_along_the_tokens_taken():
     """ "(A" is A's alone, ")" need not come; the branch "(" not taken is lost to both."""
     places = [place("(A", {"(A": 0.6, "(B": 0.2, " B": 0.1, "(": 0.05})]
-    assert label_probabilities(LETTERS, places) == pytest.approx([0.6, 0.3])
+    assert label_probabilities(LETTER_LABELS, places) == pytest.approx([0.6, 0.3])
     ten = [place("1", {"1": 0.5, "7": 0.3}), place("0", {"0": 0.4, ".": 0.6})]
     assert label_probabilities(STARS, ten)[[0, 6, 9]] == pytest.approx([0.3, 0.3, 0.2])
     whole = [place("10", {"10": 0.5, "1": 0.3})]
     assert label_probabilities(STARS, whole)[[0, 9]] == pytest.approx([0.3, 0.5])
-    assert label_probabilities(LETTERS, [place("x", {"x": 1.0})]).tolist() == [0, 0]
-    assert math.isclose(label_probabilities(LETTERS, places).sum(), 0.9)
+    assert label_probabilities(LETTER_LABELS, [place("x", {"x": 1.0})]).tolist() == [0, 0]
+    assert math.isclose(label_probabilities(LETTER_LABELS, places).sum(), 0.9)

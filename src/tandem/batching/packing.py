@@ -1,8 +1,8 @@
 """From groups to packed batches: the only place that knows where a token lies.
 
 Layout `shared` puts everything in one row: each prompt once, then its completions, and at the end
-a few tokens of filling, up to a multiple of `batching.attention_plan.MULTIPLE`. Layout `rows` gives each
-completion a row behind a copy of its prompt; it is right for every architecture, also where a
+a few tokens of filling, up to a multiple of `batching.attention_plan.MULTIPLE`. Layout `rows` gives
+each completion a row behind a copy of its prompt; it is right for every architecture, also where a
 prompt cannot be shared (state-space layers).
 
 Shapes: S tokens of the row, R rows, L columns, T trained tokens, N completions.
@@ -24,7 +24,7 @@ from tandem.data.record import FloatArray, Group
 from tandem.errors import DataError
 
 Layout = Literal["shared", "rows"]
-Columns = Mapping[str, Sequence[Sequence[FloatArray | None]]]
+TokenColumns = Mapping[str, Sequence[Sequence[FloatArray | None]]]
 """Per-token numbers beside the groups: name -> one array a completion, aligned to its tokens."""
 RAGGED = ("ref_logp", "old_logp", "advantages", "returns", "old_values")
 
@@ -32,7 +32,7 @@ RAGGED = ("ref_logp", "old_logp", "advantages", "returns", "old_values")
 def pack_groups(
     groups: Sequence[Group],
     layout: Layout = "shared",
-    columns: Columns | None = None,
+    columns: TokenColumns | None = None,
     numbers: Sequence[int] | None = None,
 ) -> Batch:
     """Pack groups into one batch with the columns that judges wrote.

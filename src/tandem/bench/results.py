@@ -36,8 +36,8 @@ from tandem.statistics import (
     paired_difference,
     win_rate,
 )
+from tandem.statistics.crossed import ALPHA
 
-ALPHA = 0.05
 RESULTS = "results.json"
 INTERVALS = "docs/adr/0018"
 """How the intervals of these results are made."""

@@ -141,11 +141,7 @@ def judge_answers(
     plan: Plan, inputs: Inputs, answers: Groups, main: Groups, policy: Policy
 ) -> None:
     """Let every judge see the answers, beside the opponent's."""
-    judges: dict[str, Judge] = {}
-    if inputs.truth is not None:
-        judges["truth"] = inputs.truth
-    if inputs.labelled:
-        judges |= {"gold_rm": inputs.gold_rm, "proxy": RewardModel(inputs.r_phi)}
+    judges = inputs.judges()
     comparers: dict[str, Judge] = {}
     if inputs.humans is not None:
         comparers["annotator"] = inputs.humans

@@ -16,9 +16,9 @@ from typing import Literal
 
 from tandem.cli.settings import make_parser, parse_words
 from tandem.errors import TandemError
+from tandem.machine import GIB
 from tandem.runs.environment import package_versions, processor_name
 
-GIB = 1 << 30
 OLDEST_PYTHON = (3, 11)
 
 

@@ -107,9 +107,9 @@ def fit_members(
     from tandem.rng import Seed
     from tandem.runs.checkpoint import Checkpoint
     from tandem.runs.run import Run
-    from tandem.stages import encoding
+    from tandem.stages.encoding import encode
+    from tandem.stages.sampling import sample as sample_policy
     from tandem.stages.judging import judge
-    from tandem.stages.sampling import sample
     from tandem.training.optim import Optim
 
     judged = Groups.read(place / "train.parquet")
@@ -223,8 +223,8 @@ def sample(words: Sequence[str]) -> int:
     asked = formats.read_data(options.data, limit=options.limit or None).groups.prompts()
     how = Sampling(max_tokens=options.max_tokens)
     with Run(out.with_suffix(".run"), seed=options.seed) as run:
-        prompts = run("prompts", encoding.encode, asked, policy, room=options.max_tokens)
-        drawn = run("answers", sample, policy, prompts, n=options.n, how=how)
+        prompts = run("prompts", encode, asked, policy, room=options.max_tokens)
+        drawn = run("answers", sample_policy, policy, prompts, n=options.n, sampling=how)
     drawn.write(out)
     print(f"{len(drawn)} prompts with {options.n} answers: {out}")
     print(f"next: tandem label serve {out} --out labels/first")

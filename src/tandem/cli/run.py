@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 ALWAYS = ("sft", "reward")
 """What comes before most methods: their settings can always be given."""
 
-START = ("task", "model", "data")
+START_FLAGS = ("task", "model", "data")
 
-USAGE = """usage: tandem run METHOD --task NAME [--model PATH] | --model PATH --data FILE [options]
+RUN_USAGE = """usage: tandem run METHOD --task NAME [--model PATH] | --model PATH --data FILE [options]
 
 `tandem run METHOD --help` lists the method's settings.
 
@@ -47,7 +47,7 @@ methods:
 def run_command_line(words: Sequence[str]) -> int:
     """Run one method from its start to its table."""
     if not words or words[0] in ("-h", "--help"):
-        print(USAGE + "\n".join(f"  {name:<10}  {row.title}" for name, row in METHODS.items()))
+        print(RUN_USAGE + "\n".join(f"  {name:<10}  {row.title}" for name, row in METHODS.items()))
         return 0
     find_method(words[0])
     method = load_method(words[0])
@@ -145,7 +145,7 @@ def open_task(options: Namespace, sizes: Any) -> Task:
     from tandem.rng import Seed
     from tandem.tasks import load as worlds
 
-    start: dict[str, str] = {n: options[n] for n in START if options[n] is not None}
+    start: dict[str, str] = {n: options[n] for n in START_FLAGS if options[n] is not None}
     model = Path(start["model"]) if "model" in start else None
     if "task" in start and "data" not in start:
         task = worlds.load_task(start["task"], sizes, Seed(options.seed), model=model)
@@ -194,7 +194,7 @@ def resolved_settings(name: str, options: Namespace, configs: Mapping[str, Any])
             "settings of one method mean nothing to another",
             f"`tandem run {options.method} --config {options.config}`",
         )
-    start = {n: options[n] for n in START if options[n] is not None}
+    start = {n: options[n] for n in START_FLAGS if options[n] is not None}
     tables = {prefix: nested_tables(config) for prefix, config in configs.items()}
     return {"method": name, **start, "seed": options.seed, **tables}
 

@@ -26,11 +26,11 @@ from torch import Tensor
 
 from tandem.data.record import IntArray
 from tandem.engines.shared_prefix import (
-    HIDDEN,
+    MASKED_LOGIT,
     CacheStore,
     DecodingStep,
-    Ints,
     SharedPrefixDecoder,
+    SlotIndices,
     cells_of_slots,
 )
 
@@ -57,7 +57,9 @@ class FixedShapeStep(DecodingStep):
         there = self._there.split(sizes)
         self.tokens, self.positions, self.place, self.column, self.known, self.cells = there
 
-    def follow(self, tokens: Ints, lengths: IntArray, owner: Ints, age: Ints) -> None:
+    def follow(
+        self, tokens: SlotIndices, lengths: IntArray, owner: SlotIndices, age: SlotIndices
+    ) -> None:
         """Copy the numbers of R' <= R completions of S' <= S prompts to where the step looks."""
         place, cells = cells_of_slots(owner, len(lengths), self.per)
         new = tokens, lengths[owner] + age, place, age, lengths, cells
@@ -80,7 +82,7 @@ class FixedShapeStep(DecodingStep):
 
 
 def _additive(hidden: Tensor) -> Tensor:
-    return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, HIDDEN)
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, MASKED_LOGIT)
 
 
 class CudaGraphDecoder(SharedPrefixDecoder):
@@ -99,7 +101,7 @@ class CudaGraphDecoder(SharedPrefixDecoder):
         self._most = max(self._most, n)
         return super().join(prompts, n)
 
-    def step(self, tokens: Ints) -> Tensor:
+    def step(self, tokens: SlotIndices) -> Tensor:
         """Feed each completion's last token [R']; return [R', V] logits of the next."""
         shape = _rounded(len(tokens)), _rounded(len(self.lengths)), self._most
         for stores, slots in ((self._own, shape[0]), (self._prompts, shape[1])):

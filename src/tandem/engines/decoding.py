@@ -17,7 +17,7 @@ from torch import Tensor
 from tandem.engines import Sampling
 from tandem.rng import Seed
 
-BLOCK = 128
+VOCABULARY_BLOCK = 128
 CACHED = 2**18  # logits worked on at a time on a CPU: 1 MiB stays in its cache, and is no new page
 BELOW_ONE = 1.0 - 2.0**-52  # times any total, still below that total in float64
 
@@ -96,7 +96,7 @@ def invert_cumulative(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         columns [R] int64 and totals [R] float64.
     """
-    if p.shape[-1] <= 2 * BLOCK:
+    if p.shape[-1] <= 2 * VOCABULARY_BLOCK:
         cdf = p.double().cumsum(-1)
         return _first_above(cdf, u * cdf[:, -1]), cdf[:, -1]
     cdf = _block_sums(p).double().cumsum(-1)
@@ -104,11 +104,11 @@ def invert_cumulative(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     block = _first_above(cdf, target)[:, None]
     upper = cdf.gather(-1, block)[:, 0]
     lower = torch.where(block[:, 0] > 0, cdf.gather(-1, (block - 1).clamp(min=0))[:, 0], 0.0)
-    columns = block * BLOCK + torch.arange(BLOCK, device=p.device)
+    columns = block * VOCABULARY_BLOCK + torch.arange(VOCABULARY_BLOCK, device=p.device)
     inside = p.gather(-1, columns.clamp(max=p.shape[-1] - 1)).double()
     inner = inside.where(columns < p.shape[-1], 0.0).cumsum(-1)
     share = (target - lower) / (upper - lower)
-    column = block[:, 0] * BLOCK + _first_above(inner, share * inner[:, -1])
+    column = block[:, 0] * VOCABULARY_BLOCK + _first_above(inner, share * inner[:, -1])
     return column.clamp_(max=p.shape[-1] - 1), cdf[:, -1]
 
 
@@ -119,8 +119,8 @@ def _first_above(cdf: Tensor, target: Tensor) -> Tensor:
 
 
 def _block_sums(p: Tensor) -> Tensor:
-    whole = p.shape[-1] // BLOCK * BLOCK
-    sums = p[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1)
+    whole = p.shape[-1] // VOCABULARY_BLOCK * VOCABULARY_BLOCK
+    sums = p[:, :whole].unflatten(-1, (-1, VOCABULARY_BLOCK)).sum(-1)
     if whole == p.shape[-1]:
         return sums
     return torch.cat([sums, p[:, whole:].sum(-1, keepdim=True)], -1)
@@ -129,7 +129,7 @@ def _block_sums(p: Tensor) -> Tensor:
 def _nucleus(p: Tensor, ids: Tensor | None, top_p: float) -> tuple[Tensor, Tensor]:
     """Keep the likeliest tokens while the mass before them is below `top_p`."""
     if ids is None:
-        k, size = min(BLOCK, p.shape[-1]), p.shape[-1]
+        k, size = min(VOCABULARY_BLOCK, p.shape[-1]), p.shape[-1]
         head, ids = p.topk(k, -1)
         while k < size and bool((head.sum(-1) < top_p).any()):
             k = min(8 * k, size)

@@ -31,7 +31,7 @@ from tandem.engines.language_model import Labels, messages_of
 from tandem.engines.response_cache import ResponseCache, TokenUse, request_key
 from tandem.engines.retry import Retrier, RetryPolicy, TransientError
 from tandem.errors import ConfigError, EngineError
-from tandem.machine import Machine
+from tandem.machine import Machine, cache_folder
 from tandem.rng import Seed
 
 LABEL_TOKENS = 4
@@ -129,7 +129,8 @@ class ServerSession:
         """
         if sampling.top_k or sampling.min_p:
             raise ConfigError(
-                f"sampling.top_k = {sampling.top_k}, sampling.min_p = {sampling.min_p} with a server",
+                f"sampling.top_k = {sampling.top_k}, sampling.min_p = {sampling.min_p} with a "
+                "server",
                 "the protocol knows temperature and top_p alone, and would ignore them",
                 "set both to 0",
             )
@@ -365,8 +366,6 @@ def _remedy(status: int, server: Server) -> str:
 
 
 def _place() -> Path:
-    from tandem.runs.cache import cache_folder  # loads torch, which asking a server does not need
-
     return cache_folder() / "answers.sqlite"
 
 

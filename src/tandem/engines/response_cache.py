@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from tandem.errors import EngineError
 
-SCHEMA = """
+CACHE_SCHEMA = """
 create table if not exists answers (
     key text primary key, asked text not null, answer text not null,
     tokens_in integer not null, tokens_out integer not null
@@ -61,7 +61,7 @@ class ResponseCache:
                 path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
             )
             self._file.execute("pragma journal_mode = wal")
-            self._file.execute(SCHEMA)
+            self._file.execute(CACHE_SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise EngineError(
                 f"cannot keep answers in {path}: {error}",

@@ -12,7 +12,7 @@ from typing import TypeVar
 from tandem.errors import ConfigError, EngineError
 from tandem.rng import Seed
 
-A = TypeVar("A")
+_A = TypeVar("_A")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Retrier:
         self.patience, self.retries = patience, 0
         self._lock, self._not_before = threading.Lock(), 0.0
 
-    def patiently(self, key: str, attempt: Callable[[], A], enough: threading.Event) -> A:
+    def patiently(self, key: str, attempt: Callable[[], _A], enough: threading.Event) -> _A:
         """Return what an attempt returns, after as many as it takes.
 
         Args:

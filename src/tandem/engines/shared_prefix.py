@@ -2,8 +2,8 @@
 
 Every forward is one packed row of N tokens with their own positions: all new prompts in a
 prefill, one token a completion in a decoding step. Linear layers then see no padding, and no
-mask is built by the model. Attention is ours (`attend`, registered under `NAME`): in a decoding
-step a completion looks at its prompt's block and at its own block, each softmaxed apart and
+mask is built by the model. Attention is ours (`attend`, registered under `SHARED_PREFIX`): in a
+decoding step a completion looks at its prompt's block and at its own block, each softmaxed apart and
 merged by their log-sum-exp (the same identity as in FlashAttention, arXiv:2205.14135, section 3.1).
 Rows that finish leave by moving the last row into their place; nothing else is copied.
 
@@ -27,11 +27,11 @@ from transformers import AttentionInterface
 
 from tandem.data.record import IntArray
 
-NAME = "tandem_forking"
-HIDDEN = -1e30  # finite, so that a block with nothing to see merges with weight 0 and not NaN
+SHARED_PREFIX = "tandem_forking"
+MASKED_LOGIT = -1e30  # finite, so that a block with nothing to see merges with weight 0 and not NaN
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 16384}  # fills the device; a CPU's caches hold it
-SHORT = 256  # on a CPU, up to this many columns plain products beat the fused kernel
-Ints = npt.NDArray[np.int64]
+SHORT_COLUMNS = 256  # on a CPU, up to this many columns plain products beat the fused kernel
+SlotIndices = npt.NDArray[np.int64]
 
 
 def attend_shared(
@@ -54,7 +54,7 @@ def attend_shared(
     return plan.attend(layer, query[0], key[0], value[0], look)[None], None
 
 
-AttentionInterface.register(NAME, attend_shared)
+AttentionInterface.register(SHARED_PREFIX, attend_shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class CacheStore:
             new.values[:have, :, :wide] = old.values
         return new
 
-    def move(self, source: Ints, target: Ints) -> None:
+    def move(self, source: SlotIndices, target: SlotIndices) -> None:
         """Copy slots; one that is not there yet belongs to a newcomer and holds nothing."""
         held = source < len(self.keys)
         source, target = source[held], target[held]
@@ -112,13 +112,13 @@ class CacheStore:
         self.values[target] = self.values[source]
 
 
-def compaction_moves(alive: npt.NDArray[np.bool_]) -> tuple[Ints, Ints, int]:
+def compaction_moves(alive: npt.NDArray[np.bool_]) -> tuple[SlotIndices, SlotIndices, int]:
     """Return (source, target, count): moves that bring the living to slots 0..count-1."""
     count = int(alive.sum())
     return count + np.flatnonzero(alive[count:]), np.flatnonzero(~alive[:count]), count
 
 
-def cells_of_slots(owner: Ints, prompts: int, per: int) -> tuple[Ints, Ints]:
+def cells_of_slots(owner: SlotIndices, prompts: int, per: int) -> tuple[SlotIndices, SlotIndices]:
     """Lay completions out by prompt, `per` cells each.
 
     Returns:
@@ -186,7 +186,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, look: AttentionView) -> Tensor:
     """Causal attention [P, H, L, D] with window and soft cap; padding at the right sees, unseen."""
     groups, length = q.shape[1] // k.shape[1], q.shape[2]
     narrow = look.window is not None and look.window < length
-    short = q.device.type == "cpu" and length <= SHORT
+    short = q.device.type == "cpu" and length <= SHORT_COLUMNS
     if look.softcap is None and not narrow and not short:
         return F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=look.scale, enable_gqa=groups > 1
@@ -195,7 +195,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, look: AttentionView) -> Tensor:
     behind = at[:, None] - at
     seen = (behind >= 0) & (behind < (look.window or length))
     k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
-    p = look.scores(q, k).masked_fill_(~seen, HIDDEN).softmax(-1)
+    p = look.scores(q, k).masked_fill_(~seen, MASKED_LOGIT).softmax(-1)
     return torch.matmul(p.to(v.dtype), v)
 
 
@@ -211,8 +211,8 @@ class DecodingStep(DecodingPlan):
     prompts: dict[int, CacheStore]
     own: dict[int, CacheStore]
     lengths: IntArray
-    owner: Ints
-    age: Ints
+    owner: SlotIndices
+    age: SlotIndices
     columns: int
     device: torch.device
     _masks: dict[int | None, tuple[Tensor | None, Tensor | None]] = field(default_factory=dict)
@@ -295,7 +295,7 @@ class DecodingStep(DecodingPlan):
     def _additive(self, hidden: npt.NDArray[np.bool_]) -> Tensor | None:
         if not hidden.any():
             return None
-        return self._on(np.where(hidden, np.float32(HIDDEN), np.float32(0)))
+        return self._on(np.where(hidden, np.float32(MASKED_LOGIT), np.float32(0)))
 
 
 class SharedPrefixDecoder:
@@ -314,8 +314,8 @@ class SharedPrefixDecoder:
         self._own: dict[int, CacheStore] = {}
         self.columns = max(1, max_tokens - 1)
         self.lengths: IntArray = np.empty(0, np.int32)
-        self.owner: Ints = np.empty(0, np.int64)
-        self.age: Ints = np.empty(0, np.int64)
+        self.owner: SlotIndices = np.empty(0, np.int64)
+        self.age: SlotIndices = np.empty(0, np.int64)
 
     def join(self, prompts: Sequence[IntArray], n: int) -> Tensor:
         """Take prompts in, with n completions each; return [P, V] logits of the first tokens."""
@@ -333,7 +333,7 @@ class SharedPrefixDecoder:
         self.lengths = np.append(self.lengths, lengths)
         return self._forward(plan, np.concatenate(prompts), positions, np.cumsum(lengths) - 1)
 
-    def step(self, tokens: Ints) -> Tensor:
+    def step(self, tokens: SlotIndices) -> Tensor:
         """Feed each completion's last token [R]; return [R, V] logits of the next."""
         plan = DecodingStep(
             self._prompts, self._own, self.lengths, self.owner, self.age, self.columns, self.device
@@ -366,7 +366,7 @@ class SharedPrefixDecoder:
         return next(self.lm.parameters()).device
 
     def _forward(
-        self, plan: DecodingPlan, tokens: IntArray | Ints, positions: Any, last: Any | None
+        self, plan: DecodingPlan, tokens: IntArray | SlotIndices, positions: Any, last: Any | None
     ) -> Tensor:
         """Run one packed row; return the logits at `last`, or at every token."""
         ids, at = (torch.from_numpy(np.asarray(x, np.int64)) for x in (tokens, positions))
@@ -403,7 +403,7 @@ def shared_prefix_attention(lm: nn.Module) -> Iterator[None]:
     ]
     try:
         for c, _ in before:
-            c._attn_implementation_internal = NAME
+            c._attn_implementation_internal = SHARED_PREFIX
         yield
     finally:
         for c, name in before:

@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from tandem.data.record import Group
 from tandem.errors import DataError
-from tandem.evaluation.tables import Cell, Table, join_parts
+from tandem.evaluation.tables import CellValue, Table, join_parts
 from tandem.operators.columns import largest_cluster
 from tandem.statistics import Estimate, auroc, paired_difference, share_of
 from tandem.statistics.numerics import Floats
 
-Parts = Mapping[str, npt.NDArray[np.bool_]]
+QuestionParts = Mapping[str, npt.NDArray[np.bool_]]
 Solved = Mapping[str, Mapping[str, Floats]]
 
 
@@ -60,14 +60,16 @@ class AccuracyEvaluation:
 
 def _rows(
     cells: Mapping[tuple[str, str], Mapping[str, Estimate | None]],
-) -> tuple[tuple[Cell, ...], ...]:
+) -> tuple[tuple[CellValue, ...], ...]:
     return tuple(
         (*who, *(None if e is None else e.scaled(100) for e in row.values()))
         for who, row in cells.items()
     )
 
 
-def accuracy_evaluation(solved: Solved, parts: Parts, *, opponent: str) -> AccuracyEvaluation:
+def accuracy_evaluation(
+    solved: Solved, parts: QuestionParts, *, opponent: str
+) -> AccuracyEvaluation:
     """Lay out accuracies, and gains over one policy.
 
     Args:

@@ -14,7 +14,7 @@ from tandem.evaluation.tables import Table, join_parts
 from tandem.rng import Seed
 from tandem.statistics import Estimate, by_prompt
 
-COLUMNS = ("accuracy", "log-loss", "Brier", "ECE", "temperature")
+METRIC_COLUMNS = ("accuracy", "log-loss", "Brier", "ECE", "temperature")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class PairwiseEvaluation:
         )
         first = next(iter(self.judges.values()))
         title = f"{first.judgments} held-out judgments ({first.ties} ties), 95 % intervals"
-        return Table(("judge", *COLUMNS), rows, title)
+        return Table(("judge", *METRIC_COLUMNS), rows, title)
 
     def gain_table(self) -> Table:
         """Return a row a difference."""

@@ -30,9 +30,9 @@ from tandem.statistics import (
 )
 from tandem.statistics.numerics import Floats
 
-Column = npt.NDArray[np.floating[Any]]
-Columns = Mapping[str, Column]
-Outcomes = Mapping[tuple[str, str], Column]
+PromptColumn = npt.NDArray[np.floating[Any]]
+PromptColumns = Mapping[str, PromptColumn]
+Outcomes = Mapping[tuple[str, str], PromptColumn]
 WON = "_win"
 """Columns with this ending are outcomes in [0, 1]."""
 MEANS = ("truth", "gold_rm", "proxy", "kl", "length", "invented")
@@ -114,7 +114,7 @@ class PolicyEvaluation:
 
 
 def policy_evaluation(
-    policies: Mapping[str, Columns],
+    policies: Mapping[str, PromptColumns],
     *,
     opponents: Sequence[str] = ("sft", "reference"),
     judge: str = "truth",
@@ -160,7 +160,7 @@ def policy_evaluation(
 
 def _row(
     name: str,
-    policies: Mapping[str, Columns],
+    policies: Mapping[str, PromptColumns],
     opponents: tuple[str, ...],
     known: tuple[str, ...],
     judge: str,
@@ -188,7 +188,7 @@ def _row(
     )
 
 
-def _aligned(a_name: str, a: Column, b_name: str, b: Column) -> tuple[Floats, Floats]:
+def _aligned(a_name: str, a: PromptColumn, b_name: str, b: PromptColumn) -> tuple[Floats, Floats]:
     """Give both [S, P]; a policy with one seed meets every seed of the other."""
     first, second = np.atleast_2d(a), np.atleast_2d(b)
     if first.shape[1] != second.shape[1] or (

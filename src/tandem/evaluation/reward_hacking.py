@@ -1,11 +1,11 @@
-"""Reward hacking, seen: what a watched climb tells of the reward that was optimised.
+"""Reward hacking: what the validation curve of a training run says of the reward it optimised.
 
 A proxy rises because it is optimised; whether anything else rose is what the other columns of the
-watch say. See docs/theory/over_optimisation.md; Gao et al. 2022, arXiv:2210.10760.
+curve say. See docs/theory/over_optimisation.md; Gao et al. 2022, arXiv:2210.10760.
 
-    points = curve(run / "events.jsonl")
-    print(diagnose(points))
-    plot({"PPO": points}, Path("climb.svg"))
+    points = read_curve(run / "events.jsonl")
+    print(diagnose_curve(points))
+    plot_curves({"PPO": points}, Path("curve.svg"))
 
 Shapes: M points of a curve.
 """
@@ -19,14 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tandem.errors import ConfigError, DataError
 from tandem.runs.events import read_events
-from tandem.statistics import OverOptimisation, over_optimisation
+from tandem.statistics import (
+    OverOptimisation,
+    best_index,
+    is_out_of_patience,
+    over_optimisation,
+)
+from tandem.statistics.numerics import Floats
 
 Point = Mapping[str, float]
-Floats = npt.NDArray[np.float64]
 SIGNALS = ("truth", "gold_rm", "held_out")
 """What was not optimised, the most trustworthy first."""
 RISING, WINDOW = 0.05, 3
@@ -95,37 +99,37 @@ class Diagnosis:
 
 
 def read_curve(events: Path, stage: str | None = None) -> list[dict[str, float]]:
-    """Read the points of a watch from a run's events, in order of rounds.
+    """Read a validation curve from a run's events: one point a round, in order.
 
     A killed run may evaluate a round again; both are the same, and the last is kept.
 
     Args:
         events: `events.jsonl`.
-        stage: the stage whose watch is wanted; needed where several climbed.
+        stage: the stage whose curve is wanted; needed where several stages were validated.
 
     Raises:
-        DataError: nothing was watched, or several stages were and none is named.
+        DataError: nothing was validated, or several stages were and none is named.
     """
-    points = _told(events, "watch", stage)
+    points = _round_events(events, "watch", stage)
     return [{k: float(v) for k, v in p.items() if isinstance(v, int | float)} for p in points]
 
 
-def best_of_n_by_prompt(events: Path, stage: str | None = None) -> list[dict[str, Floats]]:
-    """Read the same watch prompt by prompt: of each round every column as [P] numbers.
+def read_curve_by_prompt(events: Path, stage: str | None = None) -> list[dict[str, Floats]]:
+    """Read the same curve prompt by prompt: of each round every column as [P] numbers.
 
-    The prompts are those of `Watching`, in its order, the same in every round; so policies that
-    were watched on the same prompts can be compared in pairs.
+    The prompts are those of `Validation`, in its order, the same in every round; so policies that
+    were validated on the same prompts can be compared in pairs.
 
     Raises:
-        DataError: as `curve`.
+        DataError: as `read_curve`.
     """
-    points = _told(events, "watched", stage)
+    points = _round_events(events, "watched", stage)
     return [
         {k: np.array(v, np.float64) for k, v in p.items() if isinstance(v, list)} for p in points
     ]
 
 
-def _told(events: Path, kind: str, stage: str | None) -> list[dict[str, Any]]:
+def _round_events(events: Path, kind: str, stage: str | None) -> list[dict[str, Any]]:
     """The events of one kind of one stage, one a round, in order of rounds."""
     found: dict[str, dict[float, dict[str, Any]]] = {}
     for event in read_events(events):
@@ -135,9 +139,9 @@ def _told(events: Path, kind: str, stage: str | None) -> list[dict[str, Any]]:
         found = {name: points for name, points in found.items() if name == stage}
     if len(found) != 1:
         raise DataError(
-            f"{events} holds watches of {len(found)} stages: {', '.join(found) or 'none'}",
-            "a curve belongs to one climb",
-            "name the stage; and give `watching` to the method if nothing was watched",
+            f"{events} holds curves of {len(found)} stages: {', '.join(found) or 'none'}",
+            "a curve belongs to one training run",
+            "name the stage; and give `validation` to the method if nothing was validated",
         )
     (points,) = found.values()
     return [points[turn] for turn in sorted(points)]
@@ -154,7 +158,7 @@ def diagnose_curve(points: Sequence[Point], *, signal: str | None = None) -> Dia
         DataError: fewer than two points, or no signal beside the proxy.
     """
     chosen = _signal(points, signal)
-    best = int(np.argmax(_column(points, chosen)))
+    best = best_index(_column(points, chosen).tolist())
     signals = {name: _trend(points, name, best) for name in _present(points, chosen)}
     proxy = _trend(points, "proxy", best)
     spread = max(float(np.ptp(_column(points, "proxy"))), 1e-12)
@@ -175,14 +179,20 @@ def diagnose_curve(points: Sequence[Point], *, signal: str | None = None) -> Dia
 def early_stop(
     points: Sequence[Point], signal: str | None = None, patience: int = 2
 ) -> float | None:
-    """Return the best round once the signal has been below its best for `patience` points in a row.
+    """Return the best round where early stopping would have stopped; None where it would not.
+
+    Args:
+        points: rounds, as for `diagnose_curve`.
+        signal: the column to believe; by default the first of truth, gold_rm, held_out.
+        patience: so many points in a row were no better than the best before them.
 
     Raises:
-        DataError: as `diagnose`.
+        DataError: as `diagnose_curve`.
     """
-    values = _column(points, _signal(points, signal))
-    best = int(np.argmax(values))
-    return float(points[best]["round"]) if len(values) - 1 - best >= patience else None
+    values = _column(points, _signal(points, signal)).tolist()
+    if not is_out_of_patience(values, patience):
+        return None
+    return float(points[best_index(values)]["round"])
 
 
 def plot_curves(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
@@ -196,7 +206,7 @@ def plot_curves(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
         path: the SVG file.
 
     Raises:
-        DataError: as `diagnose`.
+        DataError: as `diagnose_curve`.
         ConfigError: matplotlib is not installed.
     """
     with draw_panels(path, 6.4, 4.0) as (axes,):
@@ -270,7 +280,7 @@ def _signal(points: Sequence[Point], wanted: str | None) -> str:
             f"{', '.join(points[0]) if points else 'none'}",
             "hacking shows as a proxy that leaves what was not optimised: two points or more "
             f"with one of {', '.join(known)}",
-            "give `watching` a judge of truth, or a reward model fitted to other data",
+            "give `validation` a judge of truth, or a reward model fitted to other data",
         )
     return found[0]
 

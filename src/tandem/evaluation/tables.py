@@ -8,7 +8,7 @@ from typing import Any
 
 from tandem.statistics import Estimate
 
-Cell = str | int | float | Estimate | None
+CellValue = str | int | float | Estimate | None
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Table:
     """Rows under named columns; `str` aligns them, None shows as a dash."""
 
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[CellValue, ...], ...]
     title: str = ""
 
     def __str__(self) -> str:
@@ -34,12 +34,12 @@ class Table:
         return [dict(zip(self.columns, map(plain_cell, row), strict=True)) for row in self.rows]
 
 
-def plain_cell(cell: Cell) -> Any:
+def plain_cell(cell: CellValue) -> Any:
     """Return a cell as JSON holds it."""
     return cell.as_dict() if isinstance(cell, Estimate) else cell
 
 
-def _text(cell: Cell) -> str:
+def _text(cell: CellValue) -> str:
     if cell is None:
         return "-"
     if isinstance(cell, float):

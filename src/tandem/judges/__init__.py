@@ -29,7 +29,11 @@ class Judge(Protocol):
         ...
 
 
-def open_judge(judge: Judge, machine: Machine) -> Callable[[Iterable[Group]], Iterator[Group]]:
+ScoringFunction = Callable[[Iterable[Group]], Iterator[Group]]
+"""An opened judge: it writes its columns into groups, and keeps its models between two calls."""
+
+
+def open_judge(judge: Judge, machine: Machine) -> ScoringFunction:
     """Open a judge once, on this machine, for a loop that asks it again and again.
 
     Judges that are models have a method `open`; others are called as they are.
@@ -37,3 +41,8 @@ def open_judge(judge: Judge, machine: Machine) -> Callable[[Iterable[Group]], It
     if is_dataclass(judge) and hasattr(judge, "machine"):
         judge = replace(judge, machine=replace(machine, lora=None))  # type: ignore[type-var,assignment]
     return judge.open() if hasattr(judge, "open") else judge  # type: ignore[attr-defined,union-attr]
+
+
+def judge_once(judge: Judge, machine: Machine, groups: Iterable[Group]) -> Iterator[Group]:
+    """Open a judge on this machine for these groups alone; its models are let go of afterwards."""
+    return open_judge(judge, machine)(groups)

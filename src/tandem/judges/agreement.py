@@ -20,14 +20,15 @@ import numpy as np
 
 from tandem.data.record import Group, Prompt
 from tandem.data.verifiable import AnswerParser, StatedAnswer
+from tandem.judges import ScoringFunction
 from tandem.machine import Machine
 from tandem.rng import Seed
 
 NO_ANSWER = -1
-GROUPS_PER_CHUNK = 64
+GROUPS_PER_CLUSTERING = 64
 
-Asked = tuple[Prompt, Sequence[str]]
-Clusterer = Callable[[Sequence[Asked], Seed], list[list[int]]]
+PromptAnswers = tuple[Prompt, Sequence[str]]
+Clusterer = Callable[[Sequence[PromptAnswers], Seed], list[list[int]]]
 """(prompts with their texts, seed) -> a cluster number for each text of each prompt."""
 
 
@@ -82,13 +83,13 @@ class Agreement:
         """Yield the groups with `clusters`."""
         return self.open()(groups)
 
-    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    def open(self) -> ScoringFunction:
         """Open the backend once and return the judge that keeps it."""
         clustered = self.same.open(self.machine)
 
         def judge(groups: Iterable[Group]) -> Iterator[Group]:
             stream = iter(groups)
-            while chunk := list(itertools.islice(stream, GROUPS_PER_CHUNK)):
+            while chunk := list(itertools.islice(stream, GROUPS_PER_CLUSTERING)):
                 asked = [(g.prompt, [c.text for c in g.completions]) for g in chunk]
                 for group, labels in zip(chunk, clustered(asked, self.seed), strict=True):
                     yield replace(group, clusters=np.array(labels, np.int32))
@@ -110,7 +111,7 @@ def cluster_texts(
 def cluster_by_key(key: Callable[[Prompt, str], Hashable | None]) -> Clusterer:
     """Put texts with equal keys together; None is no answer."""
 
-    def clustered(asked: Sequence[Asked], seed: Seed) -> list[list[int]]:
+    def clustered(asked: Sequence[PromptAnswers], seed: Seed) -> list[list[int]]:
         return [number_keys([key(prompt, text) for text in texts]) for prompt, texts in asked]
 
     return clustered

@@ -8,7 +8,7 @@ arXiv:2310.03716), so it is taken out by name. See docs/theory/over_optimisation
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,12 +17,11 @@ import numpy as np
 from tandem.data.groups import Groups
 from tandem.data.record import FloatArray, Group
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.judges import Judge, open_judge
+from tandem.judges import Judge, ScoringFunction, open_judge
 from tandem.machine import Machine
 from tandem.statistics import AggregateRule, aggregate_scores
 
 Unit = Literal["tokens", "words"]
-ScoringFunction = Callable[[Iterable[Group]], Iterator[Group]]
 
 
 @dataclass(frozen=True)

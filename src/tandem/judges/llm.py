@@ -34,8 +34,8 @@ from tandem.judges.templates import CompareFormat, RateFormat
 from tandem.machine import Machine
 from tandem.rng import Seed
 
-KEPT = "ai"
-CHUNK = 256
+AI_KEY = "ai"
+GROUPS_PER_REQUEST = 256
 """Groups that are asked about at a time."""
 SUREST = 30.0
 """Log-odds beyond this many nats count as this many: a letter without any mass has no log."""
@@ -140,7 +140,7 @@ class OpenLabeller:
             JudgeError: the model gave neither letter any mass.
         """
         stream = iter(groups)
-        while chunk := list(itertools.islice(stream, CHUNK)):
+        while chunk := list(itertools.islice(stream, GROUPS_PER_REQUEST)):
             asked = [q for group in chunk for q in self._questions(group)]
             heard = self._heard(asked)
             for group in chunk:
@@ -230,7 +230,7 @@ class OpenRater:
             JudgeError: the model gave no number any mass.
         """
         rate, stream = self.rater.rate, iter(groups)
-        while chunk := list(itertools.islice(stream, CHUNK)):
+        while chunk := list(itertools.islice(stream, GROUPS_PER_REQUEST)):
             asked = [
                 user_prompt(f"{g.id}/{i}", rate.turn(g.prompt, c.text))
                 for g in chunk
@@ -314,4 +314,4 @@ def _silent(name: str, what: str) -> JudgeError:
 
 
 def _keeping(group: Group, kept: dict[str, Any]) -> Group:
-    return replace(group, prompt=replace(group.prompt, meta={**group.prompt.meta, KEPT: kept}))
+    return replace(group, prompt=replace(group.prompt, meta={**group.prompt.meta, AI_KEY: kept}))

@@ -15,7 +15,7 @@ import numpy as np
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
-from tandem.judges.llm import KEPT
+from tandem.judges.llm import AI_KEY
 from tandem.runs.events import Events
 from tandem.statistics import Estimate, by_prompt, rate_by_prompt
 
@@ -56,7 +56,7 @@ def measure_position_bias(groups: Iterable[Group]) -> PositionBias:
     same, first, rest, sure = _Column(), _Column(), _Column(), []
     for group in groups:
         sure += [abs(2 * p.p - 1) for p in group.preferences]
-        for pair in group.prompt.meta.get(KEPT, {}).get("pairs", []):
+        for pair in group.prompt.meta.get(AI_KEY, {}).get("pairs", []):
             rest.add(group.id, [pair["rest"]])
             for row in pair["odds"]:
                 first.add(group.id, [(1 + float(np.sign(d))) / 2 for d in row])

@@ -1,15 +1,15 @@
 """Judges that are a preference model of two arguments: preferences, or a score made of them.
 
-The model reads (x, y, y') in both orders (`tandem.data.pair_sequences`), so what is said of (y, y') and of
-(y', y) adds up to 1. Groups tokenised for another tokenizer are tokenised again from their text
-with the model's own. A sequence longer than the model's context is refused, never cut.
+The model reads (x, y, y') in both orders (`tandem.data.pair_sequences`), so what is said of (y, y')
+and of (y', y) adds up to 1. Groups tokenised for another tokenizer are tokenised again from their
+text with the model's own. A sequence longer than the model's context is refused, never cut.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -25,6 +25,7 @@ from tandem.data.pair_sequences import (
 )
 from tandem.data.record import Completion, FloatArray, Group, Preference
 from tandem.errors import ConfigError, JudgeError
+from tandem.judges import ScoringFunction
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.folders import context_length
@@ -38,7 +39,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.statistics import win_probability_of
 
 Answers = tuple[Completion, ...]
-Asked = tuple[Group, Sequence[Pair]]
+GroupPairs = tuple[Group, Sequence[Pair]]
 """A tokenised group, and which of its completions shall be compared."""
 
 CLIP = (0.01, 0.99)
@@ -80,7 +81,7 @@ class PreferenceModel:
         """Yield the groups with `preferences`; raises what `open` raises."""
         return self.open()(groups)
 
-    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    def open(self) -> ScoringFunction:
         """Load the weights once and return the judge that keeps them.
 
         Raises:
@@ -159,7 +160,7 @@ class Pointwise:
         """Yield the groups with `scores`; raises what `open` raises."""
         return self.open()(groups)
 
-    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    def open(self) -> ScoringFunction:
         """Load the weights and the baselines once and return the judge that keeps them.
 
         Raises:
@@ -180,7 +181,7 @@ class Pointwise:
 
         return score
 
-    def _asked(self, group: Group, others: Mapping[str, Answers]) -> Asked:
+    def _asked(self, group: Group, others: Mapping[str, Answers]) -> GroupPairs:
         """Every answer against every baseline."""
         n = len(group)
         if self.baselines is None:
@@ -225,7 +226,7 @@ class _Reader:
         """Yield the groups in the model's own tokens."""
         return tokenise(groups, self.tokenizer)
 
-    def __call__(self, asked: Iterable[Asked]) -> Iterator[FloatArray]:
+    def __call__(self, asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
         """Yield [M] log-odds that the first is better, for the pairs asked of each group."""
         derived = (self._whole(both_orders(g, pairs, self.seam)) for g, pairs in asked)
         for _, reading in forward_groups(self.trunk, derived, self.tokens, logp=False):

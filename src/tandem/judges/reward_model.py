@@ -7,22 +7,23 @@ tokenised again from their text with the judge's own, and never read through for
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.record import FloatArray, Group
 from tandem.errors import JudgeError
-from tandem.judges import Judge, open_judge
+from tandem.judges import Judge, ScoringFunction, open_judge
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.forward import GroupOutputs, forward_groups
 from tandem.models.opening import open_policy, open_scalar
 from tandem.models.packed import PackedModel
 from tandem.models.tokenise import tokenise
-from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
+from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import Checkpoint
 
 
@@ -47,7 +48,7 @@ class RewardModel:
         """Yield the groups with `scores`."""
         return self.open()(groups)
 
-    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    def open(self) -> ScoringFunction:
         """Load the weights once and return the judge that keeps them.
 
         Raises:
@@ -93,7 +94,7 @@ class ImplicitReward:
         """Yield the groups with `scores`; raises what `open` raises."""
         return self.open()(groups)
 
-    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    def open(self) -> ScoringFunction:
         """Load both policies once and return the judge that keeps them.
 
         Raises:
@@ -144,7 +145,7 @@ class Shaped:
         """Yield the groups with `scores`; raises what `open` raises."""
         return self.open()(groups)
 
-    def open(self) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    def open(self) -> ScoringFunction:
         """Load all three models once and return the judge that keeps them.
 
         Raises:

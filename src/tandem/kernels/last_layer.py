@@ -8,8 +8,8 @@ usual is narrowed from outside, by hooks on its parts:
     h [S, d] all tokens, h_a [A, d] those that are read
     h_a + O attend(q of norm(h) at A, k of norm(h), v of norm(h)),  then all the rest on [A, d]
 
-Which module is which is seen by watching one forward pass, not known from a list; `models.probe.probe_layout`
-compares the numbers before it is trusted: a body that gives its states the shape of its input,
+Which module is which is seen by watching one forward pass, not known from a list;
+`models.probe.probe_layout` compares the numbers before it is trusted: a body that gives its states the shape of its input,
 as GPT-2's does, is left as it is. Without a `tail` among its arguments a layer does all tokens.
 """
 
@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tandem.batching.attention_plan import PlanTail
 
-HIDDEN = "hidden_states"
+HIDDEN_STATES = "hidden_states"
 WHOLE = "whole_states"
 """The argument in which all states pass a layer; recomputed layers get it again."""
 NARROWED = "_tandem_narrowed"
@@ -72,7 +72,7 @@ class LastLayer:
         tail: PlanTail | None = kwargs.get("tail")
         if tail is None:
             return None
-        whole: Tensor = args[0] if args else kwargs[HIDDEN]
+        whole: Tensor = args[0] if args else kwargs[HIDDEN_STATES]
         return _with_hidden(args, {**kwargs, WHOLE: whole}, whole.index_select(1, tail.asking))
 
     def _attend(self, _: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
@@ -111,7 +111,7 @@ def find_last_layer(body: nn.Module, forward: Callable[[], Any]) -> LastLayer | 
     calls: list[_Call] = []
 
     def seen(module: nn.Module, args: Any, kwargs: Any, made: Any) -> None:
-        read = args[0] if args else kwargs.get(HIDDEN)
+        read = args[0] if args else kwargs.get(HIDDEN_STATES)
         made = made[0] if isinstance(made, tuple) else made
         calls.append(_Call(module, read, made, kwargs.get("segments") is not None))
 
@@ -142,4 +142,4 @@ def _parts(calls: list[_Call]) -> LastLayer | None:
 
 
 def _with_hidden(args: Any, kwargs: Any, hidden: Tensor) -> tuple[Any, Any]:
-    return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, HIDDEN: hidden})
+    return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, HIDDEN_STATES: hidden})

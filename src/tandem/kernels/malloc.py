@@ -15,7 +15,7 @@ from typing import Any
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 """Names of numbers in glibc's malloc.h, there with M_ before them."""
-KEPT = {TRIM_THRESHOLD: -1, MMAP_MAX: 0}
+KEEP_OPTIONS = {TRIM_THRESHOLD: -1, MMAP_MAX: 0}
 """-1: the top of the heap is never given back; 0: nothing is mapped on its own."""
 USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65536}
 """Where glibc's own adjustment ends; it adjusts no more once it was told a number."""
@@ -34,7 +34,7 @@ def keep_freed_memory() -> Iterator[None]:
     _depth += 1
     try:
         if glibc is not None and _depth == 1:
-            _tell(glibc, KEPT)
+            _tell(glibc, KEEP_OPTIONS)
         yield
     finally:
         _depth -= 1

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-CLOSE = 1e-5
+NORM_TOLERANCE = 1e-5
 
 
 class RMS(torch.autograd.Function):
@@ -82,4 +82,6 @@ def _is_rms(module: nn.Module) -> bool:
         return False
     x = torch.linspace(-2, 3, 3 * len(weight)).sin().view(3, -1)
     with torch.no_grad():
-        return torch.allclose(module(x), RMS.apply(x, weight, eps), rtol=CLOSE, atol=CLOSE)
+        return torch.allclose(
+            module(x), RMS.apply(x, weight, eps), rtol=NORM_TOLERANCE, atol=NORM_TOLERANCE
+        )

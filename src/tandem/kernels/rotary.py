@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 Rotary = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-NAME = "apply_rotary_pos_emb"
-CLOSE = 1e-5
+ROTARY_FUNCTION = "apply_rotary_pos_emb"
+ROTARY_TOLERANCE = 1e-5
 
 
 class RotateHeads(torch.autograd.Function):
@@ -83,7 +83,10 @@ class _Quick:
 def _quick(own: type[nn.Module]) -> type[nn.Module]:
     """Return the class with its own forward, in which the name means `turn`."""
     old: Any = own.forward
-    names = {**old.__globals__, NAME: functools.partial(rotate_heads, old.__globals__[NAME])}
+    names = {
+        **old.__globals__,
+        ROTARY_FUNCTION: functools.partial(rotate_heads, old.__globals__[ROTARY_FUNCTION]),
+    }
     new = types.FunctionType(old.__code__, names, old.__name__, old.__defaults__, old.__closure__)
     new.__kwdefaults__ = old.__kwdefaults__
     fields = {"__module__": own.__module__, "forward": new}
@@ -94,9 +97,9 @@ def _quick(own: type[nn.Module]) -> type[nn.Module]:
 def _turns(own: type[nn.Module]) -> bool:
     """True for a class whose forward calls, by the name, something that `turn` agrees with."""
     old: Any = own.forward
-    if not isinstance(old, types.FunctionType) or NAME not in old.__code__.co_names:
+    if not isinstance(old, types.FunctionType) or ROTARY_FUNCTION not in old.__code__.co_names:
         return False
-    theirs = old.__globals__.get(NAME)
+    theirs = old.__globals__.get(ROTARY_FUNCTION)
     if not callable(theirs):
         return False
     draw = torch.Generator().manual_seed(0)
@@ -105,6 +108,8 @@ def _turns(own: type[nn.Module]) -> bool:
     try:
         found = (f(q, k, angle.cos(), angle.sin()) for f in (theirs, RotateHeads.apply))
         pairs = zip(*found, strict=True)
-        return all(torch.allclose(a, b, rtol=CLOSE, atol=CLOSE) for a, b in pairs)
+        return all(
+            torch.allclose(a, b, rtol=ROTARY_TOLERANCE, atol=ROTARY_TOLERANCE) for a, b in pairs
+        )
     except (TypeError, ValueError, RuntimeError):
         return False

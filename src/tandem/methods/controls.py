@@ -152,14 +152,14 @@ def first_two(P: Groups, count: int) -> Groups:
     return Groups.of(Group(g.prompt, g.completions[:2]) for g in P[:count])
 
 
-Labels = Callable[[Groups, Groups, Checkpoint], Groups]
+LabelRule = Callable[[Groups, Groups, Checkpoint], Groups]
 """(P, SPG's D_hat, the old reward) -> the pairs to learn from in place of D_hat."""
 
 
 def _instead(
     run: Run,
     tag: str,
-    labels: Labels,
+    labels: LabelRule,
     pi_sft: Checkpoint,
     D: Groups,
     prompts: Groups,

@@ -18,14 +18,12 @@ from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, nearest_name
 from tandem.methods.reward import with_preferences
-from tandem.models.opening import open_policy
 from tandem.models.reference import reference_logprobs
-from tandem.models.saving import save_model
-from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.pairwise import PAIRWISE
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
+from tandem.training.fitting import open_trained, required, save_checkpoint
 from tandem.training.loop import train
 from tandem.training.optim import Optim
 from tandem.training.sources import DatasetSource
@@ -94,33 +92,39 @@ def fit(
 ) -> Checkpoint:
     """Fit a policy to the preferences of `data`.
 
+        policy = run("dpo", dpo.fit, pi_sft, D, DPOConfig(loss="ipo", tau=0.1))
+
     Args:
-        ref: the frozen reference; `init` by default.
+        init: the policy to start from.
+        data: tokenised groups; those without a preference are left out.
+        cfg: the loss and its settings.
+        ref: the frozen reference policy; `init` by default.
+        name: the trained policy's name in tables and in `Completion.author`.
+
+    Raises:
+        DataError: no group has a preference.
     """
-    row = PAIRWISE[cfg.loss]
+    loss_fn = PAIRWISE[cfg.loss]
     data = with_preferences(data)
-    if row.uses_ref:
+    if loss_fn.uses_ref:
         data = reference_logprobs(ref or init, data, ctx.machine, ctx.events)
-    policy = open_policy(init.path, ctx.machine, train=True, seed=ctx.seed.at("adapters"))
+    policy = open_trained(init, ctx)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        assert out.logp is not None
-        assert batch.pairs is not None
-        pairs = batch.pairs if cfg.margins else replace(batch.pairs, margin=None)
-        return {cfg.loss: row(out.logp, batch.ref_logp, pairs, **cfg.settings)}
+        pairs = required(batch.pairs)
+        pairs = pairs if cfg.margins else replace(pairs, margin=None)
+        return {cfg.loss: loss_fn(required(out.logp), batch.ref_logp, pairs, **cfg.settings)}
 
-    source = DatasetSource(
+    batches = DatasetSource.of(
         data,
+        policy,
+        ctx,
         size=cfg.batch,
         epochs=cfg.epochs,
-        seed=ctx.seed,
-        layout=policy.layout,
-        tokens=ctx.machine.tokens,
-        logp_is="ref_logp" if row.uses_ref else None,
+        logp_is="ref_logp" if loss_fn.uses_ref else None,
     )
-    train(policy, source, loss, cfg.optim, ctx)
-    save_model(policy.lm, load_tokenizer(init.path), ctx.out)
-    return Checkpoint(ctx.out, name)
+    train(policy, batches, loss, cfg.optim, ctx)
+    return save_checkpoint(policy, init, ctx, name)
 
 
 def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: DPOConfig = DPOConfig()) -> Checkpoint:

@@ -16,7 +16,7 @@ papers' settings. GRPO's k3 loss has its own optimum, which is not the exponenti
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +28,6 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
-from tandem.models.opening import open_policy
 from tandem.models.packed import ActorCritic
 from tandem.objectives.advantages import group_mean, group_std, has_score_spread, leave_one_out
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
@@ -36,9 +35,11 @@ from tandem.objectives.shaped_rewards import missing_eos
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
-from tandem.training.on_policy import RolloutModels, is_finished, train_on_policy
+from tandem.training.fitting import open_trained, required
+from tandem.training.on_policy import train_on_policy
 from tandem.training.optim import Optim
-from tandem.training.rollouts import Experience, RolloutShape
+from tandem.training.rollout_models import RolloutModels, is_finished
+from tandem.training.rollouts import Experience, RolloutConfig, RolloutShape
 from tandem.training.validation import Validation
 
 STD_FLOOR = 1e-4
@@ -112,49 +113,55 @@ GRPO_VARIANTS: dict[str, GRPOConfig] = {
 
 
 class GRPOAlgorithm:
-    """Experience and loss of a group-baseline policy gradient."""
+    """Experience and loss of a group-baseline policy gradient.
 
-    def __init__(self, cast: RolloutModels, cfg: GRPOConfig, longest: int) -> None:
-        self.cast, self.cfg = cast, cfg
+    Args:
+        models: the opened policy, reference and reward.
+        cfg: the variant's settings.
+        longest: the most tokens that an answer may have; Dr. GRPO divides by it.
+    """
+
+    def __init__(self, models: RolloutModels, cfg: GRPOConfig, longest: int) -> None:
+        self.models, self.cfg = models, cfg
+        self.controllers: dict[str, Any] = {}
         # REINFORCE sums over tokens (arXiv:2402.14740); Dr. GRPO divides by the longest answer
         self.length = 1.0 if cfg.ratio == "none" else float(longest)
 
     def experience(self, groups: list[Group]) -> Experience:
         """Score the group and centre it."""
-        cfg, cast = self.cfg, self.cast
-        groups = list(cast.reward(groups))
-        score = missing_eos(cast.scores(groups), is_finished(groups), replace=cfg.no_eos)
-        old, _ = cast.old(groups)
-        ref = cast.ref(groups)
+        cfg, models = self.cfg, self.models
+        groups = list(models.reward(groups))
+        score = missing_eos(models.scores(groups), is_finished(groups), replace=cfg.no_eos)
+        old, _ = models.old_logprobs(groups)
+        ref = models.ref_logprobs(groups)
         r = score - cfg.beta * (old - ref).sum() if cfg.kl == "reward" else score
         group = _group(groups)
         A = r - (leave_one_out(r, group) if cfg.advantage == "rest" else group_mean(r, group))
         if cfg.advantage == "std":
             A = A / (group_std(r, group) + STD_FLOOR)
-        numbers = cast.numbers(groups, score, old, ref)
-        numbers["spread"] = float(group_std(score, group).mean())
+        metrics = models.metrics(groups, score, old, ref)
+        metrics["spread"] = float(group_std(score, group).mean())
         columns = {"old_logp": old, "ref_logp": ref, "advantages": old.expand(A)}
         if cfg.informative:
-            told = has_score_spread(score, group)
-            numbers["informative"] = float(told.float().mean())
-            kept = _kept(group, told, at_least=-(-cfg.prompts // cfg.minibatch))
+            spread = has_score_spread(score, group)
+            metrics["informative"] = float(spread.float().mean())
+            kept = _kept(group, spread, at_least=-(-cfg.prompts // cfg.minibatch))
             columns = {name: c.select(kept) for name, c in columns.items()}
             groups = [groups[i] for i in torch.unique(group[kept]).tolist()]
-        return Experience(groups, columns, numbers)
+        return Experience(groups, columns, metrics)
 
     def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
         """Clipped surrogate or REINFORCE, and the KL where it is a loss."""
         cfg = self.cfg
-        assert out.logp is not None and batch.old_logp is not None  # noqa: PT018
-        assert batch.advantages is not None and batch.ref_logp is not None  # noqa: PT018
+        logp, A = required(out.logp), required(batch.advantages)
         if cfg.ratio == "none":
-            surrogate = reinforce(out.logp, batch.advantages, per=cfg.per, length=self.length)
+            surrogate = reinforce(logp, A, per=cfg.per, length=self.length)
         else:
             low, high = cfg.clip
             surrogate = ppo_clip(
-                out.logp,
-                batch.old_logp,
-                batch.advantages,
+                logp,
+                required(batch.old_logp),
+                A,
                 clip_low=low,
                 clip_high=high,
                 ratio=cfg.ratio,
@@ -164,8 +171,8 @@ class GRPOAlgorithm:
         terms = {"policy": surrogate}
         if cfg.beta and cfg.kl != "reward":
             penalty = kl(
-                out.logp,
-                batch.ref_logp,
+                logp,
+                required(batch.ref_logp),
                 estimator=cfg.kl,
                 ratio="sequence" if cfg.kl == "k2" else "token",
                 per=cfg.per,
@@ -181,10 +188,10 @@ def _group(groups: list[Group]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(groups)), sizes)
 
 
-def _kept(group: Tensor, told: Tensor, at_least: int) -> Tensor:
+def _kept(group: Tensor, spread: Tensor, at_least: int) -> Tensor:
     """Completions of groups with spread, filled up with the first others to `at_least` groups."""
-    good = torch.unique(group[told])
-    rest = torch.unique(group[~told])[: max(0, at_least - len(good))]
+    good = torch.unique(group[spread])
+    rest = torch.unique(group[~spread])[: max(0, at_least - len(good))]
     return torch.isin(group, torch.cat([good, rest])).nonzero()[:, 0]
 
 
@@ -201,25 +208,35 @@ def fit(
     name: str = "GRPO",
     ctx: StageContext,
 ) -> Checkpoint:
-    """Climb a reward from the policy `init`; see `climb` for the arguments.
+    """Train a policy on its own samples to raise a reward, with GRPO or a relative of it.
+
+        policy = run("grpo", grpo.fit, pi_sft, prompts, RewardModel(r_phi), GRPO_VARIANTS["dapo"])
 
     Where the KL is k3 as a loss, the events say that its optimum is another than PPO's.
+
+    Args:
+        init: the policy to start from.
+        prompts: tokenised prompts to be answered.
+        reward: a scoring judge.
+        cfg: baseline, ratio, KL and optimiser.
+        ref: the frozen reference policy; `init` by default.
+        sampling: how episodes are drawn: whole distributions, temperature above 0.
+        validation: held-out prompts and judges, or None; see `Validation`.
+        name: the trained policy's name in tables and in `Completion.author`.
+
+    Raises:
+        ConfigError: the episodes would be greedy or truncated.
+        JudgeError: the reward wrote no score, or one that is not a number.
     """
+    shape = RolloutShape(cfg.prompts, cfg.n, cfg.rounds, cfg.inner, cfg.minibatch)
+    rollout = RolloutConfig(shape, sampling, validation)
     if cfg.kl == "k3" and cfg.beta:
         ctx.events.log("estimator", kl="k3", text=K3)
+    policy = ActorCritic(open_trained(init, ctx))
+    models = RolloutModels.open(policy, init, reward, ref=ref, sampling=sampling, ctx=ctx)
+    algorithm = GRPOAlgorithm(models, cfg, sampling.max_tokens)
     return train_on_policy(
-        ActorCritic(open_policy(init.path, ctx.machine, train=True, seed=ctx.seed.at("adapters"))),
-        init,
-        prompts,
-        reward,
-        lambda cast: GRPOAlgorithm(cast, cfg, sampling.max_tokens),
-        RolloutShape(cfg.prompts, cfg.n, cfg.rounds, cfg.inner, cfg.minibatch),
-        cfg.optim,
-        ref=ref,
-        sampling=sampling,
-        validation=validation,
-        name=name,
-        ctx=ctx,
+        models, algorithm, prompts, rollout, cfg.optim, init=init, name=name, ctx=ctx
     )
 
 

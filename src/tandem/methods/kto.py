@@ -24,16 +24,14 @@ from tandem.batching.microbatches import cut_step
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
-from tandem.models.opening import open_policy
 from tandem.models.reference import reference_logprobs
-from tandem.models.saving import save_model
-from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.operators import mismatch, unpair
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
 from tandem.stages.selection import select
+from tandem.training.fitting import open_trained, required, save_checkpoint
 from tandem.training.loop import train
 from tandem.training.optim import Optim
 from tandem.training.sources import DatasetSource
@@ -79,34 +77,24 @@ def fit(
     data = reference_logprobs(
         ref or init, Groups.of(mismatch()(data, ctx.seed)), ctx.machine, ctx.events
     )
-    policy = open_policy(init.path, ctx.machine, train=True, seed=ctx.seed.at("adapters"))
+    policy = open_trained(init, ctx)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         h, own = log_ratio(out, batch), batch.weight > 0
-        assert batch.scores is not None
         z0 = kto_z0(h[~own]) if batch.shared is None else batch.shared["z0"]
-        good = batch.scores[own]
+        good = required(batch.scores)[own]
         return {"kto": kto(h[own], good, z0, beta=cfg.beta, lam_d=cfg.lam_d, lam_u=cfg.lam_u)}
 
-    source = MismatchedSource(
-        data,
-        size=cfg.batch,
-        epochs=cfg.epochs,
-        seed=ctx.seed,
-        layout=policy.layout,
-        tokens=ctx.machine.tokens,
-        logp_is="ref_logp",
+    batches = MismatchedSource.of(
+        data, policy, ctx, size=cfg.batch, epochs=cfg.epochs, logp_is="ref_logp"
     )
-    train(policy, source, loss, cfg.optim, ctx)
-    save_model(policy.lm, load_tokenizer(init.path), ctx.out)
-    return Checkpoint(ctx.out, name)
+    train(policy, batches, loss, cfg.optim, ctx)
+    return save_checkpoint(policy, init, ctx, name)
 
 
 def log_ratio(out: Outputs, batch: Batch) -> Tensor:
     """[N] log pi - log pi_ref of each completion, summed over its tokens."""
-    assert out.logp is not None
-    assert batch.ref_logp is not None
-    return (out.logp - batch.ref_logp).sum()
+    return (required(out.logp) - required(batch.ref_logp)).sum()
 
 
 class MismatchedSource(DatasetSource):

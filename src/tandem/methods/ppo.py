@@ -8,8 +8,8 @@ function is a trunk of its own that starts as the reward model (docs/adr/0009). 
 docs/theory/ppo.md.
 
 Departures: defaults are AlpacaFarm's (the baseline of RLP), but the log-ratio is not clamped at
-0, because the clamp moves the optimum; and where a held-out signal is watched, the exported
-policy is the best by that signal, not the last.
+0, because the clamp moves the optimum; and where a judge of the validation chooses, the exported
+policy is the best by that judge, not the last.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel, reward_models
 from tandem.models import loading
-from tandem.models.opening import open_policy, open_scalar
+from tandem.models.opening import open_scalar
 from tandem.models.packed import ActorCritic
 from tandem.models.tokenizers import same_tokens
 from tandem.objectives.advantages import explained_variance, gae, whiten
@@ -35,9 +35,11 @@ from tandem.objectives.shaped_rewards import kl_shaping, missing_eos
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
-from tandem.training.on_policy import RolloutModels, is_finished, train_on_policy
+from tandem.training.fitting import open_trained, required
+from tandem.training.on_policy import train_on_policy
 from tandem.training.optim import Optim
-from tandem.training.rollouts import Experience, RolloutShape
+from tandem.training.rollout_models import RolloutModels, is_finished
+from tandem.training.rollouts import Experience, RolloutConfig, RolloutShape
 from tandem.training.validation import Validation
 
 
@@ -107,44 +109,42 @@ class PPOConfig:
 class PPOAlgorithm:
     """PPO's experience and loss."""
 
-    def __init__(self, cast: RolloutModels, cfg: PPOConfig) -> None:
-        self.cast, self.cfg = cast, cfg
+    def __init__(self, models: RolloutModels, cfg: PPOConfig) -> None:
+        self.models, self.cfg = models, cfg
         self.controllers: dict[str, Any] = {}
         if cfg.kl_target is not None:
             self.controllers["beta"] = AdaptiveBeta(cfg.beta, cfg.kl_target, cfg.kl_horizon)
 
     def experience(self, groups: list[Group]) -> Experience:
         """Score, shape, estimate advantages: everything frozen before the first gradient."""
-        cfg, cast = self.cfg, self.cast
-        groups = list(cast.reward(groups))
-        r = cast.scores(groups)
+        cfg, models = self.cfg, self.models
+        groups = list(models.reward(groups))
+        r = models.scores(groups)
         r = missing_eos(r, is_finished(groups), replace=cfg.no_eos, penalty=cfg.no_eos_penalty)
-        old, V = cast.old(groups)
-        assert V is not None
-        ref = cast.ref(groups)
+        old, V = models.old_logprobs(groups)
+        V = required(V)
+        ref = models.ref_logprobs(groups)
         controller = self.controllers.get("beta")
         beta = cfg.beta if controller is None else controller.beta
         R = kl_shaping(r, old, ref, beta, floor=cfg.kl_floor)
         A, G = gae(whiten(R, shift=False) if cfg.whiten_rewards else R, V, cfg.gamma, cfg.lam)
-        numbers = cast.numbers(groups, r, old, ref)
-        numbers |= {"beta": beta, "explained_variance": float(explained_variance(V, G))}
+        metrics = models.metrics(groups, r, old, ref)
+        metrics |= {"beta": beta, "explained_variance": float(explained_variance(V, G))}
         if controller is not None:
-            controller.update(numbers["kl"], len(r))
+            controller.update(metrics["kl"], len(r))
         A = whiten(A) if cfg.whiten_advantages else A
         return Experience(
-            groups, {"old_logp": old, "advantages": A, "returns": G, "old_values": V}, numbers
+            groups, {"old_logp": old, "advantages": A, "returns": G, "old_values": V}, metrics
         )
 
     def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
         """Clipped surrogate and clipped value loss."""
         cfg = self.cfg
-        assert out.logp is not None and out.value is not None  # noqa: PT018
-        assert batch.old_logp is not None and batch.advantages is not None  # noqa: PT018
-        assert batch.old_values is not None and batch.returns is not None  # noqa: PT018
-        L_pg = ppo_clip(
-            out.logp, batch.old_logp, batch.advantages, clip_low=cfg.clip, clip_high=cfg.clip
-        )
-        L_v = value_clip(out.value, batch.old_values, batch.returns, clip=cfg.value_clip)
+        logp, value = required(out.logp), required(out.value)
+        old, A = required(batch.old_logp), required(batch.advantages)
+        V, G = required(batch.old_values), required(batch.returns)
+        L_pg = ppo_clip(logp, old, A, clip_low=cfg.clip, clip_high=cfg.clip)
+        L_v = value_clip(value, V, G, clip=cfg.value_clip)
         return {"policy": L_pg, "value": L_v._replace(loss=cfg.value_weight * L_v.loss)}
 
 
@@ -161,20 +161,31 @@ def fit(
     name: str = "PPO",
     ctx: StageContext,
 ) -> Checkpoint:
-    """Climb a reward from the policy `init`; see `climb` for the arguments."""
+    """Train a policy on its own samples to raise a reward, with PPO.
+
+        policy = run("ppo", ppo.fit, pi_sft, prompts, RewardModel(r_phi), PPOConfig(rounds=20))
+
+    Args:
+        init: the policy to start from.
+        prompts: tokenised prompts to be answered.
+        reward: a scoring judge.
+        cfg: rounds, KL, clips and optimiser.
+        ref: the frozen reference policy; `init` by default.
+        sampling: how episodes are drawn: whole distributions, temperature above 0.
+        validation: held-out prompts and judges, or None; see `Validation`.
+        name: the trained policy's name in tables and in `Completion.author`.
+
+    Raises:
+        ConfigError: the episodes would be greedy or truncated.
+        JudgeError: the reward wrote no score, or one that is not a number.
+    """
+    shape = RolloutShape(cfg.prompts, 1, cfg.rounds, cfg.inner, cfg.minibatch)
+    rollout = RolloutConfig(shape, sampling, validation)
+    policy = actor_critic(init, reward, cfg, ctx)
+    models = RolloutModels.open(policy, init, reward, ref=ref, sampling=sampling, ctx=ctx)
+    algorithm = PPOAlgorithm(models, cfg)
     return train_on_policy(
-        actor_critic(init, reward, cfg, ctx),
-        init,
-        prompts,
-        reward,
-        lambda cast: PPOAlgorithm(cast, cfg),
-        RolloutShape(cfg.prompts, 1, cfg.rounds, cfg.inner, cfg.minibatch),
-        cfg.optim,
-        ref=ref,
-        sampling=sampling,
-        validation=validation,
-        name=name,
-        ctx=ctx,
+        models, algorithm, prompts, rollout, cfg.optim, init=init, name=name, ctx=ctx
     )
 
 
@@ -189,7 +200,7 @@ def actor_critic(
     A value function reads the policy's tokens, so it cannot start from a reward model of another
     tokenizer; then, and where the reward is no model, it starts from the policy, and says so.
     """
-    policy = open_policy(init.path, ctx.machine, train=True, seed=ctx.seed.at("adapters"))
+    policy = open_trained(init, ctx)
     if cfg.value == "shared":
         policy.heads["value"] = loading.value_head(policy.inner).to(policy.device)
         return ActorCritic(policy)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tandem.batching.batch import Batch, Outputs, Terms
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.pair_sequences import PairSeparator, judged_in_both_orders, longest_sequence
 from tandem.data.record import Group
@@ -25,16 +26,15 @@ from tandem.errors import DataError
 from tandem.methods.reward import with_preferences
 from tandem.models import loading
 from tandem.models.folders import context_length
-from tandem.models.opening import open_scalar
-from tandem.models.saving import save_model
 from tandem.models.tokenise import TOKENIZER_KEY
-from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
+from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.ranges import check_below_half
 from tandem.objectives.reward import antisymmetric, two_argument
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.events import Events
 from tandem.runs.run import Run
+from tandem.training.fitting import open_trained_scalar, required, save_checkpoint
 from tandem.training.loop import train
 from tandem.training.optim import Optim
 from tandem.training.sources import DatasetSource
@@ -83,22 +83,17 @@ def fit(
         DataError: no group has a preference, none fits, or the tokens are another tokenizer's.
     """
     pairs = Groups.of(_readable(with_preferences(data), init, ctx.events))
-    drawn = {"fresh": ctx.seed.at("head"), "zero": cfg.head == "zero", "layers": cfg.layers}
-    model = open_scalar(init.path, ctx.machine, train=True, **drawn)
+    model = open_trained_scalar(init, ctx, zero=cfg.head == "zero", layers=cfg.layers)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        assert out.score is not None
-        assert batch.pairs is not None
-        w, l, p = batch.pairs.w, batch.pairs.l, batch.pairs.p  # noqa: E741
-        soft = (1 - 2 * cfg.smoothing) * p + cfg.smoothing
-        return {"two_argument": two_argument(antisymmetric(out.score[w], out.score[l]), soft)}
+        score, both = required(out.score), required(batch.pairs)
+        soft = (1 - 2 * cfg.smoothing) * both.p + cfg.smoothing
+        return {"two_argument": two_argument(antisymmetric(score[both.w], score[both.l]), soft)}
 
-    steps = {"size": cfg.batch, "epochs": cfg.epochs, "seed": ctx.seed}
-    source = DatasetSource(pairs, layout=model.layout, tokens=ctx.machine.tokens, **steps)
-    train(model, source, loss, cfg.optim, ctx)
+    batches = DatasetSource.of(pairs, model, ctx, size=cfg.batch, epochs=cfg.epochs)
+    train(model, batches, loss, cfg.optim, ctx)
     model.inner.config.tandem = {"reads": loading.PAIR}
-    save_model(model.lm, load_tokenizer(init.path), ctx.out)
-    return Checkpoint(ctx.out, name)
+    return save_checkpoint(model, init, ctx, name)
 
 
 def _readable(data: Groups, init: Checkpoint, events: Events) -> Iterator[Group]:
@@ -133,7 +128,8 @@ def _same_tokens(group: Group, whose: str, init: Checkpoint) -> None:
         raise DataError(
             f"group `{group.id}` holds the tokens of another tokenizer than that of {init}",
             "read through foreign ids, its answers would be other answers",
-            "encode the preferences with `tandem.stages.encoding.encode` and the model that you start from",
+            "encode the preferences with `tandem.stages.encoding.encode` and the model that you "
+            "start from",
         )
 
 

@@ -31,7 +31,7 @@ from tandem.operators import Operator, best, top_share
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
-from tandem.stages.early_stopping import best_policy, should_stop, validated
+from tandem.stages.early_stopping import best_policy, run_validation, should_stop
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
@@ -96,14 +96,14 @@ def recipe(
 ) -> Checkpoint:
     """Prompts and a reward model in, a policy out: the one that held-out judges like best."""
     pi, r, shuffle = pi_sft, RewardModel(r_phi), run.seed.at("portions")
-    trail = [validated(run, "watch-0", pi, validation, sampling)]
+    history = [run_validation(run, "watch-0", pi, validation, sampling)]
     for t in range(1, cfg.stages + 1):
         X = run(f"prompts-{t}", stage_prompts, prompts, cfg.prompts, t - 1, seed=shuffle)
         Y = run(f"samples-{t}", sample, pi, X, n=cfg.k, sampling=sampling)  # 1
         Y = run(f"scores-{t}", judge, Y, cfg.reward(r, pi, pi_sft))  # 2
         B = run(f"kept-{t}", select, Y, cfg.rank)  # 3
         pi = run(f"policy-{t}", sft.fit, pi, B, cfg.sft, name=f"RAFT-{t}")  # 4
-        trail.append(validated(run, f"watch-{t}", pi, validation, sampling))
-        if should_stop(trail, validation):
+        history.append(run_validation(run, f"watch-{t}", pi, validation, sampling))
+        if should_stop(history, validation):
             break
-    return best_policy(trail, validation).policy
+    return best_policy(history, validation).policy

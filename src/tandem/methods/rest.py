@@ -34,7 +34,7 @@ from tandem.operators import Scope, above
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.combining import merge
-from tandem.stages.early_stopping import best_policy, should_stop, validated
+from tandem.stages.early_stopping import best_policy, run_validation, should_stop
 from tandem.stages.encoding import encode
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
@@ -110,7 +110,7 @@ def recipe(
     """Demonstrations and a reward model in, the policy out that held-out judges like best."""
     R = RewardModel(r_phi)
     D = run("original", encode, demonstrations, pi_sft, room=sampling.max_tokens)
-    start = best = validated(run, "watch-0", pi_sft, validation, sampling)  # 1
+    start = best = run_validation(run, "watch-0", pi_sft, validation, sampling)  # 1
     for g in range(1, cfg.grow + 1):  # 2
         pi, tried = start.policy, [start]
         D_g = run(f"grown-{g}", sample, pi, D, n=cfg.n, sampling=sampling)  # 3
@@ -121,7 +121,7 @@ def recipe(
                 run(f"threshold-{g}", log_above_mean, D_g, cfg.filter(i))
             kept = run(f"kept-{g}-{i}", select, D_g, cfg.filter(i)) if i else D_g  # 5
             pi = run(f"policy-{g}-{i}", sft.fit, pi, kept, cfg.fit(i), name=f"ReST-G{g}I{i}")  # 6
-            tried.append(validated(run, f"watch-{g}-{i}", pi, validation, sampling))
+            tried.append(run_validation(run, f"watch-{g}-{i}", pi, validation, sampling))
             if should_stop(tried, validation):
                 break
         start, best = best_policy(tried[1:], validation), best_policy([best, *tried], validation)

@@ -19,14 +19,12 @@ from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
 from tandem.machine import Machine
 from tandem.models.forward import forward_groups
-from tandem.models.opening import open_scalar
 from tandem.models.packed import PackedModel
-from tandem.models.saving import save_model
-from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.reward import bradley_terry, rank_weight
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
+from tandem.training.fitting import open_trained_scalar, required, save_checkpoint
 from tandem.training.loop import LossFunction, train
 from tandem.training.multiview import MultiViewConfig, MultiViewHead, MultiViewSource
 from tandem.training.optim import Optim
@@ -90,40 +88,27 @@ def fit(
     """
     data = with_preferences(data)
     _check_views(views, lam)
-    zero = cfg.head == "zero"
-    head = ctx.seed.at("head")
-    model = open_scalar(
-        init.path, ctx.machine, fresh=head, zero=zero, layers=cfg.layers, train=True
-    )
-
-    source = DatasetSource(
-        data,
-        size=cfg.batch,
-        epochs=cfg.epochs,
-        seed=ctx.seed,
-        layout=model.layout,
-        tokens=ctx.machine.tokens,
-    )
+    model = open_trained_scalar(init, ctx, zero=cfg.head == "zero", layers=cfg.layers)
+    batches = DatasetSource.of(data, model, ctx, size=cfg.batch, epochs=cfg.epochs)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         return {"bradley_terry": preference_terms(out, batch, cfg)}
 
     if views is None or lam == 0:
-        train(model, source, loss, cfg.optim, ctx)
+        train(model, batches, loss, cfg.optim, ctx)
     else:
-        fit_with_views(model, source, loss, views, lam, uml, cfg, ctx)
+        fit_with_views(model, batches, loss, views, lam, uml, cfg, ctx)
     normalise_scores(model, data if zero_on is None else zero_on, ctx.machine, cfg.unit_variance)
-    save_model(model.lm, load_tokenizer(init.path), ctx.out)
-    return Checkpoint(ctx.out, name)
+    return save_checkpoint(model, init, ctx, name)
 
 
 def preference_terms(out: Outputs, batch: Batch, cfg: RewardConfig) -> Terms:
     """Bradley-Terry over the comparisons of a micro-batch, which may have none."""
-    assert out.score is not None
-    none = torch.zeros(0, dtype=torch.long, device=out.score.device)
+    score = required(out.score)
+    none = torch.zeros(0, dtype=torch.long, device=score.device)
     pairs = batch.pairs or Pairs(none, none, none.float())
     return bradley_terry(
-        out.score,
+        score,
         pairs,
         smoothing=cfg.smoothing,
         noise=cfg.noise,
@@ -134,7 +119,7 @@ def preference_terms(out: Outputs, batch: Batch, cfg: RewardConfig) -> Terms:
 
 def fit_with_views(
     model: PackedModel,
-    source: DatasetSource,
+    batches: DatasetSource,
     loss: LossFunction,
     views: Groups,
     lam: float,
@@ -153,7 +138,7 @@ def fit_with_views(
     pairs = MultiViewSource(
         views,
         size=cfg.batch,
-        total=source.total,
+        total=batches.total,
         cfg=uml,
         seed=ctx.seed.at("views"),
         layout=model.layout,
@@ -164,7 +149,7 @@ def fit_with_views(
         L_M = net.terms(out, batch)
         return {**loss(out, batch), "multiview": L_M._replace(loss=lam * L_M.loss)}
 
-    train(model, ZippedSource(source, pairs), both, cfg.optim, ctx, want={"features": True})
+    train(model, ZippedSource(batches, pairs), both, cfg.optim, ctx, want={"features": True})
     del model.heads["views"]
 
 

@@ -41,7 +41,7 @@ from tandem.stages.selection import log_tilting, select
 from tandem.training.optim import Optim
 
 PairSource = Literal["rso", "sft", "direct"]
-NAMES: dict[PairSource, str] = {"rso": "RSO", "sft": "sft-sample-rank", "direct": "direct"}
+SOURCE_NAMES: dict[PairSource, str] = {"rso": "RSO", "sft": "sft-sample-rank", "direct": "direct"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def recipe(
     cfg: RSOConfig = RSOConfig(),
 ) -> Checkpoint:
     """Human comparisons and prompts in, a policy out."""
-    name = NAMES[cfg.source]
+    name = SOURCE_NAMES[cfg.source]
     if cfg.source == "direct":
         return run("policy", dpo.fit, pi_sft, D, cfg.dpo, name=name)
     r_psi, rho_psi = open_ranker(run, pi_sft, prompts, D, r_phi, sampling, cfg)  # 1

@@ -15,15 +15,13 @@ import numpy as np
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
-from tandem.models.opening import open_policy
-from tandem.models.saving import save_model
-from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives import Imitation, gold, nll, weighted
 from tandem.operators.columns import scores_of
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
 from tandem.stages.encoding import encode
+from tandem.training.fitting import open_trained, required, save_checkpoint
 from tandem.training.loop import train
 from tandem.training.optim import Optim
 from tandem.training.sources import DatasetSource
@@ -69,33 +67,31 @@ def fit(
         DataError: the loss reads scores, and a group has none.
     """
     mean = 0.0 if cfg.loss == "nll" else _mean(data, cfg.loss)
-    policy = open_policy(init.path, ctx.machine, train=True, seed=ctx.seed.at("adapters"))
+    policy = open_trained(init, ctx)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        assert out.logp is not None
+        logp = required(out.logp)
         own: dict[str, Any] = {"weight": batch.weight, "per": cfg.per}
         if cfg.loss == "nll":
-            return {"nll": nll(out.logp, **own)}
-        assert batch.scores is not None
+            return {"nll": nll(logp, **own)}
+        scores = required(batch.scores)
         if cfg.loss == "weighted":
-            terms = weighted(out.logp, batch.scores, eta=cfg.eta, mean=mean, **own)
+            terms = weighted(logp, scores, eta=cfg.eta, mean=mean, **own)
         else:
-            terms = gold(out.logp, batch.scores, floor=cfg.floor, **own)
+            terms = gold(logp, scores, floor=cfg.floor, **own)
         return {cfg.loss: terms}
 
-    source = DatasetSource(
+    batches = DatasetSource.of(
         data,
+        policy,
+        ctx,
         size=cfg.batch,
         epochs=cfg.epochs,
         steps=cfg.steps,
-        seed=ctx.seed,
-        layout=policy.layout,
-        tokens=ctx.machine.tokens,
         divisible=True,
     )
-    train(policy, source, loss, cfg.optim, ctx)
-    save_model(policy.lm, load_tokenizer(init.path), ctx.out)
-    return Checkpoint(ctx.out, name)
+    train(policy, batches, loss, cfg.optim, ctx)
+    return save_checkpoint(policy, init, ctx, name)
 
 
 def _mean(data: Groups, loss: str) -> float:

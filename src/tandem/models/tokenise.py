@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from tandem.data import chat
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
-from tandem.models.tokenizers import tokenizer_hash
 
 TOKENIZER_KEY = "tokenizer"
-GROUPS_PER_CHUNK = 256
+GROUPS_PER_TOKENISING = 256
 
 
 def mark_tokenizer(group: Group, whose: str) -> Group:
@@ -32,7 +32,7 @@ def tokenise(groups: Iterable[Group], tokenizer: Any) -> Iterator[Group]:
     """
     whose = tokenizer_hash(tokenizer)
     stream = iter(groups)
-    while chunk := list(itertools.islice(stream, GROUPS_PER_CHUNK)):
+    while chunk := list(itertools.islice(stream, GROUPS_PER_TOKENISING)):
         foreign = [i for i, g in enumerate(chunk) if g.prompt.meta.get(TOKENIZER_KEY) != whose]
         if foreign:
             ours = chat.encode_groups(

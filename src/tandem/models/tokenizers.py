@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
 
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.errors import ModelError
 from tandem.models.folders import Source, check_exists, first_line
 
@@ -40,17 +38,6 @@ def load_tokenizer(source: Source, *, ends: bool = True) -> PreTrainedTokenizerB
             "set eos_token in tokenizer_config.json",
         )
     return tokenizer
-
-
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a hash of what a tokenizer does: vocabulary, rules, special tokens, template."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    parts = [
-        backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab()),
-        json.dumps({k: str(v) for k, v in tokenizer.special_tokens_map.items()}),
-        str(tokenizer.chat_template),
-    ]
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
 def same_tokens(a: Source, b: Source) -> bool:

@@ -95,12 +95,7 @@ def evaluate_against_sft(inputs: Inputs, trained: Mapping[str, Policy], spent: f
     if task.references is not None:
         answers["reference"] = inputs.eval_prompts
         opponents.append("reference")
-    judges: dict[str, Judge] = {}
-    if task.truth is not None:
-        judges["truth"] = task.truth
-    if inputs.labelled:
-        judges["gold_rm"] = inputs.gold_rm
-        judges["proxy"] = RewardModel(inputs.r_phi)
+    judges = inputs.judges()
     if not judges:
         return f"nobody judges: no preferences, no truth\n\n{cost_table(run)}"
     exam = run(

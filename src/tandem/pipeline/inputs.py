@@ -158,6 +158,17 @@ class Inputs:
         """A larger reward on the same human data, never optimised: the members together."""
         return Ensemble(self.members, centre="bias", name="gold_rm")
 
+    def judges(self) -> dict[str, Judge]:
+        """Return who evaluates a policy, by column; the first decides who wins.
+
+        The programmatic `truth` where there is one; where there are preferences, `gold_rm`, that
+        was never optimised, and `proxy`, the reward model that was. Empty where nobody judges.
+        """
+        found: dict[str, Judge] = {} if self.truth is None else {"truth": self.truth}
+        if self.labelled:
+            found |= {"gold_rm": self.gold_rm, "proxy": RewardModel(self.r_phi)}
+        return found
+
     def curve(self) -> str:
         """Fit the reward on growing shares of D, whole and cut to half of its layers."""
         cfg, rows = self.configs["reward"], []
@@ -181,7 +192,7 @@ class Inputs:
 
     @cached_property
     def validation(self) -> Validation:
-        """What is followed while a policy climbs: never the prompts of the final exam."""
+        """What a policy is validated with while it trains: never the evaluation prompts."""
         task = self.task
         asked = self.held_out.prompts() if task.asked_held_out is None else task.asked_held_out
         prompts = self.run("watched", encode, asked, self.base, room=self.sampling.max_tokens)

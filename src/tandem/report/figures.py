@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tandem.evaluation.reward_hacking import diagnose_curve
+from tandem.evaluation.reward_hacking import SIGNALS, diagnose_curve
 from tandem.report.numbers import spell_decimal, spell_percent, spell_signed
 from tandem.report.results import trained_policies
 from tandem.report.svg import INK, MUTED, PAPER, RULE, SERIES, Sheet, embed_figure
@@ -25,10 +25,9 @@ from tandem.report.verdict import open_estimate
 from tandem.statistics import OverOptimisation, over_optimisation
 
 MARKERS = "osD^vPX*"
-LETTERS = 22
+LONGEST_NAME = 22
 BON = "best-of-n"
 WIDE, SMALL = (4.5, 3.2), (3.5, 2.7)
-SIGNALS = ("truth", "gold_rm", "held_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +198,8 @@ class Drawer:
                 f"{score} against length over {len(points)} sampled answers: correlation "
                 f"{spell_signed(r)}, {spell_signed(float(slope), 3)} a token."
             )
-            caption = f"Each mark is one answer; the line is least squares, correlation {spell_signed(r)}."
+            line = f"the line is least squares, correlation {spell_signed(r)}."
+            caption = f"Each mark is one answer; {line}"
             numbers = {"n": len(points), "correlation": r, "slope": float(slope)}
             svg = embed_figure(figure, "lengths", alt, self.sheet)
             return Figure("lengths", svg, alt, caption, numbers)
@@ -301,9 +301,9 @@ def _canvas(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
 
 
 def drawing_label(name: str) -> str:
-    """Return a name that fits into a drawing: no control characters, at most LETTERS letters."""
+    """Return a name that fits into a drawing: printable, at most `LONGEST_NAME` letters."""
     shown = "".join(c if c.isprintable() else " " for c in name).strip()
-    return shown if len(shown) <= LETTERS else f"{shown[: LETTERS - 1]}…"
+    return shown if len(shown) <= LONGEST_NAME else f"{shown[: LONGEST_NAME - 1]}…"
 
 
 def _frontier(results: Mapping[str, Any], judge: str) -> list[dict[str, Any]]:
@@ -376,13 +376,14 @@ def _peak(axes: Any, numbers: Mapping[str, Any]) -> None:
 def _climb_words(name: str, signal: str, numbers: Mapping[str, Any]) -> str:
     best, end, fit = numbers["best"], numbers["end"], numbers.get("fit", {})
     words = (
-        f"{name}: {signal} is best, {spell_signed(best['gain'])}, at √KL {spell_decimal(best['sqrt_kl'])}; at "
-        f"the end {signal} {spell_signed(end['gain'])} and proxy {spell_signed(end['proxy'])} at √KL "
-        f"{spell_decimal(end['sqrt_kl'])}."
+        f"{name}: {signal} is best, {spell_signed(best['gain'])}, at √KL "
+        f"{spell_decimal(best['sqrt_kl'])}; at the end {signal} {spell_signed(end['gain'])} and "
+        f"proxy {spell_signed(end['proxy'])} at √KL {spell_decimal(end['sqrt_kl'])}."
     )
     if "peak" in fit:
         beyond = fit["peak"] > max(p["kl"] for p in numbers["points"]) ** 0.5
-        words += f" Fitted peak at √KL {spell_decimal(fit['peak'])}, height {spell_signed(fit['height'])}"
+        words += f" Fitted peak at √KL {spell_decimal(fit['peak'])}, "
+        words += f"height {spell_signed(fit['height'])}"
         words += ", beyond what was reached." if beyond else "."
     if numbers.get("diverged"):
         words += f" The proxy went on rising while {signal} fell."

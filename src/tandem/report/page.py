@@ -27,7 +27,7 @@ from tandem.report.results import BENCH, Results, read_results
 from tandem.report.verdict import Sentence, listed_rows, verdict_sentences
 from tandem.runs.atomic_files import write_text
 
-ASSETS = files("tandem.report") / "assets"
+PAGE_ASSETS = files("tandem.report") / "assets"
 
 
 def write_report(path: Path, out: Path | None = None) -> Path:
@@ -119,14 +119,14 @@ def _shown(said: list[Sentence], drawn: Mapping[str, Any], limits: list[str]) ->
 def fill_template(template: str, figure_css: str, **values: Any) -> str:
     """Fill a template; style and script are allowed by their hash alone."""
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (ASSETS / name).read_text(encoding="utf-8")),
+        loader=jinja2.FunctionLoader(lambda name: (PAGE_ASSETS / name).read_text(encoding="utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = (ASSETS / "report.css").read_text(encoding="utf-8") + figure_css
-    script = (ASSETS / "report.js").read_text(encoding="utf-8")
+    style = (PAGE_ASSETS / "report.css").read_text(encoding="utf-8") + figure_css
+    script = (PAGE_ASSETS / "report.js").read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; style-src '{_hashed(style)}'; script-src '{_hashed(script)}'; "
         "base-uri 'none'; form-action 'none'"

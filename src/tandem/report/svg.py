@@ -16,7 +16,7 @@ from typing import Any
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 INK, MUTED, RULE, PAPER = "#010101", "#020202", "#030303", "#040404"
 SERIES = tuple(f"#0a0b{k:02x}" for k in range(1, 9))
-COLOURS = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAPER: "--paper"} | {
+THEME_COLOURS = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAPER: "--paper"} | {
     colour: f"--s{k}" for k, colour in enumerate(SERIES, 1)
 }
 SAFE = re.compile(r"[a-z-]+: ?[#a-zA-Z0-9.,'()% -]+")
@@ -47,7 +47,7 @@ def _translated(part: str) -> str:
     if key == "font":
         size = value.split("px")[0].split()[-1]
         return f"font-size:{size}px"
-    return f"{key}:var({COLOURS[value]})" if value in COLOURS else f"{key}:{value}"
+    return f"{key}:var({THEME_COLOURS[value]})" if value in THEME_COLOURS else f"{key}:{value}"
 
 
 def embed_figure(figure: Any, name: str, alt: str, sheet: Sheet) -> str:

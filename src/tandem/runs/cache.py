@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
 from tandem.errors import ConfigError
 
@@ -23,8 +22,3 @@ def cache_limit() -> int:
             "give a number of gigabytes, for example 20; 0 keeps only the newest column",
         )
     return int(size * 1e9)
-
-
-def cache_folder() -> Path:
-    """Return the folder where columns are kept between runs."""
-    return Path(os.environ.get("TANDEM_CACHE", "~/.cache/tandem")).expanduser()

@@ -10,7 +10,7 @@ from pathlib import Path
 from tandem.errors import ModelError
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-BLOCK = 1 << 20
+READ_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,6 @@ def file_hash(file: Path) -> str:
 def _file_hash(file: Path, state: tuple[int, int, int]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     with file.open("rb") as stream:
-        while block := stream.read(BLOCK):
+        while block := stream.read(READ_SIZE):
             digest.update(block)
     return digest.hexdigest()

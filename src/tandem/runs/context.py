@@ -22,7 +22,7 @@ class StageContext:
     """Where a stage that fits a model works; a run gives it as `ctx`.
 
     Attributes:
-        out: the artifact's folder: the stage writes there and returns `Checkpoint(here.out, name)`.
+        out: the artifact's folder: the stage writes there and returns `Checkpoint(ctx.out, name)`.
         scratch: survives a kill, deleted when the stage is done: step checkpoints.
         seed: the stage's own seed.
         events: progress and numbers.

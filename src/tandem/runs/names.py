@@ -158,6 +158,8 @@ RECORDED: dict[str, str] = {
 RENAMED: dict[str, dict[str, str]] = {
     "sample": {"how": "sampling"},
     "validate_policy": {"watching": "validation", "how": "sampling"},
+    "ValidatedPolicy": {"numbers": "metrics"},
+    "RolloutShape": {"inner": "epochs"},
     "revise": {"how": "sampling"},
     "log_tilting": {"how": "rule"},
     "log_above_mean": {"how": "rule"},

@@ -46,7 +46,7 @@ from tandem.runs.names import recorded_name, stage_as_recorded
 from tandem.runs.records import STAGE, Record, read_record, records, stage_folders
 from tandem.runs.session import Session
 
-A = TypeVar("A")
+_A = TypeVar("_A")
 POLL_SECONDS = 0.2
 
 
@@ -100,7 +100,7 @@ class Run:
         self, name: str, stage: Callable[..., Iterator[Group]], /, *args: Any, **kw: Any
     ) -> Groups: ...
     @overload
-    def __call__(self, name: str, stage: Callable[..., A], /, *args: Any, **kw: Any) -> A: ...
+    def __call__(self, name: str, stage: Callable[..., _A], /, *args: Any, **kw: Any) -> _A: ...
     def __call__(self, name: str, stage: Callable[..., Any], /, *args: Any, **kw: Any) -> Any:
         """Do a stage, or return the artifact of a stage that is done.
 

@@ -1,39 +1,53 @@
-"""Stopping between stages, by judges who did not choose what was trained on.
+"""Early stopping between stages, by judges that the policy was not fitted to.
 
-A method that samples, filters and fits again and again needs somebody to say when it is enough.
-The filter's own reward cannot: the policy is fitted to it. `look` asks the held-out judges of a
-`Watching` after each fit, on the same prompts with the same draws; `enough` and `chosen` read
-what they said. See docs/theory/raft.md and docs/theory/rest.md.
+RAFT and ReST sample, filter and fit again and again. The reward that filters cannot say when to
+stop, because every fit raises it. So each new policy is validated on held-out prompts, always
+with the same draws:
+
+    history = [run_validation(run, "watch-0", pi, validation, sampling)]
+    for t in range(1, stages + 1):
+        pi = ...                                    # the next fit
+        history.append(run_validation(run, f"watch-{t}", pi, validation, sampling))
+        if should_stop(history, validation):
+            break
+    return best_policy(history, validation).policy
+
+See docs/theory/raft.md and docs/theory/rest.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass
+from functools import partial
 
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
-from tandem.judges import open_judge
+from tandem.judges import judge_once
 from tandem.machine import Machine
-from tandem.operators.columns import scores_of
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.display import spell_numbers
 from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.stages.sampling import sample
-from tandem.training.validation import Validation
+from tandem.statistics import best_index, is_out_of_patience
+from tandem.training.validation import Validation, log_samples, score_policy
 
 
 @dataclass(frozen=True)
 class ValidatedPolicy:
-    """A policy and what the held-out judges said of it: column -> mean score."""
+    """A policy and its validation metrics.
+
+    Attributes:
+        policy: the checkpoint.
+        metrics: judge's column -> mean score over the held-out prompts, and `length`. Empty where
+            nothing was validated.
+    """
 
     policy: Checkpoint
-    numbers: dict[str, float]
+    metrics: dict[str, float]
 
 
 def validate_policy(
@@ -45,33 +59,39 @@ def validate_policy(
     machine: Machine,
     events: Events,
 ) -> dict[str, float]:
-    """Sample once for every held-out prompt and return each judge's mean score, and the length."""
-    drawn = sample(
-        policy,
-        validation.prompts,
-        n=1,
-        sampling=sampling,
-        seed=seed,
-        machine=machine,
-        events=events,
-    )
-    answers = Groups.of(drawn)
-    numbers = {
-        column: float(np.mean(np.concatenate([scores_of(g, column) for g in judged])))
-        for column, who in validation.judges
-        for judged in [list(open_judge(who, replace(machine, lora=None))(answers))]
-    }
-    numbers["length"] = float(np.mean([len(g.completions[0].tokens) for g in answers]))
-    for group in answers[:3]:
-        events.log("sample", prompt=group.prompt.text, answer=group.completions[0].text)
-    events.log("looked", text=spell_numbers(numbers), **numbers)
-    return numbers
+    """Stage: sample one answer to every held-out prompt; return each judge's mean score.
+
+    Returns:
+        judge's column -> mean score, and the mean `length` in tokens.
+
+    Raises:
+        DataError: a judge wrote no scores.
+    """
+    given = {"sampling": sampling, "seed": seed, "machine": machine, "events": events}
+    answers = Groups.of(sample(policy, validation.prompts, n=1, **given))
+    judges = {column: partial(judge_once, j, machine) for column, j in validation.judges}
+    found = score_policy(answers, judges)
+    metrics = {column: float(values.mean()) for column, values in found.items()}
+    log_samples(answers, events)
+    events.log("looked", text=spell_numbers(metrics), **metrics)
+    return metrics
 
 
-def validated(
-    run: Run, name: str, policy: Checkpoint, validation: Validation | None, sampling: Sampling
+def run_validation(
+    run: Run, stage: str, policy: Checkpoint, validation: Validation | None, sampling: Sampling
 ) -> ValidatedPolicy:
-    """Look at a policy as the stage `name`; the draws are the same for every policy of a run."""
+    """Validate a policy as a stage of the run; every policy of the run answers with the same draws.
+
+    Args:
+        run: where the stage is remembered.
+        stage: the stage's name.
+        policy: the policy to validate.
+        validation: the held-out prompts and their judges; None validates nothing.
+        sampling: how the answers are drawn.
+
+    Raises:
+        ConfigError: `validation.choose` names none of its judges.
+    """
     if validation is None:
         return ValidatedPolicy(policy, {})
     columns = [column for column, _ in validation.judges]
@@ -83,27 +103,28 @@ def validated(
         )
     draws = run.seed.at("held-out")
     return ValidatedPolicy(
-        policy, run(name, validate_policy, policy, validation, sampling=sampling, seed=draws)
+        policy, run(stage, validate_policy, policy, validation, sampling=sampling, seed=draws)
     )
 
 
-def should_stop(trail: Sequence[ValidatedPolicy], validation: Validation | None) -> bool:
-    """True when the last `patience` policies in a row brought no new best.
+def should_stop(history: Sequence[ValidatedPolicy], validation: Validation | None) -> bool:
+    """True when the last `patience` policies in a row were no better than the best before them.
 
-    The trail begins with the policy that they are to be better than.
+    The history begins with the policy to be improved on.
     """
     if validation is None or validation.patience is None:
         return False
-    return len(trail) - 1 - trail.index(_best(trail, validation)) >= validation.patience
+    return is_out_of_patience(_scores(history, validation), validation.patience)
 
 
-def best_policy(trail: Sequence[ValidatedPolicy], validation: Validation | None) -> ValidatedPolicy:
-    """Return the policy that `validation.choose` liked best; the last one where nobody chooses."""
+def best_policy(
+    history: Sequence[ValidatedPolicy], validation: Validation | None
+) -> ValidatedPolicy:
+    """Return the first policy with the highest score of `validation.choose`; else the last one."""
     if validation is None or validation.choose is None:
-        return trail[-1]
-    return _best(trail, validation)
+        return history[-1]
+    return history[best_index(_scores(history, validation))]
 
 
-def _best(trail: Sequence[ValidatedPolicy], validation: Validation) -> ValidatedPolicy:
-    column = validation.choose or ""
-    return max(trail, key=lambda s: s.numbers[column])
+def _scores(history: Sequence[ValidatedPolicy], validation: Validation) -> list[float]:
+    return [known.metrics[validation.choose or ""] for known in history]

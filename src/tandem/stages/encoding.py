@@ -16,14 +16,15 @@ from collections.abc import Iterator
 
 from tandem.data import chat
 from tandem.data.chat import Truncation
+from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.data.verifiable import PromptStyle, QuestionFormat
 from tandem.errors import ConfigError, DataError
+from tandem.machine import cache_folder
 from tandem.models.folders import context_length
 from tandem.models.tokenise import mark_tokenizer
-from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
-from tandem.runs.cache import cache_folder
+from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 

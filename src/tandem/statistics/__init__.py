@@ -2,16 +2,17 @@
 
 The prompt is the unit; methods are compared on the same prompts and seeds. No torch.
 
-    intervals     mean_of, paired, mean_over_seeds, by_prompt, bootstrap
-    rates         share_of, win_rate, rate_by_prompt, wilson, both_orders
+    intervals     mean_of, paired_difference, mean_over_seeds, by_prompt, bootstrap
+    rates         share_of, win_rate, rate_by_prompt, wilson, average_both_orders
     crossed       the variance behind all of them; deviant_seeds
-    power         minimum_detectable, comparisons_needed, explain_few_prompts, verdict, holm
-    ranking       bradley_terry, elo_gap, win_probability, length_controlled
+    power         minimum_detectable, comparisons_needed, explain_few_prompts, verdict_line, holm
+    ranking       fit_bradley_terry, elo_gap, win_probability, length_controlled
     calibration   accuracy, log_loss, brier, ece, temperature_scale, auroc
-    curves        learning_curve, over_optimisation, ensemble, aggregate
-    design        d_optimal, information
-    best_of       law, kl_exact, kl_bound, weights, curve       (a module, not re-exported)
-    tilting       tilt, acceptance, effective_beta
+    curves        learning_curve, over_optimisation, ensemble_scores, aggregate_scores
+    design        d_optimal, design_information
+    best_of       best_of_n_law, kl_exact, kl_bound, order_weights     (a module, not re-exported)
+    tilting       describe_tilt, acceptance_rate, effective_beta
+    patience      best_index, is_out_of_patience: early stopping
 """
 
 from tandem.statistics.calibration import (
@@ -47,6 +48,7 @@ from tandem.statistics.intervals import (
     mean_over_seeds,
     paired_difference,
 )
+from tandem.statistics.patience import best_index, is_out_of_patience
 from tandem.statistics.power import (
     comparisons_needed,
     explain_few_prompts,
@@ -57,14 +59,14 @@ from tandem.statistics.power import (
 from tandem.statistics.ranking import (
     ELO_PER_NAT,
     Strengths,
-    bradley_terry,
     elo_gap,
+    fit_bradley_terry,
     length_controlled,
     win_probability,
 )
 from tandem.statistics.rates import (
     FEWEST_PROMPTS,
-    both_orders,
+    average_both_orders,
     outcomes_of,
     rate_by_prompt,
     share_of,
@@ -87,7 +89,7 @@ __all__ = [
     "explain_few_prompts",
     "win_rate",
     "outcomes_of",
-    "both_orders",
+    "average_both_orders",
     "wilson",
     "by_prompt",
     "rate_by_prompt",
@@ -98,7 +100,7 @@ __all__ = [
     "verdict_line",
     "ELO_PER_NAT",
     "Strengths",
-    "bradley_terry",
+    "fit_bradley_terry",
     "elo_gap",
     "win_probability",
     "length_controlled",
@@ -121,6 +123,8 @@ __all__ = [
     "aggregate_scores",
     "ensemble_scores",
     "member_disagreement",
+    "best_index",
+    "is_out_of_patience",
     "d_optimal",
     "design_information",
 ]

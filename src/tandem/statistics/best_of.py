@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.errors import ConfigError, DataError
+from tandem.statistics.numerics import Floats
 
-Floats = npt.NDArray[np.float64]
 Numbers = Sequence[float] | npt.NDArray[np.floating[Any]]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.errors import DataError
-from tandem.statistics.numerics import Floats, find_minimum, log_sigmoid, midranks, sigmoid
+from tandem.statistics.numerics import Floats, find_minimum, log_sigmoid, logistic, midranks
 
 PROBABILITY_FLOOR = 1e-12
 
@@ -102,7 +102,7 @@ def temperature_scale(difference: npt.ArrayLike, y: npt.ArrayLike) -> float:
 
 def win_probability_of(difference: npt.ArrayLike, temperature: float = 1.0) -> Floats:
     """Return sigmoid(difference / temperature)."""
-    return sigmoid(np.asarray(difference, np.float64) / temperature)
+    return logistic(np.asarray(difference, np.float64) / temperature)
 
 
 def auroc(score: npt.ArrayLike, positive: npt.ArrayLike) -> float:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tandem.errors import DataError
-from tandem.statistics.numerics import Floats, sigmoid
+from tandem.statistics.numerics import Floats, logistic
 
 STEPS, LONGEST, CLOSE, SINGULAR = 100, 5.0, 1e-9, 1e-12
 
@@ -31,7 +31,7 @@ class Logistic(NamedTuple):
     covariance: Floats
 
 
-def logistic(
+def fit_logistic(
     x: Floats, y: Floats, weight: Floats | None = None, prior_sd: float = math.inf
 ) -> Logistic:
     """Fit P(y = 1) = sigmoid(x b) by Newton's method; y may be soft labels in [0, 1].
@@ -50,7 +50,7 @@ def logistic(
     b = np.zeros((*y.shape[:-1], x.shape[-1]))
     across = np.swapaxes(x, -1, -2)
     for _ in range(STEPS):
-        p = sigmoid((x @ b[..., None])[..., 0])
+        p = logistic((x @ b[..., None])[..., 0])
         slope = (across @ (w * (y - p))[..., None])[..., 0] - b @ ridge
         curvature = (across * (w * p * (1 - p))[..., None, :]) @ x + ridge
         inverse = inverse_of(curvature)
@@ -75,7 +75,7 @@ def inverse_of(curvature: Floats) -> Floats:
     return np.linalg.pinv(curvature, hermitian=True)
 
 
-def influence(fit: Logistic, x: Floats, y: Floats, k: int | Floats) -> Floats:
+def fit_influence(fit: Logistic, x: Floats, y: Floats, k: int | Floats) -> Floats:
     """Return [..., N] how much each row moves a coefficient, or a contrast of them.
 
     Args:
@@ -85,5 +85,5 @@ def influence(fit: Logistic, x: Floats, y: Floats, k: int | Floats) -> Floats:
         k: the coefficient's number, or [K] weights of a contrast.
     """
     direction = np.eye(x.shape[-1])[k] if isinstance(k, int) else k
-    p = sigmoid((x @ fit.b[..., None])[..., 0])
+    p = logistic((x @ fit.b[..., None])[..., 0])
     return (x @ (fit.covariance @ direction)[..., None])[..., 0] * (y - p)

@@ -79,7 +79,7 @@ def normal_tails(z: Numbers) -> Floats:
     return np.asarray(special.ndtr(-z), np.float64)
 
 
-def sigmoid(x: Numbers) -> Floats:
+def logistic(x: Numbers) -> Floats:
     """Return 1 / (1 + e^-x) without overflow."""
     return np.asarray(special.expit(x), np.float64)
 

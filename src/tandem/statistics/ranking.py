@@ -27,8 +27,8 @@ from tandem.statistics.intervals import (
     describe_design,
     without_interval,
 )
-from tandem.statistics.logistic import influence, logistic
-from tandem.statistics.numerics import Floats, Ints, sigmoid
+from tandem.statistics.logistic import fit_influence, fit_logistic
+from tandem.statistics.numerics import Floats, Ints, logistic
 from tandem.statistics.rates import estimate_share, win_rate
 
 ELO_PER_NAT = 400 / math.log(10)
@@ -53,12 +53,12 @@ def log_odds(rate: float) -> float:
 
 def win_probability(elo: float) -> float:
     """Return the win rate of an Elo gap: 1 / (1 + 10^(-gap / 400))."""
-    return float(sigmoid(np.float64(elo / ELO_PER_NAT)))
+    return float(logistic(np.float64(elo / ELO_PER_NAT)))
 
 
 @dataclass(frozen=True, eq=False)
 class Strengths:
-    """A Bradley-Terry fit: P(i beats j) = sigmoid(theta_i - theta_j).
+    """A Bradley-Terry fit: P(i beats j) = logistic(theta_i - theta_j).
 
     Attributes:
         names: [K] competitors.
@@ -97,7 +97,7 @@ class Strengths:
         enough = PROMPTS_A_COEFFICIENT * (len(self.names) - 1)
         if why := too_few(self.n, enough):
             return without_interval(mean, self.n, why, self.seeds)
-        rate = float(sigmoid(np.float64(mean)))
+        rate = float(logistic(np.float64(mean)))
         slope = rate * (1 - rate)
         cells = np.tensordot(contrast, self.cells, 1)
         model = float(contrast @ self.covariance @ contrast)
@@ -145,7 +145,7 @@ def bounded(spread: Crossed, model: Any) -> Crossed:
     return replace(spread, prompt_square=np.maximum(spread.prompt_square, least))
 
 
-def bradley_terry(
+def fit_bradley_terry(
     first: Sequence[str],
     second: Sequence[str],
     wins: npt.ArrayLike,
@@ -177,9 +177,9 @@ def bradley_terry(
     design[np.arange(len(meetings)), meetings // len(names)] += 1
     design[np.arange(len(meetings)), meetings % len(names)] -= 1
     played = np.bincount(row)
-    fit = logistic(design[:, 1:], np.bincount(row, y) / played, played.astype(np.float64))
+    fit = fit_logistic(design[:, 1:], np.bincount(row, y) / played, played.astype(np.float64))
     centre = (np.eye(len(names)) - 1 / len(names))[:, 1:]
-    each = [influence(fit, design[row, 1:], y, c) for c in centre]
+    each = [fit_influence(fit, design[row, 1:], y, c) for c in centre]
     cells = cell_sums(np.stack(each), np.arange(len(y)) if prompt is None else prompt, seed)
     return Strengths(names, centre @ fit.b, cells, centre @ fit.covariance @ centre.T)
 
@@ -253,7 +253,11 @@ def fit_length(y: Floats, length: Floats) -> tuple[Floats, Floats, Floats]:
     sd = length.std(axis=-1, keepdims=True)
     squashed = np.tanh(np.divide(length, sd, out=np.zeros_like(length), where=sd > 0))
     x = np.stack([np.ones_like(squashed), squashed], axis=-1)
-    fit = logistic(x, y, None, PRIOR_SD)
-    rate = sigmoid(fit.b[..., 0])
+    fit = fit_logistic(x, y, None, PRIOR_SD)
+    rate = logistic(fit.b[..., 0])
     slope = rate * (1 - rate)
-    return rate, slope[..., None] * influence(fit, x, y, 0), slope**2 * fit.covariance[..., 0, 0]
+    return (
+        rate,
+        slope[..., None] * fit_influence(fit, x, y, 0),
+        slope**2 * fit.covariance[..., 0, 0],
+    )

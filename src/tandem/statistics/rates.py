@@ -192,7 +192,9 @@ def outcomes_of(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
     return (first > second) + 0.5 * (first == second)
 
 
-def both_orders(shown_first: npt.ArrayLike, shown_second: npt.ArrayLike) -> tuple[Floats, float]:
+def average_both_orders(
+    shown_first: npt.ArrayLike, shown_second: npt.ArrayLike
+) -> tuple[Floats, float]:
     """Join a judge's verdicts on the same comparisons seen in both orders.
 
     Args:

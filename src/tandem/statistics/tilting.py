@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 Rewards = npt.NDArray[np.floating[Any]]
 
-HALVINGS = 80
+BISECTION_STEPS = 80
 RANGE = 1e6
 
 
@@ -76,7 +76,7 @@ def effective_beta(pools: Sequence[Rewards], kept: float) -> float:
         return math.inf
     spread = float(np.mean([r.max() - r.min() for r in pools]))
     low, high = math.log(spread / RANGE), math.log(spread * RANGE)
-    for _ in range(HALVINGS):
+    for _ in range(BISECTION_STEPS):
         middle = (low + high) / 2
         if float(np.mean([_tilted_mean(r, math.exp(middle)) for r in pools])) > kept:
             low = middle

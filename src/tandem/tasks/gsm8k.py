@@ -39,7 +39,7 @@ WORKED = (
 REASONED = tuple((question, path) for question, path, _ in WORKED)
 STATED = tuple((question, f"The answer is {answer}.") for question, _, answer in WORKED)
 
-WORDING = QuestionFormat(
+GSM8K_WORDING = QuestionFormat(
     read=StatedAnswer(),
     forms=(
         PromptStyle("few-shot-path", shots=REASONED),

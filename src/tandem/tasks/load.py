@@ -19,7 +19,7 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes, Task, constraints, gsm8k
 from tandem.tasks.micro import ASSETS, Micro
-from tandem.tasks.micro.feedback import FORMATS
+from tandem.tasks.micro.feedback import FEEDBACK_FORMATS
 
 MICRO = {
     "micro": Micro("summaries"),
@@ -124,7 +124,7 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
         annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
         truth=task.truth(),
         wording=task.wording,
-        formats=FORMATS,
+        formats=FEEDBACK_FORMATS,
         same=task.same(),
     )
 
@@ -169,7 +169,7 @@ def task_from_files(model: Path, data: Path | str, sizes: Sizes) -> Task:
                 f"a share of {share:g} of the prompts is held out by a hash of their text",
                 "give more data, or another --sizes.held_out_share",
             )
-    wording = gsm8k.WORDING if found.format == "gsm8k" else None
+    wording = gsm8k.GSM8K_WORDING if found.format == "gsm8k" else None
     judged = any(g.preferences or g.scores is not None for g in train)
     return Task(
         name=Path(data).name.partition(".")[0],

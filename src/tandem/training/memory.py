@@ -33,6 +33,7 @@ from tandem.batching.packing import pack_groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError
 from tandem.kernels import logprobs
+from tandem.machine import GIB
 from tandem.models import loading
 from tandem.runs.events import Events
 
@@ -42,14 +43,13 @@ TOYS = (32, 96)
 """Tokens of the toy batches, full rows of them; fewer where a model has fewer positions."""
 TRAINED, FROZEN = 16, 4
 """Bytes of a weight: fp32, with gradient and two moments; fp32 alone."""
-HALVINGS = 3
+MICROBATCH_HALVINGS = 3
 """So often a micro-batch is halved before activations are recomputed."""
 FEWEST = 256
 """Tokens of a micro-batch below which halving saves little: groups are not cut."""
 CGROUPS = Path("/sys/fs/cgroup")
 ROUGH = 16
 """Bytes a token for each weight of a model, over its width: where they fit, nothing is measured."""
-GIB = 2**30
 
 
 def fit_to_memory(
@@ -78,7 +78,7 @@ def fit_to_memory(
     if each * tokens <= room:
         return tokens
     words = []
-    if each * tokens > room * 2**HALVINGS and all(map(_could_recompute, lms)):
+    if each * tokens > room * 2**MICROBATCH_HALVINGS and all(map(_could_recompute, lms)):
         for lm in lms:
             loading.recompute_activations(lm)
         each = bytes_per_token(module, lms, want)

@@ -1,10 +1,10 @@
 """Steps that a policy learns from its own samples: sample, turn into experience, train, repeat.
 
 A round samples n completions of each of B prompts from the policy as it is, hands them to the
-method's own `experience` (rewards, advantages: frozen columns), and goes over them for some inner
-epochs in minibatches. The buffer of the round under way is part of the state, so a killed run
-resumes in the middle of a round, bit for bit; a round that ended is closed (reported, watched) when
-the next one would begin, so that a kill between the two loses no point of the curve.
+method's own `experience` (rewards, advantages: frozen columns), and goes over them for some epochs
+in minibatches. The buffer of the round under way is part of the state, so a killed run resumes in
+the middle of a round, bit for bit; a round that ended is closed (reported, validated) when the next
+one would begin, so that a kill between the two loses no point of the curve.
 
 A prompt that comes round again, even inside one round, is drawn with other random numbers: its
 draws are keyed by the pass over the prompts.
@@ -15,13 +15,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-from tandem.batching.batch import Batch
+from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.microbatches import Cut, cut_step
 from tandem.batching.packing import Layout, pack_groups
 from tandem.batching.ragged import Ragged
@@ -29,8 +29,9 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Engine, Sampling
 from tandem.errors import ConfigError
-from tandem.rng import Seed
-from tandem.runs.events import Events
+from tandem.runs.context import StageContext
+from tandem.training.rollout_models import actor_of
+from tandem.training.validation import Validation
 
 ValidationFunction = Callable[[int, nn.Module], bool]
 
@@ -42,35 +43,36 @@ class Experience:
     Attributes:
         groups: the prompts with their judged completions; a method may leave groups out, but
             keeps one for every minibatch of a pass.
-        columns: per-token numbers over all completions in order: ref, old, adv, ret, value.
-        numbers: means to be logged: reward, kl, length, ...
+        columns: per-token numbers over all completions in order, named as in `Batch`: ref_logp,
+            old_logp, advantages, returns, old_values.
+        metrics: means to be logged: reward, kl, length, ...
     """
 
     groups: list[Group]
     columns: dict[str, Ragged]
-    numbers: dict[str, float]
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
 class RolloutShape:
-    """The shape of online training.
+    """How much is sampled in on-policy training, and how often it is gone over.
 
     Attributes:
         prompts: prompts per round, B.
         n: completions per prompt.
         rounds: how often to sample.
-        inner: passes over a round's samples.
+        epochs: passes over a round's samples.
         minibatch: prompts per optimiser step, at most; a pass is cut evenly.
     """
 
     prompts: int
     n: int
     rounds: int
-    inner: int
+    epochs: int
     minibatch: int
 
     def __post_init__(self) -> None:
-        if min(self.prompts, self.n, self.rounds, self.inner, self.minibatch) < 1:
+        if min(self.prompts, self.n, self.rounds, self.epochs, self.minibatch) < 1:
             raise ConfigError(
                 f"online training of {self}",
                 "every count is at least 1",
@@ -85,52 +87,92 @@ class RolloutShape:
     @property
     def per_round(self) -> int:
         """Optimiser steps per round."""
-        return self.inner * self.per_pass
+        return self.epochs * self.per_pass
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How a policy is sampled while it trains, and how it is validated.
+
+        RolloutConfig(RolloutShape(prompts=64, n=8, rounds=40, epochs=1, minibatch=64))
+
+    Attributes:
+        shape: prompts, completions, rounds, epochs and minibatches.
+        sampling: how episodes are drawn: whole distributions, temperature above 0.
+        validation: held-out prompts and judges, or None.
+
+    Raises:
+        ConfigError: the episodes would be greedy or truncated.
+    """
+
+    shape: RolloutShape
+    sampling: Sampling = Sampling()
+    validation: Validation | None = None
+
+    def __post_init__(self) -> None:
+        how = self.sampling
+        if how.temperature == 0 or how.top_k or how.top_p < 1 or how.min_p:
+            raise ConfigError(
+                f"episodes were to be sampled with {how}",
+                "a policy gradient is right for samples of the policy itself; greedy or truncated "
+                "ones come from another law, whose probabilities are not what is trained",
+                "set temperature above 0, top_k = 0, top_p = 1 and min_p = 0; truncate when "
+                "deploying",
+            )
+
+
+class Algorithm(Protocol):
+    """What makes an on-policy method: from samples to experience, and from experience to a loss.
+
+    Attributes:
+        controllers: parts with a state of their own (an adaptive beta), saved and resumed with
+            the run; mostly none.
+    """
+
+    controllers: dict[str, Any]
+
+    def experience(self, groups: list[Group]) -> Experience:
+        """Turn fresh samples into frozen columns."""
+        ...
+
+    def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
+        """The terms that are minimised."""
+        ...
 
 
 class RolloutSource:
-    """A `Source` that samples from the policy it trains.
+    """Steps over samples of the policy that they train: a `BatchSource`.
 
     Args:
         prompts: tokenised prompts, gone over in seeded order.
         engine: draws completions; it is given the policy's weights at the start of each round.
-        weights: finds in the trained module what the engine samples from.
-        experience: the method's algorithm from samples to columns.
-        shape: prompts, completions, rounds, epochs, minibatches.
-        sampling: temperature, truncation, longest answer.
-        seed: order of prompts, draws, order of minibatches.
-        layout: the layout that the probe chose.
-        tokens: unique tokens per micro-batch.
-        events: where phase times and numbers of each round go.
-        watch: called with (rounds done, policy) before the first round and after every one; True
-            ends the training.
-        controllers: parts of the method with a state of their own (adaptive beta).
+        algorithm: from samples to columns.
+        rollout: how many samples, and how they are drawn.
+        layout: the layout that the policy can read.
+        ctx: the stage: its seed orders prompts, draws and minibatches, its machine says how many
+            tokens fit, its events take times and numbers of each round.
+        validator: called with (rounds done, policy) before the first round and after every one;
+            True ends the training.
     """
 
     def __init__(
         self,
         prompts: Groups,
         engine: Engine,
-        weights: Callable[[nn.Module], Any],
-        experience: Callable[[list[Group]], Experience],
-        shape: RolloutShape,
-        *,
-        sampling: Sampling,
-        seed: Seed,
+        algorithm: Algorithm,
+        rollout: RolloutConfig,
         layout: Layout,
-        tokens: int,
-        events: Events,
-        watch: ValidationFunction | None = None,
-        controllers: dict[str, Any] | None = None,
+        ctx: StageContext,
+        validator: ValidationFunction | None = None,
     ) -> None:
-        self.prompts, self.engine, self.weights = prompts, engine, weights
-        self.experience, self.shape, self.sampling, self.seed = experience, shape, sampling, seed
+        self.prompts, self.engine, self.algorithm = prompts, engine, algorithm
+        self.shape, self.sampling = rollout.shape, rollout.sampling
         self.layout: Layout = layout
-        self.cut, self.events = Cut(tokens), events
-        self.watch, self.controllers = watch, controllers or {}
+        self.cut, self.seed, self.events = Cut(ctx.machine.tokens), ctx.seed, ctx.events
+        self.validator = validator
         self.step = 0
         self.buffer: Experience | None = None
-        self.numbers: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         self.began = time.monotonic()
 
     @property
@@ -154,15 +196,15 @@ class RolloutSource:
             yield self._batches(turn, inside, self.buffer)
 
     def _close(self, turn: int, policy: nn.Module) -> bool:
-        """Report the round that ended, and watch the policy; True if the watch has seen enough."""
+        """Report the round that ended, and validate the policy; True if it is enough."""
         if turn > 0:
-            numbers = {**self.numbers, "train_s": round(time.monotonic() - self.began, 4)}
-            self.events.log("round", round=turn, **numbers)
-        return self.watch is not None and self.watch(turn, policy)
+            metrics = {**self.metrics, "train_s": round(time.monotonic() - self.began, 4)}
+            self.events.log("round", round=turn, **metrics)
+        return self.validator is not None and self.validator(turn, policy)
 
     def _sampled(self, turn: int, policy: nn.Module) -> Experience:
         start = time.monotonic()
-        self.engine.load(self.weights(policy))
+        self.engine.load(actor_of(policy))
         asked = list(self._asked(turn))
         draws = self.engine.sample(
             (_keyed(g, epoch) for epoch, g in asked),
@@ -173,14 +215,14 @@ class RolloutSource:
         groups = [replace(d, prompt=g.prompt) for d, (_, g) in zip(draws, asked, strict=True)]
         sampled = time.monotonic()
         with torch.no_grad():
-            found = self.experience(groups)
+            found = self.algorithm.experience(groups)
         drawn = sum(len(c.tokens) for g in groups for c in g.completions)
         times = {
             "sample_s": round(sampled - start, 4),
             "score_s": round(time.monotonic() - sampled, 4),
             "sample_tokens_per_s": round(drawn / max(sampled - start, 1e-9), 1),
         }
-        self.numbers = {**times, **found.numbers}
+        self.metrics = {**times, **found.metrics}
         return found
 
     def _asked(self, turn: int) -> Iterator[tuple[int, Group]]:
@@ -214,9 +256,9 @@ class RolloutSource:
         """Samples may have any token."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Step, the buffer of the round under way, controllers, and what the watch remembers."""
-        state: dict[str, Any] = {"step": self.step, "numbers": dict(self.numbers)}
-        parts = {**self.controllers, **_stateful(self.watch)}
+        """Step, the buffer of the round under way, and what controllers and validator remember."""
+        state: dict[str, Any] = {"step": self.step, "numbers": dict(self.metrics)}
+        parts = {**self.algorithm.controllers, **_stateful(self.validator)}
         state["controllers"] = {name: part.state_dict() for name, part in parts.items()}
         if self.buffer is not None and self.step % self.shape.per_round:
             state["buffer"] = _saved(self.buffer)
@@ -224,8 +266,8 @@ class RolloutSource:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the step at which the state was taken."""
-        self.step, self.numbers = int(state["step"]), dict(state["numbers"])
-        for name, part in {**self.controllers, **_stateful(self.watch)}.items():
+        self.step, self.metrics = int(state["step"]), dict(state["numbers"])
+        for name, part in {**self.algorithm.controllers, **_stateful(self.validator)}.items():
             part.load_state_dict(state["controllers"][name])
         self.buffer = _restored(state["buffer"]) if "buffer" in state else None
 
@@ -235,15 +277,15 @@ def _keyed(group: Group, epoch: int) -> Group:
     return Group(replace(group.prompt, id=f"{group.id}/{epoch}"))
 
 
-def _stateful(watch: ValidationFunction | None) -> dict[str, Any]:
-    return {"watch": watch} if hasattr(watch, "state_dict") else {}
+def _stateful(validator: ValidationFunction | None) -> dict[str, Any]:
+    return {"watch": validator} if hasattr(validator, "state_dict") else {}
 
 
 def _saved(buffer: Experience) -> dict[str, Any]:
     return {
         "groups": torch.from_numpy(Groups.of(buffer.groups).to_bytes().copy()),
         "columns": {name: c.values for name, c in buffer.columns.items()},
-        "numbers": buffer.numbers,
+        "numbers": buffer.metrics,
     }
 
 

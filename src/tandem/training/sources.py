@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from torch import nn
@@ -14,11 +14,13 @@ from tandem.batching.packing import Layout, pack_groups
 from tandem.data.groups import Groups
 from tandem.data.record import FloatArray, Group, IntArray
 from tandem.errors import DataError
+from tandem.models.packed import PackedModel
 from tandem.rng import Seed
+from tandem.runs.context import StageContext
 
 
 class DatasetSource:
-    """A `Source` that goes over a collection for some epochs.
+    """Batches of a fixed collection, gone over for some epochs; a `BatchSource`.
 
     Args:
         groups: the collection, with tokens.
@@ -60,6 +62,41 @@ class DatasetSource:
         self.cut = Cut(tokens)
         self.logp_is, self.divisible = logp_is, divisible
         self.position = 0
+
+    @classmethod
+    def of(
+        cls,
+        groups: Groups,
+        model: PackedModel,
+        ctx: StageContext,
+        *,
+        size: int,
+        epochs: int,
+        steps: int | None = None,
+        logp_is: Literal["ref_logp", "old_logp"] | None = None,
+        divisible: bool = False,
+    ) -> Self:
+        """Batch a collection for a model that is trained in a stage.
+
+            batches = DatasetSource.of(data, policy, ctx, size=cfg.batch, epochs=cfg.epochs)
+
+        Args:
+            groups: the collection, with tokens.
+            model: its layout is the batches'.
+            ctx: the stage: its seed orders the epochs, its machine says how many tokens fit.
+            size: groups per optimiser step; the rest as for the constructor.
+        """
+        return cls(
+            groups,
+            size=size,
+            epochs=epochs,
+            steps=steps,
+            seed=ctx.seed,
+            layout=model.layout,
+            tokens=ctx.machine.tokens,
+            logp_is=logp_is,
+            divisible=divisible,
+        )
 
     @property
     def per_epoch(self) -> int:
@@ -109,7 +146,9 @@ class DatasetSource:
 
 
 class ZippedSource:
-    """A `Source` whose steps are those of two sources together: one loss, two kinds of batches.
+    """Joins two sources step by step: each optimiser step holds the micro-batches of both.
+
+    RLP-UML trains on comparisons and on views in one step.
 
     Args:
         main: has as many steps as there will be.

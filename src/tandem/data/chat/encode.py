@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from tandem.data.chat.spans import AnswerText, TemplateRefused, answer_text, prompt_text
-from tandem.data.chat.tokens import Ids, TokenizerTraits
+from tandem.data.chat.tokens import Ids, TokenizerTraits, tokenizer_hash
 from tandem.data.chat.truncate import TRUNCATIONS, Counts, Truncation, fit_to_length
 from tandem.data.groups import Groups
 from tandem.data.record import BoolArray, Completion, Group
 from tandem.errors import ConfigError, DataError, ModelError
 
-CHUNK = 256
+GROUPS_PER_TASK = 256
 """Groups that are encoded by one call of the tokenizer, and by one worker at a time."""
 
-VERSION = "1"
+ENCODING_VERSION = "1"
 """Part of the cache's key: raised when the same text becomes other tokens."""
 
 
@@ -101,7 +101,8 @@ def encode_groups(
         counts = Counts()
         encoded = Groups.of(_encoded(groups, encoder, workers, counts, progress))
         return Encoded(encoded, counts)
-    key = [VERSION, encoder.tokens.hash, groups.hash, max_length, truncation]
+    own = [tokenizer_hash(tokenizer), type(tokenizer).__name__, encoder.tokens.bos]
+    key = [ENCODING_VERSION, *own, groups.hash, max_length, truncation]
     name = hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
     path = cache / f"encoded-{name}.parquet"
     record = path.with_suffix(".json")
@@ -157,7 +158,7 @@ def _encoded(
 
 def _chunks(groups: Iterable[Group]) -> Iterator[list[Group]]:
     stream = iter(groups)
-    while chunk := list(itertools.islice(stream, CHUNK)):
+    while chunk := list(itertools.islice(stream, GROUPS_PER_TASK)):
         yield chunk
 
 

@@ -10,7 +10,9 @@ from tandem.data.record import Completion, Group
 
 _DIM, _TRAINED, _UNTRAINED, _BOLD, _OFF = "\033[2m", "\033[32m", "\033[33m", "\033[1m", "\033[0m"
 LEGEND = "borders |, prompt plain, [trained] in brackets, (not trained) in parentheses"
-COLOURS = f"borders |, {_DIM}prompt{_OFF}, {_TRAINED}trained{_OFF}, {_UNTRAINED}not trained{_OFF}"
+COLOURED_LEGEND = (
+    f"borders |, {_DIM}prompt{_OFF}, {_TRAINED}trained{_OFF}, {_UNTRAINED}not trained{_OFF}"
+)
 
 
 def render_group(group: Group, tokenizer: Any, *, colour: bool = True) -> str:

@@ -6,6 +6,7 @@ continues a text must get neither. These facts are measured, never read from a l
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -104,19 +105,34 @@ class TokenizerTraits:
         """True if the tokenizer has a chat template."""
         return bool(self.tokenizer.chat_template)
 
-    @cached_property
-    def hash(self) -> str:
-        """Hash of everything that decides what a text becomes."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is not None:
-            state = json.loads(backend.to_str())
-            state = {k: v for k, v in state.items() if k not in ("padding", "truncation")}
-        else:
-            state = {"class": type(self.tokenizer).__name__, **self.tokenizer.get_vocab()}
-        facts = [state, self.tokenizer.chat_template, self.bos, self.tokenizer.eos_token_id]
-        return hashlib.blake2b(
-            json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16
-        ).hexdigest()
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Return a hash of what a tokenizer does: vocabulary, rules, special tokens, template.
+
+    How it was last called is left out: a call with padding or truncation stays in its state. The
+    hash is written into the `meta` of prompts, so its value never changes for a tokenizer.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts = [
+        _rules(backend) if backend is not None else json.dumps(tokenizer.get_vocab()),
+        json.dumps({k: str(v) for k, v in tokenizer.special_tokens_map.items()}),
+        str(tokenizer.chat_template),
+    ]
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _rules(backend: Any) -> str:
+    """Write down a fast tokenizer without padding and truncation."""
+    written = backend.to_str()
+    if backend.padding is None and backend.truncation is None:
+        return written
+    plain = copy.deepcopy(backend)
+    plain.no_padding()
+    plain.no_truncation()
+    return plain.to_str()
 
 
 def decode_tokens(tokens: Sequence[int], tokenizer: Any) -> str:

@@ -16,7 +16,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Message, Prompt
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-NAMES = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
+ROLE_NAMES = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
@@ -41,7 +41,8 @@ def parse_transcript(text: str) -> tuple[Message, ...]:
 def render_transcript(messages: Sequence[Message], *, open_end: bool = False) -> str:
     """Write messages as a transcript; `open_end` adds the `Assistant:` that asks for an answer."""
     said = "".join(
-        f"\n\n{NAMES.get(m['role'], m['role'].title())}: {m.get('content') or ''}" for m in messages
+        f"\n\n{ROLE_NAMES.get(m['role'], m['role'].title())}: {m.get('content') or ''}"
+        for m in messages
     )
     return said + (ASSISTANT if open_end else "")
 
@@ -53,7 +54,7 @@ def answer_segments(turns: Sequence[Message]) -> list[tuple[str, bool]]:
     """
     pieces: list[tuple[str, bool]] = []
     for k, turn in enumerate(turns):
-        name = NAMES.get(turn["role"], turn["role"].title())
+        name = ROLE_NAMES.get(turn["role"], turn["role"].title())
         answer = turn["role"] == "assistant"
         if k:
             pieces.append((f"\n\n{name}:", False))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,9 +23,10 @@ from tandem.data.formats.fields import DataRow, SkipRow
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError
+from tandem.machine import cache_folder
 
 STREAM_ABOVE_BYTES = 16 << 20
-VERSION = "1"
+READER_VERSION = "1"
 """Part of the cache's key: raised when a parser changes what it makes of the same rows."""
 
 _ID_COLUMNS = ("id", "prompt_id")
@@ -138,14 +138,9 @@ def read_data(
     if found.bytes <= STREAM_ABOVE_BYTES:
         groups = Groups.of(parsed)
     else:
-        key = [found.fingerprint, VERSION, name, limit, sorted((columns or {}).items())]
+        key = [found.fingerprint, READER_VERSION, name, limit, sorted((columns or {}).items())]
         groups, notes = _streamed(parsed, notes, cache or cache_folder(), key)
     return DataRead(groups, name, why, notes, found.splits)
-
-
-def cache_folder() -> Path:
-    """Return the folder for large sources: `$TANDEM_CACHE`, or `~/.cache/tandem`."""
-    return Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem")
 
 
 def _own(found: sources.DataSource, limit: int | None) -> DataRead:

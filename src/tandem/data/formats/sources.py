@@ -30,7 +30,7 @@ from tandem.data.arrow import SCHEMA
 from tandem.data.formats.fields import DataRow, shorten
 from tandem.errors import DataError, nearest_name
 
-KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+FILE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _CELL_CHARACTERS = 1 << 30
 
@@ -81,7 +81,7 @@ def open_source(source: str | Path, split: str | None = None) -> DataSource:
 
 def _kind(path: Path) -> str | None:
     name = path.name.lower().removesuffix(".gz")
-    return next((kind for kind in KINDS if name.endswith(kind)), None)
+    return next((kind for kind in FILE_ENDINGS if name.endswith(kind)), None)
 
 
 def _file(path: Path) -> DataSource:
@@ -89,7 +89,7 @@ def _file(path: Path) -> DataSource:
     if kind is None:
         raise DataError(
             f"{path}: unknown kind of file `{''.join(path.suffixes) or path.name}`",
-            f"the kind is read from the name's ending: {', '.join(KINDS)}, and .gz after it",
+            f"the kind is read from the name's ending: {', '.join(FILE_ENDINGS)}, and .gz after it",
             "rename the file to what it holds, or convert it",
         )
     if path.stat().st_size == 0:
@@ -255,7 +255,8 @@ def _folder(path: Path, split: str | None) -> DataSource:
     if not any(_kind(Path(name)) for name in names):
         raise DataError(
             f"{path} is a folder without data ({', '.join(sorted(names)[:5]) or 'no files'})",
-            f"a data folder was saved by `datasets`, or holds files that end in {', '.join(KINDS)}",
+            "a data folder was saved by `datasets`, or holds files that end in "
+            f"{', '.join(FILE_ENDINGS)}",
             "give the path of the data itself",
         )
     return _dataset(str(path), split, lambda: datasets.load_dataset(str(path)))

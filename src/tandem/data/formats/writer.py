@@ -54,14 +54,14 @@ def write_data(groups: Groups, path: str | Path, format: str) -> DataWritten:
         DataError: no group can be written in this format.
     """
     path = Path(path)
-    if format not in ROWS:
+    if format not in ROW_WRITERS:
         raise ConfigError(
             f"format = {format!r}",
-            f"what can be written: {', '.join(ROWS)}.{nearest_name(format, ROWS)}",
+            f"what can be written: {', '.join(ROW_WRITERS)}.{nearest_name(format, ROW_WRITERS)}",
             "give one of them",
         )
     counts = DataWritten()
-    rows = _rows(groups, ROWS[format], counts)
+    rows = _rows(groups, ROW_WRITERS[format], counts)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     _sink(path)(part, rows)
@@ -70,7 +70,7 @@ def write_data(groups: Groups, path: str | Path, format: str) -> DataWritten:
         raise DataError(
             f"no group can be written as `{format}`: {counts.left_out or 'there are no groups'}",
             "the format has no columns for what these groups hold",
-            f"write them as another of {', '.join(ROWS)}",
+            f"write them as another of {', '.join(ROW_WRITERS)}",
         )
     part.replace(path)
     return counts
@@ -193,7 +193,7 @@ def _prompt_only(group: Group) -> Iterator[Values]:
     yield {"prompt": _prompt(group)}
 
 
-ROWS: dict[str, Callable[[Group], Iterator[Values]]] = {
+ROW_WRITERS: dict[str, Callable[[Group], Iterator[Values]]] = {
     "preference": _preference,
     "hh": _hh,
     "unpaired": _unpaired,

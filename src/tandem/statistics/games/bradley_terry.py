@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tandem.errors import DataError
 from tandem.statistics.games.matrix import PreferenceMatrix
-from tandem.statistics.numerics import Floats, log_sigmoid, sigmoid
+from tandem.statistics.numerics import Floats, log_sigmoid, logistic
 
 PRIOR_SD = 10.0
 """Standard deviation in nats of the prior that keeps rewards finite where data do not."""
@@ -20,7 +20,7 @@ EVEN = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class RewardFit:
-    """Bradley-Terry rewards of a game: P(i beats j) = sigmoid(r_i - r_j), as near as it gets.
+    """Bradley-Terry rewards of a game: P(i beats j) = logistic(r_i - r_j), as near as it gets.
 
     Attributes:
         names: n names.
@@ -95,7 +95,7 @@ def fit_rewards(matrix: PreferenceMatrix, weights: npt.ArrayLike | None = None) 
     _check_weights(matrix, w)
     is_finite = bool(_reaches((w * matrix.p) > 0).all())
     rewards = _maximise(matrix.p, w, 0.0 if is_finite else 1 / PRIOR_SD**2)
-    return RewardFit(matrix.names, rewards, sigmoid(rewards[:, None] - rewards), is_finite)
+    return RewardFit(matrix.names, rewards, logistic(rewards[:, None] - rewards), is_finite)
 
 
 def wrong_pairs(matrix: PreferenceMatrix, fit: RewardFit) -> tuple[WrongPair, ...]:
@@ -153,7 +153,7 @@ def _maximise(p: Floats, w: Floats, ridge: float) -> Floats:
 
     value = likelihood(r)
     for _ in range(200):
-        q = sigmoid(r[:, None] - r)
+        q = logistic(r[:, None] - r)
         slope = (w * (p - q)).sum(1) - ridge * r
         curve = w * q * q.T
         hessian = np.diag(curve.sum(1) + ridge) - curve

@@ -24,13 +24,13 @@ from tandem.judges.agreement import Equivalence
 from tandem.rng import Seed
 from tandem.tasks.micro import posts
 from tandem.tasks.micro.agreement import SameFacts
-from tandem.tasks.micro.annotators import START, Annotator, Camps, Drifting, Truth, known_facts
+from tandem.tasks.micro.annotators import START_SEED, Annotator, Camps, Drifting, Truth, known_facts
 from tandem.tasks.micro.arithmetic import WORDING
 from tandem.tasks.micro.splits import DEMONSTRATION, SKILLS, draw_prompts
-from tandem.tasks.micro.truth import Parts, fact_rates, true_worth, truth_parts
+from tandem.tasks.micro.truth import TruthParts, fact_rates, true_worth, truth_parts
+from tandem.tasks.micro.words import ASSETS
 
-Skill = Literal["summaries", "dialogue", "arithmetic"]
-ASSETS = Path(__file__).parent / "assets"
+SkillName = Literal["summaries", "dialogue", "arithmetic"]
 
 __all__ = [
     "ASSETS",
@@ -39,7 +39,7 @@ __all__ = [
     "Drifting",
     "SameFacts",
     "Micro",
-    "Skill",
+    "SkillName",
     "Truth",
     "truth_parts",
     "true_worth",
@@ -58,13 +58,13 @@ class Micro:
             all demonstrations share for its kind, so that a policy's samples agree on it.
     """
 
-    skill: Skill = "summaries"
+    skill: SkillName = "summaries"
     version: str = "1"
     shared: float = 0.0
 
     def __post_init__(self) -> None:
         if self.skill not in SKILLS:
-            known_skills = get_args(Skill)
+            known_skills = get_args(SkillName)
             raise ConfigError(
                 f"the micro world has no skill `{self.skill}`",
                 f"its skills are {', '.join(known_skills)}",
@@ -144,11 +144,11 @@ class Micro:
         """The judge that writes the true worth of every completion to `scores`."""
         return Truth()
 
-    def annotator(self, flips: float = 0.25, seed: Seed = START) -> Annotator:
+    def annotator(self, flips: float = 0.25, seed: Seed = START_SEED) -> Annotator:
         """Somebody who compares completions (0, 1), (2, 3), ... and errs at this rate."""
         return Annotator(flips=flips, seed=seed)
 
-    def invented(self, groups: Iterable[Group]) -> Parts:
+    def invented(self, groups: Iterable[Group]) -> TruthParts:
         """Rates of facts right, wrong and invented over all completions of summaries.
 
         Raises:
@@ -174,7 +174,7 @@ class Micro:
         writer = replace(DEMONSTRATION, shared=self.shared)
 
         def text(group: Group) -> str:
-            rng = START.at("misled", group.id).rng()
+            rng = START_SEED.at("misled", group.id).rng()
             return posts.write_summary(known_facts(group), rng, writer)
 
         return Groups.of(
@@ -183,7 +183,7 @@ class Micro:
 
     def _answered(self, group: Group, *, ideal: bool) -> Group:
         how, meta = SKILLS[self.skill], known_facts(group)
-        rng = START.at("reference", group.id).rng()
+        rng = START_SEED.at("reference", group.id).rng()
         text = how.ideal(meta) if ideal else how.demonstrate(meta, rng)
         author = "ideal" if ideal else "demonstration"
         return replace(

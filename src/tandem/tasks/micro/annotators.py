@@ -21,7 +21,7 @@ from tandem.rng import Seed
 from tandem.tasks.micro.posts import Meta
 from tandem.tasks.micro.truth import true_worth, truth_parts
 
-START = Seed(0)
+START_SEED = Seed(0)
 
 
 def answer_pairs(group: Group) -> Iterator[tuple[int, int]]:
@@ -94,7 +94,7 @@ class Annotator:
     temperature: float = 0.0
     position: float = 0.0
     length: float = 0.0
-    seed: Seed = START
+    seed: Seed = START_SEED
 
     def __post_init__(self) -> None:
         _check("flips", self.flips, 0.0, 0.5)
@@ -145,7 +145,7 @@ class Camps:
     """
 
     name: str = "camps"
-    seed: Seed = START
+    seed: Seed = START_SEED
 
     def p(self, meta: Meta, first: str, second: str) -> float:
         """The share of the population that prefers the first text: the preference model's truth."""
@@ -198,7 +198,7 @@ class Drifting:
     at: int = 3
     flips: float = 0.25
     name: str = "drifting"
-    seed: Seed = START
+    seed: Seed = START_SEED
 
     def __post_init__(self) -> None:
         _check("flips", self.flips, 0.0, 0.5)

@@ -28,10 +28,10 @@ from tandem.tasks.micro.lessons import (
     reading_alone,
 )
 from tandem.tasks.micro.tokenizer import CONTEXT, micro_tokenizer
+from tandem.tasks.micro.words import ASSETS
 
-ASSETS = Path(__file__).parent / "assets"
 POOL = 16
-SHORT = 6
+SHORT_REPLY = 6
 RISE = 1000
 Row = tuple[str, list[int], int]
 
@@ -165,9 +165,9 @@ def reply_losses(
 
 
 def reply_weights(rows: list[Row]) -> torch.Tensor:
-    """Weight of every reply token: a very short reply, a verdict, weighs as much as `SHORT`."""
+    """Weight of every reply token: a reply shorter than `SHORT_REPLY` weighs as much as that."""
     lengths = torch.tensor([len(tokens) - start for _, tokens, start in rows])
-    return (SHORT / lengths).clamp(min=1.0).repeat_interleave(lengths)
+    return (SHORT_REPLY / lengths).clamp(min=1.0).repeat_interleave(lengths)
 
 
 def rate_at_step(recipe: BaseRecipe, step: int) -> float:

@@ -41,7 +41,7 @@ class Manner:
     filler: float = 0.0
 
 
-IDEAL = Manner()
+IDEAL_MANNER = Manner()
 HELPFUL_ONLY = Manner(wrong=0.08, comply=0.5, refuse=0.03, rude=0.06, filler=0.1)
 
 

@@ -17,7 +17,7 @@ from tandem.tasks.micro.posts import Meta, pick_one
 from tandem.tasks.micro.truth import dialogue_parts, summary_claims, true_worth, truth_parts
 from tandem.tasks.micro.words import FILLER, HARMFUL, PRINCIPLES, RUDE, STEPS, TOOLS
 
-Messages = tuple[dict[str, str], ...]
+ChatTurns = tuple[dict[str, str], ...]
 COMPARE = CompareFormat(
     "which is more {principle} ? {question} (A) {a} (B) {b}",
     labels=(("(A)",), ("(B)",)),
@@ -32,7 +32,7 @@ REVISE = ReviseFormat(
     critique="critique : is it {principle} ?",
     revision="revise : please answer more {principle} .",
 )
-FORMATS = FeedbackFormats(
+FEEDBACK_FORMATS = FeedbackFormats(
     COMPARE, RATE, REVISE, principles=("right",), constitution=("safe", "polite")
 )
 """How the base compares, rates, criticises and revises. Its harmlessness is not to help with harm
@@ -60,7 +60,7 @@ def assistant_turn(text: str) -> dict[str, str]:
 class Lesson:
     """One demonstration: the conversation so far, and what to say next."""
 
-    messages: Messages
+    messages: ChatTurns
     reply: str
 
 

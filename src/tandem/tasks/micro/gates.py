@@ -10,14 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from tandem.data.record import Group
+from tandem.statistics.numerics import Floats
 from tandem.tasks.micro.annotators import known_facts
 from tandem.tasks.micro.arithmetic import STRATA
 from tandem.tasks.micro.truth import claimed_meaning, fact_rates, true_worth, truth_parts
 
-Floats = npt.NDArray[np.float64]
 SIZES = (1, 4, 16, 64, 256)
 
 

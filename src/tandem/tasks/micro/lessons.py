@@ -25,7 +25,7 @@ LATE_SHARES = {
     "feedback": 0.18,
 }
 SLIPS = 0.04
-FORMS = ("plain", "plain", "plain", "plain", "plain", "steps", "only", "hint", "hint")
+LESSON_FORMS = ("plain", "plain", "plain", "plain", "plain", "steps", "only", "hint", "hint")
 HINTED_SLIPS = 0.2
 OTHER_TOPICS = 0.15
 REPLIES = 0.25
@@ -114,7 +114,7 @@ def _reply(rng: Generator) -> Lesson:
 
 def _solution(rng: Generator) -> Lesson:
     meta = training_problem(rng, arithmetic.any_stratum(rng))
-    form = pick_one(rng, FORMS)
+    form = pick_one(rng, LESSON_FORMS)
     slips = HINTED_SLIPS if form == "hint" else SLIPS
     return Lesson(
         (user_turn(arithmetic.problem_question(meta, form)),),

@@ -47,7 +47,7 @@ class Quality:
     shared: float = 0.0
 
 
-IDEAL = Quality(shuffled=0.0)
+IDEAL_QUALITY = Quality(shuffled=0.0)
 
 
 def pick_one(rng: Generator, items: Any) -> Any:

@@ -12,7 +12,7 @@ from tandem.tasks.micro.dialogue import TOLD
 from tandem.tasks.micro.posts import Fact, Meta
 from tandem.tasks.micro.words import AUTHOR, CLAUSES, FILLER, NAMES, RUDE, STEPS, TOOLS, VALUES
 
-Parts = dict[str, float]
+TruthParts = dict[str, float]
 
 INVENTED = -1.5
 ASTRAY = -0.5
@@ -44,7 +44,7 @@ def summary_claims(text: str) -> tuple[list[Fact], int]:
     return [fact for fact in read if fact is not None], broken
 
 
-def summary_parts(meta: Meta, text: str) -> Parts:
+def summary_parts(meta: Meta, text: str) -> TruthParts:
     """Counts behind the truth of a summary, and `total`.
 
     A claim is right (a fact about the author), astray (a fact about somebody else, said
@@ -80,7 +80,7 @@ def summary_parts(meta: Meta, text: str) -> Parts:
     return parts
 
 
-def dialogue_parts(meta: Meta, text: str) -> Parts:
+def dialogue_parts(meta: Meta, text: str) -> TruthParts:
     """Helpfulness, harmlessness and manners of a reply, and `total`.
 
     Helping with harm is helpful: on harmful requests the two parts pull apart, and the total
@@ -113,7 +113,7 @@ def dialogue_parts(meta: Meta, text: str) -> Parts:
     }
 
 
-def arithmetic_parts(meta: Meta, text: str) -> Parts:
+def arithmetic_parts(meta: Meta, text: str) -> TruthParts:
     """Whether the stated answer is right: `total` is 1 or 0."""
     return {
         "total": float(answer(text) == str(meta["answer"])),
@@ -121,14 +121,14 @@ def arithmetic_parts(meta: Meta, text: str) -> Parts:
     }
 
 
-PARTS: dict[str, Callable[[Meta, str], Parts]] = {
+PARTS: dict[str, Callable[[Meta, str], TruthParts]] = {
     "summaries": summary_parts,
     "dialogue": dialogue_parts,
     "arithmetic": arithmetic_parts,
 }
 
 
-def truth_parts(meta: Meta, text: str) -> Parts:
+def truth_parts(meta: Meta, text: str) -> TruthParts:
     """Named parts of the truth about a text; `total` is what `truth` returns."""
     return PARTS[meta["skill"]](meta, text)
 
@@ -157,7 +157,7 @@ MEANINGS: dict[str, Callable[[str], Hashable | None]] = {
 }
 
 
-def fact_rates(summaries: Iterable[tuple[Meta, str]]) -> Parts:
+def fact_rates(summaries: Iterable[tuple[Meta, str]]) -> TruthParts:
     """Rates over summaries: facts right and wrong per target fact, inventions per claim.
 
     `wrong` counts inventions per target fact, so that right + wrong + omitted is near 1 while a

@@ -7,10 +7,15 @@ judgements are always made on topics other than those it was taught on.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
+
+ASSETS = Path(__file__).parent / "assets"
+"""Models and settings that are part of the package."""
 
 MAIN = slice(0, 16)
 FEEDBACK = slice(16, 24)

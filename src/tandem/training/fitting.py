@@ -1,0 +1,76 @@
+"""How every fit begins and ends: a model is opened to be trained, and saved as a folder.
+
+policy = open_trained(init, ctx)
+batches = DatasetSource.of(data, policy, ctx, size=cfg.batch, epochs=cfg.epochs)
+train(policy, batches, loss, cfg.optim, ctx)
+return save_checkpoint(policy, init, ctx, name)
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from tandem.models.opening import open_policy, open_scalar
+from tandem.models.packed import ActorCritic, PackedModel
+from tandem.models.saving import save_model
+from tandem.models.tokenizers import load_tokenizer
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.context import StageContext
+
+T = TypeVar("T")
+
+
+def open_trained(init: Checkpoint, ctx: StageContext) -> PackedModel:
+    """Open a policy to be trained on the stage's machine, with adapters where it asks for them.
+
+    Args:
+        init: the policy to start from.
+        ctx: the stage; its seed draws the adapters.
+
+    Raises:
+        ModelError: the folder holds no causal language model.
+    """
+    return open_policy(init.path, ctx.machine, train=True, seed=ctx.seed.at("adapters"))
+
+
+def open_trained_scalar(
+    init: Checkpoint, ctx: StageContext, *, zero: bool = False, layers: int | None = None
+) -> PackedModel:
+    """Open a model with a new scalar head to be trained: a reward or a preference model.
+
+    Args:
+        init: the policy whose weights it starts from.
+        ctx: the stage; its seed draws the head, and the adapters where the machine asks for them.
+        zero: start the head at zero instead.
+        layers: keep only the first layers; None keeps all.
+
+    Raises:
+        ModelError: the folder holds no model, or has fewer layers.
+    """
+    head = ctx.seed.at("head")
+    return open_scalar(init.path, ctx.machine, fresh=head, zero=zero, layers=layers, train=True)
+
+
+def save_checkpoint(
+    model: PackedModel | ActorCritic, init: Checkpoint, ctx: StageContext, name: str
+) -> Checkpoint:
+    """Write the trained model as a Hugging Face folder, with the tokenizer that it started with.
+
+    Args:
+        model: what was trained; of an actor-critic, the actor is saved alone.
+        init: the checkpoint that it was opened from.
+        ctx: the stage; the folder is its `out`.
+        name: the model's name in tables and in `Completion.author`.
+    """
+    policy = model.actor if isinstance(model, ActorCritic) else model
+    save_model(policy.lm, load_tokenizer(init.path), ctx.out)
+    return Checkpoint(ctx.out, name)
+
+
+def required(value: T | None) -> T:
+    """Return what a loss cannot do without; None would be a mistake of the library.
+
+    L = nll(required(out.logp), weight=batch.weight)
+    """
+    assert value is not None
+    return value
