@@ -13,7 +13,10 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Low-rank adapters instead of full fine-tuning (PEFT).
+    """Low-rank adapters (LoRA) instead of full fine-tuning, by PEFT.
+
+    >>> Machine(lora=Lora(rank=8, alpha=16.0)).lora
+    Lora(rank=8, alpha=16.0, targets='all-linear')
 
     Attributes:
         rank: inner dimension r.
@@ -28,7 +31,12 @@ class Lora:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Settings of the machine, the same for every method.
+    """Where and how numbers are computed: device, precision, memory, adapters.
+
+    Every method takes the same one, and a run is given it once.
+
+    >>> Machine(device="cpu", precision="fp32", tokens=4096).precision
+    'fp32'
 
     Attributes:
         device: `auto` takes a GPU when there is one.

@@ -36,9 +36,20 @@ MAP_ABOVE_BYTES = 64 << 20
 
 
 class Groups:
-    """An immutable collection of groups on Arrow.
+    """An immutable collection of groups: a data set, kept as an Arrow table.
 
-    Iterable, sliceable, concatenable (`D + D_hat`); `of` builds it, `write` and `read` keep it.
+    It is iterated, sliced and added like a list; `of` builds one, `write` and `read` keep it as
+    Parquet.
+
+    >>> from tandem import Completion, Group, Prompt
+    >>> D = Groups.of(Group(Prompt(f"p{i}", "say hi"), (Completion("hi"),)) for i in range(3))
+    >>> D
+    Groups(3 prompts, 3 completions)
+    >>> [group.id for group in D[1:]]
+    ['p1', 'p2']
+    >>> D.write(Path("D.parquet"))
+    >>> Groups.read(Path("D.parquet")).hash == D.hash
+    True
     """
 
     def __init__(self, table: pa.Table) -> None:

@@ -30,7 +30,10 @@ from tandem.runs.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A Hugging Face folder as a language model that can be asked.
+    """A language model in a Hugging Face folder on this machine, for `Labeller` and `Rater`.
+
+    >>> LocalModel(Checkpoint(Path("models/judge"), "judge")).name
+    'judge'
 
     Attributes:
         checkpoint: the folder.

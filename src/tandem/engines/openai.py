@@ -41,7 +41,11 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Server:
-    """A model behind an OpenAI-compatible address.
+    """A language model behind an OpenAI-compatible address, for `Labeller` and `Rater`.
+
+    >>> server = Server("qwen", url="http://localhost:8000/v1", key=None, concurrency=32)
+    >>> server.name
+    'qwen'
 
     Attributes:
         model: the model's name on the server.

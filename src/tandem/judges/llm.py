@@ -69,7 +69,15 @@ def star_score(logp: FloatArray) -> float:
 
 @dataclass(frozen=True)
 class Labeller:
-    """Compares completions (0, 1), (2, 3), ... and writes soft preferences.
+    """A judge that asks a language model which of two completions is better.
+
+    It compares completions (0, 1), (2, 3), ... and writes soft preferences: the label is read off
+    the probabilities of the letters "(A)" and "(B)", and no text is generated.
+
+    >>> from tandem import Server
+    >>> labeller = Labeller(Server("gpt-4o-mini"), principles=("Be honest.",))
+    >>> labeller.name, labeller.p([2.0, -2.0])  # only the position decided: a tie
+    ('gpt-4o-mini', 0.5)
 
     Two answers with the same text are a tie, and nothing is asked.
 
@@ -191,7 +199,11 @@ class OpenLabeller:
 
 @dataclass(frozen=True)
 class Rater:
-    """Scores each completion in [-1, 1] by the numbers that a language model would say (d-RLAIF).
+    """A judge that asks a language model to rate each completion, in [-1, 1] (d-RLAIF).
+
+    >>> from tandem import Server
+    >>> Rater(Server("gpt-4o-mini"), name="stars").name
+    'stars'
 
     Attributes:
         lm: who is asked.

@@ -47,7 +47,14 @@ CLIP = (0.01, 0.99)
 
 @dataclass(frozen=True)
 class PreferenceModel:
-    """Writes `preferences`: p = rho(x, y_i, y_j), the chance that completion i is better than j.
+    """A judge that compares completions in pairs with a trained preference model.
+
+    It writes `preferences` with p = rho(x, y_i, y_j), the chance that completion i is better.
+
+    >>> rho = PreferenceModel(Checkpoint(Path("runs/mine/03-rho/artifact"), "rho"), pairs="all")
+    >>> rho.name
+    'rho'
+    >>> groups = run("compared", judge, answers, rho)  # doctest: +SKIP
 
     Attributes:
         checkpoint: what `methods.preference.fit` returned.

@@ -8,7 +8,8 @@ A method is one file, `tandem/methods/<name>.py`, with
                  one: `stages.sampling.BestOf`)
 
 A recipe names its inputs, and is given what it names (see `INPUTS`). The rows are here and not
-in those files because the table and `tandem --help` must not wait for torch.
+in those files because the table and `tandem --help` must not wait for torch. A method's file is
+imported when it is asked for: `tandem.methods.dpo`.
 """
 
 from __future__ import annotations
@@ -112,6 +113,18 @@ METHODS: dict[str, MethodRow] = {
     ),
 }  # fmt: skip
 
+__all__ = [
+    "INPUTS",
+    "METHODS",
+    "Method",
+    "MethodRow",
+    "find_method",
+    "load_method",
+    "methods_markdown",
+    "methods_table",
+    *METHODS,
+]
+
 COLUMNS = ("title", "sample", "judge", "select", "objective", "init", "repeats")
 HEADINGS = ("method", "sample from, n", "judge", "select", "objective", "init", "repeats")
 
@@ -123,19 +136,33 @@ INPUTS: dict[str, str] = {
     "r_phi": "Checkpoint: a reward model fitted to D",
     "held_out": "Groups with preferences, of prompts that are not in D",
     "prompts": "Prompts without labels, tokenised, to sample from",
-    "formats": "Formats: how a language model is asked to compare, rate, criticise and revise",
+    "formats": "FeedbackFormats: how a language model is asked to compare, rate, criticise and revise",
     "sampling": "Sampling: temperature, truncation, longest answer",
     "validation": "Validation: held-out prompts and judges that follow a policy while it trains",
     "same": "Mapping by name: what makes two completions the same, the task's own choice first",
     "humans": "Judge: who gives preferences, now or tomorrow",
-    "wording": "Wording: how questions with one checkable answer are put and read",
+    "wording": "QuestionFormat: how questions with one checkable answer are put and read",
     "truth": "Judge: the programmatic truth, where there is one",
 }
 
 
+def __getattr__(name: str) -> Any:
+    """Import a method's file when it is asked for: `methods.dpo`."""
+    if name not in METHODS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method's file, opened."""
+    """A method whose file is imported: its row of the table, its config and its recipe.
+
+    Attributes:
+        name: as on the command line.
+        row: its row of the table.
+        config: its settings, a dataclass.
+        recipe: `recipe(run, <inputs>, cfg)`, which does the method as stages of a run.
+    """
 
     name: str
     row: MethodRow

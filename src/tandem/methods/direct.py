@@ -25,6 +25,9 @@ from tandem.training.optim import Optim
 class DirectConfig:
     """Settings of direct fine-tuning; batch and rate are STaR's, epochs SFT's.
 
+    >>> DirectConfig().sft.batch
+    8
+
     Attributes:
         sft: how the model is fitted to the answers.
     """

@@ -43,6 +43,9 @@ from tandem.training.sources import DatasetSource
 class PreferenceConfig:
     """Settings of a preference model; defaults are the reward model's, to be compared with it.
 
+    >>> PreferenceConfig(head="zero", smoothing=0.1).head
+    'zero'
+
     Attributes:
         epochs: passes over the comparisons; more than one overfits.
         batch: prompts per optimiser step.

@@ -43,6 +43,9 @@ from tandem.training.validation import Validation
 class RAFTConfig:
     """Settings of RAFT; prompts, k, ranking, beta, and sft's epochs and rate are the paper's.
 
+    >>> RAFTConfig(stages=2, prompts=256, k=8).k
+    8
+
     Attributes:
         stages: T, how often to sample and fit.
         prompts: b, prompts a stage; all of them where there are fewer.

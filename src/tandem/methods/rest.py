@@ -47,6 +47,9 @@ from tandem.training.validation import Validation
 class ReSTConfig:
     """Settings of ReST; thresholds, of, scope, mix and (on WMT) improve are the paper's.
 
+    >>> ReSTConfig(grow=1, improve=2, n=8).thresholds[:2]
+    (0.7, 0.8)
+
     Attributes:
         grow: G, how often to sample.
         improve: I, fits on rising thresholds after each Grow; 0 fits once on everything.

@@ -40,6 +40,9 @@ from tandem.training.validation import Validation
 class RLAIFConfig:
     """Settings of RLAIF; asking's orders and average are the paper's.
 
+    >>> RLAIFConfig(pairs=500, learn="dpo").learn
+    'dpo'
+
     Attributes:
         asking: which language model labels, and how.
         pairs: prompts that are sampled twice and labelled, the first ones; None takes all, and

@@ -43,6 +43,11 @@ from tandem.training.validation import Validation
 class RLPConfig:
     """Settings of RLP; defaults are the paper's RLP-SPG.
 
+    >>> RLPConfig(gamma=0.5).n  # RLP-SPG: most of ten answers agree
+    10
+    >>> RLPConfig(gamma=None, lam=0.5).lam  # RLP-UML
+    0.5
+
     Attributes:
         n: completions per prompt in P.
         gamma: SPG: confidence that a prompt needs, |g| / n; 0 selects all; None leaves SPG out.

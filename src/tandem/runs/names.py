@@ -34,6 +34,7 @@ RECORDED: dict[str, str] = {
     "evaluate_learning_curve": "tandem.stages.evaluate_reward.evaluate_learning_curve",
     "evaluate_preferences": "tandem.stages.evaluate_reward.evaluate_preferences",
     "evaluate_policies": "tandem.stages.evaluate_policy.evaluate_policies",
+    "evaluate": "tandem.stages.evaluate_policy.evaluate",
     "evaluate_answers": "tandem.stages.evaluate_policy.evaluate_answers",
     "evaluate_solutions": "tandem.stages.evaluate_solutions.evaluate_solutions",
     "DecodingRule": "tandem.stages.evaluate_solutions.DecodingRule",

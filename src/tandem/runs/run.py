@@ -51,12 +51,23 @@ POLL_SECONDS = 0.2
 
 
 class Run:
-    """Does each stage of a recipe once, and remembers.
+    """A folder in which every stage of an experiment is done once and remembered.
 
-    Calling it, `run(name, stage, *args, **kw)`, does the stage or returns what it left behind.
+    `run(name, function, *args, **kw)` calls the function, keeps its result in the folder, and
+    the next time returns what is there. It refuses a result that other arguments made.
+
+    >>> def draw(low: int, high: int, *, seed: Seed) -> int:
+    ...     return int(seed.rng().integers(low, high))
+    >>> with Run("runs/mine", seed=0) as run:
+    ...     first = run("number", draw, 0, 1000)
+    >>> with Run("runs/mine", seed=0) as run:
+    ...     again = run("number", draw, 0, 1000)  # read from the folder
+    >>> first == again
+    True
+
     A stage function may declare these keyword-only parameters, which the run then gives:
 
-        ctx: Here        for a stage that fits a model: its folders, and the three below
+        ctx: StageContext for a stage that fits a model: its folders, and the three below
         seed: Seed        the stage's own seed
         events: Events    progress and numbers
         machine: Machine  device, precision, layout, adapters; a stage that asks for them (or for

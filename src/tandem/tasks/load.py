@@ -1,4 +1,4 @@
-"""Worlds: a task by name, or your model and your data."""
+"""Open a task by name, or make one of your model and your data."""
 
 from __future__ import annotations
 
@@ -44,8 +44,13 @@ def task_tallies(task: str | None) -> dict[str, Callable[[Group], float]]:
     return MICRO[task].tallies() if task in MICRO else {}
 
 
-def load_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) -> Task:
-    """Open a task by name.
+def load_task(
+    name: str, sizes: Sizes = Sizes(), seed: Seed | int = 0, *, exam: Seed | None = None
+) -> Task:
+    """Open a task by name: its base model, data, prompts and judges.
+
+    >>> load_task("micro", Sizes(pairs=20), seed=0).name
+    'micro'
 
     Args:
         name: a row of `TASKS`.
@@ -63,7 +68,7 @@ def load_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
             f"name one of: {', '.join(TASKS)}; or give --model and --data",
         )
     task = MICRO[name]
-    at = seed.at("world", name)
+    at = (seed if isinstance(seed, Seed) else Seed(seed)).at("world", name)
     asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
     examined = at if exam is None else exam.at("world", name)
     evaluation = task.prompts("evaluation", sizes.evaluation, examined)
@@ -87,11 +92,16 @@ def load_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
     )
 
 
-def task_from_files(model: Path, data: Path | str, sizes: Sizes) -> Task:
-    """Open your model and your data; prompts are split by a hash of their text.
+def task_from_files(model: Path | str, data: Path | str, sizes: Sizes = Sizes()) -> Task:
+    """Make a task of your model and your data; a share of the prompts is held out.
 
-    The best answer of every training group is its demonstration. Questions with an answer key
-    (GSM8K's columns) bring their truth and their wording.
+    Prompts are split by a hash of their text. The best answer of every training group is its
+    demonstration. Questions with an answer key (GSM8K's columns) bring a judge that knows it.
+
+    Args:
+        model: a Hugging Face folder.
+        data: a file, folder or hub id, as `read_data` takes it.
+        sizes: `held_out_share` alone is read.
 
     Raises:
         DataError: the data cannot be read, or nobody judged it.
@@ -107,6 +117,7 @@ def task_from_files(model: Path, data: Path | str, sizes: Sizes) -> Task:
                 f"a share of {share:g} of the prompts is held out by a hash of their text",
                 "give more data, or another --sizes.held_out_share",
             )
+    model = Path(model)
     wording = gsm8k.WORDING if found.format == "gsm8k" else None
     judged = any(g.preferences or g.scores is not None for g in train)
     return Task(
