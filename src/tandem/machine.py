@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 
@@ -62,6 +63,11 @@ class Machine:
     lora: Lora | None = None
     save_seconds: float = field(default=30.0, compare=False)
     log_every: int = field(default=10, compare=False)
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is kept between runs: `$TANDEM_CACHE`, or `~/.cache/tandem`."""
+    return Path(os.environ.get("TANDEM_CACHE") or "~/.cache/tandem").expanduser()
 
 
 def process_rank() -> int:

@@ -16,7 +16,7 @@ from reports import GAINS, HOSTILE, synthetic
 from tandem.cli import main
 from tandem.errors import ConfigError, DataError
 from tandem.report import read_results, write_comparison, write_report
-from tandem.report.compare import independent_difference
+from tandem.report.difference import independent_difference
 from tandem.report.figures import curve_numbers
 from tandem.report.numbers import (
     round_up,

@@ -89,7 +89,7 @@ def test_what_passes_is_tried_again(tmp_path, fault):
         found = np.array(list(speaker.label(questions(3), LETTERS)))
         assert found == pytest.approx(expected(3))
         assert len(server.bodies) == 4
-        assert speaker.told()["retries"] == 1
+        assert speaker.describe_cost()["retries"] == 1
         if fault == "429 0.3":
             assert server.times[1] - server.times[0] >= 0.3
 
@@ -146,8 +146,8 @@ def test_nothing_is_asked_twice(tmp_path):
         again = np.array(list(speaker.label([*questions(20), *twice], LETTERS)))
         assert again[:20] == pytest.approx(first)
         assert len(server.bodies) == 20
-        assert speaker.told()["requests"] == 0
-        assert speaker.told()["kept"] == 30
+        assert speaker.describe_cost()["requests"] == 0
+        assert speaker.describe_cost()["kept"] == 30
 
 
 def test_the_same_question_on_its_way_is_waited_for(tmp_path):
@@ -177,7 +177,7 @@ def test_tokens_and_dollars_are_counted_and_a_budget_is_kept(tmp_path):
         model = handle(server, tmp_path, price=(2.0, 10.0), concurrency=1)
         speaker = model.open(Machine())
         list(speaker.label(questions(10), LETTERS))
-        told = speaker.told()
+        told = speaker.describe_cost()
         assert (told["requests"], told["tokens_in"], told["tokens_out"]) == (10, 1000, 20)
         assert told["dollars"] == pytest.approx(0.0022)
         poor = replace(model, budget=0.0005, kept=tmp_path / "other.sqlite")

@@ -24,8 +24,6 @@ from tandem.statistics import (
     accuracy,
     auroc,
     bootstrap,
-    both_orders,
-    bradley_terry,
     brier,
     by_prompt,
     centre_scores,
@@ -35,7 +33,9 @@ from tandem.statistics import (
     ece,
     elo_gap,
     ensemble_scores,
+    fit_bradley_terry,
     holm,
+    join_both_orders,
     learning_curve,
     length_controlled,
     log_loss,
@@ -131,9 +131,9 @@ def test_win_rate_counts_ties_half_and_makes_them_narrower() -> None:
 
 def test_a_judge_of_positions_gives_ties() -> None:
     """Always the first shown: mean outcome one half, and every winner changes with the order."""
-    outcomes, flips = both_orders([1, 1, 1.0], [0, 0, 0.0])
+    outcomes, flips = join_both_orders([1, 1, 1.0], [0, 0, 0.0])
     assert (outcomes.tolist(), flips) == ([0.5, 0.5, 0.5], 1)
-    outcomes, flips = both_orders([1, 0, 1, 0.5], [1, 0, 0.5, 0.5])
+    outcomes, flips = join_both_orders([1, 0, 1, 0.5], [1, 0, 0.5, 0.5])
     assert (outcomes.tolist(), flips) == ([1, 0, 0.75, 0.5], 0)
 
 
@@ -276,7 +276,7 @@ def test_bradley_terry_recovers_gaps_within_two_standard_errors() -> None:
     theta = {"sft": 0.0, "dpo": 0.8, "rso": 1.3, "base": -1.0}
     hits = 0
     for seed in range(20):
-        fit = bradley_terry(*_tournament(theta, 600, seed))
+        fit = fit_bradley_terry(*_tournament(theta, 600, seed))
         hits += sum(
             abs(fit.gap(a, "sft").mean - theta[a]) <= 2 * fit.gap(a, "sft").se
             for a in ("dpo", "rso", "base")
@@ -286,7 +286,7 @@ def test_bradley_terry_recovers_gaps_within_two_standard_errors() -> None:
 
 def test_bradley_terry_of_two_is_the_log_odds() -> None:
     """70 wins of 100: theta = logit(.7), 147.2 Elo."""
-    fit = bradley_terry(["a"] * 100, ["b"] * 100, [1.0] * 70 + [0.0] * 30)
+    fit = fit_bradley_terry(["a"] * 100, ["b"] * 100, [1.0] * 70 + [0.0] * 30)
     assert fit.gap("a", "b").mean == pytest.approx(math.log(7 / 3))
     assert fit.gap("a", "b").se == pytest.approx(math.sqrt(1 / 70 + 1 / 30), rel=0.01)
     elo = fit.elo("b")
@@ -297,7 +297,7 @@ def test_bradley_terry_of_two_is_the_log_odds() -> None:
 
 def test_bradley_terry_agrees_with_statsmodels() -> None:
     first, second, y = _tournament({"a": 0.0, "b": 0.5, "c": -0.3}, 400, 1)
-    fit = bradley_terry(first, second, y)
+    fit = fit_bradley_terry(first, second, y)
     design = np.array(
         [[(f == n) - (s == n) for n in "bc"] for f, s in zip(first, second, strict=True)], float
     )
@@ -312,17 +312,19 @@ def test_bradley_terry_agrees_with_statsmodels() -> None:
 
 def test_bradley_terry_clusters_by_prompt() -> None:
     first, second, y = _tournament({"a": 0.0, "b": 0.5}, 200, 2)
-    once = bradley_terry(first, second, y).gap("b", "a")
-    copies = bradley_terry(first * 3, second * 3, np.tile(y, 3), list(range(200)) * 3).gap("b", "a")
+    once = fit_bradley_terry(first, second, y).gap("b", "a")
+    copies = fit_bradley_terry(first * 3, second * 3, np.tile(y, 3), list(range(200)) * 3).gap(
+        "b", "a"
+    )
     assert copies.se == pytest.approx(once.se)
     assert copies.n == 200
 
 
 def test_bradley_terry_needs_both_to_win_sometimes() -> None:
     with pytest.raises(DataError, match="`b` never beats or ties `a`"):
-        bradley_terry(["a", "a", "b"], ["b", "b", "c"], [1, 1, 0.5])
+        fit_bradley_terry(["a", "a", "b"], ["b", "b", "c"], [1, 1, 0.5])
     with pytest.raises(DataError, match="no competitor `z`"):
-        bradley_terry(["a", "a"], ["b", "b"], [1, 0]).gap("a", "z")
+        fit_bradley_terry(["a", "a"], ["b", "b"], [1, 0]).gap("a", "z")
 
 
 def test_length_controlled_win_rate() -> None:

@@ -14,7 +14,7 @@ from tandem.bench.finished import JUDGES, Finished, has_stage, load_stage
 from tandem.bench.plan import OPPONENT
 from tandem.evaluation.tables import plain_cell
 from tandem.runs.events import read_events
-from tandem.runs.records import records
+from tandem.runs.records import read_records
 from tandem.statistics import outcomes_of, rate_by_prompt
 
 MOST_SAMPLES = 40
@@ -36,7 +36,7 @@ def training_curves(found: Finished) -> Iterator[dict[str, Any]]:
             if event["kind"] == "watch":
                 watched.setdefault(str(event["stage"]), []).append(event)
         for entry in found.plan.entries:
-            for r in records(folder / entry.scope):
+            for r in read_records(folder / entry.scope):
                 if points := watched.get(r.same_as or f"{entry.scope}/{r.folder.name}"):
                     about = {"policy": entry.name, "stage": r.name, "seed": seed}
                     yield about | {"points": curves_by_round(points)}
@@ -133,7 +133,7 @@ def stage_costs(found: Finished) -> Iterator[dict[str, Any]]:
     """Yield every stage that was really done, once."""
     for seed in found.seeds:
         for scope in sorted(p for p in found.plan.folder(found.out, seed).iterdir() if p.is_dir()):
-            for r in records(scope):
+            for r in read_records(scope):
                 if r.same_as is None:
                     spent = {"seconds": r.seconds, "peak_bytes": r.peak_bytes}
                     yield {"stage": f"{scope.name}/{r.name}", **spent, "seed": seed}

@@ -31,7 +31,7 @@ from tandem.engines.language_model import Labels, messages_of
 from tandem.engines.response_cache import ResponseCache, TokenUse, request_key
 from tandem.engines.retry import Retrier, RetryPolicy, TransientError
 from tandem.errors import ConfigError, EngineError
-from tandem.machine import Machine
+from tandem.machine import Machine, cache_folder
 from tandem.rng import Seed
 
 LABEL_TOKENS = 4
@@ -148,7 +148,7 @@ class ServerSession:
             ended = answer["choices"][0].get("finish_reason") == "stop"
             yield Completion(_text(answer), author=self.server.model, stopped=ended)
 
-    def told(self) -> dict[str, Any]:
+    def describe_cost(self) -> dict[str, Any]:
         """Return what was paid for since this was opened, and what was found on the disk."""
         line = (
             f"{self.server.model}: {self.paid.requests} requests ({self.found} more were on the "
@@ -369,8 +369,6 @@ def _remedy(status: int, server: Server) -> str:
 
 
 def _place() -> Path:
-    from tandem.runs.cache import cache_folder  # loads torch, which asking a server does not need
-
     return cache_folder() / "answers.sqlite"
 
 

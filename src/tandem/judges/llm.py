@@ -154,7 +154,7 @@ class OpenLabeller:
             for group in chunk:
                 yield self._labelled(group, heard)
 
-    def told(self) -> dict[str, Any]:
+    def describe_cost(self) -> dict[str, Any]:
         """Return what the model's answers cost, where it costs anything."""
         return cost_of(self.speaker)
 
@@ -255,7 +255,7 @@ class OpenRater:
                 rest = [_residual(x) for _, x in mine]
                 yield _keeping(replace(group, scores=scores), {"by": self.rater.name, "rest": rest})
 
-    def told(self) -> dict[str, Any]:
+    def describe_cost(self) -> dict[str, Any]:
         """Return what the model's answers cost, where it costs anything."""
         return cost_of(self.speaker)
 
@@ -288,7 +288,7 @@ def add_turn(asked: Prompt, said: str, then: str) -> Prompt:
 
 def cost_of(speaker: OpenLanguageModel) -> dict[str, Any]:
     """Return what a speaker says of its cost; nothing for one that costs nothing."""
-    tell = getattr(speaker, "told", None)
+    tell = getattr(speaker, "describe_cost", None)
     return {} if tell is None else tell()
 
 

@@ -122,7 +122,6 @@ __all__ = [
     "load_method",
     "methods_markdown",
     "methods_table",
-    *METHODS,
 ]
 
 COLUMNS = ("title", "sample", "judge", "select", "objective", "init", "repeats")

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from tandem.data.groups import Groups
 from tandem.data.record import Group
-from tandem.machine import Machine
+from tandem.machine import Machine, cache_folder
 from tandem.models.forward import GROUPS_PER_CHUNK, with_logprobs
 from tandem.models.opening import open_policy
 from tandem.runs.atomic_files import evict_oldest, file_lock, mark_used
-from tandem.runs.cache import cache_folder, cache_limit
+from tandem.runs.cache import cache_limit
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.identity import describe_value, fingerprint

@@ -18,7 +18,7 @@ import numpy as np
 
 from tandem.evaluation.reward_hacking import diagnose_curve
 from tandem.report.numbers import spell_decimal, spell_percent, spell_signed
-from tandem.report.results import trained_policies
+from tandem.report.results_file import trained_policies
 from tandem.report.svg import INK, MUTED, PAPER, RULE, SERIES, Sheet, embed_figure
 from tandem.report.verdict import open_estimate
 from tandem.statistics import OverOptimisation, over_optimisation

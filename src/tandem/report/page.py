@@ -23,7 +23,7 @@ from tandem import __version__
 from tandem.errors import ConfigError
 from tandem.report import views
 from tandem.report.figures import Drawer, Figure
-from tandem.report.results import BENCH, Results, read_results
+from tandem.report.results_file import BENCH, Results, read_results
 from tandem.report.verdict import Sentence, listed_rows, verdict_sentences
 from tandem.runs.atomic_files import write_text
 

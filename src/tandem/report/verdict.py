@@ -17,7 +17,7 @@ from tandem.report.numbers import (
     spell_percent,
     spell_signed,
 )
-from tandem.report.results import trained_policies
+from tandem.report.results_file import trained_policies
 from tandem.statistics import Estimate, comparisons_needed
 
 RESOLVED, OPEN, WORSE, NOTE = "resolved", "not resolved", "worse", "note"

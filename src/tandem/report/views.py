@@ -23,7 +23,7 @@ from tandem.report.numbers import (
     spell_seconds,
     spell_signed,
 )
-from tandem.report.results import Results, missing_measurements
+from tandem.report.results_file import Results, missing_measurements
 from tandem.report.verdict import (
     OPEN,
     comparisons_still_needed,

@@ -1,16 +1,19 @@
-"""Where computed columns are kept between runs, and how much of them."""
+"""How much is kept between runs: the size of the cache of computed columns."""
 
 from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
 from tandem.errors import ConfigError
 
 
 def cache_limit() -> int:
-    """Return how large the cache of reference columns may grow."""
+    """Return how large the cache of reference columns may grow, in bytes: `$TANDEM_CACHE_GB`.
+
+    Raises:
+        ConfigError: the variable is not a number of gigabytes.
+    """
     given = os.environ.get("TANDEM_CACHE_GB", "20")
     try:
         size = float(given)
@@ -23,8 +26,3 @@ def cache_limit() -> int:
             "give a number of gigabytes, for example 20; 0 keeps only the newest column",
         )
     return int(size * 1e9)
-
-
-def cache_folder() -> Path:
-    """Return the folder where columns are kept between runs."""
-    return Path(os.environ.get("TANDEM_CACHE", "~/.cache/tandem")).expanduser()

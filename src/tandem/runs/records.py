@@ -48,7 +48,7 @@ class Record:
         return load_artifact(self.result, self.folder / "artifact")
 
 
-def records(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[Record]:
     """List the finished stages of a run folder, in order; needs no lock."""
     return [
         read_record(folder)

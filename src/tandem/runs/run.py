@@ -43,7 +43,7 @@ from tandem.runs.environment import Meter, code_commit
 from tandem.runs.events import Events
 from tandem.runs.identity import describe_value, fingerprint, list_differences
 from tandem.runs.names import recorded_name, stage_as_recorded
-from tandem.runs.records import STAGE, Record, read_record, records, stage_folders
+from tandem.runs.records import STAGE, Record, read_record, read_records, stage_folders
 from tandem.runs.session import Session
 
 A = TypeVar("A")
@@ -131,11 +131,11 @@ class Run:
         self._reconcile(folder, identity)
         if is_complete(folder):
             self._say(folder, "kept")
-        elif twin := self._session.twin(fingerprint(identity), _mark):
+        elif twin := self._session.find_identical(fingerprint(identity), _mark):
             self._adopt(folder, twin)
         else:
             self._do(folder, stage, args, kw, identity)
-        self._session.made(fingerprint(identity), folder)
+        self._session.remember(fingerprint(identity), folder)
         return read_record(folder).load()
 
     def scope(self, name: str, seed: Seed | int | None = None) -> Run:
@@ -171,7 +171,7 @@ class Run:
 
     def records(self) -> list[Record]:
         """List the finished stages."""
-        return records(self.path)
+        return read_records(self.path)
 
     def save_config(self, toml: str) -> None:
         """Keep the resolved configuration beside the stages, as `run.toml`."""
@@ -228,7 +228,7 @@ class Run:
                 self._session.events(self._place(folder)).log("discarded", reason="incomplete")
                 remove_folder(place)
                 continue
-            wanted = self._session.wants_again(self._place(folder))
+            wanted = self._session.take_redo(self._place(folder))
             changes = list(list_differences(stage_as_recorded(stored), identity))
             if wanted or (changes and self._session.redone):
                 reason = "asked for" if wanted else "an earlier stage was done again"

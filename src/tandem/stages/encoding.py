@@ -20,10 +20,10 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.data.verifiable import PromptStyle, QuestionFormat
 from tandem.errors import ConfigError, DataError
+from tandem.machine import cache_folder
 from tandem.models.folders import context_length
 from tandem.models.tokenise import mark_tokenizer
 from tandem.models.tokenizers import load_tokenizer, tokenizer_hash
-from tandem.runs.cache import cache_folder
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 
@@ -117,6 +117,6 @@ def ask_questions(
         questions: groups of which only the prompts are read, and their answer keys for hints.
         room: tokens that must stay free for an answer.
     """
-    put = wording.hinted if hint else wording.ask
+    put = wording.ask_with_hint if hint else wording.ask
     asked = Groups.of(Group(put(g.prompt, form)) for g in questions)
     return encode(asked, policy, room=room, events=events)

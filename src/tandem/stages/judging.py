@@ -30,7 +30,7 @@ def judge(
         if done % 64 == 0 or done == len(groups):
             events.progress(done, len(groups), "judged")
     for each in hearing:
-        if hasattr(each, "told") and (told := each.told()):  # type: ignore[attr-defined]
+        if hasattr(each, "describe_cost") and (told := each.describe_cost()):  # type: ignore[attr-defined]
             events.log("asked", **told)
 
 

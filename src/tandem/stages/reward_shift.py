@@ -16,7 +16,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.comparisons import Comparisons, lay_out_comparisons
-from tandem.evaluation.reward import BINS, pair_losses
+from tandem.evaluation.reward_tables import BINS, pair_losses
 from tandem.evaluation.tables import Table
 from tandem.judges import Judge
 from tandem.machine import Machine

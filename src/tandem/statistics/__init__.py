@@ -3,9 +3,9 @@
 The prompt is the unit; methods are compared on the same prompts and seeds. No torch.
 
     intervals     mean_of, paired, win_rate, wilson, by_prompt, rate_by_prompt,
-                  both_orders, bootstrap
+                  join_both_orders, bootstrap
     power         minimum_detectable, comparisons_needed, verdict, holm
-    ranking       bradley_terry, elo_gap, win_probability, length_controlled
+    ranking       fit_bradley_terry, elo_gap, win_probability, length_controlled
     calibration   accuracy, log_loss, brier, ece, temperature_scale, auroc
     curves        learning_curve, over_optimisation, ensemble, aggregate
     design        d_optimal, information
@@ -40,8 +40,8 @@ from tandem.statistics.design import d_optimal, design_information
 from tandem.statistics.intervals import (
     Estimate,
     bootstrap,
-    both_orders,
     by_prompt,
+    join_both_orders,
     mean_of,
     outcomes_of,
     paired_difference,
@@ -53,8 +53,8 @@ from tandem.statistics.power import comparisons_needed, holm, minimum_detectable
 from tandem.statistics.ranking import (
     ELO_PER_NAT,
     Strengths,
-    bradley_terry,
     elo_gap,
+    fit_bradley_terry,
     length_controlled,
     win_probability,
 )
@@ -69,7 +69,7 @@ __all__ = [
     "paired_difference",
     "win_rate",
     "outcomes_of",
-    "both_orders",
+    "join_both_orders",
     "wilson",
     "by_prompt",
     "rate_by_prompt",
@@ -80,7 +80,7 @@ __all__ = [
     "verdict_line",
     "ELO_PER_NAT",
     "Strengths",
-    "bradley_terry",
+    "fit_bradley_terry",
     "elo_gap",
     "win_probability",
     "length_controlled",

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.errors import DataError
-from tandem.statistics.numerics import Floats, find_minimum, log_sigmoid, midranks, sigmoid
+from tandem.statistics.numerics import Floats, find_minimum, log_sigmoid, logistic, midranks
 
 PROBABILITY_FLOOR = 1e-12
 
@@ -80,7 +80,7 @@ def ece(p: npt.ArrayLike, y: npt.ArrayLike, bins: int = 15) -> float:
 
 
 def temperature_scale(difference: npt.ArrayLike, y: npt.ArrayLike) -> float:
-    """Return the T in [1/1000, 1000] that makes sigmoid(difference / T) likeliest."""
+    """Return the T in [1/1000, 1000] that makes logistic(difference / T) likeliest."""
     d, target = np.asarray(difference, np.float64), np.asarray(y, np.float64)
 
     def loss(log_t: float) -> float:
@@ -91,8 +91,8 @@ def temperature_scale(difference: npt.ArrayLike, y: npt.ArrayLike) -> float:
 
 
 def win_probability_of(difference: npt.ArrayLike, temperature: float = 1.0) -> Floats:
-    """Return sigmoid(difference / temperature)."""
-    return sigmoid(np.asarray(difference, np.float64) / temperature)
+    """Return logistic(difference / temperature)."""
+    return logistic(np.asarray(difference, np.float64) / temperature)
 
 
 def auroc(score: npt.ArrayLike, positive: npt.ArrayLike) -> float:

@@ -59,7 +59,7 @@ class Estimate:
         """True when the interval leaves out the value that would mean no difference."""
         return self.low > self.null or self.high < self.null
 
-    def scaled(self, factor: float) -> Estimate:
+    def scale_by(self, factor: float) -> Estimate:
         """Return the same estimate in another unit: everything times a positive factor."""
         return replace(
             self,
@@ -230,7 +230,9 @@ def outcomes_of(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
     return (first > second) + 0.5 * (first == second)
 
 
-def both_orders(shown_first: npt.ArrayLike, shown_second: npt.ArrayLike) -> tuple[Floats, float]:
+def join_both_orders(
+    shown_first: npt.ArrayLike, shown_second: npt.ArrayLike
+) -> tuple[Floats, float]:
     """Join a judge's verdicts on the same comparisons seen in both orders.
 
     Args:

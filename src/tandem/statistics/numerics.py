@@ -45,13 +45,13 @@ def normal_tail(z: float) -> float:
     return float(special.ndtr(-z))
 
 
-def sigmoid(x: Floats) -> Floats:
+def logistic(x: Floats) -> Floats:
     """Return 1 / (1 + e^-x) without overflow."""
     return np.asarray(special.expit(x), np.float64)
 
 
 def log_sigmoid(x: Floats) -> Floats:
-    """Return log(sigmoid(x)) without underflow."""
+    """Return log(logistic(x)) without underflow."""
     return np.asarray(special.log_expit(x), np.float64)
 
 

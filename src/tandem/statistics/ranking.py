@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tandem.errors import DataError
 from tandem.statistics.intervals import Estimate
-from tandem.statistics.numerics import Floats, Ints, normal_quantile, normal_tail, sigmoid
+from tandem.statistics.numerics import Floats, Ints, logistic, normal_quantile, normal_tail
 
 ELO_PER_NAT = 400 / math.log(10)
 """Elo points in one nat of Bradley-Terry reward: 173.72."""
@@ -34,7 +34,7 @@ def win_probability(elo: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Strengths:
-    """A Bradley-Terry fit: P(i beats j) = sigmoid(theta_i - theta_j).
+    """A Bradley-Terry fit: P(i beats j) = logistic(theta_i - theta_j).
 
     Attributes:
         names: [K] competitors.
@@ -59,7 +59,7 @@ class Strengths:
 
     def elo(self, anchor: str) -> dict[str, Estimate]:
         """Estimate everybody's Elo points above the anchor, whose own are 0."""
-        return {name: self.gap(name, anchor).scaled(ELO_PER_NAT) for name in self.names}
+        return {name: self.gap(name, anchor).scale_by(ELO_PER_NAT) for name in self.names}
 
     def _index(self, name: str) -> int:
         if name not in self.names:
@@ -71,7 +71,7 @@ class Strengths:
         return self.names.index(name)
 
 
-def bradley_terry(
+def fit_bradley_terry(
     first: Sequence[str],
     second: Sequence[str],
     wins: npt.ArrayLike,
@@ -124,7 +124,7 @@ def _connected(names: tuple[str, ...], i: Ints, j: Ints, y: Floats) -> None:
 def logistic_regression(
     x: Floats, y: Floats, cluster: Ints, prior_sd: float = math.inf
 ) -> tuple[Floats, Floats]:
-    """Fit P(y = 1) = sigmoid(x b) by Newton's method; y may be soft labels in [0, 1].
+    """Fit P(y = 1) = logistic(x b) by Newton's method; y may be soft labels in [0, 1].
 
     Args:
         x: [M, K] covariates.
@@ -140,7 +140,7 @@ def logistic_regression(
     """
     b, ridge = np.zeros(x.shape[1]), np.eye(x.shape[1]) / prior_sd**2
     for _ in range(100):
-        p = sigmoid(x @ b)
+        p = logistic(x @ b)
         slope = x.T @ (y - p) - ridge @ b
         curvature = (x * (p * (1 - p))[:, None]).T @ x + ridge
         step = np.linalg.lstsq(curvature, slope, rcond=None)[0]
@@ -156,7 +156,7 @@ def logistic_regression(
         )
     bread = np.linalg.pinv(curvature)
     count = int(cluster.max()) + 1
-    residual = x * (y - sigmoid(x @ b))[:, None]
+    residual = x * (y - logistic(x @ b))[:, None]
     sums = np.stack([np.bincount(cluster, column, count) for column in residual.T])
     groups = len(np.unique(cluster))
     return b, bread @ (sums @ sums.T * groups / max(1, groups - 1)) @ bread
@@ -167,7 +167,7 @@ def length_controlled(
 ) -> Estimate:
     """Estimate the win rate as if both answers were equally long.
 
-    logit P(win) = a + b tanh(gap / sd(gap)), and the answer is sigmoid(a): AlpacaEval 2's model
+    logit P(win) = a + b tanh(gap / sd(gap)), and the answer is logistic(a): AlpacaEval 2's model
     (arXiv:2404.04475) without the terms that need its own prompts. A normal prior of standard
     deviation 10 on a and b keeps the fit finite when one side wins everything. The interval
     is symmetric in log-odds.
@@ -185,7 +185,7 @@ def length_controlled(
     design = np.stack([np.ones_like(squashed), squashed], axis=1)
     b, covariance = logistic_regression(design, y, cluster, PRIOR_SD)
     logit, se = float(b[0]), math.sqrt(float(covariance[0, 0]))
-    ends = sigmoid(logit + normal_quantile(0.025) * se * np.array([-1.0, 0.0, 1.0]))
+    ends = logistic(logit + normal_quantile(0.025) * se * np.array([-1.0, 0.0, 1.0]))
     low, rate, high = (float(e) for e in ends)
     return Estimate(
         mean=rate,

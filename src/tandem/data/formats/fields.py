@@ -115,12 +115,12 @@ class DataRow:
         turns = self.messages(name)
         if turns[0]["role"] != "assistant":
             self.wrong(name, turns[0], "a completion starts with an assistant message")
-        return answer_of(turns)
+        return usable_answer(turns)
 
     def wrong(self, name: str, value: Any, rule: str) -> NoReturn:
         """Raise a DataError about one value."""
         raise DataError(
-            f"{self.place}: `{name}` is {shorten(value)} ({type(value).__name__})",
+            f"{self.place}: `{name}` is {shorten_text(value)} ({type(value).__name__})",
             f"{rule}; reading on would train on something that the file does not say",
             f"mend that row, or say which column holds it: columns={{{name.split('[')[0]!r}: ...}}",
         )
@@ -168,7 +168,7 @@ TEXTS = frozenset({"prompt", "chosen", "rejected", "completion", "instruction", 
 """Columns in which an empty CSV cell is an empty text, not a missing value."""
 
 
-def answer_of(turns: tuple[Message, ...]) -> Completion:
+def usable_answer(turns: tuple[Message, ...]) -> Completion:
     """Make a completion of turns that begin with the assistant's; raises Skip if unusable."""
     if turns[-1]["role"] != "assistant":
         raise SkipRow(f"the conversation ends in a {turns[-1]['role']} turn")
@@ -187,7 +187,7 @@ def require_text(completion: Completion) -> Completion:
     return completion
 
 
-def shorten(value: Any, limit: int = 80) -> str:
+def shorten_text(value: Any, limit: int = 80) -> str:
     """Return a value as one line of at most `limit` characters."""
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

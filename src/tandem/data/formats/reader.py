@@ -11,19 +11,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tandem.data.chat.transcripts import prompt_key
-from tandem.data.formats import sources
+from tandem.data.formats.data_sources import DataSource, open_source
 from tandem.data.formats.detect import FORMATS, PEEK, Format, detect_format, unread_columns
 from tandem.data.formats.fields import DataRow, SkipRow
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError
+from tandem.machine import cache_folder
 
 STREAM_ABOVE_BYTES = 16 << 20
 VERSION = "1"
@@ -121,7 +121,7 @@ def read_data(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit = {limit}", "at least one row is needed", "give 1 or more")
-    found = sources.open_source(source, split)
+    found = open_source(source, split)
     if found.groups is not None:
         return _own(found, limit)
     head = list(itertools.islice(_renamed(found.rows(), columns), PEEK))
@@ -143,12 +143,7 @@ def read_data(
     return DataRead(groups, name, why, notes, found.splits)
 
 
-def cache_folder() -> Path:
-    """Return the folder for large sources: `$TANDEM_CACHE`, or `~/.cache/tandem`."""
-    return Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem")
-
-
-def _own(found: sources.DataSource, limit: int | None) -> DataRead:
+def _own(found: DataSource, limit: int | None) -> DataRead:
     assert found.groups is not None
     groups = Groups.read(found.groups)[:limit] if limit else Groups.read(found.groups)
     notes = ReadingNotes(rows=len(groups), kept=len(groups))

@@ -23,10 +23,10 @@ from tandem.errors import ConfigError, DataError, ModelError, nearest_name
 from tandem.judges.agreement import Equivalence
 from tandem.rng import Seed
 from tandem.tasks.micro import posts
-from tandem.tasks.micro.agreement import SameFacts
 from tandem.tasks.micro.annotators import START, Annotator, Camps, Drifting, Truth, known_facts
 from tandem.tasks.micro.arithmetic import WORDING
-from tandem.tasks.micro.splits import DEMONSTRATION, SKILLS, draw_prompts
+from tandem.tasks.micro.same_facts import SameFacts
+from tandem.tasks.micro.skills import DEMONSTRATION, SKILLS, draw_prompts
 from tandem.tasks.micro.truth import Parts, fact_rates, true_worth, truth_parts
 
 Skill = Literal["summaries", "dialogue", "arithmetic"]
@@ -148,7 +148,7 @@ class Micro:
         """Somebody who compares completions (0, 1), (2, 3), ... and errs at this rate."""
         return Annotator(flips=flips, seed=seed)
 
-    def invented(self, groups: Iterable[Group]) -> Parts:
+    def count_inventions(self, groups: Iterable[Group]) -> Parts:
         """Rates of facts right, wrong and invented over all completions of summaries.
 
         Raises:

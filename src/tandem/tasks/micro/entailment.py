@@ -27,7 +27,7 @@ from tandem.tasks.micro import arithmetic, dialogue, posts
 from tandem.tasks.micro.base import ASSETS, weights_hash, write_record
 from tandem.tasks.micro.lessons import training_post, training_problem, training_request
 from tandem.tasks.micro.posts import Meta, pick_one
-from tandem.tasks.micro.splits import SKILLS, rendered_question
+from tandem.tasks.micro.skills import SKILLS, rendered_question
 from tandem.tasks.micro.tokenizer import CONTEXT
 from tandem.tasks.micro.truth import answer, summary_claims
 from tandem.tasks.micro.words import all_words

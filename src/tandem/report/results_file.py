@@ -22,7 +22,7 @@ from tandem.rng import Seed
 from tandem.runs.atomic_files import read_json
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import read_events
-from tandem.runs.records import Record, records
+from tandem.runs.records import Record, read_records
 
 Results = dict[str, Any]
 BENCH = "results.json"
@@ -44,7 +44,7 @@ def read_results(path: Path) -> Results:
     file = path / BENCH if path.is_dir() else path
     if file.is_file():
         return _parsed(file)
-    done = records(path) if path.is_dir() else []
+    done = read_records(path) if path.is_dir() else []
     if not done:
         raise DataError(
             f"{path} holds neither {BENCH} nor finished stages",

@@ -15,7 +15,7 @@ from tandem.errors import DataError
 from tandem.report import views
 from tandem.report.numbers import NONE, spell_interval
 from tandem.report.page import fill_template, save_page
-from tandem.report.results import BENCH, Results, read_results
+from tandem.report.results_file import BENCH, Results, read_results
 from tandem.report.verdict import OPEN, RESOLVED, WORSE, Sentence, listed_rows, open_estimate
 from tandem.statistics import Estimate, holm
 from tandem.statistics.numerics import normal_quantile, normal_tail
