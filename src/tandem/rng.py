@@ -41,7 +41,7 @@ class Seed:
         return Seed(value)
 
     def rng(self) -> np.random.Generator:
-        """Return a fresh numpy generator started here."""
+        """Return a new numpy generator seeded with this value."""
         return np.random.default_rng(self.value)
 
     def uniform(self) -> float:

@@ -203,7 +203,7 @@ def test_a_scripted_generator_fills_the_share_that_theory_gives(
 
 
 def test_a_hinted_question_is_put_in_its_form_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Behind the worked examples, and before the layout's last words, as `wording.ask_with_hint` says."""
+    """Behind the worked examples, before the layout's last words, as `ask_with_hint` says."""
     monkeypatch.setattr(star, "sample", scripted)
     form = PromptStyle("shown", shots=(("0", "#### 0"),), suffix=" !")
     wording = QuestionFormat(StatedAnswer(), (form,), layout="Q {question} A", hint=HINT)

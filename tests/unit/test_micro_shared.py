@@ -52,7 +52,8 @@ def majority(task: Micro) -> float:
     quality = replace(DEMONSTRATION, shared=task.shared)
     groups = (
         replace(g, completions=tuple(
-            Completion(write_summary(known_facts(g), Seed(k).at(g.id).rng(), quality)) for k in range(10)
+            Completion(write_summary(known_facts(g), Seed(k).at(g.id).rng(), quality))
+            for k in range(10)
         ))
         for g in task.prompts("unlabelled", 150, Seed(0))
     )  # fmt: skip

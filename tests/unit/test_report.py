@@ -305,10 +305,14 @@ def test_comparing_what_shares_no_policy_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("spelled", "wanted"),
     [
-        (spell_decimal(-0.5), "\u22120.50"), (spell_decimal(-0.001), "0.00"), (spell_decimal(None), "\u2013"),
-        (spell_decimal(float("nan")), "\u2013"), (spell_signed(0.25), "+0.25"), (spell_signed(-0.25), "\u22120.25"),
-        (spell_signed(0.001), "0.00"), (spell_percent(0.575), "57.5\u202f%"), (spell_p_value(1e-9), "p < 0.001"),
-        (spell_p_value(None), "p unknown"), (round_up(1234), "1,300"), (spell_seconds(75.2), "1 min 15 s"),
+        (spell_decimal(-0.5), "\u22120.50"), (spell_decimal(-0.001), "0.00"),
+        (spell_decimal(None), "\u2013"),
+        (spell_decimal(float("nan")), "\u2013"), (spell_signed(0.25), "+0.25"),
+        (spell_signed(-0.25), "\u22120.25"),
+        (spell_signed(0.001), "0.00"), (spell_percent(0.575), "57.5\u202f%"),
+        (spell_p_value(1e-9), "p < 0.001"),
+        (spell_p_value(None), "p unknown"), (round_up(1234), "1,300"),
+        (spell_seconds(75.2), "1 min 15 s"),
         (spell_seconds(7500), "2 h 05 min"),
     ],
 )  # fmt: skip

@@ -226,14 +226,14 @@ def plan_attention(
 
 
 def _filled(asking: np.ndarray, row: PlanRow) -> np.ndarray:
-    """Add tokens that nobody reads, the row's last ones, up to a multiple."""
+    """Add the row's last tokens to those that ask, as filling up to a multiple of `MULTIPLE`."""
     others = np.setdiff1d(np.arange(len(row.positions)), asking, assume_unique=True)
     missing = min(filling_tokens(len(asking)), len(others))
     return np.union1d(asking, others[len(others) - missing :])
 
 
 def _planned(row: PlanRow, asking: np.ndarray | None) -> AttentionPlan:
-    """Cut the row into pieces, stack pieces of similar size into blocks, lay the blocks end to end."""
+    """Cut the row into pieces, stack similar pieces into blocks, lay the blocks end to end."""
     stacks = [list(stack) for pieces in _pieces(row, asking) for stack in _stacks(pieces)]
     blocks = tuple(_block(stack, row.positions, whole=asking is None) for stack in stacks)
     queries, keys = (

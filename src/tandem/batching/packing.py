@@ -1,7 +1,7 @@
 """From groups to packed batches: the only place that knows where a token lies.
 
 Layout `shared` puts everything in one row: each prompt once, then its completions, and at the end
-a few tokens of filling, up to a multiple of `batching.attention_plan.MULTIPLE`. Layout `rows` gives each
+a few tokens of filling, up to a multiple of `attention_plan.MULTIPLE`. Layout `rows` gives each
 completion a row behind a copy of its prompt; it is right for every architecture, also where a
 prompt cannot be shared (state-space layers).
 
@@ -80,7 +80,7 @@ def _check(group: Group) -> None:
             f"group `{group.id}`: {what} has no tokens",
             "the first token of a completion is predicted from the last token of its prompt, "
             "so both need at least one",
-            "tokenise first with `tandem.data.chat.encode`, and give the prompt at least one token",
+            "tokenise first with `tandem.encode`, and give the prompt at least one token",
         )
 
 

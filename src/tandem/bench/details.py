@@ -25,7 +25,7 @@ Rows = list[dict[str, Any]]
 
 
 def training_curves(found: Finished) -> Iterator[dict[str, Any]]:
-    """Yield what was watched while policies climbed.
+    """Yield the validation curves of the policies that were trained on a reward.
 
     A stage that was taken from another entry has that entry's curve.
     """
@@ -43,7 +43,7 @@ def training_curves(found: Finished) -> Iterator[dict[str, Any]]:
 
 
 def curves_by_round(events: Iterable[dict[str, Any]]) -> Rows:
-    """Return one point a round, the last that was written: a killed stage may have said it twice.
+    """Return one validation point a round: the last, since a resumed stage may log it twice.
 
     Round 0 of a stage that is done again would otherwise stand there twice.
     """
@@ -69,7 +69,7 @@ def best_of_n_details(found: Finished) -> Rows:
 
 
 def reward_details(found: Finished) -> dict[str, Any] | None:
-    """Return the reward model's exam, of the first seed."""
+    """Return the reward model's evaluation, of the first seed."""
     scopes = [scope for scope in found.scopes(OPPONENT) if has_stage(scope, "reward-exam")]
     if not scopes:
         return None

@@ -96,13 +96,13 @@ class Groups:
             raise DataError(
                 f"cannot read groups from {path}: {error}",
                 "a collection of groups is one Parquet file in Tandem's schema",
-                "give the path of a `groups.parquet`, or import other files with `tandem.data.formats`",
+                "give the path of a `groups.parquet`, or read other files with `tandem.read_data`",
             ) from error
         if source.schema_arrow.names != SCHEMA.names:
             raise DataError(
                 f"{path} has the columns {source.schema_arrow.names}",
                 "it is Parquet, but not a collection of groups",
-                "import it with `tandem.data.formats.read`",
+                "read it with `tandem.read_data`",
             )
         parts = range(source.num_row_groups)
         if sum(source.metadata.row_group(k).total_byte_size for k in parts) <= MAP_ABOVE_BYTES:

@@ -1,4 +1,4 @@
-"""One prompt with its completions, and what judges said of them: the record that all verbs share."""
+"""The record that all verbs share: a prompt, its completions, scores and preferences."""
 
 # pyarrow ships no types
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownArgumentType=false

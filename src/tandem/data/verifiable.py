@@ -1,4 +1,4 @@
-"""Questions with one checkable answer: how they are put, and how an answer is read from a text.
+"""Questions with one checkable answer: prompt formats, and how an answer is read from a text.
 
     read = StatedAnswer(("####", "answer is"))      # text -> answer, "" where none is stated
     wording.ask(prompt, wording.form("answer"))     # the same question in another form

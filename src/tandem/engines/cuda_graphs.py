@@ -58,7 +58,7 @@ class FixedShapeStep(DecodingStep):
         self.tokens, self.positions, self.place, self.column, self.known, self.cells = there
 
     def follow(self, tokens: Ints, lengths: IntArray, owner: Ints, age: Ints) -> None:
-        """Copy the numbers of R' <= R completions of S' <= S prompts to where the step looks."""
+        """Copy the state of R' <= R completions of S' <= S prompts into the graph's inputs."""
         place, cells = cells_of_slots(owner, len(lengths), self.per)
         new = tokens, lengths[owner] + age, place, age, lengths, cells
         for part, numbers in zip(self._parts, new, strict=True):

@@ -91,7 +91,7 @@ class CacheStore:
 
     @staticmethod
     def fit(old: CacheStore | None, slots: int, columns: int, like: Tensor) -> CacheStore:
-        """Return a store with room for this; `like` is [Hk, N, D]. What was held stays."""
+        """Return a store with room for N more columns, content kept; `like` is [Hk, N, D]."""
         have = wide = 0
         if old is not None and old.keys.dtype == like.dtype:
             have, _, wide, _ = old.keys.shape

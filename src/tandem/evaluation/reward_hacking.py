@@ -1,4 +1,4 @@
-"""Reward hacking, seen: what a watched climb tells of the reward that was optimised.
+"""Reward hacking: how the optimised reward and others diverge over a policy's validation curve.
 
 A proxy rises because it is optimised; whether anything else rose is what the other columns of the
 watch say. METHODS section 14; Gao et al. 2022, arXiv:2210.10760.
@@ -95,7 +95,7 @@ class Diagnosis:
 
 
 def read_curve(events: Path, stage: str | None = None) -> list[dict[str, float]]:
-    """Read the points of a watch from a run's events, in order of rounds.
+    """Read a validation curve from a run's `events.jsonl`: one point a round, in order.
 
     A killed run may evaluate a round again; both are the same, and the last is kept.
 
@@ -111,7 +111,7 @@ def read_curve(events: Path, stage: str | None = None) -> list[dict[str, float]]
 
 
 def best_of_n_by_prompt(events: Path, stage: str | None = None) -> list[dict[str, Floats]]:
-    """Read the same watch prompt by prompt: of each round every column as [P] numbers.
+    """Read a validation curve prompt by prompt: for each round every column as [P] numbers.
 
     The prompts are those of `Watching`, in its order, the same in every round; so policies that
     were watched on the same prompts can be compared in pairs.

@@ -1,4 +1,4 @@
-"""Judges look at groups and write down what they think. Evaluation needs nothing else.
+"""Judges: anything that writes scores, preferences or clusters into groups of completions.
 
 A judge returns the same groups with `scores`, `preferences` or `clusters` filled in. It is a
 frozen value: it opens models lazily inside the call, and its answer about a group depends on

@@ -1,4 +1,4 @@
-"""Whose stated answer is the key's; who agrees with whom is said by `agreement`."""
+"""A judge for questions with a known answer: 1 where a completion states it, else 0."""
 
 from __future__ import annotations
 

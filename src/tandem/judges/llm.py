@@ -13,7 +13,7 @@ d = content + bias, logit averaging recovers sigma(content) and probability aver
 d-RLAIF asks for a number instead: s = sum i P(i) / sum P(i), mapped to [-1, 1].
 
 What was read (d in each order, mass on other words) stays in `prompt.meta["ai"]`, from which
-`judges.labelling` says how far the position decided. METHODS section 12. No torch.
+`judges.position_bias` measures how far the position decided. METHODS section 12. No torch.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Labeller:
 
 
 class OpenLabeller:
-    """A labeller whose language model is open."""
+    """A `Labeller` with its language model loaded: the call that compares completions."""
 
     def __init__(self, labeller: Labeller, speaker: OpenLanguageModel) -> None:
         self.labeller, self.speaker = labeller, speaker
@@ -230,7 +230,7 @@ class Rater:
 
 
 class OpenRater:
-    """A rater whose language model is open."""
+    """A `Rater` with its language model loaded: the call that scores completions."""
 
     def __init__(self, rater: Rater, speaker: OpenLanguageModel) -> None:
         self.rater, self.speaker = rater, speaker
@@ -287,7 +287,7 @@ def add_turn(asked: Prompt, said: str, then: str) -> Prompt:
 
 
 def cost_of(speaker: OpenLanguageModel) -> dict[str, Any]:
-    """Return what a speaker says of its cost; nothing for one that costs nothing."""
+    """Return what an open language model has cost so far, as log fields; {} for a free one."""
     tell = getattr(speaker, "describe_cost", None)
     return {} if tell is None else tell()
 

@@ -1,8 +1,8 @@
 """Judges that are a preference model of two arguments: preferences, or a score made of them.
 
-The model reads (x, y, y') in both orders (`tandem.data.pair_sequences`), so what is said of (y, y') and of
-(y', y) adds up to 1. Groups tokenised for another tokenizer are tokenised again from their text
-with the model's own. A sequence longer than the model's context is refused, never cut.
+The model reads (x, y, y') in both orders (`tandem.data.pair_sequences`), so the probabilities of
+(y, y') and (y', y) add up to 1. Groups tokenised for another tokenizer are tokenised again from
+their text with the model's own. A sequence longer than the model's context is refused, never cut.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class _Reader:
             raise JudgeError(
                 f"prompt `{group.id}` with two of its answers has {longest_sequence(group)} tokens",
                 f"{self.checkpoint} reads {self.limit}, and nothing is cut in silence",
-                "sample shorter answers, or drop such prompts with `tandem.stages.encoding.encode`",
+                "sample shorter answers, or drop such prompts with `tandem.encode`",
             )
         return group
 

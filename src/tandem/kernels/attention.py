@@ -1,6 +1,6 @@
 """Attention within groups only, for any transformers model that takes an attention function.
 
-Every prompt is attended once and every completion behind its prompt (see `attention_plan`). A window or
+Every prompt is attended once, every completion behind its prompt (`attention_plan`). A window or
 a soft cap is applied as the model's own layers ask for it. Registered with transformers as the
 attention implementation `tandem`; without a plan it is the stock implementation.
 """

@@ -68,7 +68,8 @@ METHODS: dict[str, MethodRow] = {
     ),
     "kto": MethodRow("KTOConfig", "KTO", "D, 1", "humans", "`mismatch`", "`kto`", "SFT", "1"),
     "ppo": MethodRow(
-        "PPOConfig", "PPO", "pi_theta, 1", "r_phi minus KL", "-", "`ppo_clip` + value", "SFT", "online"
+        "PPOConfig", "PPO", "pi_theta, 1", "r_phi minus KL", "-", "`ppo_clip` + value", "SFT",
+        "online",
     ),
     "grpo": MethodRow(
         "GRPOConfig", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
@@ -82,28 +83,32 @@ METHODS: dict[str, MethodRow] = {
         "`rejection`, `rank_pairs`", "`sigmoid`, `hinge`, `hinge_norm`", "SFT", "1",
     ),
     "raft": MethodRow(
-        "RAFTConfig", "RAFT", "pi_theta, k", "r_phi", "`best`, `top_share`", "`nll`", "pi_theta", "T"
+        "RAFTConfig", "RAFT", "pi_theta, k", "r_phi", "`best`, `top_share`", "`nll`", "pi_theta",
+        "T",
     ),
     "rest": MethodRow(
         "ReSTConfig", "ReST", "pi_theta, k", "r_phi", "`above(tau_i)`", "`nll`, `weighted`, `gold`",
         "pi_theta", "G x I",
     ),
     "lmsi": MethodRow(
-        "LMSIConfig", "LMSI", "base, m", "agreement", "`majority`", "`nll`", "base", "1", fits="solver"
+        "LMSIConfig", "LMSI", "base, m", "agreement", "`majority`", "`nll`", "base", "1",
+        fits="solver",
     ),
     "star": MethodRow(
         "STaRConfig", "STaR", "pi, 1 (+ hint)", "answer key", "`correct`", "`nll`", "base", "N",
         fits="solver",
     ),
     "direct": MethodRow(
-        "DirectConfig", "fine-tuning on answers alone", "answer key, 1", "-", "-", "`nll`", "base", "1",
+        "DirectConfig", "fine-tuning on answers alone", "answer key, 1", "-", "-", "`nll`", "base",
+        "1",
         fits="solver", asks="answer",
     ),
     "rlaif": MethodRow(
         "RLAIFConfig", "RLAIF, d-RLAIF", "pi_sft, 2", "language model", "-", "any above", "SFT", "1"
     ),
     "cai": MethodRow(
-        "CAIConfig", "constitutional AI", "pi_sft, critiqued and revised K times", "principles", "-",
+        "CAIConfig", "constitutional AI", "pi_sft, critiqued and revised K times", "principles",
+        "-",
         "`nll`, then RLAIF", "base", "1",
     ),
     "rlp": MethodRow(
@@ -135,7 +140,7 @@ INPUTS: dict[str, str] = {
     "r_phi": "Checkpoint: a reward model fitted to D",
     "held_out": "Groups with preferences, of prompts that are not in D",
     "prompts": "Prompts without labels, tokenised, to sample from",
-    "formats": "FeedbackFormats: how a language model is asked to compare, rate, criticise and revise",
+    "formats": "FeedbackFormats: how a language model is asked to compare, rate and revise",
     "sampling": "Sampling: temperature, truncation, longest answer",
     "validation": "Validation: held-out prompts and judges that follow a policy while it trains",
     "same": "Mapping by name: what makes two completions the same, the task's own choice first",

@@ -44,7 +44,7 @@ def recipe(
     wording: QuestionFormat,
     cfg: DirectConfig = DirectConfig(),
 ) -> Checkpoint:
-    """Questions with answer keys in, a policy that says answers out."""
+    """Train a policy to give the answer alone, without a path; the control of STaR and LMSI."""
     D = run("answers-alone", with_stated_answer, prompts, wording, base)
     return run("direct", sft.fit, base, D, cfg.sft, name="direct")
 

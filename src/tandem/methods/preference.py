@@ -135,7 +135,7 @@ def _same_tokens(group: Group, whose: str, init: Checkpoint) -> None:
         raise DataError(
             f"group `{group.id}` holds the tokens of another tokenizer than that of {init}",
             "read through foreign ids, its answers would be other answers",
-            "encode the preferences with `tandem.stages.encoding.encode` and the model that you start from",
+            "encode the preferences with `tandem.encode` and the model that you start from",
         )
 
 

@@ -97,7 +97,7 @@ def recipe(
     validation: Validation | None,
     cfg: RAFTConfig = RAFTConfig(),
 ) -> Checkpoint:
-    """Prompts and a reward model in, a policy out: the one that held-out judges like best."""
+    """Sample, rank by a reward, fine-tune on the best, repeat; return the best validated policy."""
     pi, r, shuffle = pi_sft, RewardModel(r_phi), run.seed.at("portions")
     trail = [validated(run, "watch-0", pi, validation, sampling)]
     for t in range(1, cfg.stages + 1):

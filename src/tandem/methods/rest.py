@@ -110,7 +110,7 @@ def recipe(
     validation: Validation | None,
     cfg: ReSTConfig = ReSTConfig(),
 ) -> Checkpoint:
-    """Demonstrations and a reward model in, the policy out that held-out judges like best."""
+    """Sample (Grow), fit on answers above rising thresholds (Improve); return the best policy."""
     R = RewardModel(r_phi)
     D = run("original", encode, demonstrations, pi_sft, room=sampling.max_tokens)
     start = best = validated(run, "watch-0", pi_sft, validation, sampling)  # 1

@@ -109,7 +109,7 @@ def ppo_on(
     validation: Validation | None,
     name: str,
 ) -> Checkpoint:
-    """Climb a reward that no human labelled; what humans think is watched, and never chosen by."""
+    """Train with PPO on a reward without human labels; human judges only validate."""
     last = None if validation is None else replace(validation, choose=None, patience=None)
     return run(
         "policy", ppo.fit, pi, prompts, r, cfg.ppo, sampling=sampling, validation=last, name=name

@@ -131,7 +131,7 @@ def recipe(
 
 
 def judge_samples(run: Run, P: Groups, r: Checkpoint, agree: Equivalence) -> Groups:
-    """P with the old reward's scores and the clusters of what says the same."""
+    """Score the policy's samples with the old reward and cluster those that mean the same."""
     clusters = Agreement(agree, run.seed.at("agreement"))
     return run("opinions", judge, P, RewardModel(r), clusters)
 
@@ -175,6 +175,6 @@ def refit_policy(
     validation: Validation | None,
     cfg: RLPConfig,
 ) -> Checkpoint:
-    """Fit the policy again, from pi_sft and held to pi_sft."""
+    """Train a new policy with PPO on the refitted reward; pi_sft is its start and KL reference."""
     climbed = {"sampling": sampling, "validation": validation, "name": f"RLP-{tag}"}
     return run(f"ppo-{tag}", ppo.fit, pi_sft, prompts, RewardModel(r_hat), cfg.ppo, **climbed)

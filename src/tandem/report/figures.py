@@ -198,7 +198,10 @@ class Drawer:
                 f"{score} against length over {len(points)} sampled answers: correlation "
                 f"{spell_signed(r)}, {spell_signed(float(slope), 3)} a token."
             )
-            caption = f"Each mark is one answer; the line is least squares, correlation {spell_signed(r)}."
+            caption = (
+                "Each mark is one answer; the line is least squares, "
+                f"correlation {spell_signed(r)}."
+            )
             numbers = {"n": len(points), "correlation": r, "slope": float(slope)}
             svg = embed_figure(figure, "lengths", alt, self.sheet)
             return Figure("lengths", svg, alt, caption, numbers)
@@ -351,13 +354,15 @@ def _peak(axes: Any, numbers: Mapping[str, Any]) -> None:
 def _climb_words(name: str, signal: str, numbers: Mapping[str, Any]) -> str:
     best, end, fit = numbers["best"], numbers["end"], numbers.get("fit", {})
     words = (
-        f"{name}: {signal} is best, {spell_signed(best['gain'])}, at √KL {spell_decimal(best['sqrt_kl'])}; at "
-        f"the end {signal} {spell_signed(end['gain'])} and proxy {spell_signed(end['proxy'])} at √KL "
+        f"{name}: {signal} is best, {spell_signed(best['gain'])}, at √KL "
+        f"{spell_decimal(best['sqrt_kl'])}; at the end {signal} {spell_signed(end['gain'])} "
+        f"and proxy {spell_signed(end['proxy'])} at √KL "
         f"{spell_decimal(end['sqrt_kl'])}."
     )
     if "peak" in fit:
         beyond = fit["peak"] > max(p["kl"] for p in numbers["points"]) ** 0.5
-        words += f" Fitted peak at √KL {spell_decimal(fit['peak'])}, height {spell_signed(fit['height'])}"
+        words += f" Fitted peak at √KL {spell_decimal(fit['peak'])}, "
+        words += f"height {spell_signed(fit['height'])}"
         words += ", beyond what was reached." if beyond else "."
     if numbers.get("diverged"):
         words += f" The proxy went on rising while {signal} fell."

@@ -137,7 +137,8 @@ def _wins(row: Mapping[str, Any], found: Estimate, results: Mapping[str, Any]) -
         else f"{prompts} and {spell_count(found.seeds, 'training seed')}"
     )
     parts = [
-        f"It wins {spell_percent(found.mean)} {spell_interval(found, spell_percent)} against {opponent}"
+        f"It wins {spell_percent(found.mean)} {spell_interval(found, spell_percent)} "
+        f"against {opponent}"
     ]
     parts.append(f"by {judge}, over {size}" if judge else f"over {size}")
     text = " ".join(parts)

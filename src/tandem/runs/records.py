@@ -58,6 +58,11 @@ def read_records(path: Path) -> list[Record]:
 
 
 def read_record(folder: Path) -> Record:
+    """Read how a finished stage was made, in the names of today.
+
+    Raises:
+        RunError: its `stage.json` cannot be read.
+    """
     stored = read_json(folder / "stage.json")
     if stored is None:
         raise RunError(

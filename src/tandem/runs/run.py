@@ -354,7 +354,7 @@ def _part(folder: Path) -> Path:
 
 
 def _promote(folder: Path) -> None:
-    """Give a sealed stage its name; a process may have died just before."""
+    """Rename a complete `.part` folder to the stage's name; a process may have died just before."""
     part = _part(folder)
     if is_complete(part):
         shutil.rmtree(part / "scratch", ignore_errors=True)

@@ -63,7 +63,7 @@ class Session:
         return session
 
     def events(self, stage: str) -> Events:
-        """Return where a stage, or the run (""), says what happens."""
+        """Return the log of a stage, or of the run as a whole ("")."""
         return talk.Silent() if self.log is None else StageEvents(self.log, stage)
 
     def take_redo(self, place: str) -> bool:

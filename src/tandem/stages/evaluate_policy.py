@@ -1,4 +1,4 @@
-"""Policies compared on the same prompts, by every judge that there is."""
+"""Stages that compare policies on the same prompts by several judges, with intervals."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def evaluate_policies(
     Args:
         answers: policy -> one or more answers to each evaluation prompt.
         policies: those of the authors that are policies; their KL is measured to the main
-            opponent, both log-probabilities by the kernel, because a sampler's differ in bf16.
+            opponent, both log-probabilities by a forward pass, because a sampler's differ in bf16.
             That of `BestOf` the main opponent is its bound.
         judges: column -> scoring judge: `truth`, `gold_rm`, `proxy`; the first decides who wins.
         opponents: policies that the others are compared with, the main one first.
@@ -185,7 +185,7 @@ def evaluate_answers(
         judges: column -> scoring judge.
         comparers: column -> who compares the first answers of both.
         policy: who answered, where that is known; a model's KL is measured to the opponent,
-            both log-probabilities by the kernel, because a sampler's differ in bf16.
+            both log-probabilities by a forward pass, because a sampler's differ in bf16.
         opponent: the opponent.
 
     Returns:

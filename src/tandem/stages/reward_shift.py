@@ -1,4 +1,4 @@
-"""Exams of rewards where they are climbed: on fresh, truly labelled pairs of each policy.
+"""Stages that evaluate a reward on answers of the policies that were trained on it.
 
 What RLP claims is about the reward: its accuracy should rise on samples of the policies that are
 trained on it, and stay on those of pi_sft. METHODS section 9, "measure what the method claims".
@@ -79,7 +79,7 @@ def evaluate_reward_shift(
 def evaluate_pseudo_labels(
     pairs: Mapping[str, Groups], truth: Judge, *, seed: Seed, machine: Machine
 ) -> dict[str, Any]:
-    """Say how often labels that no person gave are right, and how much longer winners are.
+    """Measure how often pseudo-labels agree with the truth, and how much longer winners are.
 
     Args:
         pairs: name -> judged pairs, for example D_hat; ties of the truth are left out.

@@ -155,7 +155,7 @@ class MultiViewHead(nn.Module):
 
 
 class MultiViewSource:
-    """A `Source` of views: two samples of each of some prompts a step, for as many steps as asked.
+    """A `BatchSource` of views: two samples of each of some prompts a step, for `total` steps.
 
     An epoch is a pass over the prompts in a new order, each with two of its samples drawn anew
     without replacement; what does not fill a last step is left for the next epoch's order.

@@ -18,7 +18,7 @@ from tandem.rng import Seed
 
 
 class DatasetSource:
-    """A `Source` that goes over a collection for some epochs.
+    """A `BatchSource` over a collection of groups: shuffled each epoch, cut into micro-batches.
 
     Args:
         groups: the collection, with tokens.
@@ -109,7 +109,7 @@ class DatasetSource:
 
 
 class ZippedSource:
-    """A `Source` whose steps are those of two sources together: one loss, two kinds of batches.
+    """Joins two sources step by step: each optimiser step holds the micro-batches of both.
 
     Args:
         main: has as many steps as there will be.

@@ -272,7 +272,8 @@ def _dataset(name: str, split: str | None, load: Callable[[], Any]) -> DataSourc
         data = load()
     except Exception as error:  # `datasets` raises what its many back ends raise
         raise DataError(
-            f"`datasets` cannot open {name}: {type(error).__name__}: {shorten_text(str(error), 300)}",
+            f"`datasets` cannot open {name}: {type(error).__name__}: "
+            f"{shorten_text(str(error), 300)}",
             "it is no local path, so it was looked for on the hub"
             if not Path(name).exists()
             else "the folder is not what `datasets` wrote, or its files do not fit together",

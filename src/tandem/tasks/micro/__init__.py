@@ -1,4 +1,4 @@
-"""The micro world: a small language in which the truth is known and everything runs on a laptop.
+"""The micro task: a small language in which the truth is known and everything runs on a laptop.
 
     task = Micro("summaries")
     pi_base = task.model()                                 # a Hugging Face folder
@@ -48,7 +48,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Micro:
-    """The micro world seen through one of its skills: a task.
+    """The micro task with one of its skills: summaries, dialogue or arithmetic.
 
     Attributes:
         skill: "summaries" of posts, "dialogue" with helpful and harmful requests, or

@@ -148,7 +148,7 @@ def _varied(rng: Generator, meta: Meta, text: str) -> str:
 
 
 def pair_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of pairs over the world's words: it marks both texts, and drops the prompts."""
+    """Return a tokenizer of pairs of summaries: it marks both texts and drops the prompts."""
     backend = Tokenizer(WordLevel({word: i for i, word in enumerate(all_words())}, "<unk>"))
     backend.normalizer = normalizers.Replace(Regex("^.*<assistant> *"), "")  # type: ignore
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore
