@@ -66,7 +66,7 @@ class Machine:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what is kept between runs: `$TANDEM_CACHE`, or `~/.cache/tandem`."""
+    """Return the folder of what is kept between runs: `$TANDEM_CACHE`, or `~/.cache/tandem`."""
     return Path(os.environ.get("TANDEM_CACHE") or "~/.cache/tandem").expanduser()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tandem.data.chat import transcripts
-from tandem.data.formats.fields import DataRow, SkipRow, require_text, usable_answer
+from tandem.data.formats.fields import DataRow, SkipRow, require_answer, require_text
 from tandem.data.record import Completion, Group, Message, Preference, Prompt
 from tandem.data.verifiable import StatedAnswer
 
@@ -96,7 +96,7 @@ def read_conversation(row: DataRow) -> Group:
     if first == 0:
         raise SkipRow("the conversation starts with the assistant")
     text, asked = transcripts.prompt_of(messages[:first])
-    return Group(Prompt("", text, asked), (usable_answer(messages[first:]),))
+    return Group(Prompt("", text, asked), (require_answer(messages[first:]),))
 
 
 def read_instruction(row: DataRow) -> Group:
@@ -159,7 +159,7 @@ def _common_turns(row: DataRow, chosen: Sequence[Message], rejected: Sequence[Me
         raise SkipRow("the two conversations have no prompt in common")
     cut = starts[-1]
     text, messages = transcripts.prompt_of(chosen[:cut])
-    answers = usable_answer(tuple(chosen[cut:])), usable_answer(tuple(rejected[cut:]))
+    answers = require_answer(tuple(chosen[cut:])), require_answer(tuple(rejected[cut:]))
     return _pair(row, text, messages, answers)
 
 
@@ -167,7 +167,7 @@ def _transcript_answer(text: str) -> Completion:
     turns = transcripts.parse_transcript(transcripts.ASSISTANT + text)
     if not turns:
         raise SkipRow("empty answer")
-    return usable_answer(turns)
+    return require_answer(turns)
 
 
 def _word_boundary(a: str, b: str) -> int:

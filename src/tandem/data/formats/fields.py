@@ -115,7 +115,7 @@ class DataRow:
         turns = self.messages(name)
         if turns[0]["role"] != "assistant":
             self.wrong(name, turns[0], "a completion starts with an assistant message")
-        return usable_answer(turns)
+        return require_answer(turns)
 
     def wrong(self, name: str, value: Any, rule: str) -> NoReturn:
         """Raise a DataError about one value."""
@@ -168,7 +168,7 @@ TEXTS = frozenset({"prompt", "chosen", "rejected", "completion", "instruction", 
 """Columns in which an empty CSV cell is an empty text, not a missing value."""
 
 
-def usable_answer(turns: tuple[Message, ...]) -> Completion:
+def require_answer(turns: tuple[Message, ...]) -> Completion:
     """Make a completion of turns that begin with the assistant's; raises Skip if unusable."""
     if turns[-1]["role"] != "assistant":
         raise SkipRow(f"the conversation ends in a {turns[-1]['role']} turn")

@@ -9,7 +9,7 @@ import numpy as np
 
 from tandem.data.chat import transcripts
 from tandem.data.formats import conversations
-from tandem.data.formats.fields import DataRow, SkipRow, require_text, usable_answer
+from tandem.data.formats.fields import DataRow, SkipRow, require_answer, require_text
 from tandem.data.record import Completion, Group, Preference, Prompt
 
 LAST_DIGIT = 1e-4
@@ -127,7 +127,7 @@ def _entry(row: DataRow, k: int) -> Completion | None:
     one = DataRow(row.place, {name: value})
     try:
         return (
-            usable_answer(one.messages(name))
+            require_answer(one.messages(name))
             if isinstance(value, list)
             else require_text(Completion(one.text(name)))
         )
