@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 # what `make reproduce` is made of
 PARTS = rlp full selection hacking solving feedback
 
-.PHONY: setup demo test check docs picture reproduce $(PARTS:%=reproduce-%) bench browser trackers slow clean
+.PHONY: setup demo test check docs site picture reproduce $(PARTS:%=reproduce-%) bench browser trackers slow clean
 
 setup: $(READY)
 
@@ -36,6 +36,11 @@ trackers: $(READY)
 # What is generated in README.md and docs/ (torch is not loaded).
 docs: $(READY)
 	$(PY) docs/generate.py
+
+# The docs as pages in build/site, with the API out of the docstrings; a broken link is an error.
+site: $(READY)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[site]'
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 REPORT ?= runs/demo/report.html
 picture: $(READY) browser

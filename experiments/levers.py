@@ -41,7 +41,7 @@ MEMBERS = 4
 ANCHORS = 4
 """Answers of the SFT policy to every prompt, whose mean is each member's zero there."""
 WEIGHT = {"ppo": 0.1, "best-of-n": 0.5}
-"""Of the members' variance, in both uses of `uncertainty` (METHODS section 14)."""
+"""Of the members' variance in `uncertainty`; see docs/theory/over_optimisation.md#levers."""
 AGGREGATES: tuple[AggregateRule, ...] = ("mean", "worst", "uncertainty")
 EVALUATION = Seed(20260)
 """Where the evaluation prompts come from: the same for every seed, so that seeds are crossed."""

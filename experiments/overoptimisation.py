@@ -1,4 +1,6 @@
-"""Over-optimisation in the micro world: proxy up, truth down, and what holds it (METHODS 14).
+"""Over-optimisation in the micro world: proxy up, truth down, and what holds it.
+
+See docs/theory/over_optimisation.md.
 
     python experiments/overoptimisation.py [--seeds 5] [--only 3 4] [--runs runs/overoptimisation]
                                            [--out docs/results] [--page] [--threads 1]
@@ -24,6 +26,7 @@ import torch
 
 import levers
 import turnover
+from pages import with_interval
 from tandem.evaluation.reward_hacking import draw_panels
 from tandem.runs.environment import code_commit
 from tandem.statistics import OverOptimisation
@@ -239,14 +242,14 @@ def _number(x: float | None) -> str:
 
 
 def _spelled(x: Mapping[str, Any]) -> str:
-    return f"{x['mean']:.2f} [{x['low']:.2f}, {x['high']:.2f}]"
+    return with_interval(x, ".2f")
 
 
 def _difference(x: Mapping[str, Any] | None) -> str:
     if x is None:
         return "-"
     word = "resolved" if x["resolved"] else "not resolved"
-    return f"{x['mean']:+.2f} [{x['low']:+.2f}, {x['high']:+.2f}] {word}"
+    return f"{with_interval(x, '+.2f')} {word}"
 
 
 def markdown(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:

@@ -2,7 +2,7 @@
 
     python experiments/pages.py runs/bench-rso                      # the results.json inside
     python experiments/pages.py runs/bench-rso --name rso --html    # and the report's page
-    python experiments/pages.py --again                             # every page, from its JSON
+    python experiments/pages.py --again                 # every page, from its JSON and outcomes
 
 The JSON is the bench's own `results.json` with numbers rounded to five digits, six prompts with
 answers, and a total in place of the cost of every stage, so that it is small enough to commit and
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,10 +23,12 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-SAMPLES = 6
+SAMPLES, OUTCOMES = 6, "outcomes.parquet"
 DIGITS = 5
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 PLANS = Path(__file__).parent
+FIRST = "docs/adr/0006"
+"""How intervals were made before results said so."""
 LARGEST = 300_000
 """Bytes that a committed JSON may have."""
 PAPER = {
@@ -51,13 +54,14 @@ def main(words: Sequence[str] | None = None) -> int:
         found = reduced(json.loads(file.read_text(encoding="utf-8")), _written(file))
         name = asked.name or "-".join(str(found["title"]).lower().split())
         _write(found, asked.out / f"{name}.json")
+        if (kept := file.with_name(OUTCOMES)).exists():
+            shutil.copyfile(kept, asked.out / f"{name}.parquet")
         if asked.html:
             _report(file, asked.out / f"{name}.html")
     if asked.again:
         for file in sorted(asked.out.glob("*.json")):
             if is_bench(found := json.loads(file.read_text(encoding="utf-8"))):
-                file.with_suffix(".md").write_text(page(found, file.stem), encoding="utf-8")
-                print(file.with_suffix(".md"))
+                _write_again(found, file)
     return 0
 
 
@@ -84,8 +88,8 @@ def portable(command: str) -> str:
     words = shlex.split(command)
     if "--out" in words:
         del words[words.index("--out") : words.index("--out") + 2]
-    ctx = [w for w in words if w.endswith(".toml") and (PLANS / Path(w).name).exists()]
-    return shlex.join([f"experiments/{Path(w).name}" if w in ctx else w for w in words])
+    plans = [w for w in words if w.endswith(".toml") and (PLANS / Path(w).name).exists()]
+    return shlex.join([f"experiments/{Path(w).name}" if w in plans else w for w in words])
 
 
 def _totals(cost: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -115,6 +119,18 @@ def _write(found: dict[str, Any], file: Path) -> None:
     file.write_text(text, encoding="utf-8")
     file.with_suffix(".md").write_text(page(found, file.stem), encoding="utf-8")
     print(f"{file} ({len(text.encode()):,} bytes), {file.with_suffix('.md')}")
+
+
+def _write_again(found: dict[str, Any], file: Path) -> None:
+    """Write a page from its JSON, whose statistics are made again where outcomes are kept."""
+    outcomes = file.with_suffix(".parquet")
+    if outcomes.exists():
+        from tandem.bench import remake_statistics
+
+        _write(reduced(remake_statistics(file, outcomes), found["date"]), file)
+        return
+    file.with_suffix(".md").write_text(page(found, file.stem), encoding="utf-8")
+    print(file.with_suffix(".md"))
 
 
 def _report(file: Path, out: Path) -> None:
@@ -181,10 +197,12 @@ def listed(numbers: Sequence[int]) -> str:
 def reading(found: Mapping[str, Any]) -> str:
     """Say how the table is read."""
     over = "prompts and seeds" if len(found["seeds"]) > 1 else "prompts, for one training seed"
+    if "intervals" in found and len(found["seeds"]) > 1:
+        over += ", for seed effects that are about normal"
     return (
-        f"Means with 95 % intervals over {over} (docs/adr/0006). Wins are against "
-        f"{found['opponent']} on the same prompts, ties one half. *Resolved* is after Holm over "
-        f"the table; *worse* is resolved the other way."
+        f"Means with 95 % intervals over {over} ({found.get('intervals', FIRST)}). "
+        f"Wins are against {found['opponent']} on the same prompts, ties one half. *Resolved* is "
+        f"after Holm over the table; *worse* is resolved the other way."
     )
 
 
@@ -208,7 +226,9 @@ def policies(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         cells = [spelled(p.get(k), percent="win" in k) for k in there]
         cost = f"{p['seconds']['mean']:.0f}" if p.get("seconds") else "-"
         tail = [verdict(p, found), _mean(p.get("kl")), _mean(p.get("length")), cost]
-        lines.append([p["policy"], *cells, *tail])
+        deviant = ", ".join(map(str, p.get("deviant_seeds") or []))
+        name = f"{p['policy']} (out of line: seed {deviant})" if deviant else p["policy"]
+        lines.append([name, *cells, *tail])
     return head, lines
 
 
@@ -337,10 +357,15 @@ def spelled(value: Any, *, percent: bool = False, sign: bool = True) -> str:
     """Spell an estimate with its interval."""
     if not isinstance(value, Mapping) or value.get("mean") is None:
         return "-"
-    form = "{:.1%} [{:.1%}, {:.1%}]" if percent else "{:+.2f} [{:+.2f}, {:+.2f}]"
-    if not (percent or sign):
-        form = "{:.3f} [{:.3f}, {:.3f}]"
-    return form.format(value["mean"], value["low"], value["high"])
+    return with_interval(value, ".1%" if percent else "+.2f" if sign else ".3f")
+
+
+def with_interval(value: Mapping[str, Any], form: str) -> str:
+    """Spell `0.50 [0.40, 0.60]`, or `0.50 (no interval)` where there is none."""
+    ends = [value.get(k) for k in ("low", "high")]
+    if any(x is None or x != x for x in ends):
+        return f"{value['mean']:{form}} (no interval)"
+    return f"{value['mean']:{form}} [{ends[0]:{form}}, {ends[1]:{form}}]"
 
 
 def _mean(value: Any) -> str:

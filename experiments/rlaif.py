@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pages import with_interval
 from tandem.cli.run import default_configs
 from tandem.data.groups import Groups
 from tandem.judges.ai_feedback import AIFeedback
@@ -142,8 +143,9 @@ def _estimated(
     return found
 
 
-def _interval(e: Estimate) -> dict[str, float]:
-    return {k: round(float(getattr(e, k)), 5) for k in ("mean", "low", "high")}
+def _interval(e: Estimate) -> dict[str, float | None]:
+    numbers = {k: e.as_dict()[k] for k in ("mean", "low", "high")}
+    return {k: x if x is None else round(float(x), 5) for k, x in numbers.items()}
 
 
 def _stacked(seeds: Sequence[Mapping[str, Any]], column: str) -> np.ndarray:
@@ -166,8 +168,7 @@ def _cell(cell: Mapping[str, Any] | None, against: str) -> str:
         return "-"
     text = f"{cell['mean']:.3f}"
     if "gap" in cell:
-        low, high = cell["gap"]["low"], cell["gap"]["high"]
-        text += f" ({cell['gap']['mean']:+.3f} [{low:+.3f}, {high:+.3f}])"
+        text += f" ({with_interval(cell['gap'], '+.3f')})"
     return text
 
 

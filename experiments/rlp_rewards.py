@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from pages import FOLDER, listed, markdown
+from pages import FOLDER, listed, markdown, with_interval
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.judges.ai_feedback import AIFeedback
@@ -38,7 +38,7 @@ from tandem.stages.judging import judge
 from tandem.stages.reward_shift import evaluate_pseudo_labels, evaluate_reward_shift
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
-from tandem.statistics import holm, mean_of
+from tandem.statistics import holm, mean_of, mean_over_seeds
 from tandem.tasks.micro import Truth
 from tandem.tasks.micro.feedback import FORMATS
 
@@ -225,7 +225,7 @@ def _labels(found: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             "labels": rows[0]["labels"],
             "pairs": float(np.mean([row["pairs"] for row in rows])),
             **{
-                name: mean_of([[row[name]["mean"]] for row in rows]).as_dict()
+                name: mean_over_seeds([row[name]["mean"] for row in rows]).as_dict()
                 if len(rows) > 1
                 else rows[0][name]
                 for name in ("right", "winner longer by")
@@ -314,7 +314,8 @@ def _sixth(rows: Sequence[Mapping[str, Any]]) -> str:
         if name == FIRST:
             continue
         flat = at["pi_sft"]["gain"]
-        equal = flat["low"] >= -FLAT and flat["high"] <= FLAT
+        known = flat["low"] is not None
+        equal = known and flat["low"] >= -FLAT and flat["high"] <= FLAT
         told = "equal" if equal else f"not shown equal: {spelled(flat, '+')}"
         lines.append([name, _higher(at["pi_theta"]), _higher(at["own"]), told])
     head = ["reward", "more accurate on pi_theta", "on its own pi_hat", "equal on pi_sft"]
@@ -352,12 +353,12 @@ def _right(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _words(x: Mapping[str, Any]) -> str:
-    return f"{x['mean']:+.2f} [{x['low']:+.2f}, {x['high']:+.2f}]"
+    return with_interval(x, "+.2f")
 
 
 def spelled(x: Mapping[str, Any], sign: str = "") -> str:
     """An accuracy or a difference of two, with its interval."""
-    return "{:{s}.3f} [{:{s}.3f}, {:{s}.3f}]".format(x["mean"], x["low"], x["high"], s=sign)
+    return with_interval(x, f"{sign}.3f")
 
 
 if __name__ == "__main__":

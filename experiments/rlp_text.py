@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pages import FOLDER, markdown
+from pages import FOLDER, markdown, with_interval
 from tandem import cli
 from tandem.data.formats import read_data
 from tandem.data.groups import Groups
@@ -255,7 +255,7 @@ def _mean(x: Mapping[str, Any] | None) -> str:
 def _spelled(x: Mapping[str, Any] | None, form: str) -> str:
     if not x:
         return "-"
-    return f"{x['mean']:{form}} [{x['low']:{form}}, {x['high']:{form}}]"
+    return with_interval(x, form)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,17 @@ ways to an answer and hints that may mislead (ways.py). Said before any seed was
     2. LMSI, which sees no answer, answers more right than the base, and gains where the right
        answer already is the base's plurality; where it is not, it gains nothing or loses.
     3. Rationalisation adds to STaR where the base fails most, in stratum 2.
-Said of the shipped base after the search for settings (docs/log.md), on a seed of its own, before
-these seeds:
+Said of the shipped base after the search for settings (docs/log/self-improvement.md),
+on a seed of its own, before these seeds:
     4. Claim 3 fails as it is said. Told the answer, the base ends at it whatever its steps say,
        so every rationale is accepted; about two in five are right in every step in stratum 1, one
        in nine in stratum 2. Rationalisation adds to STaR in stratum 1 and takes from it in 2.
     5. Where every step has to be right (`STaR, steps checked`: the same recipe, with a judge of
        the steps in place of the key), it adds in stratum 2.
 Of the other base: claims 1 to 3 hold, and with them what 4 says of stratum 1, and 5. It was chosen
-with seeds 1 to 5 and their evaluation questions in sight (ways.py, docs/log.md). So it is reported
-on seeds 6 to 15 and on evaluation questions of their own, which were drawn after this was said.
+with seeds 1 to 5 and their evaluation questions in sight (ways.py,
+docs/log/self-improvement.md). So it is reported on seeds 6 to 15 and on evaluation questions of
+their own, which were drawn after this was said.
 
 Said after an equal search of six settings each (self_improvement_search.py), which changed LMSI's
 paths from 8 to the paper's 32, and direct fine-tuning from 600 steps at 1e-3 to 1,200 at 2e-3:

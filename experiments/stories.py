@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pages import with_interval
 from tandem.data.groups import Groups
 from tandem.data.record import Group, Prompt
 from tandem.engines import Sampling
@@ -249,7 +250,7 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         d = row["difference"]
         word = "resolved" if d["resolved"] else "not resolved"
-        span = f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] {word}"
+        span = f"{with_interval(d, '+.3f')} {word}"
         what, before, after = row["what"], row["before"]["mean"], row["after"]["mean"]
         lines.append(f"| {what} | {before:.3f} | {after:.3f} | {span} |")
     return "\n".join(lines)

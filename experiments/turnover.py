@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tandem.statistics import Estimate, holm, mean_of, over_optimisation, paired_difference
+from tandem.statistics import (
+    Estimate,
+    holm,
+    mean_of,
+    mean_over_seeds,
+    over_optimisation,
+    paired_difference,
+)
 from tandem.statistics.best_of import kl_bound
 
 Floats = npt.NDArray[np.float64]
@@ -88,7 +95,7 @@ def turnovers(kl: Any, truth: Any, form: Any) -> dict[str, Any]:
     peaks = np.array([fit.peak for fit in fits])
     across = None
     if len(fits) > 1 and np.isfinite(peaks).all():
-        across = mean_of(peaks[:, None]).as_dict()
+        across = mean_over_seeds(peaks).as_dict()
     return {
         "alpha": [fit.alpha for fit in fits],
         "beta": [fit.beta for fit in fits],

@@ -5,7 +5,7 @@
 
 Seed 100 is the tuning seed: no comparison reports it. World, SFT, reward, PPO and samples are those
 of rlp.toml; then the reward is fitted again with one thing changed at a time, and each fit is
-measured on fresh pairs of pi_sft and of pi_theta, labelled by the truth. Findings: docs/log.md.
+measured on fresh pairs of pi_sft and of pi_theta, labelled by the truth. Findings: docs/log/rlp.md.
 
 Shapes: B pairs, d width of the features h, z dimensions of an encoding.
 """

@@ -13,12 +13,12 @@ learning from people who differ from its own teachers:
        a fifth of their steps and end at the hint all the same. So a rationale arrives at a hint
        mostly when its steps lead there. Six demonstrations in thirteen are hinted, not two in nine.
 
-How this was chosen (docs/log.md): bases were measured on questions of seed 100, by a vote of 32
-paths beside the greedy answer, and by the rationales that are right in every step. But a first
-choice, with fewer hints that mislead less often, was run on seeds 1 to 5 and left because its vote
-was .8 above its greedy answer on their questions, with LMSI no better than it. Then this one was
-run on them too. What is reported are seeds that neither had seen, and questions of which 6 in
-2,997 are also among those that both had.
+How this was chosen (docs/log/self-improvement.md): bases were measured on questions of seed 100, by
+a vote of 32 paths beside the greedy answer, and by the rationales that are right in every step. But
+a first choice, with fewer hints that mislead less often, was run on seeds 1 to 5 and left because
+its vote was .8 above its greedy answer on their questions, with LMSI no better than it. Then this
+one was run on them too. What is reported are seeds that neither had seen, and questions of which 6
+in 2,997 are also among those that both had.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Worlds so small that every expectation is a sum: one prompt, a handful of one-token answers.
 
-Fixture F1 (METHODS section 17.1) has four answers, F2's soft values are elsewhere; RPS is the
-rock-paper-scissors preference of section 11. All in float64.
+Fixture F1 (docs/theory/tabular.md#fixture-f1) has four answers, F2's soft values are elsewhere; RPS
+is the rock-paper-scissors preference of docs/theory/nash.md#exact-values. All in float64.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ import pytest
 from tandem.cli import main
 
 ROOT = Path(__file__).parents[2]
-SKIPPED = ("log.md", "results", "adr", "gallery")
+SKIPPED = ("log", "results", "adr", "gallery")
 METHODS = sorted((ROOT / "docs/methods").glob("*.md"))
 PAGES = [
     ROOT / "README.md",

@@ -1,4 +1,4 @@
-"""Rewards, advantages and the KL controller against hand-derived values (METHODS 3 and 16)."""
+"""Rewards, advantages and the KL controller, by hand (docs/theory/ppo.md#exact-values)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RLP-UML's loss against hand-derived values (METHODS section 9.1)."""
+"""RLP-UML's loss against hand-derived values (docs/theory/rlp.md#multi-view-learning)."""
 
 from __future__ import annotations
 

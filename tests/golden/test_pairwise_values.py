@@ -1,4 +1,4 @@
-"""The DPO family against values derived by hand (METHODS section 5).
+"""The DPO family against values derived by hand (docs/theory/dpo.md#exact-values).
 
 The worked example: logp = (-1.2, -.7), ref = (-1.0, -.9), so h = (-.2, .2), d = -.4 and, at
 beta = .1, u = -.04.
@@ -68,7 +68,7 @@ def s(x: float) -> float:
 
 @pytest.mark.parametrize("d", [-3.0, -0.4, 0.0, 1.7, 6.0])
 def test_slopes_are_the_closed_forms(d: float):
-    """dL/dd of the table in METHODS section 5, at beta = .7, eps = .1, tau = .4, gamma = .7."""
+    """dL/dd of docs/theory/dpo.md#slopes, at beta = .7, eps = .1, tau = .4, gamma = .7."""
     b, e, u = 0.7, 0.1, 0.7 * d
     cases = {
         "dpo": (lambda h, p: sigmoid(h, p, beta=b), -b * s(-u)),

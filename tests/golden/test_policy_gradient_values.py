@@ -1,4 +1,4 @@
-"""Policy-gradient objectives against hand-derived values (METHODS sections 3 and 16)."""
+"""Policy-gradient objectives against hand-derived values (docs/theory/ppo.md#exact-values)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bradley-Terry losses against hand-derived values (METHODS section 2)."""
+"""Bradley-Terry losses against hand-derived values (docs/theory/reward_models.md#exact-values)."""
 
 from __future__ import annotations
 

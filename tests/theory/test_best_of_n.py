@@ -1,4 +1,4 @@
-"""Best-of-n against METHODS sections 4 and 17.4, brute force, and the engine's own draws."""
+"""Best-of-n against docs/theory/best_of_n.md, brute force, and the engine's own draws."""
 
 from __future__ import annotations
 

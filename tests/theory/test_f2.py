@@ -1,4 +1,6 @@
-"""Fixture F2 (METHODS section 17.6): a language of four answers, through the path of real models.
+"""Fixture F2, a language of four answers, through the path of real models.
+
+See docs/theory/tabular.md#fixture-f2.
 
 A one-layer Llama in a Hugging Face folder, opened, trained and saved by the same stages that
 train anything else; the four answers are enumerated, so that every optimum is known. With

@@ -1,11 +1,11 @@
 """F1 and F2 climbed by the very code that trains real models: `ppo.fit`, `grpo.fit`.
 
-METHODS sections 17.1, 17.2, 17.4, 17.6. The policy is a one-layer Llama whose law is known, the
+See docs/theory/tabular.md. The policy is a one-layer Llama whose law is known, the
 reward a table; the law of what was trained is read exactly off the exported folder, by the
 forward pass of transformers, never sampled. KL coefficient beta = .5 everywhere.
 
 F2 has two tokens an answer and no end to choose, so no missing-EOS rule applies. Its optimum is
-the soft-value recursion of 17.6: V(s) = beta ln sum_a pi_ref(a|s) e^{V(sa)/beta}.
+the soft-value recursion: V(s) = beta ln sum_a pi_ref(a|s) e^{V(sa)/beta}.
 """
 
 from __future__ import annotations

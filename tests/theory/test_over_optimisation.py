@@ -1,4 +1,6 @@
-"""When best-of-n turns over: METHODS section 14's two proxies, light-tailed and heavy-tailed.
+"""When best-of-n turns over: two proxies, one light-tailed and one heavy-tailed.
+
+See docs/theory/over_optimisation.md#when-a-proxy-turns-over.
 
 Gold is standard normal. A proxy with Gaussian error of the same size never turns over: gold of
 the best of n is half the proxy's, and keeps rising. With Student-t error (2 degrees of freedom) the

@@ -1,7 +1,7 @@
 """Where each policy gradient ends on F1, with exact expectations and with samples.
 
-METHODS sections 16, 17.1 and 17.2. The objectives and estimators are the ones that train real
-models; an answer is one token, so a batch of answers is a table lookup.
+See docs/theory/tabular.md#policy-gradients. The objectives and estimators are the ones that train
+real models; an answer is one token, so a batch of answers is a table lookup.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tandem.objectives.shaped_rewards import kl_shaping, kl_value
 REF = one_token(PI_REF.log())
 
 
-# --- 17.1: the objective itself -----------------------------------------------------------------
+# --- the objective itself -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_k2_of_sequences_is_exact_and_token_by_token_is_not():
 
 
 def test_grpo_with_k3_has_a_rational_limit():
-    """pi_ref beta/(beta + E r - r), not the exponential tilt (METHODS section 16)."""
+    """pi_ref beta/(beta + E r - r), not the exponential tilt (docs/theory/relatives.md#grpo)."""
 
     def grpo(logits: Tensor) -> Tensor:
         logp, old, pi = table(logits)

@@ -1,4 +1,6 @@
-"""Where each preference loss ends with infinitely many labels (METHODS section 17.3).
+"""Where each preference loss ends with infinitely many labels.
+
+See docs/theory/tabular.md#preference-losses.
 
 Labels are P_ij = s(r_i - r_j), pairs come from nu x nu, and the losses are the ones that train
 real models: only the expectation is taken here, as a sum.
@@ -89,13 +91,13 @@ def online(
 
 
 def test_online_dpo_ends_where_offline_dpo_does():
-    """DPO's minimiser does not depend on where pairs come from (METHODS section 10)."""
+    """DPO's minimiser does not depend on where pairs come from (docs/theory/online.md)."""
     pi = online(lambda h: sigmoid(h, CLEAN, beta=BETA), PI_REF, steps=800, lr=8.0)
     assert tv(pi, tilt(PI_REF, R_STAR, BETA)) < 1e-8
 
 
 def test_online_ipo_is_the_regularised_equilibrium():
-    """pi = pi_ref exp(P(y > pi)/tau)/Z, its own opponent (METHODS section 11)."""
+    """pi = pi_ref exp(P(y > pi)/tau)/Z, its own opponent (docs/theory/nash.md#relatives)."""
     pi = online(lambda h: ipo(h, CLEAN, tau=0.5), PI_REF)
     assert tv(pi, f64(0.30438646, 0.28378653, 0.23666517, 0.17516184)) < 1e-7
     assert tv(pi, tilt(PI_REF, BRADLEY_TERRY @ pi, 0.5)) < 1e-8

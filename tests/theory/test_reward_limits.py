@@ -61,7 +61,7 @@ def test_centring_fixes_the_constant_and_hardly_moves_the_differences():
     ],
 )
 def test_a_cyclic_preference_has_no_reward_of_its_own(law: str, reward: tuple[float, ...]):
-    """RPS (METHODS section 11): what Bradley-Terry fits depends on where the pairs come from."""
+    """RPS (docs/theory/nash.md#exact-values): Bradley-Terry depends on where pairs come from."""
     nu = f64(0.6, 0.3, 0.1)
     shares = {"uniform": torch.ones(3, 3), "nu": nu[:, None] * nu}
     shares["oversampled"] = torch.tensor([[1.0, 8, 1], [8, 1, 1], [1, 1, 1]])

@@ -1,4 +1,6 @@
-"""RLP where every expectation is known (METHODS section 17.4): no harm, and both directions.
+"""RLP where every expectation is known: no harm, and both directions.
+
+See docs/theory/rlp.md#exact-values.
 
 No harm: with a perfect reward, SPG must not take the policy from its optimum. Its labels are
 certain where Bradley-Terry's are not, so the new reward is sharper than the truth on answers that

@@ -1,8 +1,9 @@
 """Sample, judge, select, fit on F2, through the recipes: every limit is known.
 
-METHODS sections 4, 6, 7, 8, 17.4. The policy is a one-layer Llama with the law of fixture F2, the
-reward a model of the same size that was fitted to it; sampling, judging, selecting and fitting
-are the stages that train real models, and the law of what comes out is read off its weights.
+See docs/theory/tabular.md#sampling-methods. The policy is a one-layer Llama with the law of fixture
+F2, the reward a model of the same size that was fitted to it; sampling, judging, selecting and
+fitting are the stages that train real models, and the law of what comes out is read off its
+weights.
 
     answers aa, ab, ba, bb;   pi_ref = (.42, .18, .08, .32);   r = (0, 1, .5, -1);   beta = 1/2
 """

@@ -1,4 +1,4 @@
-"""LMSI and STaR obey their laws (METHODS section 13), on worlds whose answers are known.
+"""LMSI and STaR obey docs/theory/self_improvement.md, on worlds whose answers are known.
 
 The small world is F1 through real models: after [bos] one of a, b, c, d with probabilities
 .4, .3, .2, .1. Paths a and c arrive at "x", b at "y", and d states no answer.

@@ -185,7 +185,7 @@ TEXTS = ["hello", "hi", "goodbye", "hell", "bye", "hello", "h", "good"]
 
 
 def by_hand(path: Path, strict: bool, seed: Seed) -> list[int]:
-    """METHODS section 9.2, pair by pair, unpadded."""
+    """Cluster as docs/theory/rlp.md#synthetic-pairs says, pair by pair, unpadded."""
     model = hf.AutoModelForSequenceClassification.from_pretrained(path).eval()
     tokenizer: Any = hf.AutoTokenizer.from_pretrained(path)
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from tandem.bench import Claim, Entry, Finished, Plan, collect_results
+import pages
+from tandem.bench import Claim, Entry, Finished, Plan, collect_results, remake_statistics
 from tandem.bench.details import curves_by_round
 from tandem.bench.finished import FAILED, NEEDED
+from tandem.bench.outcomes import read_outcomes, write_outcomes
 from tandem.bench.plan import folder_name
+from tandem.bench.results import ABOUT, restate_results
 from tandem.cli.bench import results_table, verdict_lines
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
-from tandem.errors import RunError
+from tandem.errors import DataError, RunError
 from tandem.report import write_report
 from tandem.runs.atomic_files import write_json
 from tandem.runs.display import Hidden
@@ -148,6 +154,80 @@ def test_what_a_task_can_count_is_a_column(told):
     assert row(told, "better")["invented"]["mean"] == pytest.approx(1.5)
 
 
+def test_every_statistic_is_made_again_from_the_outcomes(told, out):
+    """Numbers, claims, matrix and wins by length come out the same; nothing is sampled."""
+    write_json(out / "results.json", told)
+    again = remake_statistics(out)
+    assert json.dumps(again, sort_keys=True) == json.dumps(told, sort_keys=True)
+    spoiled = dict(told) | {"matrix": {}, "order": told["order"][:1]}
+    spoiled["policies"] = [
+        p if p["status"] == "failed" else {k: p[k] for k in ABOUT if k in p}
+        for p in told["policies"]
+    ]
+    write_json(out / "results.json", spoiled)
+    again = remake_statistics(out)
+    assert again["matrix"] == told["matrix"]
+    assert again["policies"] == told["policies"]
+    assert [c["claim"] for c in again["order"]] == [c["claim"] for c in told["order"][:1]]
+
+
+def test_outcomes_survive_parquet(told, out, tmp_path):
+    """Every number as it was, and columns that a policy lacks stay absent."""
+    found = Finished(PLAN, out, {"invented": exclamations}).outcomes
+    read = read_outcomes(write_outcomes(found, tmp_path / "outcomes.parquet"))
+    assert (read.seeds, read.prompts) == (found.seeds, found.prompts)
+    assert read.columns.keys() == found.columns.keys()
+    for name, own in found.columns.items():
+        assert read.columns[name].keys() == own.keys()
+        for column, numbers in own.items():
+            assert np.array_equal(read.columns[name][column], numbers)
+    assert "annotator_win" not in read.columns["SFT"]
+
+
+def test_outcomes_that_do_not_fit_are_refused(told, out, tmp_path):
+    found = Finished(PLAN, out, {}).outcomes
+    file = write_outcomes(replace(found, columns={"SFT": found.main}), tmp_path / "few.parquet")
+    write_json(tmp_path / "results.json", told)
+    with pytest.raises(DataError, match="no outcomes of 'base'"):
+        remake_statistics(tmp_path, file)
+    with pytest.raises(DataError, match=r"outcomes\.parquet cannot be read"):
+        remake_statistics(tmp_path)
+    (tmp_path / "text.parquet").write_text("not a table")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_outcomes(tmp_path / "text.parquet")
+    table = pq.read_table(file)
+    pq.write_table(table.slice(1), tmp_path / "cut.parquet")
+    with pytest.raises(DataError, match="not every seed with every prompt"):
+        read_outcomes(tmp_path / "cut.parquet")
+    pq.write_table(table.drop(["seed"]), tmp_path / "lacking.parquet")
+    with pytest.raises(DataError, match="no column 'seed'"):
+        read_outcomes(tmp_path / "lacking.parquet")
+    with pytest.raises(DataError, match="holds no results"):
+        remake_statistics(tmp_path / "nowhere.json")
+
+
+def test_a_seed_that_diverged_is_named_in_row_report_and_verdict(out, tmp_path):
+    """`better` falls by 30 in seed 2 of 3: it is named, and its row is not resolved."""
+    found = Finished(PLAN, out, {}).outcomes
+    columns = {name: dict(own) for name, own in found.columns.items()}
+    fallen = columns["better"]["truth"].copy()
+    fallen[2] -= 30
+    columns["better"]["truth"] = fallen
+    told = restate_results(json.loads((out / "results.json").read_text()),
+                           replace(found, columns=columns))  # fmt: skip
+    assert row(told, "better")["deviant_seeds"] == [2]
+    assert row(told, "same")["deviant_seeds"] == []
+    assert "better: seed 2 out of line." in verdict_lines(told)
+    write_json(tmp_path / "results.json", told)
+    assert "out of line: seed 2" in write_report(tmp_path).read_text(encoding="utf-8")
+    assert any("about normal" in limit for limit in told["limits"])
+
+
+def test_the_rate_at_equal_length_is_over_seeds_too(told):
+    """The same estimate as a plain win rate where length says nothing, with the same seeds."""
+    assert row(told, "better")["lc_win"]["seeds"] == SEEDS
+
+
 def test_a_failed_method_is_a_row_with_its_reason(told):
     failed = row(told, "fails")
     assert (failed["status"], failed["reason"]) == ("failed", "seed 0: the moon is missing")
@@ -231,3 +311,16 @@ def test_the_verdict_and_the_page_follow(told, tmp_path):
     assert "the moon is missing" in page
     assert "1 million" in page or "million parameters" in page
     assert page.count("<svg") >= 2
+
+
+def test_a_page_is_made_again_from_outcomes(told, out, tmp_path):
+    """`pages.py --again` mends a JSON whose numbers were spoiled, where outcomes lie beside it."""
+    write_json(out / "results.json", told)
+    pages.main([str(out), "--name", "x", "--out", str(tmp_path)])
+    page, numbers = tmp_path / "x.md", json.loads((tmp_path / "x.json").read_text())
+    first = page.read_text()
+    assert "docs/adr/0018" in first
+    row(numbers, "better")["win vs SFT"] = None
+    write_json(tmp_path / "x.json", numbers)
+    pages.main(["--again", "--out", str(tmp_path)])
+    assert page.read_text() == first

@@ -1,4 +1,4 @@
-"""Ensembles of rewards and length debiasing: METHODS section 14's exact tests, through judges."""
+"""Ensembles and length debiasing, through judges (docs/theory/over_optimisation.md#levers)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Log-probabilities of tokens: the one function that every method reads, against the plain one.
 
-METHODS section 0, "One function, one place": (a) padding is invisible, (b) additive over tokens,
-(c) a distribution over completions, (d) the model's own loss, (e) one temperature.
+The five rules of docs/theory/conventions.md#log-probability-of-a-completion: (a) padding is
+invisible, (b) additive over tokens, (c) a distribution over completions, (d) the model's own loss,
+(e) one temperature.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def test_no_token_at_all():
     assert float(w.grad.abs().sum()) == 0
 
 
-# --- METHODS section 0 --------------------------------------------------------------------------
+# --- the five rules of a log-probability ---------------------------------------------------------
 
 
 def trunk(kind: str = "llama", temperature: float = 1.0) -> PackedModel:

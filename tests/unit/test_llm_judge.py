@@ -1,4 +1,4 @@
-"""Language models as judges: the exact tests of METHODS section 12, on scripted models.
+"""Language models as judges: docs/theory/ai_feedback.md#exact-values, on scripted models.
 
 A `Scripted` model is a real handle: its log-masses follow from the question's own words, so
 swapped answers are really swapped.

@@ -1,4 +1,4 @@
-"""On-policy training: METHODS section 3's checklist of PPO, item by item, and its relatives.
+"""On-policy training: docs/theory/ppo.md#checklist, item by item, and PPO's relatives.
 
 Left-padded queries and pad = EOS have no counterpart here (rows carry no padding inside, see
 test_engine and test_loop); Adam's epsilon and linear decay are settings, tested in test_loop.

@@ -131,6 +131,6 @@ def test_a_reward_model_with_another_tokenizer_reads_text_and_says_so(init: Path
 
 
 def test_optim_of_the_defaults_is_that_of_the_papers():
-    """Adam's epsilon 1e-5 and a rate that falls linearly to 0, as METHODS section 3 lists."""
+    """Adam's epsilon 1e-5 and a rate that falls linearly to 0: docs/theory/ppo.md#checklist."""
     assert ppo.PPOConfig().optim == Optim(lr=1e-5, schedule="linear", eps=1e-5)
     assert ppo.PPOConfig().optim.factor(100, 100) == 0

@@ -289,10 +289,16 @@ def test_a_comparison_finds_what_moved_and_what_was_set_differently(tmp_path):
 
 
 def test_differences_of_independent_means_add_their_variances():
-    a, b = (Estimate(m, 0, 0, 10, 0.5, "", se) for m, se in ((1.0, 0.3), (2.0, 0.4)))
-    found = independent_difference(a, b)
-    assert found.se == pytest.approx(0.5)
-    assert found.low == pytest.approx(1 - 1.959964 * 0.5, abs=1e-6)
+    """Half widths of .3 t and .4 t join to .5 t, whichever quantile t the two have."""
+    for t in (1.959964, 4.302653):
+        a, b = (
+            Estimate(m, m - t * se, m + t * se, 10, 0.5, "", se)
+            for m, se in ((1.0, 0.3), (2.0, 0.4))
+        )
+        found = independent_difference(a, b)
+        assert found.se == pytest.approx(0.5)
+        assert found.low == pytest.approx(1 - t * 0.5, abs=1e-6)
+        assert (found.p_value < 0.05) == found.resolved
 
 
 def test_comparing_what_shares_no_policy_is_refused(tmp_path):
@@ -321,7 +327,7 @@ def test_numbers_are_spelled_for_people(spelled, wanted):
 
 
 def test_estimates_survive_json():
-    given = win_rate([1, 0, 1, 1, 0.5])
+    given = win_rate([1, 0, 1, 1, 0.5, 0])
     assert open_estimate(json.loads(json.dumps(given.as_dict()))) == given
     assert open_estimate(None) is None
 

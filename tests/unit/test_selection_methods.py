@@ -72,9 +72,11 @@ def test_effective_beta_at_its_limits():
 
 
 def test_a_smaller_pool_leans_further_towards_the_policy():
-    """METHODS 17.4, N = 64: keeping 1, 8, 32 at beta = .5 means a larger and larger beta.
+    """N = 64: keeping 1, 8, 32 at beta = .5 means a larger and larger beta.
 
-    The last has E r = .9187, between those of pi* at beta 1 (1.042) and 2 (.769), METHODS 17.1.
+    The laws are those of docs/theory/rejection_sampling.md#exact-values. The last has
+    E r = .9187, between those of pi* at beta 1 (1.042) and 2 (.769), see
+    docs/theory/tabular.md#fixture-f1.
     """
     laws = ((0.0505, 0.1053, 0.1787, 0.6655), (0.0566, 0.1139, 0.2001, 0.6294),
             (0.1448, 0.2729, 0.3826, 0.1998))  # fmt: skip
@@ -110,7 +112,10 @@ def test_a_method_that_filters_is_not_stopped_by_its_filter(tmp_path: Path):
 
 
 def test_rejection_from_the_engine_s_own_draws(tmp_path: Path):
-    """F1 drawn by the engine: 312 pools of 64, 8 accepted (METHODS 17.4), and a bound's iid law."""
+    """F1 drawn by the engine: 312 pools of 64, 8 accepted, and a bound's iid law.
+
+    See docs/theory/rejection_sampling.md#exact-values.
+    """
     folder = f1_model(tmp_path)
     engine = TorchEngine(folder, load_tokenizer(folder))
     prompt = Group(Prompt("x", "", tokens=np.array([F2_BOS], np.int32)))

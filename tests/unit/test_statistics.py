@@ -1,4 +1,8 @@
-"""Exact numbers of METHODS.md sections 0, 2 and 14, and agreement with reference libraries."""
+"""Exact numbers of the theory, and agreement with reference libraries.
+
+See docs/theory/conventions.md#measures, docs/theory/reward_models.md#exact-values and
+docs/theory/over_optimisation.md#exact-values.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +59,7 @@ from tandem.statistics import (
     win_probability_of,
     win_rate,
 )
+from tandem.statistics.crossed import crossed_squares
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -75,13 +80,18 @@ def test_one_seed_is_the_paired_t_test() -> None:
 
 
 def test_seeds_without_prompt_noise_are_a_t_test_over_seeds() -> None:
-    """Seed s scores the same on every prompt: only the 3 seeds count."""
+    """Seed s scores the same on every prompt: only the 3 seeds count.
+
+    Then Satterthwaite's p-value is exactly that of t with 2 degrees. The generalised one draws the
+    seed variance from its chi-squared law but lets the prompts keep t with 49 degrees in place of
+    the normal, which is wider by the factor 2.0096 / 1.96 at most; it has a weight of .3 here.
+    """
     by_seed = np.array([0.1, 0.4, 0.25])
     found = mean_of(np.repeat(by_seed[:, None], 50, axis=1))
     half = scipy_stats.t.ppf(0.975, 2) * by_seed.std(ddof=1) / math.sqrt(3)
     assert found.mean == pytest.approx(0.25)
-    assert found.high - found.mean == pytest.approx(half)
-    assert found.p_value == pytest.approx(scipy_stats.ttest_1samp(by_seed, 0).pvalue)
+    assert half < found.high - found.mean < half * (2.0096 / 1.96) ** 0.3
+    assert found.p_value == pytest.approx(scipy_stats.ttest_1samp(by_seed, 0).pvalue, rel=0.01)
 
 
 def test_more_seeds_do_not_replace_prompts() -> None:
@@ -100,7 +110,7 @@ def test_pairing_removes_what_prompts_share() -> None:
 @pytest.mark.parametrize(
     ("a", "b", "match"),
     [
-        ([1.0], [2.0], "at least two units"),
+        ([], [], "an estimate needs numbers"),
         ([1.0, 2.0], [1.0, 2.0, 3.0], r"shape \(2,\) and `b` has shape \(3,\)"),
         ([1.0, math.nan], [1.0, 2.0], "`a` is nan at seed 0, prompt 1"),
     ],
@@ -165,7 +175,7 @@ def test_rates_by_prompt_stay_inside_zero_and_one() -> None:
     nine = rate_by_prompt([1.0] * 9 + [0.0], np.arange(10))
     assert nine.mean == pytest.approx(0.9)
     assert 0.5 < nine.low < 0.9 < nine.high < 1
-    assert rate_by_prompt([0.0, 0.0], ["a", "b"]).low == 0
+    assert rate_by_prompt([0.0] * 6, list("abcdef")).low == 0
     twice = rate_by_prompt([1.0] * 18 + [0.0] * 2, np.repeat(np.arange(10), 2))
     assert (twice.low, twice.high) == pytest.approx((nine.low, nine.high))
 
@@ -201,7 +211,10 @@ def test_holm_by_hand_and_by_statsmodels() -> None:
 
 
 def test_minimum_detectable_difference() -> None:
-    """(1.963 + .842) * .5 / sqrt(805) = .0494: five points, not the 3.4 that RLP reports."""
+    """(1.963 + .842) * .5 / sqrt(805) = .0494: five points, not the 3.4 that RLP reports.
+
+    Noncentral t with 804 degrees, which many prompts make nearly normal.
+    """
     assert minimum_detectable(805) == pytest.approx(0.0494, abs=1e-4)
     assert minimum_detectable(400) == pytest.approx(2 * minimum_detectable(1600), rel=0.01)
     few, many = (minimum_detectable(300, seeds, sd_prompt=0.4, sd_seed=0.05) for seeds in (3, 10))
@@ -211,18 +224,23 @@ def test_minimum_detectable_difference() -> None:
 
 
 def test_minimum_detectable_difference_has_its_power() -> None:
-    """A true difference of that size is resolved in about 80 % of simulated runs."""
-    size, draw = minimum_detectable(200, 5, sd_prompt=0.5, sd_seed=0.05, sd_noise=0.5), rng(8)
-    resolved = sum(
-        mean_of(
+    """A true difference of that size is resolved in 80 % of simulated runs, with few seeds too.
+
+    2,000 runs have a standard error of .9 points. A normal quantile for the power would give .69,
+    .76 and .78 with 2, 3 and 5 seeds.
+    """
+    for seeds, prompts, by_seed in ((1, 4, 0.0), (2, 200, 0.05), (3, 200, 0.05), (5, 200, 0.05)):
+        noise = 0.5 if seeds > 1 else 0.0
+        sds = {"sd_prompt": 0.5, "sd_seed": by_seed, "sd_noise": noise}
+        size, draw = minimum_detectable(prompts, seeds, **sds), rng(8)
+        x = (
             size
-            + 0.05 * draw.standard_normal((5, 1))
-            + 0.5 * draw.standard_normal((1, 200))
-            + 0.5 * draw.standard_normal((5, 200))
-        ).resolved
-        for _ in range(600)
-    )
-    assert 0.74 <= resolved / 600 <= 0.86
+            + by_seed * draw.standard_normal((2000, seeds, 1))
+            + 0.5 * draw.standard_normal((2000, 1, prompts))
+            + noise * draw.standard_normal((2000, seeds, prompts))
+        )
+        resolved = crossed_squares(x).p_value(x.mean(axis=(1, 2))) < 0.05
+        assert 0.77 <= resolved.mean() <= 0.83, seeds
 
 
 def test_comparisons_needed_resolve() -> None:
@@ -289,6 +307,12 @@ def test_bradley_terry_of_two_is_the_log_odds() -> None:
     fit = fit_bradley_terry(["a"] * 100, ["b"] * 100, [1.0] * 70 + [0.0] * 30)
     assert fit.gap("a", "b").mean == pytest.approx(math.log(7 / 3))
     assert fit.gap("a", "b").se == pytest.approx(math.sqrt(1 / 70 + 1 / 30), rel=0.01)
+    share = win_rate([1.0] * 70 + [0.0] * 30)
+    gap = fit.gap("a", "b")
+    assert (gap.low, gap.high) == pytest.approx(
+        (math.log(share.low / (1 - share.low)), math.log(share.high / (1 - share.high)))
+    )
+    assert gap.p_value == pytest.approx(share.p_value)
     elo = fit.elo("b")
     assert elo["a"].mean == pytest.approx(elo_gap(0.7))
     assert (elo["b"].mean, elo["b"].low) == (0, 0)
@@ -342,7 +366,7 @@ def test_length_controlled_without_a_length_difference_is_the_win_rate() -> None
     wins = np.repeat([1.0, 0.5, 0.0], [60, 20, 20])
     assert length_controlled(wins, np.zeros(100)).mean == pytest.approx(0.7, abs=1e-3)
     perfect = length_controlled(np.ones(50), rng(1).standard_normal(50))
-    assert 0.95 < perfect.mean < 1
+    assert (perfect.mean, perfect.low) == (1, win_rate(np.ones(50)).low)
 
 
 # calibration
@@ -376,6 +400,17 @@ def test_calibration_error_by_hand() -> None:
     assert [(b.n, b.frequency) for b in parts] == [(2, 0), (2, 0.5)]
     with pytest.raises(DataError, match="3 predictions for 15 bins"):
         ece([0.1, 0.2, 0.3], [0, 0, 1])
+
+
+def test_equal_predictions_share_a_bin_whatever_their_order() -> None:
+    """300 times .5, half of them wins, sorted by outcome: by row order the error was .469."""
+    y = np.repeat([1.0, 0.0], 150)
+    assert len(reliability_bins(np.full(300, 0.5), y)) == 1
+    assert ece(np.full(300, 0.5), y) == 0
+    p = rng(17).choice([0.2, 0.5, 0.8], 300)
+    orders = [rng(k).permutation(300) for k in range(5)]
+    assert len({round(ece(p[o], y[o]), 12) for o in orders}) == 1
+    assert [b.confidence for b in reliability_bins(p, y)] == pytest.approx([0.2, 0.5, 0.8])
 
 
 def test_temperature_undoes_overconfidence() -> None:
@@ -426,6 +461,29 @@ def test_over_optimisation_peaks() -> None:
     for curve in (bon, rl):
         assert float(curve.at(curve.peak)) == pytest.approx(curve.height)
     assert OverOptimisation(1, -0.1, "rl").peak == math.inf
+
+
+def test_over_optimisation_trusts_the_points_that_are_known_best() -> None:
+    """A point that is off by 5 and has a thousand times the error moves nothing."""
+    kl = np.array([1.0, 4, 9, 25])
+    gold = np.sqrt(kl) * (1 - 0.2 * np.sqrt(kl)) + [0, 0, 5, 0]
+    se = np.array([0.01, 0.01, 10, 0.01])
+    fit = over_optimisation(kl, gold, "bon", se)
+    assert (fit.alpha, fit.beta) == pytest.approx((1, 0.2), abs=1e-3)
+    assert abs(over_optimisation(kl, gold, "bon").alpha - 1) > 0.5
+    tiny = over_optimisation(kl, gold, "bon", se * 1e-300)
+    assert (tiny.alpha, tiny.beta) == pytest.approx((fit.alpha, fit.beta))
+    with pytest.raises(DataError, match=r"point 1 is 0\.0"):
+        over_optimisation(kl, gold, "bon", [0.1, 0, 0.1, 0.1])
+
+
+def test_a_peak_beyond_all_reason_overflows_nothing() -> None:
+    """alpha / beta = 601: e^600 has no square; the peak is said to be infinite."""
+    far = OverOptimisation(601, 1, "rl")
+    assert far.peak == far.height == math.inf
+    assert f"{far.peak**2:.3g}" == "inf"
+    assert OverOptimisation(1e200, 1, "bon").height == math.inf
+    assert float(OverOptimisation(1, 0.2, "rl").at(0.0)) == 0
 
 
 def test_over_optimisation_refuses() -> None:

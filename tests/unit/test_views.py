@@ -86,7 +86,7 @@ def few(groups: Groups, first: int) -> Groups:
 
 
 def test_without_weight_and_pairs_the_new_reward_is_the_old_one_bit_for_bit(tmp_path: Path):
-    """METHODS section 9: lambda = 0 and D_hat empty make line 4 of Algorithm 1 its line 2."""
+    """lambda = 0 and D_hat empty make step 4 of docs/theory/rlp.md#algorithm its step 2."""
     init = folder(tmp_path / "init")
     plain = fitted(tmp_path / "r", init)
     again = fitted(tmp_path / "r_hat", init, data=compared() + Groups.of(()), views=sampled())
@@ -243,6 +243,6 @@ def test_the_rows_of_comparisons_and_of_views_are_trained(
     init = folder(tmp_path / "lm")
     data, views = few(compared(), 3), few(sampled(), 12)
     told = fitted(tmp_path / "told", init, data=data, views=views, lam=0.5)
-    monkeypatch.setattr("tandem.training.loop.narrowed", lambda *_: nullcontext())
+    monkeypatch.setattr("tandem.training.loop.train_only_rows", lambda *_: nullcontext())
     whole = fitted(tmp_path / "whole", init, data=data, views=views, lam=0.5)
     assert weights(told) == weights(whole) != (init / "model.safetensors").read_bytes()

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tandem.bench.finished import JUDGES, Finished, has_stage, load_stage
+from tandem.bench.finished import Finished, has_stage, load_stage
+from tandem.bench.outcomes import JUDGES, Outcomes
 from tandem.bench.plan import OPPONENT
 from tandem.evaluation.tables import plain_cell
 from tandem.runs.events import read_events
@@ -86,10 +87,10 @@ def length_bias_details(found: Finished) -> dict[str, Any]:
         for p in range(min(POINTS, own["length"].shape[1]))
     ]
     by = "proxy" if "proxy" in judges else found.judge
-    return {"scatter": scatter, "by": by, "by_difference": sort_by_difference(found, by)}
+    return {"scatter": scatter, "by": by, "by_difference": sort_by_difference(found.outcomes, by)}
 
 
-def sort_by_difference(found: Finished, judge: str) -> Rows:
+def sort_by_difference(found: Outcomes, judge: str) -> Rows:
     """Return win rates against the opponent by difference in length, over all policies and seeds.
 
     The middle of the longer and of the shorter answers, in tokens, parts them into two halves.
@@ -98,6 +99,7 @@ def sort_by_difference(found: Finished, judge: str) -> Rows:
     gap = np.concatenate([own["length"] - found.main["length"] for own in others])  # [R, P]
     won = np.concatenate([outcomes_of(own[judge], found.main[judge]) for own in others])
     prompt = np.broadcast_to(np.arange(gap.shape[1]), gap.shape)
+    seed = np.broadcast_to(np.tile(found.seeds, len(others))[:, None], gap.shape)
     if not gap.any():
         return []
     middle = float(np.median(np.abs(gap[gap != 0])))
@@ -110,7 +112,7 @@ def sort_by_difference(found: Finished, judge: str) -> Rows:
     }
     return [
         {"bucket": name, "n": int(inside.sum()),
-         "win": plain_cell(rate_by_prompt(won[inside], prompt[inside]))}
+         "win": plain_cell(rate_by_prompt(won[inside], prompt[inside], seed[inside]))}
         for name, inside in parts.items() if len(np.unique(prompt[inside])) > 1
     ]  # fmt: skip
 

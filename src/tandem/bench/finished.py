@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tandem.bench.outcomes import Outcomes, Stack
 from tandem.bench.plan import OPPONENT, Plan, folder_name
 from tandem.data.groups import Groups
 from tandem.data.record import Group
@@ -21,9 +22,6 @@ from tandem.runs.atomic_files import read_json
 from tandem.runs.records import Record, read_records
 
 FAILED, NEEDED = "failed.json", "needed.json"
-JUDGES = ("truth", "gold_rm", "proxy")
-"""Who may decide, the most trusted first."""
-Stack = dict[str, np.ndarray]
 Tally = Callable[[Group], float]
 
 
@@ -95,7 +93,12 @@ class Finished:
     @cached_property
     def judge(self) -> str:
         """Who decides: the most trusted judge that has seen every answer."""
-        return next(j for j in JUDGES if j in self.main)
+        return self.outcomes.judge
+
+    @cached_property
+    def outcomes(self) -> Outcomes:
+        """What every policy did on every prompt."""
+        return Outcomes(self.seeds, [g.id for g in self.answers(OPPONENT)], self.columns)
 
     def answers(self, name: str, k: int = 0) -> Groups:
         """Return what a policy answered in the k-th finished seed."""

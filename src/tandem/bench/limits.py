@@ -56,6 +56,10 @@ def _rows(found: Finished) -> Iterator[str]:
 def _seeds(found: Finished) -> Iterator[str]:
     if len(found.seeds) > 1:
         yield (
+            "Intervals are for seed effects that are about normal: a seed that diverged is named "
+            "in its row, and no interval covers it."
+        )
+        yield (
             f"Samples, the reward model's page and the drawing of lengths are of seed "
             f"{found.seeds[0]} alone."
         )

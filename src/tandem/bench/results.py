@@ -1,14 +1,15 @@
 """From the evaluations of all seeds to one table of numbers: `results.json`, which reports read.
 
 Policies are compared on the same prompts, seeds and judges; every interval is over prompts and
-seeds together (docs/adr/0006), and Holm corrects each family of comparisons. No torch.
+seeds together (docs/adr/0018), and Holm corrects each family of comparisons. No torch.
 
 Shapes: S seeds, P prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,19 @@ from typing import Any
 import numpy as np
 
 from tandem.bench import details
-from tandem.bench.finished import JUDGES, Finished, Stack, Tally
+from tandem.bench.finished import Finished, Tally
 from tandem.bench.limits import limit_notes
+from tandem.bench.outcomes import JUDGES, OUTCOMES, Outcomes, Stack, read_outcomes, write_outcomes
 from tandem.bench.plan import OPPONENT, Plan
+from tandem.errors import DataError
 from tandem.evaluation import policy_evaluation
 from tandem.evaluation.tables import plain_cell
+from tandem.runs.atomic_files import read_json
 from tandem.runs.environment import code_commit, environment_snapshot
 from tandem.statistics import (
     Estimate,
     comparisons_needed,
+    deviant_seeds,
     holm,
     length_controlled,
     outcomes_of,
@@ -33,12 +38,22 @@ from tandem.statistics import (
 )
 
 ALPHA = 0.05
+RESULTS = "results.json"
+INTERVALS = "docs/adr/0018"
+"""How the intervals of these results are made."""
+ABOUT = ("policy", "status", "method", "settings", "paper", "reason", "seconds", "peak_bytes")
+"""What a policy's row has besides statistics."""
+Claimed = tuple[str, str, str]
+"""The policy that is less, the one that is more, and the claim in words."""
 
 
 def collect_results(
     plan: Plan, out: Path, command: str, tallies: Mapping[str, Tally] | None = None
 ) -> dict[str, Any]:
-    """Gather everything that the finished seeds of a plan say.
+    """Gather everything that the finished seeds of a plan say, and keep their outcomes.
+
+    Every policy's numbers on every prompt are written to `outcomes.parquet` in the folder, from
+    which `remake_statistics` makes all statistics again.
 
     Args:
         plan: what was compared.
@@ -53,6 +68,7 @@ def collect_results(
         RunError: no seed is finished.
     """
     found = Finished(plan, out, tallies or {})
+    write_outcomes(found.outcomes, out / OUTCOMES)
     return {
         "title": plan.title,
         "question": plan.question,
@@ -66,9 +82,10 @@ def collect_results(
         "judge": found.judge,
         "opponent": OPPONENT,
         "alpha": ALPHA,
+        "intervals": INTERVALS,
         "policies": list(_policies(found)),
-        "order": _order(found),
-        "matrix": _matrix(found),
+        "order": judge_claims(found.outcomes, [(c.a, c.b, str(c)) for c in plan.claims]),
+        "matrix": win_matrix(found.outcomes),
         "curves": list(details.training_curves(found)),
         "bon": details.best_of_n_details(found),
         "reward": details.reward_details(found),
@@ -79,9 +96,62 @@ def collect_results(
     }
 
 
+def remake_statistics(folder: Path, outcomes: Path | None = None) -> dict[str, Any]:
+    """Make every statistic of a comparison again from its outcomes; nothing is sampled.
+
+    Win rates, gains, means, length-controlled rates, claims, the matrix and wins by length are
+    new; what was watched, sampled and spent stays.
+
+    Args:
+        folder: with `results.json`, or such a file.
+        outcomes: the Parquet file; `outcomes.parquet` beside the results unless given.
+
+    Raises:
+        DataError: one of the two is missing or broken, or they are about other policies.
+    """
+    file = folder / RESULTS if folder.is_dir() else folder
+    results = read_json(file)
+    if results is None or "policies" not in results:
+        raise DataError(
+            f"{file} holds no results of a comparison",
+            "statistics replace those of a results.json",
+            "name the folder of a `tandem bench` that has ended",
+        )
+    return restate_results(results, read_outcomes(outcomes or file.parent / OUTCOMES))
+
+
+def restate_results(results: Mapping[str, Any], outcomes: Outcomes) -> dict[str, Any]:
+    """Return results with all statistics made again from outcomes.
+
+    Raises:
+        DataError: a policy of the results has no outcomes.
+    """
+    rows, found = policy_statistics(outcomes), list[dict[str, Any]]()
+    for row in results["policies"]:
+        about = {k: v for k, v in row.items() if k in ABOUT}
+        if row["status"] == "done" and row["policy"] not in rows:
+            raise DataError(
+                f"no outcomes of {row['policy']!r}",
+                "results and outcomes have to come from the same comparison",
+                "give the outcomes.parquet that was written with these results",
+            )
+        found.append(about | rows[row["policy"]] if row["status"] == "done" else about)
+    told = [(c["a"], c["b"], c["claim"]) for c in results.get("order", [])]
+    length = dict(results.get("length_bias") or {})
+    if by := length.get("by"):
+        length["by_difference"] = details.sort_by_difference(outcomes, by)
+    return {
+        **results,
+        "intervals": INTERVALS,
+        "policies": found,
+        "order": judge_claims(outcomes, told),
+        "matrix": win_matrix(outcomes),
+        "length_bias": length,
+    }
+
+
 def _policies(found: Finished) -> Iterator[dict[str, Any]]:
-    rows = policy_evaluation(_with_wins(found), opponents=(OPPONENT,), judge=found.judge)
-    told = {row["policy"]: row for row in rows.table().as_dicts()}
+    rows = policy_statistics(found.outcomes)
     entries = {e.name: e for e in found.plan.entries}
     for name in found.names:
         about: dict[str, Any] = {"policy": name, "status": "done"}
@@ -91,17 +161,25 @@ def _policies(found: Finished) -> Iterator[dict[str, Any]]:
         if name in found.failed:
             yield about | {"status": "failed", "reason": found.failed[name]}
         else:
-            yield about | told[name] | _costs(found, name) | _against(found, name)
+            yield about | rows[name] | _costs(found, name)
 
 
-def _with_wins(found: Finished) -> dict[str, Stack]:
+def policy_statistics(outcomes: Outcomes) -> dict[str, dict[str, Any]]:
+    """Return every policy's numbers with their intervals, as JSON holds them."""
+    rows = policy_evaluation(
+        _with_wins(outcomes), opponents=(OPPONENT,), judge=outcomes.judge
+    ).table()
+    return {row["policy"]: row | _against(outcomes, row["policy"]) for row in rows.as_dicts()}
+
+
+def _with_wins(outcomes: Outcomes) -> dict[str, Stack]:
     """Add outcomes against the opponent by every judge that does not decide."""
-    main, more = found.main, dict[str, Stack]()
-    for name, own in found.columns.items():
+    main, more = outcomes.main, dict[str, Stack]()
+    for name, own in outcomes.columns.items():
         if name == OPPONENT:
             more[name] = {k: v for k, v in own.items() if not k.endswith("_win")}
         else:
-            others = [j for j in JUDGES if j in own and j != found.judge]
+            others = [j for j in JUDGES if j in own and j in main and j != outcomes.judge]
             more[name] = own | {f"{j}_win": outcomes_of(own[j], main[j]) for j in others}
     return more
 
@@ -114,45 +192,45 @@ def _costs(found: Finished, name: str) -> dict[str, Any]:
     }
 
 
-def _against(found: Finished, name: str) -> dict[str, Any]:
-    """Each seed's own means, and the win rate at equal length."""
-    own, main, judge = found.columns[name], found.main, found.judge
-    gain = (own[judge] - main[judge]).mean(axis=1)
+def _against(outcomes: Outcomes, name: str) -> dict[str, Any]:
+    """Each seed's own means, seeds that fall out of line, and the win rate at equal length."""
+    own, main, judge = outcomes.columns[name], outcomes.main, outcomes.judge
+    gain = own[judge] - main[judge]
     won = outcomes_of(own[judge], main[judge])
     means = {k: own[k].mean(axis=1) for k in ("kl", "length", *JUDGES) if k in own}
-    each = {f"{judge} gain": gain, f"win vs {OPPONENT}": won.mean(axis=1), **means}
+    each = {f"{judge} gain": gain.mean(axis=1), f"win vs {OPPONENT}": won.mean(axis=1), **means}
     told: dict[str, Any] = {"per_seed": {k: v.tolist() for k, v in each.items()}}
     if name != OPPONENT:
-        told["lc_win"] = plain_cell(_at_equal_length(won, own["length"] - main["length"]))
+        told["lc_win"] = plain_cell(length_controlled(won, own["length"] - main["length"]))
+        told["deviant_seeds"] = [outcomes.seeds[k] for k in deviant_seeds(gain)]
     return told
 
 
-def _at_equal_length(won: np.ndarray, gap: np.ndarray) -> Estimate:
-    prompt = np.broadcast_to(np.arange(won.shape[1]), won.shape)
-    return length_controlled(won.ravel(), gap.ravel(), list(prompt.ravel()))
-
-
-def _order(found: Finished) -> list[dict[str, Any]]:
+def judge_claims(outcomes: Outcomes, claims: Iterable[Claimed]) -> list[dict[str, Any]]:
     """Judge the orderings that were expected, with Holm over all of them."""
-    columns, judge = found.columns, found.judge
-    told = [c for c in found.plan.claims if c.a in columns and c.b in columns]
-    gains = [paired_difference(columns[c.b][judge], columns[c.a][judge]) for c in told]
+    stacks = {name: own[outcomes.judge] for name, own in outcomes.columns.items()}
+    told = [c for c in claims if c[0] in stacks and c[1] in stacks]
+    gains = [paired_difference(stacks[b], stacks[a]) for a, b, _ in told]
     adjusted = holm([g.p_value for g in gains]).tolist() if gains else []
     return [
         {
-            "a": claim.a,
-            "b": claim.b,
-            "claim": str(claim),
+            "a": a,
+            "b": b,
+            "claim": claim,
             "verdict": claim_standing(gain, p),
             "holm_p": p,
             "gain": plain_cell(gain),
-            "win": plain_cell(
-                win_rate(outcomes_of(columns[claim.b][judge], columns[claim.a][judge]))
-            ),
-            "needs": None if gain.mean == gain.null else comparisons_needed(gain),
+            "win": plain_cell(win_rate(outcomes_of(stacks[b], stacks[a]))),
+            "needs": _needs(gain),
         }
-        for claim, gain, p in zip(told, gains, adjusted, strict=True)
+        for (a, b, claim), gain, p in zip(told, gains, adjusted, strict=True)
     ]
+
+
+def _needs(gain: Estimate) -> int | None:
+    """Return how many more comparisons would resolve a difference; None where that is unknown."""
+    unknown = gain.mean == gain.null or math.isnan(gain.se)
+    return None if unknown else comparisons_needed(gain)
 
 
 def claim_standing(gain: Estimate, adjusted_p: float) -> str:
@@ -162,9 +240,9 @@ def claim_standing(gain: Estimate, adjusted_p: float) -> str:
     return "resolved" if gain.mean > gain.null else "reversed"
 
 
-def _matrix(found: Finished) -> dict[str, Any]:
+def win_matrix(outcomes: Outcomes) -> dict[str, Any]:
     """Win rate of every row's policy against every column's, with Holm over all pairs."""
-    stacks = {name: own[found.judge] for name, own in found.columns.items()}
+    stacks = {name: own[outcomes.judge] for name, own in outcomes.columns.items()}
     wins = {
         (a, b): win_rate(outcomes_of(stacks[a], stacks[b]))
         for a in stacks for b in stacks if a != b

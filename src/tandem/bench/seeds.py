@@ -31,6 +31,7 @@ from tandem.runs.trackers import open_trackers
 from tandem.stages.evaluate_policy import evaluate_answers
 from tandem.stages.evaluate_reward import evaluate_reward
 from tandem.stages.sampling import Policy, sample
+from tandem.statistics import explain_few_prompts
 from tandem.tasks import Task
 from tandem.tasks import load as worlds
 
@@ -51,6 +52,8 @@ def run_seed(
     configs, folder = plan.entries[0].configs, plan.folder(out, seed)
     follow = partial(open_trackers, trackers, folder, {"title": plan.title, "seed": seed})
     with Run(folder, seed, machine=machine, display=display, follow=follow) as run:
+        if told := explain_few_prompts(len(task.evaluation)):
+            run.events.log("few-prompts", text=told)
         start = Inputs(run.scope(folder_name(OPPONENT), run.seed), task, configs)
         write_json(start.run.path / NEEDED, {"stages": ["demonstrations", "sft"]})
         main = answer_prompts(start, start.pi_sft)

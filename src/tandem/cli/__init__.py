@@ -42,6 +42,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tandem.cli.evaluate:evaluate_policy_command",
         "compare a policy with a reference policy",
     ),
+    "game": (
+        "tandem.cli.game:game_command",
+        "say whether preferences are a ranking, and who is exploited",
+    ),
     "tasks check": ("tandem.cli.tasks:check_task_command", "check that a task has its phenomena"),
     "report": (
         "tandem.cli.report:report_command",

@@ -107,7 +107,8 @@ def judged_in_both_orders(group: Group, seam: PairSeparator) -> Group:
 def pair_log_odds(scores: FloatArray) -> FloatArray:
     """Return [M] log-odds that the first answer is better, from [2M] scores of both orders.
 
-    (s(x, y, y') - s(x, y', y)) / 2, so that P(y > y') + P(y' > y) = 1 (METHODS section 11).
+    (s(x, y, y') - s(x, y', y)) / 2, so that P(y > y') + P(y' > y) = 1
+    (docs/theory/reward_models.md#preference-models-of-two-arguments).
     """
     both = scores.astype(np.float64)
     return 0.5 * (both[0::2] - both[1::2])

@@ -16,7 +16,7 @@ from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.tables import Cell, Table, join_parts
 from tandem.operators.columns import largest_cluster
-from tandem.statistics import Estimate, auroc, mean_of, paired_difference
+from tandem.statistics import Estimate, auroc, paired_difference, share_of
 from tandem.statistics.numerics import Floats
 
 Parts = Mapping[str, npt.NDArray[np.bool_]]
@@ -73,7 +73,7 @@ def accuracy_evaluation(solved: Solved, parts: Parts, *, opponent: str) -> Accur
     Args:
         solved: policy -> decoder -> [P] or [S, P] shares of right answers, all policies on the
             same prompts in the same order.
-        parts: name -> [P] True for the prompts in it; a part of fewer than two has no interval.
+        parts: name -> [P] True for the prompts in it; a part of too few has no interval.
         opponent: the policy that the others are compared with; one of its seeds meets all.
 
     Raises:
@@ -98,11 +98,11 @@ def accuracy_evaluation(solved: Solved, parts: Parts, *, opponent: str) -> Accur
 
 
 def _mean(values: Floats, inside: npt.NDArray[np.bool_]) -> Estimate | None:
-    return mean_of(np.atleast_2d(values)[:, inside]) if inside.sum() > 1 else None
+    return share_of(np.atleast_2d(values)[:, inside]) if inside.any() else None
 
 
 def _gain(mine: Floats, theirs: Floats, inside: npt.NDArray[np.bool_]) -> Estimate | None:
-    if inside.sum() < 2:
+    if not inside.any():
         return None
     a, b = np.broadcast_arrays(np.atleast_2d(mine), np.atleast_2d(theirs))
     return paired_difference(a[:, inside], b[:, inside])

@@ -33,6 +33,8 @@ from tandem.statistics.numerics import Floats
 Column = npt.NDArray[np.floating[Any]]
 Columns = Mapping[str, Column]
 Outcomes = Mapping[tuple[str, str], Column]
+WON = "_win"
+"""Columns with this ending are outcomes in [0, 1]."""
 MEANS = ("truth", "gold_rm", "proxy", "kl", "length", "invented")
 
 
@@ -122,7 +124,8 @@ def policy_evaluation(
 
     Args:
         policies: name -> column name -> [P] or [S, P] numbers, every policy on the same prompts
-            in the same order; `score_column`, `length_column` and `kl_column` make them.
+            in the same order; `score_column`, `length_column` and `kl_column` make them. Columns
+            whose name ends with `_win` are outcomes: 1 won, .5 tied, 0 lost.
         opponents: policies that the others are compared with, the main one first.
         judge: the column whose higher number wins.
         outcomes: (policy, opponent) -> [P] or [S, P] outcomes of a pairwise judge, 1 won, .5 tied,
@@ -180,7 +183,7 @@ def _row(
         wins={other: win_rate(x) for other, x in played.items()},
         ties={other: float((x == 0.5).mean()) for other, x in played.items()},
         gain=gain,
-        means={column: mean_of(x) for column, x in mine.items()},
+        means={k: win_rate(x) if k.endswith(WON) else mean_of(x) for k, x in mine.items()},
         adjusted_p=None,
     )
 

@@ -1,7 +1,7 @@
 """Reward hacking: how the optimised reward and others diverge over a policy's validation curve.
 
 A proxy rises because it is optimised; whether anything else rose is what the other columns of the
-watch say. METHODS section 14; Gao et al. 2022, arXiv:2210.10760.
+watch say. See docs/theory/over_optimisation.md; Gao et al. 2022, arXiv:2210.10760.
 
     points = curve(run / "events.jsonl")
     print(diagnose(points))
@@ -47,7 +47,7 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Detectors of METHODS section 14 on one curve.
+    """What the detectors say of one curve; see docs/theory/over_optimisation.md#detectors.
 
     Attributes:
         signal: the column that was not optimised and is believed: truth before held-out rewards.

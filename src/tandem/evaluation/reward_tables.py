@@ -1,9 +1,10 @@
-"""How good is a reward model on judgments it has not seen (seed 3; METHODS.md section 2).
+"""How good is a reward model on judgments it has not seen.
 
 Accuracy alone is a poor guide: human agreement is about 73 %, so 70 to 76 % is near the ceiling,
 and what hurts later is a model that is sure where it is wrong. So: proper scores, calibration
 before and after a temperature, slices, disagreement of an ensemble, and a check on shuffled
-prompts. Every number has an interval over prompts.
+prompts. Every number has an interval over prompts. See
+docs/theory/reward_models.md#evaluation-on-held-out-judgments.
 """
 
 from __future__ import annotations
@@ -205,7 +206,7 @@ def _ece(table: Comparisons, temperature: float, seed: Seed, draws: int) -> Esti
         return ece(p[rows], table.y[rows], BINS) if len(rows) >= BINS else float("nan")
 
     found = bootstrap(statistic, table.prompt, draws=draws, seed=seed.at("ece"))
-    return replace(found, low=max(0.0, found.low))
+    return replace(found, low=found.low if math.isnan(found.low) else max(0.0, found.low))
 
 
 def _scaled(table: Comparisons, seed: Seed, draws: int) -> dict[str, Any]:

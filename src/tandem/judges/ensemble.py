@@ -2,7 +2,7 @@
 
 An optimised policy finds where one reward model is wrong; several are rarely wrong alike (Coste
 et al. 2023, arXiv:2310.02743). Length is the error that they share (Singhal et al. 2023,
-arXiv:2310.03716), so it is taken out by name. METHODS section 14.
+arXiv:2310.03716), so it is taken out by name. See docs/theory/over_optimisation.md#levers.
 """
 
 from __future__ import annotations

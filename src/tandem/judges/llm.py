@@ -13,7 +13,8 @@ d = content + bias, logit averaging recovers sigma(content) and probability aver
 d-RLAIF asks for a number instead: s = sum i P(i) / sum P(i), mapped to [-1, 1].
 
 What was read (d in each order, mass on other words) stays in `prompt.meta["ai"]`, from which
-`judges.position_bias` measures how far the position decided. METHODS section 12. No torch.
+`judges.position_bias` measures how far the position decided. See docs/theory/ai_feedback.md.
+No torch.
 """
 
 from __future__ import annotations

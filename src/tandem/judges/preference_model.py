@@ -42,7 +42,10 @@ Asked = tuple[Group, Sequence[Pair]]
 """A tokenised group, and which of its completions shall be compared."""
 
 CLIP = (0.01, 0.99)
-"""METHODS section 6: a saturated rho would let one baseline decide the scale of a prompt."""
+"""A saturated rho would let one baseline decide the scale of a prompt.
+
+See docs/theory/rejection_sampling.md#pieces.
+"""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,8 @@ class Pointwise:
     """Scores answers with a preference model: r(x, y) = mean_b logit rho(x, y, y_b).
 
     RSO, arXiv:2309.06657 section 3.1, with rho clipped to [.01, .99] and the mean over a few
-    random answers y_b of pi_sft where the paper takes one (METHODS section 6).
+    random answers y_b of pi_sft where the paper takes one
+    (docs/theory/rejection_sampling.md#pieces).
 
     Attributes:
         checkpoint: what `methods.preference.fit` returned.

@@ -2,7 +2,7 @@
 
 A step frees what it computed, and the next one asks for as much again. glibc returns large pieces
 to the system at once, which then gives them anew, zeroed, page by page: up to a third of a short
-run on a CPU (docs/log.md). Within `kept` it keeps them; afterwards what is free goes back.
+run on a CPU (docs/log/speed.md). Within `kept` it keeps them; afterwards what is free goes back.
 """
 
 from __future__ import annotations

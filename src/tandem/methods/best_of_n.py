@@ -6,8 +6,8 @@ So the result is a way of decoding, `BestOf`, which is sampled and examined like
 price is known: KL to pi_sft is at most log n - (n - 1)/n. What each n would bring is estimated
 without bias from one pool of held-out answers (Stiennon et al. 2020, arXiv:2009.01325): with a
 learned reward the judges that were not optimised rise with n and then turn over (Gao et al.
-2022, arXiv:2210.10760), so n belongs to every number. METHODS section 4; the exact law is
-`statistics.best_of`.
+2022, arXiv:2210.10760), so n belongs to every number. See docs/theory/best_of_n.md; the exact law
+is `statistics.best_of`.
 """
 
 from __future__ import annotations

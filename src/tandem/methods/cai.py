@@ -12,12 +12,12 @@ Stage 2, RLAIF (section 4), from SL-CAI:
     5. one preference model on these and on human comparisons of helpfulness
     6. PPO on it                                          or DPO on the comparisons, which is ours
 
-METHODS section 12. Departures: the base criticises, revises and compares unless `asking.model` is
-another, and not the helpful model; each round is a conversation of its own (prompt, the answer as
-it is now, critique, revision), where the paper's grows; labels are averaged over all principles
-and both orders, where the paper draws one principle for each pair; our constitution
-(`Formats.constitution`) has 4 principles, the paper's 16; SFT takes its own number of epochs, 3
-unless set, the paper 1.
+See docs/theory/ai_feedback.md#constitutional-ai. Departures: the base criticises, revises and
+compares unless `asking.model` is another, and not the helpful model; each round is a conversation
+of its own (prompt, the answer as it is now, critique, revision), where the paper's grows; labels
+are averaged over all principles and both orders, where the paper draws one principle for each pair;
+our constitution (`Formats.constitution`) has 4 principles, the paper's 16; SFT takes its own number
+of epochs, 3 unless set, the paper 1.
 """
 
 from __future__ import annotations

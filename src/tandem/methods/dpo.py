@@ -1,7 +1,7 @@
 """DPO and its relatives: the policy fitted to comparisons directly.
 
 With h the log-ratio of policy to reference, summed over a completion's tokens (Rafailov et al.
-2023, arXiv:2305.18290, algorithm in METHODS section 5):
+2023, arXiv:2305.18290, algorithm in docs/theory/dpo.md#idea):
 
     1. pairs (x, y_w, y_l), labelled
     2. log pi_ref of both answers, once, frozen

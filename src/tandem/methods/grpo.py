@@ -10,7 +10,7 @@ Each round: sample n completions of each prompt; advantage from the group's scor
 
 They are choices of `advantage`, `ratio`, `clip`, `per` and `kl`, not copies: `VARIANTS` has the
 papers' settings. GRPO's k3 loss has its own optimum, which is not the exponential tilt
-(METHODS section 3); `kl="reward"` and `kl="k2"` share PPO's.
+(docs/theory/ppo.md#three-estimators-of-the-kl); `kl="reward"` and `kl="k2"` share PPO's.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """PPO with a KL penalty on a learned reward, as InstructGPT's line of papers writes it.
 
-    max E_{x ~ U, y ~ pi_theta} [ r_phi(x, y) - beta KL(pi_theta || pi_ref) ]   (METHODS section 3)
+    max E_{x ~ U, y ~ pi_theta} [ r_phi(x, y) - beta KL(pi_theta || pi_ref) ]
 
 Each round: sample y ~ pi_old; R_t = -beta (log pi_old - log pi_ref)(y_t), plus r_phi(x, y) at the
 last token; GAE; whiten; K passes of the clipped surrogate and the clipped value loss. The value
-function is a trunk of its own that starts as the reward model (docs/adr/0009).
+function is a trunk of its own that starts as the reward model (docs/adr/0009). See
+docs/theory/ppo.md.
 
 Departures: defaults are AlpacaFarm's (the baseline of RLP), but the log-ratio is not clamped at
 0, because the clamp moves the optimum; and where a held-out signal is watched, the exported

@@ -4,10 +4,11 @@ One sequence (x, y, y') and one logit s at its end; both orders are read in one 
 
     P(y > y' | x) = sigma((s(x, y, y') - s(x, y', y)) / 2)
 
-so that P(y > y') + P(y' > y) = 1 whatever the weights are (METHODS section 11; SLiC-HF's and
-RSO's ranker, arXiv:2309.06657 section 3.1, and NLHF's, arXiv:2312.00886 section 3). It can hold
-that a beats b, b beats c and c beats a, which no reward can. The papers' rankers decode a letter
-and flip the order at random; antisymmetry by construction needs neither.
+so that P(y > y') + P(y' > y) = 1 whatever the weights are
+(docs/theory/reward_models.md#preference-models-of-two-arguments; SLiC-HF's and RSO's ranker,
+arXiv:2309.06657 section 3.1, and NLHF's, arXiv:2312.00886 section 3). It can hold that a beats b, b
+beats c and c beats a, which no reward can. The papers' rankers decode a letter and flip the order
+at random; antisymmetry by construction needs neither.
 """
 
 from __future__ import annotations

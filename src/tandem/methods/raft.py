@@ -7,7 +7,7 @@
         4. pi_{t+1}: supervised fine-tuning of pi_t on what was kept
 
 With exact fitting, T local stages are best-of-n with n = K^T, so they spend reward as fast and
-amplify its errors as surely. Global ranking starves hard prompts. METHODS section 7.
+amplify its errors as surely. Global ranking starves hard prompts. See docs/theory/raft.md.
 
 Departure: a judge that did not rank says when to stop and which stage is kept, where the paper
 stops by the mean of the reward that ranks.

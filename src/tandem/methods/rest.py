@@ -10,7 +10,7 @@
 
 G1 I0 clones D_g unfiltered. With exact fitting the limit is pi (mixed with D's answers, if `mix`)
 restricted to R > tau_I, whatever the steps before it. The event `threshold` says if tau_1 is not
-above the mean. METHODS section 8.
+above the mean. See docs/theory/rest.md.
 
 Departures: fits have a fixed length, and judges that do not filter look between them. `patience`
 Improves no better than what the Grow sampled from end it; the next samples from the Improve they

@@ -1,9 +1,9 @@
 """Bradley-Terry reward model: a scalar head on the SFT model, fitted to comparisons.
 
 L = - log sigma(r(x, y_w) - r(x, y_l)), with soft labels, margins, smoothing, the correction for
-known label noise, centring and K-way ranking (METHODS section 2). Both answers of a pair are
-read in one forward pass. Afterwards rewards are shifted to mean 0 (and, if asked, scaled to unit
-variance) on reference answers; gain and bias are stored in the model's configuration.
+known label noise, centring and K-way ranking (docs/theory/reward_models.md#losses). Both answers of
+a pair are read in one forward pass. Afterwards rewards are shifted to mean 0 (and, if asked, scaled
+to unit variance) on reference answers; gain and bias are stored in the model's configuration.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
 `direct` trains on D_hf as it is. By three losses these are the paper's nine settings; direct with
 sigmoid is DPO, hinge is SLiC's. beta shapes the data, gamma the answer: sigmoid's limit with soft
 labels and full-support pairs is pi_sft exp(r / gamma) / Z; with hard labels there is none. Ties
-stay, labelled 1/2. METHODS section 6.
+stay, labelled 1/2. See docs/theory/rejection_sampling.md.
 
 Departures: AdamW; duplicates keep their multiplicity, which the published routine loses (`dedupe`
 is that routine); samples are pi_sft's own unless `sampling` says so, the paper's top-40 at .7;

@@ -1,9 +1,9 @@
 """SFT: supervised fine-tuning on demonstrations, the loss on completions alone.
 
 L = - sum over trained tokens of log pi(y_t | x, y_<t) / their number in the whole step
-(METHODS: reduction by token; by sequence on request). Every assistant turn of a conversation is
-trained on, and so is the end-of-sequence token. Methods that imitate what they selected fit with
-it too, and may weigh answers by their scores: `loss`, see `objectives.imitation`.
+(the average by token; by sequence on request: docs/theory/sft.md#loss). Every assistant turn of a
+conversation is trained on, and so is the end-of-sequence token. Methods that imitate what they
+selected fit with it too, and may weigh answers by their scores: `loss`, see `objectives.imitation`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From rewards to advantages: everything that is computed once, before the gradient step.
 
 Nothing here carries a gradient. Whitening and group baselines read a whole rollout, never a
-micro-batch. METHODS sections 3 and 16.
+micro-batch. See docs/theory/ppo.md and docs/theory/relatives.md.
 
 Shapes: T tokens, N completions.
 """
@@ -117,7 +117,7 @@ def whiten(x: Ragged, *, shift: bool = True, floor: float = 1e-4) -> Ragged:
         x: [T], two tokens or more.
         shift: move the mean to 0.
         floor: the least standard deviation that is divided by. At the optimum the spread goes to
-            0, and dividing by it makes a converged policy dither (METHODS section 3).
+            0, and dividing by it makes a converged policy dither (docs/theory/ppo.md#pitfalls).
 
     Raises:
         DataError: fewer than two tokens.

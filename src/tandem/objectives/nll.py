@@ -20,7 +20,7 @@ def nll(
     """Return -log pi(y_t | x, y_<t) of every token.
 
     L = -sum_n w_n sum_t log pi(y_t) / sum_n w_n |y_n| per token, or the weighted mean of the
-    completions' means per sequence. METHODS section 1.
+    completions' means per sequence. See docs/theory/sft.md#loss.
 
     Args:
         logp: [T] log-probabilities of the completions' tokens, their EOS among them.

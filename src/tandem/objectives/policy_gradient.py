@@ -101,7 +101,7 @@ def reinforce(logp: Ragged, adv: Ragged, *, per: Per = "constant", length: float
 def value_clip(value: Ragged, old: Ragged, ret: Ragged, *, clip: float | None = 0.2) -> Terms:
     """Clipped value loss: max((V - G)^2, (V_old + clip(V - V_old, -c, c) - G)^2) / 2.
 
-    METHODS section 3, as in OpenAI's and AlpacaFarm's PPO.
+    As in OpenAI's and AlpacaFarm's PPO; see docs/theory/ppo.md#losses.
 
     Args:
         value: [T] value estimates of the state before each token.

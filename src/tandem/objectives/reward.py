@@ -28,11 +28,12 @@ def bradley_terry(
 ) -> Terms:
     """Bradley-Terry: -p log s(z) - (1 - p) log s(-z), z = r_w - r_l - margin.
 
-    dL/dz = s(z) - p. The population minimiser is z = logit(p). Options, METHODS section 2:
+    dL/dz = s(z) - p. The population minimiser is z = logit(p). Options:
     the margin of Llama 2 (arXiv:2307.09288, eq. 2); `smoothing` eps replaces p by
     (1 - eps) p + eps (1 - p); `noise` eps gives the loss that is unbiased for clean labels when
     labels are flipped at that rate, [(1 - eps) l(z) - eps l(-z)] / (1 - 2 eps); `centring` c adds
     c (r_w + r_l)^2 (arXiv:2312.09244), which fixes the constant that the plain loss leaves free.
+    See docs/theory/reward_models.md#losses.
 
     Args:
         score: [N] rewards, fp32.

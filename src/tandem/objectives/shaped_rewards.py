@@ -37,7 +37,8 @@ def kl_shaping(
         beta: KL coefficient, at least 0.
         estimator: only k1 is right inside a reward.
         floor: clamps the log-ratio from below before it is penalised; 0.0 reproduces AlpacaFarm
-            and moves the optimum far away (METHODS section 3). None, the default, does not.
+            and moves the optimum far away (docs/theory/ppo.md#pitfalls). None, the default, does
+            not.
 
     Raises:
         ConfigError: beta below 0, or an estimator other than k1.

@@ -72,7 +72,7 @@ def measured_changes(a: Results, b: Results) -> list[dict[str, Any]]:
                 open_estimate(before.get(column.key)),
                 open_estimate(row.get(column.key)),
             )
-            if first and second and not (first.se == second.se == 0.0):
+            if first and second and _has_interval(first) and _has_interval(second):
                 change = independent_difference(first, second)
                 rows.append(
                     {"policy": row["policy"], "column": column, "a": first, "b": second,
@@ -92,14 +92,25 @@ def measured_changes(a: Results, b: Results) -> list[dict[str, Any]]:
     return rows
 
 
+def _has_interval(found: Estimate) -> bool:
+    return math.isfinite(found.low) and math.isfinite(found.high) and found.low < found.high
+
+
 def independent_difference(a: Estimate, b: Estimate) -> Estimate:
-    """Return B minus A, as of independent samples, with a normal interval."""
+    """Return B minus A, as of independent samples.
+
+    Each end is as far from the difference as the two intervals' own ends together, by their
+    squares (Zou and Donner's MOVER). So few seeds stay as uncertain as they are in A and B, and
+    a difference of shares stays inside [-1, 1].
+    """
     mean, se = b.mean - a.mean, math.hypot(a.se, b.se)
-    half = normal_quantile(0.025) * se
-    p = 2 * normal_tail(abs(mean) / se) if se > 0 else float("nan")
+    below = math.hypot(b.mean - b.low, a.high - a.mean)
+    above = math.hypot(b.high - b.mean, a.mean - a.low)
+    toward = below if mean > 0 else above
+    z = normal_quantile(0.025) * abs(mean) / toward if toward > 0 else float("nan")
     return Estimate(
-        mean, mean - half, mean + half, min(a.n, b.n), p, "difference of independent means", se,
-        min(a.seeds, b.seeds),
+        mean, mean - below, mean + above, min(a.n, b.n), 2 * normal_tail(z),
+        "difference of independent estimates", se, min(a.seeds, b.seeds),
     )  # fmt: skip
 
 

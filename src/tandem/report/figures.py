@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tandem.evaluation.reward_hacking import diagnose_curve
 from tandem.report.numbers import spell_decimal, spell_percent, spell_signed
@@ -117,7 +118,7 @@ class Drawer:
         if signal is None:
             return None
         mean = average_curves(curves)
-        numbers = curve_numbers(mean, signal, form)
+        numbers = curve_numbers(mean, signal, form, standard_errors(curves, signal))
         colour, marker = self.look(name)
         d = np.sqrt(np.maximum([p["kl"] for p in mean], 0.0))
         proxy, gold = (np.array([p[c] - mean[0][c] for p in mean]) for c in ("proxy", signal))
@@ -231,8 +232,32 @@ def average_curves(curves: Sequence[Sequence[Mapping[str, float]]]) -> list[dict
     ]
 
 
-def curve_numbers(points: Sequence[Mapping[str, float]], signal: str, form: Any) -> dict[str, Any]:
-    """Say where the signal was best, what was gained, and the fitted peak."""
+def standard_errors(
+    curves: Sequence[Sequence[Mapping[str, float]]], signal: str
+) -> npt.NDArray[np.float64] | None:
+    """Return [M] standard errors over seeds of what the signal gained; None where unknown."""
+    length = min(len(c) for c in curves)
+    if len(curves) < 2:
+        return None
+    gains = np.array([[c[m][signal] - c[0][signal] for m in range(length)] for c in curves])
+    errors = gains.std(axis=0, ddof=1) / np.sqrt(len(curves))
+    return errors if bool((errors[1:] > 0).all()) else None
+
+
+def curve_numbers(
+    points: Sequence[Mapping[str, float]],
+    signal: str,
+    form: Any,
+    se: npt.NDArray[np.float64] | None = None,
+) -> dict[str, Any]:
+    """Say where the signal was best, what was gained, and the fitted peak.
+
+    Args:
+        points: the curve, a mean over seeds.
+        signal: the column that was not optimised.
+        form: see `over_optimisation`.
+        se: [M] standard errors of the signal's gain, by which the fit is weighted.
+    """
     kl = np.maximum([p["kl"] for p in points], 0.0)
     gold = np.array([p[signal] - points[0][signal] for p in points])
     best = int(np.argmax(gold))
@@ -251,7 +276,7 @@ def curve_numbers(points: Sequence[Mapping[str, float]], signal: str, form: Any)
         seen = diagnose_curve(points, signal=signal)
         found |= {"diverged": seen.diverged, "stop": seen.stop, "length_slope": seen.length_slope}
     if len(np.unique(kl[kl > 0])) >= 2:
-        fit = over_optimisation(kl, gold, form)
+        fit = over_optimisation(kl, gold, form, None if se is None or se[kl > 0].min() <= 0 else se)
         found["fit"] = {"alpha": fit.alpha, "beta": fit.beta, "form": form}
         if np.isfinite(fit.peak):
             found["fit"] |= {"peak": fit.peak, "height": fit.height}
@@ -295,8 +320,8 @@ def _frontier(results: Mapping[str, Any], judge: str) -> list[dict[str, Any]]:
                     "policy": row["policy"],
                     "kl": max(kl.mean, 0.0),
                     "gain": gain.mean,
-                    "low": gain.low,
-                    "high": gain.high,
+                    "low": gain.mean if np.isnan(gain.low) else gain.low,
+                    "high": gain.mean if np.isnan(gain.high) else gain.high,
                     "each_kl": each.get("kl", []),
                     "each_gain": each.get(f"{judge} gain", []),
                 }

@@ -80,9 +80,21 @@ def verdict_sentences(results: Mapping[str, Any]) -> list[Sentence]:
         said.append(_against_runner_up(champion, others[0], results))
     if len(results.get("seeds") or ()) == 1 and _beats(champion, results) is not None:
         said.append(Sentence(NOTE, "One training seed.", ONE_SEED))
+    said += [Sentence(NOTE, *told) for row in results["policies"] if (told := out_of_line(row))]
     failed = [row for row in results["policies"] if row.get("status") == "failed"]
     said += [Sentence(NOTE, f"{r['policy']} failed.", str(r.get("reason", ""))) for r in failed]
     return said
+
+
+def out_of_line(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Say which training seeds of a policy fall out of line with its others; None if none does."""
+    seeds = row.get("deviant_seeds") or []
+    if not seeds:
+        return None
+    names = ", ".join(map(str, seeds))
+    several = "seeds" if len(seeds) > 1 else "seed"
+    claim = f"{row['policy']}: {several} {names} out of line."
+    return claim, "Intervals are for seed effects that are about normal; look at this training."
 
 
 def _beats(row: Mapping[str, Any], results: Mapping[str, Any]) -> str | None:
@@ -152,6 +164,8 @@ def _wins(row: Mapping[str, Any], found: Estimate, results: Mapping[str, Any]) -
 def _needs(found: Estimate, how: str) -> str:
     if how != OPEN:
         return ""
+    if math.isnan(found.low):
+        return f"Not resolved: {found.method}."
     if found.resolved:
         return "The interval alone would say yes; over all comparisons made here it does not hold."
     more = comparisons_still_needed(found)
@@ -162,8 +176,6 @@ def _needs(found: Estimate, how: str) -> str:
 
 def comparisons_still_needed(found: Estimate) -> int | None:
     """Return about how many more comparisons would resolve it; None where none ever would."""
-    if math.isnan(found.se):
-        return None
     try:
         return comparisons_needed(found)
     except DataError:

@@ -126,7 +126,7 @@ def _row(
     paper, spent = row.get("paper") or {}, row.get("seconds") or {}
     return {
         "name": name,
-        "tag": tags.get(name, ""),
+        "tag": " · ".join(t for t in (tags.get(name, ""), _out_of_line(row)) if t),
         "method": row.get("method", ""),
         "failed": row.get("status") == "failed",
         "reason": row.get("reason", "no reason was recorded"),
@@ -135,6 +135,11 @@ def _row(
         "memory": spell_memory(row.get("peak_bytes")),
         "paper": [_as_printed(paper.get(label)) for label in labels],
     }
+
+
+def _out_of_line(row: Mapping[str, Any]) -> str:
+    seeds = row.get("deviant_seeds") or []
+    return f"out of line: seed {', '.join(map(str, seeds))}" if seeds else ""
 
 
 def _as_printed(value: object) -> str:

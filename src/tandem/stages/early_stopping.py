@@ -3,7 +3,7 @@
 A method that samples, filters and fits again and again needs somebody to say when it is enough.
 The filter's own reward cannot: the policy is fitted to it. `look` asks the held-out judges of a
 `Watching` after each fit, on the same prompts with the same draws; `enough` and `chosen` read
-what they said. METHODS sections 7 and 8.
+what they said. See docs/theory/raft.md and docs/theory/rest.md.
 """
 
 from __future__ import annotations

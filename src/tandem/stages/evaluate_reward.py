@@ -33,7 +33,9 @@ def evaluate_reward(
     seed: Seed,
     machine: Machine,
 ) -> dict[str, Any]:
-    """Evaluate a reward on held-out judgments (METHODS section 2).
+    """Evaluate a reward on held-out judgments.
+
+    See docs/theory/reward_models.md#evaluation-on-held-out-judgments.
 
     Args:
         model: a scoring judge.

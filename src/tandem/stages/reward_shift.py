@@ -1,7 +1,7 @@
 """Stages that evaluate a reward on answers of the policies that were trained on it.
 
 What RLP claims is about the reward: its accuracy should rise on samples of the policies that are
-trained on it, and stay on those of pi_sft. METHODS section 9, "measure what the method claims".
+trained on it, and stay on those of pi_sft. See docs/theory/rlp.md#measuring-the-claim.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 The prompt is the unit; methods are compared on the same prompts and seeds. No torch.
 
-    intervals     mean_of, paired, win_rate, wilson, by_prompt, rate_by_prompt,
-                  join_both_orders, bootstrap
-    power         minimum_detectable, comparisons_needed, verdict, holm
+    intervals     mean_of, paired, mean_over_seeds, by_prompt, bootstrap
+    rates         share_of, win_rate, rate_by_prompt, wilson, join_both_orders
+    crossed       the variance behind all of them; deviant_seeds
+    power         minimum_detectable, comparisons_needed, explain_few_prompts, verdict, holm
     ranking       fit_bradley_terry, elo_gap, win_probability, length_controlled
     calibration   accuracy, log_loss, brier, ece, temperature_scale, auroc
     curves        learning_curve, over_optimisation, ensemble, aggregate
@@ -25,6 +26,7 @@ from tandem.statistics.calibration import (
     temperature_scale,
     win_probability_of,
 )
+from tandem.statistics.crossed import deviant_seeds
 from tandem.statistics.curves import (
     AggregateRule,
     LearningCurve,
@@ -41,15 +43,17 @@ from tandem.statistics.intervals import (
     Estimate,
     bootstrap,
     by_prompt,
-    join_both_orders,
     mean_of,
-    outcomes_of,
+    mean_over_seeds,
     paired_difference,
-    rate_by_prompt,
-    wilson,
-    win_rate,
 )
-from tandem.statistics.power import comparisons_needed, holm, minimum_detectable, verdict_line
+from tandem.statistics.power import (
+    comparisons_needed,
+    explain_few_prompts,
+    holm,
+    minimum_detectable,
+    verdict_line,
+)
 from tandem.statistics.ranking import (
     ELO_PER_NAT,
     Strengths,
@@ -57,6 +61,15 @@ from tandem.statistics.ranking import (
     fit_bradley_terry,
     length_controlled,
     win_probability,
+)
+from tandem.statistics.rates import (
+    FEWEST_PROMPTS,
+    join_both_orders,
+    outcomes_of,
+    rate_by_prompt,
+    share_of,
+    wilson,
+    win_rate,
 )
 from tandem.statistics.tilting import acceptance_rate, describe_tilt, effective_beta
 
@@ -66,7 +79,12 @@ __all__ = [
     "effective_beta",
     "Estimate",
     "mean_of",
+    "mean_over_seeds",
     "paired_difference",
+    "share_of",
+    "FEWEST_PROMPTS",
+    "deviant_seeds",
+    "explain_few_prompts",
     "win_rate",
     "outcomes_of",
     "join_both_orders",

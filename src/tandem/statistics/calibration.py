@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.errors import DataError
-from tandem.statistics.numerics import Floats, find_minimum, log_sigmoid, logistic, midranks
+from tandem.statistics.numerics import Floats, expit, find_minimum, log_sigmoid, midranks
 
 PROBABILITY_FLOOR = 1e-12
 
@@ -54,7 +54,11 @@ def brier(p: npt.ArrayLike, y: npt.ArrayLike) -> float:
 
 
 def reliability_bins(p: npt.ArrayLike, y: npt.ArrayLike, bins: int = 15) -> list[Bin]:
-    """Cut predictions into bins of equal mass: mean confidence against frequency in each."""
+    """Cut predictions into bins of about equal mass: mean confidence against frequency in each.
+
+    Equal predictions share a bin, whatever their order: a cut that falls among them moves to the
+    nearer end of the tie. So there are fewer bins where predictions repeat.
+    """
     confidence, outcome = np.asarray(p, np.float64), np.asarray(y, np.float64)
     if len(confidence) < bins:
         raise DataError(
@@ -63,16 +67,22 @@ def reliability_bins(p: npt.ArrayLike, y: npt.ArrayLike, bins: int = 15) -> list
             f"give at least {bins} predictions, or fewer bins",
         )
     order = np.argsort(confidence, kind="stable")
+    ranked = confidence[order]
+    planned = np.cumsum([len(part) for part in np.array_split(order, bins)])[:-1]
+    first, after = (np.searchsorted(ranked, ranked[planned], side) for side in ("left", "right"))
+    cuts = np.where(planned - first <= after - planned, first, after)
     return [
         Bin(len(part), float(confidence[part].mean()), float(outcome[part].mean()))
-        for part in np.array_split(order, bins)
+        for part in np.split(order, np.unique(cuts))
+        if len(part)
     ]
 
 
 def ece(p: npt.ArrayLike, y: npt.ArrayLike, bins: int = 15) -> float:
     """Return the expected calibration error: sum over bins of (n_b / n) |frequency - confidence|.
 
-    Equal-mass bins. Noise alone makes it positive: about .4 sqrt(bins / n) near p = .5.
+    Bins of about equal mass, ties together. Noise alone makes it positive: about
+    .4 sqrt(bins / n) near p = .5.
     """
     parts = reliability_bins(p, y, bins)
     total = sum(part.n for part in parts)
@@ -80,7 +90,7 @@ def ece(p: npt.ArrayLike, y: npt.ArrayLike, bins: int = 15) -> float:
 
 
 def temperature_scale(difference: npt.ArrayLike, y: npt.ArrayLike) -> float:
-    """Return the T in [1/1000, 1000] that makes logistic(difference / T) likeliest."""
+    """Return the T in [1/1000, 1000] that makes expit(difference / T) likeliest."""
     d, target = np.asarray(difference, np.float64), np.asarray(y, np.float64)
 
     def loss(log_t: float) -> float:
@@ -91,8 +101,8 @@ def temperature_scale(difference: npt.ArrayLike, y: npt.ArrayLike) -> float:
 
 
 def win_probability_of(difference: npt.ArrayLike, temperature: float = 1.0) -> Floats:
-    """Return logistic(difference / temperature)."""
-    return logistic(np.asarray(difference, np.float64) / temperature)
+    """Return expit(difference / temperature)."""
+    return expit(np.asarray(difference, np.float64) / temperature)
 
 
 def auroc(score: npt.ArrayLike, positive: npt.ArrayLike) -> float:

@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.errors import ConfigError, DataError
-from tandem.statistics.numerics import Floats, find_minimum
+from tandem.statistics.numerics import Floats, find_minimum, xlogx
 
 Form = Literal["bon", "rl"]
 AggregateRule = Literal["mean", "worst", "uncertainty"]
+LARGEST_EXPONENT = 300.0
+"""A peak beyond e^300 is none: no run gets there, and its square is still a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ def learning_curve(
     For a fixed c the fit is linear, so only c is searched.
 
     Raises:
-        DataError: fewer than three different numbers of labels.
+        DataError: fewer than three different numbers of labels, or a standard error that is not
+            above 0.
     """
     size, value = np.asarray(n, np.float64), np.asarray(error, np.float64)
     if len(np.unique(size)) < 3:
@@ -80,19 +83,21 @@ class OverOptimisation:
     form: Form
 
     def at(self, d: npt.ArrayLike) -> Floats:
-        """Return the gold reward above its start at distances d > 0."""
+        """Return the gold reward above its start at distances d >= 0."""
         x = np.asarray(d, np.float64)
-        return x * (self.alpha - self.beta * (x if self.form == "bon" else np.log(x)))
+        if self.form == "bon":
+            return x * (self.alpha - self.beta * x)
+        return self.alpha * x - self.beta * np.asarray(xlogx(x))
 
     @property
     def peak(self) -> float:
-        """Distance at which gold turns over; inf when it never does."""
+        """Distance at which gold turns over; inf when it never does, or beyond all reason."""
         if self.beta <= 0:
             return math.inf
         if self.form == "bon":
-            return self.alpha / (2 * self.beta)
+            return self.alpha / self.beta / 2
         exponent = self.alpha / self.beta - 1
-        return math.exp(exponent) if exponent < 700 else math.inf
+        return math.exp(exponent) if exponent < LARGEST_EXPONENT else math.inf
 
     @property
     def height(self) -> float:
@@ -100,24 +105,26 @@ class OverOptimisation:
         if self.beta <= 0:
             return math.inf
         if self.form == "bon":
-            return self.alpha**2 / (4 * self.beta)
+            return self.alpha * self.peak / 2
         return self.beta * self.peak
 
 
 def over_optimisation(
     kl: npt.ArrayLike, gold: npt.ArrayLike, form: Form, se: npt.ArrayLike | None = None
 ) -> OverOptimisation:
-    """Fit alpha and beta by weighted least squares.
+    """Fit alpha and beta by least squares, each point weighted by its standard error.
 
     Args:
         kl: [M] KL to the initial policy in nats; points at 0 carry no information.
         gold: [M] gold reward minus its value at the start.
         form: `bon` for best-of-n, `rl` for a trained policy.
-        se: [M] standard errors of gold.
+        se: [M] standard errors of gold. All points weigh alike without them, which is right only
+            where each was measured on as many prompts, as noisily.
 
     Raises:
         ConfigError: an unknown form.
-        DataError: fewer than two points with KL above 0.
+        DataError: fewer than two points with KL above 0, or a standard error of one of them that
+            is not above 0.
     """
     if form not in get_args(Form):
         raise ConfigError(
@@ -144,10 +151,22 @@ def _least_squares(
     columns: list[Floats], y: Floats, se: npt.ArrayLike | None
 ) -> tuple[Floats, float]:
     """Return coefficients and the weighted sum of squared residuals."""
-    weight = np.ones_like(y) if se is None else 1 / np.asarray(se, np.float64)
+    weight = np.ones_like(y) if se is None else _weights(np.asarray(se, np.float64))
     x = np.stack(columns, axis=1) * weight[:, None]
     b = np.linalg.lstsq(x, y * weight, rcond=None)[0]
     return b, float(((x @ b - y * weight) ** 2).sum())
+
+
+def _weights(se: Floats) -> Floats:
+    """Return 1 / se, the largest 1, so that tiny standard errors overflow nothing."""
+    if not (np.isfinite(se).all() and (se > 0).all()):
+        k = int(np.flatnonzero(~(np.isfinite(se) & (se > 0)))[0])
+        raise DataError(
+            f"the standard error of point {k} is {se[k]}",
+            "a point that is known without error would decide the whole curve",
+            "measure it on several prompts, or fit without standard errors",
+        )
+    return se.min() / se
 
 
 def centre_scores(scores: npt.ArrayLike, prompt: npt.NDArray[Any]) -> Floats:

@@ -1,6 +1,7 @@
-"""How sure a number is: means, paired differences and win rates with their intervals.
+"""How sure a number is: means and paired differences with their intervals.
 
-The prompt is the unit, and methods are compared on the same prompts and seeds (paired).
+The prompt is the unit, and methods are compared on the same prompts and seeds (paired). Where no
+interval can be had its ends are nan, and `method` says why.
 
 Shapes: S seeds, P prompts, N rows.
 """
@@ -17,15 +18,14 @@ import numpy.typing as npt
 
 from tandem.errors import DataError
 from tandem.rng import Seed
-from tandem.statistics.crossed import ALPHA, crossed_squares
-from tandem.statistics.numerics import (
-    Floats,
-    Ints,
-    normal_quantile,
-    normal_tail,
-    t_quantile,
-    t_tail,
-)
+from tandem.statistics.crossed import ALPHA, ROUNDING, Crossed, crossed_squares
+from tandem.statistics.numerics import Floats, Ints
+
+NO_INTERVAL = "no interval"
+FEWEST_UNITS = 10
+"""Prompts below which a bootstrap has nothing to resample."""
+ONE_PROMPT = f"{NO_INTERVAL}: one prompt says nothing about other prompts"
+NO_SPREAD = f"{NO_INTERVAL}: all numbers are equal, so nobody sees how much they vary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class Estimate:
 
     Attributes:
         mean: the estimate.
-        low: lower end of the interval.
-        high: upper end of the interval.
+        low: lower end of the interval; nan where there is none.
+        high: upper end of the interval; nan where there is none.
         n: number of prompts (of units) behind it.
         p_value: two-sided, of the hypothesis that the truth is `null`; nan where none is tested.
-        method: how the interval was made, in words.
+        method: how the interval was made, or why there is none, in words.
         se: standard error.
         seeds: number of training seeds behind it.
         null: the value that would mean "no difference".
@@ -79,23 +79,31 @@ class Estimate:
         }
 
     def __str__(self) -> str:
+        if math.isnan(self.low) and math.isnan(self.high):
+            return f"{self.mean:.3f} ({self.method or NO_INTERVAL})"
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def _design(x: npt.ArrayLike, name: str) -> Floats:
+def without_interval(mean: float, n: int, why: str, seeds: int = 1, null: float = 0.0) -> Estimate:
+    """Return a number that has no interval, and why."""
+    nan = float("nan")
+    return Estimate(mean, nan, nan, n, nan, why, nan, seeds, null)
+
+
+def read_design(x: npt.ArrayLike, name: str) -> Floats:
     """Read [P] or [S, P] numbers as [S, P].
 
     Raises:
-        DataError: wrong shape, fewer than two units, or a number that is not finite.
+        DataError: wrong shape, no number at all, or a number that is not finite.
     """
     values = np.asarray(x, np.float64)
     if values.ndim == 1:
         values = values[None, :]
-    if values.ndim != 2 or values.size < 2:
+    if values.ndim != 2 or values.size < 1:
         raise DataError(
             f"`{name}` has shape {np.shape(x)}",
-            "an interval needs at least two units: [prompts], or [seeds, prompts] where every "
-            "seed meets the same prompts",
+            "an estimate needs numbers: [prompts], or [seeds, prompts] where every seed meets "
+            "the same prompts",
             "give one number a prompt, or one row a seed",
         )
     if not np.isfinite(values).all():
@@ -108,41 +116,54 @@ def _design(x: npt.ArrayLike, name: str) -> Floats:
     return values
 
 
-def _method(s: int, p: int) -> str:
-    if s == 1:
+def describe_design(seeds: int) -> str:
+    """Say in words over what an interval is."""
+    if seeds == 1:
         return "t over prompts, one seed (says nothing about other seeds)"
-    if p == 1:
-        return "t over seeds, one prompt"
-    return "crossed seeds x prompts, Satterthwaite t"
+    return "crossed seeds x prompts, for seed effects that are about normal"
 
 
 def mean_of(x: npt.ArrayLike, *, null: float = 0.0) -> Estimate:
     """Estimate a mean over prompts, and over training seeds where there are several.
+
+    There is no interval with one prompt, nor where all numbers are equal. For shares, whose
+    interval has to stay inside [0, 1], see `share_of`.
 
     Args:
         x: [P] or [S, P]; every seed meets the same prompts.
         null: the value tested by the p-value.
 
     Raises:
-        DataError: fewer than two units, or numbers that are not finite.
+        DataError: no number, or numbers that are not finite.
     """
-    values = _design(x, "x")
+    values = read_design(x, "x")
     s, p = values.shape
-    spread, mean = crossed_squares(values), float(values.mean())
-    se = math.sqrt(spread.variance)
-    half = se * spread.quantile() if se else 0.0
-    return Estimate(
-        mean, mean - half, mean + half, p, spread.p_value(mean - null), _method(s, p), se, s, null
-    )
+    mean = float(values.mean())
+    if p == 1:
+        return without_interval(mean, p, ONE_PROMPT, s, null)
+    return estimate_mean(mean, crossed_squares(values), null)
+
+
+def estimate_mean(
+    mean: float, spread: Crossed, null: float = 0.0, method: str | None = None
+) -> Estimate:
+    """Join a mean and the mean squares behind it to an estimate."""
+    s, p = spread.seeds, spread.prompts
+    if not spread.variance > 0:
+        return without_interval(mean, p, NO_SPREAD, s, null)
+    half, se = spread.half_width, float(np.sqrt(spread.variance))
+    p_value = float(spread.p_value(mean - null))
+    how = method or describe_design(s)
+    return Estimate(mean, mean - half, mean + half, p, p_value, how, se, s, null)
 
 
 def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike) -> Estimate:
     """Estimate how much higher a is than b, on the same prompts and seeds.
 
     The variance of the mean of d = a - b is, from the mean squares of the crossed design,
-    (MS_seeds + MS_prompts - MS_noise) / (S P), with Satterthwaite's degrees of freedom; when no
-    seed effect shows (MS_seeds <= MS_noise) it is MS_prompts / (S P). In simulations its 95 %
-    interval covers between 93 and 97 % for 3, 5 and 10 seeds, whichever noise is the larger.
+    (MS_seeds + MS_prompts - MS_noise) / (S P); when no seed effect shows it is
+    MS_prompts / (S P). In simulations its 95 % interval covers between 93 and 98 % for 3 to 10
+    seeds, for seed effects that are about normal (docs/results/coverage.md); with 2 it is wide.
     With one seed it is the ordinary paired t interval over prompts.
 
     Args:
@@ -150,9 +171,9 @@ def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike) -> Estimate:
         b: the same shape; [p] and [s, p] of both are the same prompt and the same seed.
 
     Raises:
-        DataError: shapes differ, fewer than two units, or numbers that are not finite.
+        DataError: shapes differ, no number, or numbers that are not finite.
     """
-    first, second = _design(a, "a"), _design(b, "b")
+    first, second = read_design(a, "a"), read_design(b, "b")
     if first.shape != second.shape:
         raise DataError(
             f"`a` has shape {np.shape(a)} and `b` has shape {np.shape(b)}",
@@ -162,90 +183,84 @@ def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike) -> Estimate:
     return mean_of(first - second)
 
 
-def wilson(wins: float, n: float, *, null: float = 0.5) -> Estimate:
-    """Return Wilson's score interval of one rate.
+def mean_over_seeds(x: npt.ArrayLike, *, null: float = 0.0) -> Estimate:
+    """Estimate the mean of numbers that each training seed gives once, by Student's t over seeds.
+
+    For what is one number a seed, such as the peak of a curve. Where each seed has a number on
+    every prompt use `mean_of`, which counts the prompts' share too.
 
     Args:
-        wins: number of wins, ties counted half.
-        n: number of comparisons, or an effective number of them.
-        null: the rate tested by the p-value.
+        x: [S].
+        null: the value tested by the p-value.
     """
-    return _wilson(wins / n, n, normal_quantile(ALPHA / 2), null, round(n), 1, "Wilson")
-
-
-def _wilson(
-    rate: float, n: float, z: float, null: float, units: int, seeds: int, method: str
-) -> Estimate:
-    shrink = 1 + z * z / n
-    centre = (rate + z * z / (2 * n)) / shrink
-    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / shrink
-    score = abs(rate - null) / math.sqrt(null * (1 - null) / n)
-    return Estimate(
-        mean=rate,
-        low=max(0.0, centre - half) if rate > 0 else 0.0,
-        high=min(1.0, centre + half) if rate < 1 else 1.0,
-        n=units,
-        p_value=2 * normal_tail(score),
-        method=method,
-        se=math.sqrt(rate * (1 - rate) / n),
-        seeds=seeds,
-        null=null,
-    )
-
-
-def win_rate(outcomes: npt.ArrayLike) -> Estimate:
-    """Estimate a win rate from outcomes in [0, 1]: 1 won, 0 lost, .5 tied or inconsistent.
-
-    Wilson's interval with the effective number of comparisons w (1 - w) / V, where V is the
-    variance that prompts, seeds and ties really give (`mean_of`): it keeps its coverage near 0
-    and 1, where a t interval would leave [0, 1]. The hypothesis tested is one half.
-
-    Args:
-        outcomes: [P] or [S, P].
-
-    Raises:
-        DataError: outcomes outside [0, 1], or fewer than two units.
-    """
-    values = _design(outcomes, "outcomes")
-    if values.min() < 0 or values.max() > 1:
+    values = read_design(x, "x")
+    if values.shape[0] != 1:
         raise DataError(
-            f"outcomes run from {values.min()} to {values.max()}",
-            "a win counts 1, a loss 0 and a tie .5",
-            "turn scores into outcomes first: (a > b) + .5 * (a == b)",
+            f"`x` has shape {np.shape(x)}",
+            "a mean over seeds is about one number a seed",
+            "average each seed first, or use `mean_of` for numbers on the same prompts",
         )
-    s, p = values.shape
-    rate, spread = float(values.mean()), crossed_squares(values)
-    if spread.variance == 0:
-        return _wilson(rate, p, normal_quantile(ALPHA / 2), 0.5, p, s, "Wilson")
-    effective = rate * (1 - rate) / spread.variance
-    score = 2 * abs(rate - 0.5) * math.sqrt(effective)
-    method = f"Wilson, {_method(s, p)}"
-    found = _wilson(rate, effective, spread.quantile(), 0.5, p, s, method)
-    return replace(found, p_value=spread.p_value(score * math.sqrt(spread.variance)))
+    found, s = mean_of(values, null=null), values.shape[1]
+    how = "t over seeds" if found.se > 0 else found.method
+    if s == 1:
+        how = f"{NO_INTERVAL}: one seed says nothing about other seeds"
+    return replace(found, seeds=s, method=how)
 
 
-def outcomes_of(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
-    """Return 1 where a is higher than b, .5 where they are equal, 0 elsewhere."""
-    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return (first > second) + 0.5 * (first == second)
+def deviations(rows: Floats) -> Floats:
+    """Return rows less their mean; what is rounding alone is 0."""
+    left = rows - rows.mean()
+    return np.where(np.abs(left) <= ROUNDING * np.abs(rows).max(), 0.0, left)
 
 
-def join_both_orders(
-    shown_first: npt.ArrayLike, shown_second: npt.ArrayLike
-) -> tuple[Floats, float]:
-    """Join a judge's verdicts on the same comparisons seen in both orders.
+def cell_sums(residual: Floats, prompt: npt.ArrayLike, seed: npt.ArrayLike | None = None) -> Floats:
+    """Add up what rows contribute to an estimate, by seed and prompt.
+
+    A cell without rows contributes nothing, so seeds need not have met every prompt.
 
     Args:
-        shown_first: [...] outcomes for A in [0, 1] when A was shown first.
-        shown_second: the same shape: outcomes for A when A was shown second.
+        residual: [..., N] influence of each row on the estimate; they add up to its error.
+        prompt: [N] which prompt each row belongs to.
+        seed: [N] which training seed; all rows are of one seed unless given.
 
     Returns:
-        The mean outcomes, so that a judge who follows the position alone gives ties, and the
-        share of comparisons whose winner changes with the order.
+        [..., S, P], times the number of cells, so that the mean is what the residuals add up to.
     """
-    first, second = np.asarray(shown_first, np.float64), np.asarray(shown_second, np.float64)
-    flipped = (first - 0.5) * (second - 0.5) < 0
-    return (first + second) / 2, float(flipped.mean())
+    units, column = np.unique(np.asarray(prompt), return_inverse=True)
+    seeds, row = (
+        np.unique(np.asarray(seed), return_inverse=True)
+        if seed is not None
+        else (np.zeros(1), np.zeros(len(column), np.int64))
+    )
+    cells, place = len(seeds) * len(units), row.ravel() * len(units) + column.ravel()
+    flat = np.atleast_2d(residual)
+    sums: Floats = np.stack([np.bincount(place, r, cells) for r in flat]) * float(cells)
+    return sums.reshape(*np.shape(residual)[:-1], len(seeds), len(units))
+
+
+def by_prompt(
+    values: npt.ArrayLike,
+    prompt: Sequence[Any] | npt.NDArray[Any],
+    seed: Sequence[Any] | npt.NDArray[Any] | None = None,
+) -> Estimate:
+    """Estimate the mean of rows that come in prompts of different sizes.
+
+    The ratio estimator with its linearised variance: rows of one prompt, or of one seed, are not
+    independent. A t interval over prompts, and over seeds where they are given.
+
+    Args:
+        values: [N] one number a row.
+        prompt: [N] which prompt each row belongs to.
+        seed: [N] which training seed each row belongs to.
+    """
+    rows = np.asarray(values, np.float64)
+    mean = float(rows.mean())
+    cells = cell_sums(deviations(rows) / len(rows), prompt, seed)
+    s, p = cells.shape
+    if p == 1:
+        return without_interval(mean, p, ONE_PROMPT, s)
+    how = "t over prompts, clustered" if s == 1 else f"{describe_design(s)}, clustered"
+    return replace(estimate_mean(mean, crossed_squares(cells), 0.0, how), p_value=float("nan"))
 
 
 def bootstrap(
@@ -259,7 +274,7 @@ def bootstrap(
 
     The percentile interval, moved by the bootstrap's own bias: resampling adds noise, and a
     statistic such as ECE grows with noise, so that its plain percentiles may lie above it all.
-    For many prompts. Over a handful of units it is too sure of itself: use `mean_of` there.
+    For many prompts. Over a handful it is too sure of itself: below ten there is no interval.
 
     Args:
         statistic: rows' indices -> number; nan (a resample without errors, say) is left out.
@@ -270,22 +285,22 @@ def bootstrap(
     units, owner = np.unique(np.asarray(prompt), return_inverse=True)
     order = np.argsort(owner, kind="stable")
     members: list[Ints] = np.split(order, np.cumsum(np.bincount(owner))[:-1])
+    mean = float(statistic(np.arange(len(order))))
+    if len(units) < FEWEST_UNITS:
+        few = f"{len(units)} prompts are too few to resample, {FEWEST_UNITS} the fewest"
+        why = ONE_PROMPT if len(units) == 1 else f"{NO_INTERVAL}: {few}"
+        return without_interval(mean, len(units), why)
     rng = (seed or Seed()).at("bootstrap").rng()
-    single = len(units) == len(order)
     values = np.empty(draws)
     for k in range(draws):
         drawn: list[int] = rng.integers(len(units), size=len(units)).tolist()
-        rows: Ints = (
-            order[drawn] if single else np.concatenate([members[u] for u in drawn], dtype=np.int64)
-        )
-        values[k] = statistic(rows)
+        values[k] = statistic(np.concatenate([members[u] for u in drawn], dtype=np.int64))
     values = values[np.isfinite(values)]
-    mean = float(statistic(np.arange(len(order))))
     if len(values) < 2:
-        nan = float("nan")
-        return Estimate(mean, nan, nan, len(units), nan, "no interval: undefined", nan)
-    bias = values.mean() - mean
-    low, high = np.quantile(values, [ALPHA / 2, 1 - ALPHA / 2]) - bias
+        return without_interval(mean, len(units), f"{NO_INTERVAL}: undefined when resampled")
+    if np.ptp(values) == 0:
+        return without_interval(mean, len(units), NO_SPREAD)
+    low, high = np.quantile(values, [ALPHA / 2, 1 - ALPHA / 2]) - (values.mean() - mean)
     return Estimate(
         mean=mean,
         low=float(low),
@@ -295,48 +310,3 @@ def bootstrap(
         method=f"bootstrap over prompts, {draws} draws",
         se=float(values.std(ddof=1)),
     )
-
-
-def by_prompt(values: npt.ArrayLike, prompt: Sequence[Any] | npt.NDArray[Any]) -> Estimate:
-    """Estimate the mean of rows that come in prompts of different sizes.
-
-    The ratio estimator with its linearised, cluster-robust variance and a t interval over
-    prompts: rows of one prompt are not independent, prompts are.
-
-    Args:
-        values: [N] one number a row.
-        prompt: [N] which prompt each row belongs to.
-    """
-    rows = np.asarray(values, np.float64)
-    units, owner = np.unique(np.asarray(prompt), return_inverse=True)
-    mean, n = float(rows.mean()), len(units)
-    residual = np.bincount(owner, weights=rows - mean)
-    if n < 2:
-        nan = float("nan")
-        return Estimate(mean, nan, nan, n, nan, "no interval: one prompt", nan)
-    se = math.sqrt(n / (n - 1) * float((residual**2).sum())) / len(rows)
-    half = t_quantile(ALPHA / 2, n - 1) * se
-    nan = float("nan")
-    return Estimate(mean, mean - half, mean + half, n, nan, "t over prompts, clustered", se)
-
-
-def rate_by_prompt(values: npt.ArrayLike, prompt: Sequence[Any] | npt.NDArray[Any]) -> Estimate:
-    """Estimate a rate from rows in [0, 1] that come in prompts, tested against one half.
-
-    `by_prompt`'s variance, with Wilson's interval at the effective number of rows, which stays
-    inside [0, 1].
-
-    Args:
-        values: [N] 1, 0, or .5 for a tie.
-        prompt: [N] which prompt each row belongs to.
-    """
-    found = by_prompt(values, prompt)
-    if not found.se > 0:
-        z = normal_quantile(ALPHA / 2)
-        return _wilson(found.mean, found.n, z, 0.5, found.n, 1, "Wilson over prompts")
-    df = found.n - 1
-    effective = found.mean * (1 - found.mean) / found.se**2
-    t = 2 * abs(found.mean - 0.5) * math.sqrt(effective)
-    method = "Wilson over prompts, clustered"
-    rate = _wilson(found.mean, effective, t_quantile(ALPHA / 2, df), 0.5, found.n, 1, method)
-    return replace(rate, p_value=2 * t_tail(t, df))

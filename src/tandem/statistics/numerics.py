@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy import optimize, special, stats
 
 Floats = npt.NDArray[np.floating[Any]]
+Numbers = npt.NDArray[np.floating[Any]] | np.floating[Any] | float
 Ints = npt.NDArray[np.integer[Any]]
 
 
@@ -25,9 +26,37 @@ def t_tail(t: float, df: float) -> float:
     return float(special.stdtr(df, -t))
 
 
-def t_tails(t: Floats, df: float) -> Floats:
-    """Return P(T > t) for each t."""
+def t_tails(t: Numbers, df: Any) -> Floats:
+    """Return P(T > t) for each t; df is one number, or one for each."""
     return np.asarray(special.stdtr(df, -t), np.float64)
+
+
+def spread_points(n: int, dimensions: int) -> Floats:
+    """Return [n, dimensions] points that fill the unit cube evenly, always the same; n = 2^k."""
+    points: Any = stats.qmc.Sobol(dimensions, scramble=False).random(n)
+    return np.asarray(points, np.float64) + 0.5 / n
+
+
+def normal_cdf(z: Floats) -> Floats:
+    """Return P(Z < z) for each z."""
+    return np.asarray(special.ndtr(z), np.float64)
+
+
+def noncentral_t(power: float, df: float, t: float) -> float:
+    """Return the shift at which a noncentral t of df degrees of freedom exceeds t with P = power.
+
+    The other tail is left out: at powers that anybody plans for it has no part.
+    """
+
+    def missing(shift: float) -> float:
+        return power - float(stats.nct.sf(t, df, shift))
+
+    return find_root(missing, 0.0, t + 40.0)
+
+
+def f_quantile(p: float, df: float, other: float) -> float:
+    """Return what an F variable stays below with P = p."""
+    return float(special.fdtri(df, other, p))
 
 
 def chi_squared_quantile(p: Floats, df: float) -> Floats:
@@ -45,19 +74,29 @@ def normal_tail(z: float) -> float:
     return float(special.ndtr(-z))
 
 
-def logistic(x: Floats) -> Floats:
+def normal_tails(z: Numbers) -> Floats:
+    """Return P(Z > z) for each z."""
+    return np.asarray(special.ndtr(-z), np.float64)
+
+
+def expit(x: Numbers) -> Floats:
     """Return 1 / (1 + e^-x) without overflow."""
     return np.asarray(special.expit(x), np.float64)
 
 
 def log_sigmoid(x: Floats) -> Floats:
-    """Return log(logistic(x)) without underflow."""
+    """Return log(expit(x)) without underflow."""
     return np.asarray(special.log_expit(x), np.float64)
 
 
 def midranks(x: Floats) -> Floats:
     """Return ranks from 1; equal numbers share the mean of their ranks."""
     return np.asarray(stats.rankdata(x), np.float64)
+
+
+def xlogx(x: Floats) -> Floats:
+    """Return x log x, which is 0 at 0."""
+    return np.asarray(special.xlogy(x, x), np.float64)
 
 
 def find_root(f: Callable[[float], float], low: float, high: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,16 +11,29 @@ import numpy.typing as npt
 from tandem.errors import ConfigError, DataError
 from tandem.statistics.crossed import ALPHA, Crossed
 from tandem.statistics.intervals import Estimate
-from tandem.statistics.numerics import Floats, normal_quantile
+from tandem.statistics.numerics import (
+    Floats,
+    chi_squared_quantile,
+    find_root,
+    noncentral_t,
+    normal_cdf,
+    normal_quantile,
+    spread_points,
+)
+from tandem.statistics.rates import FEWEST_PROMPTS
+
+POINTS = 512
+"""Runs over which the power of a plan is averaged."""
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
     """Adjust p-values so that the chance of any false positive in the family stays below alpha.
 
     Holm's step-down: the k-th smallest of m is multiplied by m - k + 1, made monotone, and cut
-    at 1. Valid under any dependence. [M] in, [M] out, in the order given.
+    at 1. Valid under any dependence. [M] in, [M] out, in the order given. A comparison without a
+    p-value (nan) was made and shows nothing: it counts as 1.
     """
-    p = np.asarray(p_values, np.float64)
+    p = np.nan_to_num(np.asarray(p_values, np.float64), nan=1.0)
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
     adjusted = np.empty_like(p)
@@ -58,9 +72,60 @@ def minimum_detectable(
         prompts=prompts,
         seed_square=noise + (prompts * sd_seed**2 if seeds > 1 else 0.0),
         prompt_square=noise + seeds * sd_prompt**2,
-        noise_square=noise,
+        noise_square=noise if seeds > 1 else 0.0,
+        prompt_df=prompts - 1.0,
     )
-    return math.sqrt(plan.variance) * (plan.quantile() + normal_quantile(1 - power))
+    if not plan.variance > 0:
+        raise ConfigError(
+            f"sd_prompt = {sd_prompt}, sd_seed = {sd_seed}, sd_noise = {sd_noise}",
+            "without any spread every difference would be seen",
+            "give the spread that you expect over prompts, as a standard deviation",
+        )
+    se = math.sqrt(float(plan.variance))
+    if seeds == 1:
+        return se * noncentral_t(power, float(plan.df), plan.half_width / se)
+    half = _half_widths(plan)
+
+    def missing(size: float) -> float:
+        resolved = normal_cdf((size - half) / se) + normal_cdf((-size - half) / se)
+        return power - float(resolved.mean())
+
+    return find_root(missing, 0.0, float(half.max()) + 40 * se)
+
+
+def _half_widths(plan: Crossed) -> Floats:
+    """Return the half widths of intervals that runs of this plan will have.
+
+    Each mean square is its expectation times a chi-squared variable over its degrees of freedom,
+    whatever the mean; so the power is an average over them. With one seed that average is the
+    noncentral t; with several it has no name.
+    """
+    dfs = (plan.seeds - 1, plan.prompts - 1, (plan.seeds - 1) * (plan.prompts - 1))
+    places = spread_points(POINTS, len(dfs)).T
+    shares = [chi_squared_quantile(x, df) / df for x, df in zip(places, dfs, strict=True)]
+    return replace(
+        plan,
+        seed_square=plan.seed_square * shares[0],
+        prompt_square=plan.prompt_square * shares[1],
+        noise_square=plan.noise_square * shares[2],
+    ).half_width
+
+
+def explain_few_prompts(prompts: int) -> str:
+    """Say why so few held-out prompts cannot decide which policy wins; empty where they can.
+
+    To be asked before the first stage of a run: nothing that is trained mends it.
+
+        explain_few_prompts(4)      # "4 held-out prompts: no verdict is possible ..."
+    """
+    if prompts >= FEWEST_PROMPTS:
+        return ""
+    chance = 2 * 0.5**prompts if prompts else 1.0
+    return (
+        f"{prompts} held-out prompt{'' if prompts == 1 else 's'}: no verdict is possible, because "
+        f"chance alone wins or loses all of them with p = {min(1.0, chance):.2g}; hold out "
+        f"{FEWEST_PROMPTS} prompts or more, and some hundreds for differences of ten points"
+    )
 
 
 def comparisons_needed(estimate: Estimate, *, power: float = 0.8) -> int:
@@ -70,10 +135,17 @@ def comparisons_needed(estimate: Estimate, *, power: float = 0.8) -> int:
     seeds, grown together); 0 when it is resolved already.
 
     Raises:
-        DataError: the estimate is exactly the null, which no number of comparisons resolves.
+        DataError: the estimate is exactly the null, which no number of comparisons resolves, or
+            it has no interval.
     """
     if estimate.resolved:
         return 0
+    if math.isnan(estimate.se):
+        raise DataError(
+            f"the estimate {estimate} has no standard error",
+            "how many comparisons would resolve it follows from how much they vary",
+            "compare on more prompts first",
+        )
     distance = abs(estimate.mean - estimate.null)
     if distance == 0:
         raise DataError(
@@ -90,6 +162,8 @@ def comparisons_needed(estimate: Estimate, *, power: float = 0.8) -> int:
 def verdict_line(estimate: Estimate, a: str, b: str) -> str:
     """Say in one line which of two is better, by how much, and whether that is resolved."""
     size = f"n={estimate.n}" + (f", {estimate.seeds} seeds" if estimate.seeds > 1 else "")
+    if math.isnan(estimate.low):
+        return f"not resolved at {size}: {a} against {b} {estimate.mean:.3g}, {estimate.method}"
     gap = f"{estimate.mean:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
     if estimate.resolved:
         sign = "better" if estimate.mean > estimate.null else "worse"

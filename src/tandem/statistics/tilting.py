@@ -47,7 +47,8 @@ def describe_tilt(
 def acceptance_rate(pools: Sequence[Rewards], beta: float) -> float:
     """Return the mean chance of a sample to be accepted: E exp((r - r_max) / beta).
 
-    This is Z e^{-r_max / beta} with each pool's largest reward for r_max (METHODS section 6).
+    This is Z e^{-r_max / beta} with each pool's largest reward for r_max
+    (docs/theory/rejection_sampling.md#algorithm).
 
     Args:
         pools: for each prompt [n] rewards of its samples.

@@ -1,8 +1,8 @@
 """Watching a policy while it trains: proxy, held-out reward and truth on the same prompts.
 
-A climb that the proxy shows and the others do not is reward hacking (METHODS section 14). The
-watch keeps the best weights by a signal that was not optimised, so that what is exported is not
-the last policy but the best one.
+A climb that the proxy shows and the others do not is reward hacking
+(docs/theory/over_optimisation.md#detectors). The watch keeps the best weights by a signal that was
+not optimised, so that what is exported is not the last policy but the best one.
 """
 
 from __future__ import annotations
