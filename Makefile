@@ -90,8 +90,8 @@ slow: $(READY)
 	$(PY) -m pytest -m slow
 
 check: $(READY)
-	$(VENV)/bin/ruff format --check src tests benchmarks experiments docs/*.py
-	$(VENV)/bin/ruff check src tests benchmarks experiments docs/*.py
+	$(VENV)/bin/ruff format --check src tests benchmarks examples experiments docs/*.py
+	$(VENV)/bin/ruff check src tests benchmarks examples experiments docs/*.py
 	$(VENV)/bin/pyright --pythonpath $(PY)
 	$(VENV)/bin/lint-imports
 	$(PY) docs/generate.py --check

@@ -1,8 +1,9 @@
-"""Attention by `tandem.kernels.cpu_attention` beside the fused kernel, forward and backward, on this CPU.
+"""`tandem.kernels.cpu_attention` beside the fused kernel, forward and backward, on this CPU.
 
     python benchmarks/attention.py [--threads 1]
 
-A row is of groups, each a prompt and two answers to it, attended as `tandem.batching.attention_plan` plans it; the
+A row is of groups, each a prompt and two answers to it, attended as
+`tandem.batching.attention_plan` plans it; the
 sides take turns. Prints medians and writes benchmarks/results/attention-DATE.json.
 """
 

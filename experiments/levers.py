@@ -28,7 +28,7 @@ from tandem.methods import ppo, reward, sft
 from tandem.pipeline.inputs import Inputs
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.records import records
+from tandem.runs.records import read_records
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
@@ -128,13 +128,13 @@ def do(path: Path, seed: int, plan: Plan, machine: Machine = Machine()) -> None:
 
 def done(path: Path) -> bool:
     """Whether a seed's run has every climb."""
-    names = {r.name for r in records(path)} if path.exists() else set()
+    names = {r.name for r in read_records(path)} if path.exists() else set()
     return {f"climb-{name}" for name in LEVERS} <= names
 
 
 def climbs(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Read a seed's climbs: lever -> rounds -> column -> [P], with the round beside them."""
-    stages = {r.name: r.folder.name for r in records(path)}
+    stages = {r.name: r.folder.name for r in read_records(path)}
     log = path / "events.jsonl"
     found: dict[str, list[dict[str, Any]]] = {}
     for name in LEVERS:
@@ -147,7 +147,7 @@ def climbs(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 def pools(path: Path) -> dict[str, Any]:
     """Read a seed's best-of-n: choice -> column -> [n's, P]; and the n's."""
-    return next(r for r in records(path) if r.name == "best-of-n").load()
+    return next(r for r in read_records(path) if r.name == "best-of-n").load()
 
 
 def _configs() -> dict[str, Any]:

@@ -92,7 +92,7 @@ def collected(runs: Path, seeds: int, plan: levers.Plan) -> dict[str, Any]:
         "levers": {name: asdict(lever) for name, lever in levers.LEVERS.items()},
         "base": base.get("sha256"),
         "commit": code_commit(),
-        "seconds": sum(r.seconds for f in folders for r in levers.records(f)),
+        "seconds": sum(r.seconds for f in folders for r in levers.read_records(f)),
         **turnover.numbers([levers.climbs(f) for f in folders], [levers.pools(f) for f in folders]),
     }
 

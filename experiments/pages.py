@@ -135,7 +135,7 @@ def _write_again(found: dict[str, Any], file: Path) -> None:
 
 def _report(file: Path, out: Path) -> None:
     from tandem.report.page import render_report
-    from tandem.report.results import read_results
+    from tandem.report.results_file import read_results
 
     results = read_results(file)
     html, _ = render_report(results | {"command": portable(results["command"])})

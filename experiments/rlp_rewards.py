@@ -32,7 +32,7 @@ from tandem.methods.controls import first_two
 from tandem.operators import rank_pairs, synthetic_pairs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import code_commit
-from tandem.runs.records import Record, records
+from tandem.runs.records import Record, read_records
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.reward_shift import evaluate_pseudo_labels, evaluate_reward_shift
@@ -155,7 +155,7 @@ def labelled(run: Run, seed: Path) -> dict[str, Groups]:
 
 def stage(seed: Path, scope: str, name: str) -> Any:
     """Return a stage's artifact, or None where the row was not run."""
-    found: list[Record] = [r for r in records(seed / scope) if r.name == name]
+    found: list[Record] = [r for r in read_records(seed / scope) if r.name == name]
     return found[0].load() if found else None
 
 

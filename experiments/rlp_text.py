@@ -29,10 +29,10 @@ from tandem.data.record import FloatArray, Group
 from tandem.judges.semantic import cluster_complete_linkage, embed_texts, sentence_encoder
 from tandem.operators import cluster_share, rank_pairs
 from tandem.operators.columns import largest_cluster
-from tandem.report.results import read_results
+from tandem.report.results_file import read_results
 from tandem.rng import Seed
 from tandem.runs.environment import code_commit
-from tandem.runs.records import records
+from tandem.runs.records import read_records
 from tandem.statistics import mean_of, rate_by_prompt
 
 NAME = "rlp-text"
@@ -151,7 +151,9 @@ def pipeline(data: Path, model: Path, out: Path, count: int) -> dict[str, Any]:
     table = read_results(out / "run")
     keys = ("policies", "reward", "prompts", "judge", "opponent")
     made = {
-        r.name: len(r.load()) for r in records(out / "run") if r.name in ("samples", "pairs-spg")
+        r.name: len(r.load())
+        for r in read_records(out / "run")
+        if r.name in ("samples", "pairs-spg")
     }
     kept = {"prompts": made["pairs-spg"], "of": made["samples"]}
     return {"settings": SMALL, "synthetic": kept, **{k: table[k] for k in keys if k in table}}

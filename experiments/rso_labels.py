@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tandem.runs.records import records
+from tandem.runs.records import read_records
 from tandem.tasks.micro import Truth
 
 SOURCES = {
@@ -25,7 +25,7 @@ SOURCES = {
 
 def gaps(scope: Path, name: str) -> np.ndarray:
     """Return the truth of the chosen answer minus the other's, for every pair of a stage."""
-    (pairs,) = [record for record in records(scope) if record.name == name]
+    (pairs,) = [record for record in read_records(scope) if record.name == name]
     found: list[float] = []
     for group in Truth()(pairs.load()):
         assert group.scores is not None

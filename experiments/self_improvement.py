@@ -216,7 +216,7 @@ def measured(found: AccuracyEvaluation, told: argparse.Namespace) -> dict[str, s
     said, where = {}, world(told)
     for name, who in {"lmsi": "LMSI", "star": "STaR", "direct": "direct"}.items():
         gains = [
-            f"{decoder} {signed(spelled(e.scaled(100)))}"
+            f"{decoder} {signed(spelled(e.scale_by(100)))}"
             for decoder in ("greedy", "sampled")
             if (e := found.gain[who, decoder]["all"])
         ]
@@ -230,7 +230,7 @@ def claims(solved: Mapping[str, Any], parts: Mapping[str, Any]) -> list[dict[str
     gains: list[Estimate] = []
     for _, who, other, decoder, part in held:
         a, b = np.broadcast_arrays(solved[who][decoder], solved[other][decoder])
-        gains.append(paired_difference(a[:, parts[part]], b[:, parts[part]]).scaled(100))
+        gains.append(paired_difference(a[:, parts[part]], b[:, parts[part]]).scale_by(100))
     adjusted = holm([gain.p_value for gain in gains])
     told = []
     for (number, who, other, decoder, part), gain, p in zip(held, gains, adjusted, strict=True):
@@ -244,7 +244,7 @@ def rows(cells: Mapping[tuple[str, str], Mapping[str, Estimate | None]]) -> list
     """Return estimates in percent as [mean, low, high], a row a policy and decoder."""
     return [
         {"policy": who, "decoder": decoder}
-        | {part: spelled(e.scaled(100)) for part, e in row.items() if e is not None}
+        | {part: spelled(e.scale_by(100)) for part, e in row.items() if e is not None}
         for (who, decoder), row in cells.items()
     ]
 

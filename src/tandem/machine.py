@@ -17,7 +17,10 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Low-rank adapters instead of full fine-tuning (PEFT).
+    """Low-rank adapters (LoRA) instead of full fine-tuning, by PEFT.
+
+    >>> Machine(lora=Lora(rank=8, alpha=16.0)).lora
+    Lora(rank=8, alpha=16.0, targets='all-linear')
 
     Attributes:
         rank: inner dimension r.
@@ -32,7 +35,12 @@ class Lora:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Settings of the machine, the same for every method.
+    """Where and how numbers are computed: device, precision, memory, adapters.
+
+    Every method takes the same one, and a run is given it once.
+
+    >>> Machine(device="cpu", precision="fp32", tokens=4096).precision
+    'fp32'
 
     Attributes:
         device: `auto` takes a GPU when there is one.
@@ -60,11 +68,11 @@ class Machine:
     log_every: int = field(default=10, compare=False)
 
 
-def process_rank() -> int:
-    """Return this process's rank as its launcher set it; 0 outside a launcher."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def cache_folder() -> Path:
     """Return the folder of what is kept between runs: `$TANDEM_CACHE`, or `~/.cache/tandem`."""
     return Path(os.environ.get("TANDEM_CACHE") or "~/.cache/tandem").expanduser()
+
+
+def process_rank() -> int:
+    """Return this process's rank as its launcher set it; 0 outside a launcher."""
+    return int(os.environ.get("RANK", "0"))

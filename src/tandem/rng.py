@@ -12,10 +12,21 @@ Key = str | int
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """A point in a tree of seeds.
+    """A random seed from which other seeds are derived by name.
 
     `seed.at("policy", prompt.id, 3)` is the same number whatever was drawn before it, on
     whichever rank, in whichever batch, before or after a resume.
+
+    >>> seed = Seed(0)
+    >>> seed.at("draws", "q1") == seed.at("draws").at("q1")
+    True
+    >>> seed.at("draws", "q1") == seed.at("draws", "q2")
+    False
+    >>> int(seed.rng().integers(0, 10))
+    8
+
+    Attributes:
+        value: the number itself.
     """
 
     value: int = 0
@@ -30,7 +41,7 @@ class Seed:
         return Seed(value)
 
     def rng(self) -> np.random.Generator:
-        """Return a fresh numpy generator started here."""
+        """Return a new numpy generator seeded with this value."""
         return np.random.default_rng(self.value)
 
     def uniform(self) -> float:

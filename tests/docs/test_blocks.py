@@ -186,6 +186,17 @@ def _plan(words: list[str]) -> str:
     return f'title = "small"\n{TINY_PLAN}\n{tables}{entries}'
 
 
+def test_the_blocks_of_the_tutorial_on_extending_run(home: Path):
+    """Small enough for the fast pass: each block with names of its own, in one process."""
+    texts = [b.text for b in blocks(ROOT / "docs/tutorials/extend.md") if b.kind == "python"]
+    assert len(texts) >= 7
+    Path("blocks.json").write_text(json.dumps(texts))
+    code = "import json\nfor b in json.load(open('blocks.json')): exec(b, {'__name__': '__main__'})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Group" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_a_page_runs_from_top_to_bottom(page: Path, home: Path, capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pages
 from pages import FOLDER, LARGEST, is_bench, listed, page, portable, reduced
 from reports import synthetic
-from tandem.report.results import read_results
+from tandem.report.results_file import read_results
 
 
 def results() -> dict:

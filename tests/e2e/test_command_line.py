@@ -23,7 +23,7 @@ from transformers import (
 
 from malformed import DATA, TOKENIZERS, BadTokenizer, Case
 from tandem import cli
-from tandem.runs.records import records
+from tandem.runs.records import read_records
 from vocabularies import CHATML, byte_bpe
 
 FAST = [
@@ -93,10 +93,10 @@ def at(model: Path, pairs: Path, out: Path) -> list[str]:
 
 
 def test_a_run_makes_stages_a_report_and_a_model_that_loads(finished):
-    names = [record.name for record in records(finished)]
+    names = [record.name for record in read_records(finished)]
     assert {"sft", "reward", "dpo"} <= set(names)
     assert (finished / "run.toml").exists()
-    policy = next(r.load() for r in records(finished) if r.name == "dpo")
+    policy = next(r.load() for r in read_records(finished) if r.name == "dpo")
     tokenizer = AutoTokenizer.from_pretrained(policy.path)
     lm = AutoModelForCausalLM.from_pretrained(policy.path)
     ids = tokenizer("say", return_tensors="pt").input_ids
@@ -105,9 +105,9 @@ def test_a_run_makes_stages_a_report_and_a_model_that_loads(finished):
 
 
 def test_the_same_command_keeps_every_stage(finished, model, pairs, capsys):
-    before = {r.folder.name: (r.folder / "DONE").stat().st_mtime_ns for r in records(finished)}
+    before = {r.folder.name: (r.folder / "DONE").stat().st_mtime_ns for r in read_records(finished)}
     assert cli.main(["run", "dpo", *at(model, pairs, finished)]) == 0
-    after = {r.folder.name: (r.folder / "DONE").stat().st_mtime_ns for r in records(finished)}
+    after = {r.folder.name: (r.folder / "DONE").stat().st_mtime_ns for r in read_records(finished)}
     assert after == before
     told = capsys.readouterr()
     assert "held-out" in told.out
@@ -143,7 +143,7 @@ def test_a_dry_run_writes_nothing(model, pairs, tmp_path, capsys):
 
 
 def test_eval_reward_and_policy(finished, pairs, capsys):
-    where = {r.name: str(r.folder / "artifact") for r in records(finished)}
+    where = {r.name: str(r.folder / "artifact") for r in read_records(finished)}
     fp32 = "--machine.precision=fp32"
     assert cli.main(["eval", "reward", where["reward"], f"--data={pairs}", fp32, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -161,7 +161,7 @@ def test_other_methods_run(method, model, pairs, tmp_path):
     out = tmp_path / method
     fast = [word for word in at(model, pairs, out) if not word.startswith("--dpo")]
     assert cli.main(["run", method, *fast]) == 0
-    assert method in [record.name for record in records(out)]
+    assert method in [record.name for record in read_records(out)]
 
 
 # killed ---------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_killed_and_repeated_it_ends_in_the_same_weights(finished, model, pairs,
             victim.send_signal(signal.SIGKILL)
         assert list(out.glob(f"{stage}*"))
     subprocess.run(command, env=env, check=True, capture_output=True)
-    for record in records(finished):
+    for record in read_records(finished):
         weights = record.folder / "artifact" / "model.safetensors"
         if weights.exists():
             twin = out / record.folder.name / "artifact" / "model.safetensors"
@@ -262,7 +262,7 @@ def test_broken_templates_leave_no_half_stage(case: BadTokenizer, tmp_path, caps
     out = tmp_path / "run"
     bad = save_model(tmp_path / "bad", case.make())
     refused(["run", "sft", *[w for w in at(bad, path, out) if "--dpo" not in w]], capsys)
-    assert records(out) == []
+    assert read_records(out) == []
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -296,4 +296,4 @@ def test_broken_models_leave_no_half_stage(name, pairs, tmp_path, capsys):
     BROKEN_MODELS[name](bad)
     refused(["run", "dpo", *at(bad, pairs, out)], capsys)
     assert not list(tmp_path.rglob("*.part"))
-    assert [r.name for r in records(out) if r.result["kind"] == "checkpoint"] == []
+    assert [r.name for r in read_records(out) if r.result["kind"] == "checkpoint"] == []

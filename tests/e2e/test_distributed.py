@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tandem.runs.events import read_events
-from tandem.runs.records import records
+from tandem.runs.records import read_records
 from tiny import folder
 
 SCRIPT = str(Path(__file__).with_name("training.py"))
@@ -76,7 +76,7 @@ def test_two_processes_make_the_same_weights(launcher, base: Path, alone: Path, 
     different terms of the loss, and negatives come from prompts of the other rank.
     """
     both = launch(launcher(), tmp_path, base, {"views": True})
-    assert [r.folder.name for r in records(both)] == [*STAGES, VIEWS]
+    assert [r.folder.name for r in read_records(both)] == [*STAGES, VIEWS]
     for stage in (*STAGES, VIEWS):
         one, two = (
             load_file(run / stage / "artifact" / "model.safetensors") for run in (alone, both)

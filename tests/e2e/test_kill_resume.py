@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tandem.runs.events import read_events
-from tandem.runs.records import records
+from tandem.runs.records import read_records
 from tiny import folder
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("training.py"))]
@@ -64,7 +64,7 @@ class Victim:
 
     @property
     def done(self) -> bool:
-        return [r.folder.name for r in records(self.place)] == STAGES
+        return [r.folder.name for r in read_records(self.place)] == STAGES
 
     def resumes(self) -> int:
         """How often a stage went on from a step checkpoint."""
@@ -104,7 +104,7 @@ def torture(
         torn = Victim(tmp_path / f"torn-{runs}", base, machine)
         while not enough(seen + torn.kills) and not torn.done:
             torn.kill_after(dice.uniform(0.0, 0.7 * (times[-1] - times[0])))
-            for record in records(torn.place):
+            for record in read_records(torn.place):
                 assert (record.folder / "DONE").exists()
         torn.finish()
         assert not differing(artifacts(torn.place), wanted)

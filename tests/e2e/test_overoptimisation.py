@@ -118,9 +118,9 @@ def test_a_small_run_is_resumed_and_becomes_a_page(
     words = ["--seeds", "2", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     assert overoptimisation.main([*words, "--only", "0"]) == 0
     assert "seeds [1] are not done" in capsys.readouterr().err
-    seconds = [r.seconds for r in levers.records(tmp_path / "runs" / "seed-0")]
+    seconds = [r.seconds for r in levers.read_records(tmp_path / "runs" / "seed-0")]
     assert overoptimisation.main(words) == 0
-    assert [r.seconds for r in levers.records(tmp_path / "runs" / "seed-0")] == seconds
+    assert [r.seconds for r in levers.read_records(tmp_path / "runs" / "seed-0")] == seconds
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {f"overoptimisation.{ext}" for ext in ("json", "md", "svg")}
     told = json.loads((tmp_path / "out" / "overoptimisation.json").read_text())

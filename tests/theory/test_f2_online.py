@@ -90,7 +90,8 @@ def climbed(method: Any, cfg: Any, init: Path, rewards: dict[str, float], place:
     longest = len(next(iter(rewards)))
     done = method.fit(
         Checkpoint(init), prompts(init, 16), Table(tuple(rewards.items())), cfg,
-        sampling=Sampling(max_tokens=longest), ctx=StageContext.at(place, seed=Seed(1), machine=FP32),
+        sampling=Sampling(max_tokens=longest),
+        ctx=StageContext.at(place, seed=Seed(1), machine=FP32),
     )  # fmt: skip
     return done.path
 

@@ -133,7 +133,7 @@ def test_multiplicative_weights_circle_and_their_average_does_not():
     played = dynamics.self_play(RPS, steps=20_000, start=MU, step_size=0.05)
     assert played.exploitability == pytest.approx(0.32, abs=0.006)
     assert played.average_exploitability == pytest.approx(0.0016, abs=0.0001)
-    same = dynamics.sppo(RPS, 20_000, start=MU)
+    same = dynamics.sppo_play(RPS, 20_000, start=MU)
     np.testing.assert_array_equal(same.policies, played.policies)
 
 
@@ -146,11 +146,11 @@ def test_optimistic_mirror_descent_closes_in_by_its_last_iterate():
 
 
 def test_best_responses_jump_and_damping_calms_them():
-    jumping = dynamics.best_response(RPS, 0.05, 300, reference=MU)
+    jumping = dynamics.iterated_best_response(RPS, 0.05, 300, reference=MU)
     tail = jumping.policies[-60:]
     assert tail.max(1).min() > 0.98
     assert set(tail.argmax(1)) == {0, 1, 2}
-    calm = dynamics.best_response(RPS, 0.05, 2000, damping=0.98, reference=MU)
+    calm = dynamics.iterated_best_response(RPS, 0.05, 2000, damping=0.98, reference=MU)
     np.testing.assert_allclose(calm.last, TABLE[0.05][0], atol=1e-6)
 
 
@@ -178,7 +178,7 @@ def test_a_frozen_opponent_is_answered_and_no_more():
 
 
 def test_on_transitive_preferences_sppo_takes_the_best_and_online_ipo_its_fixed_point():
-    best = dynamics.sppo(TRANSITIVE, 5000, start=PI_REF).last
+    best = dynamics.sppo_play(TRANSITIVE, 5000, start=PI_REF).last
     np.testing.assert_allclose(best, [0, 0, 0, 1], atol=1e-12)
     equilibrium = regularised_equilibrium(TRANSITIVE, 0.5, PI_REF).policy
     np.testing.assert_allclose(equilibrium, ONLINE_IPO, atol=0.6e-8)

@@ -204,7 +204,7 @@ def test_a_scripted_generator_fills_the_share_that_theory_gives(
 
 
 def test_a_hinted_question_is_put_in_its_form_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Behind the worked examples, and before the layout's last words, as `wording.hinted` says."""
+    """Behind the worked examples, before the layout's last words, as `ask_with_hint` says."""
     monkeypatch.setattr(star, "sample", scripted)
     form = PromptStyle("shown", shots=(("0", "#### 0"),), suffix=" !")
     wording = QuestionFormat(StatedAnswer(), (form,), layout="Q {question} A", hint=HINT)
@@ -216,7 +216,7 @@ def test_a_hinted_question_is_put_in_its_form_once(tmp_path: Path, monkeypatch: 
         )
         hinted = next(r for r in run.records() if r.name == "hinted-1").load()
     texts = {g.prompt.text for g in hinted}
-    assert texts == {wording.hinted(x[0].prompt, form).text}
+    assert texts == {wording.ask_with_hint(x[0].prompt, form).text}
     assert texts == {"Q 0 A #### 0\n\nQ <bos> !" + HINT + " A"}
 
 

@@ -94,7 +94,7 @@ def test_a_form_puts_examples_before_and_words_behind():
     ]  # fmt: skip
     assert shown.text == "Q: 1 + 1 ?\nA: 1 + 1 = 2. The answer is 2.\n\nQ: 2 + 3 ?\nA:"
     assert question_text(WORDING.ask(prompt, WORDING.form("stepwise"))) == "2 + 3 ? Think."
-    hinted = WORDING.hinted(prompt, WORDING.form("short"))
+    hinted = WORDING.ask_with_hint(prompt, WORDING.form("short"))
     assert question_text(hinted) == "2 + 3 ? (the answer is 5)"
     assert WORDING.ask(Prompt("x", "2 + 3 ?"), WORDING.form("short")).messages is None
     assert WORDING.asking("answer").name == "short"
@@ -104,7 +104,7 @@ def test_a_form_puts_examples_before_and_words_behind():
 
 def test_micro_hints_are_those_its_grammar_teaches():
     problem = Micro("arithmetic").prompts("unlabelled", 1, SEED)[0].prompt
-    hinted = arithmetic.WORDING.hinted(problem, arithmetic.WORDING.forms[0])
+    hinted = arithmetic.WORDING.ask_with_hint(problem, arithmetic.WORDING.forms[0])
     assert question_text(hinted) == arithmetic.problem_question(problem.meta, "hint")
     for form in arithmetic.WORDING.forms:
         asked = arithmetic.WORDING.ask(problem, form)

@@ -104,7 +104,7 @@ def test_the_base_model_writes_summaries_of_unseen_posts() -> None:
     texts = words.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     read = [summary_claims(text) for text in texts]
     assert sum(broken == 0 for _, broken in read) > 28
-    rates = TASK.invented(
+    rates = TASK.count_inventions(
         Group(g.prompt, (Completion(text),)) for g, text in zip(groups, texts, strict=True)
     )
     assert rates["right"] > 0.9

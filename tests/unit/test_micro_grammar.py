@@ -11,7 +11,7 @@ import pytest
 from tandem.errors import ConfigError, DataError
 from tandem.rng import Seed
 from tandem.tasks.micro import Micro, arithmetic, dialogue, feedback, lessons, posts, reading
-from tandem.tasks.micro.splits import SPLITS, split_of
+from tandem.tasks.micro.skills import SPLITS, split_of
 from tandem.tasks.micro.tokenizer import CONTEXT
 from tandem.tasks.micro.truth import answer, summary_claims, true_worth, truth_parts
 from tandem.tasks.micro.words import (
@@ -249,7 +249,7 @@ def test_mistakes_are_explained() -> None:
     with pytest.raises(DataError, match="Did you mean `evaluation`"):
         Micro().prompts("evaluate", 1, Seed(0))
     with pytest.raises(DataError, match="no facts to invent"):
-        Micro("dialogue").invented([])
+        Micro("dialogue").count_inventions([])
 
 
 def test_the_world_loads_no_torch() -> None:

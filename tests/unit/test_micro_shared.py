@@ -18,7 +18,7 @@ from tandem.tasks.load import MICRO, load_task
 from tandem.tasks.micro import Micro, SameFacts
 from tandem.tasks.micro.annotators import known_facts
 from tandem.tasks.micro.posts import shared_invention, told_targets, write_summary
-from tandem.tasks.micro.splits import DEMONSTRATION
+from tandem.tasks.micro.skills import DEMONSTRATION
 from tandem.tasks.micro.truth import summary_claims, true_worth
 
 SIZES = Sizes(demonstrations=600, pairs=2, held_out=1, prompts=1, evaluation=2)
@@ -52,7 +52,8 @@ def majority(task: Micro) -> float:
     quality = replace(DEMONSTRATION, shared=task.shared)
     groups = (
         replace(g, completions=tuple(
-            Completion(write_summary(known_facts(g), Seed(k).at(g.id).rng(), quality)) for k in range(10)
+            Completion(write_summary(known_facts(g), Seed(k).at(g.id).rng(), quality))
+            for k in range(10)
         ))
         for g in task.prompts("unlabelled", 150, Seed(0))
     )  # fmt: skip

@@ -299,7 +299,7 @@ def test_the_error_names_the_group_and_the_judge() -> None:
         "`rejection` needs a score on every completion; group `tldr/0193` has preferences only "
         "(judge `llm-pairwise`)"
     )
-    assert "tournament(...)" in caught.value.do
+    assert "Pointwise" in caught.value.do
 
 
 @pytest.mark.parametrize(

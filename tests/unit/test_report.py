@@ -16,7 +16,7 @@ from reports import GAINS, HOSTILE, synthetic
 from tandem.cli import main
 from tandem.errors import ConfigError, DataError
 from tandem.report import read_results, write_comparison, write_report
-from tandem.report.compare import independent_difference
+from tandem.report.difference import independent_difference
 from tandem.report.figures import curve_numbers
 from tandem.report.numbers import (
     round_up,
@@ -311,10 +311,14 @@ def test_comparing_what_shares_no_policy_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("spelled", "wanted"),
     [
-        (spell_decimal(-0.5), "\u22120.50"), (spell_decimal(-0.001), "0.00"), (spell_decimal(None), "\u2013"),
-        (spell_decimal(float("nan")), "\u2013"), (spell_signed(0.25), "+0.25"), (spell_signed(-0.25), "\u22120.25"),
-        (spell_signed(0.001), "0.00"), (spell_percent(0.575), "57.5\u202f%"), (spell_p_value(1e-9), "p < 0.001"),
-        (spell_p_value(None), "p unknown"), (round_up(1234), "1,300"), (spell_seconds(75.2), "1 min 15 s"),
+        (spell_decimal(-0.5), "\u22120.50"), (spell_decimal(-0.001), "0.00"),
+        (spell_decimal(None), "\u2013"),
+        (spell_decimal(float("nan")), "\u2013"), (spell_signed(0.25), "+0.25"),
+        (spell_signed(-0.25), "\u22120.25"),
+        (spell_signed(0.001), "0.00"), (spell_percent(0.575), "57.5\u202f%"),
+        (spell_p_value(1e-9), "p < 0.001"),
+        (spell_p_value(None), "p unknown"), (round_up(1234), "1,300"),
+        (spell_seconds(75.2), "1 min 15 s"),
         (spell_seconds(7500), "2 h 05 min"),
     ],
 )  # fmt: skip

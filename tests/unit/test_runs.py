@@ -30,7 +30,7 @@ from tandem.runs.display import Hidden
 from tandem.runs.events import Window, read_events
 from tandem.runs.identity import describe_value, fingerprint
 from tandem.runs.names import record_as
-from tandem.runs.records import records
+from tandem.runs.records import read_records
 from tandem.runs.run import Run
 
 CALLS: list[str] = []
@@ -122,8 +122,8 @@ def test_the_folder_tells_what_was_done(tmp_path):
     assert stage["peak_bytes"] > 1 << 20
     assert (tmp_path / "01-twice/DONE").exists()
     assert json.loads((tmp_path / "01-twice/artifact/value.json").read_text()) == 8
-    assert [r.folder.name for r in records(tmp_path)] == ["01-twice", "02-again"]
-    assert records(tmp_path)[1].load() == 17
+    assert [r.folder.name for r in read_records(tmp_path)] == ["01-twice", "02-again"]
+    assert read_records(tmp_path)[1].load() == 17
     snapshot = json.loads((tmp_path / "run.json").read_text())
     assert snapshot["seed"] == 5
     assert snapshot["versions"]["numpy"] == np.__version__
@@ -191,7 +191,7 @@ def draw(*, seed: Seed) -> float:
 def test_a_seed_given_by_the_recipe_is_an_argument(tmp_path):
     with opened(tmp_path) as run:
         assert run("a", draw, seed=Seed(9)) == Seed(9).uniform()
-    assert records(tmp_path)[0].arguments["seed"]["value"] == 9
+    assert read_records(tmp_path)[0].arguments["seed"]["value"] == 9
 
 
 # what is refused ------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_scopes_that_look_like_stages_are_refused(tmp_path, name):
 def test_unknown_types_are_refused_before_anything_is_written(tmp_path):
     with opened(tmp_path) as run, pytest.raises(RunError, match="content is unknown"):
         run("twice", double, object())
-    assert records(tmp_path) == []
+    assert read_records(tmp_path) == []
     assert not list(tmp_path.glob("01-*"))
 
 
@@ -309,7 +309,7 @@ def test_a_failing_stage_keeps_only_what_it_can_resume_from(tmp_path):
         run("fit", fail_at_two, fails=True)
     assert [p.name for p in tmp_path.glob("01-*")] == ["01-fit.part"]
     assert not (tmp_path / "01-fit.part/artifact").exists()
-    assert records(tmp_path) == []
+    assert read_records(tmp_path) == []
     kinds = [e["kind"] for e in read_events(tmp_path / "events.jsonl")]
     assert kinds[-1] == "stopped"
     with opened(tmp_path) as run, pytest.raises(RunError, match="fails: true -> false"):
@@ -410,9 +410,9 @@ def test_kill_at_random_moments_never_leaves_a_half_stage(tmp_path):
             time.sleep(dice.uniform(0.0, 0.12))
             victim.send_signal(signal.SIGKILL)
         kills += 1
-        for record in records(torn):
+        for record in read_records(torn):
             assert contents(record.folder) == contents(calm / record.folder.name)
-        if len(records(torn)) == 4:
+        if len(read_records(torn)) == 4:
             atomic_files.remove_folder(sorted(torn.glob("0*"))[-1])
             atomic_files.remove_folder(sorted(torn.glob("0*"))[0])
     subprocess.run([sys.executable, str(VICTIM), str(torn)], check=True)

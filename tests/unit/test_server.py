@@ -89,7 +89,7 @@ def test_what_passes_is_tried_again(tmp_path, fault):
         found = np.array(list(speaker.label(questions(3), LETTER_LABELS)))
         assert found == pytest.approx(expected(3))
         assert len(server.bodies) == 4
-        assert speaker.told()["retries"] == 1
+        assert speaker.describe_cost()["retries"] == 1
         if fault == "429 0.3":
             assert server.times[1] - server.times[0] >= 0.3
 
@@ -146,8 +146,8 @@ def test_nothing_is_asked_twice(tmp_path):
         again = np.array(list(speaker.label([*questions(20), *twice], LETTER_LABELS)))
         assert again[:20] == pytest.approx(first)
         assert len(server.bodies) == 20
-        assert speaker.told()["requests"] == 0
-        assert speaker.told()["kept"] == 30
+        assert speaker.describe_cost()["requests"] == 0
+        assert speaker.describe_cost()["kept"] == 30
 
 
 def test_the_same_question_on_its_way_is_waited_for(tmp_path):

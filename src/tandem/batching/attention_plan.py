@@ -6,7 +6,7 @@ strangers. Distances are between positions, so that sliding windows mean what th
 sequence has a row of its own.
 
 The last layer's states are read at a few tokens only: those that predict a trained token, or end
-a completion. `Plan.tail` is the plan in which they alone ask, and a few more to fill it up.
+a completion. `AttentionPlan.tail` is the plan in which they alone ask, with filling.
 
 Shapes: S tokens of the row, A tokens that ask (all S, or a tail's), B stacked blocks, Q queries,
 K keys.
@@ -100,7 +100,9 @@ class AttentionPlan:
         back: [A] for each token that asks its place among `queries`.
         asking: [A] the tokens that ask, in row order; None if all do.
         windows: those that layers have asked for so far, None for a layer without one.
-        tiles: by window, what `flex` keeps of a row for all layers.
+        masks: additive masks that were made, by (block, window, dtype, always).
+        tails: plans of the last layer that were made, by the names that are read.
+        tiles: by window, what FlexAttention keeps of a row for all layers.
     """
 
     row: PlanRow
@@ -128,8 +130,10 @@ class AttentionPlan:
     def tail(self, *names: str) -> PlanTail:
         """Return the plan of a layer whose states are read under these names alone; made once."""
         if names not in self.tails:
+            # who is read, each token once and in row order, with filling up to a multiple
             reads = {name: self.row.reads[name] for name in names}
             asking = _filled(np.unique(np.concatenate(list(reads.values()))), self.row)
+            # the reader's tokens as places among those that ask
             at = {name: torch.from_numpy(np.searchsorted(asking, r)) for name, r in reads.items()}
             tail = PlanTail(_planned(self.row, asking), at)
             self.tails[names] = tail.to(self.back.device)
@@ -222,13 +226,14 @@ def plan_attention(
 
 
 def _filled(asking: np.ndarray, row: PlanRow) -> np.ndarray:
-    """Add tokens that nobody reads, the row's last ones, up to a multiple."""
+    """Add the row's last tokens to those that ask, as filling up to a multiple of `MULTIPLE`."""
     others = np.setdiff1d(np.arange(len(row.positions)), asking, assume_unique=True)
     missing = min(filling_tokens(len(asking)), len(others))
     return np.union1d(asking, others[len(others) - missing :])
 
 
 def _planned(row: PlanRow, asking: np.ndarray | None) -> AttentionPlan:
+    """Cut the row into pieces, stack similar pieces into blocks, lay the blocks end to end."""
     stacks = [list(stack) for pieces in _pieces(row, asking) for stack in _stacks(pieces)]
     blocks = tuple(_block(stack, row.positions, whole=asking is None) for stack in stacks)
     queries, keys = (
@@ -248,6 +253,7 @@ def _pieces(row: PlanRow, asking: np.ndarray | None) -> tuple[list[_Piece], list
     runs: list[_Piece] = []
     last_parent = -2
     for span, parent in zip(row.spans, row.parent, strict=True):
+        # the tokens of this segment that ask: all, or those in `asking`, which is sorted
         who = np.arange(span.start, span.stop)
         if asking is not None:
             who = asking[np.searchsorted(asking, span.start) : np.searchsorted(asking, span.stop)]
@@ -255,6 +261,7 @@ def _pieces(row: PlanRow, asking: np.ndarray | None) -> tuple[list[_Piece], list
             prompts.append(_Piece(span, [], who))
         if parent < 0 or not len(who):
             continue
+        # completions of one prompt share a piece, and so the prompt's keys, while it is small
         if parent == last_parent and runs[-1].own + len(span) <= QUERIES_PER_BLOCK:
             runs[-1].completions.append(span)
             runs[-1].asking = np.concatenate([runs[-1].asking, who])
@@ -268,6 +275,7 @@ def _stacks(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
     """Put pieces of similar size together while padding is cheaper than another call."""
     stack: list[_Piece] = []
     queries = cells = 0
+    # largest first, so that the first piece of a stack has its width in keys
     for piece in sorted(pieces, key=lambda p: (p.keys, p.queries), reverse=True):
         queries, cells = max(queries, piece.queries), cells + piece.cells
         padded = (len(stack) + 1) * queries * (stack or [piece])[0].keys
@@ -281,6 +289,7 @@ def _stacks(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
 
 def _block(stack: list[_Piece], positions: np.ndarray, *, whole: bool) -> PlanBlock:
     """Lay pieces on each other, padded; `whole` prompts need no more than causality."""
+    # own_q and own_k say whose a token is: -1 the prompt, 0, 1, ... a completion, -2 padding
     rows, width = max(p.queries for p in stack), max(p.keys for p in stack)
     queries = np.zeros((len(stack), rows), np.int64)
     keys = np.zeros((len(stack), width), np.int64)
@@ -290,16 +299,19 @@ def _block(stack: list[_Piece], positions: np.ndarray, *, whole: bool) -> PlanBl
         q = piece.asking
         spans = [piece.prompt, *piece.completions]
         k = np.concatenate([np.arange(s.start, s.stop) for s in spans])
+        # padding repeats the first token, so that every index is a real one
         queries[b], queries[b, : len(q)] = q[0], q
         keys[b], keys[b, : len(k)] = k[0], k
         own = np.repeat(np.arange(-1, len(piece.completions)), [len(s) for s in spans])
         own_k[b, : len(k)] = own
         asked = own[np.searchsorted(k, q)]
         own_q[b], own_q[b, : len(q)] = asked[0], asked
+    # prompts alone: query i sees key j <= i, which is causal attention without a mask
     if whole and not stack[0].completions:
         distance = np.arange(rows)[None, :, None] - np.arange(width)[None, None, :]
         q_t, k_t, distance_t = map(torch.from_numpy, (queries, keys, distance))
         return PlanBlock(q_t, k_t, True, None, distance_t)
+    # else a query sees keys of its own completion and of the prompt, none behind itself
     distance = positions[queries][:, :, None].astype(np.int32) - positions[keys][:, None, :]
     known = (own_q[:, :, None] == own_k[:, None, :]) | (own_k == -1)[:, None, :]
     allowed = known & (distance >= 0)
@@ -309,6 +321,7 @@ def _block(stack: list[_Piece], positions: np.ndarray, *, whole: bool) -> PlanBl
 
 
 def _way_back(blocks: tuple[PlanBlock, ...], stacks: list[list[_Piece]], total: int) -> Tensor:
+    """For each token of the row its place among the blocks' queries; padding has none."""
     back = torch.zeros(total, dtype=torch.long)
     base = 0
     for block, stack in zip(blocks, stacks, strict=True):

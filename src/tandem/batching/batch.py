@@ -1,4 +1,4 @@
-"""What passes between packing, the kernel and the objectives.
+"""The tensors of one step: packed tokens, a batch with its columns, a model's outputs, loss terms.
 
 Shapes: T trained tokens, N completions, G groups, M pairs, K units of a loss, S tokens of a pack.
 """
@@ -57,7 +57,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """Tokens laid out for one forward pass.
+    """Token ids of a batch laid out for one forward pass, and where each trained token lies.
 
     In layout `shared` there is one row: each prompt once, then its completions, and a token sees
     what precedes it in its own segment and its prompt. In layout `rows` each completion has a
@@ -133,7 +133,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outputs:
-    """What the kernel computed.
+    """What a forward pass of a model over a packed batch gives; a part not asked for is None.
 
     Attributes:
         logp: [T] log-probabilities of the trained tokens, fp32; None if there is no language head.

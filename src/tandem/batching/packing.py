@@ -1,8 +1,8 @@
 """From groups to packed batches: the only place that knows where a token lies.
 
 Layout `shared` puts everything in one row: each prompt once, then its completions, and at the end
-a few tokens of filling, up to a multiple of `batching.attention_plan.MULTIPLE`. Layout `rows` gives
-each completion a row behind a copy of its prompt; it is right for every architecture, also where a
+a few tokens of filling, up to a multiple of `attention_plan.MULTIPLE`. Layout `rows` gives each
+completion a row behind a copy of its prompt; it is right for every architecture, also where a
 prompt cannot be shared (state-space layers).
 
 Shapes: S tokens of the row, R rows, L columns, T trained tokens, N completions.
@@ -40,7 +40,7 @@ def pack_groups(
     Args:
         groups: groups whose prompts and completions carry tokens.
         layout: `shared` or `rows`.
-        columns: per-token numbers under the names `ref`, `old`, `adv`, `ret`, `value`.
+        columns: per-token numbers under names of `RAGGED`, the fields of `Batch` that have them.
         numbers: the groups' numbers in the whole step; 0.. by default.
 
     Raises:
@@ -48,6 +48,7 @@ def pack_groups(
     """
     for group in groups:
         _check(group)
+    # where every token lies; columns and pairs below follow the order of the completions
     tokens = _shared(groups) if layout == "shared" else _rows(groups)
     sizes = [len(g) for g in groups]
     scores = [g.scores for g in groups]
@@ -79,7 +80,7 @@ def _check(group: Group) -> None:
             f"group `{group.id}`: {what} has no tokens",
             "the first token of a completion is predicted from the last token of its prompt, "
             "so both need at least one",
-            "tokenise first with `tandem.data.chat.encode`, and give the prompt at least one token",
+            "tokenise first with `tandem.encode`, and give the prompt at least one token",
         )
 
 
@@ -90,6 +91,7 @@ def _trained(group: Group) -> Iterator[np.ndarray]:
 
 
 def _shared(groups: Sequence[Group]) -> Packed:
+    """Lay all groups into one row: prompt, its completions, the next prompt, ..., filling."""
     ids: list[np.ndarray] = []
     positions: list[np.ndarray] = []
     source: list[np.ndarray] = []
@@ -100,6 +102,7 @@ def _shared(groups: Sequence[Group]) -> Packed:
     parent: list[int] = []
     at = head = p = 0
     for group in groups:
+        # the prompt is a segment without parent; `end` is its last token, `p` its length
         prompt = group.prompt.tokens
         head, end, p = len(lengths), at + len(prompt) - 1, len(prompt)
         ids.append(prompt)
@@ -108,18 +111,21 @@ def _shared(groups: Sequence[Group]) -> Packed:
         parent.append(-1)
         at += p
         for completion, trained in zip(group.completions, _trained(group), strict=True):
+            # a completion is a segment of its own that goes on at the prompt's positions
             n = len(completion.tokens)
             ids.append(completion.tokens)
             positions.append(np.arange(p, p + n))
             lengths.append(n)
             parent.append(head)
+            # a token is predicted by the one before it: the first by the prompt's last
             source.append(np.where(trained == 0, end, at + trained - 1))
             target.append(completion.tokens[trained])
             counts.append(len(trained))
             at += n
             last.append(at - 1)
+    # filling: one more completion of the last prompt, which nobody reads
     empty = filling_tokens(at)
-    ids.append(np.full(empty, FILL))  # one more completion of the last prompt, which nobody reads
+    ids.append(np.full(empty, FILL))
     positions.append(np.full(empty, p))
     lengths.append(empty)
     parent.append(head)
@@ -139,6 +145,7 @@ def _shared(groups: Sequence[Group]) -> Packed:
 
 
 def _rows(groups: Sequence[Group]) -> Packed:
+    """Give each completion a row behind a copy of its prompt, padded at the right."""
     whole = [
         (g.prompt.tokens, c, t)
         for g in groups
@@ -152,6 +159,7 @@ def _rows(groups: Sequence[Group]) -> Packed:
         n = len(prompt) + len(completion.tokens)
         ids[r, : len(prompt)], ids[r, len(prompt) : n] = prompt, completion.tokens
         real[r, :n] = True
+        # flat indices: row r begins at r * width, and a token is predicted by the one before it
         source.append(r * width + len(prompt) + trained - 1)
         target.append(completion.tokens[trained])
         last.append(r * width + n - 1)
@@ -169,6 +177,7 @@ def _rows(groups: Sequence[Group]) -> Packed:
 
 
 def _pairs(groups: Sequence[Group], sizes: Sequence[int]) -> Pairs | None:
+    """Number the preferences of all groups by the completions of the batch."""
     starts = np.concatenate([[0], np.cumsum(sizes)])
     votes = [(int(s), v) for s, g in zip(starts, groups, strict=False) for v in g.preferences]
     if not votes:
@@ -187,6 +196,7 @@ def _column(
     values: Sequence[Sequence[FloatArray | None]],
     tokens: Packed,
 ) -> Ragged:
+    """Take a per-token column at the trained tokens alone, in the order of `Packed.owner`."""
     rows: list[np.ndarray] = []
     for group, arrays in zip(groups, values, strict=True):
         for k, (trained, array) in enumerate(zip(_trained(group), arrays, strict=True)):

@@ -15,7 +15,7 @@ from tandem.bench.outcomes import JUDGES, Outcomes
 from tandem.bench.plan import OPPONENT
 from tandem.evaluation.tables import plain_cell
 from tandem.runs.events import read_events
-from tandem.runs.records import records
+from tandem.runs.records import read_records
 from tandem.statistics import outcomes_of, rate_by_prompt
 
 MOST_SAMPLES = 40
@@ -26,7 +26,7 @@ Rows = list[dict[str, Any]]
 
 
 def training_curves(found: Finished) -> Iterator[dict[str, Any]]:
-    """Yield what was watched while policies climbed.
+    """Yield the validation curves of the policies that were trained on a reward.
 
     A stage that was taken from another entry has that entry's curve.
     """
@@ -37,14 +37,14 @@ def training_curves(found: Finished) -> Iterator[dict[str, Any]]:
             if event["kind"] == "watch":
                 watched.setdefault(str(event["stage"]), []).append(event)
         for entry in found.plan.entries:
-            for r in records(folder / entry.scope):
+            for r in read_records(folder / entry.scope):
                 if points := watched.get(r.same_as or f"{entry.scope}/{r.folder.name}"):
                     about = {"policy": entry.name, "stage": r.name, "seed": seed}
                     yield about | {"points": curves_by_round(points)}
 
 
 def curves_by_round(events: Iterable[dict[str, Any]]) -> Rows:
-    """Return one point a round, the last that was written: a killed stage may have said it twice.
+    """Return one validation point a round: the last, since a resumed stage may log it twice.
 
     Round 0 of a stage that is done again would otherwise stand there twice.
     """
@@ -70,7 +70,7 @@ def best_of_n_details(found: Finished) -> Rows:
 
 
 def reward_details(found: Finished) -> dict[str, Any] | None:
-    """Return the reward model's exam, of the first seed."""
+    """Return the reward model's evaluation, of the first seed."""
     scopes = [scope for scope in found.scopes(OPPONENT) if has_stage(scope, "reward-exam")]
     if not scopes:
         return None
@@ -135,7 +135,7 @@ def stage_costs(found: Finished) -> Iterator[dict[str, Any]]:
     """Yield every stage that was really done, once."""
     for seed in found.seeds:
         for scope in sorted(p for p in found.plan.folder(found.out, seed).iterdir() if p.is_dir()):
-            for r in records(scope):
+            for r in read_records(scope):
                 if r.same_as is None:
                     spent = {"seconds": r.seconds, "peak_bytes": r.peak_bytes}
                     yield {"stage": f"{scope.name}/{r.name}", **spent, "seed": seed}

@@ -19,7 +19,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import RunError
 from tandem.runs.atomic_files import read_json
-from tandem.runs.records import Record, records
+from tandem.runs.records import Record, read_records
 
 FAILED, NEEDED = "failed.json", "needed.json"
 Tally = Callable[[Group], float]
@@ -128,15 +128,15 @@ class Finished:
 
 def has_stage(scope: Path, name: str) -> bool:
     """Say whether a stage is finished."""
-    return any(r.name == name for r in records(scope))
+    return any(r.name == name for r in read_records(scope))
 
 
 def load_stage(scope: Path, name: str) -> Record:
     """Return a finished stage by its name."""
-    return next(r for r in records(scope) if r.name == name)
+    return next(r for r in read_records(scope) if r.name == name)
 
 
 def _spent(scope: Path) -> tuple[float, int]:
     told: dict[str, Any] = read_json(scope / NEEDED) or {"stages": []}
-    own = [r for r in records(scope) if r.name in told["stages"]]
+    own = [r for r in read_records(scope) if r.name in told["stages"]]
     return sum(r.seconds for r in own), max((r.peak_bytes for r in own), default=0)

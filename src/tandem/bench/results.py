@@ -1,4 +1,4 @@
-"""From the exams of all seeds to one table of numbers: `results.json`, which reports read.
+"""From the evaluations of all seeds to one table of numbers: `results.json`, which reports read.
 
 Policies are compared on the same prompts, seeds and judges; every interval is over prompts and
 seeds together (docs/adr/0018), and Holm corrects each family of comparisons. No torch.

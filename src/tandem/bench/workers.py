@@ -41,7 +41,7 @@ class WorkerPool(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Return how many are at work."""
+        """Return the number of workers that are running."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The command line: verbs, one table of them, and how an ending is told to the shell.
+"""The command line: the table of commands, and the exit code that each ending gives the shell.
 
     exit 0    done
     exit 1    a check found something (`data check`, `tasks check`, `doctor`)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.cli.game_text import GameFindings, shorten
+from tandem.cli.game_text import GameFindings, shorten_name
 from tandem.statistics.games import Trajectory
 from tandem.statistics.numerics import Floats, Ints
 
@@ -111,7 +111,7 @@ def _triangle(axes: Any, trajectory: Trajectory, found: GameFindings) -> None:
     axes.fill(corners[:, 0], corners[:, 1], facecolor="none", edgecolor=RULE, linewidth=1)
     places = (("right", "top"), ("left", "top"), ("center", "bottom"))
     for name, at, (ha, va) in zip(trajectory.names, corners, places, strict=True):
-        axes.annotate(shorten(name)[:10], at, ha=ha, va=va, fontsize=8, color=MUTED)
+        axes.annotate(shorten_name(name)[:10], at, ha=ha, va=va, fontsize=8, color=MUTED)
     kept = _spread(trajectory.steps)
     last, average = (_flat(p[kept]) for p in (trajectory.policies, trajectory.averages))
     axes.plot(last[:, 0], last[:, 1], "-", color=LAST, linewidth=0.8)

@@ -112,7 +112,7 @@ def _top(found: GameFindings) -> str:
     often = f", in {found.intervals.same_top:.0%} of the resamples" if found.intervals else ""
     if len(top) == 1:
         return f"`{top[0]}` is preferred to each other by majority{often}"
-    shown = ", ".join(shorten(name) for name in top[:MOST_ROWS])
+    shown = ", ".join(shorten_name(name) for name in top[:MOST_ROWS])
     more = f" and {len(top) - MOST_ROWS} more" if len(top) > MOST_ROWS else ""
     return f"nobody is preferred to all others; the best stand in a circle: {shown}{more}{often}"
 
@@ -129,17 +129,17 @@ def _bradley_terry(found: GameFindings) -> str:
     for name in fit.ranking[:MOST_ROWS]:
         k = profile.matrix.index(name)
         reward = _sure(float(fit.rewards[k]), rewards.get(name))
-        rows.append((shorten(name), reward, f"{against[k]:.3f}"))
-    lines += [*table(rows), *_more(len(fit.ranking), "names")]
+        rows.append((shorten_name(name), reward, f"{against[k]:.3f}"))
+    lines += [*align_rows(rows), *_more(len(fit.ranking), "names")]
     if not profile.wrong:
         return "\n".join([*lines, "  it has the right winner in every pair"])
     lines.append(f"  wrong on {len(profile.wrong):,} of {_pairs(len(fit.names)):,} pairs:")
     wrong = [("", "preferred", "Bradley-Terry says")]
     for pair in profile.wrong[:MOST_ROWS]:
-        who = f"{shorten(pair.winner)} over {shorten(pair.loser)}"
+        who = f"{shorten_name(pair.winner)} over {shorten_name(pair.loser)}"
         said = f"{pair.predicted:.3f}" + ("" if pair.is_reversed else ", even")
         wrong.append((who, f"{pair.preference:.3f}", said))
-    return "\n".join([*lines, *table(wrong), *_more(len(profile.wrong), "pairs")])
+    return "\n".join([*lines, *align_rows(wrong), *_more(len(profile.wrong), "pairs")])
 
 
 def _losses(found: GameFindings) -> str:
@@ -147,7 +147,7 @@ def _losses(found: GameFindings) -> str:
     rows = [("", "exploitability", "duality gap", "beaten most by", "at")]
     for loss in found.profile.losses:
         sure = numbers.get(f"exploitability of {loss.name}")
-        beaten = shorten(loss.opponent) if loss.exploitability > 1e-9 else "nobody"
+        beaten = shorten_name(loss.opponent) if loss.exploitability > 1e-9 else "nobody"
         rows.append(
             (
                 loss.name,
@@ -158,7 +158,7 @@ def _losses(found: GameFindings) -> str:
             )
         )
     head = "What an opponent who knows the policy gains (the value of the game is 1/2)"
-    return "\n".join([head, *table(rows)])
+    return "\n".join([head, *align_rows(rows)])
 
 
 def _equilibria(found: GameFindings) -> str:
@@ -171,10 +171,10 @@ def _equilibria(found: GameFindings) -> str:
     for k in sorted(heaviest[:MOST_ROWS]):
         first = _sure(float(profile.equilibrium.policy[k]), sure.get(names[k]), 4)
         rest = [f"{e.policy[k]:.4f}" for e in profile.regularised]
-        rows.append((shorten(names[k]), first, *rest, f"{profile.reference[k]:.4f}"))
+        rows.append((shorten_name(names[k]), first, *rest, f"{profile.reference[k]:.4f}"))
     lines = [
         "Equilibria, by the price tau of a nat of KL to the reference",
-        *table(rows),
+        *align_rows(rows),
         *_more(len(names), "names"),
     ]
     if not profile.equilibrium.is_unique:
@@ -205,10 +205,10 @@ def _dynamics(found: GameFindings) -> str:
         )
     head = f"Ways of learning: exploitability after {steps:,} steps, tau = {found.tau:g}"
     goal = f"  pi*_tau itself has {found.goal.exploitability:.4f}"
-    return "\n".join([head, *table(rows), goal])
+    return "\n".join([head, *align_rows(rows), goal])
 
 
-def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def align_rows(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield lines of columns: the first to the left, the others to the right."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     for row in rows:
@@ -217,7 +217,7 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  " + "  ".join(cells).rstrip()
 
 
-def shorten(name: str) -> str:
+def shorten_name(name: str) -> str:
     """Return a name of at most 24 letters."""
     return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
 

@@ -108,7 +108,6 @@ def fit_members(
     from tandem.runs.checkpoint import Checkpoint
     from tandem.runs.run import Run
     from tandem.stages.encoding import encode
-    from tandem.stages.sampling import sample as sample_policy
     from tandem.stages.judging import judge
     from tandem.training.optim import Optim
 
@@ -122,7 +121,7 @@ def fit_members(
     for k in range(MEMBERS):
         drawn = judged if k == 0 else judged.take(_with_replacement(len(judged), Seed(0).at(k)))
         with Run(place / f"run-{k}", seed=k) as run:
-            D = run("votes", encoding.encode, drawn, base)
+            D = run("votes", encode, drawn, base)
             fitted = reward.recipe(run, base, D, cfg)
             scored = run("scores", judge, asked, RewardModel(fitted, name=f"member {k}"))
         found = {}
@@ -216,7 +215,8 @@ def sample(words: Sequence[str]) -> int:
     from tandem.engines import Sampling
     from tandem.runs.checkpoint import Checkpoint
     from tandem.runs.run import Run
-    from tandem.stages import encoding
+    from tandem.stages.encoding import encode
+    from tandem.stages.sampling import sample as sample_policy
 
     policy = Checkpoint(Path(options.model), Path(options.model).name)
     policy.files()

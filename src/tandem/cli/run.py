@@ -1,4 +1,4 @@
-"""`tandem run METHOD`: settings, then the world, then the recipe, then the table.
+"""`tandem run METHOD`: read the settings, open the task, run the recipe, print the table.
 
 Settings are checked and data is read before the run's folder is made, so that a mistake leaves
 nothing behind. The same command, given again, goes on where it stopped.
@@ -36,7 +36,8 @@ ALWAYS = ("sft", "reward")
 
 START_FLAGS = ("task", "model", "data")
 
-RUN_USAGE = """usage: tandem run METHOD --task NAME [--model PATH] | --model PATH --data FILE [options]
+RUN_USAGE = """usage: tandem run METHOD --task NAME [--model PATH] [options]
+       tandem run METHOD --model PATH --data FILE [options]
 
 `tandem run METHOD --help` lists the method's settings.
 
@@ -164,7 +165,7 @@ def open_task(options: Namespace, sizes: Any) -> Task:
 
 
 def check_answer_lengths(model: str, methods: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-    """Refuse, before anything is trained, answers for which the model has no room.
+    """Refuse, before anything is trained, a longest answer that does not fit the model's context.
 
     Args:
         model: your model's folder.

@@ -38,7 +38,7 @@ class Setting:
 def leaf_settings(config: object, prefix: str) -> Iterator[Setting]:
     """Yield the leaves of a dataclass, nested dataclasses included.
 
-    A method's config that another's shares with it (`methods.configs.shared_parts`) is left out: it has a table
+    A config that another method shares (`methods.configs.shared_parts`) is left out: it has a table
     of its own, and one set of flags.
     """
     kind = type(config)

@@ -93,6 +93,7 @@ class GroupChunk:
         self.nested = {name: (outer, _Lists(outer.inner)) for name, outer in nested.items()}
 
     def group(self, row: int) -> Group:
+        """Return one row as a group; its arrays are views of the chunk."""
         messages = self.messages[row].as_py()
         meta = self.meta[row].as_py()
         prompt = Prompt(
@@ -155,6 +156,7 @@ def _lists(rows: Sequence[npt.NDArray[Any] | None], kind: pa.DataType) -> pa.Arr
 
 
 def record_batches(groups: Iterable[Group]) -> Iterator[pa.RecordBatch]:
+    """Yield the groups as Arrow batches of at most `ROWS_PER_CHUNK` rows."""
     stream = iter(groups)
     while rows := list(itertools.islice(stream, ROWS_PER_CHUNK)):
         yield _record_batch(rows)

@@ -36,9 +36,20 @@ MAP_ABOVE_BYTES = 64 << 20
 
 
 class Groups:
-    """An immutable collection of groups on Arrow.
+    """An immutable collection of groups: a data set, kept as an Arrow table.
 
-    Iterable, sliceable, concatenable (`D + D_hat`); `of` builds it, `write` and `read` keep it.
+    It is iterated, sliced and added like a list; `of` builds one, `write` and `read` keep it as
+    Parquet.
+
+    >>> from tandem import Completion, Group, Prompt
+    >>> D = Groups.of(Group(Prompt(f"p{i}", "say hi"), (Completion("hi"),)) for i in range(3))
+    >>> D
+    Groups(3 prompts, 3 completions)
+    >>> [group.id for group in D[1:]]
+    ['p1', 'p2']
+    >>> D.write(Path("D.parquet"))
+    >>> Groups.read(Path("D.parquet")).hash == D.hash
+    True
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -85,13 +96,13 @@ class Groups:
             raise DataError(
                 f"cannot read groups from {path}: {error}",
                 "a collection of groups is one Parquet file in Tandem's schema",
-                "give the path of a `groups.parquet`, or import other files with `tandem.data.formats`",
+                "give the path of a `groups.parquet`, or read other files with `tandem.read_data`",
             ) from error
         if source.schema_arrow.names != SCHEMA.names:
             raise DataError(
                 f"{path} has the columns {source.schema_arrow.names}",
                 "it is Parquet, but not a collection of groups",
-                "import it with `tandem.data.formats.read`",
+                "read it with `tandem.read_data`",
             )
         parts = range(source.num_row_groups)
         if sum(source.metadata.row_group(k).total_byte_size for k in parts) <= MAP_ABOVE_BYTES:

@@ -76,7 +76,7 @@ def _tokens(group: Group, k: int) -> IntArray:
         raise DataError(
             f"group `{group.id}`: completion {k} has no tokens",
             "two answers are compared as one sequence of tokens",
-            "tokenise first with `tandem.stages.encoding.encode`",
+            "tokenise first with `tandem.encode`",
         )
     return tokens
 

@@ -1,4 +1,4 @@
-"""One prompt with its completions, and what judges said of them: the record that all verbs share."""
+"""The record that all verbs share: a prompt, its completions, scores and preferences."""
 
 # pyarrow ships no types
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
@@ -22,10 +22,14 @@ NO_TOKENS: IntArray = np.empty(0, np.int32)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """What is asked.
+    """One prompt: the text that a model answers, and what is known about it.
+
+    >>> prompt = Prompt("q1", "What is 2 + 2?", meta={"answer": "4"})
+    >>> prompt.id, prompt.meta["answer"]
+    ('q1', '4')
 
     Attributes:
-        id: unique in a collection; seeds, splits and resumes hang on it.
+        id: unique in a collection. Seeds depend on it, so the same id gets the same draws.
         text: the prompt as the model reads it, rendered by the chat template where there is one.
         messages: the conversation it was rendered from, or None for plain text.
         tokens: [P] token ids, empty until a tokenizer has seen it.
@@ -41,7 +45,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Completion:
-    """One answer.
+    """One answer to a prompt, by a model or a person.
+
+    >>> Completion("2 + 2 is 4.", author="a person").text
+    '2 + 2 is 4.'
 
     Attributes:
         text: the answer without its end-of-sequence token.
@@ -67,7 +74,19 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """One comparison: p = P(completion i is better than completion j); 1 a click, .5 a tie."""
+    """One comparison of two completions of a group, by their indices.
+
+    >>> vote = Preference(0, 1, p=0.2, by="ann")  # completion 1 is probably better
+    >>> vote.winner, vote.loser
+    (1, 0)
+
+    Attributes:
+        i: index of one completion.
+        j: index of the other.
+        p: probability that completion i is better than j: 1 for a choice, 0.5 for a tie.
+        margin: how much better the preferred one is, or None where nobody said.
+        by: the judge's name.
+    """
 
     i: int
     j: int
@@ -88,9 +107,17 @@ class Preference:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """A prompt with n completions and what one judge thinks of them.
+    """A prompt with its completions, and the scores and preferences that judges gave them.
+
+    >>> answers = (Completion("4"), Completion("5"))
+    >>> group = Group(Prompt("q1", "What is 2 + 2?"), answers, preferences=(Preference(0, 1),))
+    >>> len(group), group.keep([0]).completions[0].text
+    (2, '4')
 
     Attributes:
+        prompt: what is asked.
+        completions: n answers.
+        preferences: comparisons of two completions, by their indices.
         scores: [n] one number a completion, or None.
         clusters: [n] the same number for completions that say the same, or None.
     """

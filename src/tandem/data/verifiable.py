@@ -1,8 +1,8 @@
-"""Questions with one checkable answer: how they are put, and how an answer is read from a text.
+"""Questions with one checkable answer: prompt formats, and how an answer is read from a text.
 
     read = StatedAnswer(("####", "answer is"))      # text -> answer, "" where none is stated
     wording.ask(prompt, wording.form("answer"))     # the same question in another form
-    wording.hinted(prompt)                          # with the answer given away (STaR)
+    wording.ask_with_hint(prompt)                          # with the answer given away (STaR)
 
 Judges, operators, methods and evaluation all read answers with the task's one `StatedAnswer`.
 The answer key is `prompt.meta["answer"]`; `key` alone reads it.
@@ -151,7 +151,7 @@ class QuestionFormat:
         last = {"role": "user", "content": said}
         return replace(prompt, text=text, messages=(*prompt.messages[:-1], *shown, last))
 
-    def hinted(self, prompt: Prompt, form: PromptStyle) -> Prompt:
+    def ask_with_hint(self, prompt: Prompt, form: PromptStyle) -> Prompt:
         """Return the question with its answer given away."""
         return self.ask(prompt, form, hint=self.hint.format(answer=answer_key(prompt)))
 

@@ -13,7 +13,15 @@ from tandem.rng import Seed
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to draw. Part of a method's definition: anything but the defaults changes the policy.
+    """How completions are drawn from a model: temperature, truncation, length.
+
+    The defaults draw from the model's own distribution. Anything else is another policy, so a
+    run does a stage again when it changes.
+
+    >>> Sampling()  # the policy itself
+    Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, max_tokens=256, stop=())
+    >>> greedy = Sampling(temperature=0)
+    >>> rso = Sampling(temperature=0.7, top_k=40, max_tokens=128)  # as in RSO's paper
 
     Attributes:
         temperature: logits are divided by it; 0 is greedy.

@@ -29,7 +29,7 @@ def uniform_numbers(seed: Seed, prompt_id: str, i: int, count: int) -> npt.NDArr
 
 
 def choose_tokens(logits: Tensor, sampling: Sampling, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw one token a row, and say how likely it was under the law that drew it.
+    """Draw one token a row; return it with its log-probability under the distribution it came from.
 
     Args:
         logits: [R, V].

@@ -2,12 +2,12 @@
 
 One small protocol, three ways to reach a model behind it:
 
-    LocalModel(checkpoint)    engines/local.py: labels through the kernel, text by the torch engine
+    LocalModel(checkpoint)    engines/local.py: labels by a forward pass, text by the torch engine
     Server("name", url)       engines/openai.py: any OpenAI-compatible server
 
-    speaker = LocalModel(pi).open(Machine())
-    speaker.label(prompts, (("(A)", " (A)"), ("(B)", " (B)")))    # log P of A and of B
-    speaker.complete(prompts, Sampling(max_tokens=64), seed)
+    lm = LocalModel(pi).open(Machine())
+    lm.label(prompts, (("(A)", " (A)"), ("(B)", " (B)")))    # log P of A and of B
+    lm.complete(prompts, Sampling(max_tokens=64), seed)
 
 A label is several spellings of one word; which of them a model prefers depends on its tokenizer,
 so their mass is summed. No torch here.

@@ -1,4 +1,4 @@
-"""A language model in a folder of this machine: labels through the kernel, text by the engine."""
+"""A language model in a local folder: labels by a forward pass, text by the sampling engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ from tandem.runs.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A Hugging Face folder as a language model that can be asked.
+    """A language model in a Hugging Face folder on this machine, for `Labeller` and `Rater`.
+
+    >>> LocalModel(Checkpoint(Path("models/judge"), "judge")).name
+    'judge'
 
     Attributes:
         checkpoint: the folder.
@@ -67,7 +70,7 @@ class LocalSession:
         self.engine = TorchEngine(trunk.inner, tokenizer, dtype=trunk.dtype, compiled=compiled)
 
     def label(self, prompts: Iterable[Prompt], labels: Labels) -> Iterator[FloatArray]:
-        """Yield [L] log-probabilities of the labels; see `Speaker`.
+        """Yield [L] log-probabilities of the labels; see `OpenLanguageModel`.
 
         Raises:
             EngineError: a prompt with a label behind it is longer than the model's context.
@@ -88,7 +91,7 @@ class LocalSession:
     def complete(
         self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
     ) -> Iterator[Completion]:
-        """Yield one completion of each prompt; see `Speaker`."""
+        """Yield one completion of each prompt; see `OpenLanguageModel`."""
         for group in self.engine.sample(self._asked(prompts, 0), 1, sampling, seed):
             yield group.completions[0]
 

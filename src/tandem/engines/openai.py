@@ -41,7 +41,11 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Server:
-    """A model behind an OpenAI-compatible address.
+    """A language model behind an OpenAI-compatible address, for `Labeller` and `Rater`.
+
+    >>> server = Server("qwen", url="http://localhost:8000/v1", key=None, concurrency=32)
+    >>> server.name
+    'qwen'
 
     Attributes:
         model: the model's name on the server.
@@ -107,7 +111,7 @@ class ServerSession:
         self._asking: dict[str, Future[Body]] = {}
 
     def label(self, prompts: Iterable[Prompt], labels: Labels) -> Iterator[FloatArray]:
-        """Yield [L] log-probabilities of the labels; see `Speaker`.
+        """Yield [L] log-probabilities of the labels; see `OpenLanguageModel`.
 
         Raises:
             EngineError: the server names no log-probabilities, or does not answer.
@@ -121,7 +125,7 @@ class ServerSession:
     def complete(
         self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
     ) -> Iterator[Completion]:
-        """Yield one completion of each prompt; see `Speaker`.
+        """Yield one completion of each prompt; see `OpenLanguageModel`.
 
         Raises:
             ConfigError: a truncation that the protocol does not know.
@@ -129,8 +133,7 @@ class ServerSession:
         """
         if sampling.top_k or sampling.min_p:
             raise ConfigError(
-                f"sampling.top_k = {sampling.top_k}, sampling.min_p = {sampling.min_p} with a "
-                "server",
+                f"sampling.top_k = {sampling.top_k}, min_p = {sampling.min_p} with a server",
                 "the protocol knows temperature and top_p alone, and would ignore them",
                 "set both to 0",
             )
@@ -145,8 +148,8 @@ class ServerSession:
             ended = answer["choices"][0].get("finish_reason") == "stop"
             yield Completion(_text(answer), author=self.server.model, stopped=ended)
 
-    def told(self) -> dict[str, Any]:
-        """Return what was paid for since this was opened, and what was found on the disk."""
+    def describe_cost(self) -> dict[str, Any]:
+        """Return the tokens paid for since this was opened, and the answers found in the cache."""
         line = (
             f"{self.server.model}: {self.paid.requests} requests ({self.found} more were on the "
             f"disk), {self.waiting.retries} retries, {self.paid.tokens_in} tokens read, "
@@ -337,7 +340,7 @@ def _text(answer: Body) -> str:
 
 
 def _checked(text: str, check: Callable[[Body], Any]) -> Body:
-    """Read an answer; it is looked through before it is kept.
+    """Parse a server's answer and check it before it is cached.
 
     Raises:
         Passing: it is cut or no answer at all.

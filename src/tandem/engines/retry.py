@@ -73,7 +73,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
 
 
 class Retrier:
-    """Patience shared by the threads that ask one server: told to wait, all of them wait.
+    """Retries for the threads that ask one server: when it asks one of them to wait, all wait.
 
     Args:
         patience: how long.

@@ -127,7 +127,7 @@ class RunningBatch:
         return alive
 
     def keep(self, alive: Bools) -> None:
-        """Close the holes of landed rows, as the decoder does."""
+        """Keep only the rows that still run, in order, as the decoder's state does."""
         source, target, count = compaction_moves(alive)
         for column in (self.count, self.tokens, self.logp, self.u):
             column[target] = column[source]

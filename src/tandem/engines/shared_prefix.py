@@ -3,8 +3,8 @@
 Every forward is one packed row of N tokens with their own positions: all new prompts in a
 prefill, one token a completion in a decoding step. Linear layers then see no padding, and no
 mask is built by the model. Attention is ours (`attend`, registered under `SHARED_PREFIX`): in a
-decoding step a completion looks at its prompt's block and at its own block, each softmaxed apart and
-merged by their log-sum-exp (the same identity as in FlashAttention, arXiv:2205.14135, section 3.1).
+decoding step a completion looks at its prompt's block and at its own block, each softmaxed apart
+and merged by their log-sum-exp (the same identity as in FlashAttention, arXiv:2205.14135, section 3.1).
 Rows that finish leave by moving the last row into their place; nothing else is copied.
 
 Shapes: P new prompts, S prompts held, R completions held, m the most completions of one prompt,
@@ -91,7 +91,7 @@ class CacheStore:
 
     @staticmethod
     def fit(old: CacheStore | None, slots: int, columns: int, like: Tensor) -> CacheStore:
-        """Return a store with room for this; `like` is [Hk, N, D]. What was held stays."""
+        """Return a store with room for N more columns, content kept; `like` is [Hk, N, D]."""
         have = wide = 0
         if old is not None and old.keys.dtype == like.dtype:
             have, _, wide, _ = old.keys.shape

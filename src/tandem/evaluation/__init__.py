@@ -15,7 +15,7 @@ from tandem.evaluation.accuracy import (
     vote_share,
 )
 from tandem.evaluation.comparisons import Comparisons, lay_out_comparisons
-from tandem.evaluation.pairwise import PairwiseEvaluation, pairwise_evaluation
+from tandem.evaluation.pairwise_tables import PairwiseEvaluation, pairwise_evaluation
 from tandem.evaluation.policy import (
     PolicyEvaluation,
     PolicyRow,
@@ -24,7 +24,7 @@ from tandem.evaluation.policy import (
     policy_evaluation,
     score_column,
 )
-from tandem.evaluation.reward import (
+from tandem.evaluation.reward_tables import (
     RewardEvaluation,
     Slice,
     learning_table,

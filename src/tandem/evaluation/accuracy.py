@@ -62,7 +62,7 @@ def _rows(
     cells: Mapping[tuple[str, str], Mapping[str, Estimate | None]],
 ) -> tuple[tuple[CellValue, ...], ...]:
     return tuple(
-        (*who, *(None if e is None else e.scaled(100) for e in row.values()))
+        (*who, *(None if e is None else e.scale_by(100) for e in row.values()))
         for who, row in cells.items()
     )
 

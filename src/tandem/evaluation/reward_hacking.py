@@ -1,4 +1,4 @@
-"""Reward hacking: what the validation curve of a training run says of the reward it optimised.
+"""Reward hacking: how the optimised reward and others diverge over a policy's validation curve.
 
 A proxy rises because it is optimised; whether anything else rose is what the other columns of the
 curve say. See docs/theory/over_optimisation.md; Gao et al. 2022, arXiv:2210.10760.
@@ -99,7 +99,7 @@ class Diagnosis:
 
 
 def read_curve(events: Path, stage: str | None = None) -> list[dict[str, float]]:
-    """Read a validation curve from a run's events: one point a round, in order.
+    """Read a validation curve from a run's `events.jsonl`: one point a round, in order.
 
     A killed run may evaluate a round again; both are the same, and the last is kept.
 

@@ -1,4 +1,4 @@
-"""Judges look at groups and write down what they think. Evaluation needs nothing else.
+"""Judges: anything that writes scores, preferences or clusters into groups of completions.
 
 A judge returns the same groups with `scores`, `preferences` or `clusters` filled in. It is a
 frozen value: it opens models lazily inside the call, and its answer about a group depends on
@@ -17,7 +17,27 @@ from tandem.machine import Machine
 
 @runtime_checkable
 class Judge(Protocol):
-    """Writes scores, preferences or clusters; may raise `Pending` at a stage boundary only."""
+    """Anything that scores, compares or clusters completions: a name, and a call on groups.
+
+    A judge is a frozen dataclass with a `name`. A call yields the same groups in the same order,
+    with one of `scores`, `preferences` and `clusters` written. It may raise `Pending` where
+    people answer later, but only before its first group.
+
+    >>> import numpy as np
+    >>> from dataclasses import dataclass, replace
+    >>> from tandem import Completion, Prompt
+    >>> @dataclass(frozen=True)
+    ... class Brevity:
+    ...     name: str = "brevity"
+    ...
+    ...     def __call__(self, groups):
+    ...         for group in groups:
+    ...             scores = [-len(c.text) for c in group.completions]
+    ...             yield replace(group, scores=np.array(scores, float))
+    >>> group = Group(Prompt("q", "2 + 2?"), (Completion("4"), Completion("it is 4")))
+    >>> isinstance(Brevity(), Judge), next(Brevity()([group])).scores.tolist()
+    (True, [-1.0, -7.0])
+    """
 
     @property
     def name(self) -> str:

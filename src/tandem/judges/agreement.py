@@ -67,7 +67,13 @@ class SameAnswer:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Writes which completions of a prompt say the same.
+    """A judge that says which completions of a prompt mean the same; it writes `clusters`.
+
+    >>> from tandem import Completion
+    >>> texts = ("the answer is 4", "the answer is 5", "so the answer is 4")
+    >>> group = Group(Prompt("q1", "2 + 2?"), tuple(Completion(t) for t in texts))
+    >>> next(Agreement()([group])).clusters.tolist()
+    [0, 1, 0]
 
     Attributes:
         same: what makes two completions the same.

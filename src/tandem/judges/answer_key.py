@@ -1,4 +1,4 @@
-"""Whose stated answer is the key's; who agrees with whom is said by `agreement`."""
+"""A judge for questions with a known answer: 1 where a completion states it, else 0."""
 
 from __future__ import annotations
 
@@ -13,7 +13,21 @@ from tandem.data.verifiable import AnswerParser, answer_key
 
 @dataclass(frozen=True)
 class AnswerKey:
-    """Writes `scores`: 1 where the stated answer is the key's, else 0. What `correct` reads."""
+    """A judge that scores 1 where a completion states the known answer, else 0.
+
+    The operator `correct` reads these scores.
+
+    >>> from tandem import Completion, Prompt
+    >>> from tandem.data.verifiable import StatedAnswer
+    >>> prompt = Prompt("q1", "2 + 2?", meta={"answer": "4"})
+    >>> group = Group(prompt, (Completion("the answer is 4"), Completion("the answer is 5")))
+    >>> next(AnswerKey(StatedAnswer())([group])).scores.tolist()
+    [1.0, 0.0]
+
+    Attributes:
+        read: how an answer is read from a text.
+        name: the judge's name.
+    """
 
     read: AnswerParser
     name: str = "answer key"

@@ -26,7 +26,15 @@ Unit = Literal["tokens", "words"]
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Several scoring judges as one, conservatively: each member centred, then aggregated.
+    """Several scoring judges as one, so that no single judge's mistake is rewarded.
+
+    Each member's scores are centred, then aggregated: their mean, the worst of them, or the mean
+    less a share of their variance.
+
+    >>> members = tuple(RewardModel(Checkpoint(Path(f"r{k}"), f"r{k}")) for k in range(4))
+    >>> Ensemble(members, how="worst").name
+    'ensemble'
+    >>> groups = run("judged", judge, answers, Ensemble(members, "worst"))  # doctest: +SKIP
 
     A reward is defined up to a constant per prompt, so members are brought to a common zero
     before they are compared; otherwise the worst of them is the one with the lowest constant.

@@ -13,7 +13,8 @@ d = content + bias, logit averaging recovers sigma(content) and probability aver
 d-RLAIF asks for a number instead: s = sum i P(i) / sum P(i), mapped to [-1, 1].
 
 What was read (d in each order, mass on other words) stays in `prompt.meta["ai"]`, from which
-`judges.labelling` says how far the position decided. See docs/theory/ai_feedback.md. No torch.
+`judges.position_bias` measures how far the position decided. See docs/theory/ai_feedback.md.
+No torch.
 """
 
 from __future__ import annotations
@@ -69,7 +70,15 @@ def star_score(logp: FloatArray) -> float:
 
 @dataclass(frozen=True)
 class Labeller:
-    """Compares completions (0, 1), (2, 3), ... and writes soft preferences.
+    """A judge that asks a language model which of two completions is better.
+
+    It compares completions (0, 1), (2, 3), ... and writes soft preferences: the label is read off
+    the probabilities of the letters "(A)" and "(B)", and no text is generated.
+
+    >>> from tandem import Server
+    >>> labeller = Labeller(Server("gpt-4o-mini"), principles=("Be honest.",))
+    >>> labeller.name, labeller.p([2.0, -2.0])  # only the position decided: a tie
+    ('gpt-4o-mini', 0.5)
 
     Two answers with the same text are a tie, and nothing is asked.
 
@@ -127,7 +136,7 @@ class Labeller:
 
 
 class OpenLabeller:
-    """A labeller whose language model is open."""
+    """A `Labeller` with its language model loaded: the call that compares completions."""
 
     def __init__(self, labeller: Labeller, speaker: OpenLanguageModel) -> None:
         self.labeller, self.speaker = labeller, speaker
@@ -146,7 +155,7 @@ class OpenLabeller:
             for group in chunk:
                 yield self._labelled(group, heard)
 
-    def told(self) -> dict[str, Any]:
+    def describe_cost(self) -> dict[str, Any]:
         """Return what the model's answers cost, where it costs anything."""
         return cost_of(self.speaker)
 
@@ -191,7 +200,11 @@ class OpenLabeller:
 
 @dataclass(frozen=True)
 class Rater:
-    """Scores each completion in [-1, 1] by the numbers that a language model would say (d-RLAIF).
+    """A judge that asks a language model to rate each completion, in [-1, 1] (d-RLAIF).
+
+    >>> from tandem import Server
+    >>> Rater(Server("gpt-4o-mini"), name="stars").name
+    'stars'
 
     Attributes:
         lm: who is asked.
@@ -218,7 +231,7 @@ class Rater:
 
 
 class OpenRater:
-    """A rater whose language model is open."""
+    """A `Rater` with its language model loaded: the call that scores completions."""
 
     def __init__(self, rater: Rater, speaker: OpenLanguageModel) -> None:
         self.rater, self.speaker = rater, speaker
@@ -243,7 +256,7 @@ class OpenRater:
                 rest = [_residual(x) for _, x in mine]
                 yield _keeping(replace(group, scores=scores), {"by": self.rater.name, "rest": rest})
 
-    def told(self) -> dict[str, Any]:
+    def describe_cost(self) -> dict[str, Any]:
         """Return what the model's answers cost, where it costs anything."""
         return cost_of(self.speaker)
 
@@ -275,8 +288,8 @@ def add_turn(asked: Prompt, said: str, then: str) -> Prompt:
 
 
 def cost_of(speaker: OpenLanguageModel) -> dict[str, Any]:
-    """Return what a speaker says of its cost; nothing for one that costs nothing."""
-    tell = getattr(speaker, "told", None)
+    """Return what an open language model has cost so far, as log fields; {} for a free one."""
+    tell = getattr(speaker, "describe_cost", None)
     return {} if tell is None else tell()
 
 

@@ -48,7 +48,7 @@ class PositionBias:
 
 
 def measure_position_bias(groups: Iterable[Group]) -> PositionBias:
-    """Say how far the position decided, from what a `Labeller` kept.
+    """Measure how far the order of two answers decided a `Labeller`'s preferences.
 
     Raises:
         DataError: no labelled pair.
@@ -89,7 +89,7 @@ class _Column:
 
 
 def position_bias(groups: Groups, *, events: Events) -> dict[str, Any]:
-    """The stage that says it: `text` and the numbers."""
+    """Stage: measure a labeller's position bias; returns `text` and the numbers for JSON."""
     found = measure_position_bias(groups)
     events.log("labelling", text=str(found))
     same = found.same_position

@@ -1,8 +1,8 @@
 """Judges that are a preference model of two arguments: preferences, or a score made of them.
 
-The model reads (x, y, y') in both orders (`tandem.data.pair_sequences`), so what is said of (y, y')
-and of (y', y) adds up to 1. Groups tokenised for another tokenizer are tokenised again from their
-text with the model's own. A sequence longer than the model's context is refused, never cut.
+The model reads (x, y, y') in both orders (`tandem.data.pair_sequences`), so the probabilities of
+(y, y') and (y', y) add up to 1. Groups tokenised for another tokenizer are tokenised again from
+their text with the model's own. A sequence longer than the model's context is refused, never cut.
 """
 
 from __future__ import annotations
@@ -51,7 +51,14 @@ See docs/theory/rejection_sampling.md#pieces.
 
 @dataclass(frozen=True)
 class PreferenceModel:
-    """Writes `preferences`: p = rho(x, y_i, y_j), the chance that completion i is better than j.
+    """A judge that compares completions in pairs with a trained preference model.
+
+    It writes `preferences` with p = rho(x, y_i, y_j), the chance that completion i is better.
+
+    >>> rho = PreferenceModel(Checkpoint(Path("runs/mine/03-rho/artifact"), "rho"), pairs="all")
+    >>> rho.name
+    'rho'
+    >>> groups = run("compared", judge, answers, rho)  # doctest: +SKIP
 
     Attributes:
         checkpoint: what `methods.preference.fit` returned.
@@ -237,7 +244,7 @@ class _Reader:
             raise JudgeError(
                 f"prompt `{group.id}` with two of its answers has {longest_sequence(group)} tokens",
                 f"{self.checkpoint} reads {self.limit}, and nothing is cut in silence",
-                "sample shorter answers, or drop such prompts with `tandem.stages.encoding.encode`",
+                "sample shorter answers, or drop such prompts with `tandem.encode`",
             )
         return group
 

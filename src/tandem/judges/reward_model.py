@@ -29,7 +29,14 @@ from tandem.runs.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class RewardModel:
-    """Scores each completion with a scalar model: gain * head(last token) + bias.
+    """A judge that scores each completion with a trained reward model.
+
+    The score is gain * head(last token) + bias, with the gain and bias that were fitted.
+
+    >>> proxy = RewardModel(Checkpoint(Path("runs/mine/03-reward/artifact"), "r_phi"))
+    >>> proxy.name
+    'r_phi'
+    >>> groups = run("judged", judge, answers, proxy)  # doctest: +SKIP
 
     Attributes:
         checkpoint: what `methods.reward.fit` returned.

@@ -83,7 +83,7 @@ class CompareFormat:
 
 @dataclass(frozen=True)
 class RateFormat:
-    """Asks how good an answer is, from 1 to 10.
+    """Template: ask how good an answer is, as a number from 1 to 10.
 
     Attributes:
         ask: the user's turn, with {question} and {answer}.
@@ -116,7 +116,7 @@ class RateFormat:
 
 @dataclass(frozen=True)
 class ReviseFormat:
-    """Asks a model to criticise and to rewrite what it just said, by one principle.
+    """Template: ask a model to criticise and then rewrite its own answer, by one principle.
 
     Attributes:
         critique: the user's turn after the answer, with {principle}.
@@ -138,7 +138,7 @@ class ReviseFormat:
 
 @dataclass(frozen=True)
 class FeedbackFormats:
-    """Everything that a task says about asking for feedback.
+    """A task's templates for feedback by a language model: compare, rate, criticise, revise.
 
     Attributes:
         compare: the template of comparisons.

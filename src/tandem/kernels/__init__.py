@@ -1,1 +1,1 @@
-"""What makes a model fast: each computes what the stock part computes, and is tried before it is trusted."""
+"""Faster parts of a model: each equals the stock part, and is compared with it before use."""

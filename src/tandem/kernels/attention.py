@@ -1,6 +1,6 @@
 """Attention within groups only, for any transformers model that takes an attention function.
 
-Every prompt is attended once and every completion behind its prompt (see `layout`). A window or
+Every prompt is attended once, every completion behind its prompt (`attention_plan`). A window or
 a soft cap is applied as the model's own layers ask for it. Registered with transformers as the
 attention implementation `tandem`; without a plan it is the stock implementation.
 """
@@ -22,9 +22,9 @@ from tandem.kernels.flex_attention import flexible_attention
 
 IMPLEMENTATION = "tandem"
 COMPILED = "tandem-compiled"
-"""The same with `flex` in place of blocks."""
+"""The same by FlexAttention, in place of blocks."""
 LONGEST = 640
-"""Up to this many keys `products` attend, on a CPU in bf16: they keep every probability."""
+"""Up to this many keys a CPU in bf16 attends by `cpu_attention`, which keeps every probability."""
 
 
 def packed_attention(
@@ -45,7 +45,7 @@ def packed_attention(
 
     Args:
         query: [1, H, S, D]; key and value: [1, H', S, D] with H' dividing H.
-        segments: the plan that `packing` made for this row, or a tail's.
+        segments: the plan that `packing` made for this row, or for the last layer's tokens.
         compiled: attend in one call of FlexAttention.
 
     Returns:
@@ -68,6 +68,7 @@ def packed_attention(
     scale = width**-0.5 if scaling is None else scaling
     low = _compute_dtype(query)
     segments.windows.add(sliding_window)
+    # the batch dimension is 1 and goes; three ways to attend give [A, H D] for the tokens that ask
     if compiled and not dropout:
         q, k, v = (x[0].to(low) for x in (query, key, value))
         out = flexible_attention(q, k, v, segments, scale, softcap, sliding_window)
@@ -77,6 +78,7 @@ def packed_attention(
     else:
         q, k, v = (x[0].transpose(0, 1).to(low) for x in (query, key, value))
         out = attend_in_blocks(q, k, v, segments, dropout, scale, softcap, sliding_window)
+    # back to all tokens of the row; those that do not ask get zeros
     if segments.asking is not None:
         out = out.new_zeros(tokens, out.shape[1]).index_copy(0, segments.asking, out)
     return out.view(1, tokens, -1, width), None
@@ -104,6 +106,7 @@ def attend_in_blocks(
     )
     outputs: list[Tensor] = []
     for b, (q_b, k_b, v_b) in enumerate(blocks):
+        # grouped-query attention: every query head gets a copy of its key head
         if k_b.shape[1] != heads:
             k_b, v_b = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k_b, v_b))
         if softcap is not None:
@@ -115,6 +118,7 @@ def attend_in_blocks(
                 q_b, k_b, v_b, mask, dropout, is_causal=mask is None, scale=scale
             )
         outputs.append(y.transpose(1, 2).reshape(-1, heads * width))
+    # blocks come in the plan's order, padding included: `back` picks each token's own place
     stacked = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
     return stacked.index_select(0, segments.back)
 
@@ -150,6 +154,7 @@ def _explicit(
     scale: float,
     softcap: float,
 ) -> Tensor:
+    """Attend with softcap * tanh(scores / softcap), which no fused kernel of PyTorch computes."""
     scores = softcap * torch.tanh((q * scale) @ k.transpose(2, 3) / softcap)
     if mask is not None:
         scores = scores + mask
@@ -181,6 +186,7 @@ def _stock(
             sliding_window=window,
             **rest,  # type: ignore[arg-type]
         )
+    # by hand: grouped heads are copied, the mask becomes additive, causal where there is none
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     if mask is not None and mask.dtype == torch.bool:
@@ -194,6 +200,7 @@ def _stock(
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a key is seen, the lowest number elsewhere."""
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 

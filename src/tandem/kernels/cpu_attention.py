@@ -41,6 +41,7 @@ class BlockedAttention(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         """Attend block by block; Q, K, V and P of every block are kept."""
+        # the scale goes into the queries once; keys and values get a copy for each query head
         heads, tokens, width = q.shape
         ctx.plan, ctx.scale, ctx.tokens = plan, scale, tokens
         ctx.like = [(len(x), x.dtype) for x in (q, k, v)]
@@ -49,6 +50,7 @@ class BlockedAttention(torch.autograd.Function):
         out = q.new_empty(len(plan.queries), heads * width)
         kept: list[Tensor] = []
         for b, (block, rows, _) in enumerate(_places(plan)):
+            # gather [H B, ., D], P = softmax(Q K' + mask), O = P V into this block's rows
             Q, K, V = _take(q, block.queries), _take(k, block.keys), _take(v, block.keys)
             mask = plan.mask(b, window, torch.float32, always=True)
             P = _softmax(Q, K, mask)
@@ -61,23 +63,27 @@ class BlockedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Go through the blocks again: a padded query has no gradient, a key adds up its own."""
+        # dO in the plan's order: rows that only fill a block stay 0
         plan, kept = ctx.plan, ctx.saved_tensors
         queries, keys, width = len(plan.queries), len(plan.keys), g.shape[1]
         dO = g.new_zeros(queries, width, dtype=kept[0].dtype)
         dO.index_copy_(0, plan.back, g.to(dO.dtype))
         dq = g.new_empty(queries, width, dtype=torch.float32)
         dk, dv = (g.new_empty(keys, width, dtype=torch.float32) for _ in range(2))
-        for b, (block, rows, key_rows) in enumerate(_places(plan)):
+        for b, (block, rows, columns) in enumerate(_places(plan)):
+            # the formulas at the head of this file, for one block
             Q, K, V, P = kept[4 * b : 4 * b + 4]
             dO_b = _cut(dO[rows], Q, block.queries.shape)
             dS = torch.ops.aten._softmax_backward_data(dO_b @ V.mT, P, -1, P.dtype)
             _put(dS @ K, dq[rows], block.queries.shape)
-            _put(dS.mT @ Q, dk[key_rows], block.keys.shape)
-            _put(P.mT @ dO_b, dv[key_rows], block.keys.shape)
+            _put(dS.mT @ Q, dk[columns], block.keys.shape)
+            _put(P.mT @ dO_b, dv[columns], block.keys.shape)
+        # back to the row's tokens: a query has one place, a key adds up its places in all blocks
         dq = dq.index_select(0, plan.back).mul_(ctx.scale)
         if plan.asking is not None:
             dq = dq.new_zeros(ctx.tokens, width).index_copy_(0, plan.asking, dq)
         dk, dv = (x.new_zeros(ctx.tokens, width).index_add_(0, plan.keys, x) for x in (dk, dv))
+        # to each input's own heads and dtype
         heads = ctx.like[0][0]
         d = (_own_heads(x, heads, *like) for x, like in zip((dq, dk, dv), ctx.like, strict=True))
         return *d, None, None, None, None
@@ -87,9 +93,10 @@ def _places(plan: AttentionPlan) -> Iterator[tuple[PlanBlock, slice, slice]]:
     """Yield each block with where its queries and its keys lie in the plan's."""
     q = k = 0
     for block in plan.blocks:
-        rows, key_rows = slice(q, q + block.queries.numel()), slice(k, k + block.keys.numel())
-        yield block, rows, key_rows
-        q, k = rows.stop, key_rows.stop
+        rows = slice(q, q + block.queries.numel())
+        columns = slice(k, k + block.keys.numel())
+        yield block, rows, columns
+        q, k = rows.stop, columns.stop
 
 
 def _all_heads(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:

@@ -8,8 +8,8 @@ usual is narrowed from outside, by hooks on its parts:
     h [S, d] all tokens, h_a [A, d] those that are read
     h_a + O attend(q of norm(h) at A, k of norm(h), v of norm(h)),  then all the rest on [A, d]
 
-Which module is which is seen by watching one forward pass, not known from a list;
-`models.probe.probe_layout` compares the numbers before it is trusted: a body that gives its states the shape of its input,
+Which module is which is recorded in one forward pass, not known from a list; `models.probe`
+compares the numbers before it is trusted: a body that gives its states the shape of its input,
 as GPT-2's does, is left as it is. Without a `tail` among its arguments a layer does all tokens.
 """
 
@@ -93,7 +93,7 @@ class LastLayer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
-    """One module's call: what it read and made first, and whether it was told the plan."""
+    """One recorded call of a submodule: its first input and output, and if it got the plan."""
 
     module: nn.Module
     read: Any
@@ -125,7 +125,7 @@ def find_last_layer(body: nn.Module, forward: Callable[[], Any]) -> LastLayer | 
 
 
 def _parts(calls: list[_Call]) -> LastLayer | None:
-    """Tell parts by who is told the plan, and by whose output is whose input."""
+    """Identify a layer's parts: attention receives the plan, norms feed it and the feed-forward."""
     told = {c.module: c for c in calls if c.told}
     asking = [m for m in told if not any(part in told for part in m.modules() if part is not m)]
     layers = [m for m in told if asking and asking[-1] in m.children()]

@@ -8,7 +8,8 @@ A method is one file, `tandem/methods/<name>.py`, with
                  one: `stages.sampling.BestOf`)
 
 A recipe names its inputs, and is given what it names (see `INPUTS`). The rows are here and not
-in those files because the table and `tandem --help` must not wait for torch.
+in those files because the table and `tandem --help` must not wait for torch. A method's file is
+imported when it is asked for: `tandem.methods.dpo`.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ METHODS: dict[str, MethodRow] = {
     ),
     "kto": MethodRow("KTOConfig", "KTO", "D, 1", "humans", "`mismatch`", "`kto`", "SFT", "1"),
     "ppo": MethodRow(
-        "PPOConfig", "PPO", "pi_theta, 1", "r_phi minus KL", "-", "`ppo_clip` + value", "SFT", "online"
+        "PPOConfig", "PPO", "pi_theta, 1", "r_phi minus KL", "-", "`ppo_clip` + value", "SFT",
+        "online",
     ),
     "grpo": MethodRow(
         "GRPOConfig", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
@@ -81,28 +83,32 @@ METHODS: dict[str, MethodRow] = {
         "`rejection`, `rank_pairs`", "`sigmoid`, `hinge`, `hinge_norm`", "SFT", "1",
     ),
     "raft": MethodRow(
-        "RAFTConfig", "RAFT", "pi_theta, k", "r_phi", "`best`, `top_share`", "`nll`", "pi_theta", "T"
+        "RAFTConfig", "RAFT", "pi_theta, k", "r_phi", "`best`, `top_share`", "`nll`", "pi_theta",
+        "T",
     ),
     "rest": MethodRow(
         "ReSTConfig", "ReST", "pi_theta, k", "r_phi", "`above(tau_i)`", "`nll`, `weighted`, `gold`",
         "pi_theta", "G x I",
     ),
     "lmsi": MethodRow(
-        "LMSIConfig", "LMSI", "base, m", "agreement", "`majority`", "`nll`", "base", "1", fits="solver"
+        "LMSIConfig", "LMSI", "base, m", "agreement", "`majority`", "`nll`", "base", "1",
+        fits="solver",
     ),
     "star": MethodRow(
         "STaRConfig", "STaR", "pi, 1 (+ hint)", "answer key", "`correct`", "`nll`", "base", "N",
         fits="solver",
     ),
     "direct": MethodRow(
-        "DirectConfig", "fine-tuning on answers alone", "answer key, 1", "-", "-", "`nll`", "base", "1",
+        "DirectConfig", "fine-tuning on answers alone", "answer key, 1", "-", "-", "`nll`", "base",
+        "1",
         fits="solver", asks="answer",
     ),
     "rlaif": MethodRow(
         "RLAIFConfig", "RLAIF, d-RLAIF", "pi_sft, 2", "language model", "-", "any above", "SFT", "1"
     ),
     "cai": MethodRow(
-        "CAIConfig", "constitutional AI", "pi_sft, critiqued and revised K times", "principles", "-",
+        "CAIConfig", "constitutional AI", "pi_sft, critiqued and revised K times", "principles",
+        "-",
         "`nll`, then RLAIF", "base", "1",
     ),
     "rlp": MethodRow(
@@ -111,6 +117,17 @@ METHODS: dict[str, MethodRow] = {
         "SFT, then PPO", "1",
     ),
 }  # fmt: skip
+
+__all__ = [
+    "INPUTS",
+    "METHODS",
+    "Method",
+    "MethodRow",
+    "find_method",
+    "load_method",
+    "methods_markdown",
+    "methods_table",
+]
 
 COLUMNS = ("title", "sample", "judge", "select", "objective", "init", "repeats")
 HEADINGS = ("method", "sample from, n", "judge", "select", "objective", "init", "repeats")
@@ -123,19 +140,33 @@ INPUTS: dict[str, str] = {
     "r_phi": "Checkpoint: a reward model fitted to D",
     "held_out": "Groups with preferences, of prompts that are not in D",
     "prompts": "Prompts without labels, tokenised, to sample from",
-    "formats": "Formats: how a language model is asked to compare, rate, criticise and revise",
+    "formats": "FeedbackFormats: how a language model is asked to compare, rate and revise",
     "sampling": "Sampling: temperature, truncation, longest answer",
     "validation": "Validation: held-out prompts and judges that follow a policy while it trains",
     "same": "Mapping by name: what makes two completions the same, the task's own choice first",
     "humans": "Judge: who gives preferences, now or tomorrow",
-    "wording": "Wording: how questions with one checkable answer are put and read",
+    "wording": "QuestionFormat: how questions with one checkable answer are put and read",
     "truth": "Judge: the programmatic truth, where there is one",
 }
 
 
+def __getattr__(name: str) -> Any:
+    """Import a method's file when it is asked for: `methods.dpo`."""
+    if name not in METHODS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method's file, opened."""
+    """A method whose file is imported: its row of the table, its config and its recipe.
+
+    Attributes:
+        name: as on the command line.
+        row: its row of the table.
+        config: its settings, a dataclass.
+        recipe: `recipe(run, <inputs>, cfg)`, which does the method as stages of a run.
+    """
 
     name: str
     row: MethodRow

@@ -40,6 +40,10 @@ from tandem.training.validation import Validation
 class BestOfNConfig:
     """Settings of best-of-n; n is AlpacaFarm's.
 
+    >>> BestOfNConfig(n=4).n
+    4
+    >>> best = recipe(run, pi_sft, r_phi, held_out)  # doctest: +SKIP
+
     Attributes:
         n: answers drawn for each answer given.
         pool: answers to each held-out prompt, from which the curve over n is estimated.

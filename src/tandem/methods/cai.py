@@ -49,6 +49,9 @@ from tandem.training.validation import Validation
 class CAIConfig:
     """Settings of constitutional AI; K is the paper's.
 
+    >>> CAIConfig(K=1, learn="sl").K  # one revision of each response, and no RLAIF
+    1
+
     Attributes:
         K: critiques and revisions of each response.
         learn: `rl` goes on to stage 2; `sl` stops at SL-CAI.

@@ -115,7 +115,7 @@ def human_pairs_reward(
     validation: Validation | None,
     cfg: RLPConfig = RLPConfig(),
 ) -> Checkpoint:
-    """As many of the policy's pairs as SPG makes, labelled by the reward that it climbed."""
+    """Control for SPG: as many pairs of the policy's answers, labelled by its own reward."""
 
     def labels(P: Groups, D_hat: Groups, r: Checkpoint) -> Groups:
         asked = run("asked", first_two, P, len(D_hat))

@@ -25,6 +25,9 @@ from tandem.training.optim import Optim
 class DirectConfig:
     """Settings of direct fine-tuning; batch and rate are STaR's, epochs SFT's.
 
+    >>> DirectConfig().sft.batch
+    8
+
     Attributes:
         sft: how the model is fitted to the answers.
     """
@@ -41,7 +44,7 @@ def recipe(
     wording: QuestionFormat,
     cfg: DirectConfig = DirectConfig(),
 ) -> Checkpoint:
-    """Questions with answer keys in, a policy that says answers out."""
+    """Train a policy to give the answer alone, without a path; the control of STaR and LMSI."""
     D = run("answers-alone", with_stated_answer, prompts, wording, base)
     return run("direct", sft.fit, base, D, cfg.sft, name="direct")
 

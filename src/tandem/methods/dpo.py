@@ -33,6 +33,10 @@ from tandem.training.sources import DatasetSource
 class DPOConfig:
     """Settings of DPO; defaults are AlpacaFarm's.
 
+    >>> DPOConfig(loss="ipo", tau=0.1).settings
+    {'tau': 0.1}
+    >>> policy = recipe(run, pi_sft, D, DPOConfig(beta=0.1))  # doctest: +SKIP
+
     Attributes:
         loss: a row of `PAIRWISE`: sigmoid, cdpo, robust, ipo, ipo_sum, hinge_norm, hinge, ...
         beta: pull to the reference; None takes the loss's default.

@@ -53,6 +53,9 @@ K3 = (
 class GRPOConfig:
     """Settings of group-baseline policy gradients; defaults are GRPO's (DeepSeekMath).
 
+    >>> GRPOConfig(n=4, advantage="rest", ratio="none").advantage  # RLOO on fresh samples
+    'rest'
+
     Attributes:
         prompts: prompts per round.
         n: completions per prompt, 2 or more.

@@ -41,6 +41,9 @@ from tandem.training.sources import DatasetSource
 class KTOConfig:
     """Settings of KTO; defaults are the paper's.
 
+    >>> KTOConfig(lam_d=1.33).lam_d  # three bad answers to every four good ones
+    1.33
+
     Attributes:
         beta: how fast value saturates.
         lam_d: weight of good answers.

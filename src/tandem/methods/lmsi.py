@@ -45,6 +45,9 @@ from tandem.training.optim import Optim
 class LMSIConfig:
     """Settings of LMSI; m, temperature, and sft's steps, batch and rate are the paper's.
 
+    >>> LMSIConfig(m=15, floor=0.5).m
+    15
+
     Attributes:
         m: paths sampled per question; 15 does nearly as well (figure 4).
         temperature: of that sampling. The paper later decodes the sharper model at 1.2.

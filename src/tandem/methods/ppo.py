@@ -47,6 +47,10 @@ from tandem.training.validation import Validation
 class PPOConfig:
     """Settings of PPO; defaults are AlpacaFarm's simulated ones.
 
+    >>> PPOConfig(beta=0.05, rounds=20).beta
+    0.05
+    >>> policy = recipe(run, pi_sft, r_phi, prompts, ...)  # doctest: +SKIP
+
     Attributes:
         prompts: episodes per round.
         rounds: how often to sample.

@@ -44,6 +44,9 @@ from tandem.training.sources import DatasetSource
 class PreferenceConfig:
     """Settings of a preference model; defaults are the reward model's, to be compared with it.
 
+    >>> PreferenceConfig(head="zero", smoothing=0.1).head
+    'zero'
+
     Attributes:
         epochs: passes over the comparisons; more than one overfits.
         batch: prompts per optimiser step.
@@ -128,8 +131,7 @@ def _same_tokens(group: Group, whose: str, init: Checkpoint) -> None:
         raise DataError(
             f"group `{group.id}` holds the tokens of another tokenizer than that of {init}",
             "read through foreign ids, its answers would be other answers",
-            "encode the preferences with `tandem.stages.encoding.encode` and the model that you "
-            "start from",
+            "encode the preferences with `tandem.encode` and the model that you start from",
         )
 
 

@@ -43,6 +43,9 @@ from tandem.training.validation import Validation
 class RAFTConfig:
     """Settings of RAFT; prompts, k, ranking, beta, and sft's epochs and rate are the paper's.
 
+    >>> RAFTConfig(stages=2, prompts=256, k=8).k
+    8
+
     Attributes:
         stages: T, how often to sample and fit.
         prompts: b, prompts a stage; all of them where there are fewer.
@@ -94,7 +97,7 @@ def recipe(
     validation: Validation | None,
     cfg: RAFTConfig = RAFTConfig(),
 ) -> Checkpoint:
-    """Prompts and a reward model in, a policy out: the one that held-out judges like best."""
+    """Sample, rank by a reward, fine-tune on the best, repeat; return the best validated policy."""
     pi, r, shuffle = pi_sft, RewardModel(r_phi), run.seed.at("portions")
     history = [run_validation(run, "watch-0", pi, validation, sampling)]
     for t in range(1, cfg.stages + 1):

@@ -47,6 +47,9 @@ from tandem.training.validation import Validation
 class ReSTConfig:
     """Settings of ReST; thresholds, of, scope, mix and (on WMT) improve are the paper's.
 
+    >>> ReSTConfig(grow=1, improve=2, n=8).thresholds[:2]
+    (0.7, 0.8)
+
     Attributes:
         grow: G, how often to sample.
         improve: I, fits on rising thresholds after each Grow; 0 fits once on everything.
@@ -107,7 +110,7 @@ def recipe(
     validation: Validation | None,
     cfg: ReSTConfig = ReSTConfig(),
 ) -> Checkpoint:
-    """Demonstrations and a reward model in, the policy out that held-out judges like best."""
+    """Sample (Grow), fit on answers above rising thresholds (Improve); return the best policy."""
     R = RewardModel(r_phi)
     D = run("original", encode, demonstrations, pi_sft, room=sampling.max_tokens)
     start = best = run_validation(run, "watch-0", pi_sft, validation, sampling)  # 1

@@ -35,6 +35,10 @@ from tandem.training.sources import DatasetSource, ZippedSource
 class RewardConfig:
     """Settings of a reward model; defaults are AlpacaFarm's.
 
+    >>> RewardConfig(noise=0.2).noise  # a fifth of the labels is known to be wrong
+    0.2
+    >>> r_phi = recipe(run, pi_sft, D, RewardConfig())  # doctest: +SKIP
+
     Attributes:
         epochs: passes over the comparisons; more than one overfits.
         batch: prompts per optimiser step.

@@ -40,6 +40,9 @@ from tandem.training.validation import Validation
 class RLAIFConfig:
     """Settings of RLAIF; asking's orders and average are the paper's.
 
+    >>> RLAIFConfig(pairs=500, learn="dpo").learn
+    'dpo'
+
     Attributes:
         asking: which language model labels, and how.
         pairs: prompts that are sampled twice and labelled, the first ones; None takes all, and
@@ -106,7 +109,7 @@ def ppo_on(
     validation: Validation | None,
     name: str,
 ) -> Checkpoint:
-    """Climb a reward that no human labelled; what humans think is watched, and never chosen by."""
+    """Train with PPO on a reward without human labels; human judges only validate."""
     last = None if validation is None else replace(validation, choose=None, patience=None)
     return run(
         "policy", ppo.fit, pi, prompts, r, cfg.ppo, sampling=sampling, validation=last, name=name

@@ -43,6 +43,11 @@ from tandem.training.validation import Validation
 class RLPConfig:
     """Settings of RLP; defaults are the paper's RLP-SPG.
 
+    >>> RLPConfig(gamma=0.5).n  # RLP-SPG: most of ten answers agree
+    10
+    >>> RLPConfig(gamma=None, lam=0.5).lam  # RLP-UML
+    0.5
+
     Attributes:
         n: completions per prompt in P.
         gamma: SPG: confidence that a prompt needs, |g| / n; 0 selects all; None leaves SPG out.
@@ -126,7 +131,7 @@ def recipe(
 
 
 def judge_samples(run: Run, P: Groups, r: Checkpoint, agree: Equivalence) -> Groups:
-    """P with the old reward's scores and the clusters of what says the same."""
+    """Score the policy's samples with the old reward and cluster those that mean the same."""
     clusters = Agreement(agree, run.seed.at("agreement"))
     return run("opinions", judge, P, RewardModel(r), clusters)
 
@@ -170,6 +175,6 @@ def refit_policy(
     validation: Validation | None,
     cfg: RLPConfig,
 ) -> Checkpoint:
-    """Fit the policy again, from pi_sft and held to pi_sft."""
+    """Train a new policy with PPO on the refitted reward; pi_sft is its start and KL reference."""
     climbed = {"sampling": sampling, "validation": validation, "name": f"RLP-{tag}"}
     return run(f"ppo-{tag}", ppo.fit, pi_sft, prompts, RewardModel(r_hat), cfg.ppo, **climbed)

@@ -48,6 +48,9 @@ SOURCE_NAMES: dict[PairSource, str] = {"rso": "RSO", "sft": "sft-sample-rank", "
 class RSOConfig:
     """Settings of RSO; pool, keep, beta, pairing, and dpo's gamma and rate are the paper's.
 
+    >>> RSOConfig(pool=16, keep=4, beta=0.5).pairing
+    'first-round'
+
     Attributes:
         source: where pairs come from: `rso`, `sft` (sft-sample-rank) or `direct`.
         pool: candidates a prompt, for `rso`.

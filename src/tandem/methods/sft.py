@@ -31,6 +31,10 @@ from tandem.training.sources import DatasetSource
 class SFTConfig:
     """Settings of supervised fine-tuning; defaults are AlpacaFarm's.
 
+    >>> SFTConfig(epochs=1, batch=16).batch
+    16
+    >>> pi_sft = recipe(run, base, demonstrations, SFTConfig(epochs=1))  # doctest: +SKIP
+
     Attributes:
         epochs: passes over the demonstrations.
         steps: optimiser steps instead of epochs.

@@ -45,6 +45,9 @@ from tandem.training.optim import Optim
 class STaRConfig:
     """Settings of STaR; steps, growth, warmup, and sft's batch and rate are the paper's for GPT-J.
 
+    >>> STaRConfig(loops=4, rationalise=False).loops
+    4
+
     Attributes:
         loops: outer loops N, at most.
         gain: stop when the share of right training answers rises by no more than this from one

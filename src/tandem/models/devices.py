@@ -1,4 +1,4 @@
-"""Which device and which precision a machine means here."""
+"""Resolve a machine's `auto` settings to a device and a precision on this computer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tandem.machine import Machine
 
 
 def resolve_device(machine: Machine) -> torch.device:
-    """Return the device that a machine's settings mean here."""
+    """Return the torch device for a machine's settings; `auto` takes a GPU where there is one."""
     if machine.device != "auto":
         return torch.device(machine.device)
     if not torch.cuda.is_available():

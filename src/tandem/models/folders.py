@@ -1,4 +1,4 @@
-"""What a model's folder says before its weights are read."""
+"""Facts about a model folder from its config, without reading weights: kind, context, layers."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, Safetensor
 
 
 def check_exists(source: Source) -> None:
+    """Refuse a local path that is no model folder.
+
+    Raises:
+        ModelError: it has no config.json.
+    """
     looks_local = isinstance(source, Path) or str(source).startswith((".", "/", "~"))
     if looks_local and not (Path(source) / "config.json").exists():
         raise ModelError(
@@ -52,6 +57,7 @@ def without_warnings() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -1,4 +1,4 @@
-"""Reading frozen columns off a model: log-probabilities, scores, features, in bounded memory.
+"""Run a frozen model over groups: log-probabilities, scores, features, in bounded memory.
 
 Everything frozen is a column. Chunks are composed by the data alone, so a column is the same
 whoever computes it; reference log-probabilities are kept in a cache by content, model x data.
@@ -26,7 +26,7 @@ GROUPS_PER_CHUNK = 256
 
 @dataclass(frozen=True, slots=True)
 class GroupOutputs:
-    """What a model says of one group.
+    """A model's outputs for one group: log-probabilities, scores, values, features.
 
     Attributes:
         logp: for each completion [T] log-probabilities, 0 where the loss mask is False; or None.
@@ -50,7 +50,7 @@ def forward_groups(
         trunk: the model.
         groups: groups with tokens; those without completions pass through unread.
         tokens: unique tokens per forward pass.
-        want: what the kernel computes besides log-probabilities (`features=True`, `logp=False`).
+        want: what is computed besides log-probabilities (`features=True`, `logp=False`).
     """
     stream = iter(groups)
     while chunk := list(itertools.islice(stream, GROUPS_PER_CHUNK)):

@@ -1,4 +1,4 @@
-"""A folder becomes a packed model on a device."""
+"""Open a model folder as a packed model on a device, with our kernels and layout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_SEED = Seed()
 def open_policy(
     source: Source, machine: Machine, *, train: bool = False, seed: Seed = NO_SEED
 ) -> PackedModel:
-    """Open a causal language model as a trunk, with adapters if it is to be trained with them."""
+    """Load a causal language model; `train` adds the machine's LoRA adapters, drawn from `seed`."""
     lm = loading.load_policy(source, machine)
     return _opened(add_adapters(lm, machine.lora, seed) if train else lm, machine, train)
 
@@ -34,7 +34,7 @@ def open_scalar(
     layers: int | None = None,
     train: bool = False,
 ) -> PackedModel:
-    """Open a model with a scalar head as a trunk; see `models.loading.load_scalar`."""
+    """Load a model with a scalar head (a reward model); see `models.loading.load_scalar`."""
     lm = loading.load_scalar(source, machine, fresh=fresh, zero=zero, layers=layers)
     seed = NO_SEED if fresh is None else fresh
     return _opened(add_adapters(lm, machine.lora, seed) if train else lm, machine, train)

@@ -155,7 +155,7 @@ class ActorCritic(nn.Module):
 
     @property
     def layout(self) -> Layout:
-        """`shared` when every trunk can read it."""
+        """`shared` when both models can read the shared-prompt layout, else `rows`."""
         trunks = [t for t in (self.actor, self.critic) if t is not None]
         return "shared" if all(t.layout == "shared" for t in trunks) else "rows"
 
@@ -165,7 +165,7 @@ class ActorCritic(nn.Module):
         return self.actor.device
 
     def forward(self, tokens: Packed, **want: bool) -> Outputs:
-        """Read one pack with both trunks."""
+        """Run actor and critic on one packed batch."""
         out: Outputs = self.actor(tokens, **want)
         if self.critic is None:
             return out

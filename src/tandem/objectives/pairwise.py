@@ -162,7 +162,7 @@ def simpo(h: Tensor, pairs: Pairs, *, beta: float, gamma: float) -> Terms:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairwiseLoss:
-    """A row of the registry: a function of h, and how h is made.
+    """A pairwise loss by name: a function of h (one number a completion), and how h is computed.
 
     Attributes:
         function: the loss on h and pairs.

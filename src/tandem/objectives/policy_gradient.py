@@ -1,6 +1,6 @@
 """Policy gradients: one clipped objective covers PPO, GRPO, Dr. GRPO, DAPO, GSPO and RLOO.
 
-What separates those methods is a choice of advantage (`tandem.objectives.advantages`), ratio, clip and
+What separates those methods is a choice of advantage (`objectives.advantages`), ratio, clip and
 average:
 
 | method   | advantage        | ratio      | clip       | per                | KL           |

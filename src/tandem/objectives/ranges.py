@@ -1,4 +1,4 @@
-"""Refusals for settings outside the range in which a loss is what its name says."""
+"""Checks of settings that losses share: positive, below one half."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewards of tokens: a score at the end, the KL penalty on the way, and rules for answers that do not end."""
+"""Rewards of tokens: a score at the end, the KL penalty on the way, rules for cut answers."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from tandem.operators.keep import (
     top_share,
 )
 from tandem.operators.prompts import asks
-from tandem.operators.unpaired import is_mismatched, mismatch, unpair
+from tandem.operators.unpairing import is_mismatched, mismatch, unpair
 
 __all__ = [
     "Operator",

@@ -36,7 +36,7 @@ def scores_of(group: Group, operator: str) -> Scores:
         raise DataError(
             f"`{operator}` needs a score on every completion; group `{group.id}` has {has}",
             "it orders completions by the `scores` column, which a pairwise judge does not write",
-            "wrap the judge in `tournament(...)` or use a scoring judge",
+            "use a scoring judge: RewardModel, Rater, or Pointwise for a preference model",
         )
     scores = np.asarray(group.scores, np.float64)
     if not np.isfinite(scores).all() or not len(scores):

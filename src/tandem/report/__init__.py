@@ -10,8 +10,8 @@
 No torch, and nothing on the page is loaded from anywhere.
 """
 
-from tandem.report.compare import write_comparison
+from tandem.report.difference import write_comparison
 from tandem.report.page import write_report
-from tandem.report.results import Results, read_results
+from tandem.report.results_file import Results, read_results
 
 __all__ = ["Results", "read_results", "write_report", "write_comparison"]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from tandem.evaluation.reward_hacking import SIGNALS, diagnose_curve
 from tandem.report.numbers import spell_decimal, spell_percent, spell_signed
-from tandem.report.results import trained_policies
+from tandem.report.results_file import trained_policies
 from tandem.report.svg import INK, MUTED, PAPER, RULE, SERIES, Sheet, embed_figure
 from tandem.report.verdict import open_estimate
 from tandem.statistics import OverOptimisation, over_optimisation
@@ -198,8 +198,10 @@ class Drawer:
                 f"{score} against length over {len(points)} sampled answers: correlation "
                 f"{spell_signed(r)}, {spell_signed(float(slope), 3)} a token."
             )
-            line = f"the line is least squares, correlation {spell_signed(r)}."
-            caption = f"Each mark is one answer; {line}"
+            caption = (
+                "Each mark is one answer; the line is least squares, "
+                f"correlation {spell_signed(r)}."
+            )
             numbers = {"n": len(points), "correlation": r, "slope": float(slope)}
             svg = embed_figure(figure, "lengths", alt, self.sheet)
             return Figure("lengths", svg, alt, caption, numbers)
@@ -377,8 +379,9 @@ def _climb_words(name: str, signal: str, numbers: Mapping[str, Any]) -> str:
     best, end, fit = numbers["best"], numbers["end"], numbers.get("fit", {})
     words = (
         f"{name}: {signal} is best, {spell_signed(best['gain'])}, at √KL "
-        f"{spell_decimal(best['sqrt_kl'])}; at the end {signal} {spell_signed(end['gain'])} and "
-        f"proxy {spell_signed(end['proxy'])} at √KL {spell_decimal(end['sqrt_kl'])}."
+        f"{spell_decimal(best['sqrt_kl'])}; at the end {signal} {spell_signed(end['gain'])} "
+        f"and proxy {spell_signed(end['proxy'])} at √KL "
+        f"{spell_decimal(end['sqrt_kl'])}."
     )
     if "peak" in fit:
         beyond = fit["peak"] > max(p["kl"] for p in numbers["points"]) ** 0.5

@@ -1,4 +1,4 @@
-"""One page and its JSON twin: everything inside, nothing loaded, model text escaped.
+"""The report as one HTML file without network, and its numbers as JSON; model text is escaped.
 
 The page carries its own content security policy: one style sheet and one script, both named by
 their hash, and no other source of anything. A name or an answer that holds markup stays text.
@@ -23,7 +23,7 @@ from tandem import __version__
 from tandem.errors import ConfigError
 from tandem.report import views
 from tandem.report.figures import Drawer, Figure
-from tandem.report.results import BENCH, Results, read_results
+from tandem.report.results_file import BENCH, Results, read_results
 from tandem.report.verdict import Sentence, listed_rows, verdict_sentences
 from tandem.runs.atomic_files import write_text
 
@@ -53,7 +53,7 @@ def write_report(path: Path, out: Path | None = None) -> Path:
 def save_page(
     html: str, numbers: Mapping[str, Any], target: Path, sources: Iterable[Path] = ()
 ) -> Path:
-    """Write a page and its twin.
+    """Write the HTML page, and its numbers as JSON beside it.
 
     Raises:
         ConfigError: one of the two would be written over what it was made from.

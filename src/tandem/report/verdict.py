@@ -17,7 +17,7 @@ from tandem.report.numbers import (
     spell_percent,
     spell_signed,
 )
-from tandem.report.results import trained_policies
+from tandem.report.results_file import trained_policies
 from tandem.statistics import Estimate, comparisons_needed
 
 RESOLVED, OPEN, WORSE, NOTE = "resolved", "not resolved", "worse", "note"
@@ -149,7 +149,8 @@ def _wins(row: Mapping[str, Any], found: Estimate, results: Mapping[str, Any]) -
         else f"{prompts} and {spell_count(found.seeds, 'training seed')}"
     )
     parts = [
-        f"It wins {spell_percent(found.mean)} {spell_interval(found, spell_percent)} against {opponent}"
+        f"It wins {spell_percent(found.mean)} {spell_interval(found, spell_percent)} "
+        f"against {opponent}"
     ]
     parts.append(f"by {judge}, over {size}" if judge else f"over {size}")
     text = " ".join(parts)

@@ -23,7 +23,7 @@ from tandem.report.numbers import (
     spell_seconds,
     spell_signed,
 )
-from tandem.report.results import Results, missing_measurements
+from tandem.report.results_file import Results, missing_measurements
 from tandem.report.verdict import (
     OPEN,
     comparisons_still_needed,
@@ -87,7 +87,9 @@ def shown_columns(results: Mapping[str, Any]) -> list[Column]:
         Column("lc_win", "length-controlled", "win rate at equal length", spell_percent),
         Column("gold_rm_win", "gold wins", "other rewards, which nobody optimised", spell_percent),
         Column("proxy_win", "proxy wins", "the reward that was optimised", spell_percent),
-        Column("annotator_win", "annotator", "who gave the preferences, asked again", spell_percent),
+        Column(
+            "annotator_win", "annotator", "who gave the preferences, asked again", spell_percent
+        ),
         Column("llm_win", "LLM judge", "in both orders", spell_percent),
         Column("kl", "KL", f"nats, to {opponent}"),
         Column("length", "length", "tokens", lambda x: spell_decimal(x, 1)),
@@ -273,7 +275,8 @@ def length_view(slices: Sequence[Mapping[str, Any]]) -> str | None:
     if longer is None or shorter is None or longer.low <= shorter.high:
         return None
     return (
-        f"It follows length: right in {spell_percent(longer.mean)} of the judgments where the longer "
+        f"It follows length: right in {spell_percent(longer.mean)} of the judgments where the "
+        "longer "
         f"answer won, and in {spell_percent(shorter.mean)} of those where the shorter one did."
     )
 
@@ -384,7 +387,8 @@ def _disagreements(
     for k, name, proxy, true in rows:
         gap = abs(proxy / spread[0] - true / spread[1]) if proxy * true < 0 else 0.0
         if gap > best[k][0]:
-            text = f"{name} against {opponent}: proxy {spell_signed(proxy)}, {gold} {spell_signed(true)}"
+            text = f"{name} against {opponent}: proxy {spell_signed(proxy)}, "
+            text += f"{gold} {spell_signed(true)}"
             best[k] = (gap, text)
     return best
 

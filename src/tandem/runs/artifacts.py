@@ -1,4 +1,4 @@
-"""What a stage leaves behind, and how its arguments are told apart.
+"""Write a stage's result into its folder and read it back: groups, checkpoints, plain values.
 
 A run hands handles from stage to stage: a `Checkpoint` (a folder that Hugging Face loads),
 `Groups` (a Parquet file), or a plain value (JSON). `describe` turns any argument of a stage into

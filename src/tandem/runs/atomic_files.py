@@ -36,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def flush_to_disk(place: Path) -> None:
-    """Make the kernel put a file or a folder's list of names on the disk."""
+    """Flush a file, or a folder's list of names, to disk (fsync)."""
     descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -55,7 +55,7 @@ def mark_complete(folder: Path, besides: Path) -> None:
 
 
 def hard_link_tree(source: Path, target: Path) -> None:
-    """Give a sealed folder's files a second name under `target`; no byte is copied.
+    """Hard-link a finished folder's files under `target`; no byte is copied.
 
     Sealed files are never written again, so both folders stay whole whichever is deleted; and they
     are on the disk, so that the new names alone are flushed.
@@ -72,7 +72,7 @@ def hard_link_tree(source: Path, target: Path) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """True if the folder was sealed."""
+    """Return True if the folder was marked complete."""
     return (folder / "DONE").exists()
 
 
@@ -132,7 +132,7 @@ _LOCKS: dict[Path, int] = {}
 
 
 def lock_folder(folder: Path) -> None:
-    """Hold a folder until `unlock` or the end of the process; the kernel lets go when it dies.
+    """Lock a folder for this process until `unlock_folder`, or until the process ends in any way.
 
     The same process may open the folder again, as a notebook does when a cell is run twice.
 

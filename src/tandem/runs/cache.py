@@ -1,4 +1,4 @@
-"""Where computed columns are kept between runs, and how much of them."""
+"""How much is kept between runs: the size of the cache of computed columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from tandem.errors import ConfigError
 
 
 def cache_limit() -> int:
-    """Return how large the cache of reference columns may grow."""
+    """Return how large the cache of reference columns may grow, in bytes: `$TANDEM_CACHE_GB`.
+
+    Raises:
+        ConfigError: the variable is not a number of gigabytes.
+    """
     given = os.environ.get("TANDEM_CACHE_GB", "20")
     try:
         size = float(given)

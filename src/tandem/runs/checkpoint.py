@@ -15,7 +15,11 @@ READ_SIZE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A handle on a model folder in Hugging Face's layout; no weights are in memory.
+    """A model folder in Hugging Face's layout, by its path; nothing is loaded.
+
+    >>> model = Checkpoint(Path("models/my-model"), "base")
+    >>> str(model)
+    'base'
 
     Attributes:
         path: the folder.

@@ -19,7 +19,15 @@ INJECTED = ("ctx", "seed", "events", "machine")
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """Where a stage that fits a model works; a run gives it as `ctx`.
+    """Where a stage works: its folders, seed, machine and log. A run passes it as `ctx`.
+
+    A function with the keyword-only parameter `ctx` is given one by `run(name, function, ...)`.
+    Outside of a run, `StageContext.at(folder)` makes one.
+
+    >>> ctx = StageContext.at(Path("try"), seed=Seed(1))
+    >>> _ = (ctx.out / "notes.txt").write_text("kept")
+    >>> [file.name for file in ctx.out.iterdir()]
+    ['notes.txt']
 
     Attributes:
         out: the artifact's folder: the stage writes there and returns `Checkpoint(ctx.out, name)`.

@@ -25,7 +25,7 @@ WINDOW_SECONDS = 30.0
 
 
 class Events(Protocol):
-    """Where a stage says what happens. Numbers are floats, ints, strings, 0-d tensors,
+    """A stage's log: progress, numbers, notices. Numbers are floats, ints, strings, 0-d tensors,
     or a list of floats."""
 
     def log(self, kind: str, **numbers: Number) -> None:
@@ -33,7 +33,7 @@ class Events(Protocol):
         ...
 
     def progress(self, done: int, total: int | None, unit: str, **numbers: Number) -> None:
-        """Say how far the stage is; cheap, call it every step.
+        """Show the stage's progress; cheap, call it every step.
 
         Args:
             done: units finished.
@@ -58,7 +58,7 @@ class Follower(Protocol):
 
 
 class Silent:
-    """Events that nobody hears: for functions called outside a run."""
+    """Events that are dropped: for functions called outside of a run."""
 
     def log(self, kind: str, **numbers: Number) -> None:
         """Do nothing."""

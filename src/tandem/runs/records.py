@@ -48,7 +48,7 @@ class Record:
         return load_artifact(self.result, self.folder / "artifact")
 
 
-def records(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[Record]:
     """List the finished stages of a run folder, in order; needs no lock."""
     return [
         read_record(folder)
@@ -58,6 +58,11 @@ def records(path: Path) -> list[Record]:
 
 
 def read_record(folder: Path) -> Record:
+    """Read how a finished stage was made, in the names of today.
+
+    Raises:
+        RunError: its `stage.json` cannot be read.
+    """
     stored = read_json(folder / "stage.json")
     if stored is None:
         raise RunError(

@@ -43,7 +43,7 @@ from tandem.runs.environment import Meter, code_commit
 from tandem.runs.events import Events
 from tandem.runs.identity import describe_value, fingerprint, list_differences
 from tandem.runs.names import recorded_name, stage_as_recorded
-from tandem.runs.records import STAGE, Record, read_record, records, stage_folders
+from tandem.runs.records import STAGE, Record, read_record, read_records, stage_folders
 from tandem.runs.session import Session
 
 _A = TypeVar("_A")
@@ -51,12 +51,23 @@ POLL_SECONDS = 0.2
 
 
 class Run:
-    """Does each stage of a recipe once, and remembers.
+    """A folder in which every stage of an experiment is done once and remembered.
 
-    Calling it, `run(name, stage, *args, **kw)`, does the stage or returns what it left behind.
+    `run(name, function, *args, **kw)` calls the function, keeps its result in the folder, and
+    the next time returns what is there. It refuses a result that other arguments made.
+
+    >>> def draw(low: int, high: int, *, seed: Seed) -> int:
+    ...     return int(seed.rng().integers(low, high))
+    >>> with Run("runs/mine", seed=0) as run:
+    ...     first = run("number", draw, 0, 1000)
+    >>> with Run("runs/mine", seed=0) as run:
+    ...     again = run("number", draw, 0, 1000)  # read from the folder
+    >>> first == again
+    True
+
     A stage function may declare these keyword-only parameters, which the run then gives:
 
-        ctx: Here        for a stage that fits a model: its folders, and the three below
+        ctx: StageContext for a stage that fits a model: its folders, and the three below
         seed: Seed        the stage's own seed
         events: Events    progress and numbers
         machine: Machine  device, precision, layout, adapters; a stage that asks for them (or for
@@ -120,11 +131,11 @@ class Run:
         self._reconcile(folder, identity)
         if is_complete(folder):
             self._say(folder, "kept")
-        elif twin := self._session.twin(fingerprint(identity), _mark):
+        elif twin := self._session.find_identical(fingerprint(identity), _mark):
             self._adopt(folder, twin)
         else:
             self._do(folder, stage, args, kw, identity)
-        self._session.made(fingerprint(identity), folder)
+        self._session.remember(fingerprint(identity), folder)
         return read_record(folder).load()
 
     def scope(self, name: str, seed: Seed | int | None = None) -> Run:
@@ -160,7 +171,7 @@ class Run:
 
     def records(self) -> list[Record]:
         """List the finished stages."""
-        return records(self.path)
+        return read_records(self.path)
 
     def save_config(self, toml: str) -> None:
         """Keep the resolved configuration beside the stages, as `run.toml`."""
@@ -217,7 +228,7 @@ class Run:
                 self._session.events(self._place(folder)).log("discarded", reason="incomplete")
                 remove_folder(place)
                 continue
-            wanted = self._session.wants_again(self._place(folder))
+            wanted = self._session.take_redo(self._place(folder))
             changes = list(list_differences(stage_as_recorded(stored), identity))
             if wanted or (changes and self._session.redone):
                 reason = "asked for" if wanted else "an earlier stage was done again"
@@ -343,7 +354,7 @@ def _part(folder: Path) -> Path:
 
 
 def _promote(folder: Path) -> None:
-    """Give a sealed stage its name; a process may have died just before."""
+    """Rename a complete `.part` folder to the stage's name; a process may have died just before."""
     part = _part(folder)
     if is_complete(part):
         shutil.rmtree(part / "scratch", ignore_errors=True)

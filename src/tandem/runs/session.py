@@ -63,16 +63,16 @@ class Session:
         return session
 
     def events(self, stage: str) -> Events:
-        """Return where a stage, or the run (""), says what happens."""
+        """Return the log of a stage, or of the run as a whole ("")."""
         return talk.Silent() if self.log is None else StageEvents(self.log, stage)
 
-    def wants_again(self, place: str) -> bool:
-        """True once for a stage that was named, for its folder and its unfinished part."""
+    def take_redo(self, place: str) -> bool:
+        """Return True once for a stage that the user asked to do again, then forget the wish."""
         named = place in self.redo
         self.redo.discard(place)
         return named
 
-    def twin(self, mark: str, of: Callable[[Mapping[str, Any]], str]) -> Path | None:
+    def find_identical(self, mark: str, of: Callable[[Mapping[str, Any]], str]) -> Path | None:
         """Return a finished stage of another scope with the same identity, or None.
 
         Args:
@@ -86,8 +86,8 @@ class Session:
         found = self._made.get(mark)
         return found if found is not None and is_complete(found) else None
 
-    def made(self, mark: str, folder: Path) -> None:
-        """Remember a finished stage for its twins in other scopes."""
+    def remember(self, mark: str, folder: Path) -> None:
+        """Register a finished stage, so that the same stage of a later scope takes its artifact."""
         if self._made is not None:
             self._made.setdefault(mark, folder)
 

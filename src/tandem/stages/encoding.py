@@ -1,13 +1,4 @@
-"""The verbs that a method is written in. Each is a stage: values in, an artifact out.
-
-encode    texts -> tokens of a policy                 judge      a judge's columns written
-sample    n completions of each prompt                select     an operator applied
-merge     two collections of the same prompts as one
-mix       completions of several policies, each drawn from one of them
-ask       questions put in one of the task's forms
-
-What is sampled from is a `Policy`: a checkpoint, or a way of decoding one (`BestOf`).
-"""
+"""Stages that turn texts into a policy's tokens: demonstrations, preferences, questions."""
 
 from __future__ import annotations
 
@@ -118,6 +109,6 @@ def ask_questions(
         questions: groups of which only the prompts are read, and their answer keys for hints.
         room: tokens that must stay free for an answer.
     """
-    put = wording.hinted if hint else wording.ask
+    put = wording.ask_with_hint if hint else wording.ask
     asked = Groups.of(Group(put(g.prompt, form)) for g in questions)
     return encode(asked, policy, room=room, events=events)

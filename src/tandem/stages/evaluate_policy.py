@@ -1,14 +1,17 @@
-"""Policies compared on the same prompts, by every judge that there is."""
+"""Stages that compare policies on the same prompts by several judges, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tandem.data.groups import Groups
 from tandem.data.record import Group
+from tandem.engines import Sampling
+from tandem.errors import ConfigError
 from tandem.evaluation import (
     kl_column,
     length_column,
@@ -17,14 +20,85 @@ from tandem.evaluation import (
 )
 from tandem.judges import Judge
 from tandem.machine import Machine
+from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.events import Events
 from tandem.stages.combining import merge
 from tandem.stages.judging import judge, logprobs
-from tandem.stages.sampling import BestOf, Policy
+from tandem.stages.sampling import BestOf, Policy, sample
 from tandem.statistics import outcomes_of
 from tandem.statistics.best_of import kl_bound
 
 GroupsByPolicy = Mapping[str, Groups]
+
+
+def evaluate(
+    policies: Policy | Sequence[Policy],
+    prompts: Groups,
+    judges: Judge | Sequence[Judge],
+    *,
+    opponent: Policy,
+    n: int = 1,
+    annotator: Judge | None = None,
+    sampling: Sampling = Sampling(),
+    seed: Seed,
+    machine: Machine,
+    events: Events,
+) -> dict[str, Any]:
+    """Sample policies on the same prompts and compare them with an opponent, with intervals.
+
+        result = run("evaluation", evaluate, policy, prompts, truth, opponent=pi_sft)
+        print(result["text"])
+
+    Every policy answers the same prompts with the same seeds, so that comparisons are paired.
+
+    Args:
+        policies: one checkpoint (or `BestOf`), or several; each is a row under its name.
+        prompts: groups of which only the prompts are read; none was trained on.
+        judges: one scoring judge, or several with names of their own; the first decides who wins.
+        opponent: the policy that the others are compared with, usually the one before training.
+        n: answers per prompt; a judge's score is their mean.
+        annotator: who compares each policy's first answer with the opponent's, or None.
+        sampling: temperature, truncation, longest answer.
+
+    Returns:
+        `text`, a table and its verdicts, and `numbers`, the same for JSON.
+
+    Raises:
+        ConfigError: two policies or two judges have one name.
+    """
+    rows = [opponent, *([policies] if isinstance(policies, Policy) else policies)]
+    columns = [judges] if isinstance(judges, Judge) else list(judges)
+    check_different("policies", map(str, rows))
+    check_different("judges", (each.name for each in columns))
+    given = {"n": n, "sampling": sampling, "machine": machine, "events": events}
+    drawn = {
+        str(policy): Groups.of(sample(policy, prompts, seed=seed.at("draws"), **given))
+        for policy in rows
+    }
+    return evaluate_policies(
+        drawn,
+        {str(policy): policy for policy in rows},
+        judges={each.name: each for each in columns},
+        opponents=(str(opponent),),
+        annotator=annotator,
+        machine=machine,
+    )
+
+
+def check_different(what: str, names: Iterable[str]) -> None:
+    """Ask for names of which no two are the same, since each is a row or a column of a table.
+
+    Raises:
+        ConfigError: two are.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"two {what} are called {twice[0]!r}",
+            "each is one row or one column of the table, found by its name",
+            "give one of them another `name`; the opponent is a policy too, and is given once",
+        )
 
 
 def evaluate_policies(
@@ -41,7 +115,7 @@ def evaluate_policies(
     Args:
         answers: policy -> one or more answers to each evaluation prompt.
         policies: those of the authors that are policies; their KL is measured to the main
-            opponent, both log-probabilities by the kernel, because a sampler's differ in bf16.
+            opponent, both log-probabilities by a forward pass, because a sampler's differ in bf16.
             That of `BestOf` the main opponent is its bound.
         judges: column -> scoring judge: `truth`, `gold_rm`, `proxy`; the first decides who wins.
         opponents: policies that the others are compared with, the main one first.
@@ -111,7 +185,7 @@ def evaluate_answers(
         judges: column -> scoring judge.
         comparers: column -> who compares the first answers of both.
         policy: who answered, where that is known; a model's KL is measured to the opponent,
-            both log-probabilities by the kernel, because a sampler's differ in bf16.
+            both log-probabilities by a forward pass, because a sampler's differ in bf16.
         opponent: the opponent.
 
     Returns:

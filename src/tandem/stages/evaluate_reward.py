@@ -1,4 +1,4 @@
-"""Exams: the stages that measure a reward model or some policies on prompts nobody trained on."""
+"""Stages that evaluate a reward on held-out judgments: accuracy, calibration, learning curve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Solvers examined on questions with one checkable answer."""
+"""Stage that evaluates solvers on questions with one checkable answer, by way of decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judges write their columns; a policy writes its log-probabilities."""
+"""Stages that write columns into groups: judges' scores and preferences, a policy's log-probs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tandem.runs.events import Events, Silent
 def judge(
     groups: Groups, *judges: Judge, machine: Machine, events: Events = Silent()
 ) -> Iterator[Group]:
-    """Let judges write their columns, one after the other; those that cost something say so."""
+    """Stage: let judges write scores, preferences or clusters into groups, one after another."""
     stream: Iterable[Group] = groups
     hearing = [open_judge(each, machine) for each in judges]
     for each in hearing:
@@ -30,12 +30,12 @@ def judge(
         if done % 64 == 0 or done == len(groups):
             events.progress(done, len(groups), "judged")
     for each in hearing:
-        if hasattr(each, "told") and (told := each.told()):  # type: ignore[attr-defined]
+        if hasattr(each, "describe_cost") and (told := each.describe_cost()):  # type: ignore[attr-defined]
             events.log("asked", **told)
 
 
 def logprobs(policy: Checkpoint, groups: Groups, *, machine: Machine) -> Iterator[Group]:
-    """Write the completions' log-probabilities under a policy, in that policy's tokens."""
+    """Stage: write each completion's log-probabilities under a policy, in that policy's tokens."""
     trunk = open_policy(policy.path, replace(machine, lora=None))
     own = tokenise(groups, load_tokenizer(policy.path))
     yield from with_logprobs(trunk, own, machine.tokens)

@@ -1,4 +1,4 @@
-"""Exams of rewards where they are climbed: on fresh, truly labelled pairs of each policy.
+"""Stages that evaluate a reward on answers of the policies that were trained on it.
 
 What RLP claims is about the reward: its accuracy should rise on samples of the policies that are
 trained on it, and stay on those of pi_sft. See docs/theory/rlp.md#measuring-the-claim.
@@ -16,7 +16,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.comparisons import Comparisons, lay_out_comparisons
-from tandem.evaluation.reward import BINS, pair_losses
+from tandem.evaluation.reward_tables import BINS, pair_losses
 from tandem.evaluation.tables import Table
 from tandem.judges import Judge
 from tandem.machine import Machine
@@ -79,7 +79,7 @@ def evaluate_reward_shift(
 def evaluate_pseudo_labels(
     pairs: Mapping[str, Groups], truth: Judge, *, seed: Seed, machine: Machine
 ) -> dict[str, Any]:
-    """Say how often labels that no person gave are right, and how much longer winners are.
+    """Measure how often pseudo-labels agree with the truth, and how much longer winners are.
 
     Args:
         pairs: name -> judged pairs, for example D_hat; ties of the truth are left out.

@@ -27,7 +27,12 @@ from tandem.runs.events import Events
 class BestOf:
     """A decoding policy: draw n answers of a policy and give the one that a judge likes best.
 
-    A handle like a checkpoint: `sample` draws from it and exams compare it with other policies.
+    >>> pi = Checkpoint(Path("models/my-model"), "SFT")
+    >>> str(BestOf(pi, RewardModel(Checkpoint(Path("models/reward"))), n=16))
+    'best-of-16'
+
+    A handle like a checkpoint: `sample` draws from it and `evaluate` compares it with other
+    policies.
     Nothing was trained and there are no weights, so it has no log-probabilities to read; how far
     it is from its policy is known from n alone, `statistics.best_of.kl_bound`.
 

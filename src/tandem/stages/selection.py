@@ -43,7 +43,7 @@ def select(groups: Groups, operator: Operator, *, seed: Seed, events: Events) ->
 def log_tilting(
     pool: Groups, accepted: Groups, rule: rejection, *, events: Events
 ) -> dict[str, float]:
-    """Say how hard it was to be accepted and how far the accepted are tilted, see `tilt`."""
+    """Stage: log a rejection sample's acceptance rate, and how far it is tilted to high scores."""
     units = [rule.scale(group) for group in pool]
     rows = [
         scores_of(group, "tilt")[rule.candidates(group)] / unit
@@ -56,7 +56,7 @@ def log_tilting(
 
 
 def log_above_mean(D: Groups, rule: above, *, events: Events) -> dict[str, float]:
-    """Say what the threshold keeps, and how much of that is no better than the mean.
+    """Stage: log the share of completions above a threshold, and how many are below the mean.
 
     A threshold at or below the mean leaves answers to be learned from that make the policy no
     better: arXiv:2308.08998 asks for tau_1 > mean R. The mean is that of the threshold's scope.

@@ -90,7 +90,7 @@ def ece(p: npt.ArrayLike, y: npt.ArrayLike, bins: int = 15) -> float:
 
 
 def temperature_scale(difference: npt.ArrayLike, y: npt.ArrayLike) -> float:
-    """Return the T in [1/1000, 1000] that makes sigmoid(difference / T) likeliest."""
+    """Return the T in [1/1000, 1000] that makes logistic(difference / T) likeliest."""
     d, target = np.asarray(difference, np.float64), np.asarray(y, np.float64)
 
     def loss(log_t: float) -> float:

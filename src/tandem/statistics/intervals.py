@@ -59,7 +59,7 @@ class Estimate:
         """True when the interval leaves out the value that would mean no difference."""
         return self.low > self.null or self.high < self.null
 
-    def scaled(self, factor: float) -> Estimate:
+    def scale_by(self, factor: float) -> Estimate:
         """Return the same estimate in another unit: everything times a positive factor."""
         return replace(
             self,

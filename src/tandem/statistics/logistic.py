@@ -34,7 +34,7 @@ class Logistic(NamedTuple):
 def fit_logistic(
     x: Floats, y: Floats, weight: Floats | None = None, prior_sd: float = math.inf
 ) -> Logistic:
-    """Fit P(y = 1) = sigmoid(x b) by Newton's method; y may be soft labels in [0, 1].
+    """Fit P(y = 1) = logistic(x b) by Newton's method; y may be soft labels in [0, 1].
 
     Args:
         x: [..., N, K] covariates.

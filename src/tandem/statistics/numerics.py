@@ -85,7 +85,7 @@ def logistic(x: Numbers) -> Floats:
 
 
 def log_sigmoid(x: Floats) -> Floats:
-    """Return log(sigmoid(x)) without underflow."""
+    """Return log(logistic(x)) without underflow."""
     return np.asarray(special.log_expit(x), np.float64)
 
 

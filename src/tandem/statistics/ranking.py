@@ -111,7 +111,7 @@ class Strengths:
 
     def elo(self, anchor: str) -> dict[str, Estimate]:
         """Estimate everybody's Elo points above the anchor, whose own are 0."""
-        return {name: self.gap(name, anchor).scaled(ELO_PER_NAT) for name in self.names}
+        return {name: self.gap(name, anchor).scale_by(ELO_PER_NAT) for name in self.names}
 
     def _index(self, name: str) -> int:
         if name not in self.names:
@@ -208,7 +208,7 @@ def length_controlled(
 ) -> Estimate:
     """Estimate the win rate as if both answers were equally long.
 
-    logit P(win) = a + b tanh(gap / sd(gap)), and the answer is sigmoid(a): AlpacaEval 2's model
+    logit P(win) = a + b tanh(gap / sd(gap)), and the answer is logistic(a): AlpacaEval 2's model
     (arXiv:2404.04475) without the terms that need its own prompts. A normal prior of standard
     deviation 10 on a and b keeps the fit finite when one side wins everything. Below 20 prompts
     there is no interval. Where all outcomes are equal length cannot matter, and the interval is

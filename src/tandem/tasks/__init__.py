@@ -1,6 +1,6 @@
 """The tasks: where prompts, demonstrations and judgements come from.
 
-Everything in a `World` is a value or a handle; no model is opened and nothing is fitted before a
+Everything in a `Task` is a value or a handle; no model is opened and nothing is fitted before a
 stage asks for it.
 """
 
@@ -30,7 +30,12 @@ WITHOUT_MODEL = ("constraints",)
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of a task is used. Files are used whole, but for what is held out.
+    """How much of a task is used: numbers of demonstrations, comparisons and prompts.
+
+    Files are used whole, but for what is held out.
+
+    >>> Sizes(pairs=200, evaluation=50).pairs
+    200
 
     Attributes:
         demonstrations: prompts with one answer each, for SFT.
@@ -73,7 +78,14 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What every method may start from.
+    """Everything that a method may start from: a base model, data, prompts and judges.
+
+    `load_task` opens one by name, `task_from_files` makes one of your model and your data.
+
+    >>> from tandem import load_task
+    >>> task = load_task("micro", Sizes(pairs=20, demonstrations=10), seed=0)
+    >>> len(task.demonstrations), task.base.name
+    (10, 'base')
 
     Attributes:
         name: the task's or the data file's name.

@@ -1,4 +1,4 @@
-"""Worlds: a task by name, or your model and your data."""
+"""Open a task by name, or make one of your model and your data."""
 
 from __future__ import annotations
 
@@ -53,13 +53,16 @@ def task_tallies(task: str | None) -> dict[str, Callable[[Group], float]]:
 
 def load_task(
     name: str,
-    sizes: Sizes,
-    seed: Seed,
+    sizes: Sizes = Sizes(),
+    seed: Seed | int = 0,
     *,
     exam: Seed | None = None,
     model: Path | None = None,
 ) -> Task:
-    """Open a task by name.
+    """Open a task by name: its base model, data, prompts and judges.
+
+    >>> load_task("micro", Sizes(pairs=20), seed=0).name
+    'micro'
 
     Args:
         name: a row of `TASKS`.
@@ -78,7 +81,7 @@ def load_task(
             f"name one of: {', '.join(TASKS)}; or give --model and --data",
         )
     check_model(name, None if model is None else str(model))
-    at = seed.at("world", name)
+    at = (seed if isinstance(seed, Seed) else Seed(seed)).at("world", name)
     examined = at if exam is None else exam.at("world", name)
     if model is not None:
         return _load_constraints(model, sizes, at, examined)
@@ -149,11 +152,16 @@ def _load_constraints(model: Path, sizes: Sizes, at: Seed, examined: Seed) -> Ta
     )
 
 
-def task_from_files(model: Path, data: Path | str, sizes: Sizes) -> Task:
-    """Open your model and your data; prompts are split by a hash of their text.
+def task_from_files(model: Path | str, data: Path | str, sizes: Sizes = Sizes()) -> Task:
+    """Make a task of your model and your data; a share of the prompts is held out.
 
-    The best answer of every training group is its demonstration. Questions with an answer key
-    (GSM8K's columns) bring their truth and their wording.
+    Prompts are split by a hash of their text. The best answer of every training group is its
+    demonstration. Questions with an answer key (GSM8K's columns) bring a judge that knows it.
+
+    Args:
+        model: a Hugging Face folder.
+        data: a file, folder or hub id, as `read_data` takes it.
+        sizes: `held_out_share` alone is read.
 
     Raises:
         DataError: the data cannot be read, or nobody judged it.
@@ -169,6 +177,7 @@ def task_from_files(model: Path, data: Path | str, sizes: Sizes) -> Task:
                 f"a share of {share:g} of the prompts is held out by a hash of their text",
                 "give more data, or another --sizes.held_out_share",
             )
+    model = Path(model)
     wording = gsm8k.GSM8K_WORDING if found.format == "gsm8k" else None
     judged = any(g.preferences or g.scores is not None for g in train)
     return Task(

@@ -12,7 +12,7 @@ from tandem.models.devices import resolve_device
 
 
 def start_accelerator(machine: Machine) -> Accelerator:
-    """Start Accelerate; precision and accumulation are ours, whatever its launcher was told."""
+    """Start Accelerate for this launch; precision and gradient accumulation stay with our loop."""
     accelerator = Accelerator(
         cpu=resolve_device(machine).type == "cpu",
         mixed_precision="no",

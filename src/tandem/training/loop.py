@@ -56,7 +56,7 @@ def train(
         loss: outputs and batch to named, unreduced terms.
         optim: optimiser and schedule.
         ctx: where step checkpoints and numbers go, and how often.
-        want: what the kernel computes, for example {"entropy": True}.
+        want: what the model computes, for example {"entropy": True}.
 
     Raises:
         DataError: a loss or the gradient became infinite or not a number (with the step and the

@@ -55,7 +55,7 @@ ROUGH = 16
 def fit_to_memory(
     module: nn.Module, tokens: int, total: int | None, events: Events, want: Mapping[str, bool]
 ) -> int:
-    """Return how many unique tokens a micro-batch may have; recompute activations where it must be.
+    """Choose a micro-batch size that fits into memory; recompute activations where it must be.
 
     Args:
         module: what is to be trained, before its first step.
@@ -133,13 +133,13 @@ def _logits(lms: Sequence[PreTrainedModel], tokens: int) -> int:
 
 
 def _could_recompute(lm: PreTrainedModel) -> bool:
-    """Whether it can recompute activations, and does not yet; each layer says so itself."""
+    """Return True if the model supports gradient checkpointing and does not use it yet."""
     does = any(getattr(m, "gradient_checkpointing", False) for m in lm.modules())
     return not does and bool(getattr(lm, "supports_gradient_checkpointing", False))
 
 
 def usable_memory(device: torch.device) -> int | None:
-    """Return the bytes that a process may use there, or None where nobody says.
+    """Return the bytes of memory that a process may use on a device, or None where unknown.
 
     On a CPU the least of the machine's memory and of its control groups' limits, shared among
     the processes of a launch.
@@ -171,7 +171,7 @@ def _limits(mounted: Path, groups: Path = Path("/proc/self/cgroup")) -> Iterator
 def bytes_per_token(
     module: nn.Module, lms: Sequence[PreTrainedModel], want: Mapping[str, bool]
 ) -> float:
-    """Return how many bytes one more token keeps for the backward pass."""
+    """Measure how many bytes one more token keeps for the backward pass."""
     longest = min(_positions(lm) for lm in lms)
     words = min(int(lm.config.get_text_config().vocab_size) for lm in lms)
     few, many = (_toy(min(n, longest // k), words) for n, k in zip(TOYS, (3, 1), strict=True))

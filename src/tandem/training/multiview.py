@@ -1,8 +1,8 @@
 """RLP-UML's part of a reward's training step: two views of a prompt, an encoder and a critic.
 
 Two of a policy's samples for one prompt are its two views. `MultiViewSource` gives batches of
-them, to be joined by `ZippedSource` with the comparisons; `MultiViewHead` is the module that encodes
-the reward model's own features (last layer, last token) and scores pairs of encodings; its loss is
+them, to be joined by `ZippedSource` with the comparisons; `MultiViewHead` is the module that
+encodes the reward model's own features (last layer, last token) and scores pairs of encodings; its loss is
 `objectives.multiview`. Lang et al. 2024, arXiv:2403.19279, section 3.2.
 
 Negatives come from the prompt before in the step's order, in a circle. Each micro-batch therefore
@@ -155,7 +155,7 @@ class MultiViewHead(nn.Module):
 
 
 class MultiViewSource:
-    """A `BatchSource` of views: two samples of each of some prompts a step, for some steps.
+    """A `BatchSource` of views: two samples of each of some prompts a step, for `total` steps.
 
     An epoch is a pass over the prompts in a new order, each with two of its samples drawn anew
     without replacement; what does not fill a last step is left for the next epoch's order.

@@ -59,6 +59,7 @@ class Optim:
 
 
 def build_optimizer(module: nn.Module, optim: Optim) -> AdamW:
+    """Return AdamW over the trained parameters; only matrices and larger decay."""
     learn = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learn if p.ndim >= 2], "weight_decay": optim.weight_decay},

@@ -20,7 +20,7 @@ from tandem.runs.context import StageContext
 
 
 class DatasetSource:
-    """Batches of a fixed collection, gone over for some epochs; a `BatchSource`.
+    """A `BatchSource` over a collection of groups: shuffled each epoch, cut into micro-batches.
 
     Args:
         groups: the collection, with tokens.

@@ -57,6 +57,7 @@ class StepLog:
         return values[-1]
 
     def step(self, step: int, lr: float, norm: float) -> None:
+        """Count an optimiser step; every few steps log the means since the last line."""
         self.steps += 1
         if step % self.every and step != self.total:
             return
@@ -78,6 +79,7 @@ class StepLog:
         return {n: s / (c or self.steps) for n, (s, c) in pairs.items()}
 
     def close(self, step: int) -> None:
+        """Log that training has ended."""
         if self.events is not None:
             self.events.log("trained", step=step)
 

@@ -41,6 +41,11 @@ class StepState:
         self.every, self.saved = every, time.monotonic()
 
     def resume(self) -> int:
+        """Load the last saved state, if there is one, and return its step; else 0.
+
+        Raises:
+            DataError: it was saved by another model or version.
+        """
         if self.path is None or not self.path.exists():
             return 0
         state = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -57,6 +62,7 @@ class StepState:
         return int(state["step"])
 
     def save(self, step: int, main: bool) -> None:
+        """Write what a killed fit resumes from, on the main process, at most every few seconds."""
         if self.path is None or not main or time.monotonic() - self.saved < self.every:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}

@@ -178,7 +178,7 @@ def _work(chunk: list[Group]) -> tuple[list[Group], Counts]:
 def _in_processes(
     chunks: Iterable[list[Group]], encoder: Encoder, workers: int
 ) -> Iterator[tuple[list[Group], Counts]]:
-    """Encode chunks in worker processes: in order, and never more than two a worker in flight."""
+    """Encode chunks in worker processes, in order, at most two chunks waiting for each worker."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start, (encoder,)) as pool:
         waiting: deque[Future[tuple[list[Group], Counts]]] = deque()

@@ -1,4 +1,4 @@
-"""What must be known of a tokenizer to join pieces of text without a seam.
+"""What a tokenizer adds around and between texts, so that joined pieces tokenise as one text does.
 
 A tokenizer may put a BOS before a text, a space before its first word, or both; a piece that
 continues a text must get neither. These facts are measured, never read from a list of names.

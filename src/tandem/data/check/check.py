@@ -1,4 +1,4 @@
-"""`check`: look at data before anything is trained on it.
+"""`tandem data check`: examine data before anything is trained on it.
 
 What the format is and why, three examples token by token, lengths and what will not fit,
 duplicates, contradictions, prompts shared between splits, how far "the longest answer wins"
@@ -33,7 +33,7 @@ SHOWN_CHARACTERS = 400
 
 @dataclass(frozen=True)
 class DataCheck:
-    """What a look at the data found.
+    """The result of a check: format, facts, warnings and errors, as an object, text or JSON.
 
     Attributes:
         source: what was looked at.

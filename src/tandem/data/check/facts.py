@@ -1,4 +1,4 @@
-"""What `check` counts, what it makes of the counts, and how it prints them."""
+"""Facts that a data check counts: lengths, ties, duplicates, contradictions, empty answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the facts about data mean: what must be mended, what should be looked at, which methods fit."""
+"""Rules that turn facts about data into errors, warnings and the methods that fit it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def data_warnings(notes: ReadingNotes, facts: DataFacts, lengths: Lengths) -> li
         f"{lengths.inner_eos} completions hold an EOS before their end: their text spells it, and "
         "a policy would learn to go on after stopping": lengths.inner_eos,
         f"{lengths.plain} groups are plain text, to which the chat template is not applied; "
-        "give messages, or use `tandem.data.formats.as_chat`": lengths.plain,
+        "give messages, or use `tandem.data.formats.groups_as_chat`": lengths.plain,
         f"{lengths.transcripts} groups of messages are read as Human/Assistant text, because "
         "the tokenizer has no chat template": lengths.transcripts,
         f"{refused} groups could not be rendered: {'; '.join(lengths.refused)}": refused,

@@ -1,7 +1,7 @@
 """Readers and writers: what other tools write becomes groups, and groups become what they read.
 
-`read` detects the format from the columns and says why; `write` gives the columns back;
-`split` divides by prompt. `tandem.data.check.check.check_data` examines data before anything is trained.
+`read_data` detects the format from the columns and says why; `write_data` gives the columns back;
+`split_groups` divides by prompt. `tandem.data.check` examines data before anything is trained.
 """
 
 from tandem.data.chat.transcripts import groups_as_chat, prompt_key

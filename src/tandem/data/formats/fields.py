@@ -120,7 +120,7 @@ class DataRow:
     def wrong(self, name: str, value: Any, rule: str) -> NoReturn:
         """Raise a DataError about one value."""
         raise DataError(
-            f"{self.place}: `{name}` is {shorten(value)} ({type(value).__name__})",
+            f"{self.place}: `{name}` is {shorten_text(value)} ({type(value).__name__})",
             f"{rule}; reading on would train on something that the file does not say",
             f"mend that row, or say which column holds it: columns={{{name.split('[')[0]!r}: ...}}",
         )
@@ -187,7 +187,7 @@ def require_text(completion: Completion) -> Completion:
     return completion
 
 
-def shorten(value: Any, limit: int = 80) -> str:
+def shorten_text(value: Any, limit: int = 80) -> str:
     """Return a value as one line of at most `limit` characters."""
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

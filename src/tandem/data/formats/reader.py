@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.data.chat.transcripts import prompt_key
-from tandem.data.formats import sources
+from tandem.data.formats.data_sources import DataSource, open_source
 from tandem.data.formats.detect import FORMATS, PEEK, Format, detect_format, unread_columns
 from tandem.data.formats.fields import DataRow, SkipRow
 from tandem.data.groups import Groups
@@ -121,7 +121,7 @@ def read_data(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit = {limit}", "at least one row is needed", "give 1 or more")
-    found = sources.open_source(source, split)
+    found = open_source(source, split)
     if found.groups is not None:
         return _own(found, limit)
     head = list(itertools.islice(_renamed(found.rows(), columns), PEEK))
@@ -143,7 +143,7 @@ def read_data(
     return DataRead(groups, name, why, notes, found.splits)
 
 
-def _own(found: sources.DataSource, limit: int | None) -> DataRead:
+def _own(found: DataSource, limit: int | None) -> DataRead:
     assert found.groups is not None
     groups = Groups.read(found.groups)[:limit] if limit else Groups.read(found.groups)
     notes = ReadingNotes(rows=len(groups), kept=len(groups))

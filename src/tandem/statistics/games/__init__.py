@@ -8,8 +8,8 @@ equilibrium is a policy that nobody beats, and a scalar reward need not find it.
     exploitability   exploitability, duality_gap, regularised_gap, best_response
     cycles           decompose, cyclic_triples, top_cycle
     bradley_terry    fit_rewards, wrong_pairs
-    dynamics         nash_md, nash_ema, self_play, best_response, fictitious_play, optimistic,
-                     sppo, online_ipo; each gives a Trajectory
+    dynamics         nash_md, nash_ema, self_play, iterated_best_response, fictitious_play,
+                     optimistic, sppo_play, online_ipo; each gives a Trajectory
     votes            Votes, count_votes
     resampling       resample_votes, check_transitivity
     profile          profile_game: all of it at once

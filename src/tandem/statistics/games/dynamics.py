@@ -4,10 +4,10 @@
     nash_md          pi ~ m e^{eta P(. beats m)}, m the mixture with mu     pi*_tau, last iterate
     nash_ema         pi ~ m e^{eta P(. beats o)}, o the moving average      pi*_tau, last iterate
     self_play        pi ~ m e^{eta P(. beats pi)}                           pi*_tau, last iterate
-    best_response    pi ~ mu e^{P(. beats pi) / tau}                        may go round for ever
+    best response    pi ~ mu e^{P(. beats pi) / tau}                        may go round for ever
     fictitious_play  strongest action against the average of the past       equilibrium, average
     optimistic       pi ~ pi e^{eta (2 g_t - g_{t-1})}                      equilibrium, iterate
-    sppo             pi ~ pi e^{eta P(. beats pi)}                          equilibrium, average
+    SPPO             pi ~ pi e^{eta P(. beats pi)}                          equilibrium, average
     online_ipo       gradient of IPO's loss on pairs from pi                pi*_tau, last iterate
 
 m is pi^{1 - eta tau} mu^{eta tau}, normalised, and pi*_tau the regularised equilibrium. Every
@@ -159,7 +159,7 @@ def self_play(
     return follow("self-play", matrix, update, first, steps, every)
 
 
-def best_response(
+def iterated_best_response(
     matrix: PreferenceMatrix,
     tau: float,
     steps: int = 1000,
@@ -266,7 +266,7 @@ def optimistic(
     return follow("optimistic mirror descent", matrix, update, first, steps, every)
 
 
-def sppo(
+def sppo_play(
     matrix: PreferenceMatrix,
     steps: int = 1000,
     *,
@@ -368,13 +368,13 @@ DYNAMICS: dict[str, Dynamic] = {
     "self_play": Dynamic("self-play", "regularised", lambda m, t, r, s, k, e:
         self_play(m, t, k, reference=r, start=s, every=e)),
     "best_response": Dynamic("best response", "none", lambda m, t, r, s, k, e:
-        best_response(m, t, k, reference=r, start=s, every=e)),
+        iterated_best_response(m, t, k, reference=r, start=s, every=e)),
     "fictitious_play": Dynamic("fictitious play", "average", lambda m, t, r, s, k, e:
         fictitious_play(m, k, start=s, every=e)),
     "optimistic": Dynamic("optimistic mirror descent", "last", lambda m, t, r, s, k, e:
         optimistic(m, k, start=s, every=e)),
     "sppo": Dynamic("SPPO", "average", lambda m, t, r, s, k, e:
-        sppo(m, k, start=s, every=e)),
+        sppo_play(m, k, start=s, every=e)),
     "online_ipo": Dynamic("online IPO", "regularised", lambda m, t, r, s, k, e:
         online_ipo(m, t, k, reference=r, start=s, every=e)),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The micro world: a small language in which the truth is known and everything runs on a laptop.
+"""The micro task: a small language in which the truth is known and everything runs on a laptop.
 
     task = Micro("summaries")
     pi_base = task.model()                                 # a Hugging Face folder
@@ -23,10 +23,10 @@ from tandem.errors import ConfigError, DataError, ModelError, nearest_name
 from tandem.judges.agreement import Equivalence
 from tandem.rng import Seed
 from tandem.tasks.micro import posts
-from tandem.tasks.micro.agreement import SameFacts
 from tandem.tasks.micro.annotators import START_SEED, Annotator, Camps, Drifting, Truth, known_facts
 from tandem.tasks.micro.arithmetic import WORDING
-from tandem.tasks.micro.splits import DEMONSTRATION, SKILLS, draw_prompts
+from tandem.tasks.micro.same_facts import SameFacts
+from tandem.tasks.micro.skills import DEMONSTRATION, SKILLS, draw_prompts
 from tandem.tasks.micro.truth import TruthParts, fact_rates, true_worth, truth_parts
 from tandem.tasks.micro.words import ASSETS
 
@@ -48,7 +48,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Micro:
-    """The micro world seen through one of its skills: a task.
+    """The micro task with one of its skills: summaries, dialogue or arithmetic.
 
     Attributes:
         skill: "summaries" of posts, "dialogue" with helpful and harmful requests, or
@@ -148,7 +148,7 @@ class Micro:
         """Somebody who compares completions (0, 1), (2, 3), ... and errs at this rate."""
         return Annotator(flips=flips, seed=seed)
 
-    def invented(self, groups: Iterable[Group]) -> TruthParts:
+    def count_inventions(self, groups: Iterable[Group]) -> TruthParts:
         """Rates of facts right, wrong and invented over all completions of summaries.
 
         Raises:

@@ -27,7 +27,7 @@ from tandem.tasks.micro import arithmetic, dialogue, posts
 from tandem.tasks.micro.base import weights_hash, write_record
 from tandem.tasks.micro.lessons import training_post, training_problem, training_request
 from tandem.tasks.micro.posts import Meta, pick_one
-from tandem.tasks.micro.splits import SKILLS, rendered_question
+from tandem.tasks.micro.skills import SKILLS, rendered_question
 from tandem.tasks.micro.tokenizer import CONTEXT
 from tandem.tasks.micro.truth import answer, summary_claims
 from tandem.tasks.micro.words import ASSETS, all_words
@@ -148,7 +148,7 @@ def _varied(rng: Generator, meta: Meta, text: str) -> str:
 
 
 def pair_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of pairs over the world's words: it marks both texts, and drops the prompts."""
+    """Return a tokenizer of pairs of summaries: it marks both texts and drops the prompts."""
     backend = Tokenizer(WordLevel({word: i for i, word in enumerate(all_words())}, "<unk>"))
     backend.normalizer = normalizers.Replace(Regex("^.*<assistant> *"), "")  # type: ignore
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore

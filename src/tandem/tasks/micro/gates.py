@@ -1,4 +1,4 @@
-"""What the micro world promises, measured: the numbers behind `tandem tasks check micro`.
+"""Measurements of what the micro task promises: the numbers behind `tandem tasks check micro`.
 
 Every function is pure: it takes what was sampled, scored or said, and returns numbers. A `Gate`
 is one number with the range in which the world shows the phenomena that it was made for.
@@ -228,7 +228,7 @@ class Evidence:
     scored: Sequence[Group]
 
     def gates(self) -> list[Gate]:
-        """Every gate of the world."""
+        """Return every promise of the micro task with its measured value and bound."""
         proxy = [np.asarray(g.scores, np.float64) for g in self.scored]
         return [
             *arithmetic_gates(self.solved),

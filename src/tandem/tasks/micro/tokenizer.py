@@ -1,4 +1,4 @@
-"""The word-level tokenizer of the micro world, a stock `PreTrainedTokenizerFast`.
+"""The word-level tokenizer of the micro task, a stock `PreTrainedTokenizerFast`.
 
 Words are separated by spaces, so text and tokens are the same thing seen twice. Every assistant
 turn ends with `</s>`; padding is a token of its own.

@@ -1,4 +1,4 @@
-"""Words of the micro world: every list that the grammar draws from.
+"""Words of the micro task: every list that the grammar draws from.
 
 Each slot has 24 values. The first 16 (`MAIN`) occur in the prompts of the four splits; the last 8
 (`FEEDBACK`) occur only where the base model is taught to compare, criticise and rate, so that its

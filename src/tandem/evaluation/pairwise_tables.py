@@ -9,7 +9,7 @@ from typing import Any
 from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.comparisons import lay_out_comparisons
-from tandem.evaluation.reward import RewardEvaluation, pair_losses, reward_evaluation
+from tandem.evaluation.reward_tables import RewardEvaluation, pair_losses, reward_evaluation
 from tandem.evaluation.tables import Table, join_parts
 from tandem.rng import Seed
 from tandem.statistics import Estimate, by_prompt

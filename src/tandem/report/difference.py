@@ -15,7 +15,7 @@ from tandem.errors import DataError
 from tandem.report import views
 from tandem.report.numbers import NONE, spell_interval
 from tandem.report.page import fill_template, save_page
-from tandem.report.results import BENCH, Results, read_results
+from tandem.report.results_file import BENCH, Results, read_results
 from tandem.report.verdict import OPEN, RESOLVED, WORSE, Sentence, listed_rows, open_estimate
 from tandem.statistics import Estimate, holm
 from tandem.statistics.numerics import normal_quantile, normal_tail
@@ -25,7 +25,7 @@ PLACES = ("title", "task", "command", "commit", "seeds", "prompts", "judge", "op
 
 
 def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
-    """Write what changed from A to B, as a page and its JSON twin.
+    """Write what changed from report A to report B, as an HTML page and as JSON.
 
     Args:
         a: see `read_results`.
@@ -115,7 +115,7 @@ def independent_difference(a: Estimate, b: Estimate) -> Estimate:
 
 
 def comparison_headline(rows: list[dict[str, Any]]) -> Sentence:
-    """Say how much of what was compared moved for sure."""
+    """Return the headline: how many of the compared numbers changed beyond their intervals."""
     moved = [row for row in rows if _standing(row) != OPEN]
     names = list(dict.fromkeys(f"{row['policy']} ({row['column'].title})" for row in moved))
     told = f"{len(rows)} numbers were compared, with Holm's adjustment over all of them."

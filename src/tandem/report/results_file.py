@@ -22,7 +22,7 @@ from tandem.rng import Seed
 from tandem.runs.atomic_files import read_json
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import read_events
-from tandem.runs.records import Record, records
+from tandem.runs.records import Record, read_records
 
 Results = dict[str, Any]
 BENCH = "results.json"
@@ -44,7 +44,7 @@ def read_results(path: Path) -> Results:
     file = path / BENCH if path.is_dir() else path
     if file.is_file():
         return _parsed(file)
-    done = records(path) if path.is_dir() else []
+    done = read_records(path) if path.is_dir() else []
     if not done:
         raise DataError(
             f"{path} holds neither {BENCH} nor finished stages",
@@ -117,7 +117,7 @@ def results_from_run(folder: Path, done: list[Record]) -> Results:
 
 
 def missing_measurements(results: Mapping[str, Any]) -> list[str]:
-    """Say what a reader of this report would want and was not measured, and how to get it."""
+    """List what was not measured that a reader would want, and the command that measures it."""
     trained = trained_policies(results)
     every = [row for row in results["policies"] if row.get("status", "done") == "done"]
     told: list[str] = []
@@ -187,7 +187,7 @@ def _cost(record: Record, seed: int) -> dict[str, Any]:
 
 
 def _curves(folder: Path, policies: Mapping[str, str], seed: int) -> list[dict[str, Any]]:
-    """What was watched while policies trained; a round that was evaluated twice counts once."""
+    """Return validation curves of policies; a round that was evaluated twice counts once."""
     found: dict[str, dict[float, dict[str, float]]] = {}
     file = folder / "events.jsonl"
     for event in read_events(file) if file.is_file() else ():

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tandem.data.arrow import SCHEMA
-from tandem.data.formats.fields import DataRow, shorten
+from tandem.data.formats.fields import DataRow, shorten_text
 from tandem.errors import DataError, nearest_name
 
 FILE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -121,7 +121,7 @@ def _sound(path: Path) -> Generator[None]:
     except UnicodeDecodeError as error:
         gzipped = _starts(path, b"\x1f\x8b") and not path.name.endswith(".gz")
         raise DataError(
-            f"{path}: byte {shorten(error.object[error.start : error.start + 1])} at offset "
+            f"{path}: byte {shorten_text(error.object[error.start : error.start + 1])} at offset "
             f"{error.start} of a block is not UTF-8",
             "the file is gzipped but not named .gz" if gzipped else "text files are read as UTF-8",
             "add .gz to its name"
@@ -166,7 +166,7 @@ def _parsed(place: str, text: str) -> Any:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(
-            f"{place}: not JSON: {error}; it begins {shorten(text[:60])}",
+            f"{place}: not JSON: {error}; it begins {shorten_text(text[:60])}",
             "each line of a JSON Lines file is one whole object",
             "mend that line, or rename the file to what it holds",
         ) from error
@@ -175,7 +175,7 @@ def _parsed(place: str, text: str) -> Any:
 def _row(place: str, value: Any) -> DataRow:
     if not isinstance(value, dict):
         raise DataError(
-            f"{place}: the row is {shorten(value)} ({type(value).__name__})",
+            f"{place}: the row is {shorten_text(value)} ({type(value).__name__})",
             "a row is an object: column names with values",
             'write each row as {"column": value, ...}',
         )
@@ -191,7 +191,7 @@ def _json(path: Path) -> Iterator[DataRow]:
         rows = _parsed(path.name, first + stream.read())
     if not isinstance(rows, list):
         raise DataError(
-            f"{path}: the top level is {shorten(rows)} ({type(rows).__name__})",
+            f"{path}: the top level is {shorten_text(rows)} ({type(rows).__name__})",
             "a .json file holds one list of objects, or one object a line",
             "put the rows into a list",
         )
@@ -273,7 +273,8 @@ def _dataset(name: str, split: str | None, load: Callable[[], Any]) -> DataSourc
         data = load()
     except Exception as error:  # `datasets` raises what its many back ends raise
         raise DataError(
-            f"`datasets` cannot open {name}: {type(error).__name__}: {shorten(str(error), 300)}",
+            f"`datasets` cannot open {name}: {type(error).__name__}: "
+            f"{shorten_text(str(error), 300)}",
             "it is no local path, so it was looked for on the hub"
             if not Path(name).exists()
             else "the folder is not what `datasets` wrote, or its files do not fit together",

@@ -28,7 +28,7 @@ MANNER = dialogue.HELPFUL_ONLY
 
 @dataclass(frozen=True)
 class Skill:
-    """What a skill can do: draw a prompt, ask it, tell whether it is held out, answer it."""
+    """A skill of the micro task: draws prompts, writes answers, says which prompts are held out."""
 
     draw: Callable[[Generator, int], Meta]
     ask: Callable[[Meta], str]

@@ -1,4 +1,4 @@
-"""What makes two answers of the micro world the same: what they claim, read exactly."""
+"""When two summaries of the micro task mean the same: when they claim the same facts."""
 
 from __future__ import annotations
 
