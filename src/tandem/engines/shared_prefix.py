@@ -4,8 +4,9 @@ Every forward is one packed row of N tokens with their own positions: all new pr
 prefill, one token a completion in a decoding step. Linear layers then see no padding, and no
 mask is built by the model. Attention is ours (`attend`, registered under `SHARED_PREFIX`): in a
 decoding step a completion looks at its prompt's block and at its own block, each softmaxed apart
-and merged by their log-sum-exp (the same identity as in FlashAttention, arXiv:2205.14135, section 3.1).
-Rows that finish leave by moving the last row into their place; nothing else is copied.
+and merged by their log-sum-exp (the same identity as in FlashAttention, arXiv:2205.14135,
+section 3.1). Rows that finish leave by moving the last row into their place; nothing else is
+copied.
 
 Shapes: P new prompts, S prompts held, R completions held, m the most completions of one prompt,
 L prompt columns, T own columns, Hk key heads, g queries a key head, D head width.

@@ -2,8 +2,8 @@
 
 Two of a policy's samples for one prompt are its two views. `MultiViewSource` gives batches of
 them, to be joined by `ZippedSource` with the comparisons; `MultiViewHead` is the module that
-encodes the reward model's own features (last layer, last token) and scores pairs of encodings; its loss is
-`objectives.multiview`. Lang et al. 2024, arXiv:2403.19279, section 3.2.
+encodes the reward model's own features (last layer, last token) and scores pairs of encodings;
+its loss is `objectives.multiview`. Lang et al. 2024, arXiv:2403.19279, section 3.2.
 
 Negatives come from the prompt before in the step's order, in a circle. Each micro-batch therefore
 starts with one more answer, the first view of the prompt before its own, so that a step is the
