@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from tandem.ranges import Count, NotNegative, Positive, Range, check_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +23,12 @@ class Lora:
         targets: names of the linear layers, or `all-linear`.
     """
 
-    rank: int = 16
-    alpha: float = 32.0
+    rank: Annotated[int, Range(1, 65536)] = 16
+    alpha: Positive = 32.0
     targets: str | tuple[str, ...] = "all-linear"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "lora")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +54,14 @@ class Machine:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     layout: Literal["auto", "rows"] = "auto"
     compiled: bool = False
-    tokens: int = 16384
+    tokens: Count = 16384
     checkpointing: bool = False
     lora: Lora | None = None
-    save_seconds: float = field(default=30.0, compare=False)
-    log_every: int = field(default=10, compare=False)
+    save_seconds: NotNegative = field(default=30.0, compare=False)
+    log_every: Count = field(default=10, compare=False)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "machine")
 
 
 def process_rank() -> int:

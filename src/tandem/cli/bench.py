@@ -41,7 +41,7 @@ def bench_command(words: Sequence[str]) -> int:
     print("\n".join([comparison_notes(plan), *open_files(plan)]), flush=True)
     if options.dry_run:
         return 0
-    machine = with_parsed_values(Machine(), options["machine"])
+    machine = with_parsed_values(Machine(), options["machine"], "machine")
     run_seeds(plan, out, machine, workers=options.workers, engine=options.engine,
               trackers=tuple(options.tracker))  # fmt: skip
     told = collect_results(

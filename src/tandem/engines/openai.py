@@ -32,6 +32,7 @@ from tandem.engines.response_cache import ResponseCache, TokenUse, request_key
 from tandem.engines.retry import Retrier, RetryPolicy, TransientError
 from tandem.errors import ConfigError, EngineError
 from tandem.machine import Machine
+from tandem.ranges import Count, NotNegative, check_ranges
 from tandem.rng import Seed
 
 LABEL_TOKENS = 4
@@ -59,21 +60,16 @@ class Server:
     model: str
     url: str = "https://api.openai.com/v1"
     key: str | None = field(default="OPENAI_API_KEY", compare=False)
-    top: int = 20
+    top: Count = 20
     length: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    concurrency: int = field(default=8, compare=False)
+    concurrency: Count = field(default=8, compare=False)
     patience: RetryPolicy = field(default=RetryPolicy(), compare=False)
-    price: tuple[float, float] = field(default=(0.0, 0.0), compare=False)
-    budget: float | None = field(default=None, compare=False)
+    price: tuple[NotNegative, NotNegative] = field(default=(0.0, 0.0), compare=False)
+    budget: NotNegative | None = field(default=None, compare=False)
     kept: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.top < 1 or min(self.price) < 0:
-            raise ConfigError(
-                f"server.concurrency = {self.concurrency}, top = {self.top}, price = {self.price}",
-                "at least one request is on its way, and one token named; nobody pays us",
-                "give a concurrency and a top of 1 or more, and prices of 0 or more",
-            )
+        check_ranges(self, "server")
         if self.budget is not None and not any(self.price):
             raise ConfigError(
                 f"server.budget = {self.budget} without a price",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tandem.errors import ConfigError, EngineError
+from tandem.ranges import CountOrZero, NotNegative, Positive, check_ranges
 from tandem.rng import Seed
 
 A = TypeVar("A")
@@ -26,17 +27,18 @@ class RetryPolicy:
         longest: seconds between two attempts at most; a server that asks for more is given up.
     """
 
-    timeout: float = 120.0
-    retries: int = 6
-    first: float = 1.0
-    longest: float = 120.0
+    timeout: Positive = 120.0
+    retries: CountOrZero = 6
+    first: NotNegative = 1.0
+    longest: NotNegative = 120.0
 
     def __post_init__(self) -> None:
-        if self.timeout <= 0 or self.retries < 0 or self.first < 0 or self.longest < self.first:
+        check_ranges(self, "patience")
+        if self.longest < self.first:
             raise ConfigError(
-                f"{self}",
-                "timeout > 0, retries >= 0, 0 <= first <= longest",
-                "change the value that is out of range",
+                f"patience.first = {self.first} with patience.longest = {self.longest}",
+                "pauses grow from the first to the longest",
+                "give a longest pause that is no shorter than the first",
             )
 
     def backoff(self, attempt: int, draw: float) -> float:

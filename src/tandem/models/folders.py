@@ -8,22 +8,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
 )
 from transformers.utils import logging as hub
 
 from tandem.errors import ModelError
+from tandem.runs.weight_files import read_model_json
 
 Source = Path | str
 """A model folder, or the id of a model on the hub."""
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
-"""What transformers raises for a folder that is broken in one way or another."""
+UNREADABLE = (Exception,)
+"""What transformers raises for a folder that is broken in one way or another: anything."""
+
+
+ODD = (AttributeError, LookupError, TypeError, ArithmeticError, AssertionError)
+"""Errors whose message alone says little."""
 
 
 def check_exists(source: Source) -> None:
+    """Refuse a local folder without a config.json; an id of the hub passes."""
     looks_local = isinstance(source, Path) or str(source).startswith((".", "/", "~"))
     if looks_local and not (Path(source) / "config.json").exists():
         raise ModelError(
@@ -52,7 +57,9 @@ def without_warnings() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of what an error says."""
+    said = (str(error).strip().splitlines() or [""])[0][:300]
+    return f"{type(error).__name__}: {said}" if isinstance(error, ODD) else said or repr(error)
 
 
 def layer_count(source: Source) -> int:
@@ -69,6 +76,8 @@ def context_length(source: Source) -> int:
 
 def _config(source: Source) -> Any:
     check_exists(source)
+    if Path(source).is_dir():
+        read_model_json(Path(source) / "config.json")
     try:
         with without_warnings():
             return AutoConfig.from_pretrained(source, trust_remote_code=False)

@@ -23,7 +23,7 @@ def add_adapters(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:
     heads = ["score"] if hasattr(model, "score") else None
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=int(lora.alpha),
+        lora_alpha=int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,  # type: ignore[arg-type]
         target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
         modules_to_save=heads,
         lora_dropout=0.0,
