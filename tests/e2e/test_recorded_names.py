@@ -81,7 +81,7 @@ def test_a_value_of_ones_own_class_is_read_back_where_it_was_named(tmp_path):
 
 def test_former_names_are_read_inside_lists_and_tables():
     stored = {
-        "a": [{"class": "tandem.training.optim.Optim", "lr": 1.0}],
+        "a": [{"class": "tandem.loop.Optim", "lr": 1.0}],
         "b": {"enum": "tandem.rng.Seed.X"},
     }
     assert as_recorded(stored) == {"a": [{"class": "Optim", "lr": 1.0}], "b": {"enum": "Seed.X"}}

@@ -68,7 +68,7 @@ def parsed(*words: str, file: Path | None = None) -> Method:
     parser = settings.make_parser("run toy", "A toy.")
     parser.add_argument("--seed", type=int, default=0)
     settings.add_settings(parser, {"toy": Method()})
-    return settings.with_parsed_values(Method(), settings.parse_words(parser, words, file).toy)
+    return settings.with_parsed_values(Method(), settings.parse_words(parser, words, *(() if file is None else (file,))).toy)
 
 
 # settings -------------------------------------------------------------------------------------
@@ -285,9 +285,10 @@ def test_a_finding_has_its_fix_below():
 
 SHOWN = """
 import sys, time
-from tandem.events import StageEvents, Log, display
+from tandem.runs.display import open_display
+from tandem.runs.events import Log, StageEvents
 from pathlib import Path
-log = Log(Path(sys.argv[1]) / "events.jsonl", display(sys.stderr))
+log = Log(Path(sys.argv[1]) / "events.jsonl", open_display(sys.stderr))
 events = StageEvents(log, "03-policy")
 for step in range(1, 6):
     events.progress(step, 5, "steps", loss=1 / step, gold=0.5, proxy=1.5, tokens=1000 * step)

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tandem.data.cached_groups import keep_groups
 from tandem.data.chat.transcripts import prompt_key
 from tandem.data.formats import sources
 from tandem.data.formats.detect import FORMATS, PEEK, Format, detect_format, unread_columns
@@ -180,14 +181,9 @@ def _streamed(
 ) -> tuple[Groups, ReadingNotes]:
     digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
     path = folder / f"read-{digest}.parquet"
-    counts = path.with_suffix(".json")
-    if path.exists() and counts.exists():
-        kept: dict[str, Any] = json.loads(counts.read_text())
-        kept |= {k: tuple(kept.get(k, ())) for k in ("remarks", "unread")}
-        return Groups.read(path), ReadingNotes(**kept)
-    groups = Groups.stream(path, parsed)
-    counts.write_text(json.dumps(asdict(notes)))
-    return groups, notes
+    groups, kept = keep_groups(path, parsed, lambda: asdict(notes))
+    kept |= {k: tuple(kept.get(k, ())) for k in ("remarks", "unread")}
+    return groups, ReadingNotes(**kept)
 
 
 def _groups(
