@@ -61,7 +61,7 @@ class Session:
         try:
             changed = _check_seed(root, seed)
             _check_redo(root, redo)
-            log = talk.Log(root / "events.jsonl", display, followers=tuple(follow()))
+            log = talk.Log(root / "events.jsonl", display, followers=tuple(follow()), waits=True)
         except TandemError:
             unlock_folder(root)
             raise
