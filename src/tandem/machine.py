@@ -7,9 +7,11 @@ because precision changes numbers.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from tandem.errors import ConfigError
 from tandem.ranges import Count, NotNegative, Positive, Range, check_ranges
 
 
@@ -29,6 +31,9 @@ class Lora:
 
     def __post_init__(self) -> None:
         check_ranges(self, "lora")
+
+
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,13 @@ class Machine:
 
     def __post_init__(self) -> None:
         check_ranges(self, "machine")
+        if not DEVICE.fullmatch(self.device):
+            raise ConfigError(
+                f"machine.device = {self.device[:40]!r}",
+                "numbers are computed on a processor (cpu), a GPU (cuda, cuda:0, mps), or the one "
+                "that is there (auto)",
+                "give one of these, or leave it out",
+            )
 
 
 def process_rank() -> int:

@@ -49,6 +49,10 @@ class Range:
         return inside and (value < self.high if self.below else value <= self.high)
 
     def __str__(self) -> str:
+        if math.isfinite(self.low) and math.isfinite(self.high) and not self.above:
+            if not self.below:
+                return f"from {_spell(self.low)} to {_spell(self.high)}"
+            return f"from {_spell(self.low)} to below {_spell(self.high)}"
         low = "" if self.low == -math.inf else f"above {_spell(self.low)}"
         if low and not self.above:
             low = f"{_spell(self.low)} or more"

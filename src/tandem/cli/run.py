@@ -30,6 +30,7 @@ from tandem.methods.configs import all_shared_parts, with_shared_parts
 from tandem.runs.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
+    from tandem.machine import Machine
     from tandem.tasks import Task
 
 ALWAYS = ("sft", "reward")
@@ -62,6 +63,7 @@ def run_command_line(words: Sequence[str]) -> int:
     with_shared_parts(configs[method.name], configs)  # refuses parts that do not go together
     for name in options.tracker:
         check_known(name)
+    check_machine(options.model, configs["machine"])
     task = open_task(options, configs["sizes"])
     if options.model is not None:
         check_answer_lengths(options.model, [(method.name, configs)])
@@ -137,6 +139,28 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
     )
     add_settings(parser, configs)
     return parser
+
+
+def check_machine(model: str | None, machine: Machine) -> None:
+    """Refuse, before a model is hashed and loaded, what cannot be done here.
+
+    Args:
+        model: your model's folder, or None for a task's own.
+        machine: its settings.
+
+    Raises:
+        ConfigError: the device is not here, the memory is too small, or adapters fit nowhere.
+    """
+    own = model is not None and Path(model).is_dir()
+    if machine.device in ("auto", "cpu") and machine.lora is None and not own:
+        return
+    from tandem.models.devices import check_device
+    from tandem.tasks.micro import ASSETS
+    from tandem.training.memory import check_trainable
+
+    check_device(machine)
+    if own or machine.lora is not None:
+        check_trainable(Path(model) if own and model is not None else ASSETS / "base", machine)
 
 
 def open_task(options: Namespace, sizes: Any) -> Task:

@@ -107,11 +107,22 @@ def parse_words(parser: ArgumentParser, words: Sequence[str], *files: Path) -> N
     try:
         return parser.instantiate(parser.parse_args([*early, *words]))
     except (ArgumentError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        if (refused := _range_error(error)) is not None:
+            raise refused from error
         raise ConfigError(
             _shorten(" ".join(str(error).split())),
             "a setting has a type, and often a range",
             f"see `{parser.prog} --help`",
         ) from error
+
+
+def _range_error(error: BaseException | None) -> ConfigError | None:
+    """Return the refusal of a value that the parser met while it built a dataclass."""
+    while error is not None:
+        if isinstance(error, ConfigError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _spell_file(parser: ArgumentParser, file: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -46,16 +47,24 @@ class RetryPolicy:
         return min(self.longest, self.first * 2**attempt) * (0.5 + 0.5 * draw)
 
 
+class FailedQuestion(EngineError):
+    """The server answers, but not this question as it was asked; others may go better."""
+
+
 class TransientError(Exception):
     """A failure that another attempt may mend.
 
     Args:
         reason: for the message, should it not pass.
         headers: of the answer, where `Retry-After` may stand.
+        answered: the server did answer, with something that cannot be used.
     """
 
-    def __init__(self, reason: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, reason: str, headers: Mapping[str, str] | None = None, *, answered: bool = False
+    ) -> None:
         super().__init__(reason)
+        self.answered = answered
         self.wait = retry_after(headers or {}, time.time())
 
 
@@ -68,10 +77,14 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
     """
     said = headers.get("retry-after", "")
     try:
-        return max(0.0, float(said))
+        seconds = float(said)
     except ValueError:
-        date = email.utils.parsedate_tz(said)
-        return 0.0 if date is None else max(0.0, email.utils.mktime_tz(date) - now)
+        try:
+            date = email.utils.parsedate_tz(said)
+            seconds = 0.0 if date is None else email.utils.mktime_tz(date) - now
+        except (ValueError, OverflowError, TypeError, IndexError):
+            return 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
 class Retrier:
@@ -120,6 +133,12 @@ class Retrier:
                 self._not_before = max(self._not_before, time.monotonic() + seconds)
 
     def _given_up(self, attempts: int, failure: TransientError) -> EngineError:
+        if failure.answered:
+            return FailedQuestion(
+                f"the server gave no answer that can be used, in {attempts} attempts: {failure}",
+                "an answer is checked whole before it is kept; one that is not right is no label",
+                "look at the server, then give the same command again: what was answered is kept",
+            )
         asked = f"; it asks to wait {failure.wait:.0f} s" if failure.wait else ""
         return EngineError(
             f"the server did not answer in {attempts} attempts: {failure}{asked}",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from tandem.engines.addresses import check_address
 from tandem.engines.language_model import LanguageModel
 from tandem.engines.local import LocalModel
 from tandem.engines.openai import Server
@@ -39,6 +40,8 @@ class AIFeedback:
 
     def __post_init__(self) -> None:
         check_ranges(self, "asking")
+        if self.server is not None:
+            check_address(self.server, "asking.server")
         if self.server is not None and self.model is None:
             raise ConfigError(
                 f"asking.server = {self.server} without a model",

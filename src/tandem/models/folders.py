@@ -64,17 +64,22 @@ def first_line(error: Exception) -> str:
 
 def layer_count(source: Source) -> int:
     """Return how many layers a model has."""
-    return int(getattr(_config(source), "num_hidden_layers", 1))
+    return int(getattr(read_config(source), "num_hidden_layers", 1))
 
 
 def context_length(source: Source) -> int:
     """Return how many tokens a model can read."""
-    config = _config(source)
+    config = read_config(source)
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     return int(limit or 2**31)
 
 
-def _config(source: Source) -> Any:
+def read_config(source: Source) -> Any:
+    """Return a model's configuration.
+
+    Raises:
+        ModelError: there is none that can be read.
+    """
     check_exists(source)
     if Path(source).is_dir():
         read_model_json(Path(source) / "config.json")
