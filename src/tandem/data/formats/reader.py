@@ -22,6 +22,7 @@ from tandem.data.chat.transcripts import prompt_key
 from tandem.data.formats import sources
 from tandem.data.formats.detect import FORMATS, PEEK, Format, detect_format, unread_columns
 from tandem.data.formats.fields import DataRow, SkipRow
+from tandem.data.formats.own_groups import check_groups
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError
@@ -135,6 +136,7 @@ def read_data(
     name, why = detect_format(head, found.name, format)
     rows = itertools.islice(_renamed(found.rows(), columns), limit)
     notes = ReadingNotes(remarks=found.notes, unread=unread_columns(name, head))
+    rows = _noting_late_columns(rows, name, head, notes)
     parsed = _groups(rows, FORMATS[name], notes, found.name)
     if found.bytes <= STREAM_ABOVE_BYTES:
         groups = Groups.of(parsed)
@@ -149,9 +151,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem")
 
 
+def _noting_late_columns(
+    rows: Iterable[DataRow], name: str, head: list[DataRow], notes: ReadingNotes
+) -> Iterator[DataRow]:
+    """Yield the rows; columns that begin behind the first rows are seen too."""
+    seen, examples = {column for row in head for column in row.values}, list(head)
+    for row in rows:
+        if not row.values.keys() <= seen:
+            seen |= row.values.keys()
+            examples.append(row)
+            notes.unread = unread_columns(name, examples)
+        yield row
+
+
 def _own(found: sources.DataSource, limit: int | None) -> DataRead:
     assert found.groups is not None
     groups = Groups.read(found.groups)[:limit] if limit else Groups.read(found.groups)
+    check_groups(groups, found.name)
     notes = ReadingNotes(rows=len(groups), kept=len(groups))
     if not len(groups):
         raise _nothing(notes, found.name)
