@@ -1,7 +1,7 @@
 """The command line: verbs, one table of them, and how an ending is told to the shell.
 
     exit 0    done
-    exit 1    a check found something (`data check`, `tasks check`, `doctor`)
+    exit 1    a check found something (`data check`, `tasks check`, `runs check`, `doctor`)
     exit 2    a mistake that the user can mend: what, why, do this
     exit 3    a judge will answer later: the same command goes on then
     exit 70   a fault of Tandem itself, with a traceback
@@ -49,6 +49,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": (
         "tandem.cli.report:report_command",
         "write a run's or a bench's page, one HTML file",
+    ),
+    "runs check": (
+        "tandem.cli.runs:check_run_command",
+        "verify that every stage of a run is what it was when it was made",
     ),
     "doctor": (
         "tandem.cli.doctor:doctor_command",

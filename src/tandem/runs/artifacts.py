@@ -21,8 +21,11 @@ import numpy as np
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import RunError, TandemError
-from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.checkpoint import Checkpoint, file_hash
 from tandem.runs.names import as_recorded, find_recorded, is_known, recorded_name
+
+
+GROUPS = "groups.parquet"
 
 
 def store_artifact(value: object, folder: Path) -> dict[str, Any]:
@@ -36,12 +39,12 @@ def store_artifact(value: object, folder: Path) -> dict[str, Any]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(value, Groups):
-        value.write(folder / "groups.parquet")
-        return {"kind": "groups", "hash": value.hash, "prompts": len(value)}
+        value.write(folder / GROUPS)
+        return _describe_groups(value, folder)
     if isinstance(value, Iterator):
         stream = cast("Iterator[Group]", value)
-        groups = Groups.stream(folder / "groups.parquet", stream)
-        return {"kind": "groups", "hash": groups.hash, "prompts": len(groups)}
+        groups = Groups.stream(folder / GROUPS, stream)
+        return _describe_groups(groups, folder)
     if isinstance(value, Checkpoint):
         return {"kind": "checkpoint", "hash": value.hash, "handle": _encode(value, folder)}
     text = json.dumps(_encode(value, folder), indent=1, ensure_ascii=False) + "\n"
@@ -69,7 +72,16 @@ def load_artifact(result: Mapping[str, Any], folder: Path, *, verify: bool = Tru
         raise _damaged(folder, what) from error
     if verify and result.get("hash") is not None and found != result["hash"]:
         raise _damaged(folder, f"its hash is {found}, and was {result['hash']}")
+    if verify and result.get("file") is not None:
+        bytes_now = file_hash(folder / GROUPS)
+        if bytes_now != result["file"]:
+            raise _damaged(folder, f"{GROUPS} has the hash {bytes_now}, and had {result['file']}")
     return value
+
+
+def _describe_groups(groups: Groups, folder: Path) -> dict[str, Any]:
+    kept = {"kind": "groups", "hash": groups.hash, "prompts": len(groups)}
+    return {**kept, "file": file_hash(folder / GROUPS)}
 
 
 def _open_artifact(
@@ -77,7 +89,7 @@ def _open_artifact(
 ) -> tuple[Any, str | None]:
     """Return the artifact and, where asked for, the hash of its content."""
     if result["kind"] == "groups":
-        groups = Groups.read(folder / "groups.parquet")
+        groups = Groups.read(folder / GROUPS)
         return groups, groups.hash if verify else None
     if result["kind"] == "checkpoint":
         checkpoint = _decode(result["handle"], folder)
