@@ -24,7 +24,6 @@ from tandem.runs.display import Hidden
 from tandem.runs.run import Run
 from tandem.training.state_file import read_state, write_state
 
-
 NUMBER = "02-number/artifact/value.json"
 
 

@@ -24,7 +24,6 @@ from tandem.errors import RunError, TandemError
 from tandem.runs.checkpoint import Checkpoint, file_hash
 from tandem.runs.names import as_recorded, find_recorded, is_known, recorded_name
 
-
 GROUPS = "groups.parquet"
 
 
