@@ -7,9 +7,13 @@ because precision changes numbers.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from tandem.errors import ConfigError
+from tandem.ranges import Count, NotNegative, Positive, Range, check_ranges
 
 GIB = 2**30
 """Bytes."""
@@ -28,9 +32,15 @@ class Lora:
         targets: names of the linear layers, or `all-linear`.
     """
 
-    rank: int = 16
-    alpha: float = 32.0
+    rank: Annotated[int, Range(1, 65536)] = 16
+    alpha: Positive = 32.0
     targets: str | tuple[str, ...] = "all-linear"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "lora")
+
+
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +71,21 @@ class Machine:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     layout: Literal["auto", "rows"] = "auto"
     compiled: bool = False
-    tokens: int = 16384
+    tokens: Count = 16384
     checkpointing: bool = False
     lora: Lora | None = None
-    save_seconds: float = field(default=30.0, compare=False)
-    log_every: int = field(default=10, compare=False)
+    save_seconds: NotNegative = field(default=30.0, compare=False)
+    log_every: Count = field(default=10, compare=False)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "machine")
+        if not DEVICE.fullmatch(self.device):
+            raise ConfigError(
+                f"machine.device = {self.device[:40]!r}",
+                "numbers are computed on a processor (cpu), a GPU (cuda, cuda:0, mps), or the one "
+                "that is there (auto)",
+                "give one of these, or leave it out",
+            )
 
 
 def cache_folder() -> Path:

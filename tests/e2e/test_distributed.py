@@ -134,7 +134,7 @@ def test_two_processes_resume_together(base: Path, tmp_path: Path):
         [*torchrun(), SCRIPT, str(home / "run"), str(base), settings],
         env=env, start_new_session=True,
     )  # fmt: skip
-    while not list((home / "run").glob("03-dpo.part/scratch/state.pt")):
+    while not list((home / "run").glob("03-dpo.part/scratch/state.safetensors")):
         assert process.poll() is None
     os.killpg(process.pid, 9)
     process.wait()

@@ -13,18 +13,21 @@ from hypothesis import strategies as st
 from tandem.cli import settings
 from tandem.runs.artifacts import load_artifact, store_artifact
 from tandem.runs.identity import describe_value, fingerprint
+from tandem.runs.names import record_as
 
 FLOATS = st.floats(allow_nan=False)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12)
 
 
+@record_as("tests.Inner")
 @dataclass(frozen=True)
 class Inner:
     weights: tuple[float, ...] = (1.0,)
     note: str = ""
 
 
+@record_as("tests.Outer")
 @dataclass(frozen=True)
 class Outer:
     size: int = 1

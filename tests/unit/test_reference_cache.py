@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from climbing import FP32
+from tandem.data.cached_groups import file_lock
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError
 from tandem.models.reference import reference_logprobs
-from tandem.runs.atomic_files import evict_oldest, file_lock, mark_used
+from tandem.runs.atomic_files import evict_oldest, mark_used
 from tandem.runs.checkpoint import Checkpoint
 from tiny import folder, group
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tandem.bench.finished import FAILED, NEEDED
 from tandem.bench.plan import OPPONENT, Entry, Plan, folder_name
 from tandem.data.groups import Groups
-from tandem.errors import ConfigError, Pending, TandemError
+from tandem.errors import ConfigError, Pending, RunError, TandemError
 from tandem.judges import Judge
 from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.reward_model import RewardModel
@@ -46,12 +46,14 @@ def run_seed(
     machine: Machine,
     display: Display | None = None,
     trackers: tuple[str, ...] = (),
+    redo: tuple[str, ...] = (),
 ) -> None:
     """Do every entry of a plan with one seed; finished stages are kept."""
     task = open_plan_task(plan, seed)
     configs, folder = plan.entries[0].configs, plan.folder(out, seed)
     follow = partial(open_trackers, trackers, folder, {"title": plan.title, "seed": seed})
-    with Run(folder, seed, machine=machine, display=display, follow=follow) as run:
+    again = [place for place in redo if any(folder.glob(f"{place}*"))]
+    with Run(folder, seed, redo=again, machine=machine, display=display, follow=follow) as run:
         if told := explain_few_prompts(len(task.evaluation)):
             run.events.log("few-prompts", text=told)
         start = Inputs(run.scope(folder_name(OPPONENT), run.seed), task, configs)
@@ -103,7 +105,7 @@ def run_entry(run: Run, plan: Plan, task: Task, entry: Entry, main: Groups) -> N
         )
         policy = replace(result, name=entry.name)
         judge_answers(plan, inputs, answer_prompts(inputs, policy), main, policy)
-    except Pending:
+    except (Pending, RunError):
         raise
     except Exception as error:
         reason = error.what if isinstance(error, TandemError) else f"{error!r}"

@@ -56,6 +56,7 @@ def run_seeds(
     workers: int = 1,
     engine: PoolKind = "processes",
     trackers: tuple[str, ...] = (),
+    redo: tuple[str, ...] = (),
 ) -> list[int]:
     """Do every seed of a plan, or as many as fit into `plan.seconds`.
 
@@ -70,6 +71,7 @@ def run_seeds(
         workers: seeds done side by side.
         engine: who works.
         trackers: who follows the events of every seed.
+        redo: stages to do again, where a seed has them.
 
     Returns:
         the seeds that were started, all finished.
@@ -80,7 +82,7 @@ def run_seeds(
     """
     if workers < 1:
         raise ConfigError(f"workers = {workers}", "somebody has to work", "give 1 or more")
-    job = partial(time_seed, plan, out=out.resolve(), machine=machine, trackers=trackers)
+    job = partial(time_seed, plan, out=out.resolve(), machine=machine, trackers=trackers, redo=redo)
     crew = _crew(engine, workers, job)
     begun, spent, started = time.monotonic(), list[float](), list[int]()
     try:
@@ -108,6 +110,7 @@ def time_seed(
     out: Path,
     machine: Machine,
     trackers: tuple[str, ...] = (),
+    redo: tuple[str, ...] = (),
 ) -> float:
     """Do one seed and return its seconds; with `threads`, as one of several workers."""
     from tandem.bench.seeds import run_seed
@@ -120,7 +123,7 @@ def time_seed(
         gc.freeze()  # as in `cli.run_command`
         display = Lines(sys.stderr, prefix=f"seed {seed}  ")
     begun = time.monotonic()
-    run_seed(plan, seed, out, machine, display, trackers)
+    run_seed(plan, seed, out, machine, display, trackers, redo)
     return time.monotonic() - begun
 
 

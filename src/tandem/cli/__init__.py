@@ -1,9 +1,10 @@
 """The command line: the table of commands, and the exit code that each ending gives the shell.
 
     exit 0    done
-    exit 1    a check found something (`data check`, `tasks check`, `doctor`)
+    exit 1    a check found something (`data check`, `tasks check`, `runs check`, `doctor`)
     exit 2    a mistake that the user can mend: what, why, do this
     exit 3    a judge will answer later: the same command goes on then
+    exit 70   a fault of Tandem itself, with a traceback
     exit 130  interrupted: the same command goes on from there
 
 Nothing here imports torch before a command needs it.
@@ -11,14 +12,16 @@ Nothing here imports torch before a command needs it.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from tandem import __version__
-from tandem.errors import ConfigError, Pending, TandemError, nearest_name
+from tandem.errors import ConfigError, Pending, RunError, TandemError, nearest_name
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": (
@@ -51,6 +54,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tandem.cli.report:report_command",
         "write a run's or a bench's page, one HTML file",
     ),
+    "runs check": (
+        "tandem.cli.runs:check_run_command",
+        "verify that every stage of a run is what it was when it was made",
+    ),
     "doctor": (
         "tandem.cli.doctor:doctor_command",
         "check this machine, line by line, with the fix",
@@ -66,13 +73,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "label refit": ("tandem.cli.label_refit:refit", "fit the reward on the votes so far"),
 }
 USAGE = "usage: tandem COMMAND [options]"
+FAULT = 70
+"""The exit code of a fault of Tandem itself: EX_SOFTWARE of sysexits.h."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return run_command(words)
+        code = run_command(words)
+        sys.stdout.flush()
+        return code
     except TandemError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -83,8 +94,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 0
+    except OSError as error:
+        _give_up_stdout()
+        print(f"error: {_file_error(error)}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print(f"error: {_memory_error()}", file=sys.stderr)
+        return 2
+    except Exception:
+        traceback.print_exc()
+        print(f"tandem {__version__} has a fault: please report the lines above", file=sys.stderr)
+        return FAULT
+
+
+def _give_up_stdout() -> None:
+    """Let the interpreter end without a word about an output that takes nothing any more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _file_error(error: OSError) -> RunError:
+    place = "" if error.filename is None else f" {error.filename}"
+    return RunError(
+        f"cannot read or write{place}: {error.strerror or error}",
+        "a command reads its files and writes its results, and one of them could not be",
+        "make room, or give yourself the right, or choose another place; then the same command",
+    )
+
+
+def _memory_error() -> RunError:
+    return RunError(
+        "there was no memory left",
+        "other programs have the rest of it, or the process was given a limit",
+        "close other programs, lower --machine.tokens, or start from a smaller model",
+    )
 
 
 def run_command(words: list[str]) -> int:

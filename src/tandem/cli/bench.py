@@ -20,8 +20,9 @@ from tandem.bench import Plan, collect_results, run_seeds
 from tandem.bench.plan import folder_name
 from tandem.bench.seeds import open_plan_task
 from tandem.cli.plans import PRESET_FILES, make_plan
-from tandem.cli.run import check_answer_lengths
+from tandem.cli.run import check_answer_lengths, check_machine
 from tandem.cli.settings import add_settings, make_parser, parse_words, with_parsed_values
+from tandem.errors import ConfigError, nearest_name
 from tandem.machine import Machine
 from tandem.report import write_report
 from tandem.report.verdict import verdict_sentences
@@ -37,13 +38,15 @@ def bench_command(words: Sequence[str]) -> int:
     plan = make_plan(options)
     for name in options.tracker:
         check_known(name)
+    machine = with_parsed_values(Machine(), options["machine"], "machine")
+    check_machine(plan.model, machine)
     out = Path(options.out or f"runs/bench-{folder_name(plan.title)}")
+    check_redo(plan, out, options.redo)
     print("\n".join([comparison_notes(plan), *open_files(plan)]), flush=True)
     if options.dry_run:
         return 0
-    machine = with_parsed_values(Machine(), options["machine"])
     run_seeds(plan, out, machine, workers=options.workers, engine=options.engine,
-              trackers=tuple(options.tracker))  # fmt: skip
+              trackers=tuple(options.tracker), redo=tuple(options.redo))  # fmt: skip
     told = collect_results(
         plan, out, f"tandem bench {shlex.join(words)}".strip(), task_tallies(plan.task)
     )
@@ -51,6 +54,24 @@ def bench_command(words: Sequence[str]) -> int:
     print(results_table(told))
     print(f"\n{verdict_lines(told)}\n\nthe report is in {write_report(out)}")
     return 0
+
+
+def check_redo(plan: Plan, out: Path, redo: Sequence[str]) -> None:
+    """Refuse a stage that no seed has.
+
+    Raises:
+        ConfigError: naming those that there are.
+    """
+    folders = [plan.folder(out, seed) for seed in plan.seeds]
+    known = {p.parent.relative_to(f).as_posix().removesuffix(".part")
+             for f in folders for p in f.rglob("stage.json")}  # fmt: skip
+    for name in redo:
+        if name not in known:
+            raise ConfigError(
+                f"there is no stage {name!r} in {out}.{nearest_name(name, known)}",
+                "only a stage that exists can be done again",
+                f"name one of: {', '.join(sorted(known)) or 'none, nothing was begun'}",
+            )
 
 
 def make_bench_parser() -> Any:
@@ -76,6 +97,8 @@ def make_bench_parser() -> Any:
     told = "feed every seed's events also to: tensorboard, trackio, wandb"
     parser.add_argument("--tracker", action="append", default=[], help=told)
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="check the plan only")
+    again = "stage to do again in every seed that has it: sft/02-sft"
+    parser.add_argument("--redo", action="append", default=[], help=again)
     add_settings(parser, {"machine": Machine()})
     return parser
 

@@ -32,7 +32,7 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
     )
     parser.add_argument("--beta", type=float, default=0.1, help="beta of the implicit reward")
     options = _parsed(parser, words, {"machine": Machine()})
-    machine = with_parsed_values(Machine(), options.machine)
+    machine = with_parsed_values(Machine(), options.machine, "machine")
 
     from tandem.data.formats import read_data
     from tandem.rng import Seed
@@ -68,7 +68,9 @@ def evaluate_policy_command(words: Sequence[str]) -> int:
     )
     configs = {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
     options = _parsed(parser, words, configs)
-    configs = {name: with_parsed_values(config, options[name]) for name, config in configs.items()}
+    configs = {
+        name: with_parsed_values(config, options[name], name) for name, config in configs.items()
+    }
 
     from tandem.runs.checkpoint import Checkpoint
     from tandem.stages.evaluate_policy import evaluate_policies

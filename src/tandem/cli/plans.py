@@ -210,7 +210,9 @@ def _typed(configs: Mapping[str, Any], table: Mapping[str, Any], where: str) -> 
     known = {o for a in parser._actions if a.nargs != 0 for o in a.option_strings}
     words = [f"--{name}={spell_value(value)}" for name, value in flatten_table(table, known)]
     options = parse_words(parser, words)
-    return {name: with_parsed_values(config, options[name]) for name, config in configs.items()}
+    return {
+        name: with_parsed_values(config, options[name], name) for name, config in configs.items()
+    }
 
 
 def _check(table: Mapping[str, Any], keys: Mapping[str, type], where: str) -> None:

@@ -19,6 +19,7 @@ from tandem.cli.settings import (
     make_parser,
     nested_tables,
     parse_words,
+    read_file,
     to_toml,
     with_parsed_values,
     with_table_values,
@@ -29,6 +30,7 @@ from tandem.methods.configs import all_shared_parts, with_shared_parts
 from tandem.runs.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
+    from tandem.machine import Machine
     from tandem.tasks import Task
 
 ALWAYS = ("sft", "reward")
@@ -52,13 +54,17 @@ def run_command_line(words: Sequence[str]) -> int:
         return 0
     find_method(words[0])
     method = load_method(words[0])
-    configs = default_configs(method, _asked_for(words[1:], "--task"))
+    files = [Path(given) for given in _given(words[1:], "--config")]
+    configs = default_configs(method, _named_task(words[1:], files))
     parser = make_run_parser(method.name, configs)
-    options = parse_words(parser, words[1:], _config_file(words[1:]))
-    configs = {name: with_parsed_values(config, options[name]) for name, config in configs.items()}
+    options = parse_words(parser, words[1:], *files)
+    configs = {
+        name: with_parsed_values(config, options[name], name) for name, config in configs.items()
+    }
     with_shared_parts(configs[method.name], configs)  # refuses parts that do not go together
     for name in options.tracker:
         check_known(name)
+    check_machine(options.model, configs["machine"])
     task = open_task(options, configs["sizes"])
     if options.model is not None:
         check_answer_lengths(options.model, [(method.name, configs)])
@@ -114,7 +120,7 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
         "--model": "folder of a causal language model, with --data or --task constraints",
         "--data": "preferences or demonstrations: JSONL, JSON, CSV, Parquet, a folder, a hub id",
         "--out": "the run's folder; runs/METHOD-NAME-SEED if not given",
-        "--config": "TOML or YAML with any of these settings; flags win",
+        "--config": "TOML or YAML with any of these settings; flags win, and a later file wins",
         "--method": "for run.toml alone: must be the method that is run",
     }.items():
         parser.add_argument(option, type=str | None, default=None, help=text)  # type: ignore[arg-type]
@@ -134,6 +140,28 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
     )
     add_settings(parser, configs)
     return parser
+
+
+def check_machine(model: str | None, machine: Machine) -> None:
+    """Refuse, before a model is hashed and loaded, what cannot be done here.
+
+    Args:
+        model: your model's folder, or None for a task's own.
+        machine: its settings.
+
+    Raises:
+        ConfigError: the device is not here, the memory is too small, or adapters fit nowhere.
+    """
+    own = model is not None and Path(model).is_dir()
+    if machine.device in ("auto", "cpu") and machine.lora is None and not own:
+        return
+    from tandem.models.devices import check_device
+    from tandem.tasks.micro import ASSETS
+    from tandem.training.memory import check_trainable
+
+    check_device(machine)
+    if own or machine.lora is not None:
+        check_trainable(Path(model) if own and model is not None else ASSETS / "base", machine)
 
 
 def open_task(options: Namespace, sizes: Any) -> Task:
@@ -221,16 +249,20 @@ def plan_text(options: Namespace, resolved: Mapping[str, Any], task: Task) -> st
     return "\n".join([*head, "", to_toml(resolved)])
 
 
-def _config_file(words: Sequence[str]) -> Path | None:
-    given = _asked_for(words, "--config")
-    return None if given is None else Path(given)
+def _named_task(words: Sequence[str], files: Iterable[Path]) -> str | None:
+    """Return the task that the flags, else the last file that names one, ask for."""
+    if given := _given(words, "--task"):
+        return given[-1]
+    named = [read_file(file).get("task") for file in files]
+    return next((task for task in reversed(named) if isinstance(task, str)), None)
 
 
-def _asked_for(words: Sequence[str], option: str) -> str | None:
-    """Return an option's value before the parser exists."""
+def _given(words: Sequence[str], option: str) -> list[str]:
+    """Return an option's values, in order, before the parser exists."""
+    found: list[str] = []
     for word, after in itertools.pairwise([*words, ""]):
         if word == option:
-            return after
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2]
-    return None
+            found.append(after)
+        elif word.startswith(f"{option}="):
+            found.append(word.partition("=")[2])
+    return found

@@ -21,6 +21,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tandem.errors import ConfigError, nearest_name
 from tandem.methods.configs import shared_parts
+from tandem.ranges import Range, check_value, range_of_field
 
 Plain = bool | int | float | str | tuple | list | dict | Enum | None
 
@@ -33,6 +34,7 @@ class Setting:
     hint: Any
     default: Any
     help: str
+    range: Range | None = None
 
 
 def leaf_settings(config: object, prefix: str) -> Iterator[Setting]:
@@ -50,7 +52,8 @@ def leaf_settings(config: object, prefix: str) -> Iterator[Setting]:
         if is_dataclass(value):
             yield from leaf_settings(value, name)
         elif isinstance(value, Plain):
-            yield Setting(name, hints[f.name], value, docs.get(f.name, ""))
+            allowed = range_of_field(kind, f.name)
+            yield Setting(name, hints[f.name], value, docs.get(f.name, ""), allowed)
 
 
 def field_docs(kind: type) -> dict[str, str]:
@@ -69,7 +72,9 @@ def add_settings(parser: ArgumentParser, configs: Mapping[str, object]) -> None:
         title = (type(config).__doc__ or "").strip().partition("\n")[0]
         group = parser.add_argument_group(prefix, title)
         for s in leaf_settings(config, prefix):
-            group.add_argument(f"--{s.name}", type=s.hint, default=s.default, help=s.help or None)
+            allowed = f" [{s.range}]" if s.range is not None else ""
+            told = f"{s.help}{allowed}".strip() or None
+            group.add_argument(f"--{s.name}", type=s.hint, default=s.default, help=told)
 
 
 def make_parser(command: str, description: str) -> ArgumentParser:
@@ -82,10 +87,12 @@ def make_parser(command: str, description: str) -> ArgumentParser:
     )
 
 
-def parse_words(
-    parser: ArgumentParser, words: Sequence[str], file: Path | None = None
-) -> Namespace:
-    """Parse a file's settings, then flags.
+NOT_IN_FILES = ("--config", "--print_config")
+"""Options of the command line alone."""
+
+
+def parse_words(parser: ArgumentParser, words: Sequence[str], *files: Path) -> Namespace:
+    """Parse the settings of files, the later over the earlier ones, then flags.
 
     Raises:
         ConfigError: an unknown name (with the nearest), or a value of the wrong type.
@@ -95,28 +102,69 @@ def parse_words(
         if word.startswith("--"):
             _check_known(word.removeprefix("--").partition("=")[0], known, "the command line")
     early: list[str] = []
-    if file is not None:
-        known = {o for a in parser._actions if a.nargs != 0 for o in a.option_strings}
-        for name, value in flatten_table(read_file(file), known):
-            _check_known(name, known, str(file))
-            early.append(f"--{name}={spell_value(value)}")
+    for file in files:
+        early += _spell_file(parser, file)
     try:
         return parser.instantiate(parser.parse_args([*early, *words]))
-    except ArgumentError as error:
+    except (ArgumentError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        if (refused := _range_error(error)) is not None:
+            raise refused from error
         raise ConfigError(
-            " ".join(str(error).split()),
+            _shorten(" ".join(str(error).split())),
             "a setting has a type, and often a range",
             f"see `{parser.prog} --help`",
         ) from error
 
 
-def with_parsed_values(config: Any, values: Namespace) -> Any:
-    """Return the dataclass with the parsed values in its leaves."""
+def _range_error(error: BaseException | None) -> ConfigError | None:
+    """Return the refusal of a value that the parser met while it built a dataclass."""
+    while error is not None:
+        if isinstance(error, ConfigError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _spell_file(parser: ArgumentParser, file: Path) -> list[str]:
+    """Return a file's settings as words of the command line."""
+    actions = {o: a for a in parser._actions if a.nargs != 0 for o in a.option_strings}
+    known = {option for option in actions if option not in NOT_IN_FILES}
+    words: list[str] = []
+    for name, value in flatten_table(read_file(file), known):
+        if f"--{name}" in NOT_IN_FILES:
+            raise ConfigError(
+                f"`{name}` in {file}",
+                "a file holds settings; that it leads to another file would be lost",
+                f"give both on the command line: --{name} FIRST --{name} SECOND",
+            )
+        _check_known(name, known, str(file))
+        append = type(actions.get(f"--{name}")).__name__ == "_AppendAction"
+        members = value if append and isinstance(value, list) else [value]
+        words += [f"--{name}={spell_value(member)}" for member in members]
+    return words
+
+
+def with_parsed_values(config: Any, values: Namespace, name: str = "") -> Any:
+    """Return the dataclass with the parsed values in its leaves.
+
+    Args:
+        config: the defaults.
+        values: what was parsed for it.
+        name: what its settings begin with: `sft` of `sft.epochs`.
+
+    Raises:
+        ConfigError: a value outside the range that its field declares, by its whole name.
+    """
+    hints = get_type_hints(type(config), include_extras=True)
     changes: dict[str, Any] = {}
     for f in fields(config):
         if f.name in values:
             old, new = getattr(config, f.name), values[f.name]
-            changes[f.name] = with_parsed_values(old, new) if is_dataclass(old) else new
+            inner = f"{name}.{f.name}".removeprefix(".")
+            if is_dataclass(old) and isinstance(new, Namespace):
+                new = with_parsed_values(old, new, inner)
+            check_value(inner, hints[f.name], new)
+            changes[f.name] = new
     return replace(config, **changes)
 
 
@@ -147,7 +195,7 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is missing, broken, or neither.
     """
-    readers = {".toml": tomllib.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
+    readers = {".toml": tomllib.loads, ".yaml": _read_yaml, ".yml": _read_yaml}
     if path.suffix not in readers:
         raise ConfigError(
             f"--config {path}",
@@ -156,9 +204,9 @@ def read_file(path: Path) -> dict[str, Any]:
         )
     try:
         table = readers[path.suffix](path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"--config {path}: {' '.join(str(error).split())}",
+            f"--config {path}: {_shorten(' '.join(str(error).split()))}",
             "the file must exist and follow its format",
             "correct the file; every run keeps a valid example in its run.toml",
         ) from error
@@ -169,6 +217,33 @@ def read_file(path: Path) -> dict[str, Any]:
             "write `seed = 1` or `[dpo]` and `beta = 0.1` below it",
         )
     return table
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which every key of a table is given once, and nothing refers to something else."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.YAMLError(f"line {mark.line + 1} refers to an anchor: write it out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line} gives `{key.value}` a second time")
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, _UniqueKeys)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 400 else f"{text[:397]}..."
 
 
 def to_toml(table: Mapping[str, Any], prefix: str = "") -> str:
@@ -213,7 +288,7 @@ def _check_known(name: str, known: set[str], where: str) -> None:
 
 def spell_value(value: Any) -> str:
     """Spell a value as the command line does."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _toml(value: Any) -> str:

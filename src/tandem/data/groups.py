@@ -18,6 +18,7 @@ import functools
 import hashlib
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import overload
@@ -70,7 +71,7 @@ class Groups:
     def stream(cls, path: Path, groups: Iterable[Group]) -> Groups:
         """Write groups to a Parquet file as they come, then open it; memory stays bounded."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(path.suffix + ".part")
+        part = _part_of(path)
         try:
             with pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
                 for batch in record_batches(groups):
@@ -110,19 +111,25 @@ class Groups:
         mapped = path.with_suffix(".arrow")
         if not mapped.exists() or mapped.stat().st_mtime < path.stat().st_mtime:
             # ranks of one launch may open the same file at once
-            part = mapped.with_suffix(f".arrow.{os.getpid()}.part")
-            with ipc.new_file(part, SCHEMA) as sink:
-                for batch in source.iter_batches(ROWS_PER_CHUNK):
-                    sink.write_batch(batch.cast(SCHEMA))
-            part.replace(mapped)
+            part = _part_of(mapped)
+            try:
+                with ipc.new_file(part, SCHEMA) as sink:
+                    for batch in source.iter_batches(ROWS_PER_CHUNK):
+                        sink.write_batch(batch.cast(SCHEMA))
+                part.replace(mapped)
+            finally:
+                part.unlink(missing_ok=True)
         return cls(ipc.open_file(pa.memory_map(str(mapped))).read_all())
 
     def write(self, path: Path) -> None:
         """Write one Parquet file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(path.suffix + ".part")
-        pq.write_table(self.table, part, compression="zstd", row_group_size=ROWS_PER_CHUNK)
-        part.replace(path)
+        part = _part_of(path)
+        try:
+            pq.write_table(self.table, part, compression="zstd", row_group_size=ROWS_PER_CHUNK)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
     def to_bytes(self) -> npt.NDArray[np.uint8]:
         """Return the collection as bytes, for a checkpoint's state."""
@@ -207,6 +214,11 @@ class Groups:
 
 Prompts = Groups
 """A collection of which only the prompts are read."""
+
+
+def _part_of(path: Path) -> Path:
+    """Return a name that no other process and no other thread writes to."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
 
 
 def _digest(array: pa.Array, update: Callable[[bytes], None]) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from tandem.data.record import Group
-from tandem.errors import ConfigError
+from tandem.ranges import Count, CountOrZero, NotNegative, Range, Share, check_ranges
 from tandem.rng import Seed
 
 
@@ -32,29 +32,15 @@ class Sampling:
         stop: a completion ends when its text ends with one of these strings.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    max_tokens: int = 256
+    temperature: NotNegative = 1.0
+    top_k: CountOrZero = 0
+    top_p: Annotated[float, Range(0, 1, above=True)] = 1.0
+    min_p: Share = 0.0
+    max_tokens: Count = 256
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        rules = {
-            "temperature": self.temperature >= 0,
-            "top_k": self.top_k >= 0,
-            "top_p": 0 < self.top_p <= 1,
-            "min_p": 0 <= self.min_p <= 1,
-            "max_tokens": self.max_tokens >= 1,
-        }
-        for name, holds in rules.items():
-            if not holds:
-                raise ConfigError(
-                    f"sampling.{name} = {getattr(self, name)}",
-                    "temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= min_p <= 1, "
-                    "max_tokens >= 1",
-                    f"give a value of {name} in its range",
-                )
+        check_ranges(self, "sampling")
 
 
 class Engine(Protocol):

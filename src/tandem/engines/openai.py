@@ -12,14 +12,15 @@ followed (a branch not taken, a token not named) belongs to no label, and shows 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,14 +28,21 @@ import numpy as np
 
 from tandem.data.record import Completion, FloatArray, Prompt
 from tandem.engines import Sampling
+from tandem.engines.addresses import check_address
+from tandem.engines.chat_answer import LARGEST_BODY, InvalidAnswer, UnlabelledAnswer, read_answer
 from tandem.engines.language_model import Labels, messages_of
 from tandem.engines.response_cache import ResponseCache, TokenUse, request_key
-from tandem.engines.retry import Retrier, RetryPolicy, TransientError
+from tandem.engines.retry import FailedQuestion, Retrier, RetryPolicy, TransientError
 from tandem.errors import ConfigError, EngineError
 from tandem.machine import Machine, cache_folder
+from tandem.ranges import Count, NotNegative, check_ranges
 from tandem.rng import Seed
 
 LABEL_TOKENS = 4
+GIVE_UP_AFTER = 32
+"""So many questions fail, and none goes well, before the server is given up."""
+ABOUT_ONE = (400, 413, 422)
+"""What a server answers when it does not take one question."""
 MILLION = 1e6
 Body = dict[str, Any]
 
@@ -63,21 +71,17 @@ class Server:
     model: str
     url: str = "https://api.openai.com/v1"
     key: str | None = field(default="OPENAI_API_KEY", compare=False)
-    top: int = 20
+    top: Count = 20
     length: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    concurrency: int = field(default=8, compare=False)
+    concurrency: Count = field(default=8, compare=False)
     patience: RetryPolicy = field(default=RetryPolicy(), compare=False)
-    price: tuple[float, float] = field(default=(0.0, 0.0), compare=False)
-    budget: float | None = field(default=None, compare=False)
+    price: tuple[NotNegative, NotNegative] = field(default=(0.0, 0.0), compare=False)
+    budget: NotNegative | None = field(default=None, compare=False)
     kept: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.top < 1 or min(self.price) < 0:
-            raise ConfigError(
-                f"server.concurrency = {self.concurrency}, top = {self.top}, price = {self.price}",
-                "at least one request is on its way, and one token named; nobody pays us",
-                "give a concurrency and a top of 1 or more, and prices of 0 or more",
-            )
+        check_ranges(self, "server")
+        check_address(self.url, "server.url")
         if self.budget is not None and not any(self.price):
             raise ConfigError(
                 f"server.budget = {self.budget} without a price",
@@ -107,20 +111,32 @@ class ServerSession:
         self.server, self.client, self.answers = server, client, answers
         self.waiting = Retrier(server.patience)
         self.paid, self.found = TokenUse(), 0
+        self.failed, self.first_failure = 0, ""
         self._lock = threading.Lock()
-        self._asking: dict[str, Future[Body]] = {}
+        self._asking: dict[str, Future[Body | FailedQuestion]] = {}
 
     def label(self, prompts: Iterable[Prompt], labels: Labels) -> Iterator[FloatArray]:
-        """Yield [L] log-probabilities of the labels; see `OpenLanguageModel`.
+        """Yield [L] log-probabilities of the labels, or nan for a question that failed.
 
         Raises:
-            EngineError: the server names no log-probabilities, or does not answer.
+            EngineError: the server does not answer, or no question as it was asked.
         """
         settings = {"temperature": 0.0, "logprobs": True, "top_logprobs": self.server.top}
         bodies = (self._body(p, LABEL_TOKENS, settings) for p in prompts)
-        for answer in self._answered(bodies, _places):
+        good, bad = 0, 0
+        failure: FailedQuestion | None = None
+        for answer in self._answered(bodies, labelled=True):
+            if isinstance(answer, FailedQuestion):
+                bad, failure = bad + 1, answer
+                if not good and bad >= GIVE_UP_AFTER:
+                    raise _all_failed(bad, failure)
+                yield np.full(len(labels), np.nan)
+                continue
+            good += 1
             with np.errstate(divide="ignore"):  # a label that is not named has log 0
                 yield np.log(label_probabilities(labels, _places(answer)))
+        if failure is not None and not good:
+            raise _all_failed(bad, failure)
 
     def complete(
         self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
@@ -144,7 +160,9 @@ class ServerSession:
             self._body(p, sampling.max_tokens, {**settings, "seed": seed.at(p.id).value >> 32})
             for p in prompts
         )
-        for answer in self._answered(bodies, _text):
+        for answer in self._answered(bodies, labelled=False):
+            if isinstance(answer, FailedQuestion):
+                raise answer
             ended = answer["choices"][0].get("finish_reason") == "stop"
             yield Completion(_text(answer), author=self.server.model, stopped=ended)
 
@@ -155,7 +173,10 @@ class ServerSession:
             f"disk), {self.waiting.retries} retries, {self.paid.tokens_in} tokens read, "
             f"{self.paid.tokens_out} written, {self.cost:.4f} dollars"
         )
+        if self.failed:
+            line += f"; {self.failed} questions failed, the first: {self.first_failure}"
         return {
+            "failed": self.failed,
             "requests": self.paid.requests,
             "kept": self.found,
             "retries": self.waiting.retries,
@@ -175,18 +196,20 @@ class ServerSession:
         body = {"model": self.server.model, "messages": messages_of(prompt), **settings}
         return {**body, self.server.length: tokens}
 
-    def _answered(self, bodies: Iterable[Body], check: Callable[[Body], Any]) -> Iterator[Body]:
+    def _answered(
+        self, bodies: Iterable[Body], *, labelled: bool
+    ) -> Iterator[Body | FailedQuestion]:
         """Answers in order, at most `concurrency` requests on their way."""
         enough = threading.Event()
 
-        def pay(key: str, body: Body) -> Body:
-            return self._paid(key, body, check, enough)
+        def pay(key: str, body: Body) -> Body | FailedQuestion:
+            return self._paid(key, body, enough, labelled=labelled)
 
         with ThreadPoolExecutor(self.server.concurrency, "tandem-ask") as pool:
-            flying: deque[Future[Body]] = deque()
+            flying: deque[Future[Body | FailedQuestion]] = deque()
             try:
                 for body in bodies:
-                    flying.append(self._ask(pool, body, pay))
+                    flying.append(self._ask(pool, body, pay, labelled=labelled))
                     while len(flying) > 2 * self.server.concurrency or flying[0].done():
                         yield flying.popleft().result()
                         if not flying:
@@ -198,17 +221,22 @@ class ServerSession:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _ask(
-        self, pool: ThreadPoolExecutor, body: Body, pay: Callable[[str, Body], Body]
-    ) -> Future[Body]:
+        self,
+        pool: ThreadPoolExecutor,
+        body: Body,
+        pay: Callable[[str, Body], Body | FailedQuestion],
+        *,
+        labelled: bool,
+    ) -> Future[Body | FailedQuestion]:
         """Find an answer on the disk, on its way, or send for it."""
         key = request_key(self.server.url, body)
         with self._lock:
             if key in self._asking:
                 self.found += 1
                 return self._asking[key]
-            if (kept := self.answers.get(key)) is not None:
+            if (kept := self._kept(key, labelled=labelled)) is not None:
                 self.found += 1
-                done: Future[Body] = Future()
+                done: Future[Body | FailedQuestion] = Future()
                 done.set_result(kept)
                 return done
             future = pool.submit(pay, key, body)
@@ -216,20 +244,54 @@ class ServerSession:
         future.add_done_callback(lambda _: self._asking.pop(key, None))
         return future
 
+    def _kept(self, key: str, *, labelled: bool) -> Body | None:
+        """Return a kept answer; one that is not right is asked for again."""
+        text = self.answers.get(key)
+        try:
+            return None if text is None else read_answer(text, labelled=labelled)
+        except InvalidAnswer:
+            return None
+
     def _paid(
-        self, key: str, body: Body, check: Callable[[Body], Any], enough: threading.Event
-    ) -> Body:
+        self, key: str, body: Body, enough: threading.Event, *, labelled: bool
+    ) -> Body | FailedQuestion:
         self._in_budget()
-        answer = self.waiting.patiently(key, lambda: _checked(self._sent(body), check), enough)
+        try:
+            answer = self.waiting.patiently(key, lambda: self._checked(body, labelled), enough)
+        except FailedQuestion as failure:
+            with self._lock:
+                self.failed += 1
+                self.first_failure = self.first_failure or failure.what
+            return failure
         self.answers.put(key, body, answer)
-        used = answer.get("usage") or {}
+        used = answer["usage"]
         with self._lock:
             self.paid = TokenUse(
                 self.paid.requests + 1,
-                self.paid.tokens_in + int(used.get("prompt_tokens") or 0),
-                self.paid.tokens_out + int(used.get("completion_tokens") or 0),
+                self.paid.tokens_in + used["prompt_tokens"],
+                self.paid.tokens_out + used["completion_tokens"],
             )
         return answer
+
+    def _checked(self, body: Body, labelled: bool) -> Body:
+        """Send a request once; return its answer, checked whole and without the key.
+
+        Raises:
+            TransientError: it may go better another time.
+            EngineError: it will not.
+        """
+        text = in_time(partial(self._sent, body), self.server.patience.timeout)
+        try:
+            return read_answer(text, labelled=labelled, redact=self._without_key)
+        except UnlabelledAnswer as error:
+            raise FailedQuestion(
+                str(error),
+                "labels are read from the probabilities of the first tokens, and a sampled letter "
+                "alone would be a hard label",
+                "use a server and a model with `logprobs` and `top_logprobs` in chat completions",
+            ) from None
+        except InvalidAnswer as error:
+            raise TransientError(str(error), answered=True) from None
 
     def _in_budget(self) -> None:
         if self.server.budget is not None and self.cost >= self.server.budget:
@@ -249,14 +311,16 @@ class ServerSession:
         import openai
 
         try:
-            raw = self.client.chat.completions.with_raw_response.create(**body)
-            return raw.http_response.content.decode("utf-8", "replace")
+            asked = self.client.chat.completions.with_streaming_response.create(**body)
+            with asked as response:
+                return _limited(response.iter_bytes(), self.server.patience.timeout)
         except openai.APIStatusError as error:
             said = self._redacted(str(error.message))
             if _passes(error.status_code, getattr(error, "code", None)):
                 wait = error.response.headers
                 raise TransientError(f"{error.status_code}: {said}", wait) from None
-            raise EngineError(
+            kind = FailedQuestion if error.status_code in ABOUT_ONE else EngineError
+            raise kind(
                 f"{self.server.url} answered {error.status_code}: {said}",
                 "the server refuses this request, and would refuse it again",
                 _remedy(error.status_code, self.server),
@@ -266,8 +330,11 @@ class ServerSession:
             raise TransientError(self._redacted(f"{type(reason).__name__}: {reason}")) from None
 
     def _redacted(self, text: str) -> str:
+        return " ".join(self._without_key(text).split())[:300]
+
+    def _without_key(self, text: str) -> str:
         secret = os.environ.get(self.server.key or "", "")
-        return " ".join((text.replace(secret, "***") if secret else text).split())[:300]
+        return text.replace(secret, "***") if secret else text
 
 
 def label_probabilities(labels: Labels, places: Sequence[Mapping[str, Any]]) -> FloatArray:
@@ -324,33 +391,52 @@ def _may_become_another(text: str, labels: Labels) -> bool:
 
 
 def _places(answer: Body) -> list[dict[str, Any]]:
-    places = ((answer["choices"][0].get("logprobs") or {}).get("content")) or []
-    if not places or not places[0].get("top_logprobs"):
-        raise EngineError(
-            f"the server names no log-probabilities with its answer {_text(answer)[:40]!r}",
-            "labels are read from the probabilities of the first tokens, and a sampled letter "
-            "alone would be a hard label",
-            "use a server and a model with `logprobs` and `top_logprobs` in chat completions",
-        )
-    return places
+    return answer["choices"][0]["logprobs"]["content"]
 
 
 def _text(answer: Body) -> str:
-    return answer["choices"][0]["message"].get("content") or ""
+    return answer["choices"][0]["message"]["content"]
 
 
-def _checked(text: str, check: Callable[[Body], Any]) -> Body:
-    """Parse a server's answer and check it before it is cached.
+def _limited(chunks: Iterable[bytes], seconds: float) -> str:
+    """Join a body that comes in time and is not too large."""
+    until, body = time.monotonic() + seconds, bytearray()
+    for chunk in chunks:
+        body += chunk
+        if len(body) > LARGEST_BODY:
+            raise TransientError(f"the answer is larger than {LARGEST_BODY:,} bytes", answered=True)
+        if time.monotonic() > until:
+            raise TransientError(f"the answer was not complete after {seconds:g} s")
+    return body.decode("utf-8", "replace")
 
-    Raises:
-        Passing: it is cut or no answer at all.
+
+def in_time(send: Callable[[], str], seconds: float) -> str:
+    """Return what a function returns, or raise TransientError when that takes too long.
+
+    A server that sends a byte now and then keeps every timeout of a client from passing; so the
+    request has a thread of its own, which is left behind.
     """
+    done: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(send())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=work, name="tandem-request", daemon=True).start()
     try:
-        answer = json.loads(text)
-        check(answer)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise TransientError(f"no chat completion ({error}): {text[:80]!r}") from None
-    return answer
+        return done.result(seconds)
+    except TimeoutError:
+        raise TransientError(f"the answer was not complete after {seconds:g} s") from None
+
+
+def _all_failed(count: int, failure: FailedQuestion) -> EngineError:
+    return EngineError(
+        f"none of {count} questions was answered as it was asked: {failure.what}",
+        failure.why,
+        failure.do,
+    )
 
 
 def _passes(status: int, code: object) -> bool:

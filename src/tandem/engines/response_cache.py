@@ -15,7 +15,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tandem.errors import EngineError
 
@@ -63,17 +63,17 @@ class ResponseCache:
             self._file.execute("pragma journal_mode = wal")
             self._file.execute(CACHE_SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise EngineError(
-                f"cannot keep answers in {path}: {error}",
-                "every answer is written there before it is used, so that none is paid for twice",
-                "choose another file (`cache`), or move the broken one away",
-            ) from error
+            raise self._unusable(error) from error
 
-    def get(self, key: str) -> dict[str, Any] | None:
-        """Return an answer, or None."""
-        with self._lock:
-            row = self._file.execute("select answer from answers where key = ?", (key,)).fetchone()
-        return None if row is None else cast("dict[str, Any]", json.loads(row[0]))
+    def get(self, key: str) -> str | None:
+        """Return an answer's JSON, or None; it is as little to be trusted as the server."""
+        try:
+            with self._lock:
+                asked = "select answer from answers where key = ?"
+                row = self._file.execute(asked, (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        return None if row is None else str(row[0])
 
     def put(self, key: str, asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         """Keep an answer; it is on the disk when this returns."""
@@ -85,8 +85,18 @@ class ResponseCache:
             int(used.get("prompt_tokens") or 0),
             int(used.get("completion_tokens") or 0),
         )
-        with self._lock:
-            self._file.execute("insert or replace into answers values (?, ?, ?, ?, ?)", row)
+        try:
+            with self._lock:
+                self._file.execute("insert or replace into answers values (?, ?, ?, ?, ?)", row)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> EngineError:
+        return EngineError(
+            f"cannot keep answers in {self.path}: {error}",
+            "every answer is written there before it is used, so that none is paid for twice",
+            "make room, move a broken file away, or choose another folder: export TANDEM_CACHE=...",
+        )
 
     def close(self) -> None:
         """Close the file."""

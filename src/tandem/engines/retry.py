@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tandem.errors import ConfigError, EngineError
+from tandem.ranges import CountOrZero, NotNegative, Positive, check_ranges
 from tandem.rng import Seed
 
 _A = TypeVar("_A")
@@ -26,22 +28,27 @@ class RetryPolicy:
         longest: seconds between two attempts at most; a server that asks for more is given up.
     """
 
-    timeout: float = 120.0
-    retries: int = 6
-    first: float = 1.0
-    longest: float = 120.0
+    timeout: Positive = 120.0
+    retries: CountOrZero = 6
+    first: NotNegative = 1.0
+    longest: NotNegative = 120.0
 
     def __post_init__(self) -> None:
-        if self.timeout <= 0 or self.retries < 0 or self.first < 0 or self.longest < self.first:
+        check_ranges(self, "patience")
+        if self.longest < self.first:
             raise ConfigError(
-                f"{self}",
-                "timeout > 0, retries >= 0, 0 <= first <= longest",
-                "change the value that is out of range",
+                f"patience.first = {self.first} with patience.longest = {self.longest}",
+                "pauses grow from the first to the longest",
+                "give a longest pause that is no shorter than the first",
             )
 
     def backoff(self, attempt: int, draw: float) -> float:
         """Seconds after attempt 0, 1, ...: between a half and the whole of first x 2^attempt."""
         return min(self.longest, self.first * 2**attempt) * (0.5 + 0.5 * draw)
+
+
+class FailedQuestion(EngineError):
+    """The server answers, but not this question as it was asked; others may go better."""
 
 
 class TransientError(Exception):
@@ -50,10 +57,14 @@ class TransientError(Exception):
     Args:
         reason: for the message, should it not pass.
         headers: of the answer, where `Retry-After` may stand.
+        answered: the server did answer, with something that cannot be used.
     """
 
-    def __init__(self, reason: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, reason: str, headers: Mapping[str, str] | None = None, *, answered: bool = False
+    ) -> None:
         super().__init__(reason)
+        self.answered = answered
         self.wait = retry_after(headers or {}, time.time())
 
 
@@ -66,10 +77,14 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
     """
     said = headers.get("retry-after", "")
     try:
-        return max(0.0, float(said))
+        seconds = float(said)
     except ValueError:
-        date = email.utils.parsedate_tz(said)
-        return 0.0 if date is None else max(0.0, email.utils.mktime_tz(date) - now)
+        try:
+            date = email.utils.parsedate_tz(said)
+            seconds = 0.0 if date is None else email.utils.mktime_tz(date) - now
+        except (ValueError, OverflowError, TypeError, IndexError):
+            return 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
 class Retrier:
@@ -118,6 +133,12 @@ class Retrier:
                 self._not_before = max(self._not_before, time.monotonic() + seconds)
 
     def _given_up(self, attempts: int, failure: TransientError) -> EngineError:
+        if failure.answered:
+            return FailedQuestion(
+                f"the server gave no answer that can be used, in {attempts} attempts: {failure}",
+                "an answer is checked whole before it is kept; one that is not right is no label",
+                "look at the server, then give the same command again: what was answered is kept",
+            )
         asked = f"; it asks to wait {failure.wait:.0f} s" if failure.wait else ""
         return EngineError(
             f"the server did not answer in {attempts} attempts: {failure}{asked}",

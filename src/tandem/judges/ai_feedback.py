@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from tandem.engines.addresses import check_address
 from tandem.engines.language_model import LanguageModel
 from tandem.engines.local import LocalModel
 from tandem.engines.openai import Server
 from tandem.errors import ConfigError
 from tandem.judges.llm import Average, Labeller, Orders
 from tandem.judges.templates import CompareFormat
+from tandem.ranges import Range, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 
 
@@ -33,9 +36,12 @@ class AIFeedback:
     orders: Orders = "both"
     average: Average = "probability"
     hard: bool = False
-    clamp: float | None = None
+    clamp: Annotated[float, Range(0, 0.5)] | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(self, "asking")
+        if self.server is not None:
+            check_address(self.server, "asking.server")
         if self.server is not None and self.model is None:
             raise ConfigError(
                 f"asking.server = {self.server} without a model",

@@ -140,24 +140,32 @@ class OpenLabeller:
 
     def __init__(self, labeller: Labeller, speaker: OpenLanguageModel) -> None:
         self.labeller, self.speaker = labeller, speaker
+        self.labels, self.failed = 0, 0
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the groups with `preferences`.
 
         Raises:
             DataError: a group with one completion.
-            JudgeError: the model gave neither letter any mass.
+            JudgeError: the model gave neither letter any mass, whatever it was asked.
         """
         stream = iter(groups)
         while chunk := list(itertools.islice(stream, GROUPS_PER_REQUEST)):
             asked = [q for group in chunk for q in self._questions(group)]
             heard = self._heard(asked)
-            for group in chunk:
-                yield self._labelled(group, heard)
+            labelled = [self._labelled(group, heard) for group in chunk]
+            if self.failed and not self.labels:
+                raise _silent(asked[0].id, "neither letter")
+            yield from labelled
 
     def describe_cost(self) -> dict[str, Any]:
-        """Return what the model's answers cost, where it costs anything."""
-        return cost_of(self.speaker)
+        """Return what the model's answers cost, and how many pairs have no label."""
+        told = cost_of(self.speaker)
+        if self.failed:
+            every = self.labels + self.failed
+            line = f"{self.failed} of {every} pairs have no label: a question about them failed"
+            told |= {"unlabelled": self.failed, "text": "; ".join([*_lines(told), line])}
+        return told
 
     def _questions(self, group: Group) -> Iterator[Prompt]:
         how = self.labeller
@@ -182,7 +190,7 @@ class OpenLabeller:
         return {q.id: x for q, x in zip(asked, logp, strict=True)}
 
     def _labelled(self, group: Group, heard: dict[str, FloatArray]) -> Group:
-        how, votes, kept = self.labeller, [], []
+        how, votes, kept, failed = self.labeller, [], [], 0
         for i, j in neighbour_pairs(group):
             names = [
                 [_name(group, i, k, order) for order in range(2 if how.orders == "both" else 1)]
@@ -191,11 +199,17 @@ class OpenLabeller:
             if group.completions[i].text == group.completions[j].text:
                 votes.append(Preference(i, j, 0.5, by=how.name))
                 continue
-            odds = np.array([[_odds(name, heard[name]) for name in row] for row in names])
+            if not all(_is_heard(heard[name]) for row in names for name in row):
+                failed += 1
+                continue
+            self.labels += 1
+            odds = np.array([[_odds(heard[name]) for name in row] for row in names])
             rest = [_residual(heard[name]) for row in names for name in row]
             votes.append(Preference(i, j, how.p(_of_first(odds).ravel()), by=how.name))
             kept.append({"odds": odds.tolist(), "rest": float(np.mean(rest))})
-        return _keeping(replace(group, preferences=tuple(votes)), {"by": how.name, "pairs": kept})
+        self.failed += failed
+        told = {"by": how.name, "pairs": kept, **({"failed": failed} if failed else {})}
+        return _keeping(replace(group, preferences=tuple(votes)), told)
 
 
 @dataclass(frozen=True)
@@ -302,14 +316,21 @@ def _of_first(odds: FloatArray) -> FloatArray:
     return odds * np.array([1.0, -1.0])[: odds.shape[1]]
 
 
-def _odds(name: str, logp: FloatArray) -> float:
-    if not np.isfinite(logp).any():
-        raise _silent(name, "neither letter")
+def _is_heard(logp: FloatArray) -> bool:
+    """True if a label has mass; a question that failed has nan."""
+    return bool(np.isfinite(logp).any() and not np.isnan(logp).any())
+
+
+def _lines(told: dict[str, Any]) -> list[str]:
+    return [told["text"]] if "text" in told else []
+
+
+def _odds(logp: FloatArray) -> float:
     return float(np.clip(logp[0] - logp[1], -SUREST, SUREST))
 
 
 def _stars(name: str, logp: FloatArray) -> float:
-    if not np.isfinite(logp).any():
+    if not _is_heard(logp):
         raise _silent(name, "no number")
     return star_score(logp)
 

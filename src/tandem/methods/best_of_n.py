@@ -26,6 +26,7 @@ from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.operators.columns import scores_of
+from tandem.ranges import Count, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
@@ -49,10 +50,11 @@ class BestOfNConfig:
         pool: answers to each held-out prompt, from which the curve over n is estimated.
     """
 
-    n: int = 16
-    pool: int = 64
+    n: Count = 16
+    pool: Count = 64
 
     def __post_init__(self) -> None:
+        check_ranges(self, "best_of_n")
         if not 1 <= self.n <= self.pool:
             raise ConfigError(
                 f"best_of_n.n = {self.n} with best_of_n.pool = {self.pool}",

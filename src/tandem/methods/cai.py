@@ -35,6 +35,7 @@ from tandem.methods.configs import SHARED
 from tandem.methods.rlaif import RLAIFConfig, fit_policy
 from tandem.methods.sft import SFTConfig
 from tandem.operators import asks
+from tandem.ranges import Count, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import encode
@@ -61,19 +62,14 @@ class CAIConfig:
             red-team prompts; `learn` is ppo or dpo.
     """
 
-    K: int = 4
+    K: Count = 4
     learn: Literal["rl", "sl"] = "rl"
-    helpful: int = 1
+    helpful: Count = 1
     sft: SFTConfig = field(default_factory=SFTConfig, metadata=SHARED)
     rlaif: RLAIFConfig = field(default_factory=RLAIFConfig, metadata=SHARED)
 
     def __post_init__(self) -> None:
-        if min(self.K, self.helpful) < 1:
-            raise ConfigError(
-                f"cai.K = {self.K}, cai.helpful = {self.helpful}",
-                "stage 1 learns from revisions and from helpful responses",
-                "give 1 or more of each (the paper: K = 4)",
-            )
+        check_ranges(self, "cai")
         if self.learn == "rl" and self.rlaif.learn == "direct":
             raise ConfigError(
                 "rlaif.learn = 'direct' with cai.learn = 'rl'",

@@ -20,6 +20,7 @@ from tandem.errors import ConfigError, nearest_name
 from tandem.methods.reward import with_preferences
 from tandem.models.reference import reference_logprobs
 from tandem.objectives.pairwise import PAIRWISE
+from tandem.ranges import Count, LabelNoise, NotNegative, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
@@ -52,17 +53,18 @@ class DPOConfig:
     """
 
     loss: str = "sigmoid"
-    beta: float | None = None
-    tau: float | None = None
-    smoothing: float | None = None
-    noise: float | None = None
-    gamma: float | None = None
+    beta: Positive | None = None
+    tau: Positive | None = None
+    smoothing: LabelNoise | None = None
+    noise: LabelNoise | None = None
+    gamma: NotNegative | None = None
     margins: bool = False
-    epochs: int = 2
-    batch: int = 64
+    epochs: Count = 2
+    batch: Count = 64
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-6))
 
     def __post_init__(self) -> None:
+        check_ranges(self, "dpo")
         if self.loss not in PAIRWISE:
             raise ConfigError(
                 f"dpo.loss = {self.loss!r}",

@@ -16,7 +16,7 @@ papers' settings. GRPO's k3 loss has its own optimum, which is not the exponenti
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from tandem.models.packed import ActorCritic
 from tandem.objectives.advantages import group_mean, group_std, has_score_spread, leave_one_out
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
 from tandem.objectives.shaped_rewards import missing_eos
+from tandem.ranges import MANY, Count, NotNegative, Number, Positive, Range, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
@@ -75,28 +76,23 @@ class GRPOConfig:
         optim: optimiser and schedule.
     """
 
-    prompts: int = 64
-    n: int = 8
-    rounds: int = 40
-    inner: int = 1
-    minibatch: int = 64
+    prompts: Count = 64
+    n: Annotated[int, Range(2, MANY)] = 8
+    rounds: Count = 40
+    inner: Count = 1
+    minibatch: Count = 64
     advantage: Literal["std", "mean", "rest"] = "std"
-    beta: float = 0.04
+    beta: NotNegative = 0.04
     kl: Literal["reward", "k2", "k3"] = "k3"
     ratio: Literal["token", "sequence", "none"] = "token"
-    clip: tuple[float, float] = (0.2, 0.2)
+    clip: tuple[Positive, Positive] = (0.2, 0.2)
     per: Literal["token", "sequence", "constant"] = "sequence"
     informative: bool = False
-    no_eos: float | None = None
+    no_eos: Number | None = None
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-6, schedule="constant"))
 
     def __post_init__(self) -> None:
-        if self.n < 2 or self.beta < 0:
-            raise ConfigError(
-                f"grpo.n = {self.n}, grpo.beta = {self.beta}",
-                "the baseline is the rest of the group, so n >= 2; a KL coefficient is >= 0",
-                "raise the one that is out of range",
-            )
+        check_ranges(self, "grpo")
         if self.ratio == "none" and self.inner > 1:
             raise ConfigError(
                 f"grpo.ratio = none with grpo.inner = {self.inner}",

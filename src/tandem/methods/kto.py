@@ -27,6 +27,7 @@ from tandem.errors import DataError
 from tandem.models.reference import reference_logprobs
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.operators import mismatch, unpair
+from tandem.ranges import Count, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
@@ -53,12 +54,15 @@ class KTOConfig:
         optim: optimiser and schedule.
     """
 
-    beta: float = 0.1
-    lam_d: float = 1.0
-    lam_u: float = 1.0
-    epochs: int = 1
-    batch: int = 64
+    beta: Positive = 0.1
+    lam_d: Positive = 1.0
+    lam_u: Positive = 1.0
+    epochs: Count = 1
+    batch: Count = 64
     optim: Optim = field(default_factory=lambda: Optim(lr=5e-6))
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "kto")
 
 
 @every_rank

@@ -26,11 +26,11 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.data.verifiable import PromptStyle, QuestionFormat, without_answer
 from tandem.engines import Sampling
-from tandem.errors import ConfigError
 from tandem.judges.agreement import Agreement, SameAnswer
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
 from tandem.operators import majority
+from tandem.ranges import Count, Positive, Share, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run
@@ -56,9 +56,9 @@ class LMSIConfig:
         sft: how the model is fitted to its own paths.
     """
 
-    m: int = 32
-    temperature: float = 0.7
-    floor: float = 0.0
+    m: Count = 32
+    temperature: Positive = 0.7
+    floor: Share = 0.0
     forms: tuple[str, ...] = ()
     sft: SFTConfig = field(
         default_factory=lambda: SFTConfig(
@@ -67,12 +67,7 @@ class LMSIConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.m < 1 or not self.temperature > 0:
-            raise ConfigError(
-                f"lmsi.m = {self.m} and lmsi.temperature = {self.temperature}",
-                "a vote needs voters, and greedy paths are all the same",
-                "give m >= 1 (the paper: 32) and a temperature above 0 (the paper: .7)",
-            )
+        check_ranges(self, "lmsi")
 
 
 def recipe(

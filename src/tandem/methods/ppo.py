@@ -32,6 +32,7 @@ from tandem.objectives.advantages import explained_variance, gae, whiten
 from tandem.objectives.kl_controller import AdaptiveBeta
 from tandem.objectives.policy_gradient import ppo_clip, value_clip
 from tandem.objectives.shaped_rewards import kl_shaping, missing_eos
+from tandem.ranges import Count, NotNegative, Number, Positive, Share, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
@@ -74,27 +75,28 @@ class PPOConfig:
         optim: optimiser and schedule.
     """
 
-    prompts: int = 512
-    rounds: int = 40
-    inner: int = 2
-    minibatch: int = 256
-    beta: float = 0.0067
-    kl_target: float | None = None
-    kl_horizon: float = 10_000.0
-    kl_floor: float | None = None
-    gamma: float = 1.0
-    lam: float = 1.0
-    clip: float = 0.2
-    value_clip: float | None = 0.2
-    value_weight: float = 0.1
+    prompts: Count = 512
+    rounds: Count = 40
+    inner: Count = 2
+    minibatch: Count = 256
+    beta: NotNegative = 0.0067
+    kl_target: Positive | None = None
+    kl_horizon: Positive = 10_000.0
+    kl_floor: Number | None = None
+    gamma: Share = 1.0
+    lam: Share = 1.0
+    clip: Positive = 0.2
+    value_clip: Positive | None = 0.2
+    value_weight: NotNegative = 0.1
     value: Literal["separate", "shared"] = "separate"
     whiten_rewards: bool = True
     whiten_advantages: bool = True
-    no_eos: float | None = None
-    no_eos_penalty: float | None = None
+    no_eos: Number | None = None
+    no_eos_penalty: Number | None = None
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-5, schedule="linear", eps=1e-5))
 
     def __post_init__(self) -> None:
+        check_ranges(self, "ppo")
         if self.beta < 0 or (self.kl_target is not None and not self.beta > 0):
             raise ConfigError(
                 f"ppo.beta = {self.beta}",

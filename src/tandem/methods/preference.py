@@ -28,8 +28,8 @@ from tandem.models import loading
 from tandem.models.folders import context_length
 from tandem.models.tokenise import TOKENIZER_KEY
 from tandem.models.tokenizers import load_tokenizer
-from tandem.objectives.ranges import check_below_half
 from tandem.objectives.reward import antisymmetric, two_argument
+from tandem.ranges import Count, LabelNoise, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.events import Events
@@ -57,15 +57,15 @@ class PreferenceConfig:
         optim: optimiser and schedule.
     """
 
-    epochs: int = 1
-    batch: int = 16
-    smoothing: float = 0.0
+    epochs: Count = 1
+    batch: Count = 16
+    smoothing: LabelNoise = 0.0
     head: Literal["normal", "zero"] = "normal"
-    layers: int | None = None
+    layers: Count | None = None
     optim: Optim = field(default_factory=lambda: Optim(lr=3e-6))
 
     def __post_init__(self) -> None:
-        check_below_half("preference", smoothing=self.smoothing)
+        check_ranges(self, "preference")
 
 
 @every_rank

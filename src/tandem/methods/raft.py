@@ -17,17 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
-from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel, Shaped
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
 from tandem.operators import Operator, best, top_share
+from tandem.ranges import MANY, Count, NotNegative, Range, check_ranges
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
@@ -55,21 +55,15 @@ class RAFTConfig:
         sft: the fit of a stage.
     """
 
-    stages: int = 4
-    prompts: int = 2048
-    k: int = 32
+    stages: Count = 4
+    prompts: Count = 2048
+    k: Annotated[int, Range(2, MANY)] = 32
     ranking: Literal["local", "global"] = "local"
-    beta: float = 0.0
+    beta: NotNegative = 0.0
     sft: SFTConfig = field(default_factory=lambda: SFTConfig(epochs=2, optim=Optim(lr=2e-5)))
 
     def __post_init__(self) -> None:
-        if min(self.stages, self.prompts) < 1 or self.k < 2 or self.beta < 0:
-            raise ConfigError(
-                f"raft.stages = {self.stages}, raft.prompts = {self.prompts}, raft.k = {self.k}, "
-                f"raft.beta = {self.beta}",
-                "a stage keeps one of K answers of some prompts, and leaving pi_0 has a price",
-                "give at least 1, 1, 2 and 0",
-            )
+        check_ranges(self, "raft")
 
     @property
     def rank(self) -> Operator:

@@ -31,6 +31,7 @@ from tandem.judges.reward_model import RewardModel
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
 from tandem.operators import Scope, above
+from tandem.ranges import Count, CountOrZero, Decay, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.combining import merge
@@ -62,17 +63,18 @@ class ReSTConfig:
         sft: the fit: loss nll (the best in the paper), weighted or gold.
     """
 
-    grow: int = 1
-    improve: int = 4
-    n: int = 8
-    thresholds: tuple[float, ...] = (0.7, 0.8, 0.9, 0.95, 0.99)
+    grow: Count = 1
+    improve: CountOrZero = 4
+    n: Count = 8
+    thresholds: tuple[Decay, ...] = (0.7, 0.8, 0.9, 0.95, 0.99)
     of: Literal["unit", "quantile"] = "unit"
     scope: Scope = "global"
     mix: bool = True
-    decay: float = 0.5
+    decay: Positive = 0.5
     sft: SFTConfig = field(default_factory=lambda: SFTConfig(epochs=1, optim=Optim(lr=1e-5)))
 
     def __post_init__(self) -> None:
+        check_ranges(self, "rest")
         if min(self.grow, self.n) < 1 or not 0 <= self.improve <= len(self.thresholds):
             raise ConfigError(
                 f"rest.grow = {self.grow}, rest.n = {self.n}, rest.improve = {self.improve} with "

@@ -21,6 +21,7 @@ from tandem.machine import Machine
 from tandem.models.forward import forward_groups
 from tandem.models.packed import PackedModel
 from tandem.objectives.reward import bradley_terry, rank_weight
+from tandem.ranges import Count, LabelNoise, NotNegative, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
@@ -53,16 +54,19 @@ class RewardConfig:
         optim: optimiser and schedule.
     """
 
-    epochs: int = 1
-    batch: int = 16
-    smoothing: float = 0.0
-    noise: float = 0.0
-    centring: float = 0.0
+    epochs: Count = 1
+    batch: Count = 16
+    smoothing: LabelNoise = 0.0
+    noise: LabelNoise = 0.0
+    centring: NotNegative = 0.0
     per: Literal["pair", "prompt"] = "pair"
     head: Literal["normal", "zero"] = "normal"
-    layers: int | None = None
+    layers: Count | None = None
     unit_variance: bool = False
     optim: Optim = field(default_factory=lambda: Optim(lr=3e-6))
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "reward")
 
 
 @every_rank

@@ -29,6 +29,7 @@ from tandem.methods.configs import SHARED
 from tandem.methods.dpo import DPOConfig
 from tandem.methods.ppo import PPOConfig
 from tandem.methods.reward import RewardConfig
+from tandem.ranges import Count, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
@@ -54,11 +55,14 @@ class RLAIFConfig:
     """
 
     asking: AIFeedback = field(default=AIFeedback())
-    pairs: int | None = None
+    pairs: Count | None = None
     learn: Literal["ppo", "dpo", "direct"] = "ppo"
     reward: RewardConfig = field(default_factory=RewardConfig, metadata=SHARED)
     ppo: PPOConfig = field(default_factory=PPOConfig, metadata=SHARED)
     dpo: DPOConfig = field(default_factory=DPOConfig, metadata=SHARED)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "rlaif")
 
 
 def recipe(

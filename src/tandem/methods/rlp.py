@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
-from tandem.errors import ConfigError
 from tandem.judges.agreement import Agreement, Equivalence
 from tandem.judges.reward_model import RewardModel
 from tandem.judges.semantic import find_equivalence
@@ -30,6 +29,7 @@ from tandem.methods.configs import SHARED
 from tandem.methods.ppo import PPOConfig
 from tandem.methods.reward import RewardConfig
 from tandem.operators import synthetic_pairs
+from tandem.ranges import MANY, Count, NotNegative, Range, Share, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
@@ -62,26 +62,20 @@ class RLPConfig:
         ppo: settings of both policies.
     """
 
-    n: int = 10
-    gamma: float | None = 0.5
-    lam: float = 0.0
+    n: Annotated[int, Range(2, MANY)] = 10
+    gamma: Share | None = 0.5
+    lam: NotNegative = 0.0
     same: str = "task"
     confidence: Literal[">=", ">"] = ">="
     winner: Literal["argmax_reward", "uniform"] = "argmax_reward"
-    rounds: int = 1
+    rounds: Count = 1
     rm_init: Literal["sft", "prev"] = "sft"
     uml: MultiViewConfig = MultiViewConfig()
     reward: RewardConfig = field(default_factory=RewardConfig, metadata=SHARED)
     ppo: PPOConfig = field(default_factory=PPOConfig, metadata=SHARED)
 
     def __post_init__(self) -> None:
-        if self.n < 2 or self.rounds < 1 or self.lam < 0:
-            raise ConfigError(
-                f"rlp: n = {self.n}, rounds = {self.rounds}, lam = {self.lam}",
-                "samples of a prompt are compared with each other, at least once, and a weight "
-                "below 0 would undo what the loss is for",
-                "give n of 2 or more, rounds of 1 or more, lam of 0 or more",
-            )
+        check_ranges(self, "rlp")
 
     @property
     def variant(self) -> str:

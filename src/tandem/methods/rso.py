@@ -20,7 +20,7 @@ a step's batch counts prompts, not pairs; in a tournament r_psi says who meets a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
@@ -33,6 +33,7 @@ from tandem.methods.configs import SHARED
 from tandem.methods.dpo import DPOConfig
 from tandem.methods.preference import PreferenceConfig
 from tandem.operators import Pairing, rank_pairs, rejection
+from tandem.ranges import MANY, Count, Range, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
@@ -67,21 +68,22 @@ class RSOConfig:
     """
 
     source: PairSource = "rso"
-    pool: int = 64
-    keep: int = 8
-    beta: float = 0.5
+    pool: Count = 64
+    keep: Annotated[int, Range(2, MANY)] = 8
+    beta: Annotated[float, Range(0, infinite=True)] = 0.5
     unit: Literal["score", "spread"] = "score"
     dedupe: bool = False
     pairing: Pairing = "first-round"
     soft: bool = False
     ranker: Literal["preference", "reward"] = "preference"
-    baselines: int = 1
+    baselines: Count = 1
     preference: PreferenceConfig = field(default_factory=PreferenceConfig, metadata=SHARED)
     dpo: DPOConfig = field(
         default_factory=lambda: DPOConfig(beta=0.05, epochs=1, batch=32, optim=Optim(lr=1e-5))
     )
 
     def __post_init__(self) -> None:
+        check_ranges(self, "rso")
         if not 2 <= self.keep <= self.pool:
             raise ConfigError(
                 f"rso.keep = {self.keep} with rso.pool = {self.pool}",

@@ -17,6 +17,7 @@ from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.objectives import Imitation, gold, nll, weighted
 from tandem.operators.columns import scores_of
+from tandem.ranges import Count, NotNegative, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
@@ -46,14 +47,17 @@ class SFTConfig:
         optim: optimiser and schedule.
     """
 
-    epochs: int = 3
-    steps: int | None = None
-    batch: int = 128
+    epochs: Count = 3
+    steps: Count | None = None
+    batch: Count = 128
     per: Literal["token", "sequence"] = "token"
     loss: Imitation = "nll"
-    eta: float = 1.0
-    floor: float = 0.0
+    eta: Positive = 1.0
+    floor: NotNegative = 0.0
     optim: Optim = field(default_factory=lambda: Optim(lr=2e-5))
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "sft")
 
 
 @every_rank

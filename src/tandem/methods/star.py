@@ -22,16 +22,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.data.verifiable import QuestionFormat
 from tandem.engines import Sampling
-from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
 from tandem.operators import correct, incorrect
+from tandem.ranges import Count, CountOrZero, Range, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import ask_questions
@@ -59,24 +60,18 @@ class STaRConfig:
         sft: how each model is fitted; `steps` and `epochs` in it are not read.
     """
 
-    loops: int = 16
-    gain: float = 0.0
+    loops: Count = 16
+    gain: Annotated[float, Range(-1, 1)] = 0.0
     rationalise: bool = True
-    steps: int = 40
-    growth: float = 1.2
-    warmup: int = 100
+    steps: Count = 40
+    growth: Annotated[float, Range(1)] = 1.2
+    warmup: CountOrZero = 100
     sft: SFTConfig = field(
         default_factory=lambda: SFTConfig(batch=8, optim=Optim(lr=1e-6, schedule="constant"))
     )
 
     def __post_init__(self) -> None:
-        if self.loops < 1 or self.steps < 1 or self.growth < 1 or self.warmup < 0:
-            raise ConfigError(
-                f"star: loops {self.loops}, steps {self.steps}, growth {self.growth}, "
-                f"warmup {self.warmup}",
-                "loops and steps are at least 1, growth at least 1, warmup at least 0",
-                "change the value that is out of range",
-            )
+        check_ranges(self, "star")
 
     def training(self, loop: int) -> SFTConfig:
         """Return the settings of a loop, the first being 1: floor(40 * 1.2^(n - 1)) steps."""

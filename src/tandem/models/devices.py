@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from tandem.errors import ConfigError
 from tandem.machine import Machine
 
 
@@ -16,6 +17,28 @@ def resolve_device(machine: Machine) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def check_device(machine: Machine) -> None:
+    """Refuse a device that is not here.
+
+    Raises:
+        ConfigError: as said.
+    """
+    device = resolve_device(machine)
+    if device.type == "cuda":
+        there = torch.cuda.device_count()
+        missing = (device.index or 0) >= there
+        found = f"torch sees {there} GPUs here"
+    else:
+        missing = device.type == "mps" and not torch.backends.mps.is_available()
+        found = "torch sees no GPU of this kind here"
+    if missing:
+        raise ConfigError(
+            f"machine.device = {machine.device!r}",
+            f"{found}; `tandem doctor` says why",
+            "leave machine.device out, or give cpu",
+        )
 
 
 def resolve_precision(machine: Machine) -> torch.dtype:

@@ -8,19 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
 )
 from transformers.utils import logging as hub
 
 from tandem.errors import ModelError
+from tandem.runs.weight_files import read_model_json
 
 Source = Path | str
 """A model folder, or the id of a model on the hub."""
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
-"""What transformers raises for a folder that is broken in one way or another."""
+UNREADABLE = (Exception,)
+"""What transformers raises for a folder that is broken in one way or another: anything."""
+
+
+ODD = (AttributeError, LookupError, TypeError, ArithmeticError, AssertionError)
+"""Errors whose message alone says little."""
 
 
 def check_exists(source: Source) -> None:
@@ -58,23 +62,31 @@ def without_warnings() -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its class where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    said = (str(error).strip().splitlines() or [""])[0][:300]
+    return f"{type(error).__name__}: {said}" if isinstance(error, ODD) else said or repr(error)
 
 
 def layer_count(source: Source) -> int:
     """Return how many layers a model has."""
-    return int(getattr(_config(source), "num_hidden_layers", 1))
+    return int(getattr(read_config(source), "num_hidden_layers", 1))
 
 
 def context_length(source: Source) -> int:
     """Return how many tokens a model can read."""
-    config = _config(source)
+    config = read_config(source)
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     return int(limit or 2**31)
 
 
-def _config(source: Source) -> Any:
+def read_config(source: Source) -> Any:
+    """Return a model's configuration.
+
+    Raises:
+        ModelError: there is none that can be read.
+    """
     check_exists(source)
+    if Path(source).is_dir():
+        read_model_json(Path(source) / "config.json")
     try:
         with without_warnings():
             return AutoConfig.from_pretrained(source, trust_remote_code=False)

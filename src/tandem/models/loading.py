@@ -25,6 +25,12 @@ from tandem.models.devices import resolve_device
 from tandem.models.folders import UNREADABLE, Source, check_exists, first_line, without_warnings
 from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
+from tandem.runs.weight_files import loaded_weights
+
+HEADS = frozenset(
+    "lm_head score classifier cls pooler qa_outputs embed_out v_head position_ids inv_freq".split()
+)
+"""Parts of names that belong to heads, or to buffers that are computed again."""
 
 PAIR = "pair"
 """What `reads` says of a scalar model that reads two answers as one sequence."""
@@ -126,7 +132,7 @@ def read_kind(model: PreTrainedModel) -> str:
 def _load(auto: Any, source: Source, new: tuple[str, ...] = (), **extra: Any) -> PreTrainedModel:
     """Load weights, all of them but `new`: nothing else is ever drawn at random."""
     check_exists(source)
-    _no_pickles(source)
+    _check_weights(source)
     try:
         with without_warnings():
             model, found = auto.from_pretrained(
@@ -143,6 +149,7 @@ def _load(auto: Any, source: Source, new: tuple[str, ...] = (), **extra: Any) ->
             f"it is opened with {auto.__name__}, safetensors only, without remote code",
             "give a Hugging Face folder with config.json and model.safetensors",
         ) from error
+    _check_all_used(source, model, sorted(found["unexpected_keys"]))
     if missing := sorted(set(found["missing_keys"]) - set(new)):
         raise ModelError(
             f"{source} lacks {len(missing)} weights of a {type(model).__name__}: {missing[0]}...",
@@ -153,10 +160,24 @@ def _load(auto: Any, source: Source, new: tuple[str, ...] = (), **extra: Any) ->
     return model
 
 
-def _no_pickles(source: Source) -> None:
+def _check_all_used(source: Source, model: PreTrainedModel, ignored: list[str]) -> None:
+    """Refuse weights that this model has no place for; the head of another kind of model may be."""
+    left = [name for name in ignored if not any(part in HEADS for part in name.split("."))]
+    if left:
+        raise ModelError(
+            f"{source} holds {len(left)} weights that {type(model).__name__} would ignore: "
+            f"{', '.join(left[:3])}",
+            "its config.json describes another model, for example one with fewer layers; what is "
+            "ignored is not trained, not sampled from, and lost when the model is saved",
+            "mend config.json (num_hidden_layers, architectures), or save the model again with "
+            "`save_pretrained`",
+        )
+
+
+def _check_weights(source: Source) -> None:
     folder = Path(source)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        found = [p.name for p in folder.glob("*.bin")] or ["no weights at all"]
+    if folder.is_dir() and not loaded_weights(folder):
+        found = [p.name for p in sorted(folder.glob("*.bin"))] or ["no weights at all"]
         raise ModelError(
             f"{source} holds {', '.join(found)} and no safetensors",
             "pickled weights can run code when they are opened",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -10,8 +11,44 @@ from transformers import (
     PreTrainedModel,
 )
 
+from tandem.errors import ConfigError
 from tandem.machine import Lora
 from tandem.rng import Seed
+
+
+def check_targets(model: Any, lora: Lora) -> None:
+    """Refuse adapters on layers that a model does not have.
+
+    Raises:
+        ConfigError: naming the layers that it has.
+    """
+    layers = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    kinds = sorted({name.rpartition(".")[2] for name in layers})
+    named = [lora.targets] if isinstance(lora.targets, str) else list(lora.targets)
+    modules = [name for name, _ in model.named_modules()]
+    unknown = [
+        target
+        for target in named
+        if target != "all-linear" and not any(_targets(name, target, lora) for name in modules)
+    ]
+    if unknown or not named:
+        raise ConfigError(
+            f"machine.lora.targets = {named}",
+            f"{type(model).__name__} has no layer {unknown[0]!r}"
+            if unknown
+            else "no layer is named",
+            f"give all-linear, or some of: {', '.join(kinds)}",
+        )
+
+
+def _targets(name: str, target: str, lora: Lora) -> bool:
+    """Whether PEFT would take a module: one text is a pattern, several are ends of names."""
+    if isinstance(lora.targets, str):
+        try:
+            return re.fullmatch(target, name) is not None
+        except re.error:
+            return False
+    return name == target or name.endswith(f".{target}")
 
 
 def add_adapters(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:
@@ -23,7 +60,7 @@ def add_adapters(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:
     heads = ["score"] if hasattr(model, "score") else None
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=int(lora.alpha),
+        lora_alpha=int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,  # type: ignore[arg-type]
         target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
         modules_to_save=heads,
         lora_dropout=0.0,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from tandem.data.cached_groups import file_lock, keep_groups
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.machine import Machine, cache_folder
 from tandem.models.forward import GROUPS_PER_CHUNK, with_logprobs
 from tandem.models.opening import open_policy
-from tandem.runs.atomic_files import evict_oldest, file_lock, mark_used
+from tandem.runs.atomic_files import evict_oldest, mark_used
 from tandem.runs.cache import cache_limit
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
@@ -33,18 +34,18 @@ def reference_logprobs(
     """
     key = fingerprint([policy.hash, groups.hash, describe_value(machine)])
     path = cache_folder() / "reference" / f"{key}.parquet"
-    with file_lock(path):
-        if path.exists():
-            mark_used(path)
-            return Groups.read(path)
-        limit = cache_limit()
+    limit = cache_limit()
+
+    def columns() -> Iterator[Group]:
         trunk = open_policy(policy.path, replace(machine, lora=None))
-        columns = with_logprobs(trunk, groups, machine.tokens)
-        if events is not None:
-            columns = _counted(columns, len(groups), events)
-        found = Groups.stream(path, columns)
+        read = with_logprobs(trunk, groups, machine.tokens)
+        yield from read if events is None else _counted(read, len(groups), events)
+
+    found, _ = keep_groups(path, columns(), dict)
+    mark_used(path)
+    with file_lock(path):  # this column stays
         evict_oldest(path.parent.glob("*.parquet"), limit)
-        return found
+    return found
 
 
 def _counted(groups: Iterable[Group], total: int, events: Events) -> Iterator[Group]:

@@ -7,9 +7,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from tandem.data.chat.template_limits import check_template
 from tandem.data.chat.tokens import tokenizer_hash
 from tandem.errors import ModelError
-from tandem.models.folders import Source, check_exists, first_line
+from tandem.models.folders import UNREADABLE, Source, check_exists, first_line
 
 
 def load_tokenizer(source: Source, *, ends: bool = True) -> PreTrainedTokenizerBase:
@@ -20,17 +21,19 @@ def load_tokenizer(source: Source, *, ends: bool = True) -> PreTrainedTokenizerB
         ends: ask for an end-of-sequence token, which every policy needs, and an encoder does not.
 
     Raises:
-        ModelError: there is none, or it has no end-of-sequence token.
+        ModelError: there is none, it has no end-of-sequence token, or its chat template needs too
+            much time or memory.
     """
     check_exists(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise ModelError(
             f"no tokenizer can be loaded from {source}: {first_line(error)}",
             "prompts and completions are tokenised with the model's own tokenizer",
             "put tokenizer.json and tokenizer_config.json into the model's folder",
         ) from error
+    check_template(tokenizer)
     if ends and tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {source} has no end-of-sequence token",

@@ -150,12 +150,20 @@ def trained_policies(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _checkpoint(record: Record) -> object:
-    return record.load() if record.result["kind"] == "checkpoint" else None
+    is_model = record.result.get("kind") == "checkpoint"
+    return record.load(verify=False) if is_model else None
 
 
 def _config(folder: Path) -> dict[str, Any]:
     file = folder / "run.toml"
-    return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{file} cannot be read: {error}",
+            "the report shows the settings that a run was made with",
+            "bring the file back from a copy, or delete it: the report is then made without it",
+        ) from error
 
 
 def _title(config: Mapping[str, Any], folder: Path) -> str:

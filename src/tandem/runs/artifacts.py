@@ -7,6 +7,7 @@ JSON that is equal exactly when the argument's content is equal; `fingerprint` h
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -19,9 +20,11 @@ import numpy as np
 
 from tandem.data.groups import Groups
 from tandem.data.record import Group
-from tandem.errors import RunError
-from tandem.runs.checkpoint import Checkpoint
+from tandem.errors import RunError, TandemError
+from tandem.runs.checkpoint import Checkpoint, file_hash
 from tandem.runs.names import as_recorded, find_recorded, is_known, recorded_name
+
+GROUPS = "groups.parquet"
 
 
 def store_artifact(value: object, folder: Path) -> dict[str, Any]:
@@ -35,26 +38,80 @@ def store_artifact(value: object, folder: Path) -> dict[str, Any]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(value, Groups):
-        value.write(folder / "groups.parquet")
-        return {"kind": "groups", "hash": value.hash, "prompts": len(value)}
+        value.write(folder / GROUPS)
+        return _describe_groups(value, folder)
     if isinstance(value, Iterator):
         stream = cast("Iterator[Group]", value)
-        groups = Groups.stream(folder / "groups.parquet", stream)
-        return {"kind": "groups", "hash": groups.hash, "prompts": len(groups)}
+        groups = Groups.stream(folder / GROUPS, stream)
+        return _describe_groups(groups, folder)
     if isinstance(value, Checkpoint):
         return {"kind": "checkpoint", "hash": value.hash, "handle": _encode(value, folder)}
-    text = json.dumps(_encode(value, folder), indent=1, ensure_ascii=False)
-    (folder / "value.json").write_text(text + "\n", encoding="utf-8")
-    return {"kind": "value"}
+    text = json.dumps(_encode(value, folder), indent=1, ensure_ascii=False) + "\n"
+    (folder / "value.json").write_text(text, encoding="utf-8")
+    return {"kind": "value", "hash": _text_hash(text)}
 
 
-def load_artifact(result: Mapping[str, Any], folder: Path) -> Any:
-    """Open what `store` wrote."""
+def load_artifact(result: Mapping[str, Any], folder: Path, *, verify: bool = True) -> Any:
+    """Open what `store_artifact` wrote.
+
+    Args:
+        result: what it returned.
+        folder: where it wrote.
+        verify: compare the content with the hash in `result`; old values have none.
+
+    Raises:
+        RunError: the artifact is damaged, or names a class that is none of Tandem's.
+    """
+    try:
+        value, found = _open_artifact(result, folder, verify=verify)
+    except RunError:
+        raise
+    except Exception as error:  # a damaged file raises what its format's reader raises
+        what = error.what if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
+        raise _damaged(folder, what) from error
+    if verify and result.get("hash") is not None and found != result["hash"]:
+        raise _damaged(folder, f"its hash is {found}, and was {result['hash']}")
+    if verify and result.get("file") is not None:
+        bytes_now = file_hash(folder / GROUPS)
+        if bytes_now != result["file"]:
+            raise _damaged(folder, f"{GROUPS} has the hash {bytes_now}, and had {result['file']}")
+    return value
+
+
+def _describe_groups(groups: Groups, folder: Path) -> dict[str, Any]:
+    kept = {"kind": "groups", "hash": groups.hash, "prompts": len(groups)}
+    return {**kept, "file": file_hash(folder / GROUPS)}
+
+
+def _open_artifact(
+    result: Mapping[str, Any], folder: Path, *, verify: bool
+) -> tuple[Any, str | None]:
+    """Return the artifact and, where asked for, the hash of its content."""
     if result["kind"] == "groups":
-        return Groups.read(folder / "groups.parquet")
+        groups = Groups.read(folder / GROUPS)
+        return groups, groups.hash if verify else None
     if result["kind"] == "checkpoint":
-        return _decode(result["handle"], folder)
-    return _decode(json.loads((folder / "value.json").read_text(encoding="utf-8")), folder)
+        checkpoint = _decode(result["handle"], folder)
+        if not isinstance(checkpoint, Checkpoint):
+            raise ValueError("its handle is no checkpoint")
+        return checkpoint, checkpoint.hash if verify else None
+    if result["kind"] != "value":
+        raise ValueError(f"its kind is {result['kind']!r}")
+    text = (folder / "value.json").read_text(encoding="utf-8")
+    return _decode(json.loads(text), folder), _text_hash(text)
+
+
+def _damaged(folder: Path, what: str) -> RunError:
+    stage = folder.parent
+    return RunError(
+        f"the stage {stage.name} is damaged: {what[:300]}",
+        f"what {stage} holds is not what the stage left there, and nothing is built on it",
+        f"bring the folder back from a copy; or `--redo {stage.name}` has the stage done again",
+    )
+
+
+def _text_hash(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _encode(value: object, folder: Path) -> Any:

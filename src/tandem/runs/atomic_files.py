@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from tandem.data.cached_groups import file_lock
 from tandem.errors import RunError
+
+NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
+"""What a file system says that has no hard links, or not so many, or not to that place."""
+
+
+def describe_write_error(error: BaseException) -> str | None:
+    """Return why something could not be written or read, or None for another kind of error."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{place}"
+    said = str(error)
+    if any(os.strerror(n) in said for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)):
+        return said.splitlines()[0][:300]
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that is either the old one or the new one, whenever the process dies."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    flush_to_disk(part)
-    part.replace(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        flush_to_disk(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -29,9 +48,10 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Read JSON, or None when the file is missing or broken."""
-    with suppress(OSError, ValueError):
-        return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+    """Read a JSON table, or None when the file is missing, broken, or something else."""
+    with suppress(OSError, ValueError, RecursionError):
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return cast("dict[str, Any]", table) if isinstance(table, dict) else None
     return None
 
 
@@ -58,7 +78,8 @@ def hard_link_tree(source: Path, target: Path) -> None:
     """Hard-link a finished folder's files under `target`; no byte is copied.
 
     Sealed files are never written again, so both folders stay whole whichever is deleted; and they
-    are on the disk, so that the new names alone are flushed.
+    are on the disk, so that the new names alone are flushed. A file system without hard links
+    gets copies.
     """
     target.mkdir(parents=True)
     for place in sorted(source.rglob("*")):
@@ -66,9 +87,19 @@ def hard_link_tree(source: Path, target: Path) -> None:
         if place.is_dir():
             other.mkdir(exist_ok=True)
         else:
-            os.link(place, other)
+            _link_or_copy(place, other)
     for folder in (target, *(p for p in target.rglob("*") if p.is_dir())):
         flush_to_disk(folder)
+
+
+def _link_or_copy(place: Path, other: Path) -> None:
+    try:
+        os.link(place, other)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.copy2(place, other)
+        flush_to_disk(other)
 
 
 def is_complete(folder: Path) -> bool:
@@ -80,27 +111,6 @@ def remove_folder(folder: Path) -> None:
     """Delete a folder; a kill half-way leaves one that is not whole."""
     (folder / "DONE").unlink(missing_ok=True)
     shutil.rmtree(folder)
-
-
-@contextmanager
-def file_lock(place: Path, *, wait: bool = True) -> Generator[bool, None, None]:
-    """Wait until no other process of this machine works on a file, and keep them out meanwhile.
-
-    Yields:
-        True; or False at once, without `wait`, if somebody works on it.
-    """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(place.with_name(place.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(descriptor)
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        os.close(descriptor)
 
 
 def evict_oldest(files: Iterable[Path], limit: int) -> None:
@@ -161,4 +171,5 @@ def unlock_folder(folder: Path) -> None:
     """Let another process have the folder."""
     descriptor = _LOCKS.pop(folder.resolve(), None)
     if descriptor is not None:
+        os.ftruncate(descriptor, 0)
         os.close(descriptor)

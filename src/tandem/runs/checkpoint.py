@@ -8,8 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tandem.errors import ModelError
+from tandem.runs.weight_files import loaded_weights
 
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+MODEL_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.tiktoken",
+    "merges.txt",
+    "vocab.txt",
+)
 READ_SIZE = 1 << 20
 
 
@@ -30,12 +39,14 @@ class Checkpoint:
     name: str = ""
 
     def files(self) -> list[Path]:
-        """Return the model's files, sorted.
+        """Return the model's files, sorted; of the weights only those that are loaded.
 
         Raises:
             ModelError: the folder is missing or holds no model files.
         """
-        found = sorted({f for pattern in MODEL_FILES for f in self.path.rglob(pattern)})
+        every = {f for pattern in MODEL_FILES for f in self.path.rglob(pattern)}
+        idle = set(self.path.glob("*.safetensors")) - set(loaded_weights(self.path))
+        found = sorted(every - idle)
         if not found:
             raise ModelError(
                 f"{self.path} holds no model",

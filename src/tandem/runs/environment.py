@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +32,21 @@ def environment_snapshot() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "versions": package_versions(),
     }
+
+
+def environment_changes(stored: Mapping[str, Any]) -> list[str]:
+    """Say what differs between a snapshot and this machine, in what can change numbers.
+
+    Args:
+        stored: a snapshot; what it does not hold is not compared.
+    """
+    now = {"code": code_commit(), "python": platform.python_version(), "cpu": processor_name()}
+    then = {"code": stored.get("git"), "python": stored.get("python"), "cpu": stored.get("cpu")}
+    versions = stored.get("versions")
+    if isinstance(versions, Mapping):
+        then |= {name: version for name, version in versions.items() if name in PACKAGES}
+        now |= package_versions()
+    return [f"{k} {then[k]}, now {now[k]}" for k in now if then.get(k) not in (None, now[k])]
 
 
 def package_versions() -> dict[str, str | None]:

@@ -75,6 +75,7 @@ class Log:
         display: who shows it.
         clock: seconds since 1970.
         followers: who reads along; a follower that fails is an error of the run.
+        waits: keep events in memory until `release`, for a command that may be refused.
     """
 
     def __init__(
@@ -83,19 +84,48 @@ class Log:
         display: Display,
         clock: Callable[[], float] = time.time,
         followers: Iterable[Follower] = (),
+        *,
+        waits: bool = False,
     ) -> None:
         self.path, self.display, self.clock = path, display, clock
         self.followers = list(followers)
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o644)
+        self._waiting: list[dict[str, Any]] | None = [] if waits else None
+        self._begun = False
+        self.is_open = True
+
+    def release(self) -> None:
+        """Write what has waited, and what comes from now on at once."""
+        waiting, self._waiting = self._waiting or (), None
+        for event in waiting:
+            self._append(event)
+
+    def _end_broken_line(self) -> None:
+        self._begun = True
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             os.write(self._file, b"\n")
 
+    def forget(self) -> None:
+        """Drop what has waited: the command was refused."""
+        if self._waiting is not None:
+            self._waiting = []
+            self.is_open = False
+
     def write(self, kind: str, numbers: Mapping[str, object]) -> None:
-        """Append one line in one system call."""
+        """Append one line in one system call; before the first release it waits."""
         event = {"time": round(self.clock(), 3), "kind": kind}
         event |= {name: _plain(value) for name, value in numbers.items()}
-        os.write(self._file, (json.dumps(event, ensure_ascii=False) + "\n").encode())
+        if self._waiting is None:
+            self._append(event)
+        else:
+            self._waiting.append(event)
+
+    def _append(self, event: Mapping[str, Any]) -> None:
+        if not self._begun:
+            self._end_broken_line()
+        line = json.dumps(event, ensure_ascii=False) + "\n"
+        os.write(self._file, line.encode("utf-8", "replace"))
         for follower in self.followers:
             follower.follow(event)
 

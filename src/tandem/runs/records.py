@@ -43,9 +43,13 @@ class Record:
         """The stage's name without its number."""
         return self.folder.name.partition("-")[2]
 
-    def load(self) -> Any:
-        """Open the artifact."""
-        return load_artifact(self.result, self.folder / "artifact")
+    def load(self, *, verify: bool = True) -> Any:
+        """Open the artifact; verified against its hash, unless told otherwise.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        return load_artifact(self.result, self.folder / "artifact", verify=verify)
 
 
 def read_records(path: Path) -> list[Record]:
@@ -57,11 +61,23 @@ def read_records(path: Path) -> list[Record]:
     ]
 
 
+COLUMNS: dict[str, tuple[type, ...]] = {
+    "function": (str,),
+    "arguments": (dict,),
+    "result": (dict,),
+    "seed": (int,),
+    "seconds": (int, float),
+    "peak_bytes": (int,),
+    "git": (str, type(None)),
+}
+"""What a finished stage's stage.json holds, and of which types."""
+
+
 def read_record(folder: Path) -> Record:
     """Read how a finished stage was made, in the names of today.
 
     Raises:
-        RunError: its `stage.json` cannot be read.
+        RunError: it is missing or damaged.
     """
     stored = read_json(folder / "stage.json")
     if stored is None:
@@ -70,8 +86,14 @@ def read_record(folder: Path) -> Record:
             "a finished stage says there how it was made",
             f"delete {folder} to have the stage done again",
         )
-    names = ("function", "arguments", "result", "seed", "seconds", "peak_bytes", "git")
-    given = {name: stored[name] for name in names} | stage_as_recorded(stored)
+    for name, kinds in COLUMNS.items():
+        if not isinstance(stored.get(name), kinds) or isinstance(stored.get(name), bool):
+            raise RunError(
+                f"{folder / 'stage.json'} is damaged: `{name}` is {str(stored.get(name))[:60]}",
+                "a finished stage says there how it was made",
+                f"bring the file back from a copy, or delete {folder} to have the stage done again",
+            )
+    given = {name: stored[name] for name in COLUMNS} | stage_as_recorded(stored)
     return Record(folder, **given, same_as=stored.get("same_as"))
 
 
@@ -82,5 +104,12 @@ def stage_folders(path: Path) -> Iterator[tuple[Path, tuple[int, str], bool]]:
     """Yield (folder, (number, name), unfinished) in order of number."""
     present = path.iterdir() if path.is_dir() else ()
     found = [(p, m) for p in present if (m := STAGE.fullmatch(p.name))]
+    for place, _ in found:
+        if not place.is_dir():
+            raise RunError(
+                f"{place} is a file",
+                "a stage is a folder of this name",
+                f"move {place} away; the stage is then done again",
+            )
     for folder, match in sorted(found, key=lambda pair: (int(pair[1][1]), pair[0].name)):
         yield folder, (int(match[1]), match[2]), match[3] is not None

@@ -17,24 +17,25 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
 from tandem.data.groups import Groups
 from tandem.data.record import Group
-from tandem.errors import Pending, RunError
+from tandem.errors import Pending, RunError, TandemError
 from tandem.machine import Machine, process_rank
 from tandem.rng import Seed
 from tandem.runs import events as talk
 from tandem.runs.artifacts import store_artifact
 from tandem.runs.atomic_files import (
+    describe_write_error,
     flush_to_disk,
     is_complete,
     mark_complete,
     read_json,
     remove_folder,
     write_json,
-    write_text,
 )
 from tandem.runs.atomic_files import hard_link_tree as link
 from tandem.runs.context import INJECTED, StageContext
@@ -174,9 +175,9 @@ class Run:
         return read_records(self.path)
 
     def save_config(self, toml: str) -> None:
-        """Keep the resolved configuration beside the stages, as `run.toml`."""
+        """Keep the resolved configuration as `run.toml`, once no stage has refused it."""
         if process_rank() == 0:
-            write_text(self.path / "run.toml", toml)
+            self._session.save_config(toml)
 
     def close(self) -> None:
         """Let another process work in this folder."""
@@ -185,7 +186,9 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, RunError):
+            self._session.refuse()
         self.close()
 
     def _folder(self, name: str) -> Path:
@@ -225,6 +228,7 @@ class Run:
                 continue
             stored = read_json(place / "stage.json")
             if stored is None or (place == folder and not is_complete(folder)):
+                self._session.accept()
                 self._session.events(self._place(folder)).log("discarded", reason="incomplete")
                 remove_folder(place)
                 continue
@@ -232,6 +236,7 @@ class Run:
             changes = list(list_differences(stage_as_recorded(stored), identity))
             if wanted or (changes and self._session.redone):
                 reason = "asked for" if wanted else "an earlier stage was done again"
+                self._session.accept()
                 self._say(folder, f"is done again: {reason}")
                 self._session.events(self._place(folder)).log("redo", reason=reason)
                 remove_folder(place)
@@ -255,14 +260,20 @@ class Run:
         out.mkdir(parents=True)
         scratch.mkdir(exist_ok=True)
         write_json(part / "stage.json", identity)
+        self._session.accept()
         events.log("started", resumed=str(any(scratch.iterdir())))
         try:
             with Meter() as meter:
                 value = stage(*args, **kw, **{n: given[n] for n in _injected(stage, kw)})
                 result = store_artifact(value, out)
         except BaseException as error:
-            events.log("pending" if isinstance(error, Pending) else "stopped", error=repr(error))
-            _abandon(part)
+            with suppress(OSError):  # where nothing can be written, the first error is the one
+                how = "pending" if isinstance(error, Pending) else "stopped"
+                events.log(how, error=repr(error))
+                _abandon(part)
+            reason = None if isinstance(error, TandemError) else describe_write_error(error)
+            if reason is not None:
+                raise _unwritten(label, reason) from error
             raise
         finally:
             self._session.display.end(label)
@@ -278,6 +289,8 @@ class Run:
 
     def _adopt(self, folder: Path, twin: Path) -> None:
         """Take the artifact of the same stage in another scope: same function, arguments, seed."""
+        read_record(twin).load()
+        self._session.accept()
         place = folder.with_name(folder.name + ".twin")
         shutil.rmtree(place, ignore_errors=True)
         shutil.rmtree(_part(folder), ignore_errors=True)
@@ -346,6 +359,14 @@ def _refusal(place: Path, label: str, changes: list[str]) -> RunError:
         what,
         "a run never mixes results of different settings",
         f"`--redo {label}` to do it again here, or another folder (`--out`) for a new run",
+    )
+
+
+def _unwritten(label: str, reason: str) -> RunError:
+    return RunError(
+        f"the stage {label} ended: {reason}",
+        "a stage reads and writes files, and one of them could not be",
+        "make room, or give yourself the right; the same command then goes on from here",
     )
 
 

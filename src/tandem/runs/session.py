@@ -11,9 +11,16 @@ from tandem.errors import RunError, TandemError, nearest_name
 from tandem.machine import process_rank
 from tandem.rng import Seed
 from tandem.runs import events as talk
-from tandem.runs.atomic_files import is_complete, lock_folder, read_json, unlock_folder, write_json
+from tandem.runs.atomic_files import (
+    is_complete,
+    lock_folder,
+    read_json,
+    unlock_folder,
+    write_json,
+    write_text,
+)
 from tandem.runs.display import Display, open_display
-from tandem.runs.environment import code_commit, environment_snapshot
+from tandem.runs.environment import code_commit, environment_changes, environment_snapshot
 from tandem.runs.events import Events, StageEvents
 from tandem.runs.records import STAGE
 
@@ -26,6 +33,8 @@ class Session:
         self.redo: set[str] = set()
         self.redone = False
         self._made: dict[str, Path] | None = None
+        self._config: tuple[Path, str] | None = None
+        self._former: str | None = None
 
     @classmethod
     def start(
@@ -50,16 +59,25 @@ class Session:
                 "choose another folder with --out",
             ) from error
         try:
-            _check_seed(root, seed)
+            changed = _check_seed(root, seed)
             _check_redo(root, redo)
-            followers = tuple(follow())
+            log = talk.Log(root / "events.jsonl", display, followers=tuple(follow()), waits=True)
         except TandemError:
             unlock_folder(root)
             raise
-        log = talk.Log(root / "events.jsonl", display, followers=followers)
+        except OSError as error:
+            unlock_folder(root)
+            raise RunError(
+                f"cannot write into {root}: {error.strerror or error}",
+                "a run keeps its stages in this folder",
+                "make room or give yourself the right to write there; or another --out",
+            ) from error
         session = cls(root, display, log)
         session.redo = set(redo)
         session.events("").log("opened", seed=int(seed), commit=code_commit(), pid=os.getpid())
+        if changed:
+            text = f"this folder was made elsewhere: {'; '.join(changed)}"
+            session.events("").log("environment", text=text)
         return session
 
     def events(self, stage: str) -> Events:
@@ -91,24 +109,62 @@ class Session:
         if self._made is not None:
             self._made.setdefault(mark, folder)
 
+    def save_config(self, toml: str) -> None:
+        """Keep the settings as `run.toml`: at once in a new folder, else when they are accepted."""
+        path = self.root / "run.toml"
+        self._config = (path, toml)
+        if not path.exists():
+            self.accept()
+
+    def accept(self) -> None:
+        """Write down what has waited: work begins, so the settings so far are those of the run."""
+        if self.log is not None:
+            self.log.release()
+        if self._config is not None:
+            path, toml = self._config
+            self._former = path.read_text(encoding="utf-8") if path.exists() else None
+            if self._former != toml:
+                write_text(path, toml)
+            self._config = None
+
+    def refuse(self) -> None:
+        """Leave the settings as they were: a command that is refused changes nothing."""
+        if self.log is not None:
+            self.log.forget()
+        if self._config is None and self._former is not None:
+            write_text(self.root / "run.toml", self._former)
+        self._config = None
+
     def close(self) -> None:
         """Let the folder go."""
         if self.log is not None:
+            if self.log.is_open:
+                self.accept()
             self.log.close()
             self.log = None
             unlock_folder(self.root)
 
 
-def _check_seed(root: Path, seed: Seed) -> None:
-    stored = read_json(root / "run.json")
-    if stored is None:
-        write_json(root / "run.json", {"seed": int(seed), **environment_snapshot()})
-    elif stored["seed"] != int(seed):
+def _check_seed(root: Path, seed: Seed) -> list[str]:
+    """Refuse another seed; return what has changed in the machine since the folder was made."""
+    file = root / "run.json"
+    if not file.exists():
+        write_json(file, {"seed": int(seed), **environment_snapshot()})
+        return []
+    stored = read_json(file)
+    if stored is None or not isinstance(stored.get("seed"), int):
+        raise RunError(
+            f"{file} is damaged: it holds no seed",
+            "every draw of a run hangs on the seed that is written there",
+            f"bring the file back from a copy; or delete {file}, and give the run's own --seed",
+        )
+    if stored["seed"] != int(seed):
         raise RunError(
             f"{root} was made with seed {stored['seed']}, not {int(seed)}",
             "every draw of a run hangs on one seed",
             f"give seed {stored['seed']} to resume, or another folder for a new run",
         )
+    return environment_changes(stored)
 
 
 def _check_redo(root: Path, redo: frozenset[str]) -> None:

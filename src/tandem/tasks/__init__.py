@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Annotated
 
 from tandem.data.groups import Groups, Prompts
 from tandem.data.verifiable import QuestionFormat
-from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.agreement import Equivalence
 from tandem.judges.templates import FeedbackFormats
+from tandem.ranges import LabelNoise, Range, Share, check_ranges
 from tandem.runs.checkpoint import Checkpoint
+
+Size = Annotated[int, Range(1, 1_000_000)]
+"""As much of a task as a machine can write down in an hour."""
 
 TASKS: dict[str, str] = {
     "micro": "summaries in a small language: truth is known, a laptop is enough",
@@ -49,24 +53,17 @@ class Sizes:
         held_out_share: files: share of the prompts kept out of training.
     """
 
-    demonstrations: int = 3000
-    pairs: int = 1000
-    held_out: int = 500
-    prompts: int = 4000
-    evaluation: int = 1000
-    flips: float = 0.25
-    weaker: float = 0.0
-    held_out_share: float = 0.1
+    demonstrations: Size = 3000
+    pairs: Size = 1000
+    held_out: Size = 500
+    prompts: Size = 4000
+    evaluation: Size = 1000
+    flips: LabelNoise = 0.25
+    weaker: Share = 0.0
+    held_out_share: Annotated[float, Range(0, 1, above=True, below=True)] = 0.1
 
     def __post_init__(self) -> None:
-        counts = (self.demonstrations, self.pairs, self.held_out, self.prompts, self.evaluation)
-        shares = 0 <= self.flips < 0.5 and 0 <= self.weaker <= 1 and 0 < self.held_out_share < 1
-        if min(counts) < 1 or not shares:
-            raise ConfigError(
-                f"sizes: {self}",
-                "counts are at least 1, 0 <= flips < 0.5, 0 <= weaker <= 1, 0 < held_out_share < 1",
-                "change the value that is out of range",
-            )
+        check_ranges(self, "sizes")
 
     def amounts(self, task: bool) -> dict[str, float]:
         """Return what is used of a task by name; of files, all is used but what is held out."""

@@ -26,15 +26,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tandem.batching.microbatches import unique_tokens
 from tandem.batching.packing import pack_groups
 from tandem.data.record import Completion, Group, Prompt
-from tandem.errors import ConfigError
+from tandem.errors import ConfigError, ModelError
 from tandem.kernels import logprobs
-from tandem.machine import GIB
+from tandem.machine import GIB, Machine
 from tandem.models import loading
+from tandem.models.devices import resolve_device
+from tandem.models.folders import UNREADABLE, Source, first_line, read_config, without_warnings
+from tandem.models.lora import check_targets
 from tandem.runs.events import Events
 
 SHARE = 2 / 3
@@ -94,6 +97,33 @@ def fit_to_memory(
     return fits
 
 
+def check_trainable(source: Source, machine: Machine) -> None:
+    """Refuse a model that cannot be trained here, from its configuration alone.
+
+    Nothing is hashed, loaded or allocated: the module is built without memory.
+
+    Raises:
+        ConfigError: its weights and optimiser are larger than the memory that is available, or
+            adapters are asked for where it has no such layer.
+        ModelError: the folder has no configuration of a causal language model.
+    """
+    config = read_config(source)
+    try:
+        with torch.device("meta"), without_warnings():
+            lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise ModelError(
+            f"no language model can be built from {source}: {first_line(error)}",
+            "config.json names an architecture and its sizes",
+            "give a Hugging Face folder of a causal language model",
+        ) from error
+    if machine.lora is not None:
+        check_targets(lm, machine.lora)
+        lm.requires_grad_(False)
+    if (there := usable_memory(resolve_device(machine))) is not None:
+        _states(lm, there)
+
+
 def _outermost(module: nn.Module) -> list[PreTrainedModel]:
     """Return the models that are no part of another one."""
     lms = [m for m in module.modules() if isinstance(m, PreTrainedModel)]
@@ -141,18 +171,31 @@ def _could_recompute(lm: PreTrainedModel) -> bool:
 def usable_memory(device: torch.device) -> int | None:
     """Return the bytes of memory that a process may use on a device, or None where unknown.
 
-    On a CPU the least of the machine's memory and of its control groups' limits, shared among
-    the processes of a launch.
+    That is what is free now and what the process has already. On a CPU it is also bounded by the
+    limits of the control groups, and shared among the processes of a launch.
     """
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device))
     if device.type != "cpu":
         return None
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return None
+    free = _kibibytes(Path("/proc/meminfo"), "MemAvailable")
+    if free is not None:
+        total = min(total, free + (_kibibytes(Path("/proc/self/status"), "VmRSS") or 0))
     return min([total, *_limits(CGROUPS)]) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _kibibytes(file: Path, name: str) -> int | None:
+    """Return the bytes that a line `NAME: 12 kB` of a file of the kernel says, or None."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in file.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 def _limits(mounted: Path, groups: Path = Path("/proc/self/cgroup")) -> Iterator[int]:

@@ -36,6 +36,7 @@ from tandem.objectives.multiview import (
     skl_sample,
     skl_schedule,
 )
+from tandem.ranges import Count, Positive, Share, check_ranges
 from tandem.rng import Seed
 
 SIGMA_FLOOR = 1e-7
@@ -61,21 +62,20 @@ class MultiViewConfig:
     """
 
     objective: Literal["mib", "infomax", "multiview-infomax", "contrastive"] = "mib"
-    z: int = 64
-    hidden: int = 1024
+    z: Count = 64
+    hidden: Count = 1024
     skl: Literal["closed", "sample"] = "closed"
-    hold: float = 0.0
-    warmup: float = 0.0
-    temperature: float = 0.1
+    hold: Share = 0.0
+    warmup: Share = 0.0
+    temperature: Positive = 0.1
 
     def __post_init__(self) -> None:
-        shares = min(self.hold, self.warmup) >= 0 and self.hold + self.warmup <= 1
-        if min(self.z, self.hidden) < 1 or not shares or not self.temperature > 0:
+        check_ranges(self, "uml")
+        if self.hold + self.warmup > 1:
             raise ConfigError(
-                f"uml: {self}",
-                "z and hidden count dimensions, hold and warmup are shares of the steps, and the "
-                "temperature divides",
-                "change the value that is out of range",
+                f"uml.hold = {self.hold} with uml.warmup = {self.warmup}",
+                "both are shares of the same steps, one after the other",
+                "give two shares that are at most 1 together",
             )
 
     def skl_weight(self, step: int, total: int) -> float:

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 from torch.optim import AdamW
 
-from tandem.errors import ConfigError
+from tandem.ranges import Decay, NotNegative, Positive, Share, check_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +27,17 @@ class Optim:
         clip: largest gradient norm; None does not clip.
     """
 
-    lr: float = 1e-5
+    lr: Positive = 1e-5
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = 0.03
-    final: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip: float | None = 1.0
+    warmup: Share = 0.03
+    final: Share = 0.0
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    weight_decay: NotNegative = 0.0
+    clip: Positive | None = 1.0
 
     def __post_init__(self) -> None:
-        if not self.lr > 0 or not 0 <= self.warmup <= 1 or self.weight_decay < 0:
-            raise ConfigError(
-                f"optim: lr {self.lr}, warmup {self.warmup}, weight_decay {self.weight_decay}",
-                "lr > 0, warmup is a share in [0, 1], weight_decay >= 0",
-                "change the value that is out of range",
-            )
+        check_ranges(self, "optim")
 
     def factor(self, step: int, total: int) -> float:
         """Learning rate at a step as a share of the peak."""

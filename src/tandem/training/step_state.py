@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from tandem.errors import DataError
+from tandem.errors import DataError, RunError
 from tandem.training.sources import BatchSource
+from tandem.training.state_file import read_state, write_state
 
-STATE = "state.pt"
+STATE, FORMER = "state.safetensors", "state.pt"
 
 
 class StepState:
@@ -41,19 +41,29 @@ class StepState:
         self.every, self.saved = every, time.monotonic()
 
     def resume(self) -> int:
-        """Load the last saved state, if there is one, and return its step; else 0.
+        """Load the state that a killed fit left, if there is one; return its step.
 
         Raises:
-            DataError: it was saved by another model or version.
+            RunError: it is damaged, or an earlier version of Tandem wrote it.
+            DataError: it is of another model.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return 0
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        former = self.path.with_name(FORMER)
+        if former.exists():
+            raise RunError(
+                f"{former} was written by an earlier version of Tandem",
+                "it is a pickle, which can run code when it is opened and has no digest",
+                f"delete {former}; the stage then starts anew",
+            )
+        if not self.path.exists():
+            return 0
+        state = read_state(self.path)
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
             self.source.cut = replace(self.source.cut, tokens=int(state["tokens"]))
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{self.path} is of another model: {str(error).splitlines()[0]}",
                 "a fit goes on from the state of the same version of Tandem, or not at all",
@@ -62,12 +72,9 @@ class StepState:
         return int(state["step"])
 
     def save(self, step: int, main: bool) -> None:
-        """Write what a killed fit resumes from, on the main process, at most every few seconds."""
+        """Write the state, where it is due and this process is the one that writes."""
         if self.path is None or not main or time.monotonic() - self.saved < self.every:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        state["tokens"] = self.source.cut.tokens
-        part = self.path.with_suffix(".part")
-        torch.save({**state, "step": step}, part)
-        part.replace(self.path)
+        write_state(self.path, {**state, "tokens": self.source.cut.tokens, "step": step})
         self.saved = time.monotonic()

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tandem.data.cached_groups import keep_groups
 from tandem.data.chat.spans import AnswerText, TemplateRefused, answer_text, prompt_text
 from tandem.data.chat.tokens import Ids, TokenizerTraits, tokenizer_hash
 from tandem.data.chat.truncate import TRUNCATIONS, Counts, Truncation, fit_to_length
@@ -105,13 +106,10 @@ def encode_groups(
     key = [ENCODING_VERSION, *own, groups.hash, max_length, truncation]
     name = hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
     path = cache / f"encoded-{name}.parquet"
-    record = path.with_suffix(".json")
-    if path.exists() and record.exists():
-        return Encoded(Groups.read(path), Counts(**json.loads(record.read_text())))
     counts = Counts()
-    encoded = Groups.stream(path, _encoded(groups, encoder, workers, counts, progress))
-    record.write_text(json.dumps(asdict(counts)))
-    return Encoded(encoded, counts)
+    stream = _encoded(groups, encoder, workers, counts, progress)
+    encoded, kept = keep_groups(path, stream, lambda: asdict(counts))
+    return Encoded(encoded, Counts(**kept))
 
 
 def _encoder(tokenizer: Any, max_length: int | None, truncation: Truncation) -> Encoder:

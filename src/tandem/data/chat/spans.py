@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tandem.data.chat.template_limits import rendering_deadline
 from tandem.data.chat.tokens import TokenizerTraits
 from tandem.data.chat.transcripts import answer_segments, common_prefix_length
 from tandem.data.record import Completion, Group, Message
@@ -123,15 +124,19 @@ def _verify(text: str, whole: str, count: int, total: int) -> None:
 
 def _render(tokens: TokenizerTraits, messages: Sequence[Message], *, ask: bool = False) -> str:
     try:
-        return tokens.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=ask
-        )
+        with rendering_deadline():
+            return tokens.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=ask
+            )
+    except ModelError:
+        raise
     except Exception as error:
-        if not type(error).__module__.startswith("jinja2"):
-            raise
-        if type(error).__name__ == "TemplateSyntaxError":
+        name = type(error).__name__
+        known = type(error).__module__.startswith("jinja2")
+        if not known or name in ("TemplateSyntaxError", "TemplateNotFound", "SecurityError"):
+            fails = "does not parse" if name == "TemplateSyntaxError" else f"fails with {name}"
             raise ModelError(
-                f"the chat template does not parse: {error}",
+                f"the chat template {fails}: {str(error)[:300]}",
                 "it is a Jinja template, and messages cannot be rendered without it",
                 "mend tokenizer.chat_template, or the file chat_template.jinja beside the model",
             ) from error

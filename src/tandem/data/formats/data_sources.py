@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from tandem.data.arrow import SCHEMA
 from tandem.data.formats.fields import DataRow, shorten_text
+from tandem.data.formats.split_files import find_split_files
 from tandem.errors import DataError, nearest_name
 
 FILE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -161,9 +162,27 @@ def _lines(path: Path) -> Iterator[DataRow]:
                 yield _row(place, _parsed(place, line))
 
 
+class _RepeatedKey(Exception):
+    """An object gives a key a second time."""
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+    return table
+
+
 def _parsed(place: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except _RepeatedKey as error:
+        raise DataError(
+            f"{place}: the key `{shorten_text(str(error))}` is given twice in one object",
+            "one of its two values would be lost without a word",
+            "keep the one that is meant, or give the other a name of its own",
+        ) from error
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(
             f"{place}: not JSON: {error}; it begins {shorten_text(text[:60])}",
@@ -212,6 +231,7 @@ def _csv(path: Path) -> Iterator[DataRow]:
     with _sound(path), _text(path, newline="") as stream:
         reader = csv.DictReader(stream, strict=True)
         try:
+            _refuse_repeated_columns(path, list(reader.fieldnames or ()))
             for values in reader:
                 yield _csv_row(f"{path.name}:{reader.line_num}", values)
         except csv.Error as error:
@@ -220,6 +240,16 @@ def _csv(path: Path) -> Iterator[DataRow]:
                 "a quote is not closed as CSV (RFC 4180) asks, so rows would run together",
                 'double the quotes inside a cell ("") or use JSON Lines',
             ) from error
+
+
+def _refuse_repeated_columns(path: Path, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(
+                f"{path.name}:1: the column `{shorten_text(name)}` is there twice",
+                "one of its two values would be lost without a word",
+                "remove one of the columns, or give it a name of its own",
+            )
 
 
 def _csv_row(place: str, values: dict[Any, Any]) -> DataRow:
@@ -259,7 +289,45 @@ def _folder(path: Path, split: str | None) -> DataSource:
             f"{', '.join(FILE_ENDINGS)}",
             "give the path of the data itself",
         )
+    splits = find_split_files(path)
+    if splits and all(_kind(file) for files in splits.values() for file in files):
+        return _files(path, splits, split)
     return _dataset(str(path), split, lambda: datasets.load_dataset(str(path)))
+
+
+def _files(path: Path, splits: dict[str, list[Path]], split: str | None) -> DataSource:
+    """Read a folder's files of one split one after the other, each as if it were given alone."""
+    wanted, notes, others = _choose_split(str(path), list(splits), split)
+    parts = [_file(file) for file in splits[wanted]]
+    used = {file.resolve() for files in splits.values() for file in files}
+    every = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p))
+    left = [p.relative_to(path).as_posix() for p in every if p.resolve() not in used]
+    if left:
+        notes += (f"warning: not read, because their names name no split: {', '.join(left)}",)
+    digest = hashlib.blake2b("".join(p.fingerprint for p in parts).encode(), digest_size=16)
+    return DataSource(
+        path.name,
+        lambda: itertools.chain.from_iterable(part.rows() for part in parts),
+        digest.hexdigest(),
+        sum(part.bytes for part in parts),
+        notes,
+        others,
+    )
+
+
+def _choose_split(
+    name: str, names: list[str], split: str | None
+) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Return the split that is read, a note about it, and the others."""
+    wanted = split or ("train" if "train" in names else names[0])
+    if wanted not in names:
+        raise DataError(
+            f"{name} has no split `{wanted}`",
+            f"it has {', '.join(names)}.{nearest_name(wanted, names)}",
+            "give one of them as split",
+        )
+    others = tuple(n for n in names if n != wanted)
+    return wanted, (f"split `{wanted}` of {', '.join(names)}",) if others else (), others
 
 
 def _hub(name: str, split: str | None) -> DataSource:
@@ -283,16 +351,7 @@ def _dataset(name: str, split: str | None, load: Callable[[], Any]) -> DataSourc
     notes: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     if isinstance(data, dict):
-        names = [str(key) for key in data]
-        wanted = split or ("train" if "train" in names else names[0])
-        if wanted not in names:
-            raise DataError(
-                f"{name} has no split `{wanted}`",
-                f"it has {', '.join(names)}.{nearest_name(wanted, names)}",
-                "give one of them as split",
-            )
-        others = tuple(n for n in names if n != wanted)
-        notes = (f"split `{wanted}` of {', '.join(names)}",) if others else ()
+        wanted, notes, others = _choose_split(name, [str(key) for key in data], split)
         data = data[wanted]
     label = Path(name).name
 

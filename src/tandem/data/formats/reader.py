@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tandem.data.cached_groups import keep_groups
 from tandem.data.chat.transcripts import prompt_key
 from tandem.data.formats.data_sources import DataSource, open_source
 from tandem.data.formats.detect import FORMATS, PEEK, Format, detect_format, unread_columns
 from tandem.data.formats.fields import DataRow, SkipRow
+from tandem.data.formats.own_groups import check_groups
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError
@@ -134,6 +136,7 @@ def read_data(
     name, why = detect_format(head, found.name, format)
     rows = itertools.islice(_renamed(found.rows(), columns), limit)
     notes = ReadingNotes(remarks=found.notes, unread=unread_columns(name, head))
+    rows = _noting_late_columns(rows, name, head, notes)
     parsed = _groups(rows, FORMATS[name], notes, found.name)
     if found.bytes <= STREAM_ABOVE_BYTES:
         groups = Groups.of(parsed)
@@ -143,9 +146,23 @@ def read_data(
     return DataRead(groups, name, why, notes, found.splits)
 
 
+def _noting_late_columns(
+    rows: Iterable[DataRow], name: str, head: list[DataRow], notes: ReadingNotes
+) -> Iterator[DataRow]:
+    """Yield the rows; columns that begin behind the first rows are seen too."""
+    seen, examples = {column for row in head for column in row.values}, list(head)
+    for row in rows:
+        if not row.values.keys() <= seen:
+            seen |= row.values.keys()
+            examples.append(row)
+            notes.unread = unread_columns(name, examples)
+        yield row
+
+
 def _own(found: DataSource, limit: int | None) -> DataRead:
     assert found.groups is not None
     groups = Groups.read(found.groups)[:limit] if limit else Groups.read(found.groups)
+    check_groups(groups, found.name)
     notes = ReadingNotes(rows=len(groups), kept=len(groups))
     if not len(groups):
         raise _nothing(notes, found.name)
@@ -175,14 +192,9 @@ def _streamed(
 ) -> tuple[Groups, ReadingNotes]:
     digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
     path = folder / f"read-{digest}.parquet"
-    counts = path.with_suffix(".json")
-    if path.exists() and counts.exists():
-        kept: dict[str, Any] = json.loads(counts.read_text())
-        kept |= {k: tuple(kept.get(k, ())) for k in ("remarks", "unread")}
-        return Groups.read(path), ReadingNotes(**kept)
-    groups = Groups.stream(path, parsed)
-    counts.write_text(json.dumps(asdict(notes)))
-    return groups, notes
+    groups, kept = keep_groups(path, parsed, lambda: asdict(notes))
+    kept |= {k: tuple(kept.get(k, ())) for k in ("remarks", "unread")}
+    return groups, ReadingNotes(**kept)
 
 
 def _groups(
