@@ -188,8 +188,8 @@ def test_large_files_stream_through_the_cache(tmp_path: Path, monkeypatch: pytes
 MEASURE = """
 import re, sys, threading, time
 from pathlib import Path
-from tandem.chat import encode
-from tandem.formats import read
+from tandem.data.chat import encode_groups
+from tandem.data.formats import read_data
 from vocabularies import CHATML, byte_bpe
 
 peak = 0
@@ -205,9 +205,9 @@ if __name__ == "__main__":
     threading.Thread(target=watch, daemon=True).start()
     cache = Path(sys.argv[2])
     start = time.time()
-    data = read(sys.argv[1], cache=cache)
+    data = read_data(sys.argv[1], cache=cache)
     middle = time.time()
-    out = encode(data.groups, byte_bpe(CHATML), max_length=4096, workers=2, cache=cache)
+    out = encode_groups(data.groups, byte_bpe(CHATML), max_length=4096, workers=2, cache=cache)
     print(len(out.groups), peak, round(middle - start), round(time.time() - middle))
 """
 
