@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 HEAVIEST_FIRST = (
-    "tests/e2e/test_bench_methods.py",
-    "tests/e2e/test_bench.py",
+    "tests/theory/test_selection_f2.py",
     "tests/golden/test_curves.py",
+    "tests/e2e/test_bench.py",
+    "tests/docs/test_site.py",
+    "tests/e2e/test_bench_interrupt.py",
+    "tests/e2e/test_bench_methods.py",
+    "tests/unit/test_preference.py",
+    "tests/property/test_layouts.py",
+    "tests/e2e/test_command_line.py",
+    "tests/theory/test_self_improvement.py",
+    "tests/unit/test_formats_shared.py",
+    "tests/unit/test_room.py",
+    "tests/docs/test_blocks.py",
+    "tests/unit/test_loop.py",
 )
-"""Files in which a worker is busy for long. Begun last, they would leave the other worker idle."""
+"""Files that keep a worker busy for long. Begun last, they would leave the other worker idle."""
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -34,5 +47,8 @@ def one_thread() -> Iterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest (`make test` keeps this order)."""
+    missing = [name for name in HEAVIEST_FIRST if not (ROOT / name).is_file()]
+    if missing:
+        raise pytest.UsageError(f"HEAVIEST_FIRST in tests/conftest.py names no file: {missing}")
     place = {name: k for k, name in enumerate(HEAVIEST_FIRST)}
     items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
