@@ -24,7 +24,7 @@ demo: $(READY)
 	$(PY) -m tandem bench --preset laptop --out runs/demo
 
 test: $(READY)
-	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # The page is tested in Debian's Chromium; elsewhere set CHROMIUM to one that is there.
 browser:

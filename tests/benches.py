@@ -19,9 +19,10 @@ PLAN: dict[str, Any] = {
     "seeds": 2,
     "claims": ["SFT < DPO < best-of-n"],
     "sizes": {
-        "demonstrations": 48, "pairs": 32, "held_out": 24, "prompts": 32, "evaluation": 24
+        "demonstrations": 24, "pairs": 16, "held_out": 12, "prompts": 16, "evaluation": 12
     },
     "settings": {
+        "sampling": {"max_tokens": 32},
         "sft": {"epochs": 1},
         "dpo": {"epochs": 1, "batch": 16},
         "best_of_n": {"n": 2, "pool": 4},
@@ -35,16 +36,17 @@ PLAN: dict[str, Any] = {
 
 
 BRIEF: dict[str, Any] = {
+    "sampling": {"max_tokens": 32},
     "sft": {"epochs": 1},
     "best_of_n": {"n": 2, "pool": 4},
     "dpo": {"epochs": 1, "batch": 16},
     "kto": {"epochs": 1, "batch": 16},
     "rso": {"pool": 4, "keep": 2},
-    "raft": {"stages": 1, "prompts": 16, "k": 2},
+    "raft": {"stages": 1, "prompts": 8, "k": 2},
     "rest": {"grow": 1, "improve": 1, "n": 2},
-    "ppo": {"prompts": 16, "rounds": 1, "minibatch": 16},
-    "grpo": {"prompts": 8, "rounds": 1, "n": 2, "minibatch": 8},
-    "rlp": {"n": 4, "gamma": 0.0},
+    "ppo": {"prompts": 8, "rounds": 1, "minibatch": 8},
+    "grpo": {"prompts": 4, "rounds": 1, "n": 2, "minibatch": 4},
+    "rlp": {"n": 3, "gamma": 0.0},
 }
 """Every method of the full preset, as brief as it can be."""
 

@@ -25,12 +25,13 @@ def test_every_method_has_a_curve():
 @pytest.mark.parametrize("name", curves.CASES)
 def test_the_curve_is_the_kept_one(name, folder):
     kept = curves.stored()
+    known = curves.environment() in kept
+    if not known and curves.CASES[name].method in DRAWN:
+        pytest.skip(f"no digests for {curves.environment()}, and a sampled token may differ")
     found = curves.digests([name], folder)[name]
-    if curves.environment() in kept:
+    if known:
         assert found == kept[curves.environment()][name]
         return
-    if curves.CASES[name].method in DRAWN:
-        pytest.skip(f"no digests for {curves.environment()}, and a sampled token may differ")
     losses = next(iter(kept.values()))[name]["losses"]
     assert found["losses"].keys() == losses.keys()
     for stage, values in losses.items():
@@ -42,8 +43,7 @@ def test_another_learning_rate_gives_another_digest(folder):
     case = curves.CASES["dpo"]
     rate = curves.settings(case)["dpo"].optim.lr
     nudged = curves.train(folder, "nudged", case, {"dpo": {"optim": {"lr": rate * (1 + 2e-7)}}})
-    again = curves.train(folder, "again", case)
-    a, b = curves.digest(nudged), curves.digest(again)
+    a, b = curves.digest(nudged), curves.digests(["dpo"], folder)["dpo"]
     assert a["steps"] == b["steps"] > 0
     assert a["logged"] != b["logged"]
     assert a["weights"] != b["weights"]

@@ -98,9 +98,20 @@ def test_the_probe_chooses(kind: str):
     assert probed.layout == ("rows" if kind == "mamba" else "shared")
 
 
+RULES = list(itertools.product((None, 6, 4), (None, 5.0)))
+"""Window and cap of a layer: each of the six is a graph of its own to compile."""
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a compiler")
-def test_flex_compiled_once_serves_all_rows(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param([(None, 5.0), (6, None), (4, 5.0)], id="every window, every cap"),
+        pytest.param(RULES, id="each with each", marks=pytest.mark.slow),
+    ],
+)
+def test_flex_compiled_once_serves_all_rows(rules: list[Any], monkeypatch: pytest.MonkeyPatch):
     """Compiled for the CPU, which can do that without gradients: rows of any length, every window.
 
     Windows and caps that were numbers in the rule did not compile. A tail's does not either: the
@@ -108,11 +119,12 @@ def test_flex_compiled_once_serves_all_rows(monkeypatch: pytest.MonkeyPatch):
     """
     monkeypatch.setattr(flex_attention, "COMPILED", {"cpu"})
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     for seed, longer in enumerate((0, 3, 11)):
         more = group("c", np.random.default_rng(seed), 5 + longer, (longer + 1, 2))
         plan = pack_groups([*some_groups(seed), more], "shared").tokens.plan
         assert plan is not None
-        for window, cap in itertools.product((None, 6, 4), (None, 5.0)):
+        for window, cap in rules:
             q, k, v = (torch.randn(h, len(plan.row.positions), 16) for h in (4, 2, 2))
             with torch.no_grad():
                 ours = flex_attention.flexible_attention(q, k, v, plan, 0.25, cap, window)
@@ -121,7 +133,7 @@ def test_flex_compiled_once_serves_all_rows(monkeypatch: pytest.MonkeyPatch):
             )
             close(ours, blocks, 1e-5)
     frames = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    assert frames <= 6, f"{frames} graphs for 18 calls"
+    assert frames <= len(rules), f"{frames} graphs for {3 * len(rules)} calls"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")

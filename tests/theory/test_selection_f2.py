@@ -60,7 +60,7 @@ def optim(lr: float = 0.02) -> Optim:
     return Optim(lr=lr, schedule="cosine", warmup=0.0, clip=None)
 
 
-def whole(epochs: int = 40, lr: float = 0.05, **more: Any) -> SFTConfig:
+def whole(epochs: int = 28, lr: float = 0.05, **more: Any) -> SFTConfig:
     """Exact fitting: every step sees all answers."""
     return SFTConfig(epochs=epochs, batch=100_000, optim=optim(lr), **more)
 
@@ -198,7 +198,7 @@ def test_rso_reaches_the_optimum_and_its_data_are_near(pi_sft, r_phi, run):
     assert 0.45 < seen["effective_beta"] < 0.75  # 8 of 64 lean towards pi_ref
 
 
-@pytest.mark.parametrize("source", ["sft", "rso"])
+@pytest.mark.parametrize("source", ["sft", pytest.param("rso", marks=pytest.mark.slow)])
 def test_gamma_shapes_the_answer_and_the_source_does_not(source, pi_sft, r_phi, run):
     """With gamma = 1 the limit is pi_ref e^{r / 1} / Z, whichever tilt the pairs came from."""
     cfg = rso_settings(source=source)
@@ -342,7 +342,7 @@ def demonstrations(p: np.ndarray, count: int) -> Groups:
     return Groups.of(Group(asked(f"d{i}"), (answer(str(y)),)) for i, y in enumerate(ys))
 
 
-@pytest.mark.parametrize("thresholds", [(0.7,), (0.3, 0.7)])
+@pytest.mark.parametrize("thresholds", [pytest.param((0.7,), marks=pytest.mark.slow), (0.3, 0.7)])
 def test_rest_restricts_the_policy(thresholds, pi_sft, r_phi, run):
     """tau = .7 of [0, 1] is r > .4: pi_ref on {ab, ba} alone, with or without a step before."""
     cfg = ReSTConfig(

@@ -39,7 +39,7 @@ def test_a_file_is_read_whole(tmp_path):
     assert plan.seeds == (4, 5, 6)
     assert [e.name for e in plan.entries] == ["DPO", "best-of-n", "broken"]
     assert [str(c) for c in plan.claims] == ["SFT < DPO", "DPO < best-of-n"]
-    assert plan.sizes.evaluation == 24
+    assert plan.sizes.evaluation == 12
     dpo, best, broken = plan.entries
     assert (dpo.configs["dpo"].batch, dpo.configs["sft"].epochs) == (16, 1)
     assert (best.configs["best_of_n"].n, best.paper) == (2, {})

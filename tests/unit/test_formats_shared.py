@@ -25,6 +25,17 @@ def stories():
     return AutoTokenizer.from_pretrained(SHARED / "models" / "stories260k")
 
 
+@pytest.fixture(scope="module")
+def hh():
+    return read_data(DATA / "hh_harmless.jsonl.gz")
+
+
+@pytest.fixture(scope="module")
+def encoded(hh, stories):
+    """HH in the small model's tokens, at most 512 of them."""
+    return encode_groups(hh.groups, stories, max_length=512)
+
+
 @pytest.mark.parametrize(
     ("name", "form", "kept", "columns"),
     [
@@ -48,13 +59,11 @@ def test_every_file_is_read(name: str, form: str, kept: int, columns: dict[str, 
     assert len({g.id for g in data.groups}) == kept
 
 
-def test_hh_on_the_small_model(stories):
+def test_hh_on_the_small_model(hh, encoded, stories):
     """About 70 % of the pairs fit into 512 tokens; nothing is lost in joining the pieces."""
-    data = read_data(DATA / "hh_harmless.jsonl.gz")
-    encoded = encode_groups(data.groups, stories, max_length=512)
     assert encoded.counts.kept == len(encoded.groups) == 1262
     assert sum(encoded.counts.dropped.values()) == 1796 - 1262
-    before = {g.id: g for g in data.groups}
+    before = {g.id: g for g in hh.groups}
     for group in encoded.groups[:100]:
         source = before[group.id]
         prompt = group.prompt.tokens.tolist()
@@ -68,11 +77,8 @@ def test_hh_on_the_small_model(stories):
             assert text == f"{source.prompt.text} {said.text}"
 
 
-def test_hh_without_a_seam_equals_the_whole_transcript(stories):
+def test_hh_without_a_seam_equals_the_whole_transcript(encoded, stories):
     """This tokenizer's pieces break at spaces, so prompt + answer is the whole text's encoding."""
-    encoded = encode_groups(
-        read_data(DATA / "hh_harmless.jsonl.gz").groups, stories, max_length=512
-    )
     for group in encoded.groups[:200]:
         whole = stories(f"{group.prompt.text} {group.completions[0].text}")["input_ids"]
         joined = [*group.prompt.tokens, *group.completions[0].tokens[:-1]]
@@ -95,8 +101,8 @@ def test_check_of_hh(stories):
     assert result.lengths.ends == {"</s>": 3592}
 
 
-def test_hh_written_and_read_again(tmp_path: Path):
-    groups = read_data(DATA / "hh_harmless.jsonl.gz").groups
+def test_hh_written_and_read_again(hh, tmp_path: Path):
+    groups = hh.groups
     for kind in ("hh", "preference"):
         assert write_data(groups, tmp_path / f"{kind}.jsonl.gz", kind).rows == len(groups)
         again = read_data(tmp_path / f"{kind}.jsonl.gz").groups

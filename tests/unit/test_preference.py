@@ -208,8 +208,8 @@ def test_it_learns_a_circle_that_no_reward_can(tmp_path: Path):
     """
     data, held_out = camps(96, 0), camps(24, 1)
     assert {round(v.p, 3) for g in data for v in g.preferences} == {0.667, 0.333}
-    base, optim = Micro().model(), Optim(lr=1e-3, schedule="linear", warmup=0.1)
-    same = {"epochs": 4, "batch": 16, "head": "zero", "optim": optim}
+    base, optim = Micro().model(), Optim(lr=2e-3, schedule="linear", warmup=0.1)
+    same = {"epochs": 2, "batch": 16, "head": "zero", "optim": optim}
     rho = fitted(base, tmp_path / "rho", data, cfg=preference.PreferenceConfig(**same))
     r = fitted(base, tmp_path / "r", data, reward, reward.RewardConfig(**same))
     judges = {"rho": PreferenceModel(rho), "r": RewardModel(r)}
@@ -219,7 +219,9 @@ def test_it_learns_a_circle_that_no_reward_can(tmp_path: Path):
     assert two["log-loss"]["mean"] < 0.66
     assert one["accuracy"]["mean"] < 0.7
     assert one["log-loss"]["mean"] > 0.685
-    assert exam["numbers"]["gains"][0]["accuracy"]["low"] > 0.25
+    gain = exam["numbers"]["gains"][0]["accuracy"]
+    assert gain["mean"] > 0.25
+    assert gain["low"] is None or gain["low"] > 0.25  # None: it gains the same on every prompt
     assert "rho less r" in exam["text"]
 
 
