@@ -18,9 +18,10 @@ from labels import everything, join, say
 from tandem.labelling.assignment import Project
 from tandem.labelling.demo import RUBRIC, demo_questions
 from tandem.labelling.questions import Questions
-from tandem.labelling.records import Seed, draw_posts
+from tandem.labelling.records import draw_posts
 from tandem.labelling.setup import find_database, open_project
 from tandem.labelling.votes import Judgement, record_vote
+from tandem.rng import Seed
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 OUT = Path(__file__).parent / "labelling"

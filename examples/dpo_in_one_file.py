@@ -13,10 +13,17 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from tandem import Group, Groups, Machine, Preference, Sampling, Seed, Sizes, load_task, sample
 from tandem.batching.packing import pack_groups
+from tandem.data.groups import Groups
+from tandem.data.record import Group, Preference
+from tandem.engines import Sampling
+from tandem.machine import Machine
 from tandem.models.opening import open_policy
+from tandem.rng import Seed
 from tandem.runs.events import Silent
+from tandem.stages.sampling import sample
+from tandem.tasks import Sizes
+from tandem.tasks.load import load_task
 
 BETA, RATE, EPOCHS, BATCH = 0.1, 3e-4, 4, 16
 MACHINE, SEED = Machine(device="cpu", precision="fp32"), Seed(0)

@@ -38,14 +38,14 @@ from tandem.runs.environment import code_commit, environment_snapshot
 from tandem.statistics import (
     ELO_PER_NAT,
     Estimate,
-    bradley_terry,
+    fit_bradley_terry,
     length_controlled,
     mean_of,
     win_rate,
 )
 from tandem.statistics.crossed import ALPHA, crossed_squares
-from tandem.statistics.logistic import Logistic, logistic
-from tandem.statistics.numerics import find_root, normal_quantile, sigmoid
+from tandem.statistics.logistic import Logistic
+from tandem.statistics.numerics import find_root, logistic, normal_quantile, sigmoid
 from tandem.statistics.ranking import bounded, fit_length
 from tandem.statistics.rates import share_p_value
 
@@ -204,7 +204,7 @@ def _elo(cell: Cell, n: int, rng: np.random.Generator) -> Drawn:
 
     def estimate(k: int) -> Estimate:
         names = ["a"] * y[k].size, ["b"] * y[k].size
-        return bradley_terry(*names, y[k].ravel(), where, when).elo("b")["a"]
+        return fit_bradley_terry(*names, y[k].ravel(), where, when).elo("b")["a"]
 
     return Drawn(p >= ALPHA, known, truth, estimate)
 
@@ -248,7 +248,7 @@ def _strength(cell: Cell, n: int, rng: np.random.Generator) -> Drawn:
     def estimate(k: int) -> Estimate:
         first = [name for i, _ in PAIRS for name in ["abc"[i]] * y[k, 0].size]
         second = [name for _, j in PAIRS for name in ["abc"[j]] * y[k, 0].size]
-        fitted = bradley_terry(first, second, y[k].ravel(), where * 3, when * 3)
+        fitted = fit_bradley_terry(first, second, y[k].ravel(), where * 3, when * 3)
         return fitted.gap("a", "b")
 
     return Drawn(p >= ALPHA, known, truth, estimate)

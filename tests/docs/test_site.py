@@ -121,7 +121,7 @@ def drawn(text: str) -> str:
         extensions=["pymdownx.arithmatex"],
         extension_configs={"pymdownx.arithmatex": {"generic": True}},
     )
-    page: Any = SimpleNamespace(file=SimpleNamespace(src_uri="theory/x.md"))
+    page: Any = SimpleNamespace(file=SimpleNamespace(src_uri="theory/" + "x.md"))
     return site_hooks.on_page_content(made, page)
 
 

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tandem import cli
 from tandem.pipeline import check_task
-from tandem.runs.records import records
+from tandem.runs.records import read_records
 from tandem.tasks.constraints import HELD_OUT_KINDS, constraints_of
 from vocabularies import CHATML, byte_bpe
 
@@ -82,7 +82,7 @@ def words(model: Path, out: Path) -> list[str]:
 
 
 def found(run: Path, name: str):
-    return next(r.load() for r in records(run) if r.name == name)
+    return next(r.load() for r in read_records(run) if r.name == name)
 
 
 def test_a_model_learns_from_comparisons_of_its_own_answers(finished, model):
@@ -111,15 +111,15 @@ def test_the_evaluation_is_by_the_truth_on_new_instructions_and_kinds(finished):
 
 
 def test_no_stage_records_the_file_of_a_function_or_a_class(finished):
-    told = [(r.folder / "stage.json").read_text() for r in records(finished)]
+    told = [(r.folder / "stage.json").read_text() for r in read_records(finished)]
     assert any('"ConstraintRater"' in text for text in told)
     assert not [name for text in told for name in re.findall(r'"(tandem\.[\w.]+)"', text)]
 
 
 def test_the_same_command_keeps_every_stage(finished, model, capsys):
-    before = {r.folder.name: (r.folder / "DONE").stat().st_mtime_ns for r in records(finished)}
+    before = {r.folder.name: (r.folder / "DONE").stat().st_mtime_ns for r in read_records(finished)}
     assert cli.main(words(model, finished)) == 0
-    after = {r.folder.name: (r.folder / "DONE").stat().st_mtime_ns for r in records(finished)}
+    after = {r.folder.name: (r.folder / "DONE").stat().st_mtime_ns for r in read_records(finished)}
     assert after == before
 
 
@@ -142,7 +142,7 @@ def test_a_bench_counts_trained_and_new_kinds(model, tmp_path, capsys):
 
 
 def test_a_policy_is_evaluated_on_the_task(finished, model, capsys):
-    dpo = next(r.folder for r in records(finished) if r.name == "dpo") / "artifact"
+    dpo = next(r.folder for r in read_records(finished) if r.name == "dpo") / "artifact"
     start = ["eval", "policy", str(dpo), f"--reference={model}", "--task=constraints", "--json"]
     assert cli.main([*start, *SIZES, *FAST[-2:]]) == 0
     assert json.loads(capsys.readouterr().out)["judge"] == "truth"

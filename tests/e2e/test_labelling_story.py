@@ -21,10 +21,11 @@ from labels import Visitor, write_rows
 from tandem.cli import main
 from tandem.data.groups import Groups
 from tandem.labelling.annotators import fit_annotators
-from tandem.labelling.export import collect
+from tandem.labelling.export import collect_votes
 from tandem.labelling.judgements import load_gold, load_votes
-from tandem.labelling.records import Seed, draw_posts, micro_model
+from tandem.labelling.records import draw_posts, micro_model
 from tandem.labelling.setup import find_database
+from tandem.rng import Seed
 
 POSTS, KNOWN = 220, 120
 ACCURACY = {"Ann": 0.92, "Bob": 0.82, "Cleo": 0.72}
@@ -123,7 +124,7 @@ def test_soft_labels_are_at_least_as_near_the_truth_as_the_majority(labelled):
     database = find_database(folder)
     with database.read() as connection:
         for labels in ("soft", "majority"):
-            judged = collect(connection, labels).judged
+            judged = collect_votes(connection, labels).judged
             said = [(j.answered.answers, p) for j in judged for _, _, p, _ in j.pairs]
             near[labels] = float(np.mean([(p > 0.5) == (truth[a] > 0) for a, p in said]))
     database.close()

@@ -143,6 +143,8 @@ def test_one_seed_of_the_opponent_meets_all_seeds():
     found = accuracy_evaluation(solved, parts, opponent="base")
     assert found.gain["new", "greedy"]["all"].mean == pytest.approx(1 / 6)
     assert found.gain["new", "greedy"]["all"].seeds == 2
-    assert found.gain["new", "greedy"]["lone"] is None
+    lone = found.gain["new", "greedy"]["lone"]
+    assert lone.mean == 1
+    assert np.isnan(lone.low), "one prompt says nothing about other prompts"
     with pytest.raises(DataError, match="no policy `sft`"):
         accuracy_evaluation(solved, parts, opponent="sft")

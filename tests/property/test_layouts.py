@@ -117,7 +117,7 @@ def test_flex_compiled_once_serves_all_rows(rules: list[Any], monkeypatch: pytes
     Windows and caps that were numbers in the rule did not compile. A tail's does not either: the
     C++ template of PyTorch 2.13 confuses two lengths. The tests below read tails uncompiled.
     """
-    monkeypatch.setattr(flex_attention, "COMPILED", {"cpu"})
+    monkeypatch.setattr(flex_attention, "COMPILED_DEVICES", {"cpu"})
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     for seed, longer in enumerate((0, 3, 11)):
@@ -142,7 +142,7 @@ def test_flex_is_compiled_for_every_model_of_a_process(monkeypatch: pytest.Monke
 
     PyTorch stops compiling after 8 variants, and would go on with all scores in memory.
     """
-    monkeypatch.setattr(flex_attention, "COMPILED", {"cpu"})
+    monkeypatch.setattr(flex_attention, "COMPILED_DEVICES", {"cpu"})
     for name, function in (
         ("_attend", flex_attention.flex_attention),
         ("_tiles", flex_attention.create_block_mask),

@@ -12,11 +12,11 @@ from tandem.evaluation import Table, accuracy_evaluation, policy_evaluation
 from tandem.statistics import (
     Estimate,
     bootstrap,
-    bradley_terry,
     by_prompt,
     comparisons_needed,
     deviant_seeds,
     explain_few_prompts,
+    fit_bradley_terry,
     holm,
     length_controlled,
     mean_of,
@@ -35,7 +35,7 @@ SEEDS, PROMPTS = np.arange(3), np.arange(40)
 
 def tied(first: int, second: int) -> Estimate:
     names = ["a"] * (first + second), ["b"] * (first + second)
-    return bradley_terry(*names, [1.0] * first + [0.0] * second).gap("a", "b")
+    return fit_bradley_terry(*names, [1.0] * first + [0.0] * second).gap("a", "b")
 
 
 ONE, FEW, SAME = "one prompt", "too few", "all numbers are equal"
@@ -161,7 +161,7 @@ def test_rates_at_equal_length_count_seeds() -> None:
     rows = rate_by_prompt(won.ravel(), prompt, seed)
     assert (rows.low, rows.high) == pytest.approx((plain.low, plain.high))
     names = ["a"] * won.size, ["b"] * won.size
-    gap_of = bradley_terry(*names, won.ravel(), prompt.tolist(), seed.tolist()).gap("a", "b")
+    gap_of = fit_bradley_terry(*names, won.ravel(), prompt.tolist(), seed.tolist()).gap("a", "b")
     assert 1 / (1 + math.exp(-gap_of.low)) == pytest.approx(plain.low, rel=1e-6)
 
 

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 import worlds
-from tandem import Checkpoint, ConfigError, Group, Groups, Prompt, Run, Sampling, evaluate
+from tandem.data.groups import Groups
+from tandem.data.record import Group, Prompt
+from tandem.engines import Sampling
+from tandem.errors import ConfigError
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.run import Run
+from tandem.stages.evaluate_policy import evaluate
 
 TWO = Sampling(max_tokens=2)
 

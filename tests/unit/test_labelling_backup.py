@@ -18,7 +18,7 @@ from labels import asked, begin, everything, join, say, take
 from postgres import ABSENT, Postgres, is_there
 from tandem.errors import DataError, RunError
 from tandem.labelling import schema
-from tandem.labelling.backup import digest_events, make_backup, restore
+from tandem.labelling.backup import digest_events, make_backup, restore_votes
 from tandem.labelling.database import Database
 from tandem.labelling.judgements import load_votes
 from tandem.labelling.questions import Questions
@@ -79,7 +79,7 @@ def test_a_backup_under_load_restores_to_the_same_votes(tmp_path, new_url):
     assert path.stat().st_mode & 0o077 == 0
 
     url = new_url()
-    found = restore(path, tmp_path / "b", url)
+    found = restore_votes(path, tmp_path / "b", url)
     assert (found.digest, found.events) == (noted["digest"], noted["events"])
     again = find_database(tmp_path / "b", url)
     assert digest(again).digest == noted["digest"]
@@ -99,10 +99,10 @@ def test_a_backup_crosses_from_one_kind_of_database_to_the_other(tmp_path, postg
         say(database, ann, ticket, rationale="ü \u2028 🙂")
     path = make_backup(database, tmp_path / "backups")
     url = postgres.new_database()
-    restore(path, tmp_path / "b", url)
+    restore_votes(path, tmp_path / "b", url)
     there = find_database(tmp_path / "b", url)
     back = make_backup(there, tmp_path / "back")
-    restore(back, tmp_path / "c")
+    restore_votes(back, tmp_path / "c")
     home = find_database(tmp_path / "c")
     assert digest(home).digest == digest(there).digest == digest(database).digest
     for found in (database, there, home):
@@ -115,17 +115,17 @@ def test_damage_and_what_is_there_are_refused(tmp_path):
     say(database, ann, take(database, ann))
     path = make_backup(database, tmp_path / "backups")
     with pytest.raises(RunError, match="holds something already"):
-        restore(path, tmp_path / "a")
+        restore_votes(path, tmp_path / "a")
     note = json.loads(path.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps({**note, "digest": "0" * 32}))
     with pytest.raises(DataError, match="digest"):
-        restore(path, tmp_path / "b")
+        restore_votes(path, tmp_path / "b")
     path.with_suffix(".json").write_text(json.dumps(note))
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(DataError):
-        restore(path, tmp_path / "c")
+        restore_votes(path, tmp_path / "c")
     with pytest.raises(DataError, match="no file"):
-        restore(tmp_path / "none.sqlite", tmp_path / "d")
+        restore_votes(tmp_path / "none.sqlite", tmp_path / "d")
     assert not list((tmp_path / "c").glob("*"))
     database.close()
 

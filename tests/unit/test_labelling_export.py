@@ -16,10 +16,11 @@ from tandem.data.groups import Groups
 from tandem.errors import DataError
 from tandem.labelling import votes
 from tandem.labelling.assignment import Project
-from tandem.labelling.export import export
+from tandem.labelling.export import export_votes
 from tandem.labelling.questions import Questions, add_questions
-from tandem.labelling.records import Answered, Seed, read_answered
+from tandem.labelling.records import Answered, read_answered
 from tandem.labelling.votes import Judgement
+from tandem.rng import Seed
 
 
 def labelled(folder, n=6, people=(1, 2), **more):
@@ -33,7 +34,7 @@ def labelled(folder, n=6, people=(1, 2), **more):
 
 def write(database, folder, labels="auto"):
     with database.read() as connection:
-        return export(connection, folder, labels, title="A title")
+        return export_votes(connection, folder, labels, title="A title")
 
 
 def test_the_export_holds_groups_pairs_votes_and_a_card(tmp_path):

@@ -16,7 +16,7 @@ from tandem.labelling.assignment import Project
 from tandem.labelling.refit import (
     Refitter,
     begin_refit,
-    count_votes,
+    count_new_votes,
     end_refit,
     latest_refit,
     votes_at_last_refit,
@@ -53,7 +53,7 @@ def test_it_starts_only_when_due_and_a_failure_is_noted(database, tmp_path):
     with database.read() as connection:
         row = connection.execute(sa.select(refit)).mappings().one()
         assert (row["votes"], row["state"]) == (4, "failed")
-        assert votes_at_last_refit(connection) == count_votes(connection) == 4
+        assert votes_at_last_refit(connection) == count_new_votes(connection) == 4
         assert latest_refit(connection) is None
     refitter._checked = 0.0
     assert not refitter.consider(project), "not again before more votes"

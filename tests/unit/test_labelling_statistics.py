@@ -13,10 +13,10 @@ pytest.importorskip("litestar", reason="needs the extra `label`")
 import krippendorff
 from sklearn.metrics import cohen_kappa_score
 
-from tandem.labelling.acquisition import held_out_accuracy, rate_item
+from tandem.labelling.acquisition import pool_accuracy, rate_item
 from tandem.labelling.agreement import (
     Ratings,
-    coincidences,
+    coincidence_matrix,
     describe_habits,
     krippendorff_ordinal,
     measure_agreement,
@@ -56,7 +56,9 @@ def test_alpha_is_that_of_the_library(missing):
     columns = np.array([r for r in rows if counts[r[0]] > 1])
     units = np.unique(columns[:, 0], return_inverse=True)[1]
     ratings = Ratings(units, columns[:, 1], columns[:, 2])
-    mine = krippendorff_ordinal(coincidences(ratings.pairs(), np.ones(units.max() + 1), np.ones(4)))
+    mine = krippendorff_ordinal(
+        coincidence_matrix(ratings.pairs(), np.ones(units.max() + 1), np.ones(4))
+    )
     theirs = krippendorff.alpha(table, level_of_measurement="ordinal", value_domain=list(range(7)))
     assert mine == pytest.approx(theirs, abs=1e-12)
 
@@ -229,7 +231,7 @@ def test_priority_is_where_rewards_differ_not_where_all_say_half():
 def test_held_out_accuracy_has_its_interval_and_leaves_ties_out():
     scores = {k: [1.0, 0.0] for k in range(10)}
     said = {(k, 0, 1): 0.9 if k < 7 else 0.2 for k in range(9)} | {(9, 0, 1): 0.5}
-    found = held_out_accuracy(scores, said)
+    found = pool_accuracy(scores, said)
     assert (found["n"], found["accuracy"]) == (9, pytest.approx(7 / 9))
     assert found["low"] < 7 / 9 < found["high"]
-    assert held_out_accuracy({}, said)["accuracy"] is None
+    assert pool_accuracy({}, said)["accuracy"] is None

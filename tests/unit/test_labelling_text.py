@@ -19,7 +19,7 @@ from tandem.labelling.text import (
     render_differences,
     render_text,
     render_turns,
-    visible,
+    visible_text,
 )
 
 ALLOWED = re.compile(
@@ -59,12 +59,12 @@ def test_markdown_is_readable():
 
 
 def test_hidden_characters_are_named():
-    assert visible("a\u202eb\x1b[31m\x00\u200b") == "a⟦U+202E⟧b␛[31m␀⟦U+200B⟧"
-    assert visible("tab\tand\nline") == "tab\tand\nline"
-    assert "U+E0041" in visible("\U000e0041")
+    assert visible_text("a\u202eb\x1b[31m\x00\u200b") == "a⟦U+202E⟧b␛[31m␀⟦U+200B⟧"
+    assert visible_text("tab\tand\nline") == "tab\tand\nline"
+    assert "U+E0041" in visible_text("\U000e0041")
     # what languages need stays
     persian = "می\u200cخواهم \u200f"  # noqa: RUF001
-    assert visible(persian) == persian
+    assert visible_text(persian) == persian
 
 
 def test_direction_is_that_of_the_first_letter():

@@ -327,7 +327,7 @@ def test_a_decision_makes_the_item_gold_and_leaves_the_leads_own_vote(start):
     say(database, lead, take(database, lead), 2)
     with database.write() as connection:
         number = connection.execute(sa.select(item.c.id)).scalar_one()
-        votes.adjudicate(connection, lead, number, Judgement("d", choice=7), (0, 1))
+        votes.adjudicate_question(connection, lead, number, Judgement("d", choice=7), (0, 1))
         assert connection.execute(sa.select(item.c.gold)).scalar_one()["strength"] == -3
     assert [v.strength for v in counted(database)] == [2]
 

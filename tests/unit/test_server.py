@@ -177,7 +177,7 @@ def test_tokens_and_dollars_are_counted_and_a_budget_is_kept(tmp_path):
         model = handle(server, tmp_path, price=(2.0, 10.0), concurrency=1)
         speaker = model.open(Machine())
         list(speaker.label(questions(10), LETTER_LABELS))
-        told = speaker.told()
+        told = speaker.describe_cost()
         assert (told["requests"], told["tokens_in"], told["tokens_out"]) == (10, 1000, 20)
         assert told["dollars"] == pytest.approx(0.0022)
         poor = replace(model, budget=0.0005, kept=tmp_path / "other.sqlite")

@@ -62,15 +62,24 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tandem.cli.doctor:doctor_command",
         "check this machine, line by line, with the fix",
     ),
-    "label serve": ("tandem.cli.label:serve", "serve a page on which people judge answers"),
-    "label demo": ("tandem.cli.label:demo", "try that page on seeded data"),
-    "label export": ("tandem.cli.label_data:export", "write what people said as a dataset"),
-    "label report": ("tandem.cli.label_data:report", "write the page about agreement and habits"),
-    "label users": ("tandem.cli.label_data:users", "list, invite and delete people"),
-    "label backup": ("tandem.cli.label_data:backup", "copy all votes while people vote"),
-    "label restore": ("tandem.cli.label_data:restore", "restore a copy, checked by its digest"),
-    "label sample": ("tandem.cli.label_refit:sample", "draw answers of a policy to be judged"),
-    "label refit": ("tandem.cli.label_refit:refit", "fit the reward on the votes so far"),
+    "label serve": ("tandem.cli.label:serve_command", "serve a page on which people judge answers"),
+    "label demo": ("tandem.cli.label:demo_command", "try that page on seeded data"),
+    "label export": ("tandem.cli.label_data:export_command", "write what people said as a dataset"),
+    "label report": (
+        "tandem.cli.label_data:label_report_command",
+        "write the page about agreement and habits",
+    ),
+    "label users": ("tandem.cli.label_data:users_command", "list, invite and delete people"),
+    "label backup": ("tandem.cli.label_data:backup_command", "copy all votes while people vote"),
+    "label restore": (
+        "tandem.cli.label_data:restore_command",
+        "restore a copy, checked by its digest",
+    ),
+    "label sample": (
+        "tandem.cli.label_refit:sample_command",
+        "draw answers of a policy to be judged",
+    ),
+    "label refit": ("tandem.cli.label_refit:refit_command", "fit the reward on the votes so far"),
 }
 USAGE = "usage: tandem COMMAND [options]"
 FAULT = 70

@@ -175,6 +175,8 @@ def _spent(row: Mapping[str, Any]) -> str:
 def _cell(value: Any, key: str) -> str:
     if not isinstance(value, Mapping):
         return "-"
+    if value["low"] is None and ("win" in key or "gain" in key):  # `method` says why
+        return f"{value['mean']:.1%} [-]" if "win" in key else f"{value['mean']:+.3f} [-]"
     if "win" in key:
         form = "{mean:.1%} [{low:.1%}, {high:.1%}]"
     else:

@@ -23,7 +23,7 @@ PORT = 8700
 NEEDED = ("litestar", "uvicorn", "sqlalchemy", "alembic", "nh3", "markdown_it", "pwdlib")
 
 
-def serve(words: Sequence[str]) -> int:
+def serve_command(words: Sequence[str]) -> int:
     """Serve the labelling page until it is stopped."""
     check_extra()
     from tandem.labelling.assignment import Project
@@ -67,15 +67,16 @@ def serve(words: Sequence[str]) -> int:
     return _serve(opened, binding)
 
 
-def demo(words: Sequence[str]) -> int:
+def demo_command(words: Sequence[str]) -> int:
     """Serve the page on seeded data."""
     check_extra()
     from tandem.labelling.assignment import Project
     from tandem.labelling.demo import RUBRIC, demo_questions
     from tandem.labelling.questions import Questions
-    from tandem.labelling.records import Seed, micro_model
+    from tandem.labelling.records import micro_model
     from tandem.labelling.security import Binding
     from tandem.labelling.setup import open_project
+    from tandem.rng import Seed
 
     parser = make_parser("label demo", "Try the labelling page on seeded data.")
     parser.add_argument("--port", type=int, default=PORT, help="a free one if it is taken")
@@ -92,7 +93,7 @@ def demo(words: Sequence[str]) -> int:
 def _serve(opened: Opened, binding: Any) -> int:
     from tandem.labelling.room import LabelRoom
     from tandem.labelling.security import find_secret
-    from tandem.labelling.server import serve as run
+    from tandem.labelling.server import run_server as run
 
     port = binding.port or _free_port()
     start = binding.public_url or _address(binding, port)

@@ -15,11 +15,11 @@ from tandem.errors import ConfigError, nearest_name
 LABELS = ("auto", "soft", "majority", "share")
 
 
-def export(words: Sequence[str]) -> int:
+def export_command(words: Sequence[str]) -> int:
     """Write groups, pairs, the votes table and a card."""
     check_extra()
     from tandem.labelling.assignment import load_project
-    from tandem.labelling.export import export as write
+    from tandem.labelling.export import export_votes as write
 
     parser = _parser("label export", "Write what people said: groups, TRL's pairs, votes, a card.")
     parser.add_argument("--out", type=str, default="", help="FOLDER/exports/latest if not given")
@@ -50,11 +50,11 @@ def export(words: Sequence[str]) -> int:
     return 0
 
 
-def report(words: Sequence[str]) -> int:
+def label_report_command(words: Sequence[str]) -> int:
     """Write the page about the labelling."""
     check_extra()
     from tandem.labelling.assignment import load_project
-    from tandem.labelling.report import write_report
+    from tandem.labelling.votes_page import write_label_report
 
     parser = _parser("label report", "Write one page: agreement, habits, accuracy, time.")
     parser.add_argument("--out", type=str, default="", help="FOLDER/report.html if not given")
@@ -63,13 +63,13 @@ def report(words: Sequence[str]) -> int:
     out = Path(options.out) if options.out else Path(options.folder) / "report.html"
     with database.read() as connection:
         project = load_project(connection)
-        written = write_report(connection, out, project.title if project else "")
+        written = write_label_report(connection, out, project.title if project else "")
     database.close()
     print(f"{written} (numbers: {written.with_suffix('.json').name})")
     return 0
 
 
-def users(words: Sequence[str]) -> int:
+def users_command(words: Sequence[str]) -> int:
     """List people, invite them, or forget them."""
     check_extra()
     from tandem.labelling import people
@@ -111,7 +111,7 @@ def _find(known: Sequence[dict[str, Any]], name: str) -> int:
     return names[name]
 
 
-def backup(words: Sequence[str]) -> int:
+def backup_command(words: Sequence[str]) -> int:
     """Copy all votes while people vote."""
     check_extra()
     from tandem.labelling.backup import make_backup
@@ -127,10 +127,10 @@ def backup(words: Sequence[str]) -> int:
     return 0
 
 
-def restore(words: Sequence[str]) -> int:
+def restore_command(words: Sequence[str]) -> int:
     """Restore a backup into a new folder or an empty database."""
     check_extra()
-    from tandem.labelling.backup import restore as put_back
+    from tandem.labelling.backup import restore_votes as put_back
 
     parser = make_parser("label restore", "Restore a backup; what it holds is checked by digest.")
     parser.add_argument("file", type=str, help="a labels-*.sqlite of a backups folder")

@@ -26,7 +26,7 @@ MEMBERS = 3
 FEWEST = 8
 
 
-def refit(words: Sequence[str]) -> int:
+def refit_command(words: Sequence[str]) -> int:
     """Fit the reward on the votes so far, and put the open items in order."""
     check_extra()
     from tandem.labelling.assignment import Project, load_project
@@ -67,12 +67,12 @@ def fit_and_order(
     database: Any, folder: Path, model: Path, number: int, options: Any
 ) -> dict[str, Any]:
     """Fit the ensemble, measure it on held-out votes, and save the order of open items."""
-    from tandem.labelling.acquisition import held_out_accuracy, rate_item, save_priorities
-    from tandem.labelling.export import collect
+    from tandem.labelling.acquisition import pool_accuracy, rate_item, save_priorities
+    from tandem.labelling.export import collect_votes
     from tandem.labelling.records import write_judged
 
     with database.read() as connection:
-        found = collect(connection)
+        found = collect_votes(connection)
         items = load_items(connection)
     train = [j for j in found.judged if found.split[j.answered.id] == "train"]
     if len(train) < FEWEST:
@@ -90,7 +90,7 @@ def fit_and_order(
         save_priorities(connection, rated)
     mean = {row["id"]: np.mean([s[row["id"]] for s in scores], axis=0) for row in items}
     return {
-        **held_out_accuracy(mean, held_out_labels(found, items)),
+        **pool_accuracy(mean, held_out_labels(found, items)),
         "train_prompts": len(train),
         "labels": found.labels,
         "rewards": [str(place / f"run-{k}") for k in range(len(scores))],
@@ -191,7 +191,7 @@ def _sentence(result: Mapping[str, Any]) -> str:
     )
 
 
-def sample(words: Sequence[str]) -> int:
+def sample_command(words: Sequence[str]) -> int:
     """Draw answers of a policy, to be judged by people."""
     parser = make_parser("label sample", "Draw answers of a policy, for people to judge.")
     parser.add_argument("data", type=str, help="prompts, in any known format")

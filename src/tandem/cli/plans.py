@@ -29,7 +29,7 @@ from tandem.errors import ConfigError, nearest_name
 from tandem.methods import METHODS, find_method, load_method
 from tandem.methods.configs import with_shared_parts
 from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes
-from tandem.tasks.load import check_model, task_settings
+from tandem.tasks.load import check_task_model, task_settings
 
 FOLDER = Path(__file__).parent.parent / "bench" / "presets"
 PRESET_FILES = tuple(sorted(p.stem for p in FOLDER.glob("*.toml")))
@@ -144,7 +144,7 @@ def _start(options: Any, table: Mapping[str, Any]) -> dict[str, str]:
     task = options.task or table.get("task", "micro")
     named = options.task is not None or task in WITHOUT_MODEL or not own
     if task in TASKS and named and "data" not in own:
-        check_model(task, own.get("model"))
+        check_task_model(task, own.get("model"))
         return {"task": task, **own}
     if len(own) == 1 or (own and options.task):
         raise ConfigError(

@@ -155,11 +155,11 @@ def check_machine(model: str | None, machine: Machine) -> None:
     own = model is not None and Path(model).is_dir()
     if machine.device in ("auto", "cpu") and machine.lora is None and not own:
         return
-    from tandem.models.devices import check_device
+    from tandem.models.devices import check_device_name
     from tandem.tasks.micro import ASSETS
     from tandem.training.memory import check_trainable
 
-    check_device(machine)
+    check_device_name(machine)
     if own or machine.lora is not None:
         check_trainable(Path(model) if own and model is not None else ASSETS / "base", machine)
 

@@ -30,9 +30,9 @@ def check_task_command(words: Sequence[str]) -> int:
         )
     if name == "constraints":
         return _check_constraints(options)
-    from tandem.tasks.load import check_model
+    from tandem.tasks.load import check_task_model
 
-    check_model(name, options.model)
+    check_task_model(name, options.model)
     from tandem.cli.run import default_configs
     from tandem.methods import load_method
     from tandem.pipeline import check_task

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from tandem.labelling.judgements import Unit
-from tandem.labelling.records import wilson
 from tandem.labelling.schema import item
+from tandem.statistics.rates import wilson
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,7 +62,7 @@ def save_priorities(connection: sa.Connection, rated: Mapping[int, Priority]) ->
         )
 
 
-def held_out_accuracy(
+def pool_accuracy(
     scores: Mapping[int, Sequence[float]], said: Mapping[Unit, float]
 ) -> dict[str, Any]:
     """Return how often the mean reward agrees with held-out labels, with Wilson's interval.

@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.labelling.judgements import Vote
-from tandem.labelling.records import Seed, wilson
+from tandem.rng import Seed
+from tandem.statistics.rates import wilson
 
 Floats = npt.NDArray[np.float64]
 LEVELS = 7
@@ -42,7 +43,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class AgreementStatistics:
     """How far people agree on the items that two or more judged.
 
     Attributes:
@@ -106,7 +107,7 @@ def _turned(vote: Vote) -> int:
     return sign * (vote.strength or 0) + 3
 
 
-def measure_agreement(votes: Sequence[Vote], repeats: int = REPEATS) -> Agreement:
+def measure_agreement(votes: Sequence[Vote], repeats: int = REPEATS) -> AgreementStatistics:
     """Return percent, kappa and alpha with their intervals."""
     ratings = Ratings.of(votes)
     pairs = ratings.pairs()
@@ -123,10 +124,10 @@ def measure_agreement(votes: Sequence[Vote], repeats: int = REPEATS) -> Agreemen
         return float((w * same).sum() / w.sum()) if w.sum() else float("nan")
 
     def alpha(w_item: Floats, w_person: Floats) -> float:
-        return krippendorff_ordinal(coincidences(pairs, w_item, w_person))
+        return krippendorff_ordinal(coincidence_matrix(pairs, w_item, w_person))
 
     kappa, name = _kappa(ratings, items, people)
-    return Agreement(
+    return AgreementStatistics(
         percent=interval(percent),
         kappa=_bootstrap(kappa, items, people, crossed=False, repeats=min(repeats, 100)),
         kappa_name=name,
@@ -141,7 +142,7 @@ def _class(level: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.sign(level - 3)
 
 
-def coincidences(pairs: npt.NDArray[np.int64], w_item: Floats, w_person: Floats) -> Floats:
+def coincidence_matrix(pairs: npt.NDArray[np.int64], w_item: Floats, w_person: Floats) -> Floats:
     """Return Krippendorff's matrix of coincidences, with a weight for each item and person.
 
     An item counts as many pairable values as it has ratings; with weights of one this is the
@@ -237,7 +238,7 @@ def _bootstrap(
     return Interval(float(value), float(low), float(high), items)
 
 
-def rate(wins: float, n: int) -> Interval:
+def agreement_rate(wins: float, n: int) -> Interval:
     """Return a share with Wilson's interval."""
     if not n:
         return Interval(None, None, None, 0)
@@ -300,10 +301,10 @@ def _habits(
     return Habits(
         pseudonym=name,
         votes=len(mine),
-        left=rate(sum(left), len(left)),
-        longer=rate(sum(longer), len(longer)),
-        ties=rate(len(pairs) - len(decided), len(pairs)),
-        gold=rate(sum(map(int, right)), len(right)),
+        left=agreement_rate(sum(left), len(left)),
+        longer=agreement_rate(sum(longer), len(longer)),
+        ties=agreement_rate(len(pairs) - len(decided), len(pairs)),
+        gold=agreement_rate(sum(map(int, right)), len(right)),
         with_others=_pooled(same),
         early=_pooled(same[:half]),
         late=_pooled(same[half:]),
@@ -330,4 +331,4 @@ def _with_others(vote: Vote, of_item: Sequence[Vote]) -> float | None:
 
 def _pooled(shares: Sequence[float | None]) -> Interval:
     kept = [s for s in shares if s is not None]
-    return rate(sum(kept), len(kept))
+    return agreement_rate(sum(kept), len(kept))

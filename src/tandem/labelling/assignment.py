@@ -21,8 +21,8 @@ import sqlalchemy as sa
 
 from tandem.errors import ConfigError
 from tandem.labelling.people import Person
-from tandem.labelling.records import Seed
 from tandem.labelling.schema import event, item, lease, setting
+from tandem.rng import Seed
 
 Source = Literal["uniform", "active", "gold"]
 SETTINGS = "project"

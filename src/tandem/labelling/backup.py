@@ -125,7 +125,7 @@ def _chunks(source: sa.Connection, asked: sa.Select[Any]) -> Iterator[list[dict[
         yield [dict(row) for row in rows]
 
 
-def restore(path: Path, folder: Path, url: str = "") -> Snapshot:
+def restore_votes(path: Path, folder: Path, url: str = "") -> Snapshot:
     """Restore a backup into a new folder or an empty database; return what it holds.
 
     Raises:

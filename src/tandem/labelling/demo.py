@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tandem.labelling.questions import GOLD
-from tandem.labelling.records import Answered, Message, Seed, draw_posts
+from tandem.labelling.records import Answered, Message, draw_posts
+from tandem.rng import Seed
 
 POSTS = 40
 KNOWN = 5

@@ -63,7 +63,9 @@ class Collected:
     ties: int
 
 
-def collect(connection: sa.Connection, labels: Labels = "auto", *, repeats: int = 0) -> Collected:
+def collect_votes(
+    connection: sa.Connection, labels: Labels = "auto", *, repeats: int = 0
+) -> Collected:
     """Return judged prompts and the votes table.
 
     Raises:
@@ -253,7 +255,7 @@ class Exported:
     left_out: dict[str, int]
 
 
-def export(
+def export_votes(
     connection: sa.Connection, folder: Path, labels: Labels = "auto", *, title: str = ""
 ) -> Exported:
     """Write the export; an earlier one in the folder is replaced whole.
@@ -261,7 +263,7 @@ def export(
     Raises:
         DataError: nobody has voted yet.
     """
-    found = collect(connection, labels, repeats=100)
+    found = collect_votes(connection, labels, repeats=100)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -38,7 +38,7 @@ class Vote:
     def strength(self) -> int | None:
         """3 .. -3, positive where the item's first answer is better; None for a ranking."""
         choice = self.event["choice"]
-        return None if choice is None else votes.strength(choice, self.event["order"])
+        return None if choice is None else votes.vote_strength(choice, self.event["order"])
 
     def comparisons(self) -> Iterable[Comparison]:
         """Yield what the vote says about every two answers."""

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 
 from tandem.errors import ConfigError, DataError
 from tandem.labelling import schema
-from tandem.labelling.records import Answered, Seed
+from tandem.labelling.records import Answered
+from tandem.rng import Seed
 
 MOST_ANSWERS = 9
 LARGEST_ANSWER = 4 << 20

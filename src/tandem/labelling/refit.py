@@ -48,7 +48,7 @@ class Refitter:
                 return False
             self._checked = now
             with self.database.read() as connection:
-                due = count_votes(connection) - votes_at_last_refit(connection)
+                due = count_new_votes(connection) - votes_at_last_refit(connection)
             if due < project.refit_every:
                 return False
             self.start()
@@ -93,7 +93,7 @@ def _be_nice() -> None:
     os.nice(10)
 
 
-def count_votes(connection: sa.Connection) -> int:
+def count_new_votes(connection: sa.Connection) -> int:
     """Return how many votes were ever given; edits count."""
     asked = sa.select(sa.func.count()).where(event.c.kind == "vote")
     return int(connection.execute(asked).scalar_one())
@@ -115,7 +115,7 @@ def begin_refit(connection: sa.Connection) -> int:
         .values(state="failed", ended_at=now, result={"error": "the process ended"})
     )
     made = connection.execute(
-        sa.insert(refit).values(votes=count_votes(connection), state="running", began_at=now)
+        sa.insert(refit).values(votes=count_new_votes(connection), state="running", began_at=now)
     )
     return new_id(made)
 

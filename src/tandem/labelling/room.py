@@ -16,9 +16,9 @@ from tandem.labelling.backup import newest_event
 from tandem.labelling.database import Database
 from tandem.labelling.people import Person
 from tandem.labelling.refit import Refitter
-from tandem.labelling.report import LabelReport, measure_labelling
 from tandem.labelling.schema import event, item, lease
 from tandem.labelling.security import Limiter
+from tandem.labelling.votes_page import LabelReport, measure_labelling
 
 REMAINING_SECONDS = 20.0
 TOTALS_SECONDS = 2.0

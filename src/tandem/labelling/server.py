@@ -34,7 +34,7 @@ from tandem.labelling.routes.access import (
     find_room,
     find_visitor,
     is_htmx,
-    redirect,
+    redirect_to,
 )
 from tandem.labelling.security import CSRF_COOKIE, HEADERS, LARGEST_BODY
 from tandem.labelling.votes import NotYours
@@ -110,7 +110,7 @@ async def _harden(message: Message, scope: Scope) -> None:
 
 def _ask_to_sign_in(request: Asked, _: NotSignedIn) -> Response[Any]:
     if request.method == "GET" or is_htmx(request):
-        return redirect(request, "/sign-in")
+        return redirect_to(request, "/sign-in")
     return _error_page(request, 401)
 
 
@@ -152,7 +152,7 @@ def _error_page(
     return Template(name, context=context, status_code=status, headers=headers)
 
 
-def serve(room: LabelRoom, host: str, port: int, certificate: str = "", key: str = "") -> None:
+def run_server(room: LabelRoom, host: str, port: int, certificate: str = "", key: str = "") -> None:
     """Serve until the process is told to stop; backups are taken meanwhile."""
     import uvicorn
 

@@ -13,7 +13,8 @@ from tandem.labelling import people, votes
 from tandem.labelling.assignment import Project, load_project, save_project
 from tandem.labelling.database import FILE, Database
 from tandem.labelling.questions import Questions, add_questions
-from tandem.labelling.records import Answered, Seed
+from tandem.labelling.records import Answered
+from tandem.rng import Seed
 
 LEAD = "lead"
 

@@ -32,7 +32,7 @@ _HIDDEN = re.compile(
 )
 
 
-def visible(text: str) -> str:
+def visible_text(text: str) -> str:
     """Return text in which nothing is hidden and nothing reorders its surroundings."""
     plain = text.replace("\r\n", "\n").replace("\r", "\n")
     return _HIDDEN.sub(_name_of, plain)
@@ -54,7 +54,7 @@ def _markdown() -> MarkdownIt:
 @functools.lru_cache(maxsize=2048)
 def render_text(text: str) -> Markup:
     """Return a text as safe HTML: Markdown where it is short enough, else its characters."""
-    shown = visible(text[:MOST_SHOWN])
+    shown = visible_text(text[:MOST_SHOWN])
     if len(shown) > MOST_FORMATTED or _longest_line(shown) > MOST_FORMATTED:
         return Markup(f'<p class="plain">{html.escape(shown)}</p>')
     made = _markdown().render(shown)
@@ -105,7 +105,7 @@ def _turn(message: Mapping[str, Any]) -> dict[str, Any]:
         text = f"{text}\n\n```\n{calls}\n```".strip()
     role = str(message.get("role", ""))
     return {
-        "role": _NAMES.get(role, visible(role)[:40]),
+        "role": _NAMES.get(role, visible_text(role)[:40]),
         "html": render_text(text),
         "cut": is_cut(text),
     }
@@ -124,7 +124,7 @@ def render_differences(first: str, second: str) -> tuple[Markup, Markup]:
 
     Only the first characters are compared: the time of a comparison grows with the square.
     """
-    a, b = (re.findall(r"\s+|\S+", visible(t[:MOST_COMPARED])) for t in (first, second))
+    a, b = (re.findall(r"\s+|\S+", visible_text(t[:MOST_COMPARED])) for t in (first, second))
     steps = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
     left = Markup("").join(_marked(a[i:j], tag != "equal") for tag, i, j, _, _ in steps)
     right = Markup("").join(_marked(b[i:j], tag != "equal") for tag, _, _, i, j in steps)

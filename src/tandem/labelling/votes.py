@@ -172,7 +172,7 @@ def current_events() -> sa.Select[Any]:
     )
 
 
-def strength(choice: int, order: Sequence[int]) -> int:
+def vote_strength(choice: int, order: Sequence[int]) -> int:
     """Return a press on the 7-point row in the item's frame: 3 .. -3, positive for answer 0."""
     shown = 4 - choice
     return shown if order[0] == 0 else -shown
@@ -338,7 +338,7 @@ def _seconds(measured: float | None, most: float) -> float:
     return measured
 
 
-def adjudicate(
+def adjudicate_question(
     connection: sa.Connection, who: Person, item_id: int, said: Judgement, order: Sequence[int]
 ) -> Recorded:
     """Append a lead's decision on a disagreement; the item becomes gold.
@@ -369,6 +369,6 @@ def adjudicate(
             made_at=time.time(),
         )
     )
-    gold = {"strength": strength(said.choice, order), "by": "adjudication"}
+    gold = {"strength": vote_strength(said.choice, order), "by": "adjudication"}
     connection.execute(sa.update(item).where(item.c.id == item_id).values(gold=gold, open=False))
     return Recorded(new_id(made), "adjudication")

@@ -24,7 +24,7 @@ from tandem.ranges import Count, LabelNoise, NotNegative, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
-from tandem.training.fitting import open_trained, required, save_checkpoint
+from tandem.training.fitting import open_trained, require_value, save_checkpoint
 from tandem.training.loop import train
 from tandem.training.optim import Optim
 from tandem.training.sources import DatasetSource
@@ -117,9 +117,9 @@ def fit(
     policy = open_trained(init, ctx)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        pairs = required(batch.pairs)
+        pairs = require_value(batch.pairs)
         pairs = pairs if cfg.margins else replace(pairs, margin=None)
-        return {cfg.loss: loss_fn(required(out.logp), batch.ref_logp, pairs, **cfg.settings)}
+        return {cfg.loss: loss_fn(require_value(out.logp), batch.ref_logp, pairs, **cfg.settings)}
 
     batches = DatasetSource.of(
         data,

@@ -36,7 +36,7 @@ from tandem.ranges import MANY, Count, NotNegative, Number, Positive, Range, che
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
-from tandem.training.fitting import open_trained, required
+from tandem.training.fitting import open_trained, require_value
 from tandem.training.on_policy import train_on_policy
 from tandem.training.optim import Optim
 from tandem.training.rollout_models import RolloutModels, is_finished
@@ -152,14 +152,14 @@ class GRPOAlgorithm:
     def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
         """Clipped surrogate or REINFORCE, and the KL where it is a loss."""
         cfg = self.cfg
-        logp, A = required(out.logp), required(batch.advantages)
+        logp, A = require_value(out.logp), require_value(batch.advantages)
         if cfg.ratio == "none":
             surrogate = reinforce(logp, A, per=cfg.per, length=self.length)
         else:
             low, high = cfg.clip
             surrogate = ppo_clip(
                 logp,
-                required(batch.old_logp),
+                require_value(batch.old_logp),
                 A,
                 clip_low=low,
                 clip_high=high,
@@ -171,7 +171,7 @@ class GRPOAlgorithm:
         if cfg.beta and cfg.kl != "reward":
             penalty = kl(
                 logp,
-                required(batch.ref_logp),
+                require_value(batch.ref_logp),
                 estimator=cfg.kl,
                 ratio="sequence" if cfg.kl == "k2" else "token",
                 per=cfg.per,

@@ -32,7 +32,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
 from tandem.stages.selection import select
-from tandem.training.fitting import open_trained, required, save_checkpoint
+from tandem.training.fitting import open_trained, require_value, save_checkpoint
 from tandem.training.loop import train
 from tandem.training.optim import Optim
 from tandem.training.sources import DatasetSource
@@ -89,7 +89,7 @@ def fit(
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
         h, own = log_ratio(out, batch), batch.weight > 0
         z0 = kto_z0(h[~own]) if batch.shared is None else batch.shared["z0"]
-        good = required(batch.scores)[own]
+        good = require_value(batch.scores)[own]
         return {"kto": kto(h[own], good, z0, beta=cfg.beta, lam_d=cfg.lam_d, lam_u=cfg.lam_u)}
 
     batches = MismatchedSource.of(
@@ -101,7 +101,7 @@ def fit(
 
 def log_ratio(out: Outputs, batch: Batch) -> Tensor:
     """[N] log pi - log pi_ref of each completion, summed over its tokens."""
-    return (required(out.logp) - required(batch.ref_logp)).sum()
+    return (require_value(out.logp) - require_value(batch.ref_logp)).sum()
 
 
 class MismatchedSource(DatasetSource):

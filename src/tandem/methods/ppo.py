@@ -36,7 +36,7 @@ from tandem.ranges import Count, NotNegative, Number, Positive, Share, check_ran
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
-from tandem.training.fitting import open_trained, required
+from tandem.training.fitting import open_trained, require_value
 from tandem.training.on_policy import train_on_policy
 from tandem.training.optim import Optim
 from tandem.training.rollout_models import RolloutModels, is_finished
@@ -128,7 +128,7 @@ class PPOAlgorithm:
         r = models.scores(groups)
         r = missing_eos(r, is_finished(groups), replace=cfg.no_eos, penalty=cfg.no_eos_penalty)
         old, V = models.old_logprobs(groups)
-        V = required(V)
+        V = require_value(V)
         ref = models.ref_logprobs(groups)
         controller = self.controllers.get("beta")
         beta = cfg.beta if controller is None else controller.beta
@@ -146,9 +146,9 @@ class PPOAlgorithm:
     def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
         """Clipped surrogate and clipped value loss."""
         cfg = self.cfg
-        logp, value = required(out.logp), required(out.value)
-        old, A = required(batch.old_logp), required(batch.advantages)
-        V, G = required(batch.old_values), required(batch.returns)
+        logp, value = require_value(out.logp), require_value(out.value)
+        old, A = require_value(batch.old_logp), require_value(batch.advantages)
+        V, G = require_value(batch.old_values), require_value(batch.returns)
         L_pg = ppo_clip(logp, old, A, clip_low=cfg.clip, clip_high=cfg.clip)
         L_v = value_clip(value, V, G, clip=cfg.value_clip)
         return {"policy": L_pg, "value": L_v._replace(loss=cfg.value_weight * L_v.loss)}

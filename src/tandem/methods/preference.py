@@ -34,7 +34,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.events import Events
 from tandem.runs.run import Run
-from tandem.training.fitting import open_trained_scalar, required, save_checkpoint
+from tandem.training.fitting import open_trained_scalar, require_value, save_checkpoint
 from tandem.training.loop import train
 from tandem.training.optim import Optim
 from tandem.training.sources import DatasetSource
@@ -89,7 +89,7 @@ def fit(
     model = open_trained_scalar(init, ctx, zero=cfg.head == "zero", layers=cfg.layers)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        score, both = required(out.score), required(batch.pairs)
+        score, both = require_value(out.score), require_value(batch.pairs)
         soft = (1 - 2 * cfg.smoothing) * both.p + cfg.smoothing
         return {"two_argument": two_argument(antisymmetric(score[both.w], score[both.l]), soft)}
 

@@ -25,7 +25,7 @@ from tandem.ranges import Count, LabelNoise, NotNegative, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
-from tandem.training.fitting import open_trained_scalar, required, save_checkpoint
+from tandem.training.fitting import open_trained_scalar, require_value, save_checkpoint
 from tandem.training.loop import LossFunction, train
 from tandem.training.multiview import MultiViewConfig, MultiViewHead, MultiViewSource
 from tandem.training.optim import Optim
@@ -112,7 +112,7 @@ def fit(
 
 def preference_terms(out: Outputs, batch: Batch, cfg: RewardConfig) -> Terms:
     """Bradley-Terry over the comparisons of a micro-batch, which may have none."""
-    score = required(out.score)
+    score = require_value(out.score)
     none = torch.zeros(0, dtype=torch.long, device=score.device)
     pairs = batch.pairs or Pairs(none, none, none.float())
     return bradley_terry(

@@ -22,7 +22,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
 from tandem.stages.encoding import encode
-from tandem.training.fitting import open_trained, required, save_checkpoint
+from tandem.training.fitting import open_trained, require_value, save_checkpoint
 from tandem.training.loop import train
 from tandem.training.optim import Optim
 from tandem.training.sources import DatasetSource
@@ -78,11 +78,11 @@ def fit(
     policy = open_trained(init, ctx)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        logp = required(out.logp)
+        logp = require_value(out.logp)
         own: dict[str, Any] = {"weight": batch.weight, "per": cfg.per}
         if cfg.loss == "nll":
             return {"nll": nll(logp, **own)}
-        scores = required(batch.scores)
+        scores = require_value(batch.scores)
         if cfg.loss == "weighted":
             terms = weighted(logp, scores, eta=cfg.eta, mean=mean, **own)
         else:

@@ -19,7 +19,7 @@ def resolve_device(machine: Machine) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def check_device(machine: Machine) -> None:
+def check_device_name(machine: Machine) -> None:
     """Refuse a device that is not here.
 
     Raises:

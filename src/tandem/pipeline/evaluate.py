@@ -146,6 +146,8 @@ def _cell(value: Any, *, interval: bool) -> str:
         return "-"
     if not interval:
         return f"{value['mean']:.2f}"
+    if value["low"] is None:
+        return f"{value['mean']:.1%} [-]"
     return f"{value['mean']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
 
 

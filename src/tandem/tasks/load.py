@@ -80,7 +80,7 @@ def load_task(
             "a task is one of those in tandem/tasks",
             f"name one of: {', '.join(TASKS)}; or give --model and --data",
         )
-    check_model(name, None if model is None else str(model))
+    check_task_model(name, None if model is None else str(model))
     at = (seed if isinstance(seed, Seed) else Seed(seed)).at("world", name)
     examined = at if exam is None else exam.at("world", name)
     if model is not None:
@@ -88,7 +88,7 @@ def load_task(
     return _load_micro(name, sizes, at, examined)
 
 
-def check_model(task: str, model: str | None) -> None:
+def check_task_model(task: str, model: str | None) -> None:
     """Refuse a task without the model that it needs, and one with a model that it does not.
 
     Raises:

@@ -67,7 +67,7 @@ def save_checkpoint(
     return Checkpoint(ctx.out, name)
 
 
-def required(value: T | None) -> T:
+def require_value(value: T | None) -> T:
     """Return what a loss cannot do without; None would be a mistake of the library.
 
     L = nll(required(out.logp), weight=batch.weight)

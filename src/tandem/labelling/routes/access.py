@@ -79,13 +79,13 @@ def is_htmx(request: Request[Any, Any, Any]) -> bool:
     return request.headers.get("HX-Request") == "true"
 
 
-def redirect(request: Request[Any, Any, Any], path: str) -> Response[Any]:
+def redirect_to(request: Request[Any, Any, Any], path: str) -> Response[Any]:
     """Send a browser elsewhere, also from within a part of a page."""
     if is_htmx(request):
         return Response(None, status_code=200, headers={"HX-Redirect": path})
     return Redirect(path, status_code=303)
 
 
-def page(template: str, visitor: Person | None = None, /, **values: Any) -> Template:
+def render_page(template: str, visitor: Person | None = None, /, **values: Any) -> Template:
     """Return a page that knows who looks at it."""
     return Template(template, context={"visitor": visitor, **values})

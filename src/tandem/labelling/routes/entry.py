@@ -12,13 +12,20 @@ from litestar.response import Redirect, Template
 from tandem.errors import TandemError
 from tandem.labelling import people
 from tandem.labelling.room import LabelRoom
-from tandem.labelling.routes.access import Room, TooOften, Visitor, cookie_name, page, redirect
+from tandem.labelling.routes.access import (
+    Room,
+    TooOften,
+    Visitor,
+    cookie_name,
+    redirect_to,
+    render_page,
+)
 
 Form = URLEncodedBody[dict[str, Any]]
 Asked = Request[Any, Any, Any]
 
 
-def field(form: dict[str, Any], name: str, longest: int = 20_000) -> str:
+def form_field(form: dict[str, Any], name: str, longest: int = 20_000) -> str:
     """Return one field of a form as text, or ''."""
     value = form.get(name, "")
     return value[:longest] if isinstance(value, str) else ""
@@ -39,7 +46,7 @@ def signed_in(room: LabelRoom, token: str, path: str) -> Response[Any]:
 
 
 @get("/", sync_to_thread=False)
-def start(visitor: Visitor) -> Redirect:
+def start_page(visitor: Visitor) -> Redirect:
     """Send everybody to what they came for."""
     return Redirect("/lead" if visitor.is_lead else "/label", status_code=303)
 
@@ -51,11 +58,11 @@ def show_invite(token: FromPath[str], room: Room) -> Template:
         number = people.find_invite(connection, token)
         known = people.list_people(connection) if number else []
     name = next((p["name"] for p in known if p["id"] == number), None)
-    return page("enter.html", token=token, name=name)
+    return render_page("enter.html", token=token, name=name)
 
 
 @post("/enter/{token:str}/begin", sync_to_thread=True, status_code=303)
-def use_invite(token: FromPath[str], room: Room) -> Response[Any]:
+def use_invite_route(token: FromPath[str], room: Room) -> Response[Any]:
     """Let somebody in, once."""
     with room.database.write() as connection:
         number = people.use_invite(connection, token)
@@ -68,20 +75,22 @@ def use_invite(token: FromPath[str], room: Room) -> Response[Any]:
 @get("/sign-in", sync_to_thread=False)
 def show_sign_in() -> Template:
     """Ask for name and password."""
-    return page("sign_in.html", error="", name="")
+    return render_page("sign_in.html", error="", name="")
 
 
 @post("/session", sync_to_thread=True, status_code=200)
 def sign_in(data: Form, room: Room) -> Response[Any]:
     """Let somebody in by password."""
-    name = field(data, "name", 100).strip()
+    name = form_field(data, "name", 100).strip()
     if not room.attempts.is_allowed(name.lower()):
         raise TooOften("too many attempts for this name; wait half a minute")
     with room.database.write() as connection:
-        number = people.check_password(connection, name, field(data, "password", 300))
+        number = people.check_password(connection, name, form_field(data, "password", 300))
         session = people.start_session(connection, number) if number else None
     if session is None:
-        wrong = page("sign_in.html", error="Name and password do not fit together.", name=name)
+        wrong = render_page(
+            "sign_in.html", error="Name and password do not fit together.", name=name
+        )
         wrong.status_code = 401
         return wrong
     return signed_in(room, session, "/")
@@ -92,7 +101,7 @@ def sign_out(request: Asked, visitor: Visitor, room: Room) -> Response[Any]:
     """End this session."""
     with room.database.write() as connection:
         people.end_session(connection, request.cookies.get(cookie_name(room), ""))
-    out = redirect(request, "/sign-in")
+    out = redirect_to(request, "/sign-in")
     out.delete_cookie(cookie_name(room), path="/")
     return out
 
@@ -100,7 +109,7 @@ def sign_out(request: Asked, visitor: Visitor, room: Room) -> Response[Any]:
 @get("/account", sync_to_thread=False)
 def show_account(visitor: Visitor) -> Template:
     """Show what is known of somebody to themselves."""
-    return page("account.html", visitor, error="", done="")
+    return render_page("account.html", visitor, error="", done="")
 
 
 @post("/account/password", sync_to_thread=True, status_code=200)
@@ -111,18 +120,20 @@ def change_password(request: Asked, data: Form, visitor: Visitor, room: Room) ->
         raise TooOften("too many changes; wait half a minute")
     try:
         with room.database.write() as connection:
-            people.set_password(connection, visitor.id, field(data, "password", 300), keep=token)
+            people.set_password(
+                connection, visitor.id, form_field(data, "password", 300), keep=token
+            )
     except TandemError as error:
-        wrong = page("account.html", visitor, error=f"{error.what}: {error.why}.", done="")
+        wrong = render_page("account.html", visitor, error=f"{error.what}: {error.why}.", done="")
         wrong.status_code = 422
         return wrong
-    return page("account.html", visitor, error="", done="The password is set.")
+    return render_page("account.html", visitor, error="", done="The password is set.")
 
 
 @post("/account/delete", sync_to_thread=True, status_code=303)
 def delete_account(data: Form, visitor: Visitor, room: Room) -> Response[Any]:
     """Forget who somebody is; their votes stay under another random pseudonym."""
-    if field(data, "sure") != "yes":
+    if form_field(data, "sure") != "yes":
         return Redirect("/account", status_code=303)
     with room.database.write() as connection:
         people.delete_person(connection, visitor.id)
@@ -132,9 +143,9 @@ def delete_account(data: Form, visitor: Visitor, room: Room) -> Response[Any]:
 
 
 HANDLERS = [
-    start,
+    start_page,
     show_invite,
-    use_invite,
+    use_invite_route,
     show_sign_in,
     sign_in,
     sign_out,

@@ -24,8 +24,8 @@ from tandem.labelling.assignment import (
 from tandem.labelling.people import Person
 from tandem.labelling.refit import latest_refit
 from tandem.labelling.room import LabelRoom
-from tandem.labelling.routes.access import Room, Visitor, is_htmx, page, redirect
-from tandem.labelling.routes.entry import Form, field
+from tandem.labelling.routes.access import Room, Visitor, is_htmx, redirect_to, render_page
+from tandem.labelling.routes.entry import Form, form_field
 from tandem.labelling.schema import event, item, lease
 from tandem.labelling.text import (
     is_cut,
@@ -70,7 +70,9 @@ def show_one(
 
 
 @post("/label/{token:str}/vote", sync_to_thread=True, status_code=200)
-def vote(request: Asked, token: Token, data: Form, visitor: Visitor, room: Room) -> Response[Any]:
+def vote_route(
+    request: Asked, token: Token, data: Form, visitor: Visitor, room: Room
+) -> Response[Any]:
     """Keep a vote, then show the next question."""
     said = read_judgement(data)
     with room.database.write() as connection:
@@ -83,7 +85,9 @@ def vote(request: Asked, token: Token, data: Form, visitor: Visitor, room: Room)
 
 
 @post("/label/{token:str}/skip", sync_to_thread=True, status_code=200)
-def skip(request: Asked, token: Token, data: Form, visitor: Visitor, room: Room) -> Response[Any]:
+def skip_route(
+    request: Asked, token: Token, data: Form, visitor: Visitor, room: Room
+) -> Response[Any]:
     """Keep a skip with its reason, then show the next question."""
     with room.database.write() as connection:
         project = load_project(connection) or Project()
@@ -93,9 +97,9 @@ def skip(request: Asked, token: Token, data: Form, visitor: Visitor, room: Room)
 
 
 @post("/undo", sync_to_thread=True, status_code=200)
-def undo(request: Asked, data: Form, visitor: Visitor, room: Room) -> Response[Any]:
+def undo_route(request: Asked, data: Form, visitor: Visitor, room: Room) -> Response[Any]:
     """Take the last vote or skip back, and show its question again."""
-    key = field(data, "key", 64) or uuid.uuid4().hex
+    key = form_field(data, "key", 64) or uuid.uuid4().hex
     with room.database.write() as connection:
         project = load_project(connection) or Project()
         ticket = votes.record_undo(connection, visitor, key, project)
@@ -109,7 +113,7 @@ def undo(request: Asked, data: Form, visitor: Visitor, room: Room) -> Response[A
 
 
 @post("/label/{token:str}/keep", sync_to_thread=True, status_code=204)
-def keep(token: Token, visitor: Visitor, room: Room) -> None:
+def keep_route(token: Token, visitor: Visitor, room: Room) -> None:
     """Keep the place of a question whose page is open."""
     with room.database.write() as connection:
         if find_ticket(connection, token, visitor) is None:
@@ -147,7 +151,7 @@ def show_mine(visitor: Visitor, room: Room) -> Template:
             .order_by(current.c.id.desc())
             .limit(MINE_SHOWN)
         ).all()
-    return page("mine.html", visitor, rows=[_mine(dict(r._mapping)) for r in rows])
+    return render_page("mine.html", visitor, rows=[_mine(dict(r._mapping)) for r in rows])
 
 
 def _mine(row: dict[str, Any]) -> dict[str, Any]:
@@ -180,15 +184,15 @@ def read_judgement(form: dict[str, Any]) -> Judgement:
     """Read a form; what is no number or no known word is left out."""
     ranks = [form[k] for k in sorted(form) if k.startswith("rank_")]
     return Judgement(
-        key=field(form, "key", 64) or uuid.uuid4().hex,
+        key=form_field(form, "key", 64) or uuid.uuid4().hex,
         choice=_number(form.get("choice")),
-        both_bad=field(form, "both_bad") == "yes",
+        both_bad=form_field(form, "both_bad") == "yes",
         ranks=tuple(_number(r) for r in ranks) if ranks else None,
-        reason=field(form, "reason", 40),
-        rationale=field(form, "rationale"),
-        better_answer=field(form, "better_answer"),
+        reason=form_field(form, "reason", 40),
+        rationale=form_field(form, "rationale"),
+        better_answer=form_field(form, "better_answer"),
         seconds=_seconds(form.get("seconds")),
-        device=field(form, "device", 16) or "unknown",
+        device=form_field(form, "device", 16) or "unknown",
     )
 
 
@@ -212,7 +216,7 @@ def _after(
     what: str,
 ) -> Response[Any]:
     if not is_htmx(request):
-        return redirect(request, f"/label?saved={what}")
+        return redirect_to(request, f"/label?saved={what}")
     return _shown(request, visitor, room, ticket, project, _SAID[what])
 
 
@@ -229,7 +233,7 @@ def _shown(
             return _question(request, connection, visitor, room, ticket, said, False)
         totals = room.totals(connection)
         progress = room.progress_of(connection, visitor)
-    return page(
+    return render_page(
         "_done.html" if is_htmx(request) else "done.html",
         visitor,
         said=said,
@@ -251,7 +255,7 @@ def _question(
 ) -> Template:
     project = load_project(connection) or Project()
     version, rubric = votes.current_rubric(connection)
-    return page(
+    return render_page(
         "_question.html" if is_htmx(request) else "label.html",
         visitor,
         ticket=ticket,
@@ -304,4 +308,13 @@ def _before(connection: sa.Connection, ticket: Ticket) -> dict[str, Any]:
     return {name: (tip or {}).get(name) for name in _KEPT}
 
 
-HANDLERS = [show_next, show_one, vote, skip, undo, keep, show_whole, show_mine]
+HANDLERS = [
+    show_next,
+    show_one,
+    vote_route,
+    skip_route,
+    undo_route,
+    keep_route,
+    show_whole,
+    show_mine,
+]

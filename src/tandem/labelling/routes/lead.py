@@ -20,23 +20,23 @@ from litestar.response import Redirect, Template
 from tandem.errors import ConfigError, TandemError
 from tandem.labelling import people, votes
 from tandem.labelling.assignment import load_project
-from tandem.labelling.export import export
+from tandem.labelling.export import export_votes
 from tandem.labelling.people import Person
-from tandem.labelling.records import Seed
 from tandem.labelling.refit import latest_refit
-from tandem.labelling.report import prompt_start
-from tandem.labelling.routes.access import Lead, Room, page
-from tandem.labelling.routes.entry import Form, field
+from tandem.labelling.routes.access import Lead, Room, render_page
+from tandem.labelling.routes.entry import Form, form_field
 from tandem.labelling.routes.label import read_judgement, shown_answers
 from tandem.labelling.schema import event, item, person
 from tandem.labelling.text import render_text, render_turns
+from tandem.labelling.votes_page import prompt_start
+from tandem.rng import Seed
 
 Asked = Request[Any, Any, Any]
 ITEMS_SHOWN = 100
 
 
 @get("/lead", sync_to_thread=True)
-def overview(leader: Lead, room: Room) -> Template:
+def overview_route(leader: Lead, room: Room) -> Template:
     """Show how far the project is."""
     with room.database.read() as connection:
         totals = room.totals(connection)
@@ -53,7 +53,7 @@ def overview(leader: Lead, room: Room) -> Template:
     minutes = None
     if left and pace[0] > 5 and pace[2] > pace[1]:
         minutes = left * (pace[2] - pace[1]) / pace[0] / 60
-    return page(
+    return render_page(
         "lead_overview.html",
         leader,
         here="overview",
@@ -85,7 +85,7 @@ def show_report(leader: Lead, room: Room) -> Template:
     with room.database.read() as connection:
         project = load_project(connection)
         found = room.report(connection, project.title if project else "")
-    return page("lead_report.html", leader, here="report", report=found)
+    return render_page("lead_report.html", leader, here="report", report=found)
 
 
 @get("/lead/items", sync_to_thread=True)
@@ -99,7 +99,7 @@ def show_items(leader: Lead, room: Room) -> Template:
         ).mappings()
         shown = [{**row, "prompt": prompt_start(row["question"])} for row in rows]
         project = load_project(connection)
-    return page("lead_items.html", leader, here="items", rows=shown, project=project)
+    return render_page("lead_items.html", leader, here="items", rows=shown, project=project)
 
 
 @get("/lead/items/{number:int}", sync_to_thread=True)
@@ -118,7 +118,7 @@ def show_item(number: FromPath[int], leader: Lead, room: Room) -> Template:
             .all()
         )
     order = tuple(range(len(row["members"])))
-    return page(
+    return render_page(
         "lead_item.html",
         leader,
         here="items",
@@ -152,7 +152,7 @@ def find_disputed(connection: sa.Connection) -> list[int]:
     )
     sides: dict[int, set[int]] = {}
     for number, choice, order in rows:
-        strength = votes.strength(choice, order)
+        strength = votes.vote_strength(choice, order)
         sides.setdefault(number, set()).add((strength > 0) - (strength < 0))
     return sorted(number for number, found in sides.items() if {1, -1} <= found)
 
@@ -163,7 +163,7 @@ def show_disputed(leader: Lead, room: Room, done: FromQuery[str] = "") -> Templa
     with room.database.read() as connection:
         waiting = find_disputed(connection)
         if not waiting:
-            return page("lead_disputed.html", leader, here="disputed", waiting=0, done=done)
+            return render_page("lead_disputed.html", leader, here="disputed", waiting=0, done=done)
         row = _item(connection, waiting[0])
         order = _lead_order(row["name"], leader)
         current = votes.current_events().subquery()
@@ -172,7 +172,7 @@ def show_disputed(leader: Lead, room: Room, done: FromQuery[str] = "") -> Templa
                 current.c.item_id == row["id"], current.c.kind == "vote"
             )
         ).all()
-    return page(
+    return render_page(
         "lead_disputed.html",
         leader,
         here="disputed",
@@ -199,12 +199,12 @@ def _as_shown(said: Any, order: tuple[int, ...]) -> dict[str, Any]:
 
 
 @post("/lead/disputed/{number:int}/decide", sync_to_thread=True, status_code=303)
-def decide(number: FromPath[int], data: Form, leader: Lead, room: Room) -> Redirect:
+def decide_route(number: FromPath[int], data: Form, leader: Lead, room: Room) -> Redirect:
     """Keep a decision; the item becomes gold."""
     with room.database.write() as connection:
         row = _item(connection, number)
         order = _lead_order(row["name"], leader)
-        votes.adjudicate(connection, leader, number, read_judgement(data), order)
+        votes.adjudicate_question(connection, leader, number, read_judgement(data), order)
     return Redirect("/lead/disputed?done=decided", status_code=303)
 
 
@@ -213,14 +213,16 @@ def show_people(leader: Lead, room: Room) -> Template:
     """Show who labels."""
     with room.database.read() as connection:
         rows = _people(connection)
-    return page("lead_people.html", leader, here="people", people=rows, link="", name="", error="")
+    return render_page(
+        "lead_people.html", leader, here="people", people=rows, link="", name="", error=""
+    )
 
 
 @post("/lead/people/add", sync_to_thread=True, status_code=200)
-def add_person(request: Asked, data: Form, leader: Lead, room: Room) -> Template:
+def add_person_route(request: Asked, data: Form, leader: Lead, room: Room) -> Template:
     """Make an account and show its invitation, once."""
-    link, error, name = "", "", field(data, "name", 100).strip()
-    role: people.Role = "lead" if field(data, "role") == "lead" else "annotator"
+    link, error, name = "", "", form_field(data, "name", 100).strip()
+    role: people.Role = "lead" if form_field(data, "role") == "lead" else "annotator"
     try:
         with room.database.write() as connection:
             number = people.add_person(connection, name, role)
@@ -229,7 +231,7 @@ def add_person(request: Asked, data: Form, leader: Lead, room: Room) -> Template
         error = f"{problem.what}: {problem.why}."
     with room.database.read() as connection:
         rows = _people(connection)
-    return page(
+    return render_page(
         "lead_people.html", leader, here="people", people=rows, link=link, name=name, error=error
     )
 
@@ -243,15 +245,15 @@ def invite_again(request: Asked, number: FromPath[int], leader: Lead, room: Room
         if name is None:
             raise NotFoundException
         link = _link(request, people.make_invite(connection, number))
-    return page(
+    return render_page(
         "lead_people.html", leader, here="people", people=rows, link=link, name=name, error=""
     )
 
 
 @post("/lead/people/{number:int}/delete", sync_to_thread=True, status_code=303)
-def delete_person(number: FromPath[int], data: Form, leader: Lead, room: Room) -> Redirect:
+def delete_person_route(number: FromPath[int], data: Form, leader: Lead, room: Room) -> Redirect:
     """Forget who somebody is; the votes stay."""
-    if field(data, "sure") == "yes" and number != leader.id:
+    if form_field(data, "sure") == "yes" and number != leader.id:
         with room.database.write() as connection:
             people.delete_person(connection, number)
     return Redirect("/lead/people", status_code=303)
@@ -266,16 +268,16 @@ def show_rubric(leader: Lead, room: Room) -> Template:
     """Show the rubric, to write its next version."""
     with room.database.read() as connection:
         version, text = votes.current_rubric(connection)
-    return page(
+    return render_page(
         "lead_rubric.html", leader, here="rubric", version=version, text=text,
         shown=render_text(text) if text else "",
     )  # fmt: skip
 
 
 @post("/lead/rubric/add", sync_to_thread=True, status_code=303)
-def add_rubric(data: Form, leader: Lead, room: Room) -> Redirect:
+def add_rubric_route(data: Form, leader: Lead, room: Room) -> Redirect:
     """Keep the next version of the rubric; votes from now on carry its number."""
-    text = field(data, "text").strip()
+    text = form_field(data, "text").strip()
     with room.database.write() as connection:
         if text and text != votes.current_rubric(connection)[1]:
             votes.add_rubric(connection, text)
@@ -296,12 +298,12 @@ def start_refit(leader: Lead, room: Room) -> Redirect:
 
 
 @get("/lead/export", sync_to_thread=True)
-def download(leader: Lead, room: Room) -> Response[bytes]:
+def download_route(leader: Lead, room: Room) -> Response[bytes]:
     """Return the export as one file."""
     folder = room.folder / "exports" / "latest"
     with room.database.read() as connection:
         project = load_project(connection)
-        export(connection, folder, title=project.title if project else "")
+        export_votes(connection, folder, title=project.title if project else "")
     return Response(
         _zipped(folder),
         media_type="application/zip",
@@ -318,6 +320,7 @@ def _zipped(folder: Path) -> bytes:
 
 
 HANDLERS = [
-    overview, show_report, show_items, show_item, show_disputed, decide, show_people, add_person,
-    invite_again, delete_person, show_rubric, add_rubric, start_refit, download,
+    overview_route, show_report, show_items, show_item, show_disputed, decide_route, show_people,
+    add_person_route,
+    invite_again, delete_person_route, show_rubric, add_rubric_route, start_refit, download_route,
 ]  # fmt: skip

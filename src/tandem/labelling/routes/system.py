@@ -14,7 +14,7 @@ from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
 from tandem.labelling.routes.access import Room
-from tandem.labelling.text import visible
+from tandem.labelling.text import visible_text
 
 ASSETS = Path(__file__).parents[1] / "page" / "assets"
 KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -38,7 +38,7 @@ def asset_address(name: str) -> str:
 
 
 @get("/assets/{name:str}", sync_to_thread=False)
-def asset(name: FromPath[str]) -> Response[bytes]:
+def asset_route(name: FromPath[str]) -> Response[bytes]:
     """Serve style and script."""
     found = read_asset(name)
     if found is None:
@@ -52,17 +52,17 @@ async def report_violation(request: Request[Any, Any, Any], room: Room) -> None:
     """Keep what a browser says that the page's policy stopped."""
     body = (await request.body())[:4096]
     if room.reports.is_allowed("violations"):
-        line = visible(body.decode("utf-8", "replace")).replace("\n", " ")
+        line = visible_text(body.decode("utf-8", "replace")).replace("\n", " ")
         log.warning("policy violation: %s", line)
         with (room.folder / "csp-reports.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
 
 @get("/health", sync_to_thread=True)
-def health(room: Room) -> dict[str, str]:
+def health_route(room: Room) -> dict[str, str]:
     """Say that the database answers."""
     with room.database.read():
         return {"status": "ok"}
 
 
-HANDLERS = [asset, report_violation, health]
+HANDLERS = [asset_route, report_violation, health_route]

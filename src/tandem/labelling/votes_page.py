@@ -20,7 +20,12 @@ import sqlalchemy as sa
 from markupsafe import Markup
 
 from tandem.labelling import votes as voting
-from tandem.labelling.agreement import Agreement, Habits, describe_habits, measure_agreement
+from tandem.labelling.agreement import (
+    AgreementStatistics,
+    Habits,
+    describe_habits,
+    measure_agreement,
+)
 from tandem.labelling.annotators import SoftLabels, fit_annotators
 from tandem.labelling.judgements import Vote, load_gold, load_votes
 from tandem.labelling.schema import refit
@@ -43,7 +48,7 @@ class LabelReport:
     votes: int
     people: int
     items: int
-    agreement: Agreement
+    agreement: AgreementStatistics
     habits: list[Habits]
     model: SoftLabels
     hardest: list[dict[str, Any]]
@@ -132,7 +137,7 @@ def _skips(votes: Sequence[Vote]) -> dict[str, int]:
     return {voting.SKIP_REASONS.get(str(k), str(k)): n for k, n in counted.most_common()}
 
 
-def write_report(connection: sa.Connection, out: Path, title: str = "") -> Path:
+def write_label_report(connection: sa.Connection, out: Path, title: str = "") -> Path:
     """Write the page as one file, and its numbers beside it; return the page."""
     from tandem.labelling.pages import make_environment
 
