@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from label_server import served
 from labels import everything, join, say
 from tandem.labelling.assignment import Project
+from tandem.labelling.data_access import draw_posts
 from tandem.labelling.demo import RUBRIC, demo_questions
 from tandem.labelling.questions import Questions
-from tandem.labelling.records import draw_posts
 from tandem.labelling.setup import find_database, open_project
-from tandem.labelling.votes import Judgement, record_vote
+from tandem.labelling.vote_store import Judgement, record_vote
 from tandem.rng import Seed
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")

@@ -19,9 +19,9 @@ import numpy as np
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.judges.reward_model import RewardModel
-from tandem.labelling.annotators import fit_annotators
+from tandem.labelling.annotator_model import fit_annotators
+from tandem.labelling.data_access import Answered, draw_posts, micro_model
 from tandem.labelling.judgements import Comparison
-from tandem.labelling.records import Answered, draw_posts, micro_model
 from tandem.methods import reward
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tandem.labelling import people, votes
+from tandem.labelling import people, vote_store
 from tandem.labelling.assignment import Project, Ticket, next_ticket
+from tandem.labelling.data_access import Answered
 from tandem.labelling.database import Database
 from tandem.labelling.people import Person
 from tandem.labelling.questions import Questions
-from tandem.labelling.records import Answered
 from tandem.labelling.setup import open_project
 
 KEYS = (f"key-{k}" for k in itertools.count())
@@ -70,12 +70,12 @@ def say(
     strength: int = 2,
     project: Project = Project(),
     **more: Any,
-) -> votes.Recorded:
+) -> vote_store.Recorded:
     """Vote with a strength in the item's own frame: positive for the item's first answer."""
     choice = 4 - (strength if ticket.order[0] == 0 else -strength)
-    said = votes.Judgement(more.pop("key", None) or next(KEYS), choice=choice, **more)
+    said = vote_store.Judgement(more.pop("key", None) or next(KEYS), choice=choice, **more)
     with database.write() as connection:
-        return votes.record_vote(connection, who, ticket.token, said, project)
+        return vote_store.record_vote(connection, who, ticket.token, said, project)
 
 
 def everything(database: Database, who: Person, project: Project = Project()) -> Iterator[Ticket]:

@@ -20,10 +20,10 @@ from label_server import invite, served
 from labels import Visitor, write_rows
 from tandem.cli import main
 from tandem.data.groups import Groups
-from tandem.labelling.annotators import fit_annotators
+from tandem.labelling.annotator_model import fit_annotators
+from tandem.labelling.data_access import draw_posts, micro_model
 from tandem.labelling.export import collect_votes
 from tandem.labelling.judgements import load_gold, load_votes
-from tandem.labelling.records import draw_posts, micro_model
 from tandem.labelling.setup import find_database
 from tandem.rng import Seed
 

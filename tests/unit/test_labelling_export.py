@@ -14,12 +14,12 @@ from labels import asked, begin, everything, join, say, take, write_rows
 from tandem.cli import main
 from tandem.data.groups import Groups
 from tandem.errors import DataError
-from tandem.labelling import votes
+from tandem.labelling import vote_store
 from tandem.labelling.assignment import Project
+from tandem.labelling.data_access import Answered, read_answered
 from tandem.labelling.export import export_votes
 from tandem.labelling.questions import Questions, add_questions
-from tandem.labelling.records import Answered, read_answered
-from tandem.labelling.votes import Judgement
+from tandem.labelling.vote_store import Judgement
 from tandem.rng import Seed
 
 
@@ -92,7 +92,7 @@ def test_rankings_and_split_pairs_come_back_as_one_group(tmp_path):
     for k, ticket in enumerate(everything(database, who)):
         said = Judgement(f"r{k}", ranks=tuple(place + 1 for place in ticket.order))
         with database.write() as connection:
-            votes.record_vote(connection, who, ticket.token, said, Project())
+            vote_store.record_vote(connection, who, ticket.token, said, Project())
     write(database, tmp_path / "out")
     for group in Groups.read(tmp_path / "out" / "groups.parquet"):
         assert len(group) == 4

@@ -14,14 +14,14 @@ import krippendorff
 from sklearn.metrics import cohen_kappa_score
 
 from tandem.labelling.acquisition import pool_accuracy, rate_item
-from tandem.labelling.agreement import (
+from tandem.labelling.annotator_agreement import (
     Ratings,
     coincidence_matrix,
     describe_habits,
     krippendorff_ordinal,
     measure_agreement,
 )
-from tandem.labelling.annotators import PRIOR, TOGETHER, fit_annotators
+from tandem.labelling.annotator_model import PRIOR, TOGETHER, fit_annotators
 from tandem.labelling.judgements import Comparison, Vote
 
 

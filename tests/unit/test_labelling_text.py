@@ -11,7 +11,7 @@ pytest.importorskip("litestar", reason="needs the extra `label`")
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tandem.labelling.text import (
+from tandem.labelling.answer_text import (
     MOST_SHOWN,
     is_cut,
     is_right_to_left,

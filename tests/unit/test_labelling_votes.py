@@ -14,12 +14,12 @@ import sqlalchemy as sa
 from labels import asked, begin, everything, join, say, take
 from postgres import ABSENT, Postgres, is_there
 from tandem.errors import DataError
-from tandem.labelling import people, votes
+from tandem.labelling import people, vote_store
 from tandem.labelling.assignment import Project, find_ticket, next_ticket
 from tandem.labelling.judgements import load_votes
 from tandem.labelling.questions import Questions
 from tandem.labelling.schema import event, item, lease
-from tandem.labelling.votes import Judgement, NotYours
+from tandem.labelling.vote_store import Judgement, NotYours
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_edit_and_undo_are_events_and_nothing_is_changed(start):
     say(database, ann, ticket, -3)
     assert [v.strength for v in counted(database)] == [-3]
     with database.write() as connection:
-        back = votes.record_undo(connection, ann, "undo", Project())
+        back = vote_store.record_undo(connection, ann, "undo", Project())
     assert back.token == ticket.token
     assert counted(database) == []
     assert take(database, ann).token == ticket.token, "the question is open again"
@@ -207,7 +207,7 @@ def test_a_skip_gives_the_item_to_others_and_many_skips_close_it(start):
         ticket = take(database, who)
         with database.write() as connection:
             said = Judgement(f"skip{k}", reason="unclear")
-            assert votes.record_skip(connection, who, ticket.token, said).kind == "skip"
+            assert vote_store.record_skip(connection, who, ticket.token, said).kind == "skip"
         assert take(database, who) is None
     assert take(database, join(database, "Dan")) is None
     with database.read() as connection:
@@ -219,10 +219,10 @@ def test_taking_a_skip_back_does_not_take_a_place_that_others_have(start):
     ann, bob = join(database, "Ann"), join(database, "Bob")
     ticket = take(database, ann)
     with database.write() as connection:
-        votes.record_skip(connection, ann, ticket.token, Judgement("s", reason="unclear"))
+        vote_store.record_skip(connection, ann, ticket.token, Judgement("s", reason="unclear"))
     say(database, bob, take(database, bob))
     with database.write() as connection:
-        assert votes.record_undo(connection, ann, "u", Project()).token == ticket.token
+        assert vote_store.record_undo(connection, ann, "u", Project()).token == ticket.token
     assert say(database, ann, ticket).kind == "late"
     assert [v.pseudonym for v in counted(database)] == [bob.pseudonym]
 
@@ -234,14 +234,16 @@ def test_what_says_nothing_is_refused(start):
     with database.write() as connection:
         for said in (Judgement("a"), Judgement("b", choice=8)):
             with pytest.raises(DataError, match="nothing is chosen"):
-                votes.record_vote(connection, ann, ticket.token, said, Project())
+                vote_store.record_vote(connection, ann, ticket.token, said, Project())
         with pytest.raises(DataError, match="reason"):
-            votes.record_skip(connection, ann, ticket.token, Judgement("c", reason="dull"))
+            vote_store.record_skip(connection, ann, ticket.token, Judgement("c", reason="dull"))
         required = Project(rationale="required")
         with pytest.raises(DataError, match="no reason is given"):
-            votes.record_vote(connection, ann, ticket.token, Judgement("d", choice=1), required)
+            vote_store.record_vote(
+                connection, ann, ticket.token, Judgement("d", choice=1), required
+            )
         both = Judgement("e", both_bad=True)
-        votes.record_vote(connection, ann, ticket.token, both, Project())
+        vote_store.record_vote(connection, ann, ticket.token, both, Project())
     assert [(v.strength, v.event["both_bad"]) for v in counted(database)] == [(0, True)]
 
 
@@ -252,7 +254,9 @@ def test_another_persons_ticket_is_not_found(start):
     with database.write() as connection:
         assert find_ticket(connection, ticket.token, bob) is None
         with pytest.raises(NotYours):
-            votes.record_vote(connection, bob, ticket.token, Judgement("x", choice=1), Project())
+            vote_store.record_vote(
+                connection, bob, ticket.token, Judgement("x", choice=1), Project()
+            )
 
 
 def test_gold_items_come_at_their_share_and_beside_the_overlap(tmp_path, start):
@@ -327,7 +331,7 @@ def test_a_decision_makes_the_item_gold_and_leaves_the_leads_own_vote(start):
     say(database, lead, take(database, lead), 2)
     with database.write() as connection:
         number = connection.execute(sa.select(item.c.id)).scalar_one()
-        votes.adjudicate_question(connection, lead, number, Judgement("d", choice=7), (0, 1))
+        vote_store.adjudicate_question(connection, lead, number, Judgement("d", choice=7), (0, 1))
         assert connection.execute(sa.select(item.c.gold)).scalar_one()["strength"] == -3
     assert [v.strength for v in counted(database)] == [2]
 
@@ -353,8 +357,10 @@ def test_a_ranking_keeps_partial_ranks_in_the_items_frame(tmp_path, url):
     with database.write() as connection:
         said = Judgement("x", ranks=(1, None, None, None))
         with pytest.raises(DataError, match="fewer than two"):
-            votes.record_vote(connection, ann, ticket.token, said, Project())
-        votes.record_vote(connection, ann, ticket.token, Judgement("y", ranks=shown), Project())
+            vote_store.record_vote(connection, ann, ticket.token, said, Project())
+        vote_store.record_vote(
+            connection, ann, ticket.token, Judgement("y", ranks=shown), Project()
+        )
     (vote,) = counted(database)
     said = {c.unit[1:]: c.strength for c in vote.comparisons()}
     assert said == {(0, 2): 1, (0, 3): 1, (2, 3): 0}

@@ -362,7 +362,7 @@ def test_what_cannot_be_compared_is_refused(model: Checkpoint):
             list(judge(single))
     with pytest.raises(JudgeError, match="no baseline for prompt `p0`"):
         list(Pointwise(model, baselines=Groups.of([]))(world(1)))
-    with pytest.raises(ConfigError, match=r"smoothing=0\.5"):
+    with pytest.raises(ConfigError, match=r"smoothing = 0\.5"):
         preference.PreferenceConfig(smoothing=0.5)
     with pytest.raises(ConfigError, match="pairs='some'"):
         PreferenceModel(model, pairs="some")  # type: ignore[arg-type]

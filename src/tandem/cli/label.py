@@ -27,8 +27,8 @@ def serve_command(words: Sequence[str]) -> int:
     """Serve the labelling page until it is stopped."""
     check_extra()
     from tandem.labelling.assignment import Project
+    from tandem.labelling.data_access import read_answered
     from tandem.labelling.questions import Questions
-    from tandem.labelling.records import read_answered
     from tandem.labelling.security import Binding
     from tandem.labelling.setup import open_project
 
@@ -71,9 +71,9 @@ def demo_command(words: Sequence[str]) -> int:
     """Serve the page on seeded data."""
     check_extra()
     from tandem.labelling.assignment import Project
+    from tandem.labelling.data_access import micro_model
     from tandem.labelling.demo import RUBRIC, demo_questions
     from tandem.labelling.questions import Questions
-    from tandem.labelling.records import micro_model
     from tandem.labelling.security import Binding
     from tandem.labelling.setup import open_project
     from tandem.rng import Seed

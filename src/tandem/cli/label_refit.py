@@ -68,8 +68,8 @@ def fit_and_order(
 ) -> dict[str, Any]:
     """Fit the ensemble, measure it on held-out votes, and save the order of open items."""
     from tandem.labelling.acquisition import pool_accuracy, rate_item, save_priorities
+    from tandem.labelling.data_access import write_judged
     from tandem.labelling.export import collect_votes
-    from tandem.labelling.records import write_judged
 
     with database.read() as connection:
         found = collect_votes(connection)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from tandem.labelling import votes as voting
-from tandem.labelling.agreement import Interval, describe_habits, measure_agreement
+from tandem.labelling import vote_store as voting
+from tandem.labelling.annotator_agreement import Interval, describe_habits, measure_agreement
 from tandem.labelling.judgements import load_gold, load_votes
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tandem.labelling.data_access import Answered, Message, draw_posts
 from tandem.labelling.questions import GOLD
-from tandem.labelling.records import Answered, Message, draw_posts
 from tandem.rng import Seed
 
 POSTS = 40

@@ -28,11 +28,11 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from tandem.errors import DataError
-from tandem.labelling import votes as voting
-from tandem.labelling.annotators import SoftLabels, fit_annotators
+from tandem.labelling import vote_store as voting
+from tandem.labelling.annotator_model import SoftLabels, fit_annotators
 from tandem.labelling.card import write_card
+from tandem.labelling.data_access import Answered, Judged, write_judged, write_pairs
 from tandem.labelling.judgements import Unit, Vote, load_gold, load_votes
-from tandem.labelling.records import Answered, Judged, write_judged, write_pairs
 from tandem.labelling.schema import item
 
 Labels = Literal["auto", "soft", "majority", "share"]

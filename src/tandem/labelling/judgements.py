@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tandem.labelling import votes
+from tandem.labelling import vote_store
 from tandem.labelling.schema import item, person
 
 Unit = tuple[int, int, int]
@@ -38,7 +38,7 @@ class Vote:
     def strength(self) -> int | None:
         """3 .. -3, positive where the item's first answer is better; None for a ranking."""
         choice = self.event["choice"]
-        return None if choice is None else votes.vote_strength(choice, self.event["order"])
+        return None if choice is None else vote_store.vote_strength(choice, self.event["order"])
 
     def comparisons(self) -> Iterable[Comparison]:
         """Yield what the vote says about every two answers."""
@@ -50,7 +50,7 @@ class Vote:
                     (self.item["id"], 0, 1), self.pseudonym, self.strength, shown[0] < shown[1]
                 )
             return
-        ranks = votes.ranks_by_answer(self.event["ranks"], order)
+        ranks = vote_store.ranks_by_answer(self.event["ranks"], order)
         for i, j in itertools.combinations(range(len(order)), 2):
             a, b = ranks[i], ranks[j]
             if a is not None and b is not None:
@@ -80,7 +80,7 @@ class Comparison:
 
 def load_votes(connection: sa.Connection, kinds: tuple[str, ...] = ("vote",)) -> list[Vote]:
     """Return the current events of these kinds, oldest first."""
-    current = votes.current_events().subquery()
+    current = vote_store.current_events().subquery()
     rows = connection.execute(
         sa.select(
             *(c.label(f"event_{c.name}") for c in current.c),

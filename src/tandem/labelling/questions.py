@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from tandem.errors import ConfigError, DataError
 from tandem.labelling import schema
-from tandem.labelling.records import Answered
+from tandem.labelling.data_access import Answered
 from tandem.rng import Seed
 
 MOST_ANSWERS = 9

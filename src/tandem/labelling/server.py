@@ -37,7 +37,7 @@ from tandem.labelling.routes.access import (
     redirect_to,
 )
 from tandem.labelling.security import CSRF_COOKIE, HEADERS, LARGEST_BODY
-from tandem.labelling.votes import NotYours
+from tandem.labelling.vote_store import NotYours
 
 log = logging.getLogger("tandem.labelling")
 Asked = Request[Any, Any, Any]

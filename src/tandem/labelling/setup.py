@@ -9,11 +9,11 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from tandem.errors import ConfigError, DataError
-from tandem.labelling import people, votes
+from tandem.labelling import people, vote_store
 from tandem.labelling.assignment import Project, load_project, save_project
+from tandem.labelling.data_access import Answered
 from tandem.labelling.database import FILE, Database
 from tandem.labelling.questions import Questions, add_questions
-from tandem.labelling.records import Answered
 from tandem.rng import Seed
 
 LEAD = "lead"
@@ -68,8 +68,8 @@ def open_project(
             )
         save_project(connection, project)
         added = add_questions(connection, rows, questions, Seed(project.seed))
-        if rubric and votes.current_rubric(connection)[1] != rubric:
-            votes.add_rubric(connection, rubric)
+        if rubric and vote_store.current_rubric(connection)[1] != rubric:
+            vote_store.add_rubric(connection, rubric)
         lead = _first_lead(connection)
         return Opened(database, folder, added, people.make_invite(connection, lead, 86400.0))
 

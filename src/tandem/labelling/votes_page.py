@@ -19,14 +19,14 @@ import numpy as np
 import sqlalchemy as sa
 from markupsafe import Markup
 
-from tandem.labelling import votes as voting
-from tandem.labelling.agreement import (
+from tandem.labelling import vote_store as voting
+from tandem.labelling.annotator_agreement import (
     AgreementStatistics,
     Habits,
     describe_habits,
     measure_agreement,
 )
-from tandem.labelling.annotators import SoftLabels, fit_annotators
+from tandem.labelling.annotator_model import SoftLabels, fit_annotators
 from tandem.labelling.judgements import Vote, load_gold, load_votes
 from tandem.labelling.schema import refit
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from tandem.batching.batch import Terms
 from tandem.batching.ragged import Ragged
 from tandem.objectives.nll import nll
-from tandem.objectives.ranges import check_positive
+from tandem.objectives.setting_ranges import check_positive
 from tandem.objectives.shares import unit_shares
 
 Imitation = Literal["nll", "weighted", "gold"]

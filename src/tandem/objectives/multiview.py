@@ -19,7 +19,7 @@ from torch.nn.functional import softplus
 
 from tandem.batching.batch import Terms
 from tandem.errors import ConfigError, DataError
-from tandem.objectives.ranges import check_positive
+from tandem.objectives.setting_ranges import check_positive
 
 
 def multiview(joint: Tensor, marginal: Tensor, skl: Tensor, *, skl_weight: float = 1.0) -> Terms:

@@ -39,7 +39,7 @@ from torch.nn.functional import logsigmoid
 from tandem.batching.batch import Pairs, Terms
 from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError, DataError, nearest_name
-from tandem.objectives.ranges import check_below_half, check_positive
+from tandem.objectives.setting_ranges import check_below_half, check_positive
 
 
 def sigmoid(h: Tensor, pairs: Pairs, *, beta: float, smoothing: float = 0.0) -> Terms:

@@ -24,7 +24,7 @@ import torch
 from tandem.batching.batch import Terms
 from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError
-from tandem.objectives.ranges import check_positive
+from tandem.objectives.setting_ranges import check_positive
 from tandem.objectives.shares import Per, unit_shares
 
 Ratio = Literal["token", "sequence"]

@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from tandem.batching.batch import Pairs, Terms
 from tandem.errors import ConfigError
-from tandem.objectives.ranges import check_below_half, check_positive
+from tandem.objectives.setting_ranges import check_below_half, check_positive
 
 
 def bradley_terry(

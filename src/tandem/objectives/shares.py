@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError, nearest_name
-from tandem.objectives.ranges import check_positive
+from tandem.objectives.setting_ranges import check_positive
 
 Per = Literal["token", "sequence", "constant"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tandem.batching.batch import Terms
-from tandem.objectives.ranges import check_positive
+from tandem.objectives.setting_ranges import check_positive
 
 
 def kto_z0(mismatched: Tensor) -> Tensor:

@@ -12,7 +12,15 @@ from litestar.exceptions import NotFoundException
 from litestar.params import FromPath, FromQuery
 from litestar.response import Redirect, Template
 
-from tandem.labelling import votes
+from tandem.labelling import vote_store
+from tandem.labelling.answer_text import (
+    is_cut,
+    is_right_to_left,
+    render_answer,
+    render_differences,
+    render_text,
+    render_turns,
+)
 from tandem.labelling.assignment import (
     Project,
     Ticket,
@@ -27,15 +35,7 @@ from tandem.labelling.room import LabelRoom
 from tandem.labelling.routes.access import Room, Visitor, is_htmx, redirect_to, render_page
 from tandem.labelling.routes.entry import Form, form_field
 from tandem.labelling.schema import event, item, lease
-from tandem.labelling.text import (
-    is_cut,
-    is_right_to_left,
-    render_answer,
-    render_differences,
-    render_text,
-    render_turns,
-)
-from tandem.labelling.votes import Judgement
+from tandem.labelling.vote_store import Judgement
 
 Asked = Request[Any, Any, Any]
 Token = FromPath[str]
@@ -77,7 +77,7 @@ def vote_route(
     said = read_judgement(data)
     with room.database.write() as connection:
         project = load_project(connection) or Project()
-        kept = votes.record_vote(connection, visitor, token, said, project)
+        kept = vote_store.record_vote(connection, visitor, token, said, project)
         # the next question in the same transaction: one wait for the disk instead of two
         ticket = next_ticket(connection, visitor, project) if is_htmx(request) else None
     room.refitter.consider(project)
@@ -91,7 +91,7 @@ def skip_route(
     """Keep a skip with its reason, then show the next question."""
     with room.database.write() as connection:
         project = load_project(connection) or Project()
-        kept = votes.record_skip(connection, visitor, token, read_judgement(data))
+        kept = vote_store.record_skip(connection, visitor, token, read_judgement(data))
         ticket = next_ticket(connection, visitor, project) if is_htmx(request) else None
     return _after(request, visitor, room, ticket, project, kept.kind)
 
@@ -102,7 +102,7 @@ def undo_route(request: Asked, data: Form, visitor: Visitor, room: Room) -> Resp
     key = form_field(data, "key", 64) or uuid.uuid4().hex
     with room.database.write() as connection:
         project = load_project(connection) or Project()
-        ticket = votes.record_undo(connection, visitor, key, project)
+        ticket = vote_store.record_undo(connection, visitor, key, project)
         back = ticket or next_ticket(connection, visitor, project)
     if ticket is None:
         return _after(request, visitor, room, back, project, "nothing")
@@ -136,7 +136,7 @@ def show_whole(token: Token, place: FromPath[int], visitor: Visitor, room: Room)
 def show_mine(visitor: Visitor, room: Room) -> Template:
     """Show one's own votes, newest first, to look at or to change."""
     with room.database.read() as connection:
-        current = votes.current_events().subquery()
+        current = vote_store.current_events().subquery()
         rows = connection.execute(
             sa.select(current, lease.c.token, item.c.question)
             .join(item, item.c.id == current.c.item_id)
@@ -160,11 +160,11 @@ def _mine(row: dict[str, Any]) -> dict[str, Any]:
     if question["messages"]:
         said = str(question["messages"][-1].get("content") or "")
     if row["kind"] == "skip":
-        answer = f"skipped: {votes.SKIP_REASONS.get(row['reason'], row['reason'])}"
+        answer = f"skipped: {vote_store.SKIP_REASONS.get(row['reason'], row['reason'])}"
     elif row["ranks"]:
         answer = "ranking " + ", ".join("-" if r is None else str(r) for r in row["ranks"])
     else:
-        answer = votes.CHOICES.get(row["choice"], "")
+        answer = vote_store.CHOICES.get(row["choice"], "")
         answer += ", both bad" if row["both_bad"] else ""
     if row["kind"] == "late":
         answer += " (came late, not counted)"
@@ -254,7 +254,7 @@ def _question(
     differences: bool,
 ) -> Template:
     project = load_project(connection) or Project()
-    version, rubric = votes.current_rubric(connection)
+    version, rubric = vote_store.current_rubric(connection)
     return render_page(
         "_question.html" if is_htmx(request) else "label.html",
         visitor,
@@ -263,8 +263,8 @@ def _question(
         answers=shown_answers(ticket.item, ticket.order, differences),
         differences=differences,
         before=_before(connection, ticket),
-        choices=votes.CHOICES,
-        reasons=votes.SKIP_REASONS,
+        choices=vote_store.CHOICES,
+        reasons=vote_store.SKIP_REASONS,
         rubric=render_text(rubric) if rubric else "",
         rubric_version=version,
         progress=room.progress_of(connection, visitor),

@@ -18,7 +18,8 @@ from litestar.params import FromPath, FromQuery
 from litestar.response import Redirect, Template
 
 from tandem.errors import ConfigError, TandemError
-from tandem.labelling import people, votes
+from tandem.labelling import people, vote_store
+from tandem.labelling.answer_text import render_text, render_turns
 from tandem.labelling.assignment import load_project
 from tandem.labelling.export import export_votes
 from tandem.labelling.people import Person
@@ -27,7 +28,6 @@ from tandem.labelling.routes.access import Lead, Room, render_page
 from tandem.labelling.routes.entry import Form, form_field
 from tandem.labelling.routes.label import read_judgement, shown_answers
 from tandem.labelling.schema import event, item, person
-from tandem.labelling.text import render_text, render_turns
 from tandem.labelling.votes_page import prompt_start
 from tandem.rng import Seed
 
@@ -69,7 +69,7 @@ def overview_route(leader: Lead, room: Room) -> Template:
 
 
 def _people(connection: sa.Connection) -> list[dict[str, Any]]:
-    current = votes.current_events().subquery()
+    current = vote_store.current_events().subquery()
     rows = connection.execute(
         sa.select(current.c.person_id, sa.func.count())
         .where(current.c.kind == "vote")
@@ -126,7 +126,7 @@ def show_item(number: FromPath[int], leader: Lead, room: Room) -> Template:
         turns=render_turns(row["question"]),
         answers=shown_answers(row, order, False),
         events=[dict(e) for e in events],
-        choices=votes.CHOICES,
+        choices=vote_store.CHOICES,
     )
 
 
@@ -139,7 +139,7 @@ def _item(connection: sa.Connection, number: int) -> dict[str, Any]:
 
 def find_disputed(connection: sa.Connection) -> list[int]:
     """Return closed pairs without a decision on which people chose different sides."""
-    current = votes.current_events().subquery()
+    current = vote_store.current_events().subquery()
     rows = connection.execute(
         sa.select(current.c.item_id, current.c.choice, current.c.order)
         .join(item, item.c.id == current.c.item_id)
@@ -152,7 +152,7 @@ def find_disputed(connection: sa.Connection) -> list[int]:
     )
     sides: dict[int, set[int]] = {}
     for number, choice, order in rows:
-        strength = votes.vote_strength(choice, order)
+        strength = vote_store.vote_strength(choice, order)
         sides.setdefault(number, set()).add((strength > 0) - (strength < 0))
     return sorted(number for number, found in sides.items() if {1, -1} <= found)
 
@@ -166,7 +166,7 @@ def show_disputed(leader: Lead, room: Room, done: FromQuery[str] = "") -> Templa
             return render_page("lead_disputed.html", leader, here="disputed", waiting=0, done=done)
         row = _item(connection, waiting[0])
         order = _lead_order(row["name"], leader)
-        current = votes.current_events().subquery()
+        current = vote_store.current_events().subquery()
         said = connection.execute(
             sa.select(current.c.choice, current.c.order, current.c.rationale).where(
                 current.c.item_id == row["id"], current.c.kind == "vote"
@@ -181,7 +181,7 @@ def show_disputed(leader: Lead, room: Room, done: FromQuery[str] = "") -> Templa
         row=row,
         turns=render_turns(row["question"]),
         answers=shown_answers(row, order, False),
-        choices=votes.CHOICES,
+        choices=vote_store.CHOICES,
         said=[_as_shown(s, order) for s in said],
         key=secrets.token_hex(16),
     )
@@ -195,7 +195,7 @@ def _lead_order(name: str, leader: Person) -> tuple[int, ...]:
 def _as_shown(said: Any, order: tuple[int, ...]) -> dict[str, Any]:
     """Turn a vote into the order that the lead sees."""
     choice = said[0] if tuple(said[1]) == order else 8 - said[0]
-    return {"choice": votes.CHOICES[choice], "rationale": said[2] or ""}
+    return {"choice": vote_store.CHOICES[choice], "rationale": said[2] or ""}
 
 
 @post("/lead/disputed/{number:int}/decide", sync_to_thread=True, status_code=303)
@@ -204,7 +204,7 @@ def decide_route(number: FromPath[int], data: Form, leader: Lead, room: Room) ->
     with room.database.write() as connection:
         row = _item(connection, number)
         order = _lead_order(row["name"], leader)
-        votes.adjudicate_question(connection, leader, number, read_judgement(data), order)
+        vote_store.adjudicate_question(connection, leader, number, read_judgement(data), order)
     return Redirect("/lead/disputed?done=decided", status_code=303)
 
 
@@ -267,7 +267,7 @@ def _link(request: Asked, token: str) -> str:
 def show_rubric(leader: Lead, room: Room) -> Template:
     """Show the rubric, to write its next version."""
     with room.database.read() as connection:
-        version, text = votes.current_rubric(connection)
+        version, text = vote_store.current_rubric(connection)
     return render_page(
         "lead_rubric.html", leader, here="rubric", version=version, text=text,
         shown=render_text(text) if text else "",
@@ -279,8 +279,8 @@ def add_rubric_route(data: Form, leader: Lead, room: Room) -> Redirect:
     """Keep the next version of the rubric; votes from now on carry its number."""
     text = form_field(data, "text").strip()
     with room.database.write() as connection:
-        if text and text != votes.current_rubric(connection)[1]:
-            votes.add_rubric(connection, text)
+        if text and text != vote_store.current_rubric(connection)[1]:
+            vote_store.add_rubric(connection, text)
     return Redirect("/lead/rubric", status_code=303)
 
 

@@ -13,8 +13,8 @@ from litestar import Request, Response, get, post
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
+from tandem.labelling.answer_text import visible_text
 from tandem.labelling.routes.access import Room
-from tandem.labelling.text import visible_text
 
 ASSETS = Path(__file__).parents[1] / "page" / "assets"
 KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
