@@ -74,7 +74,8 @@ def modules() -> Iterator[tuple[str, Path]]:
         parts = file.relative_to(SOURCES).with_suffix("").parts
         if parts[-1] == "__init__":
             parts = parts[:-1]
-        if not any(p.startswith("_") for p in parts):
+        is_script = not (file.parent / "__init__.py").exists()  # Alembic runs those by their path
+        if not is_script and not any(p.startswith("_") for p in parts):
             yield ".".join(parts), file
 
 
