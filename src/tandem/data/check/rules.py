@@ -1,4 +1,4 @@
-"""What the facts about data mean: what must be mended, what should be looked at, which methods fit."""
+"""What the facts about data mean: errors, warnings, and the methods that fit."""
 
 from __future__ import annotations
 
@@ -57,8 +57,10 @@ def data_warnings(notes: ReadingNotes, facts: DataFacts, lengths: Lengths) -> li
     longest = facts.longest_wins or 0.0
     refused = sum(lengths.refused.values())
     rules = {
-        f"columns {', '.join(f'`{c}`' for c in notes.unread)} look like judgments and are not "
-        "read: is another column missing or misspelt?": notes.unread,
+        f"columns {', '.join(f'`{c}`' for c in notes.unread)} look like judgments or a prompt and "
+        "are not read: is another column missing or misspelt?": notes.unread,
+        f"{notes.repeated_ids} rows have the id of an earlier row with another prompt: ids seem "
+        "to start again": notes.repeated_ids,
         f"{facts.duplicates} groups repeat an earlier prompt with the same answers":
             facts.duplicates,
         f"{facts.contradictory} preferences contradict an earlier one of the same two answers":
