@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tandem.cli.reading import add_reading_flags, reading_options
 from tandem.cli.settings import add_settings, make_parser, parse_words, with_parsed_values
 from tandem.errors import ConfigError, DataError
 
@@ -31,14 +32,15 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
         "--reference", type=str, default="", help="the policy's reference: implicit"
     )
     parser.add_argument("--beta", type=float, default=0.1, help="beta of the implicit reward")
+    add_reading_flags(parser)
     options = _parsed(parser, words, {"machine": Machine()})
     machine = with_parsed_values(Machine(), options.machine)
 
-    from tandem.data.formats import read_data
     from tandem.rng import Seed
     from tandem.stages.evaluate_reward import evaluate_reward
 
-    found = read_data(_needed(options, "data", "judgements, for example hh_harmless.jsonl.gz"))
+    data = _needed(options, "data", "judgements, for example hh_harmless.jsonl.gz")
+    found = reading_options(options).read(data)
     groups = _fitting(found.groups, options.model)
     judged = groups.take(i for i, group in enumerate(groups) if group.preferences)
     if not len(judged):
@@ -66,6 +68,7 @@ def evaluate_policy_command(words: Sequence[str]) -> int:
     parser.add_argument(
         "--proxy", type=str, default="", help="folder of a reward model that judges"
     )
+    add_reading_flags(parser)
     configs = {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
     options = _parsed(parser, words, configs)
     configs = {name: with_parsed_values(config, options[name]) for name, config in configs.items()}
@@ -118,7 +121,6 @@ def _judge(options: Namespace) -> Judge:
 
 
 def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
-    from tandem.data.formats import read_data
     from tandem.judges.reward_model import RewardModel
     from tandem.rng import Seed
     from tandem.runs.checkpoint import Checkpoint
@@ -131,7 +133,8 @@ def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
         if task.truth is not None:
             judges["truth"] = task.truth
     else:
-        prompts = read_data(_needed(options, "data", "prompts, or --task micro")).groups.prompts()
+        data = _needed(options, "data", "prompts, or --task micro")
+        prompts = reading_options(options).read(data).groups.prompts()
         _needed(options, "proxy", "a reward model to judge with")
     if options.proxy:
         judges["proxy"] = RewardModel(Checkpoint(Path(options.proxy)), "proxy")

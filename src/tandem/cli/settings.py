@@ -38,8 +38,8 @@ class Setting:
 def leaf_settings(config: object, prefix: str) -> Iterator[Setting]:
     """Yield the leaves of a dataclass, nested dataclasses included.
 
-    A method's config that another's shares with it (`methods.configs.shared_parts`) is left out: it has a table
-    of its own, and one set of flags.
+    A method's config that another's shares with it (`methods.configs.shared_parts`) is left out:
+    it has a table of its own, and one set of flags.
     """
     kind = type(config)
     hints, docs = get_type_hints(kind), field_docs(kind)
@@ -174,7 +174,7 @@ def read_file(path: Path) -> dict[str, Any]:
 def to_toml(table: Mapping[str, Any], prefix: str = "") -> str:
     """Spell nested settings as TOML that `read_file` reads back; None is spelled "null"."""
     plain = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
-    lines = [f"{key} = {_toml(value)}" for key, value in plain.items()]
+    lines = [f"{_toml_key(key)} = {_toml(value)}" for key, value in plain.items()]
     text = "".join(f"{line}\n" for line in lines)
     for key, value in table.items():
         if isinstance(value, Mapping):
@@ -214,6 +214,10 @@ def _check_known(name: str, known: set[str], where: str) -> None:
 def spell_value(value: Any) -> str:
     """Spell a value as the command line does."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
 
 
 def _toml(value: Any) -> str:

@@ -49,6 +49,7 @@ RECORDED: dict[str, str] = {
     "Optim": "tandem.training.optim.Optim",
     "Machine": "tandem.machine.Machine",
     "Lora": "tandem.machine.Lora",
+    "EncodingRules": "tandem.data.chat.rules.EncodingRules",
     "Seed": "tandem.rng.Seed",
     "Prompt": "tandem.data.record.Prompt",
     "Completion": "tandem.data.record.Completion",

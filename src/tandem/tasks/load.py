@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.formats import read_data, split_groups
+from tandem.data.formats import split_groups
+from tandem.data.formats.options import ReadingOptions
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError, nearest_name
@@ -87,7 +88,9 @@ def load_task(name: str, sizes: Sizes, seed: Seed, *, exam: Seed | None = None) 
     )
 
 
-def task_from_files(model: Path, data: Path | str, sizes: Sizes) -> Task:
+def task_from_files(
+    model: Path, data: Path | str, sizes: Sizes, reading: ReadingOptions = ReadingOptions()
+) -> Task:
     """Open your model and your data; prompts are split by a hash of their text.
 
     The best answer of every training group is its demonstration. Questions with an answer key
@@ -96,7 +99,7 @@ def task_from_files(model: Path, data: Path | str, sizes: Sizes) -> Task:
     Raises:
         DataError: the data cannot be read, or nobody judged it.
     """
-    found = read_data(data)
+    found = reading.read(data)
     share = sizes.held_out_share
     parts = split_groups(found.groups, {"train": 1 - share, "held_out": share})
     train, held_out = parts["train"], parts["held_out"]

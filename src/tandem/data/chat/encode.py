@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.chat.spans import AnswerText, TemplateRefused, answer_text, prompt_text
+from tandem.data.chat.spans import AnswerText, answer_text, prompt_text
+from tandem.data.chat.template import TemplateRefused, tools_of
 from tandem.data.chat.tokens import Ids, TokenizerTraits
 from tandem.data.chat.truncate import TRUNCATIONS, Counts, Truncation, fit_to_length
 from tandem.data.groups import Groups
@@ -25,7 +26,7 @@ from tandem.errors import ConfigError, DataError, ModelError
 CHUNK = 256
 """Groups that are encoded by one call of the tokenizer, and by one worker at a time."""
 
-VERSION = "1"
+VERSION = "2"
 """Part of the cache's key: raised when the same text becomes other tokens."""
 
 
@@ -208,6 +209,8 @@ def _lay_out(group: Group, tokens: TokenizerTraits, counts: Counts) -> _Laid | N
         counts.preferences += len(group.preferences)
         counts.dropped[str(reason)] = counts.dropped.get(str(reason), 0) + 1
         return None
+    if tools_of(group.prompt):
+        counts.tools_unread += not (tokens.templated and tokens.template.takes_tools)
     counts.transcripts += messages is not None and not tokens.templated
     counts.plain += messages is None and tokens.templated
     return _Laid(group, prompt, answers, messages is not None and tokens.templated)
@@ -311,5 +314,6 @@ def _nothing(counts: Counts, max_length: int | None) -> DataError:
     return DataError(
         f"none of {counts.groups} groups is left: {reasons or 'there were none'}",
         "what does not fit into the model's context is dropped, never cut in silence",
-        f"raise max_length (now {max_length}), or ask for truncation keep-start or keep-end",
+        f"raise --data.max_length (now {max_length}), or give --data.truncation keep-start or "
+        "keep-end",
     )

@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
 from typing import Any
 
+from tandem.data.chat.clock import template_date
+from tandem.data.chat.template import ChatTemplate
 from tandem.errors import ModelError
 
 Ids = list[int]
@@ -21,9 +24,15 @@ _SENTINELS = ("\n", "|", "0", "~")
 
 @dataclass(frozen=True)
 class TokenizerTraits:
-    """A Hugging Face tokenizer, asked in batches."""
+    """A Hugging Face tokenizer, asked in batches; templates write `date`."""
 
     tokenizer: Any
+    date: date = field(default_factory=template_date)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The tokenizer's chat template."""
+        return ChatTemplate(self.tokenizer, self.date)
 
     def plain(self, texts: Sequence[str]) -> list[Ids]:
         """Encode texts as they stand, without special tokens around them."""
@@ -114,6 +123,8 @@ class TokenizerTraits:
         else:
             state = {"class": type(self.tokenizer).__name__, **self.tokenizer.get_vocab()}
         facts = [state, self.tokenizer.chat_template, self.bos, self.tokenizer.eos_token_id]
+        if self.templated and self.template.reads_clock:
+            facts.append(self.date.isoformat())
         return hashlib.blake2b(
             json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16
         ).hexdigest()

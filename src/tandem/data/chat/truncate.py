@@ -35,6 +35,7 @@ class Counts:
             last; their pieces were encoded apart, as a sampler sees them.
         transcripts: groups of messages read as Human/Assistant text, for want of a template.
         plain: groups of plain text to which the template was not applied.
+        tools_unread: groups with tools that the template does not write into the prompt.
     """
 
     groups: int = 0
@@ -49,6 +50,7 @@ class Counts:
     merged: int = 0
     transcripts: int = 0
     plain: int = 0
+    tools_unread: int = 0
 
     def add(self, other: Counts) -> None:
         """Add the counts of another part of the data."""
@@ -76,6 +78,8 @@ class Counts:
             "groups of messages were read as Human/Assistant text (there is no chat template)":
                 self.transcripts,
             "groups are plain text, to which the chat template was not applied": self.plain,
+            "groups offer tools that the chat template does not write into the prompt":
+                self.tools_unread,
         }  # fmt: skip
         return out + [f"{n} {what}" for what, n in remarks.items() if n]
 

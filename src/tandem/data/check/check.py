@@ -23,7 +23,8 @@ from tandem.data.check import facts as findings
 from tandem.data.check.facts import DataFacts, Lengths
 from tandem.data.check.rules import data_errors, data_warnings, fitting_methods
 from tandem.data.check.text import check_json, check_text
-from tandem.data.formats.reader import ReadingNotes, read_data
+from tandem.data.formats.options import ReadingOptions
+from tandem.data.formats.reader import ReadingNotes
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 
@@ -82,10 +83,7 @@ def check_data(
     tokenizer: Any = None,
     max_length: int | None = None,
     *,
-    columns: dict[str, str] | None = None,
-    split: str | None = None,
-    limit: int | None = None,
-    format: str | None = None,
+    reading: ReadingOptions = ReadingOptions(),
     against: Sequence[str | Path] = (),
 ) -> DataCheck:
     """Examine a data source.
@@ -94,20 +92,18 @@ def check_data(
         source: as for `read`.
         tokenizer: a Hugging Face tokenizer; without one, lengths are in characters.
         max_length: the model's context in tokens, to say what will not fit.
-        columns: as for `read`.
-        split: as for `read`.
-        limit: as for `read`.
-        format: as for `read`.
+        reading: columns, split, format and limit; other files have the same columns.
         against: other files (an evaluation set, a second split) that may share no prompt.
 
     Raises:
         DataError: the source cannot be read, or no row of it can be used.
         ModelError: the tokenizer's template cannot be trained on.
     """
-    data = read_data(source, columns=columns, split=split, limit=limit, format=format)
-    others = {str(other): read_data(other, columns=columns).groups for other in against}
+    data = reading.read(source)
+    beside = ReadingOptions(columns=reading.columns, format=reading.format)
+    others = {str(other): beside.read(other).groups for other in against}
     for name in data.splits:
-        others[name] = read_data(source, columns=columns, split=name).groups
+        others[name] = replace(beside, split=name).read(source).groups
     facts = findings.count_facts(data.groups)
     encoded = None if tokenizer is None else encode_groups(data.groups, tokenizer, max_length=None)
     shown = data.groups if encoded is None else encoded.groups
