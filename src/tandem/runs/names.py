@@ -33,6 +33,7 @@ RECORDED: dict[str, str] = {
     "evaluate_reward": "tandem.stages.evaluate_reward.evaluate_reward",
     "evaluate_learning_curve": "tandem.stages.evaluate_reward.evaluate_learning_curve",
     "evaluate_preferences": "tandem.stages.evaluate_reward.evaluate_preferences",
+    "evaluate_marks": "tandem.stages.evaluate_marks.evaluate_marks",
     "evaluate_policies": "tandem.stages.evaluate_policy.evaluate_policies",
     "evaluate_answers": "tandem.stages.evaluate_policy.evaluate_answers",
     "evaluate_solutions": "tandem.stages.evaluate_solutions.evaluate_solutions",

@@ -115,18 +115,46 @@ def task_from_files(
     return Task(
         name=Path(data).name.partition(".")[0],
         base=Checkpoint(model, model.name),
-        demonstrations=Groups.of(best_answer(g) for g in train),
+        demonstrations=best_answers(train, data),
         preferences=train if judged else None,
         held_out=held_out if judged else None,
         asked=None,
         asked_held_out=None,
         prompts=train.prompts(),
         evaluation=held_out.prompts(),
-        references=Groups.of(best_answer(g) for g in held_out),
+        references=_references(held_out),
         truth=None if wording is None else AnswerKey(wording.read),
         wording=wording,
         notes=(f"{data}: {found.format}, because {found.why}", *found.notes.lines()),
     )
+
+
+def best_answers(groups: Groups, source: Path | str) -> Groups:
+    """Return each group with its best completion alone; of marked answers, the good ones.
+
+    Raises:
+        DataError: every answer is marked bad.
+    """
+    good = Groups.of(best_answer(g) for g in groups if not is_marked_bad(g))
+    if not len(good):
+        raise DataError(
+            f"{source}: all {len(groups)} answers are marked bad",
+            "there is no answer to imitate, and nothing to tell the bad ones from",
+            "add good answers (label true)",
+        )
+    return good
+
+
+def is_marked_bad(group: Group) -> bool:
+    """True for one answer alone that somebody marked bad (score 0)."""
+    return len(group) == 1 and group.scores is not None and float(group.scores[0]) == 0.0
+
+
+def _references(groups: Groups) -> Groups | None:
+    """Return one good answer for each prompt, or None where some prompt has none."""
+    if any(is_marked_bad(g) for g in groups):
+        return None
+    return Groups.of(best_answer(g) for g in groups)
 
 
 def best_answer(group: Group) -> Group:

@@ -311,6 +311,12 @@ def _bos(group: Group, length: int, tokens: TokenizerTraits) -> int:
 
 def _nothing(counts: Counts, max_length: int | None) -> DataError:
     reasons = "; ".join(f"{n} x {why}" for why, n in counts.dropped.items())
+    if not any("tokens" in why for why in counts.dropped):
+        return DataError(
+            f"none of {counts.groups} groups is left: {reasons or 'there were none'}",
+            "a conversation that the chat template does not take cannot be trained on",
+            "give --model a model whose chat template takes it, or mend its chat_template.jinja",
+        )
     return DataError(
         f"none of {counts.groups} groups is left: {reasons or 'there were none'}",
         "what does not fit into the model's context is dropped, never cut in silence",
