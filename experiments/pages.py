@@ -84,8 +84,8 @@ def portable(command: str) -> str:
     words = shlex.split(command)
     if "--out" in words:
         del words[words.index("--out") : words.index("--out") + 2]
-    ctx = [w for w in words if w.endswith(".toml") and (PLANS / Path(w).name).exists()]
-    return shlex.join([f"experiments/{Path(w).name}" if w in ctx else w for w in words])
+    plans = [w for w in words if w.endswith(".toml") and (PLANS / Path(w).name).exists()]
+    return shlex.join([f"experiments/{Path(w).name}" if w in plans else w for w in words])
 
 
 def _totals(cost: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

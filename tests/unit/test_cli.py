@@ -285,9 +285,10 @@ def test_a_finding_has_its_fix_below():
 
 SHOWN = """
 import sys, time
-from tandem.events import StageEvents, Log, display
+from tandem.runs.display import open_display
+from tandem.runs.events import Log, StageEvents
 from pathlib import Path
-log = Log(Path(sys.argv[1]) / "events.jsonl", display(sys.stderr))
+log = Log(Path(sys.argv[1]) / "events.jsonl", open_display(sys.stderr))
 events = StageEvents(log, "03-policy")
 for step in range(1, 6):
     events.progress(step, 5, "steps", loss=1 / step, gold=0.5, proxy=1.5, tokens=1000 * step)
@@ -314,13 +315,13 @@ def read_all(terminal: int) -> Iterator[bytes]:
 
 
 def test_bars_on_a_terminal(tmp_path):
-    ctx, there = pty.openpty()
+    near, there = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "160"}
     command = [sys.executable, "-c", SHOWN, str(tmp_path)]
     with subprocess.Popen(command, stderr=there, env=env):
         os.close(there)
-        text = b"".join(read_all(ctx)).decode()
-    os.close(ctx)
+        text = b"".join(read_all(near)).decode()
+    os.close(near)
     assert "\x1b[" in text
     assert "5/5 steps  loss 0.2  gold 0.5  proxy 1.5" in text
     assert "03-policy  done" in text

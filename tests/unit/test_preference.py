@@ -264,13 +264,13 @@ def test_given_pairs_are_labelled_anew(model: Checkpoint):
     given = [replace(g, preferences=met) for g in twice]
     soft = list(PreferenceModel(model, "given", **ask)(given))
     hard = list(PreferenceModel(model, "given", hard=True, **ask)(given))
-    for every, ctx, clicks in zip(
+    for every, judged, clicks in zip(
         PreferenceModel(model, "all", **ask)(bare), soft, hard, strict=True
     ):
         p = {(v.i, v.j): v.p for v in every.preferences}
         wanted = [1 - p[0, 2], p[1, 3], 0.5]
-        assert [(v.i, v.j) for v in ctx.preferences] == [(2, 0), (1, 3), (0, 4)]
-        assert [v.p for v in ctx.preferences] == pytest.approx(wanted, abs=1e-5)
+        assert [(v.i, v.j) for v in judged.preferences] == [(2, 0), (1, 3), (0, 4)]
+        assert [v.p for v in judged.preferences] == pytest.approx(wanted, abs=1e-5)
         assert [v.p for v in clicks.preferences] == [*(float(q > 0.5) for q in wanted[:2]), 0.5]
         assert {v.by for v in clicks.preferences} == {str(model)}
     with pytest.raises(DataError, match="needs preferences"):
@@ -336,8 +336,8 @@ def test_foreign_tokens_are_read_from_text_by_judges_and_refused_by_the_fit(
         )
         for g in groups
     ]
-    ctx, there = (list(PreferenceModel(model, machine=FP32)(x)) for x in (groups, foreign))
-    for a, b in zip(ctx, there, strict=True):
+    here, there = (list(PreferenceModel(model, machine=FP32)(x)) for x in (groups, foreign))
+    for a, b in zip(here, there, strict=True):
         assert a.preferences[0].p == pytest.approx(b.preferences[0].p, abs=1e-6)
     with pytest.raises(DataError, match="tokens of another tokenizer than that of init"):
         fitted(model.path, tmp_path, world().map(lambda g: mark_tokenizer(g, "another")))

@@ -83,7 +83,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         pairs = run("preferences-pairs", sample, pi_sft, x, n=2, sampling=HOW)
         D = run("preferences", judge, pairs, Early())
         inputs = {
-            "pi_sft": pi_sft, "D": D, "x": x, "same": {"exact": SameText()}, "sampling": HOW,
+            "pi_sft": pi_sft, "D": D, "prompts": x, "same": {"exact": SameText()}, "sampling": HOW,
             "validation": None, "humans": Early(), "formats": FeedbackFormats(),
         }  # fmt: skip
         results: dict[str, Checkpoint] = {}

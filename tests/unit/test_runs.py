@@ -361,8 +361,8 @@ def test_a_stage_sealed_but_not_named_is_kept(tmp_path):
 
 HOLDER = """
 import sys, time
-from tandem.events import Hidden
-from tandem.runs import Run
+from tandem.runs.display import Hidden
+from tandem.runs.run import Run
 run = Run(sys.argv[1], display=Hidden())
 print("open", flush=True)
 time.sleep(60)
@@ -443,13 +443,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 RANKED = """
 import os, sys, time
 from pathlib import Path
-from tandem.events import Hidden
-from tandem.runs import Run
+from tandem.runs.display import Hidden
+from tandem.runs.run import Run
 here = Path(sys.argv[1])
 def alone(): return os.environ["RANK"]
-def together(*, here):
-    (here.scratch / os.environ["RANK"]).touch()
-    while len(list(here.scratch.iterdir())) < 2: time.sleep(.01)
+def together(*, ctx):
+    (ctx.scratch / os.environ["RANK"]).touch()
+    while len(list(ctx.scratch.iterdir())) < 2: time.sleep(.01)
     return os.environ["RANK"]
 together.every_rank = True
 run = Run(here / "run", display=Hidden())

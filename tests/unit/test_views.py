@@ -243,6 +243,6 @@ def test_the_rows_of_comparisons_and_of_views_are_trained(
     init = folder(tmp_path / "lm")
     data, views = few(compared(), 3), few(sampled(), 12)
     told = fitted(tmp_path / "told", init, data=data, views=views, lam=0.5)
-    monkeypatch.setattr("tandem.training.loop.narrowed", lambda *_: nullcontext())
+    monkeypatch.setattr("tandem.training.loop.train_only_rows", lambda *_: nullcontext())
     whole = fitted(tmp_path / "whole", init, data=data, views=views, lam=0.5)
     assert weights(told) == weights(whole) != (init / "model.safetensors").read_bytes()

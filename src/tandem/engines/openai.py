@@ -281,13 +281,13 @@ def label_probabilities(labels: Labels, places: Sequence[Mapping[str, Any]]) -> 
     mass = np.zeros(len(labels))
     before, reached = "", 1.0
     for place in places:
-        ctx, named = _owner(before, labels), _named(place)
+        holder, named = _owner(before, labels), _named(place)
         for token, p in named.items():
             owner = _owner(before + token, labels)
             if owner is not None:
                 mass[owner] += reached * p
-                if ctx is not None:
-                    mass[ctx] -= reached * p
+                if holder is not None:
+                    mass[holder] -= reached * p
         before, reached = before + place["token"], reached * named[place["token"]]
         if not _may_become_another(before, labels):
             break

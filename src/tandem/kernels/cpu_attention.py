@@ -48,11 +48,11 @@ class BlockedAttention(torch.autograd.Function):
         k, v = (_all_heads(x, heads, dtype) for x in (k, v))
         out = q.new_empty(len(plan.queries), heads * width)
         kept: list[Tensor] = []
-        for b, (block, ctx, _) in enumerate(_places(plan)):
+        for b, (block, asked, _) in enumerate(_places(plan)):
             Q, K, V = _take(q, block.queries), _take(k, block.keys), _take(v, block.keys)
             mask = plan.mask(b, window, torch.float32, always=True)
             P = _softmax(Q, K, mask)
-            _put(P @ V, out[ctx], block.queries.shape)
+            _put(P @ V, out[asked], block.queries.shape)
             kept += [Q, K, V, P]
         ctx.save_for_backward(*kept)
         return out.index_select(0, plan.back)
@@ -67,11 +67,11 @@ class BlockedAttention(torch.autograd.Function):
         dO.index_copy_(0, plan.back, g.to(dO.dtype))
         dq = g.new_empty(queries, width, dtype=torch.float32)
         dk, dv = (g.new_empty(keys, width, dtype=torch.float32) for _ in range(2))
-        for b, (block, ctx, there) in enumerate(_places(plan)):
+        for b, (block, asked, there) in enumerate(_places(plan)):
             Q, K, V, P = kept[4 * b : 4 * b + 4]
-            dO_b = _cut(dO[ctx], Q, block.queries.shape)
+            dO_b = _cut(dO[asked], Q, block.queries.shape)
             dS = torch.ops.aten._softmax_backward_data(dO_b @ V.mT, P, -1, P.dtype)
-            _put(dS @ K, dq[ctx], block.queries.shape)
+            _put(dS @ K, dq[asked], block.queries.shape)
             _put(dS.mT @ Q, dk[there], block.keys.shape)
             _put(P.mT @ dO_b, dv[there], block.keys.shape)
         dq = dq.index_select(0, plan.back).mul_(ctx.scale)
@@ -87,9 +87,9 @@ def _places(plan: AttentionPlan) -> Iterator[tuple[PlanBlock, slice, slice]]:
     """Yield each block with where its queries and its keys lie in the plan's."""
     q = k = 0
     for block in plan.blocks:
-        ctx, there = slice(q, q + block.queries.numel()), slice(k, k + block.keys.numel())
-        yield block, ctx, there
-        q, k = ctx.stop, there.stop
+        asked, there = slice(q, q + block.queries.numel()), slice(k, k + block.keys.numel())
+        yield block, asked, there
+        q, k = asked.stop, there.stop
 
 
 def _all_heads(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
