@@ -30,18 +30,20 @@ def check_command(words: Sequence[str]) -> int:
 
     from tandem.data.check.check import check_data as examine
 
-    tokenizer, context = None, None
+    tokenizer, context, ends = None, None, ()
     if options.model:
-        from tandem.models.folders import context_length
+        from tandem.models.folders import context_length, generation_ends
         from tandem.models.tokenizers import load_tokenizer
 
         tokenizer, context = load_tokenizer(options.model), context_length(options.model)
+        ends = generation_ends(options.model)
     found = examine(
         options.data,
         tokenizer,
         options.max_length or context,
         reading=reading_options(options),
         against=options.against,
+        named_ends=ends,
     )
     print(found.json() if options.json else found.text(colour=sys.stdout.isatty()))
     return int(not found.ok)

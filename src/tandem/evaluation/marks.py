@@ -44,9 +44,10 @@ class MarkSeparation:
         return {k: None if v != v else v for k, v in asdict(self).items()}
 
     def __str__(self) -> str:
+        rows = (self.good, "good", self.good_score), (self.bad, "bad", self.bad_score)
         lines = [
-            f"{self.good} answers marked good, mean score {self.good_score:+.4f}",
-            f"{self.bad} answers marked bad, mean score {self.bad_score:+.4f}",
+            f"{n} answers marked {mark}" + (f", mean score {mean:+.4f}" if n else "")
+            for n, mark, mean in rows
         ]
         if np.isnan(self.auc):
             return "\n".join([*lines, "no order can be measured: one of the marks is missing"])

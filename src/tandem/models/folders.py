@@ -11,9 +11,11 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    GenerationConfig,
 )
 from transformers.utils import logging as hub
 
+from tandem.data.chat.ends import named_ends
 from tandem.errors import ModelError
 
 Source = Path | str
@@ -24,6 +26,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, Safetensor
 
 
 def check_exists(source: Source) -> None:
+    """Raise ModelError for a local folder without a config.json."""
     looks_local = isinstance(source, Path) or str(source).startswith((".", "/", "~"))
     if looks_local and not (Path(source) / "config.json").exists():
         raise ModelError(
@@ -52,6 +55,7 @@ def without_warnings() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
+    """Return what an exception says, as one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -65,6 +69,31 @@ def context_length(source: Source) -> int:
     config = _config(source)
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     return int(limit or 2**31)
+
+
+def generation_ends(source: Source) -> tuple[int, ...]:
+    """Return the end tokens that a model's generation settings name."""
+    return named_ends(_generation_config(source))
+
+
+def generation_fault(source: Source) -> str:
+    """Return what is wrong with a model's generation settings, or nothing."""
+    try:
+        config = _generation_config(source)
+        if config is not None:
+            config.validate(strict=True)
+    except ValueError as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def _generation_config(source: Source) -> Any:
+    check_exists(source)
+    try:
+        with without_warnings():
+            return GenerationConfig.from_pretrained(str(source))
+    except UNREADABLE:
+        return None  # a folder may have none: the model's own ends then count
 
 
 def _config(source: Source) -> Any:

@@ -212,7 +212,8 @@ def _lay_out(group: Group, tokens: TokenizerTraits, counts: Counts) -> _Laid | N
     if tools_of(group.prompt):
         counts.tools_unread += not (tokens.templated and tokens.template.takes_tools)
     counts.transcripts += messages is not None and not tokens.templated
-    counts.plain += messages is None and tokens.templated
+    rendered = any(name in prompt for name in tokens.specials)
+    counts.plain += messages is None and tokens.templated and not rendered
     return _Laid(group, prompt, answers, messages is not None and tokens.templated)
 
 

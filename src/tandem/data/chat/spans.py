@@ -59,13 +59,21 @@ def answer_text(
         ModelError: the template is not prefix-preserving.
     """
     if group.prompt.messages is None:
-        return AnswerText(((completion.text, True),), False)
+        return _plain(completion, tokens)
     if tokens.templated:
         return _templated(group.prompt, completion, prompt, tokens)
     if completion.turns is not None:
         return AnswerText(tuple(answer_segments(completion.turns)), False)
     spaced = completion.text if completion.text[:1].isspace() else f" {completion.text}"
     return AnswerText(((spaced, True),), False)
+
+
+def _plain(completion: Completion, tokens: TokenizerTraits) -> AnswerText:
+    """A text as it stands; one that was rendered with its end of turn is closed there."""
+    body = completion.text.rstrip()
+    if completion.stopped and any(body.endswith(end) for end in tokens.closings):
+        return AnswerText(((body, True),), True)
+    return AnswerText(((completion.text, True),), False)
 
 
 def _templated(

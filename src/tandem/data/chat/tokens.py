@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from tandem.data.chat.clock import template_date
+from tandem.data.chat.ends import closing_tokens
 from tandem.data.chat.template import ChatTemplate
 from tandem.errors import ModelError
 
@@ -100,6 +101,12 @@ class TokenizerTraits:
                 'set it: tokenizer.eos_token = "<|endoftext|>" (a token of its vocabulary)',
             )
         return int(eos)
+
+    @cached_property
+    def closings(self) -> tuple[str, ...]:
+        """What closes an answer, as text: the template's ends of turn, and EOS."""
+        ids = [*closing_tokens(self.tokenizer), self.eos]
+        return tuple(str(t) for t in self.tokenizer.convert_ids_to_tokens(ids))
 
     @cached_property
     def specials(self) -> tuple[str, ...]:

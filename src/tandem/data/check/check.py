@@ -16,6 +16,7 @@ import numpy as np
 
 from tandem.data.chat import encode_groups, render_group
 from tandem.data.chat.encode import Encoded
+from tandem.data.chat.ends import end_tokens
 from tandem.data.chat.show import judgment_line
 from tandem.data.chat.transcripts import prompt_key
 from tandem.data.chat.truncate import Counts, fit_to_length
@@ -85,6 +86,7 @@ def check_data(
     *,
     reading: ReadingOptions = ReadingOptions(),
     against: Sequence[str | Path] = (),
+    named_ends: Sequence[int] = (),
 ) -> DataCheck:
     """Examine a data source.
 
@@ -94,6 +96,7 @@ def check_data(
         max_length: the model's context in tokens, to say what will not fit.
         reading: columns, split, format and limit; other files have the same columns.
         against: other files (an evaluation set, a second split) that may share no prompt.
+        named_ends: end tokens that the model's generation settings name.
 
     Raises:
         DataError: the source cannot be read, or no row of it can be used.
@@ -107,7 +110,7 @@ def check_data(
     facts = findings.count_facts(data.groups)
     encoded = None if tokenizer is None else encode_groups(data.groups, tokenizer, max_length=None)
     shown = data.groups if encoded is None else encoded.groups
-    lengths = _lengths(shown, max_length, encoded, tokenizer)
+    lengths = _lengths(shown, max_length, encoded, tokenizer, named_ends)
     overlap = _overlap(data.groups, others)
     errors = data_errors(overlap, lengths)
     return DataCheck(
@@ -147,7 +150,13 @@ def _short(text: str) -> str:
     return text if len(text) <= 2 * half else f"{text[:half]} ... {text[-half:]}"
 
 
-def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokenizer: Any) -> Lengths:
+def _lengths(
+    groups: Groups,
+    limit: int | None,
+    encoded: Encoded | None,
+    tokenizer: Any,
+    named: Sequence[int],
+) -> Lengths:
     if encoded is None:
         sizes = [
             len(g.prompt.text) + s
@@ -158,7 +167,8 @@ def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokeniz
     sizes: list[int] = []
     fitting = Counts()
     ends: dict[str, int] = {}
-    double = inner = 0
+    double = inner = endless = 0
+    stops = end_tokens(tokenizer, named)
     for group in groups:
         sizes += [
             len(group.prompt.tokens) + s for s in [len(c.tokens) for c in group.completions] or [0]
@@ -169,13 +179,18 @@ def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokeniz
         for completion in group.completions:
             last = str(tokenizer.convert_ids_to_tokens(int(completion.tokens[-1])))
             ends[last] = ends.get(last, 0) + 1
-            inner += tokenizer.eos_token_id in completion.tokens[:-1] and completion.turns is None
+            inner += completion.turns is None and not stops.isdisjoint(
+                completion.tokens[:-1].tolist()
+            )
+            endless += completion.stopped and int(completion.tokens[-1]) not in stops
     return replace(
         Lengths.of(sizes, "tokens", limit),
         groups_dropped=fitting.groups - fitting.kept,
         ends=dict(sorted(ends.items(), key=lambda pair: -pair[1])[:5]),
         double_bos=double,
         inner_eos=inner,
+        endless=endless,
+        stops=tuple(str(t) for t in tokenizer.convert_ids_to_tokens(sorted(stops))),
         plain=encoded.counts.plain,
         transcripts=encoded.counts.transcripts,
         refused=encoded.counts.dropped,
