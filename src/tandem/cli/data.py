@@ -32,9 +32,11 @@ def check_command(words: Sequence[str]) -> int:
 
     tokenizer, context, ends = None, None, ()
     if options.model:
+        from tandem.models.checks import check_policy
         from tandem.models.folders import context_length, generation_ends
         from tandem.models.tokenizers import load_tokenizer
 
+        check_policy(options.model)
         tokenizer, context = load_tokenizer(options.model), context_length(options.model)
         ends = generation_ends(options.model)
     found = examine(

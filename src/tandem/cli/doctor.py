@@ -135,10 +135,16 @@ def check_model(path: Path) -> Iterator[Finding]:
     """A model folder: tokenizer, end of sequence, chat template, context."""
     from transformers import AutoConfig, AutoTokenizer
 
+    from tandem.models.checks import check_policy
+
     try:
+        check_policy(path)
         config = AutoConfig.from_pretrained(path)
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, TandemError) as error:
+    except TandemError as error:
+        yield Finding("fail", "model", error.what, error.do)
+        return
+    except (OSError, ValueError) as error:
         fix = "give a folder with config.json, safetensors and a tokenizer"
         yield Finding("fail", "model", " ".join(str(error).split())[:200], fix)
         return

@@ -36,10 +36,12 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
     options = _parsed(parser, words, {"machine": Machine()})
     machine = with_parsed_values(Machine(), options.machine)
 
+    from tandem.models.checks import check_policy, check_reward
     from tandem.rng import Seed
     from tandem.stages.evaluate_reward import evaluate_reward
 
     data = _needed(options, "data", "judgements, for example hh_harmless.jsonl.gz")
+    (check_policy if options.reference else check_reward)(Path(options.model))
     found = reading_options(options).read(data)
     groups = _fitting(found.groups, options.model)
     judged = groups.take(i for i, group in enumerate(groups) if group.preferences)

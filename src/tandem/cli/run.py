@@ -172,6 +172,7 @@ def open_task(options: Namespace, sizes: Any) -> Task:
         ConfigError: neither or both were given.
         ModelError: the folder holds no model.
     """
+    from tandem.models.checks import check_policy
     from tandem.rng import Seed
     from tandem.tasks import load as worlds
 
@@ -187,6 +188,7 @@ def open_task(options: Namespace, sizes: Any) -> Task:
         return worlds.load_task(start["task"], sizes, Seed(options.seed))
     reading = reading_options(options)
     task = worlds.task_from_files(Path(start["model"]), start["data"], sizes, reading)
+    check_policy(task.base.path)
     task.base.files()
     return task
 

@@ -61,12 +61,12 @@ def first_line(error: Exception) -> str:
 
 def layer_count(source: Source) -> int:
     """Return how many layers a model has."""
-    return int(getattr(_config(source), "num_hidden_layers", 1))
+    return int(getattr(read_config(source), "num_hidden_layers", 1))
 
 
 def context_length(source: Source) -> int:
     """Return how many tokens a model can read."""
-    config = _config(source)
+    config = read_config(source).get_text_config()
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     return int(limit or 2**31)
 
@@ -96,7 +96,8 @@ def _generation_config(source: Source) -> Any:
         return None  # a folder may have none: the model's own ends then count
 
 
-def _config(source: Source) -> Any:
+def read_config(source: Source) -> Any:
+    """Return a model's configuration; raises ModelError where none can be read."""
     check_exists(source)
     try:
         with without_warnings():

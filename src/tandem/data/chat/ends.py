@@ -11,7 +11,7 @@ the next turn, and everything that is measured is then about run-on text.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 from tandem.data.chat.template import ChatTemplate, TemplateRefused
 from tandem.data.record import Message
@@ -53,7 +53,7 @@ def closing_tokens(tokenizer: Any) -> tuple[int, ...]:
         behind = text[text.rfind(_SAID) + len(_SAID) :]
         name = next((n for n in names if n and text.endswith(n) and behind.endswith(n)), None)
         if name is not None:
-            found.append(int(added.get(name, tokenizer.convert_tokens_to_ids(name))))
+            found.append(added[name] if name in added else tokenizer.convert_tokens_to_ids(name))
     return tuple(dict.fromkeys(found))
 
 
@@ -70,12 +70,12 @@ def end_tokens(tokenizer: Any, named: Iterable[int | None] = ()) -> frozenset[in
         >>> sorted(tokenizer.convert_ids_to_tokens(sorted(end_tokens(tokenizer))))
         ['</s>', '<|im_end|>']
     """
-    ends = [*named, tokenizer.eos_token_id, *closing_tokens(tokenizer)]
+    ends: list[Any] = [*named, tokenizer.eos_token_id, *closing_tokens(tokenizer)]
     return frozenset(int(end) for end in ends if end is not None)
 
 
 def named_ends(settings: Any) -> tuple[int, ...]:
     """Return the ends that a generation config, or a model's config, names."""
-    named = getattr(settings, "eos_token_id", None)
-    several = cast("list[int | None]", list(named) if isinstance(named, list | tuple) else [named])
+    named: Any = getattr(settings, "eos_token_id", None)
+    several: list[Any] = [*named] if isinstance(named, list | tuple) else [named]
     return tuple(int(end) for end in several if end is not None)

@@ -26,13 +26,13 @@ class DataRow:
         place: where it stands, as `file:line` or `dataset[index]`.
         values: column -> value; absent and null are the same.
         strings: True where every value is a string (CSV), so that numbers must be parsed.
-        gathered: True where several rows of the file were made one.
+        gathered: places of the rows, where several rows of the file were made one.
     """
 
     place: str
     values: Mapping[str, Any]
     strings: bool = False
-    gathered: bool = False
+    gathered: tuple[str, ...] = ()
 
     def has(self, name: str) -> bool:
         """True if the column is there and not null."""
@@ -48,13 +48,7 @@ class DataRow:
 
     def number(self, name: str) -> float:
         """Return a finite number; raises DataError on anything else."""
-        value = self._need(name)
-        if self.strings and isinstance(value, str):
-            try:
-                value = float(value)
-            except ValueError:
-                self.wrong(name, value, "it must be a number")
-        return self._finite(name, value)
+        return self._finite(name, self._need(name))
 
     def label(self, name: str) -> bool:
         """Return True or False from a boolean, 0 or 1, or their words; raises DataError else."""
@@ -139,10 +133,15 @@ class DataRow:
     def wrong(self, name: str, value: Any, rule: str) -> NoReturn:
         """Raise a DataError about one value."""
         raise DataError(
-            f"{self.place}: `{name}` is {shorten(value)} ({type(value).__name__})",
+            f"{self._place(name)}: `{name}` is {shorten(value)} ({type(value).__name__})",
             f"{rule}; reading on would train on something that the file does not say",
             f"mend that row, or say which column holds it: --columns {_column(name)}=COLUMN",
         )
+
+    def _place(self, name: str) -> str:
+        """Return where a value stands: of gathered rows, the one whose number it has."""
+        number = name.partition("[")[2].partition("]")[0]
+        return self.gathered[int(number)] if self.gathered and number.isdigit() else self.place
 
     def _need(self, name: str) -> Any:
         value = self.values.get(name)
@@ -156,6 +155,11 @@ class DataRow:
         return value
 
     def _finite(self, name: str, value: Any) -> float:
+        if self.strings and isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                self.wrong(name, value, "it must be a number")
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.wrong(name, value, "it must be a number")
         try:

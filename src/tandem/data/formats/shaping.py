@@ -92,6 +92,7 @@ def gather_rows(rows: Iterable[DataRow], names: Sequence[str]) -> Iterator[DataR
         these = list(several)
         first = these[0]
         if len(these) > 1:
+            places = tuple(row.place for row in these)
             lists = {name: [row.values.get(name) for row in these] for name in names}
-            first = replace(first, values={**first.values, **lists}, strings=False, gathered=True)
+            first = replace(first, values={**first.values, **lists}, gathered=places)
         yield first
