@@ -104,10 +104,19 @@ def parse_words(
         return parser.instantiate(parser.parse_args([*early, *words]))
     except ArgumentError as error:
         raise ConfigError(
-            " ".join(str(error).split()),
+            _by_flag(" ".join(str(error).split()), parser),
             "a setting has a type, and often a range",
             f"see `{parser.prog} --help`",
         ) from error
+
+
+def _by_flag(text: str, parser: ArgumentParser) -> str:
+    """Return an error's text with settings called as they are on the command line."""
+    for action in parser._actions:
+        flags = [o for o in action.option_strings if o.startswith("--")]
+        if flags and action.dest != flags[0][2:].replace("-", "_"):
+            text = text.replace(f'"{action.dest}"', f'"{flags[0][2:]}"')
+    return text
 
 
 def with_parsed_values(config: Any, values: Namespace) -> Any:

@@ -58,7 +58,8 @@ def encode(
         ConfigError: no prompt could have that much room.
     """
     tokenizer = load_tokenizer(policy.path)
-    limit = max_length or encoding.max_length or context_length(policy.path)
+    asked = None if room else encoding.max_length  # a prompt to be answered has the context
+    limit = max_length or asked or context_length(policy.path)
     if truncation == "drop":
         truncation = encoding.truncation
     check_room(room, limit)

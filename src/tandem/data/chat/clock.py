@@ -6,12 +6,15 @@ day: a run that is resumed tomorrow would mix two prompts. `frozen_date` fixes t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import date, datetime, time
 
 from tandem.errors import ConfigError
+
+DIRECTIVES = "aAwdbBmyYHIpMSfjUWcxXGuVeDF"
+"""The letters that a date's format may have behind `%`."""
 
 _frozen: ContextVar[date | None] = ContextVar("template_date", default=None)
 
@@ -47,6 +50,16 @@ def parse_date(text: str) -> date:
         ) from error
 
 
-def clock(day: date) -> Callable[[str], str]:
-    """Return what a template knows as `strftime_now`, standing still at noon of a day."""
-    return datetime.combine(day, time(12)).strftime
+def stop_clock(template: str, day: date) -> str:
+    """Return a template for which it is always noon of a day.
+
+    Templates ask `strftime_now(format)`. A macro of that name, put before the template, answers
+    with the day's own numbers and names.
+    """
+    if "strftime_now" not in template:
+        return template
+    noon = datetime.combine(day, time(12))
+    short = {f"%-{c}": noon.strftime(f"%{c}").lstrip("0") or "0" for c in "dmHIMSjyUW"}
+    answers = {**short, **{f"%{c}": noon.strftime(f"%{c}") for c in DIRECTIVES}, "%%": "%"}
+    replaced = "".join(f" | replace({k!r}, {v!r})" for k, v in answers.items())
+    return f"{{%- macro strftime_now(f) -%}}{{{{ f{replaced} }}}}{{%- endmacro %}}\n{template}"

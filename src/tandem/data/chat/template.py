@@ -9,7 +9,7 @@ from datetime import date
 from functools import cached_property
 from typing import Any, Literal, cast
 
-from tandem.data.chat.clock import clock, template_date
+from tandem.data.chat.clock import stop_clock, template_date
 from tandem.data.record import Message, Prompt
 from tandem.errors import ModelError
 
@@ -105,16 +105,22 @@ class ChatTemplate:
         except (TemplateRefused, ModelError):
             return ""
 
+    def _stopped(self, day: date) -> str | None:
+        """Return the template with its clock stopped; None for the tokenizer's own."""
+        own = self.tokenizer.chat_template
+        return stop_clock(own, day) if isinstance(own, str) and "strftime_now" in own else None
+
     def _apply(
         self, messages: Sequence[Message], tools: Sequence[Any], ask: bool, day: date
     ) -> str:
+        template = self._stopped(day)
         try:
             return self.tokenizer.apply_chat_template(
                 list(messages),
                 tools=list(tools) or None,
                 tokenize=False,
                 add_generation_prompt=ask,
-                strftime_now=clock(day),
+                chat_template=template,
             )
         except Exception as error:
             inside = type(error).__module__.startswith("jinja2")
