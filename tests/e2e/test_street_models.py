@@ -285,3 +285,33 @@ def test_an_adapter_is_named_with_its_base(tmp_path: Path):
 def test_rewards_of_another_kind(changes: dict[str, Any], words: str, tmp_path: Path):
     with pytest.raises(ModelError, match=words):
         check_reward(model(tmp_path / "model", **changes))
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen", "right"),
+    [
+        ([2.0, 1.0, 1.0, 0.0], 1, 1.0),
+        ([2.0, 3.0, 1.0, 0.0], 1, 0.0),
+        ([2.0, 2.0, 1.0, 0.0], 1, 0.5),
+        ([2.0, 2.0, 2.0, 2.0], 1, 0.25),
+        ([2.0, 2.0, 2.0, 0.0], 1, 1 / 3),
+        ([0.0, 1.0, 2.0, 3.0], 1, 0.0),
+        ([3.0, 2.0, 1.0, 0.0], 3, 1.0),
+        ([3.0, 2.0, 0.0, 0.0], 3, 0.0),
+        ([3.0, 0.0, 1.0, 0.5], 3, 0.0),
+        ([1.0, 1.0, 1.0, -1.0], 3, 1.0),
+    ],
+)  # fmt: skip
+def test_best_of_four(scores: list[float], chosen: int, right: float):
+    from tandem.evaluation.best_of import best_of_credit, best_of_table
+
+    votes = tuple(Preference(i, j) for i in range(chosen) for j in range(chosen, 4))
+    prompt = Prompt("a", "q", meta={"subset": "Focus"})
+    group = Group(prompt, tuple(Completion(c) for c in "abcd"), np.array(scores), votes)
+    assert best_of_credit(group) == pytest.approx(right)
+    table = best_of_table([group])
+    assert table is not None
+    assert table.rows[0][:3] == (
+        "Focus", "best of 4" if chosen == 1 else "all chosen above all rejected", 1
+    )  # fmt: skip
+    assert table.rows[0][4] == pytest.approx(0.25)

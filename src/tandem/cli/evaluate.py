@@ -36,9 +36,11 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
     options = _parsed(parser, words, {"machine": Machine()})
     machine = with_parsed_values(Machine(), options.machine)
 
+    from tandem.evaluation.best_of import best_of_table, is_best_of
     from tandem.models.checks import check_policy, check_reward
     from tandem.rng import Seed
     from tandem.stages.evaluate_reward import evaluate_reward
+    from tandem.stages.judging import judge
 
     data = _needed(options, "data", "judgements, for example hh_harmless.jsonl.gz")
     (check_policy if options.reference else check_reward)(Path(options.model))
@@ -53,6 +55,12 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
         )
     notes = [f"{options.data}: {found.format}, because {found.why}", *found.notes.lines()]
     exam = evaluate_reward(_judge(options), judged, seed=Seed(options.seed), machine=machine)
+    several = judged.take(i for i, group in enumerate(judged) if is_best_of(group))
+    if len(several):
+        table = best_of_table(judge(several, _judge(options), machine=machine))
+        text = f"{table}\n\nby pairs\n{exam['text']}"
+        numbers = {**exam["numbers"], "best_of": table.as_dicts() if table else []}
+        exam = {"text": text, "numbers": numbers}
     return _tell(options, [*notes, f"{len(found.groups) - len(judged)} groups left out"], exam)
 
 
