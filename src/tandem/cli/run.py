@@ -209,6 +209,8 @@ def open_task(options: Namespace, sizes: Any) -> Task:
     model = Path(start["model"]) if "model" in start else None
     if "task" in start and "data" not in start:
         task = worlds.load_task(start["task"], sizes, Seed(options.seed), model=model)
+        if model is not None:
+            check_policy(model)
         task.base.files()
         return task
     if model is None or set(start) != {"model", "data"}:

@@ -110,12 +110,12 @@ def _from_sharegpt(turn: dict[str, Any]) -> Message:
     if who != "function_call":
         return {"role": SPEAKERS[who], "content": said, **turn}
     call = _parsed(said, ".value")
-    calls: Any = call if isinstance(call, list) else [call]
+    calls = cast("list[Any]", call) if isinstance(call, list) else [call]
     return {"role": "assistant", "tool_calls": calls, **turn}
 
 
 def _read_calls(calls: Any) -> list[Any]:
-    known = cast("list[Any]", calls) if isinstance(calls, list) else [None]
+    known: list[Any] = cast("list[Any]", calls) if isinstance(calls, list) else [None]
     if not all(isinstance(call, dict) for call in known):
         raise WrongMessage(".tool_calls", calls, "tool calls are a list of objects")
     return [_read_call(call, k) for k, call in enumerate(known)]
@@ -124,11 +124,10 @@ def _read_calls(calls: Any) -> list[Any]:
 def _read_call(call: dict[str, Any], k: int) -> dict[str, Any]:
     """Return a call as `{"type": "function", "function": {"name", "arguments": object}}`."""
     place = f".tool_calls[{k}].function"
-    function = call.get(
-        "function", {key: call[key] for key in ("name", "arguments") if key in call}
-    )
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise WrongMessage(place, function, "a tool call has a function with a name")
+    bare = {key: call[key] for key in ("name", "arguments") if key in call}
+    function = object_of(call.get("function", bare))
+    if not isinstance(function.get("name"), str):
+        raise WrongMessage(place, call.get("function"), "a tool call has a function with a name")
     given = function.get("arguments", {})
     arguments = without_nulls(_parsed(given, f"{place}.arguments"))
     if not isinstance(arguments, dict):
