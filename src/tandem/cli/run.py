@@ -181,15 +181,19 @@ def check_machine(model: str | None, machine: Machine) -> None:
 
     Raises:
         ConfigError: the device is not here, the memory is too small, or adapters fit nowhere.
+        ModelError: the folder holds what cannot be trained.
     """
     own = model is not None and Path(model).is_dir()
     if machine.device in ("auto", "cpu") and machine.lora is None and not own:
         return
+    from tandem.models.checks import check_policy
     from tandem.models.devices import check_device
     from tandem.tasks.micro import ASSETS
     from tandem.training.memory import check_trainable
 
     check_device(machine)
+    if own and model is not None:
+        check_policy(Path(model))
     if own or machine.lora is not None:
         check_trainable(Path(model) if own and model is not None else ASSETS / "base", machine)
 
@@ -209,8 +213,6 @@ def open_task(options: Namespace, sizes: Any) -> Task:
     model = Path(start["model"]) if "model" in start else None
     if "task" in start and "data" not in start:
         task = worlds.load_task(start["task"], sizes, Seed(options.seed), model=model)
-        if model is not None:
-            check_policy(model)
         task.base.files()
         return task
     if model is None or set(start) != {"model", "data"}:
