@@ -131,7 +131,8 @@ class ChatTemplate:
         except Exception as error:
             name = type(error).__name__
             inside = type(error).__module__.startswith("jinja2") and name not in _BROKEN
-            if inside or isinstance(error, TypeError | AttributeError):
+            unusual = bool(tools) or not all(map(_is_plain, messages))
+            if inside or (unusual and isinstance(error, TypeError | AttributeError)):
                 raise TemplateRefused(f"the chat template refuses it: {error}") from error
             fails = "does not parse" if name == "TemplateSyntaxError" else f"fails with {name}"
             raise ModelError(
@@ -146,6 +147,11 @@ def tools_of(prompt: Prompt) -> list[Any]:
     tools = prompt.meta.get("tools")
     known = cast("list[Any]", tools) if isinstance(tools, list) else []
     return known if all(isinstance(tool, dict) for tool in known) else []
+
+
+def _is_plain(message: Message) -> bool:
+    """True for a text without calls, which every template has to take."""
+    return isinstance(message.get("content"), str) and "tool_calls" not in message
 
 
 def _is_mangled(text: str) -> bool:
