@@ -157,7 +157,6 @@ DATA = [
     Case("folder without files", _folder(), ("folder without data", "no files")),
     Case("folder without data", _folder("README.md"), ("folder without data", "README.md")),
     Case("broken dataset folder", _folder("state.json"), ("`datasets` cannot open",)),
-    Case("duplicate ids", _rows({"id": 1, "prompt": "a"}, {"id": 1, "prompt": "b"}), (":2", "`1`")),
     Case(
         "label no boolean",
         _second({**_LABEL, "label": "good"}, _LABEL),

@@ -199,7 +199,7 @@ def test_unknown_columns_name_the_formats_and_a_way_out(tmp_path: Path):
     with pytest.raises(DataError) as error:
         rows(tmp_path, {"question": "a", "response": "b"})
     assert "`question`, `response` fit no format" in error.value.what
-    assert "{'prompt': 'question', 'completion': 'response'}" in error.value.do
+    assert "--columns prompt=question,completion=response" in error.value.do
 
 
 def test_ambiguous_columns_say_so_and_can_be_chosen(tmp_path: Path):

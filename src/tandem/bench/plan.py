@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tandem.data.formats.options import ReadingOptions
 from tandem.errors import ConfigError, nearest_name
 from tandem.tasks import Sizes
 
@@ -68,6 +69,7 @@ class Plan:
         task: a task by name, or None with `model` and `data`.
         model: folder of your model: with `data`, or with a task that comes without one.
         data: your preferences.
+        reading: how the data is read.
         exam: seed of the evaluation prompts.
         referee: a language model, the task's base, compares every answer with SFT's, in both
             orders: the AutoSxS column of the RSO paper.
@@ -83,6 +85,7 @@ class Plan:
     task: str | None = None
     model: str | None = None
     data: str | None = None
+    reading: ReadingOptions = ReadingOptions()
     exam: int = 0
     referee: bool = False
     seconds: float | None = None

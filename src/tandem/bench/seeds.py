@@ -80,7 +80,7 @@ def open_plan_task(plan: Plan, seed: int) -> Task:
         at, exam = Seed(seed), Seed(plan.exam)
         return worlds.load_task(plan.task, plan.sizes, at, exam=exam, model=own)
     assert plan.model is not None and plan.data is not None  # noqa: PT018
-    task = worlds.task_from_files(Path(plan.model), plan.data, plan.sizes)
+    task = worlds.task_from_files(Path(plan.model), plan.data, plan.sizes, plan.reading)
     if task.truth is None and task.preferences is None:
         raise ConfigError(
             f"nobody can judge answers to {plan.data}",

@@ -20,6 +20,7 @@ from tandem.bench import Plan, collect_results, run_seeds
 from tandem.bench.plan import folder_name
 from tandem.bench.seeds import open_plan_task
 from tandem.cli.plans import PRESET_FILES, make_plan
+from tandem.cli.reading import add_reading_flags
 from tandem.cli.run import check_answer_lengths, check_machine
 from tandem.cli.settings import add_settings, make_parser, parse_words, with_parsed_values
 from tandem.errors import ConfigError, nearest_name
@@ -90,6 +91,7 @@ def make_bench_parser() -> Any:
         "--out": "the comparison's folder; runs/bench-TITLE if not given",
     }.items():
         parser.add_argument(option, type=str | None, default=None, help=text)
+    add_reading_flags(parser)
     parser.add_argument("--seeds", type=int | None, default=None, help="number of training seeds")
     parser.add_argument("--first_seed", type=int, default=0, help="the first of them")
     parser.add_argument("--workers", type=int, default=1, help="seeds done side by side")

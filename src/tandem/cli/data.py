@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from tandem.cli.reading import add_reading_flags, reading_options
 from tandem.cli.settings import make_parser, parse_words
 
 
@@ -16,30 +17,35 @@ def check_command(words: Sequence[str]) -> int:
     parser.add_argument(
         "--against", action="append", default=[], help="may share no prompt with it"
     )
+    add_reading_flags(parser)
     parser.add_argument(
-        "--split", type=str, default="", help="which split, where there are several"
+        "--data.max_length",
+        dest="max_length",
+        type=int | None,
+        default=None,
+        help="count what is longer; the model's context if not given",
     )
-    parser.add_argument("--limit", type=int, default=0, help="read only this many rows")
-    parser.add_argument("--format", type=str, default="", help="instead of detecting it")
     parser.add_argument("--json", action="store_true", help="for programs")
     options = parse_words(parser, words)
 
     from tandem.data.check.check import check_data as examine
 
-    tokenizer, context = None, None
+    tokenizer, context, ends = None, None, ()
     if options.model:
-        from tandem.models.folders import context_length
+        from tandem.models.checks import check_policy
+        from tandem.models.folders import context_length, generation_ends
         from tandem.models.tokenizers import load_tokenizer
 
+        check_policy(options.model)
         tokenizer, context = load_tokenizer(options.model), context_length(options.model)
+        ends = generation_ends(options.model)
     found = examine(
         options.data,
         tokenizer,
-        context,
-        split=options.split or None,
-        limit=options.limit or None,
-        format=options.format or None,
+        options.max_length or context,
+        reading=reading_options(options),
         against=options.against,
+        named_ends=ends,
     )
     print(found.json() if options.json else found.text(colour=sys.stdout.isatty()))
     return int(not found.ok)

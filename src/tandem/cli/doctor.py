@@ -135,18 +135,36 @@ def check_model(path: Path) -> Iterator[Finding]:
     """A model folder: tokenizer, end of sequence, chat template, context."""
     from transformers import AutoConfig, AutoTokenizer
 
+    from tandem.models.checks import check_policy
+
     try:
+        check_policy(path)
         config = AutoConfig.from_pretrained(path)
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, TandemError) as error:
+    except TandemError as error:
+        yield Finding("fail", "model", error.what, error.do)
+        return
+    except (OSError, ValueError) as error:
         fix = "give a folder with config.json, safetensors and a tokenizer"
         yield Finding("fail", "model", " ".join(str(error).split())[:200], fix)
         return
     context = getattr(config, "max_position_embeddings", None)
     yield Finding("pass", "model", f"{config.model_type}, context {context}")
+    from tandem.data.chat.ends import closing_tokens, end_tokens
+    from tandem.models.folders import generation_ends, generation_fault
+
     eos = tokenizer.eos_token
     fix = "" if eos else "set tokenizer.eos_token: without it no answer ends"
     yield Finding("pass" if eos else "fail", "end token", str(eos), fix)
+    named = generation_ends(path)
+    ends = tokenizer.convert_ids_to_tokens(sorted(end_tokens(tokenizer, named)))
+    lost = set(closing_tokens(tokenizer)) - {*named, tokenizer.eos_token_id}
+    fix = "other programs need it in generation_config.json; a trained model's folder has it"
+    found = f"answers end at {', '.join(map(str, ends))}"
+    yield Finding("warn" if lost else "pass", "ends", found, fix if lost else "")
+    if fault := generation_fault(path):
+        fix = "a trained model's folder gets do_sample true; or take the setting out"
+        yield Finding("warn", "generation", fault[:200], fix)
     template = "present" if tokenizer.chat_template else "none"
     fix = "" if tokenizer.chat_template else "conversations are joined as plain text"
     state = "pass" if tokenizer.chat_template else "warn"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tandem.cli.reading import add_reading_flags, reading_options
 from tandem.cli.settings import add_settings, make_parser, parse_words, with_parsed_values
 from tandem.errors import ConfigError, DataError
 
@@ -31,14 +32,19 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
         "--reference", type=str, default="", help="the policy's reference: implicit"
     )
     parser.add_argument("--beta", type=float, default=0.1, help="beta of the implicit reward")
+    add_reading_flags(parser)
     options = _parsed(parser, words, {"machine": Machine()})
     machine = with_parsed_values(Machine(), options.machine, "machine")
 
-    from tandem.data.formats import read_data
+    from tandem.evaluation.best_of_accuracy import best_of_table, is_best_of
+    from tandem.models.checks import check_policy, check_reward
     from tandem.rng import Seed
     from tandem.stages.evaluate_reward import evaluate_reward
+    from tandem.stages.judging import judge
 
-    found = read_data(_needed(options, "data", "judgements, for example hh_harmless.jsonl.gz"))
+    data = _needed(options, "data", "judgements, for example hh_harmless.jsonl.gz")
+    (check_policy if options.reference else check_reward)(Path(options.model))
+    found = reading_options(options).read(data)
     groups = _fitting(found.groups, options.model)
     judged = groups.take(i for i, group in enumerate(groups) if group.preferences)
     if not len(judged):
@@ -49,6 +55,12 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
         )
     notes = [f"{options.data}: {found.format}, because {found.why}", *found.notes.lines()]
     exam = evaluate_reward(_judge(options), judged, seed=Seed(options.seed), machine=machine)
+    several = judged.take(i for i, group in enumerate(judged) if is_best_of(group))
+    if len(several):
+        table = best_of_table(judge(several, _judge(options), machine=machine))
+        text = f"{table}\n\nby pairs\n{exam['text']}"
+        numbers = {**exam["numbers"], "best_of": table.as_dicts() if table else []}
+        exam = {"text": text, "numbers": numbers}
     return _tell(options, [*notes, f"{len(found.groups) - len(judged)} groups left out"], exam)
 
 
@@ -66,6 +78,7 @@ def evaluate_policy_command(words: Sequence[str]) -> int:
     parser.add_argument(
         "--proxy", type=str, default="", help="folder of a reward model that judges"
     )
+    add_reading_flags(parser)
     configs = {"sampling": Sampling(), "sizes": Sizes(), "machine": Machine()}
     options = _parsed(parser, words, configs)
     configs = {
@@ -120,7 +133,6 @@ def _judge(options: Namespace) -> Judge:
 
 
 def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
-    from tandem.data.formats import read_data
     from tandem.judges.reward_model import RewardModel
     from tandem.rng import Seed
     from tandem.runs.checkpoint import Checkpoint
@@ -134,7 +146,8 @@ def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
         if task.truth is not None:
             judges["truth"] = task.truth
     else:
-        prompts = read_data(_needed(options, "data", "prompts, or --task micro")).groups.prompts()
+        data = _needed(options, "data", "prompts, or --task micro")
+        prompts = reading_options(options).read(data).groups.prompts()
         _needed(options, "proxy", "a reward model to judge with")
     if options.proxy:
         judges["proxy"] = RewardModel(Checkpoint(Path(options.proxy)), "proxy")

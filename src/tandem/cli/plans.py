@@ -14,6 +14,7 @@ from typing import Any
 
 from tandem.bench import Claim, Entry, Plan, parse_claims
 from tandem.bench.seeds import open_method
+from tandem.cli.reading import reading_options
 from tandem.cli.run import default_configs
 from tandem.cli.settings import (
     add_settings,
@@ -84,6 +85,7 @@ def make_plan(options: Any) -> Plan:
         exam=table.get("exam", 0),
         referee=table.get("referee", False),
         seconds=parse_duration(options.budget) if options.budget else None,
+        reading=reading_options(options),
         **start,
     )
 

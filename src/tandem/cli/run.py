@@ -14,6 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tandem.cli.reading import (
+    FLAGS,
+    add_encoding_flags,
+    add_reading_flags,
+    encoding_rules,
+    reading_options,
+    rules_table,
+)
 from tandem.cli.settings import (
     add_settings,
     make_parser,
@@ -24,9 +32,12 @@ from tandem.cli.settings import (
     with_parsed_values,
     with_table_values,
 )
+from tandem.data.chat.clock import frozen_date, parse_date
+from tandem.data.chat.encoding_rules import EncodingRules
 from tandem.errors import ConfigError
 from tandem.methods import METHODS, Method, find_method, load_method
 from tandem.methods.configs import all_shared_parts, with_shared_parts
+from tandem.pipeline.labels import check_labels
 from tandem.runs.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
@@ -68,11 +79,16 @@ def run_command_line(words: Sequence[str]) -> int:
     task = open_task(options, configs["sizes"])
     if options.model is not None:
         check_answer_lengths(options.model, [(method.name, configs)])
-    resolved = resolved_settings(method.name, options, configs)
+    check_labels(method, task)
+    folder = run_folder(method.name, options, task)
+    rules = encoding_rules(options, folder, task.base.path)
+    if rules.max_length is not None:
+        check_length(rules.max_length, task.base.path)
+    resolved = resolved_settings(method.name, options, configs, rules)
     if options.dry_run:
         print(plan_text(options, resolved, task))
         return 0
-    return _go(method, options, configs, task, resolved)
+    return _go(method, options, configs, task, resolved, rules)
 
 
 def _go(
@@ -81,6 +97,7 @@ def _go(
     configs: Mapping[str, Any],
     task: Task,
     resolved: Mapping[str, Any],
+    rules: EncodingRules,
 ) -> int:
     from tandem.pipeline.evaluate import run_method
     from tandem.runs.run import Run
@@ -88,7 +105,18 @@ def _go(
     path = run_folder(method.name, options, task)
     follow = partial(open_trackers, options.tracker, path, resolved)
     machine = configs["machine"]
-    with Run(path, options.seed, redo=options.redo, machine=machine, follow=follow) as work:
+    day = parse_date(rules.date) if rules.date else None
+    with (
+        frozen_date(day),
+        Run(
+            path,
+            options.seed,
+            redo=options.redo,
+            machine=machine,
+            encoding=rules,
+            follow=follow,
+        ) as work,
+    ):
         work.save_config(to_toml(resolved))
         for line in task.notes:
             work.events.log("note", text=line)
@@ -138,6 +166,8 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="the default: finished stages are kept"
     )
+    add_reading_flags(parser)
+    add_encoding_flags(parser)
     add_settings(parser, configs)
     return parser
 
@@ -151,15 +181,19 @@ def check_machine(model: str | None, machine: Machine) -> None:
 
     Raises:
         ConfigError: the device is not here, the memory is too small, or adapters fit nowhere.
+        ModelError: the folder holds what cannot be trained.
     """
     own = model is not None and Path(model).is_dir()
     if machine.device in ("auto", "cpu") and machine.lora is None and not own:
         return
+    from tandem.models.checks import check_policy
     from tandem.models.devices import check_device_name
     from tandem.tasks.micro import ASSETS
     from tandem.training.memory import check_trainable
 
     check_device_name(machine)
+    if own and model is not None:
+        check_policy(Path(model))
     if own or machine.lora is not None:
         check_trainable(Path(model) if own and model is not None else ASSETS / "base", machine)
 
@@ -171,6 +205,7 @@ def open_task(options: Namespace, sizes: Any) -> Task:
         ConfigError: neither or both were given, or a task lacks its model.
         ModelError: the folder holds no model.
     """
+    from tandem.models.checks import check_policy
     from tandem.rng import Seed
     from tandem.tasks import load as worlds
 
@@ -187,7 +222,8 @@ def open_task(options: Namespace, sizes: Any) -> Task:
             "a run starts from a task, or from a model and data",
             "give `--task micro`, or `--model PATH --data FILE`",
         )
-    task = worlds.task_from_files(model, start["data"], sizes)
+    task = worlds.task_from_files(model, start["data"], sizes, reading_options(options))
+    check_policy(task.base.path)
     task.base.files()
     return task
 
@@ -211,7 +247,25 @@ def check_answer_lengths(model: str, methods: Iterable[tuple[str, Mapping[str, A
             check_room(configs["sampling"].max_tokens, limit)
 
 
-def resolved_settings(name: str, options: Namespace, configs: Mapping[str, Any]) -> dict[str, Any]:
+def check_length(length: int, model: Path) -> None:
+    """Refuse a length that the model cannot read.
+
+    Raises:
+        ConfigError: it is longer than the context.
+    """
+    from tandem.models.folders import context_length
+
+    if length > (context := context_length(model)):
+        raise ConfigError(
+            f"data.max_length = {length}",
+            f"{model} reads {context} tokens; beyond them its numbers mean nothing",
+            f"give --data.max_length {context} or less, or leave it out",
+        )
+
+
+def resolved_settings(
+    name: str, options: Namespace, configs: Mapping[str, Any], rules: EncodingRules
+) -> dict[str, Any]:
     """Return everything that was decided, as tables; `run.toml` can be given to --config.
 
     Raises:
@@ -225,7 +279,9 @@ def resolved_settings(name: str, options: Namespace, configs: Mapping[str, Any])
         )
     start = {n: options[n] for n in START_FLAGS if options[n] is not None}
     tables = {prefix: nested_tables(config) for prefix, config in configs.items()}
-    return {"method": name, **start, "seed": options.seed, **tables}
+    reading = {flag: options[flag] for flag in FLAGS} if "data" in start else {}
+    given = {**start, **reading, **rules_table(rules)}
+    return {"method": name, **given, "seed": options.seed, **tables}
 
 
 def run_folder(name: str, options: Namespace, task: Task) -> Path:

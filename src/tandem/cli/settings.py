@@ -110,10 +110,19 @@ def parse_words(parser: ArgumentParser, words: Sequence[str], *files: Path) -> N
         if (refused := _range_error(error)) is not None:
             raise refused from error
         raise ConfigError(
-            _shorten(" ".join(str(error).split())),
+            _shorten(_by_flag(" ".join(str(error).split()), parser)),
             "a setting has a type, and often a range",
             f"see `{parser.prog} --help`",
         ) from error
+
+
+def _by_flag(text: str, parser: ArgumentParser) -> str:
+    """Return an error's text with settings called as they are on the command line."""
+    for action in parser._actions:
+        flags = [o for o in action.option_strings if o.startswith("--")]
+        if flags and action.dest != flags[0][2:].replace("-", "_"):
+            text = text.replace(f'"{action.dest}"', f'"{flags[0][2:]}"')
+    return text
 
 
 def _range_error(error: BaseException | None) -> ConfigError | None:
@@ -249,7 +258,7 @@ def _shorten(text: str) -> str:
 def to_toml(table: Mapping[str, Any], prefix: str = "") -> str:
     """Spell nested settings as TOML that `read_file` reads back; None is spelled "null"."""
     plain = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
-    lines = [f"{key} = {_toml(value)}" for key, value in plain.items()]
+    lines = [f"{_toml_key(key)} = {_toml(value)}" for key, value in plain.items()]
     text = "".join(f"{line}\n" for line in lines)
     for key, value in table.items():
         if isinstance(value, Mapping):
@@ -289,6 +298,10 @@ def _check_known(name: str, known: set[str], where: str) -> None:
 def spell_value(value: Any) -> str:
     """Spell a value as the command line does."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
 
 
 def _toml(value: Any) -> str:

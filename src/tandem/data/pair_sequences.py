@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from tandem.data.chat.template import ChatTemplate
 from tandem.data.chat.tokens import TokenizerTraits
 from tandem.data.record import Completion, FloatArray, Group, IntArray, Preference
 from tandem.errors import DataError
@@ -63,10 +64,7 @@ class PairSeparator:
 
 def _header(tokenizer: Any) -> str:
     asked = [{"role": "user", "content": "?"}]
-    shut, open_ = (
-        tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=ask)
-        for ask in (False, True)
-    )
+    shut, open_ = (ChatTemplate(tokenizer).render(asked, ask=ask) for ask in (False, True))
     return open_.removeprefix(shut) if open_.startswith(shut) else ""
 
 

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tandem.data.chat.ends import end_tokens, named_ends
 from tandem.data.record import Completion, Group, IntArray
 from tandem.engines import Sampling
 from tandem.engines.hf_cache import HFCacheDecoder, decoder_for
@@ -309,10 +310,8 @@ def _config(lm: nn.Module) -> Any:
 
 
 def _end_tokens(lm: nn.Module, tokenizer: Any) -> set[int]:
-    """Every end-of-sequence token that the generation settings or the tokenizer name."""
-    named = getattr(getattr(lm, "generation_config", None), "eos_token_id", None)
-    several = list(named) if isinstance(named, list | tuple) else [named]
-    return {int(e) for e in [*several, tokenizer.eos_token_id] if e is not None}
+    """Every token that ends an answer: the template's, the tokenizer's, the settings'."""
+    return set(end_tokens(tokenizer, named_ends(getattr(lm, "generation_config", None))))
 
 
 def _same_vocabulary(lm: nn.Module, other: nn.Module) -> None:

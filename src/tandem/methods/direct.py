@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tandem.data.chat.encoding_rules import EncodingRules
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group
 from tandem.data.verifiable import QuestionFormat, answer_key
@@ -50,7 +51,12 @@ def recipe(
 
 
 def with_stated_answer(
-    prompts: Groups, wording: QuestionFormat, policy: Checkpoint, *, events: Events
+    prompts: Groups,
+    wording: QuestionFormat,
+    policy: Checkpoint,
+    *,
+    events: Events,
+    encoding: EncodingRules = EncodingRules(),
 ) -> Iterator[Group]:
     """Yield each question with the key's answer as its completion."""
     form = wording.asking("answer")
@@ -58,4 +64,4 @@ def with_stated_answer(
         Group(wording.ask(g.prompt, form), (Completion(wording.state(answer_key(g.prompt))),))
         for g in prompts
     )
-    return encode(Groups.of(answered), policy, events=events)
+    return encode(Groups.of(answered), policy, events=events, encoding=encoding)

@@ -135,7 +135,29 @@ def _marked(data: Groups) -> None:
             )
 
 
+def require_both_marks(data: Groups) -> None:
+    """Refuse answers that are all good, or all bad.
+
+    Raises:
+        DataError: one of the two is missing.
+    """
+    seen = {float(score) for g in data if g.scores is not None for score in g.scores}
+    if len(seen) == 1:
+        missing = "bad" if seen == {1.0} else "good"
+        raise DataError(
+            f"none of {len(data)} answers is marked {missing}",
+            "KTO learns from the difference between good and bad answers; shown one kind alone it "
+            "pushes all answers the same way",
+            f"add {missing} answers" + (", or `tandem run sft`" if missing == "bad" else ""),
+        )
+
+
 def recipe(run: Run, pi_sft: Checkpoint, D: Groups, cfg: KTOConfig = KTOConfig()) -> Checkpoint:
-    """Comparisons in, taken apart into good and bad answers, a policy out."""
-    marks = run("marks", select, D, unpair())
+    """Marked answers in, a policy out; comparisons are taken apart into good and bad answers.
+
+    Raises:
+        DataError: all answers are good, or all are bad.
+    """
+    marks = run("marks", select, D, unpair()) if any(g.preferences for g in D) else D
+    require_both_marks(marks)
     return run("kto", fit, pi_sft, marks, cfg)

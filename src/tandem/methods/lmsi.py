@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from tandem.data.chat.encoding_rules import EncodingRules
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.data.verifiable import PromptStyle, QuestionFormat, without_answer
@@ -103,11 +104,12 @@ def in_forms(
     policy: Checkpoint,
     *,
     events: Events,
+    encoding: EncodingRules = EncodingRules(),
 ) -> Iterator[Group]:
     """Put every path behind its question in every form: one group a question and form."""
     asked = {g.id: g.prompt for g in questions}
     rewritten = (_in_form(g, asked[g.id], wording, form) for g in paths for form in forms)
-    return encode(Groups.of(rewritten), policy, events=events)
+    return encode(Groups.of(rewritten), policy, events=events, encoding=encoding)
 
 
 def _in_form(paths: Group, question: Prompt, wording: QuestionFormat, form: PromptStyle) -> Group:

@@ -10,9 +10,11 @@ from typing import Any
 
 from transformers import (
     AutoConfig,
+    GenerationConfig,
 )
 from transformers.utils import logging as hub
 
+from tandem.data.chat.ends import named_ends
 from tandem.errors import ModelError
 from tandem.runs.weight_files import read_model_json
 
@@ -73,9 +75,34 @@ def layer_count(source: Source) -> int:
 
 def context_length(source: Source) -> int:
     """Return how many tokens a model can read."""
-    config = read_config(source)
+    config = read_config(source).get_text_config()
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     return int(limit or 2**31)
+
+
+def generation_ends(source: Source) -> tuple[int, ...]:
+    """Return the end tokens that a model's generation settings name."""
+    return named_ends(_generation_config(source))
+
+
+def generation_fault(source: Source) -> str:
+    """Return what is wrong with a model's generation settings, or nothing."""
+    try:
+        config = _generation_config(source)
+        if config is not None:
+            config.validate(strict=True)
+    except ValueError as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def _generation_config(source: Source) -> Any:
+    check_exists(source)
+    try:
+        with without_warnings():
+            return GenerationConfig.from_pretrained(str(source))
+    except UNREADABLE:
+        return None  # a folder may have none: the model's own ends then count
 
 
 def read_config(source: Source) -> Any:

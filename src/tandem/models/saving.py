@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from tandem.data.chat.ends import end_tokens, named_ends
 from tandem.machine import process_rank
 from tandem.models.folders import without_warnings
 
@@ -22,6 +24,7 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, card: 
     if process_rank() > 0:
         return
     out.mkdir(parents=True, exist_ok=True)
+    _mend_generation(model, tokenizer)
     if hasattr(model, "merge_and_unload"):
         with without_warnings():
             model.save_pretrained(out / "adapter")
@@ -32,6 +35,24 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, card: 
         tokenizer.save_pretrained(out)
     if card:
         (out / "README.md").write_text(card, encoding="utf-8")
+
+
+def _mend_generation(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """List every end of an answer in the generation settings, and mend what cannot be saved."""
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        return
+    named = named_ends(settings)
+    ends = end_tokens(tokenizer, named)
+    if not ends <= {*named, *named_ends(model.config)}:
+        settings.eos_token_id = sorted(ends)
+    try:
+        with without_warnings():
+            settings.validate(strict=True)
+    except ValueError as error:
+        settings.do_sample = True
+        note = "%s; do_sample is saved as true, so that the other settings mean something"
+        logging.getLogger("tandem").warning(note, " ".join(str(error).split()))
 
 
 def _same_everywhere(adapter: Path) -> None:

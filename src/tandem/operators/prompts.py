@@ -34,7 +34,8 @@ class asks:
                 raise DataError(
                     f"prompt `{group.id}` does not say whether it is `{self.key}`",
                     f"prompts are told apart by `{self.key}` in their meta",
-                    f"use data with a column `{self.key}` for every prompt",
+                    "give --task micro-dialogue, or data with a column "
+                    f"`{self.key}` for every prompt",
                 )
             if group.prompt.meta[self.key] == self.value:
                 yield group

@@ -19,6 +19,7 @@ from tandem.pipeline.inputs import SFT_STAGES, Inputs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import ask_questions
+from tandem.stages.evaluate_marks import evaluate_marks
 from tandem.stages.evaluate_policy import evaluate_policies
 from tandem.stages.evaluate_reward import evaluate_preferences, evaluate_reward
 from tandem.stages.evaluate_solutions import DecodingRule, evaluate_solutions
@@ -47,6 +48,9 @@ def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task)
         parts.append(f"reward model on {len(inputs.held_out)} held-out comparisons\n{exam['text']}")
     if method.row.fits == "reward":
         parts.append(inputs.curve())
+    if method.row.fits == "policy" and task.marked:
+        exam = run("marks-exam", evaluate_marks, result, inputs.pi_sft, inputs.held_out)
+        parts.append(f"held-out marks, scored by log pi - log pi_sft\n{exam['text']}")
     if method.row.fits == "policy":
         parts.append(
             evaluate_against_sft(inputs, {"SFT": inputs.pi_sft, str(result): result}, spent)

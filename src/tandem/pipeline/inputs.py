@@ -203,8 +203,8 @@ class Inputs:
 
     @property
     def labelled(self) -> bool:
-        """True where preferences exist or can be asked for."""
-        return self.task.preferences is not None or self.task.annotator is not None
+        """True where comparisons exist or can be asked for."""
+        return self.task.compared
 
     @property
     def sampling(self) -> Sampling:

@@ -14,7 +14,7 @@ from tandem.runs.events import Events
 
 _Stage = TypeVar("_Stage", bound=Callable[..., Any])
 
-INJECTED = ("ctx", "seed", "events", "machine")
+INJECTED = ("ctx", "seed", "events", "machine", "encoding")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
+from tandem.data.chat.encoding_rules import EncodingRules
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import Pending, RunError, TandemError
@@ -84,6 +85,7 @@ class Run:
             done again where this changes their arguments.
         display: who shows progress; by default bars on a terminal and lines elsewhere.
         machine: settings that stages which compute may ask for.
+        encoding: how texts become tokens, for the stages that make tokens.
         follow: opens who reads the events along, once the folder is this process's own.
 
     Raises:
@@ -99,9 +101,10 @@ class Run:
         redo: Iterable[str] = (),
         display: Display | None = None,
         machine: Machine = Machine(),
+        encoding: EncodingRules = EncodingRules(),
         follow: Callable[[], Iterable[talk.Follower]] = tuple,
     ) -> None:
-        self.machine = machine
+        self.machine, self.encoding = machine, encoding
         self.path = Path(path)
         self.seed = seed if isinstance(seed, Seed) else Seed(seed)
         self._called: dict[str, str] = {}
@@ -125,6 +128,8 @@ class Run:
         arguments = _described(stage, args, kw)
         if {"machine", "ctx"} & set(_injected(stage, kw)):
             arguments["machine"] = describe_value(self.machine)
+        if "encoding" in _injected(stage, kw) and self.encoding != EncodingRules():
+            arguments["encoding"] = describe_value(self.encoding)
         seed = int(self._stage_seed(name))
         identity = {"function": _function_name(stage), "arguments": arguments, "seed": seed}
         self._claim(name, identity)
@@ -158,6 +163,7 @@ class Run:
         own = self.seed.at("scope", name) if seed is None else seed
         child.seed = own if isinstance(own, Seed) else Seed(own)
         child._called, child._session, child.machine = {}, self._session, self.machine
+        child.encoding = self.encoding
         return child
 
     @property
@@ -325,7 +331,13 @@ class Run:
     def _given(self, part: Path, seed: Seed, events: Events) -> dict[str, Any]:
         """What a stage function may ask for; the keys are `INJECTED`."""
         ctx = StageContext(part / "artifact", part / "scratch", seed, events, self.machine)
-        return {"ctx": ctx, "seed": seed, "events": events, "machine": self.machine}
+        return {
+            "ctx": ctx,
+            "seed": seed,
+            "events": events,
+            "machine": self.machine,
+            "encoding": self.encoding,
+        }
 
 
 def _function_name(stage: Callable[..., Any]) -> str:

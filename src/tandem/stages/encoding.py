@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from tandem.data import chat
 from tandem.data.chat import Truncation
+from tandem.data.chat.clock import frozen_date, parse_date
+from tandem.data.chat.encoding_rules import EncodingRules
 from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.record import Group
@@ -31,33 +33,39 @@ def encode(
     truncation: Truncation = "drop",
     room: int = 0,
     events: Events,
+    encoding: EncodingRules = EncodingRules(),
 ) -> Iterator[Group]:
     """Tokenise with a policy's tokenizer and template; what is lost is counted, never silent.
 
     Args:
         groups: texts and messages.
         policy: whose tokenizer, template and context length.
-        max_length: longest prompt + completion in tokens; the model's context by default.
-        truncation: what happens to longer ones, see `tandem.data.chat`.
+        max_length: longest prompt + completion in tokens; the run's, or the model's context.
+        truncation: what happens to longer ones, see `tandem.data.chat`; the run's if `drop`.
         room: tokens that must stay free behind each prompt, for an answer to be sampled.
+        encoding: what the run decided about length, truncation and the template's date.
 
     Raises:
         DataError: nothing is left.
         ConfigError: no prompt could have that much room.
     """
     tokenizer = load_tokenizer(policy.path)
-    limit = max_length or context_length(policy.path)
+    asked = None if room else encoding.max_length  # a prompt to be answered has the context
+    limit = max_length or asked or context_length(policy.path)
+    if truncation == "drop":
+        truncation = encoding.truncation
     check_room(room, limit)
     workers = min(os.cpu_count() or 1, 8) if len(groups) >= PARALLEL_FROM else 0
-    encoded = chat.encode_groups(
-        groups,
-        tokenizer,
-        max_length=limit,
-        truncation=truncation,
-        workers=workers,
-        cache=cache_folder() / "tokens" if workers else None,
-        progress=lambda done, total: events.progress(done, total, "groups"),
-    )
+    with frozen_date(parse_date(encoding.date) if encoding.date else None):
+        encoded = chat.encode_groups(
+            groups,
+            tokenizer,
+            max_length=limit,
+            truncation=truncation,
+            workers=workers,
+            cache=cache_folder() / "tokens" if workers else None,
+            progress=lambda done, total: events.progress(done, total, "groups"),
+        )
     lines = encoded.counts.lines()
     lost = sum(not _has_room(group, room, limit) for group in encoded.groups)
     if lost:
@@ -67,7 +75,8 @@ def encode(
         raise DataError(
             f"none of {len(groups)} groups fits into {limit} tokens with {room} left free",
             "longer ones are dropped and counted, and nothing is left to work on",
-            "raise the length, choose truncation keep-start or keep-end, or a longer context",
+            "raise --data.max_length, give --data.truncation keep-end, or lower "
+            "--sampling.max_tokens",
         )
     whose = tokenizer_hash(tokenizer)
     return (
@@ -102,13 +111,15 @@ def ask_questions(
     hint: bool = False,
     room: int = 0,
     events: Events,
+    encoding: EncodingRules = EncodingRules(),
 ) -> Iterator[Group]:
     """Put questions in a form, with or without their answers given away, in a policy's tokens.
 
     Args:
         questions: groups of which only the prompts are read, and their answer keys for hints.
         room: tokens that must stay free for an answer.
+        encoding: what the run decided about length, truncation and the template's date.
     """
     put = wording.ask_with_hint if hint else wording.ask
     asked = Groups.of(Group(put(g.prompt, form)) for g in questions)
-    return encode(asked, policy, room=room, events=events)
+    return encode(asked, policy, room=room, events=events, encoding=encoding)

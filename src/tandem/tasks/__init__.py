@@ -125,3 +125,20 @@ class Task:
     formats: FeedbackFormats = field(default_factory=FeedbackFormats)
     same: Mapping[str, Equivalence] = field(default_factory=dict[str, Equivalence])
     notes: tuple[str, ...] = ()
+
+    @property
+    def marked(self) -> bool:
+        """True where single answers are marked good or bad, and none are compared."""
+        judged = self.held_out
+        return judged is not None and all(
+            g.scores is not None and not g.preferences and set(g.scores.tolist()) <= {0.0, 1.0}
+            for g in judged
+        )
+
+    @property
+    def compared(self) -> bool:
+        """True where comparisons exist, or somebody can be asked for them."""
+        judged = self.preferences
+        return self.annotator is not None or (
+            judged is not None and any(g.preferences for g in judged)
+        )

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tandem.data.formats import read_data, split_groups
+from tandem.data.formats import split_groups
+from tandem.data.formats.options import ReadingOptions
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError, nearest_name
@@ -152,7 +153,12 @@ def _load_constraints(model: Path, sizes: Sizes, at: Seed, examined: Seed) -> Ta
     )
 
 
-def task_from_files(model: Path | str, data: Path | str, sizes: Sizes = Sizes()) -> Task:
+def task_from_files(
+    model: Path | str,
+    data: Path | str,
+    sizes: Sizes = Sizes(),
+    reading: ReadingOptions = ReadingOptions(),
+) -> Task:
     """Make a task of your model and your data; a share of the prompts is held out.
 
     Prompts are split by a hash of their text. The best answer of every training group is its
@@ -162,11 +168,12 @@ def task_from_files(model: Path | str, data: Path | str, sizes: Sizes = Sizes())
         model: a Hugging Face folder.
         data: a file, folder or hub id, as `read_data` takes it.
         sizes: `held_out_share` alone is read.
+        reading: its columns, split and format, where they do not say it themselves.
 
     Raises:
         DataError: the data cannot be read, or nobody judged it.
     """
-    found = read_data(data)
+    found = reading.read(data)
     share = sizes.held_out_share
     parts = split_groups(found.groups, {"train": 1 - share, "held_out": share})
     train, held_out = parts["train"], parts["held_out"]
@@ -183,18 +190,46 @@ def task_from_files(model: Path | str, data: Path | str, sizes: Sizes = Sizes())
     return Task(
         name=Path(data).name.partition(".")[0],
         base=Checkpoint(model, model.name),
-        demonstrations=Groups.of(best_answer(g) for g in train),
+        demonstrations=best_answers(train, data),
         preferences=train if judged else None,
         held_out=held_out if judged else None,
         asked=None,
         asked_held_out=None,
         prompts=train.prompts(),
         evaluation=held_out.prompts(),
-        references=Groups.of(best_answer(g) for g in held_out),
+        references=_references(held_out),
         truth=None if wording is None else AnswerKey(wording.read),
         wording=wording,
         notes=(f"{data}: {found.format}, because {found.why}", *found.notes.lines()),
     )
+
+
+def best_answers(groups: Groups, source: Path | str) -> Groups:
+    """Return each group with its best completion alone; of marked answers, the good ones.
+
+    Raises:
+        DataError: every answer is marked bad.
+    """
+    good = Groups.of(best_answer(g) for g in groups if not is_marked_bad(g))
+    if not len(good):
+        raise DataError(
+            f"{source}: all {len(groups)} answers are marked bad",
+            "there is no answer to imitate, and nothing to tell the bad ones from",
+            "add good answers (label true)",
+        )
+    return good
+
+
+def is_marked_bad(group: Group) -> bool:
+    """True for one answer alone that somebody marked bad (score 0)."""
+    return len(group) == 1 and group.scores is not None and float(group.scores[0]) == 0.0
+
+
+def _references(groups: Groups) -> Groups | None:
+    """Return one good answer for each prompt, or None where some prompt has none."""
+    if any(is_marked_bad(g) for g in groups):
+        return None
+    return Groups.of(best_answer(g) for g in groups)
 
 
 def best_answer(group: Group) -> Group:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from tandem.data.cached_groups import keep_groups
-from tandem.data.chat.spans import AnswerText, TemplateRefused, answer_text, prompt_text
+from tandem.data.chat.spans import AnswerText, answer_text, prompt_text
+from tandem.data.chat.template import TemplateRefused, tools_of
 from tandem.data.chat.tokens import Ids, TokenizerTraits, tokenizer_hash
 from tandem.data.chat.truncate import TRUNCATIONS, Counts, Truncation, fit_to_length
 from tandem.data.groups import Groups
@@ -26,7 +27,7 @@ from tandem.errors import ConfigError, DataError, ModelError
 GROUPS_PER_TASK = 256
 """Groups that are encoded by one call of the tokenizer, and by one worker at a time."""
 
-ENCODING_VERSION = "1"
+ENCODING_VERSION = "2"
 """Part of the cache's key: raised when the same text becomes other tokens."""
 
 
@@ -102,7 +103,8 @@ def encode_groups(
         counts = Counts()
         encoded = Groups.of(_encoded(groups, encoder, workers, counts, progress))
         return Encoded(encoded, counts)
-    own = [tokenizer_hash(tokenizer), type(tokenizer).__name__, encoder.tokens.bos]
+    tokens = encoder.tokens
+    own = [tokenizer_hash(tokenizer), type(tokenizer).__name__, tokens.bos, tokens.written_date]
     key = [ENCODING_VERSION, *own, groups.hash, max_length, truncation]
     name = hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
     path = cache / f"encoded-{name}.parquet"
@@ -207,8 +209,11 @@ def _lay_out(group: Group, tokens: TokenizerTraits, counts: Counts) -> _Laid | N
         counts.preferences += len(group.preferences)
         counts.dropped[str(reason)] = counts.dropped.get(str(reason), 0) + 1
         return None
+    if tools_of(group.prompt):
+        counts.tools_unread += not (tokens.templated and tokens.template.takes_tools)
     counts.transcripts += messages is not None and not tokens.templated
-    counts.plain += messages is None and tokens.templated
+    rendered = any(name in prompt for name in tokens.specials)
+    counts.plain += messages is None and tokens.templated and not rendered
     return _Laid(group, prompt, answers, messages is not None and tokens.templated)
 
 
@@ -307,8 +312,15 @@ def _bos(group: Group, length: int, tokens: TokenizerTraits) -> int:
 
 def _nothing(counts: Counts, max_length: int | None) -> DataError:
     reasons = "; ".join(f"{n} x {why}" for why, n in counts.dropped.items())
+    if not any("tokens" in why for why in counts.dropped):
+        return DataError(
+            f"none of {counts.groups} groups is left: {reasons or 'there were none'}",
+            "a conversation that the chat template does not take cannot be trained on",
+            "give --model a model whose chat template takes it, or mend its chat_template.jinja",
+        )
     return DataError(
         f"none of {counts.groups} groups is left: {reasons or 'there were none'}",
         "what does not fit into the model's context is dropped, never cut in silence",
-        f"raise max_length (now {max_length}), or ask for truncation keep-start or keep-end",
+        f"raise --data.max_length (now {max_length}), or give --data.truncation keep-start or "
+        "keep-end",
     )

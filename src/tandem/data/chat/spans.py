@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from tandem.data.chat.template_limits import rendering_deadline
+from tandem.data.chat.template import TemplateRefused, tools_of
 from tandem.data.chat.tokens import TokenizerTraits
 from tandem.data.chat.transcripts import answer_segments, common_prefix_length
-from tandem.data.record import Completion, Group, Message
+from tandem.data.record import Completion, Group, Message, Prompt
 from tandem.errors import ModelError
-
-
-class TemplateRefused(Exception):
-    """The template does not take this conversation; the reason is its own message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +38,15 @@ class AnswerText:
 
 def prompt_text(group: Group, tokens: TokenizerTraits) -> str:
     """Return the prompt as the model reads it; raises Refused."""
-    if group.prompt.messages is None or not tokens.templated:
+    messages = group.prompt.messages
+    if messages is None:
         return group.prompt.text
-    return _render(tokens, group.prompt.messages, ask=True)
+    if tokens.templated:
+        return tokens.template.render(messages, tools=tools_of(group.prompt), ask=True)
+    turns = [*messages, *(t for c in group.completions for t in c.turns or ())]
+    if any("tool_calls" in turn for turn in turns):
+        raise TemplateRefused("tool calls need a chat template, and the tokenizer has none")
+    return group.prompt.text
 
 
 def answer_text(
@@ -56,29 +59,38 @@ def answer_text(
         ModelError: the template is not prefix-preserving.
     """
     if group.prompt.messages is None:
-        return AnswerText(((completion.text, True),), False)
+        return _plain(completion, tokens)
     if tokens.templated:
-        return _templated(group.prompt.messages, completion, prompt, tokens)
+        return _templated(group.prompt, completion, prompt, tokens)
     if completion.turns is not None:
         return AnswerText(tuple(answer_segments(completion.turns)), False)
     spaced = completion.text if completion.text[:1].isspace() else f" {completion.text}"
     return AnswerText(((spaced, True),), False)
 
 
+def _plain(completion: Completion, tokens: TokenizerTraits) -> AnswerText:
+    """A text as it stands; one that was rendered with its end of turn is closed there."""
+    body = completion.text.rstrip()
+    if completion.stopped and any(body.endswith(end) for end in tokens.closings):
+        return AnswerText(((body, True),), True)
+    return AnswerText(((completion.text, True),), False)
+
+
 def _templated(
-    asked: Sequence[Message], completion: Completion, prompt: str, tokens: TokenizerTraits
+    asking: Prompt, completion: Completion, prompt: str, tokens: TokenizerTraits
 ) -> AnswerText:
+    asked, tools = asking.messages or (), tools_of(asking)
     content = completion.text.removeprefix(" ")
     messages = [*asked, *(completion.turns or ({"role": "assistant", "content": content},))]
-    whole = _render(tokens, messages)
+    whole = tokens.template.render(messages, tools=tools)
     _verify(prompt, whole, len(asked), len(messages))
     pieces: list[tuple[str, bool]] = []
     place = len(prompt)
     for k in range(len(asked), len(messages)):
         if messages[k]["role"] != "assistant":
             continue
-        start = place if k == len(asked) else _end_of(messages, k, whole, tokens, ask=True)
-        end = _end_of(messages, k + 1, whole, tokens, ask=False)
+        start = place if k == len(asked) else _end_of(messages, tools, k, whole, tokens, ask=True)
+        end = _end_of(messages, tools, k + 1, whole, tokens)
         body = whole[start:end].rstrip()
         pieces += [(whole[place:start], False), (body, True)]
         place = start + len(body)
@@ -96,12 +108,18 @@ def _closed(pieces: list[tuple[str, bool]], stopped: bool, tokens: TokenizerTrai
 
 
 def _end_of(
-    messages: Sequence[Message], count: int, whole: str, tokens: TokenizerTraits, *, ask: bool
+    messages: Sequence[Message],
+    tools: Sequence[Any],
+    count: int,
+    whole: str,
+    tokens: TokenizerTraits,
+    *,
+    ask: bool = False,
 ) -> int:
     """Return where the first `count` messages end in the whole conversation."""
     if count == len(messages):
         return len(whole)
-    text = _render(tokens, messages[:count], ask=ask)
+    text = tokens.template.render(messages[:count], tools=tools, ask=ask)
     _verify(text, whole, count, len(messages))
     return len(text)
 
@@ -120,24 +138,3 @@ def _verify(text: str, whole: str, count: int, total: int) -> None:
         "no dropping of earlier reasoning, and a generation prompt that answers begin with): "
         "tokenizer.chat_template = ...",
     )
-
-
-def _render(tokens: TokenizerTraits, messages: Sequence[Message], *, ask: bool = False) -> str:
-    try:
-        with rendering_deadline():
-            return tokens.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=ask
-            )
-    except ModelError:
-        raise
-    except Exception as error:
-        name = type(error).__name__
-        known = type(error).__module__.startswith("jinja2")
-        if not known or name in ("TemplateSyntaxError", "TemplateNotFound", "SecurityError"):
-            fails = "does not parse" if name == "TemplateSyntaxError" else f"fails with {name}"
-            raise ModelError(
-                f"the chat template {fails}: {str(error)[:300]}",
-                "it is a Jinja template, and messages cannot be rendered without it",
-                "mend tokenizer.chat_template, or the file chat_template.jinja beside the model",
-            ) from error
-        raise TemplateRefused(f"the chat template refuses it: {error}") from error

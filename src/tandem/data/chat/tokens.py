@@ -10,10 +10,14 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
 from typing import Any
 
+from tandem.data.chat.clock import template_date
+from tandem.data.chat.ends import closing_tokens
+from tandem.data.chat.template import ChatTemplate
 from tandem.errors import ModelError
 
 Ids = list[int]
@@ -22,9 +26,15 @@ _SENTINELS = ("\n", "|", "0", "~")
 
 @dataclass(frozen=True)
 class TokenizerTraits:
-    """A Hugging Face tokenizer, asked in batches."""
+    """A Hugging Face tokenizer, asked in batches; templates write `date`."""
 
     tokenizer: Any
+    date: date = field(default_factory=template_date)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The tokenizer's chat template."""
+        return ChatTemplate(self.tokenizer, self.date)
 
     def plain(self, texts: Sequence[str]) -> list[Ids]:
         """Encode texts as they stand, without special tokens around them."""
@@ -94,6 +104,12 @@ class TokenizerTraits:
         return int(eos)
 
     @cached_property
+    def closings(self) -> tuple[str, ...]:
+        """What closes an answer, as text: the template's ends of turn, and EOS."""
+        ids = [*closing_tokens(self.tokenizer), self.eos]
+        return tuple(str(t) for t in self.tokenizer.convert_ids_to_tokens(ids))
+
+    @cached_property
     def specials(self) -> tuple[str, ...]:
         """Special tokens as text, the longest first."""
         added = self.tokenizer.added_tokens_decoder.values()
@@ -104,6 +120,12 @@ class TokenizerTraits:
     def templated(self) -> bool:
         """True if the tokenizer has a chat template."""
         return bool(self.tokenizer.chat_template)
+
+    @cached_property
+    def written_date(self) -> str | None:
+        """The date that the chat template writes; None where it writes none."""
+        dated = self.templated and self.template.reads_clock
+        return self.date.isoformat() if dated else None
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

@@ -30,11 +30,13 @@ class Counts:
         completions_dropped: reason -> completions dropped out of groups that were kept.
         preferences: preferences seen.
         preferences_kept: preferences that came through.
+        equal: preferences between answers that were equal after a cut; they are dropped.
         cut: groups in which tokens were cut off (`keep-start`, `keep-end`).
         merged: completions of which the tokenizer joined the first letters with the prompt's
             last; their pieces were encoded apart, as a sampler sees them.
         transcripts: groups of messages read as Human/Assistant text, for want of a template.
         plain: groups of plain text to which the template was not applied.
+        tools_unread: groups with tools that the template does not write into the prompt.
     """
 
     groups: int = 0
@@ -45,10 +47,12 @@ class Counts:
     completions_dropped: dict[str, int] = field(default_factory=dict[str, int])
     preferences: int = 0
     preferences_kept: int = 0
+    equal: int = 0
     cut: int = 0
     merged: int = 0
     transcripts: int = 0
     plain: int = 0
+    tools_unread: int = 0
 
     def add(self, other: Counts) -> None:
         """Add the counts of another part of the data."""
@@ -70,12 +74,15 @@ class Counts:
         if self.preferences != self.preferences_kept:
             out.append(f"{self.preferences_kept} of {self.preferences} preferences kept")
         remarks = {
+            "preferences were dropped: their answers are equal after the cut": self.equal,
             "groups were cut to fit": self.cut,
             "completions were encoded apart from a prompt that the tokenizer joins them to":
                 self.merged,
             "groups of messages were read as Human/Assistant text (there is no chat template)":
                 self.transcripts,
             "groups are plain text, to which the chat template was not applied": self.plain,
+            "groups offer tools that the chat template does not write into the prompt":
+                self.tools_unread,
         }  # fmt: skip
         return out + [f"{n} {what}" for what, n in remarks.items() if n]
 
@@ -108,6 +115,12 @@ def _fitted(
         cut = _cut_completions(group, limit)
     else:
         cut = group
+    if how == "keep-start" and cut is not group:
+        apart = tuple(p for p in cut.preferences if not _equal(cut, p.i, p.j))
+        counts.equal += len(cut.preferences) - len(apart)
+        if cut.preferences and not apart:
+            return None, f"the answers are equal in their first {limit} tokens"
+        cut = replace(cut, preferences=apart)
     prompt = len(cut.prompt.tokens)
     if prompt >= limit:
         return None, f"the prompt alone fills {limit} tokens"
@@ -121,6 +134,11 @@ def _fitted(
         counts.completions_dropped[reason] = counts.completions_dropped.get(reason, 0) + lost
     counts.cut += cut is not group
     return kept, ""
+
+
+def _equal(group: Group, i: int, j: int) -> bool:
+    first, second = group.completions[i].tokens, group.completions[j].tokens
+    return np.array_equal(first, second)
 
 
 def _usable(before: Group, after: Group) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 from tandem.data.chat import encode_groups, render_group
 from tandem.data.chat.encode import Encoded
+from tandem.data.chat.ends import end_tokens
 from tandem.data.chat.show import judgment_line
 from tandem.data.chat.transcripts import prompt_key
 from tandem.data.chat.truncate import Counts, fit_to_length
@@ -23,7 +24,8 @@ from tandem.data.check import facts as findings
 from tandem.data.check.facts import DataFacts, Lengths
 from tandem.data.check.rules import data_errors, data_warnings, fitting_methods
 from tandem.data.check.text import check_json, check_text
-from tandem.data.formats.reader import ReadingNotes, read_data
+from tandem.data.formats.options import ReadingOptions
+from tandem.data.formats.reader import ReadingNotes
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 
@@ -82,11 +84,9 @@ def check_data(
     tokenizer: Any = None,
     max_length: int | None = None,
     *,
-    columns: dict[str, str] | None = None,
-    split: str | None = None,
-    limit: int | None = None,
-    format: str | None = None,
+    reading: ReadingOptions = ReadingOptions(),
     against: Sequence[str | Path] = (),
+    named_ends: Sequence[int] = (),
 ) -> DataCheck:
     """Examine a data source.
 
@@ -94,24 +94,23 @@ def check_data(
         source: as for `read`.
         tokenizer: a Hugging Face tokenizer; without one, lengths are in characters.
         max_length: the model's context in tokens, to say what will not fit.
-        columns: as for `read`.
-        split: as for `read`.
-        limit: as for `read`.
-        format: as for `read`.
+        reading: columns, split, format and limit; other files have the same columns.
         against: other files (an evaluation set, a second split) that may share no prompt.
+        named_ends: end tokens that the model's generation settings name.
 
     Raises:
         DataError: the source cannot be read, or no row of it can be used.
         ModelError: the tokenizer's template cannot be trained on.
     """
-    data = read_data(source, columns=columns, split=split, limit=limit, format=format)
-    others = {str(other): read_data(other, columns=columns).groups for other in against}
+    data = reading.read(source)
+    beside = ReadingOptions(columns=reading.columns, format=reading.format)
+    others = {str(other): beside.read(other).groups for other in against}
     for name in data.splits:
-        others[name] = read_data(source, columns=columns, split=name).groups
+        others[name] = replace(beside, split=name).read(source).groups
     facts = findings.count_facts(data.groups)
     encoded = None if tokenizer is None else encode_groups(data.groups, tokenizer, max_length=None)
     shown = data.groups if encoded is None else encoded.groups
-    lengths = _lengths(shown, max_length, encoded, tokenizer)
+    lengths = _lengths(shown, max_length, encoded, tokenizer, named_ends)
     overlap = _overlap(data.groups, others)
     errors = data_errors(overlap, lengths)
     return DataCheck(
@@ -151,7 +150,13 @@ def _short(text: str) -> str:
     return text if len(text) <= 2 * half else f"{text[:half]} ... {text[-half:]}"
 
 
-def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokenizer: Any) -> Lengths:
+def _lengths(
+    groups: Groups,
+    limit: int | None,
+    encoded: Encoded | None,
+    tokenizer: Any,
+    named: Sequence[int],
+) -> Lengths:
     if encoded is None:
         sizes = [
             len(g.prompt.text) + s
@@ -162,7 +167,8 @@ def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokeniz
     sizes: list[int] = []
     fitting = Counts()
     ends: dict[str, int] = {}
-    double = inner = 0
+    double = inner = endless = 0
+    stops = end_tokens(tokenizer, named)
     for group in groups:
         sizes += [
             len(group.prompt.tokens) + s for s in [len(c.tokens) for c in group.completions] or [0]
@@ -173,13 +179,18 @@ def _lengths(groups: Groups, limit: int | None, encoded: Encoded | None, tokeniz
         for completion in group.completions:
             last = str(tokenizer.convert_ids_to_tokens(int(completion.tokens[-1])))
             ends[last] = ends.get(last, 0) + 1
-            inner += tokenizer.eos_token_id in completion.tokens[:-1] and completion.turns is None
+            inner += completion.turns is None and not stops.isdisjoint(
+                completion.tokens[:-1].tolist()
+            )
+            endless += completion.stopped and int(completion.tokens[-1]) not in stops
     return replace(
         Lengths.of(sizes, "tokens", limit),
         groups_dropped=fitting.groups - fitting.kept,
         ends=dict(sorted(ends.items(), key=lambda pair: -pair[1])[:5]),
         double_bos=double,
         inner_eos=inner,
+        endless=endless,
+        stops=tuple(str(t) for t in tokenizer.convert_ids_to_tokens(sorted(stops))),
         plain=encoded.counts.plain,
         transcripts=encoded.counts.transcripts,
         refused=encoded.counts.dropped,

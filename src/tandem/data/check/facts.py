@@ -66,7 +66,9 @@ class Lengths:
         groups_dropped: groups that truncation `drop` would leave out.
         ends: last token -> completions that end in it, the five most frequent.
         double_bos: prompts that begin with two BOS tokens.
-        inner_eos: completions that hold an EOS before their end, because the text spells it.
+        inner_eos: completions that hold an end before their end, because the text spells it.
+        endless: completions that end in a token which ends no sampling.
+        stops: the tokens at which sampling ends, by name.
         plain: groups of plain text although the tokenizer has a chat template.
         transcripts: groups of messages read as transcripts, for want of a template.
         refused: reason -> groups that could not be rendered.
@@ -82,6 +84,8 @@ class Lengths:
     ends: dict[str, int] = field(default_factory=dict[str, int])
     double_bos: int = 0
     inner_eos: int = 0
+    endless: int = 0
+    stops: tuple[str, ...] = ()
     plain: int = 0
     transcripts: int = 0
     refused: dict[str, int] = field(default_factory=dict[str, int])

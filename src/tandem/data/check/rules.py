@@ -1,4 +1,4 @@
-"""Rules that turn facts about data into errors, warnings and the methods that fit it."""
+"""What the facts about data mean: errors, warnings, and the methods that fit."""
 
 from __future__ import annotations
 
@@ -57,8 +57,10 @@ def data_warnings(notes: ReadingNotes, facts: DataFacts, lengths: Lengths) -> li
     longest = facts.longest_wins or 0.0
     refused = sum(lengths.refused.values())
     rules = {
-        f"columns {', '.join(f'`{c}`' for c in notes.unread)} look like judgments and are not "
-        "read: is another column missing or misspelt?": notes.unread,
+        f"columns {', '.join(f'`{c}`' for c in notes.unread)} look like judgments or a prompt and "
+        "are not read: is another column missing or misspelt?": notes.unread,
+        f"{notes.repeated_ids} rows have the id of an earlier row with another prompt: ids seem "
+        "to start again": notes.repeated_ids,
         f"{facts.duplicates} groups repeat an earlier prompt with the same answers":
             facts.duplicates,
         f"{facts.contradictory} preferences contradict an earlier one of the same two answers":
@@ -72,10 +74,12 @@ def data_warnings(notes: ReadingNotes, facts: DataFacts, lengths: Lengths) -> li
         f"length alone is right in {max(longest, 1 - longest):.1%} of the pairs (the "
         f"{'longest' if longest > 0.5 else 'shortest'} wins): a reward model can score that by "
         "counting": facts.decided and abs(longest - 0.5) > LENGTH_EDGE,
+        f"{lengths.endless} answers end in a token that ends no sampling (sampling ends at "
+        f"{', '.join(lengths.stops)}): a policy trained on them would write on": lengths.endless,
         f"{lengths.inner_eos} completions hold an EOS before their end: their text spells it, and "
         "a policy would learn to go on after stopping": lengths.inner_eos,
         f"{lengths.plain} groups are plain text, to which the chat template is not applied; "
-        "give messages, or use `tandem.data.formats.groups_as_chat`": lengths.plain,
+        "write prompts as messages (role, content) where it should be": lengths.plain,
         f"{lengths.transcripts} groups of messages are read as Human/Assistant text, because "
         "the tokenizer has no chat template": lengths.transcripts,
         f"{refused} groups could not be rendered: {'; '.join(lengths.refused)}": refused,

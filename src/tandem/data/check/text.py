@@ -66,7 +66,8 @@ def _histogram(lengths: Lengths) -> str:
         )
     if lengths.ends:
         ends = ", ".join(f"{n} in {token!r}" for token, n in lengths.ends.items())
-        lines.append(f"completions end: {ends} (trained on)")
+        stops = ", ".join(repr(token) for token in lengths.stops)
+        lines.append(f"completions end: {ends} (trained on); sampling ends at {stops}")
     return "\n".join(lines)
 
 

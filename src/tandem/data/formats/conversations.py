@@ -22,23 +22,33 @@ _KEY = StatedAnswer(("####",))
 
 def read_preference(row: DataRow) -> Group:
     """`prompt`, `chosen`, `rejected`: strings or messages, and an optional `margin`."""
-    if row.is_list("chosen") and row.is_list("rejected"):
-        chosen, rejected = row.messages("chosen"), row.messages("rejected")
-        if chosen[0]["role"] != "assistant" and rejected[0]["role"] != "assistant":
-            return _common_turns(row, chosen, rejected)
+    if are_whole(row):
+        return common_turns(row)
     text, messages = row.prompt()
     answers = row.answer("chosen"), row.answer("rejected")
     if messages is None and (row.is_list("chosen") or row.is_list("rejected")):
         text, messages = transcripts.prompt_of([{"role": "user", "content": text}])
     if messages is None and all(a.text.startswith(text) for a in answers):
         answers = tuple(require_text(Completion(a.text[len(text) :])) for a in answers)
-    return _pair(row, text, messages, answers)
+    return build_pair(row, text, messages, answers)
+
+
+def are_whole(row: DataRow) -> bool:
+    """True where both answers are conversations that hold their prompt."""
+    if not (row.is_list("chosen") and row.is_list("rejected")):
+        return False
+    return all(row.messages(name)[0]["role"] != "assistant" for name in ("chosen", "rejected"))
+
+
+def common_turns(row: DataRow) -> Group:
+    """Read two conversations; the prompt is the turns that they have in common."""
+    return _common_turns(row, row.messages("chosen"), row.messages("rejected"))
 
 
 def read_implicit_prompt(row: DataRow) -> Group:
     """`chosen`, `rejected` that both begin with the prompt: strings or messages."""
     if row.is_list("chosen") or row.is_list("rejected"):
-        return _common_turns(row, row.messages("chosen"), row.messages("rejected"))
+        return common_turns(row)
     chosen, rejected = row.text("chosen"), row.text("rejected")
     if chosen == rejected:
         raise SkipRow("identical answers")
@@ -46,7 +56,7 @@ def read_implicit_prompt(row: DataRow) -> Group:
     if not chosen[:cut].strip():
         raise SkipRow("the two answers have no prompt in common")
     answers = require_text(Completion(chosen[cut:])), require_text(Completion(rejected[cut:]))
-    return _pair(row, chosen[:cut], None, answers)
+    return build_pair(row, chosen[:cut], None, answers)
 
 
 def read_hh(row: DataRow) -> Group:
@@ -59,7 +69,7 @@ def read_hh(row: DataRow) -> Group:
         raise SkipRow("the two transcripts have no assistant turn in common")
     text = chosen[:cut]
     answers = _transcript_answer(chosen[cut:]), _transcript_answer(rejected[cut:])
-    return _pair(row, text, transcripts.parse_transcript(text), answers)
+    return build_pair(row, text, transcripts.parse_transcript(text), answers)
 
 
 def read_worked_solution(row: DataRow) -> Group:
@@ -87,9 +97,9 @@ def read_demonstration(row: DataRow) -> Group:
     return Group(Prompt("", text, messages), (row.answer("completion"),))
 
 
-def read_conversation(row: DataRow) -> Group:
+def read_conversation(row: DataRow, name: str = "messages") -> Group:
     """`messages`: the prompt ends before the first answer; every assistant turn is trained on."""
-    messages = row.messages("messages")
+    messages = row.messages(name)
     first = next((k for k, m in enumerate(messages) if m["role"] == "assistant"), None)
     if first is None:
         raise SkipRow("the conversation has no assistant turn")
@@ -131,9 +141,10 @@ def pair_group(row: DataRow, prompt: tuple[str, Messages], p: float) -> Group:
     return Group(Prompt("", *prompt), answers, preferences=(vote,))
 
 
-def _pair(
+def build_pair(
     row: DataRow, text: str, messages: Messages | None, answers: tuple[Completion, ...]
 ) -> Group:
+    """Make a group of a chosen and a rejected answer, with `p_chosen` and `margin`."""
     if answers[0].text == answers[1].text:
         raise SkipRow("identical answers")
     p = row.number("p_chosen") if row.has("p_chosen") else 1.0
@@ -160,7 +171,7 @@ def _common_turns(row: DataRow, chosen: Sequence[Message], rejected: Sequence[Me
     cut = starts[-1]
     text, messages = transcripts.prompt_of(chosen[:cut])
     answers = require_answer(tuple(chosen[cut:])), require_answer(tuple(rejected[cut:]))
-    return _pair(row, text, messages, answers)
+    return build_pair(row, text, messages, answers)
 
 
 def _transcript_answer(text: str) -> Completion:

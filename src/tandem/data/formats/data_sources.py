@@ -183,12 +183,19 @@ def _parsed(place: str, text: str) -> Any:
             "one of its two values would be lost without a word",
             "keep the one that is meant, or give the other a name of its own",
         ) from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{place}: not JSON: {error}; it begins {shorten_text(text[:60])}",
+            f"{place}: not JSON: {_json_reason(error)}; it begins {shorten_text(text[:60])}",
             "each line of a JSON Lines file is one whole object",
             "mend that line, or rename the file to what it holds",
         ) from error
+
+
+def _json_reason(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, json.JSONDecodeError | RecursionError):
+        return text
+    return f"an integer in it has too many digits ({text.partition(';')[0]})"
 
 
 def _row(place: str, value: Any) -> DataRow:
@@ -223,6 +230,8 @@ def _is_json(text: str) -> bool:
         json.loads(text)
     except json.JSONDecodeError:
         return False
+    except (ValueError, RecursionError):
+        return True  # it is JSON that cannot be read: the reading names its line
     return True
 
 
@@ -324,7 +333,7 @@ def _choose_split(
         raise DataError(
             f"{name} has no split `{wanted}`",
             f"it has {', '.join(names)}.{nearest_name(wanted, names)}",
-            "give one of them as split",
+            "give one of them: --split NAME",
         )
     others = tuple(n for n in names if n != wanted)
     return wanted, (f"split `{wanted}` of {', '.join(names)}",) if others else (), others

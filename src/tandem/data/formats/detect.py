@@ -2,139 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Sequence
 
-from tandem.data.chat import transcripts
-from tandem.data.formats import conversations, judged
 from tandem.data.formats.fields import DataRow
-from tandem.data.record import Group
+from tandem.data.formats.prompt_context import CONTEXT
+from tandem.data.formats.table import FORMATS
 from tandem.errors import ConfigError, DataError, nearest_name
 
 PEEK = 64
 """Rows that are looked at before the format is decided."""
 
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """One way of writing data down.
-
-    Attributes:
-        needs: columns that must be there.
-        means: what a row is, for the printed reason.
-        parse: one row -> one group, without its id.
-        uses: optional columns that are read; what is left over goes to `prompt.meta`.
-        fits: a further look at the first rows, or None.
-    """
-
-    needs: tuple[str, ...]
-    means: str
-    parse: Callable[[DataRow], Group]
-    uses: tuple[str, ...] = ()
-    fits: Callable[[Sequence[DataRow]], bool] | None = None
-
-
-def _entries_are_objects(rows: Sequence[DataRow]) -> bool:
-    values = [row.values.get("completions") for row in rows]
-    entries = [x for v in values if isinstance(v, list) for x in cast("list[Any]", v)]
-    return all(isinstance(v, list) for v in values) and all(isinstance(x, dict) for x in entries)
-
-
-def _transcripts(rows: Sequence[DataRow]) -> bool:
-    texts = [row.values.get(name) for row in rows for name in ("chosen", "rejected")]
-    return all(isinstance(t, str) and transcripts.is_transcript(t) for t in texts)
-
-
-def _worked(rows: Sequence[DataRow]) -> bool:
-    texts = [row.values.get("answer") for row in rows]
-    return all(isinstance(t, str) and "####" in t for t in texts)
-
-
-_WEIGHTS = ("margin", "p_chosen")
-FORMATS: dict[str, Format] = {
-    "alpacaeval-groups": Format(
-        ("prompt", "completions"),
-        "a prompt with completions by several systems, each with its probability of beating "
-        "the reference; pairs are graded p_i(1-p_j) / (p_i(1-p_j) + p_j(1-p_i))",
-        judged.read_alpacaeval,
-        fits=_entries_are_objects,
-    ),
-    "ranked": Format(
-        ("prompt", "completions", "ranks"),
-        "a prompt with ranked completions, 1 the best; two of different rank are a preference",
-        judged.read_ranked,
-    ),
-    "scored": Format(
-        ("prompt", "completions", "scores"),
-        "a prompt with scored completions; two of different score are a preference "
-        "whose margin is the difference",
-        judged.read_scored,
-    ),
-    "alpaca-comparison": Format(
-        ("instruction", "output_1", "output_2", "preference"),
-        "AlpacaFarm or AlpacaEval: an instruction, two outputs, and the better one (1, 2, 1.5 tie)",
-        judged.read_alpaca,
-        ("input", "generator_1", "generator_2"),
-    ),
-    "llmbar": Format(
-        ("input", "output_1", "output_2", "label"),
-        "LLMBar: an instruction, two outputs, and the label of the better one (1 or 2)",
-        judged.read_llmbar,
-    ),
-    "hh": Format(
-        ("chosen", "rejected"),
-        "two transcripts of `\\n\\nHuman:` and `\\n\\nAssistant:` turns; the prompt is their "
-        "common prefix cut back to the last assistant turn",
-        conversations.read_hh,
-        _WEIGHTS,
-        fits=_transcripts,
-    ),
-    "preference": Format(
-        ("prompt", "chosen", "rejected"),
-        "a prompt with a chosen and a rejected answer",
-        conversations.read_preference,
-        _WEIGHTS,
-    ),
-    "implicit-prompt": Format(
-        ("chosen", "rejected"),
-        "two texts that each hold the prompt; the prompt is what they have in common at the start",
-        conversations.read_implicit_prompt,
-        _WEIGHTS,
-    ),
-    "unpaired": Format(
-        ("prompt", "completion", "label"),
-        "a prompt with one completion and a label, good or bad; labels become scores 1 and 0",
-        conversations.read_unpaired,
-    ),
-    "prompt-completion": Format(
-        ("prompt", "completion"),
-        "demonstrations: a prompt with its completion",
-        conversations.read_demonstration,
-    ),
-    "messages": Format(
-        ("messages",),
-        "demonstrations: conversations, trained on every assistant turn",
-        conversations.read_conversation,
-    ),
-    "alpaca": Format(
-        ("instruction", "output"),
-        "demonstrations: an instruction with its output",
-        conversations.read_instruction,
-        ("input",),
-    ),
-    "gsm8k": Format(
-        ("question", "answer"),
-        "questions with worked solutions that end in `#### 42`, the answer key",
-        conversations.read_worked_solution,
-        fits=_worked,
-    ),
-    "prompt": Format(("prompt",), "prompts alone", conversations.read_prompt),
-}
-
-UNJUDGED = ("prompt-completion", "messages", "alpaca", "gsm8k", "prompt")
+UNJUDGED = ("prompt-completion", "messages", "sharegpt", "alpaca", "gsm8k", "prompt")
 JUDGMENTS = {"chosen", "rejected", "completions", "ranks", "scores", "output_1", "output_2",
-             "preference", "label"}  # fmt: skip
+             "preference", "label", "kto_tag", "helpfulness", "overall_preference",
+             "preferred_output", "non_preferred_output"}  # fmt: skip
+QUESTIONS = ("question", "instruction", "input", "query", "system", "history", "conversations",
+             "conversation", "messages", "context", "problem", "user", "human")  # fmt: skip
+"""Columns that hold a prompt or a part of it."""
+WORDS_OF_A_PROMPT = 3
 
 
 def detect_format(rows: Sequence[DataRow], name: str, asked: str | None = None) -> tuple[str, str]:
@@ -155,24 +40,64 @@ def detect_format(rows: Sequence[DataRow], name: str, asked: str | None = None) 
     if not fitting:
         raise DataError(
             f"{name}: the columns {_quoted(sorted(columns))} fit no format",
-            f"a format is known by its columns: {_table()}",
-            f"rename them: {_suggestion(columns)}",
+            f"a format is known by its columns: {_list_formats()}",
+            f"say which columns hold what: {_suggestion(columns)}",
         )
+    if fitting[0] == "implicit-prompt":
+        _refuse_guess(rows, name)
     chosen = FORMATS[fitting[0]]
     why = f"it has {_quoted(chosen.needs)}: {chosen.means}"
     others = [k for k in fitting[1:] if not set(FORMATS[k].needs) <= set(chosen.needs)]
     if others:
-        why += f" (its columns also fit {_quoted(others)}; say format=... to choose)"
+        why += f" (its columns also fit {_quoted(others)}; say --format NAME to choose)"
     return fitting[0], why
 
 
 def unread_columns(name: str, rows: Sequence[DataRow]) -> tuple[str, ...]:
-    """Return columns that look like judgments and that the format does not read."""
-    if name not in UNJUDGED:
-        return ()
-    columns = {column for row in rows for column in row.values}
-    read = {*FORMATS[name].needs, *FORMATS[name].uses}
-    return tuple(sorted((columns & JUDGMENTS) - read))
+    """Return columns that look like judgments, or like a prompt, and that the format leaves."""
+    left = left_over(name, rows)
+    words = QUESTIONS if name not in UNJUDGED else (*QUESTIONS, *JUDGMENTS)
+    return tuple(column for column in left if column.lower() in words)
+
+
+def left_over(name: str, rows: Sequence[DataRow]) -> tuple[str, ...]:
+    """Return the columns that the format does not read; they are kept beside the prompt."""
+    form = FORMATS[name]
+    columns = {c for row in rows for c, value in row.values.items() if value is not None}
+    read = {*form.needs, *form.uses, *CONTEXT, *(form.reads(rows[0]) if form.reads else ())}
+    return tuple(sorted(columns - read))
+
+
+def _refuse_guess(rows: Sequence[DataRow], name: str) -> None:
+    """Refuse to take the words that two answers begin with for a prompt that a column may hold."""
+    if all(row.is_list("chosen") and row.is_list("rejected") for row in rows):
+        return
+    columns = dict.fromkeys(c for row in rows for c in row.values)
+    maybe = [c for c in columns if c not in FORMATS["implicit-prompt"].needs and _asks(c, rows)]
+    if not maybe:
+        return
+    raise DataError(
+        f"{name}: `chosen` and `rejected` without `prompt`, and {_quoted(maybe)} unread",
+        "the words that both answers begin with are taken for the prompt only where no other "
+        "column could hold it; else a model would be trained on a prompt that nobody wrote",
+        f"say which one holds it: --columns prompt={maybe[0]}; or, if the answers do begin with "
+        "their prompt, --format implicit-prompt",
+    )
+
+
+def _asks(column: str, rows: Sequence[DataRow]) -> bool:
+    """True for a column that could hold the prompt: by its name, or by texts like questions."""
+    values = [row.values[column] for row in rows if row.has(column)]
+    if column.lower() in QUESTIONS:
+        return bool(values)
+    texts = [v for v in values if isinstance(v, str)]
+    if not texts or len(set(texts)) <= len(texts) / 2 or len(texts) < len(rows) / 2:
+        return False
+    inside = sum(
+        str(v) in str(row.values.get("chosen")) for row, v in zip(rows, values, strict=False)
+    )
+    words = sorted(len(text.split()) for text in texts)
+    return words[len(words) // 2] >= WORDS_OF_A_PROMPT and inside < len(texts)
 
 
 def _asked(asked: str, columns: set[str], name: str) -> tuple[str, str]:
@@ -180,7 +105,7 @@ def _asked(asked: str, columns: set[str], name: str) -> tuple[str, str]:
         raise ConfigError(
             f"format = {asked!r}",
             f"the formats are {', '.join(FORMATS)}.{nearest_name(asked, FORMATS)}",
-            "give one of them, or leave it out and let the columns decide",
+            "give one of them as --format NAME, or leave it out and let the columns decide",
         )
     missing = [c for c in FORMATS[asked].needs if c not in columns]
     if missing:
@@ -188,7 +113,7 @@ def _asked(asked: str, columns: set[str], name: str) -> tuple[str, str]:
             f"{name}: {_quoted(missing)} missing for format `{asked}`; "
             f"there are {_quoted(sorted(columns))}",
             f"`{asked}` is {FORMATS[asked].means}",
-            f"rename columns: {_suggestion(columns)}",
+            f"say which columns hold what: {_suggestion(columns)}",
         )
     return asked, f"it was asked for: {FORMATS[asked].means}"
 
@@ -197,7 +122,7 @@ def _quoted(names: Sequence[str]) -> str:
     return ", ".join(f"`{n}`" for n in names) or "none"
 
 
-def _table() -> str:
+def _list_formats() -> str:
     return "; ".join(f"{key} ({', '.join(form.needs)})" for key, form in FORMATS.items())
 
 
@@ -205,7 +130,7 @@ def _suggestion(columns: set[str]) -> str:
     usual = {
         "prompt": ("question", "query", "instruction", "input", "text", "problem"),
         "completion": ("answer", "response", "output", "solution"),
-        "messages": ("conversations", "conversation", "dialog", "turns"),
+        "messages": ("conversation", "dialog", "dialogue", "turns"),
         "chosen": ("preferred", "better", "win", "accepted"),
         "rejected": ("dispreferred", "worse", "lose"),
     }
@@ -215,4 +140,5 @@ def _suggestion(columns: set[str]) -> str:
         for role, names in usual.items()
         if any(n in lower for n in names)
     }
-    return f"columns={found or {'prompt': 'your column'}}"
+    pairs = ",".join(f"{ours}={theirs}" for ours, theirs in found.items())
+    return f"--columns {pairs or 'prompt=COLUMN'}"

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
 from tandem.data.chat import transcripts
+from tandem.data.formats import messages
 from tandem.data.record import Completion, Message
 from tandem.errors import DataError
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 class SkipRow(Exception):
@@ -27,11 +26,13 @@ class DataRow:
         place: where it stands, as `file:line` or `dataset[index]`.
         values: column -> value; absent and null are the same.
         strings: True where every value is a string (CSV), so that numbers must be parsed.
+        gathered: places of the rows, where several rows of the file were made one.
     """
 
     place: str
     values: Mapping[str, Any]
     strings: bool = False
+    gathered: tuple[str, ...] = ()
 
     def has(self, name: str) -> bool:
         """True if the column is there and not null."""
@@ -43,24 +44,18 @@ class DataRow:
         value = self._need(name)
         if not isinstance(value, str):
             self.wrong(name, value, "it must be a string")
-        return self._sound(name, value)
+        return self.sound(name, value)
 
     def number(self, name: str) -> float:
         """Return a finite number; raises DataError on anything else."""
-        value = self._need(name)
-        if self.strings and isinstance(value, str):
-            try:
-                value = float(value)
-            except ValueError:
-                self.wrong(name, value, "it must be a number")
-        return self._finite(name, value)
+        return self._finite(name, self._need(name))
 
     def label(self, name: str) -> bool:
-        """Return True or False from a boolean, 0 or 1; raises DataError on anything else."""
+        """Return True or False from a boolean, 0 or 1, or their words; raises DataError else."""
         value = self._need(name)
-        if self.strings and isinstance(value, str):
-            value = {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
-        if value not in (0, 1) or isinstance(value, str):
+        if isinstance(value, str):
+            value = _LABELS.get(value.strip().lower(), value)
+        if isinstance(value, str) or value not in (0, 1):
             self.wrong(name, value, "a label says good (true or 1) or bad (false or 0)")
         return bool(value)
 
@@ -74,22 +69,40 @@ class DataRow:
         if self.strings and isinstance(value, str):
             try:
                 value = json.loads(value)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 self.wrong(name, value, "in CSV a list is written as JSON")
         if not isinstance(value, list):
             self.wrong(name, value, "it must be a list")
         return cast("list[Any]", value)
 
+    def entries(self, name: str) -> list[DataRow]:
+        """Return a list of objects as rows of their own; raises DataError on anything else."""
+        rows: list[DataRow] = []
+        for k, entry in enumerate(self.items(name)):
+            if not isinstance(entry, dict):
+                self.wrong(f"{name}[{k}]", entry, "it must be an object with names and values")
+            rows.append(DataRow(f"{self.place} {name}[{k}]", cast("dict[str, Any]", entry)))
+        return rows
+
     def is_list(self, name: str) -> bool:
-        """True if the column holds a list of messages rather than a string."""
+        """True if the column holds messages, a list or one alone, rather than a string."""
         value = self.values.get(name)
         if self.strings and isinstance(value, str):
             return value.startswith('[{"')
-        return isinstance(value, list)
+        return isinstance(value, list) or messages.is_message(value)
+
+    def is_several(self, name: str) -> bool:
+        """True if the column holds a list of texts."""
+        value = self.values.get(name)
+        if self.strings and isinstance(value, str):
+            return value.startswith('["')
+        texts = cast("list[Any]", value) if isinstance(value, list) else []
+        return bool(texts) and all(isinstance(v, str) for v in texts)
 
     def messages(self, name: str) -> tuple[Message, ...]:
-        """Return a conversation: dictionaries with a known `role` and a string `content`."""
-        turns = self.items(name)
+        """Return a conversation, in the shape that chat templates take; see `read_message`."""
+        value = self.values.get(name)
+        turns = [value] if messages.is_message(value) else self.items(name)
         if not turns:
             raise SkipRow(f"`{name}` is an empty list")
         return tuple(self._message(f"{name}[{k}]", turn) for k, turn in enumerate(turns))
@@ -120,10 +133,15 @@ class DataRow:
     def wrong(self, name: str, value: Any, rule: str) -> NoReturn:
         """Raise a DataError about one value."""
         raise DataError(
-            f"{self.place}: `{name}` is {shorten_text(value)} ({type(value).__name__})",
+            f"{self._place(name)}: `{name}` is {shorten_text(value)} ({type(value).__name__})",
             f"{rule}; reading on would train on something that the file does not say",
-            f"mend that row, or say which column holds it: columns={{{name.split('[')[0]!r}: ...}}",
+            f"mend that row, or say which column holds it: --columns {_column(name)}=COLUMN",
         )
+
+    def _place(self, name: str) -> str:
+        """Return where a value stands: of gathered rows, the one whose number it has."""
+        number = name.partition("[")[2].partition("]")[0]
+        return self.gathered[int(number)] if self.gathered and number.isdigit() else self.place
 
     def _need(self, name: str) -> Any:
         value = self.values.get(name)
@@ -137,13 +155,23 @@ class DataRow:
         return value
 
     def _finite(self, name: str, value: Any) -> float:
+        if self.strings and isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                self.wrong(name, value, "it must be a number")
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.wrong(name, value, "it must be a number")
-        if not math.isfinite(value):
-            self.wrong(name, value, "it must be a finite number")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            self.wrong(name, value, "it must be a finite number, below 1.8e308")
+        return number
 
-    def _sound(self, name: str, text: str) -> str:
+    def sound(self, name: str, text: str) -> str:
+        """Return a text that is Unicode; raises DataError on a lone surrogate."""
         if not text.isascii():
             try:
                 text.encode()
@@ -152,17 +180,15 @@ class DataRow:
         return text
 
     def _message(self, name: str, turn: Any) -> Message:
-        if not isinstance(turn, dict):
-            self.wrong(name, turn, "a message is an object with `role` and `content`")
-        turn = {k: v for k, v in cast("Message", turn).items() if v is not None}
-        if turn.get("role") not in ROLES:
-            self.wrong(f"{name}.role", turn.get("role"), f"a role is one of {', '.join(ROLES)}")
-        content = turn.get("content")
-        if not isinstance(content, str) and not (content is None and "tool_calls" in turn):
-            self.wrong(f"{name}.content", content, "the content of a message is text")
-        self._sound(f"{name}.content", content or "")
-        return turn
+        try:
+            message = messages.read_message(turn)
+        except messages.WrongMessage as wrong:
+            self.wrong(f"{name}{wrong.place}", wrong.value, wrong.rule)
+        self.sound(f"{name}.content", message.get("content") or "")
+        return message
 
+
+_LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 TEXTS = frozenset({"prompt", "chosen", "rejected", "completion", "instruction", "output"})
 """Columns in which an empty CSV cell is an empty text, not a missing value."""
@@ -187,7 +213,17 @@ def require_text(completion: Completion) -> Completion:
     return completion
 
 
+def _column(name: str) -> str:
+    """Return the column in a place such as `chosen[0].content`."""
+    return name.partition("[")[0].partition(".")[0]
+
+
 def shorten_text(value: Any, limit: int = 80) -> str:
     """Return a value as one line of at most `limit` characters."""
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 1000:
+        return f"an integer of about {int(value.bit_length() * math.log10(2)) + 1} digits"
+    try:
+        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    except ValueError:  # a list that holds an integer of more digits than Python prints
+        return f"a {type(value).__name__} that cannot be printed"
     return text if len(text) <= limit else text[: limit - 3] + "..."

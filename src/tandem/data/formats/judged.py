@@ -47,10 +47,7 @@ def read_alpacaeval(row: DataRow) -> Group:
     text, messages = row.prompt()
     if messages is None:
         text, messages = transcripts.prompt_of([{"role": "user", "content": text}])
-    entries = [
-        DataRow(f"{row.place} completions[{k}]", e) for k, e in enumerate(row.items("completions"))
-    ]
-    kept = [e for e in entries if e.text("text").strip()]
+    kept = [e for e in row.entries("completions") if e.text("text").strip()]
     if not kept:
         raise SkipRow("empty answer")
     answers = [

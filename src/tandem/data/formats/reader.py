@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,19 @@ from typing import Any
 from tandem.data.cached_groups import keep_groups
 from tandem.data.chat.transcripts import prompt_key
 from tandem.data.formats.data_sources import DataSource, open_source
-from tandem.data.formats.detect import FORMATS, PEEK, Format, detect_format, unread_columns
+from tandem.data.formats.detect import PEEK, detect_format, left_over, unread_columns
 from tandem.data.formats.fields import DataRow, SkipRow
 from tandem.data.formats.own_groups import check_groups
+from tandem.data.formats.prompt_context import add_context, context_columns
+from tandem.data.formats.shaping import gather_rows, open_tasks, rename_columns
+from tandem.data.formats.table import FORMATS, Format
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError
 from tandem.machine import cache_folder
 
 STREAM_ABOVE_BYTES = 16 << 20
-READER_VERSION = "1"
+READER_VERSION = "2"
 """Part of the cache's key: raised when a parser changes what it makes of the same rows."""
 
 _ID_COLUMNS = ("id", "prompt_id")
@@ -45,8 +48,12 @@ class ReadingNotes:
         first: reason -> place of the first such row.
         empty_completions: empty answers left out of groups that have others.
         repeated_prompts: rows whose prompt an earlier row has; their ids end in #2, #3, ...
+        repeated_ids: rows whose id an earlier row with another prompt has.
+        context: column beside the prompt -> groups that it gave a system turn, turns or tools.
+        left_out: reason -> parts of rows that say nothing, such as cancelled annotations.
         remarks: what was decided on the way, one sentence each.
-        unread: columns that look like judgments and that the format does not read.
+        unread: columns that look like judgments or a prompt and that the format does not read.
+        facts: other columns that are not read; they are kept beside the prompt.
     """
 
     rows: int = 0
@@ -55,13 +62,23 @@ class ReadingNotes:
     first: dict[str, str] = field(default_factory=dict[str, str])
     empty_completions: int = 0
     repeated_prompts: int = 0
+    repeated_ids: int = 0
+    context: dict[str, int] = field(default_factory=dict[str, int])
+    left_out: dict[str, int] = field(default_factory=dict[str, int])
     remarks: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
 
     def drop(self, reason: str, place: str) -> None:
         """Count one dropped row."""
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
         self.first.setdefault(reason, place)
+
+    def note_columns(self, name: str, rows: Sequence[DataRow]) -> None:
+        """Note the columns of these rows that the format does not read."""
+        self.unread = unread_columns(name, rows)
+        known = {*self.unread, *_ID_COLUMNS}
+        self.facts = tuple(c for c in left_over(name, rows) if c not in known)
 
     def lines(self) -> list[str]:
         """Return the counts as plain lines."""
@@ -71,8 +88,17 @@ class ReadingNotes:
             out.append(f"left out {self.empty_completions} empty completions of groups with others")
         if self.repeated_prompts:
             out.append(f"{self.repeated_prompts} rows repeat the prompt of an earlier row")
+        if self.repeated_ids:
+            out.append(
+                f"{self.repeated_ids} rows have the id of an earlier row with another prompt; "
+                "their prompts are told apart by a mark behind the id"
+            )
+        out += [f"left out {n}: {why}" for why, n in self.left_out.items()]
+        out += [f"`{column}` is read in {n} prompts" for column, n in self.context.items()]
         if self.unread:
             out.append(f"not read: {', '.join(self.unread)}")
+        if self.facts:
+            out.append(f"not read, kept beside the prompt: {', '.join(self.facts)}")
         return [*out, *self.remarks]
 
 
@@ -126,7 +152,7 @@ def read_data(
     found = open_source(source, split)
     if found.groups is not None:
         return _own(found, limit)
-    head = list(itertools.islice(_renamed(found.rows(), columns), PEEK))
+    head = list(itertools.islice(_opened(found, columns), PEEK))
     if not head:
         raise DataError(
             f"{found.name} holds no rows",
@@ -134,9 +160,10 @@ def read_data(
             "look at what wrote it",
         )
     name, why = detect_format(head, found.name, format)
-    rows = itertools.islice(_renamed(found.rows(), columns), limit)
-    notes = ReadingNotes(remarks=found.notes, unread=unread_columns(name, head))
-    rows = _noting_late_columns(rows, name, head, notes)
+    notes = ReadingNotes(remarks=found.notes)
+    notes.note_columns(name, head)
+    rows = itertools.islice(_opened(found, columns), limit)
+    rows = gather_rows(_noting_late_columns(rows, name, head, notes), FORMATS[name].gathers)
     parsed = _groups(rows, FORMATS[name], notes, found.name)
     if found.bytes <= STREAM_ABOVE_BYTES:
         groups = Groups.of(parsed)
@@ -150,12 +177,14 @@ def _noting_late_columns(
     rows: Iterable[DataRow], name: str, head: list[DataRow], notes: ReadingNotes
 ) -> Iterator[DataRow]:
     """Yield the rows; columns that begin behind the first rows are seen too."""
-    seen, examples = {column for row in head for column in row.values}, list(head)
+    seen, examples = {c for row in head for c in row.values if row.has(c)}, list(head)
     for row in rows:
         if not row.values.keys() <= seen:
-            seen |= row.values.keys()
-            examples.append(row)
-            notes.unread = unread_columns(name, examples)
+            late = {c for c in row.values if c not in seen and row.has(c)}
+            if late:
+                seen |= late
+                examples.append(row)
+                notes.note_columns(name, examples)
         yield row
 
 
@@ -169,22 +198,8 @@ def _own(found: DataSource, limit: int | None) -> DataRead:
     return DataRead(groups, "groups", "its columns are those of Tandem's own groups", notes)
 
 
-def _renamed(rows: Iterable[DataRow], columns: Mapping[str, str] | None) -> Iterator[DataRow]:
-    if not columns:
-        yield from rows
-        return
-    back = {theirs: ours for ours, theirs in columns.items()}
-    for row in rows:
-        missing = [theirs for theirs in back if theirs not in row.values]
-        if missing:
-            raise DataError(
-                f"{row.place}: no column `{missing[0]}`; there are "
-                f"{', '.join(f'`{c}`' for c in row.values)}",
-                f"columns={dict(columns)!r} maps it to `{back[missing[0]]}`",
-                "give a column that every row has",
-            )
-        kept = {k: v for k, v in row.values.items() if k in back or k not in columns}
-        yield replace(row, values={back.get(k, k): v for k, v in kept.items()})
+def _opened(found: DataSource, columns: Mapping[str, str] | None) -> Iterator[DataRow]:
+    return rename_columns(open_tasks(found.rows()), columns)
 
 
 def _streamed(
@@ -193,7 +208,7 @@ def _streamed(
     digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
     path = folder / f"read-{digest}.parquet"
     groups, kept = keep_groups(path, parsed, lambda: asdict(notes))
-    kept |= {k: tuple(kept.get(k, ())) for k in ("remarks", "unread")}
+    kept |= {k: tuple(kept.get(k, ())) for k in ("remarks", "unread", "facts")}
     return groups, ReadingNotes(**kept)
 
 
@@ -202,16 +217,24 @@ def _groups(
 ) -> Iterator[Group]:
     ids = _Ids(notes)
     for row in rows:
-        notes.rows += 1
+        notes.rows += len(row.items(form.gathers[0])) if row.gathered else 1
+        if form.left_out is not None:
+            for why, n in form.left_out(row).items():
+                notes.left_out[why] = notes.left_out.get(why, 0) + n
         try:
-            group = form.parse(row)
+            group = add_context(row, form.parse(row))
         except SkipRow as reason:
             notes.drop(str(reason), row.place)
             continue
         if "completions" in form.needs:
             notes.empty_completions += len(row.items("completions")) - len(group)
         notes.kept += 1
-        used = {*form.needs, *form.uses, next((c for c in _ID_COLUMNS if row.has(c)), "")}
+        beside = context_columns(row.values)
+        for column in beside:
+            notes.context[column] = notes.context.get(column, 0) + 1
+        own = form.reads(row) if form.reads else ()
+        used = {*form.needs, *form.uses, *beside, *own}
+        used.add(next((c for c in _ID_COLUMNS if row.has(c)), ""))
         meta = {k: v for k, v in row.values.items() if k not in used and v is not None}
         prompt = replace(
             group.prompt, id=ids.of(row, group), meta={**group.prompt.meta, **_plain(meta, row)}
@@ -234,14 +257,12 @@ class _Ids:
         self.notes.repeated_prompts += key in self.prompts
         self.prompts.add(key)
         given = next((row.values[c] for c in _ID_COLUMNS if row.has(c)), None)
-        name = key.hex() if given is None else str(given)
+        name = key.hex() if given is None else row.sound("id", str(given))
         times, before = self.seen.get(name, (0, key))
-        if before != key:
-            raise DataError(
-                f"{row.place}: the id `{name}` names another prompt in an earlier row",
-                "seeds, splits and resumes hang on ids, so an id may name one prompt only",
-                "make the ids unique, or remove the column and let the prompts name themselves",
-            )
+        if before != key:  # seeds and resumes hang on ids: one id may name one prompt only
+            self.notes.repeated_ids += 1
+            name = f"{name}~{key.hex()}"
+            times, _ = self.seen.get(name, (0, key))
         self.seen[name] = (times + 1, key)
         if times == 0:
             return name
@@ -269,5 +290,5 @@ def _nothing(notes: ReadingNotes, name: str) -> DataError:
     return DataError(
         f"{name}: none of {notes.rows} rows can be used: {reasons or 'there are no rows'}",
         "rows without a prompt, an answer or a difference between answers teach nothing",
-        "mend the rows, or say which columns hold what: columns={...}",
+        "mend the rows, or say which columns hold what: --columns prompt=COLUMN,chosen=COLUMN",
     )

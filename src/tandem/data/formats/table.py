@@ -1,0 +1,240 @@
+"""The formats: which columns each needs, what a row of it is, and what reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from tandem.data.chat import transcripts
+from tandem.data.formats import conversations, judged, published
+from tandem.data.formats.fields import DataRow
+from tandem.data.record import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One way of writing data down.
+
+    Attributes:
+        needs: columns that must be there.
+        means: what a row is, for the printed reason.
+        parse: one row -> one group, without its id.
+        uses: optional columns that are read; what is left over goes to `prompt.meta`.
+        fits: a further look at the first rows, or None.
+        gathers: columns that become lists where rows that follow each other share a prompt.
+        left_out: counts what a row holds that says nothing, by reason, or None.
+        reads: columns of a row that are read beyond `needs` and `uses`, or None.
+    """
+
+    needs: tuple[str, ...]
+    means: str
+    parse: Callable[[DataRow], Group]
+    uses: tuple[str, ...] = ()
+    fits: Callable[[Sequence[DataRow]], bool] | None = None
+    gathers: tuple[str, ...] = ()
+    left_out: Callable[[DataRow], dict[str, int]] | None = None
+    reads: Callable[[DataRow], tuple[str, ...]] | None = None
+
+
+def _entries_are_objects(rows: Sequence[DataRow]) -> bool:
+    values = [row.values.get("completions") for row in rows]
+    entries = [x for v in values if isinstance(v, list) for x in cast("list[Any]", v)]
+    return all(isinstance(v, list) for v in values) and all(isinstance(x, dict) for x in entries)
+
+
+def _transcripts(rows: Sequence[DataRow]) -> bool:
+    texts = [row.values.get(name) for row in rows for name in ("chosen", "rejected")]
+    return all(isinstance(t, str) and transcripts.is_transcript(t) for t in texts)
+
+
+def _worked(rows: Sequence[DataRow]) -> bool:
+    texts = [row.values.get("answer") for row in rows]
+    return all(isinstance(t, str) and "####" in t for t in texts)
+
+
+def _lists_of_texts(rows: Sequence[DataRow]) -> bool:
+    names = ("chosen", "rejected")
+    return all(row.is_several(name) or row.values.get(name) == [] for row in rows for name in names)
+
+
+def _responses(rows: Sequence[DataRow]) -> bool:
+    values = [row.values.get("completions") for row in rows]
+    entries = [x for v in values if isinstance(v, list) for x in cast("list[Any]", v)]
+    return bool(entries) and all(isinstance(x, dict) and "response" in x for x in entries)
+
+
+def _labelled(rows: Sequence[DataRow]) -> bool:
+    values = [row.values.get("annotations") for row in rows]
+    entries = [x for v in values if isinstance(v, list) for x in cast("list[Any]", v)]
+    return bool(entries) and all(isinstance(x, dict) and "result" in x for x in entries)
+
+
+_WEIGHTS = ("margin", "p_chosen")
+FORMATS: dict[str, Format] = {
+    "alpacaeval-groups": Format(
+        ("prompt", "completions"),
+        "a prompt with completions by several systems, each with its probability of beating "
+        "the reference; pairs are graded p_i(1-p_j) / (p_i(1-p_j) + p_j(1-p_i))",
+        judged.read_alpacaeval,
+        fits=_entries_are_objects,
+    ),
+    "ranked": Format(
+        ("prompt", "completions", "ranks"),
+        "a prompt with ranked completions, 1 the best; two of different rank are a preference",
+        judged.read_ranked,
+    ),
+    "scored": Format(
+        ("prompt", "completions", "scores"),
+        "a prompt with scored completions; two of different score are a preference "
+        "whose margin is the difference",
+        judged.read_scored,
+    ),
+    "alpaca-comparison": Format(
+        ("instruction", "output_1", "output_2", "preference"),
+        "AlpacaFarm or AlpacaEval: an instruction, two outputs, and the better one (1, 2, 1.5 tie)",
+        judged.read_alpaca,
+        ("input", "generator_1", "generator_2"),
+    ),
+    "llmbar": Format(
+        ("input", "output_1", "output_2", "label"),
+        "LLMBar: an instruction, two outputs, and the label of the better one (1 or 2)",
+        judged.read_llmbar,
+    ),
+    "hh": Format(
+        ("chosen", "rejected"),
+        "two transcripts of `\\n\\nHuman:` and `\\n\\nAssistant:` turns; the prompt is their "
+        "common prefix cut back to the last assistant turn",
+        conversations.read_hh,
+        _WEIGHTS,
+        fits=_transcripts,
+    ),
+    "rewardbench-2": Format(
+        ("prompt", "chosen", "rejected"),
+        "RewardBench 2: lists of chosen and of rejected answers; every chosen beats every rejected",
+        published.read_best_of,
+        fits=_lists_of_texts,
+    ),
+    "preference": Format(
+        ("prompt", "chosen", "rejected"),
+        "a prompt with a chosen and a rejected answer",
+        conversations.read_preference,
+        _WEIGHTS,
+    ),
+    "llama-factory": Format(
+        ("instruction", "chosen", "rejected"),
+        "LLaMA-Factory: an instruction with its input, a chosen and a rejected answer",
+        published.read_instruction_pair,
+        ("input", *_WEIGHTS),
+    ),
+    "orca": Format(
+        ("question", "chosen", "rejected"),
+        "Orca: a question, a chosen and a rejected answer",
+        published.read_orca,
+        _WEIGHTS,
+    ),
+    "argilla-orca": Format(
+        ("input", "chosen", "rejected"),
+        "Orca as Argilla publishes it: an input, a chosen and a rejected answer",
+        published.read_input_pair,
+        _WEIGHTS,
+    ),
+    "sharegpt-preference": Format(
+        ("conversations", "chosen", "rejected"),
+        "ShareGPT: a conversation (from, value), a chosen and a rejected answer to it",
+        published.read_sharegpt_pair,
+        _WEIGHTS,
+    ),
+    "openai-preference": Format(
+        ("input", "preferred_output", "non_preferred_output"),
+        "OpenAI's preference files: messages and tools, the preferred and the other answer",
+        published.read_openai,
+    ),
+    "label-studio": Format(
+        ("annotations",),
+        "Label Studio's export of pairwise tasks: each annotation that chose is a vote",
+        published.read_label_studio,
+        fits=_labelled,
+        left_out=published.annotations_left_out,
+        reads=published.label_studio_columns,
+    ),
+    "ultrafeedback": Format(
+        ("instruction", "completions"),
+        "UltraFeedback: completions by several models, scored by the mean of their four ratings "
+        "(`fine-grained_score`), or by `overall_score` where that is absent",
+        published.read_ultrafeedback,
+        fits=_responses,
+    ),
+    "helpsteer-preference": Format(
+        ("prompt", "response_1", "response_2", "preference_strength"),
+        "HelpSteer2's preferences: from -3, the first is better, to 3; the margin is the strength",
+        published.read_helpsteer_preference,
+    ),
+    "helpsteer3": Format(
+        ("context", "response1", "response2", "overall_preference"),
+        "HelpSteer3: from -3, the first is better, to 3; the margin is the strength",
+        published.read_helpsteer3,
+    ),
+    "helpsteer": Format(
+        ("prompt", "response", "helpfulness"),
+        "HelpSteer: responses scored by their helpfulness; rows of one prompt that follow each "
+        "other are compared",
+        published.read_helpsteer,
+        gathers=("response", "helpfulness"),
+    ),
+    "implicit-prompt": Format(
+        ("chosen", "rejected"),
+        "two texts that each hold the prompt; the prompt is what they have in common at the start",
+        conversations.read_implicit_prompt,
+        _WEIGHTS,
+    ),
+    "unpaired": Format(
+        ("prompt", "completion", "label"),
+        "a prompt with one completion and a label, good or bad; labels become scores 1 and 0",
+        conversations.read_unpaired,
+    ),
+    "messages-label": Format(
+        ("messages", "label"),
+        "conversations whose last answer is good or bad; labels become scores 1 and 0",
+        published.read_messages_label,
+    ),
+    "sharegpt-kto": Format(
+        ("conversations", "kto_tag"),
+        "ShareGPT conversations whose last answer is good or bad; tags become scores 1 and 0",
+        published.read_sharegpt_thumb,
+    ),
+    "alpaca-kto": Format(
+        ("instruction", "output", "kto_tag"),
+        "an instruction with an output that is good or bad; tags become scores 1 and 0",
+        published.read_instruction_thumb,
+        ("input",),
+    ),
+    "prompt-completion": Format(
+        ("prompt", "completion"),
+        "demonstrations: a prompt with its completion",
+        conversations.read_demonstration,
+    ),
+    "messages": Format(
+        ("messages",),
+        "demonstrations: conversations, trained on every assistant turn",
+        conversations.read_conversation,
+    ),
+    "sharegpt": Format(
+        ("conversations",),
+        "demonstrations: ShareGPT conversations, trained on every assistant turn",
+        published.read_sharegpt,
+    ),
+    "alpaca": Format(
+        ("instruction", "output"),
+        "demonstrations: an instruction with its output",
+        conversations.read_instruction,
+        ("input",),
+    ),
+    "gsm8k": Format(
+        ("question", "answer"),
+        "questions with worked solutions that end in `#### 42`, the answer key",
+        conversations.read_worked_solution,
+        fits=_worked,
+    ),
+    "prompt": Format(("prompt",), "prompts alone", conversations.read_prompt),
+}

@@ -1,0 +1,137 @@
+"""What a model's folder must be, seen before its weights are read.
+
+Quantised weights, adapters, models of pictures and text, and tokens without a row in the table
+are refused by name, by every command that is given a model.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tandem.errors import ModelError
+from tandem.models.folders import Source, check_exists, read_config
+from tandem.models.tokenizers import load_tokenizer
+
+
+def check_policy(source: Source) -> None:
+    """Refuse a folder that cannot be trained as a language model.
+
+    Raises:
+        ModelError: it is an adapter, is quantised, reads more than text, is no causal language
+            model, or its tokenizer has tokens that the model has no row for.
+    """
+    _check_adapter(source)
+    check_exists(source)
+    config = read_config(source)
+    _check_quantised(source, config)
+    _check_text_alone(source, config)
+    _check_causal(source, config)
+    check_rows(source)
+
+
+def check_rows(source: Source) -> None:
+    """Refuse a tokenizer that is longer than the model's table of embeddings.
+
+    Raises:
+        ModelError: a token has no row.
+    """
+    rows = int(getattr(read_config(source).get_text_config(), "vocab_size", 0) or 0)
+    tokenizer = load_tokenizer(source, ends=False)
+    beyond = {i: t for t, i in tokenizer.get_vocab().items() if i >= rows}
+    if rows and beyond:
+        names = [f"{i} `{beyond[i]}`" for i in sorted(beyond)]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ModelError(
+            f"{source}: no row for the tokens {', '.join(names[:3])}{more}; the table has {rows}",
+            "a token without an embedding cannot be read or written by the model",
+            "resize the model and save it: model.resize_token_embeddings(len(tokenizer)); or take "
+            "the tokenizer that the model came with",
+        )
+
+
+def check_reward(source: Source) -> None:
+    """Refuse a folder that is no reward model of one score.
+
+    Raises:
+        ModelError: it has several labels, or it is an encoder.
+    """
+    _check_adapter(source)
+    check_exists(source)
+    config = read_config(source)
+    _check_quantised(source, config)
+    names = [str(n) for n in getattr(config, "architectures", None) or ()]
+    if any("SequenceClassification" in n for n in names) and config.num_labels != 1:
+        raise ModelError(
+            f"{source} is a classifier with {config.num_labels} labels; a reward has one",
+            "a reward is one number an answer, from a head with one output",
+            "give a reward model: `tandem run reward` fits one",
+        )
+    if any("SequenceClassification" in n for n in names) and not _reads_causally(config):
+        raise ModelError(
+            f"{source} is an encoder ({names[0]}): an encoder is not read as a reward",
+            "a reward reads the answer's last token, which has seen all before it; in an encoder "
+            "the score comes from another place",
+            "give a reward model over a causal language model: `tandem run reward` fits one",
+        )
+    check_rows(source)
+
+
+def _check_adapter(source: Source) -> None:
+    settings = Path(source) / "adapter_config.json"
+    if not settings.exists() or (Path(source) / "config.json").exists():
+        return
+    try:
+        base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        base = None
+    raise ModelError(
+        f"{source} is a LoRA adapter of `{base}`, not a model",
+        "training starts from whole weights; the reference is then the base with the adapter",
+        'merge it: python -c "from peft import AutoPeftModelForCausalLM as M; from transformers '
+        f"import AutoTokenizer as T; M.from_pretrained('{source}').merge_and_unload()"
+        f".save_pretrained('merged'); T.from_pretrained('{source}').save_pretrained('merged')\"",
+    )
+
+
+def _check_quantised(source: Source, config: Any) -> None:
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is None:
+        return
+    known = quantised if isinstance(quantised, dict) else quantised.to_dict()
+    method = known.get("quant_method") or "a method that it does not name"
+    raise ModelError(
+        f"{source} holds weights quantised by {method}",
+        "quantised weights cannot be trained: a step is smaller than the distance between them",
+        "give the model in bf16 or fp32 that it was made from",
+    )
+
+
+def _check_text_alone(source: Source, config: Any) -> None:
+    if config.get_text_config() is config:
+        return
+    parts = [name for name in ("vision_config", "audio_config") if hasattr(config, name)]
+    name = next(iter(getattr(config, "architectures", None) or ()), config.model_type)
+    raise ModelError(
+        f"{source} is {name}, a model of text and more ({', '.join(parts) or 'several parts'})",
+        "its language part would have to be cut out and saved so that it loads again",
+        "give the folder of a language model alone, such as its text-only release",
+    )
+
+
+def _check_causal(source: Source, config: Any) -> None:
+    names = [str(n) for n in getattr(config, "architectures", None) or ()]
+    if names and not any("CausalLM" in n or "LMHead" in n for n in names):
+        raise ModelError(
+            f"{source} is {names[0]}, no causal language model",
+            "a policy writes one token after another",
+            "give a folder whose architecture ends in ForCausalLM",
+        )
+
+
+def _reads_causally(config: Any) -> bool:
+    """True for architectures whose causal form is not an afterthought of an encoder."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    return config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES

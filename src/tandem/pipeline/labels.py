@@ -1,0 +1,34 @@
+"""Whether data holds the judgments that a method learns from: said before the first stage."""
+
+from __future__ import annotations
+
+import inspect
+
+from tandem.errors import DataError
+from tandem.methods import Method
+from tandem.methods.kto import require_both_marks
+from tandem.tasks import Task
+
+COMPARED = {"D", "r_phi", "held_out", "validation"}
+"""Inputs that are made from comparisons."""
+
+
+def check_labels(method: Method, task: Task) -> None:
+    """Refuse a method that learns from judgments which the task does not have.
+
+    Raises:
+        DataError: nothing is compared; or, for KTO, all answers are good or all are bad.
+    """
+    wanted = COMPARED & set(inspect.signature(method.recipe).parameters)
+    if not wanted or task.compared:
+        return
+    if method.name == "kto" and task.preferences is not None:
+        require_both_marks(task.preferences)
+        return
+    marked = task.preferences is not None
+    raise DataError(
+        f"{task.name} holds {'single marked answers' if marked else 'no judgment'}, and "
+        f"{method.name} learns from comparisons",
+        "two answers to one prompt must be judged: chosen and rejected, ranks or scores",
+        "train on the marks: `tandem run kto`" if marked else "train on it with `tandem run sft`",
+    )
