@@ -72,8 +72,7 @@ def main(prompts: int = 64) -> list[float]:
             optimizer.step()
             margin.append(float(d.detach().mean()))
         margins.append(float(np.mean(margin)))
-        last = float(loss.detach())
-        print(f"epoch {epoch + 1}: last loss {last:.3f}, margin {margins[-1]:+.2f} nats")
+        print(f"epoch {epoch + 1}: last loss {loss.item():.3f}, margin {margins[-1]:+.2f} nats")
     return margins
 
 

@@ -44,8 +44,8 @@ from tandem.statistics import (
     win_rate,
 )
 from tandem.statistics.crossed import ALPHA, crossed_squares
-from tandem.statistics.logistic import Logistic
-from tandem.statistics.numerics import find_root, logistic, normal_quantile, sigmoid
+from tandem.statistics.logistic import Logistic, fit_logistic
+from tandem.statistics.numerics import find_root, logistic, normal_quantile
 from tandem.statistics.ranking import bounded, fit_length
 from tandem.statistics.rates import share_p_value
 
@@ -240,7 +240,7 @@ def _strength(cell: Cell, n: int, rng: np.random.Generator) -> Drawn:
     shares, each = y.mean(axis=(2, 3)), np.full((n, 3), float(cell.seeds * cell.prompts))
     known = _beaten(shares)
     shares = np.where(known[:, None], shares, 0.5)
-    fit = logistic(DESIGN, shares, each)
+    fit = fit_logistic(DESIGN, shares, each)
     p = _gap_p_value(fit, y, each, cell)
     truth = math.log(cell.share / (1 - cell.share))
     where, when = _places(cell)
@@ -257,8 +257,8 @@ def _strength(cell: Cell, n: int, rng: np.random.Generator) -> Drawn:
 def _gap_p_value(fit: Logistic, y: Floats, each: Floats, cell: Cell) -> Floats:
     contrast = np.array([-1.0, 0.0])
     moves = (DESIGN @ (fit.covariance @ contrast)[..., None])[..., 0]
-    expected = sigmoid((DESIGN @ fit.b[..., None])[..., 0])
-    rate = sigmoid(fit.b @ contrast)
+    expected = logistic((DESIGN @ fit.b[..., None])[..., 0])
+    rate = logistic(fit.b @ contrast)
     slope = rate * (1 - rate)
     left = (y - expected[..., None, None]) * moves[..., None, None]
     cells = left.sum(axis=1) * each[:, :1, None] * slope[:, None, None]
@@ -286,7 +286,7 @@ def _effects(cell: Cell, n: int, rng: np.random.Generator) -> Floats:
 
 
 def _wins(odds: Floats, rng: np.random.Generator) -> Floats:
-    return (rng.random(odds.shape) < sigmoid(odds)).astype(np.float64)
+    return (rng.random(odds.shape) < logistic(odds)).astype(np.float64)
 
 
 def _places(cell: Cell) -> tuple[list[int], list[int]]:
@@ -306,7 +306,7 @@ def _nodes() -> tuple[Floats, Floats]:
 def marginal(odds: npt.ArrayLike, sd: float) -> Floats:
     """Return the share of wins over normal effects of this spread, for each log-odds."""
     place, weight = _nodes()
-    return sigmoid(np.asarray(odds)[..., None] + sd * place) @ weight
+    return logistic(np.asarray(odds)[..., None] + sd * place) @ weight
 
 
 def _sd(cell: Cell) -> float:
@@ -332,7 +332,7 @@ def _length_level(share: float, sd: float) -> float:
 
     def over(m: float) -> float:
         y = marginal(m + LENGTH_EFFECT * squashed, sd)
-        return float(sigmoid(logistic(x, y, weight).b[0])) - share
+        return float(logistic(fit_logistic(x, y, weight).b[0])) - share
 
     return find_root(over, -8, 8)
 
@@ -346,7 +346,7 @@ def length_level(cell: Cell) -> float:
 def _pair_level(share: float, sd: float) -> float:
     def over(m: float) -> float:
         y = marginal(np.array([m, m / 2, m / 2]), sd)
-        return float(sigmoid(-logistic(DESIGN, y).b[0])) - share
+        return float(logistic(-fit_logistic(DESIGN, y).b[0])) - share
 
     return find_root(over, -8, 8)
 

@@ -122,7 +122,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown claim": ({"claims": ["SFT < DPOO"]}, "names 'DPOO'. Did you mean `DPO`"),
     "unknown size": ({"sizes": {"pears": 3}}, "sizes.pears.*sizes.pairs"),
     "size is text": ({"sizes": {"pairs": "many"}}, "sizes.pairs"),
-    "no pairs": ({"sizes": {"pairs": 0}}, "counts are at least 1"),
+    "no pairs": ({"sizes": {"pairs": 0}}, "from 1 to"),
     "settings of nobody": ({"settings": {"dpoo": {}}}, "unknown `dpoo`.*Did you mean `dpo`"),
     "settings are no table": ({"settings": {"dpo": 3}}, "`dpo = 3`.*\n.*a table"),
     "unknown setting": ({"settings": {"dpo": {"betta": 1}}}, "dpo.betta.*dpo.beta"),

@@ -19,7 +19,7 @@ from tandem.engines.openai import Server, in_time
 from tandem.engines.retry import TransientError, retry_after
 from tandem.errors import ConfigError, JudgeError
 from tandem.judges.ai_feedback import AIFeedback
-from tandem.judges.llm import KEPT, Labeller
+from tandem.judges.llm import AI_KEY, Labeller
 from tandem.judges.position_bias import measure_position_bias
 from tandem.machine import Machine
 
@@ -142,7 +142,7 @@ def test_a_failed_question_is_counted_and_no_label():
     judge = Labeller(Deaf("lost")).open()  # type: ignore[arg-type]
     lost, fine = list(judge([pair("lost"), pair("fine")]))
     assert lost.preferences == ()
-    assert lost.prompt.meta[KEPT]["failed"] == 1
+    assert lost.prompt.meta[AI_KEY]["failed"] == 1
     assert len(fine.preferences) == 1
     assert "1 of 2 pairs have no label" in judge.told()["text"]
     assert measure_position_bias([lost, fine]).pairs == 1
