@@ -144,7 +144,7 @@ def test_a_failed_question_is_counted_and_no_label():
     assert lost.preferences == ()
     assert lost.prompt.meta[AI_KEY]["failed"] == 1
     assert len(fine.preferences) == 1
-    assert "1 of 2 pairs have no label" in judge.told()["text"]
+    assert "1 of 2 pairs have no label" in judge.describe_cost()["text"]
     assert measure_position_bias([lost, fine]).pairs == 1
 
 
@@ -163,7 +163,7 @@ def test_one_refused_question_does_not_end_the_others(tmp_path, monkeypatch):
         asked = [Prompt(f"q{i}", "", ({"role": "user", "content": f"{i} (A) x (B) y"},))
                  for i in range(4)]  # fmt: skip
         rows = np.array(list(speaker.label(asked, (("(A)",), ("(B)",)))))
-        told = speaker.told()
+        told = speaker.describe_cost()
     assert np.isnan(rows).all(1).tolist() == [True, False, False, False]
     assert told["failed"] == 1
     assert KEY not in told["text"]
