@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 PACKAGES = (
     "tandem-rlhf", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers",
@@ -44,7 +44,8 @@ def environment_changes(stored: Mapping[str, Any]) -> list[str]:
     then = {"code": stored.get("git"), "python": stored.get("python"), "cpu": stored.get("cpu")}
     versions = stored.get("versions")
     if isinstance(versions, Mapping):
-        then |= {name: version for name, version in versions.items() if name in PACKAGES}
+        kept = cast("Mapping[str, str]", versions)
+        then |= {name: kept[name] for name in PACKAGES if name in kept}
         now |= package_versions()
     return [f"{k} {then[k]}, now {now[k]}" for k in now if then.get(k) not in (None, now[k])]
 

@@ -117,5 +117,5 @@ def _digest(tree: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         x = tensors[name]
         digest.update(f"\0{name} {x.dtype} {tuple(x.shape)}\0".encode())
-        digest.update(x.reshape(-1).view(torch.uint8).numpy() if x.numel() else b"")
+        digest.update(x.reshape(-1).view(torch.uint8).numpy().tobytes() if x.numel() else b"")
     return digest.hexdigest()

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import lru_cache
 from threading import current_thread, main_thread
 from typing import Any
@@ -51,7 +51,7 @@ def check_template(tokenizer: Any) -> None:
 
 
 @contextlib.contextmanager
-def rendering_deadline() -> Iterator[None]:
+def rendering_deadline() -> Generator[None]:
     """Stop a rendering after ten seconds; only the main thread has a clock of this kind.
 
     Raises:
