@@ -266,7 +266,11 @@ def test_hostile_completions_do_nothing_and_nothing_leaves_the_page(browser, tmp
     ]
     conversation = [
         {"role": "user", "content": HOSTILE["script"]},
-        {"role": "assistant", "content": "", "tool_calls": [{"function": HOSTILE}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "search", "arguments": HOSTILE}}],
+        },
         *({"role": "user", "content": f"turn {k}"} for k in range(100)),
     ]
     rows.append(

@@ -206,7 +206,7 @@ def test_the_state_of_another_table_is_refused(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         reward.fit(init, comparisons(), cfg, ctx=replace(ctx, events=Heard(dies_at=3)))
     monkeypatch.setattr(DatasetSource, "reads", lambda self: None)
-    with pytest.raises(DataError, match=r"state\.pt is of another model"):
+    with pytest.raises(DataError, match=r"state\.safetensors is of another model"):
         reward.fit(init, comparisons(), cfg, ctx=ctx)
 
 

@@ -37,7 +37,6 @@ from tandem.data.chat.encoding_rules import EncodingRules
 from tandem.errors import ConfigError
 from tandem.methods import METHODS, Method, find_method, load_method
 from tandem.methods.configs import all_shared_parts, with_shared_parts
-from tandem.pipeline.labels import check_labels
 from tandem.runs.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
@@ -79,6 +78,8 @@ def run_command_line(words: Sequence[str]) -> int:
     task = open_task(options, configs["sizes"])
     if options.model is not None:
         check_answer_lengths(options.model, [(method.name, configs)])
+    from tandem.pipeline.labels import check_labels
+
     check_labels(method, task)
     folder = run_folder(method.name, options, task)
     rules = encoding_rules(options, folder, task.base.path)

@@ -46,8 +46,8 @@ class Groups:
     >>> D = Groups.of(Group(Prompt(f"p{i}", "say hi"), (Completion("hi"),)) for i in range(3))
     >>> D
     Groups(3 prompts, 3 completions)
-    >>> [group.id for group in D[1:]]
-    ['p1', 'p2']
+    >>> print(*[group.id for group in D[1:]])
+    p1 p2
     >>> D.write(Path("D.parquet"))
     >>> Groups.read(Path("D.parquet")).hash == D.hash
     True
