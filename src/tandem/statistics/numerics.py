@@ -21,11 +21,6 @@ def t_quantile(tail: float, df: float) -> float:
     return -float(special.stdtrit(df, tail))
 
 
-def t_tail(t: float, df: float) -> float:
-    """Return P(T > t) of a Student variable with df degrees of freedom."""
-    return float(special.stdtr(df, -t))
-
-
 def t_tails(t: Numbers, df: Any) -> Floats:
     """Return P(T > t) for each t; df is one number, or one for each."""
     return np.asarray(special.stdtr(df, -t), np.float64)

@@ -237,12 +237,3 @@ class Evidence:
             *dialogue_gates(self.replies),
             *reward_gates(proxy, true_scores(self.scored)),
         ]
-
-
-def gates_record(gates: Iterable[Gate]) -> dict[str, dict[str, float | bool]]:
-    """The gates as they are written to `made.json`."""
-    return {
-        gate.name: {"value": round(gate.value, 4), "low": gate.low, "holds": gate.holds}
-        | ({} if np.isinf(gate.high) else {"high": gate.high})
-        for gate in gates
-    }
