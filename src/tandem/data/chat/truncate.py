@@ -142,10 +142,8 @@ def _equal(group: Group, i: int, j: int) -> bool:
 
 
 def _usable(before: Group, after: Group) -> bool:
-    """A group keeps its kind: pairs stay pairs, several stay several."""
-    if before.preferences and not after.preferences:
-        return False
-    return len(after) >= min(len(before), 2)
+    """Compared answers stay compared; of others, one alone is worth keeping."""
+    return len(after) > 0 and (not before.preferences or len(after.preferences) > 0)
 
 
 def _cut_prompt(group: Group, bos: int, limit: int) -> Group:
