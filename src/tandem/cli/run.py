@@ -90,10 +90,10 @@ def run_command_line(words: Sequence[str]) -> int:
     if options.dry_run:
         print(plan_text(options, resolved, task, warning))
         return 0
-    return _go(method, options, configs, task, resolved, rules, warning)
+    return _run_and_print(method, options, configs, task, resolved, rules, warning)
 
 
-def _go(
+def _run_and_print(
     method: Method,
     options: Namespace,
     configs: Mapping[str, Any],
@@ -102,7 +102,7 @@ def _go(
     rules: EncodingRules,
     warning: str,
 ) -> int:
-    from tandem.pipeline.evaluate import run_method
+    from tandem.pipeline.run_method import run_method
     from tandem.runs.run import Run
 
     path = run_folder(method.name, options, task)
