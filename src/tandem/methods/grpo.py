@@ -9,8 +9,8 @@ Each round: sample n completions of each prompt; advantage from the group's scor
                groups without spread replaced by others                          arXiv:2503.14476
     GSPO       the ratio and its clip are of whole sequences                     arXiv:2507.18071
 
-They are choices of `advantage`, `ratio`, `clip`, `per` and `kl`, not copies: `VARIANTS` has the
-papers' settings. GRPO's k3 loss has its own optimum, which is not the exponential tilt
+They are choices of `advantage`, `ratio`, `clip`, `per` and `kl`, not copies: `GRPO_VARIANTS` has
+the papers' settings. GRPO's k3 loss has its own optimum, which is not the exponential tilt
 (docs/theory/ppo.md#three-estimators-of-the-kl); `kl="reward"` and `kl="k2"` share PPO's.
 """
 
@@ -104,23 +104,20 @@ class GRPOConfig:
         """Refuse losses that are right on fresh samples alone, where a round has several steps."""
         if self.inner == 1 and self.minibatch >= self.prompts:
             return
-        steps = (
-            f"grpo.inner = {self.inner}, grpo.prompts = {self.prompts} and "
-            f"grpo.minibatch = {self.minibatch}"
-        )
-        why = "is right on samples of the policy itself, and after a round's first step they are "
-        once = f"set inner to 1 and minibatch to {self.prompts}, so that a round is one step"
+        steps = f"inner = {self.inner}, prompts = {self.prompts}, minibatch = {self.minibatch}"
         if self.ratio == "none":
             raise ConfigError(
                 f"grpo.ratio = none with {steps}",
-                f"REINFORCE {why}of an older one",
-                f"{once}, or ratio to token or sequence",
+                "REINFORCE is right on samples of the policy itself, and after a round's first "
+                "step they are of an older one",
+                f"set inner to 1 and minibatch to {self.prompts}, or ratio to token or sequence",
             )
         if self.kl == "k2" and self.beta:
             raise ConfigError(
                 f"grpo.kl = k2 with {steps}",
-                f"the gradient of k2 {why}of an older one",
-                f"{once}, or kl to reward or k3",
+                "the gradient of k2 is the KL's on samples of the policy itself, and after a "
+                "round's first step they are of an older one",
+                f"set inner to 1 and minibatch to {self.prompts}, or kl to reward or k3",
             )
 
 

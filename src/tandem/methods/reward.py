@@ -20,7 +20,6 @@ from tandem.errors import ConfigError, DataError
 from tandem.machine import Machine
 from tandem.models.forward import forward_groups
 from tandem.models.packed import PackedModel
-from tandem.objectives.noise_bound import NOISE_BOUND
 from tandem.objectives.reward import bradley_terry, rank_weight
 from tandem.ranges import Count, LabelNoise, NotNegative, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
@@ -64,7 +63,7 @@ class RewardConfig:
     batch: Count = 16
     smoothing: LabelNoise = 0.0
     noise: LabelNoise = 0.0
-    bound: Positive = NOISE_BOUND
+    bound: Positive = 5.0
     margins: bool = False
     centring: NotNegative = 0.0
     per: Literal["pair", "prompt"] = "pair"

@@ -59,9 +59,8 @@ class RSOConfig:
         keep: answers a prompt that are paired, for `rso` and `sft` alike.
         beta: temperature of the tilt; 0 is top-k, infinity plain samples.
         unit: of beta: the ranker's `score`, or each prompt's `spread` of scores.
-        dedupe: answers are told apart by text alone, as in the paper's code: of equal ones the
-            first is a candidate, for `rso` and `sft` alike; a pair of equal ones is dropped from
-            `direct`.
+        dedupe: answers are told apart by text alone, as in the paper's code, for every source: of
+            equal answers the first is a candidate, and `direct` drops a pair of equal ones.
         pairing: first-round (keep / 2 pairs) or tournament (keep - 1 pairs).
         soft: labels rho_psi in place of 1 and 0.
         ranker: rho_psi: a two-argument `preference` model, or the `reward` model's sigma(r - r').
