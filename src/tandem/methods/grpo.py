@@ -148,7 +148,7 @@ class GRPOAlgorithm:
     def experience(self, groups: list[Group]) -> Experience:
         """Score the group and centre it."""
         cfg, models = self.cfg, self.models
-        groups = self.judged(groups)
+        groups = self.judge_samples(groups)
         score = missing_eos(models.scores(groups), is_finished(groups), replace=cfg.no_eos)
         old, _ = models.old_logprobs(groups)
         score = score + self.length_penalty(old.count())
@@ -163,7 +163,7 @@ class GRPOAlgorithm:
         columns = {"old_logp": old, "ref_logp": ref, "advantages": old.expand(A)}
         return Experience(groups, columns, metrics)
 
-    def judged(self, groups: list[Group]) -> list[Group]:
+    def judge_samples(self, groups: list[Group]) -> list[Group]:
         """Return the groups with the judge's scores."""
         return list(self.models.reward(groups))
 
@@ -219,7 +219,7 @@ class SelectiveGRPO(GRPOAlgorithm):
 
     def part(self, groups: list[Group]) -> tuple[list[Group], list[Group]]:
         """Judge fresh samples; return the groups in which scores differ, and the others."""
-        judged = super().judged(groups)
+        judged = super().judge_samples(groups)
         spread = has_score_spread(self.models.scores(judged), _group(judged))
         first = np.cumsum([0, *map(len, judged)])[:-1].tolist()
         differs = [bool(spread[at]) for at in first]
@@ -227,7 +227,7 @@ class SelectiveGRPO(GRPOAlgorithm):
         kept = [g for g, yes in zip(judged, differs, strict=True) if yes]
         return kept, [g for g, yes in zip(judged, differs, strict=True) if not yes]
 
-    def judged(self, groups: list[Group]) -> list[Group]:
+    def judge_samples(self, groups: list[Group]) -> list[Group]:
         """Return the groups: `part` has judged them."""
         return groups
 

@@ -143,7 +143,9 @@ def _equal(group: Group, i: int, j: int) -> bool:
 
 def _usable(before: Group, after: Group) -> bool:
     """Compared answers stay compared; of others, one alone is worth keeping."""
-    return len(after) > 0 and (not before.preferences or len(after.preferences) > 0)
+    if before.preferences and not after.preferences:
+        return False
+    return len(after) >= min(len(before), 1)
 
 
 def _cut_prompt(group: Group, bos: int, limit: int) -> Group:
