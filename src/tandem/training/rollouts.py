@@ -217,8 +217,8 @@ class RolloutSource:
     def _sampled(self, policy: nn.Module) -> Experience:
         start = time.monotonic()
         self.engine.load(actor_of(policy))
-        groups, drawn, spent = self._filled_round()
         with torch.no_grad():
+            groups, drawn, spent = self._filled_round()
             found = self.algorithm.experience(groups)
         tokens = sum(len(c.tokens) for g in drawn for c in g.completions)
         times = {
