@@ -55,7 +55,7 @@ class RSOConfig:
 
     Attributes:
         source: where pairs come from: `rso`, `sft` (sft-sample-rank) or `direct`.
-        pool: candidates a prompt, for `rso`.
+        pool: candidates a prompt, for `rso`, and for `sft` with `dedupe`.
         keep: answers a prompt that are paired, for `rso` and `sft` alike.
         beta: temperature of the tilt; 0 is top-k, infinity plain samples.
         unit: of beta: the ranker's `score`, or each prompt's `spread` of scores.
