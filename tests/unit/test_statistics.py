@@ -288,7 +288,7 @@ def test_verdicts() -> None:
     )
     open_ = Estimate(0.02, -0.01, 0.05, 200, 0.2, "", se=0.0153)
     assert verdict_line(open_, "a", "b") == (
-        "not resolved at n=200: a against b 0.02 [-0.01, 0.05]; about 720 more comparisons needed"
+        "not resolved at n=200: a against b 0.02 [-0.01, 0.05]; about 730 more comparisons needed"
     )
     even = Estimate(0.5, 0.4, 0.6, 200, 1.0, "", se=0.05, null=0.5)
     assert verdict_line(even, "a", "b") == "not resolved at n=200: a and b are even, 0.5 [0.4, 0.6]"
