@@ -41,7 +41,8 @@ Asked = Request[Any, Any, Any]
 Token = FromPath[str]
 LETTERS = "AB"
 MINE_SHOWN = 200
-_KEPT = ("choice", "both_bad", "ranks", "rationale", "better_answer")
+_KEPT = ("choice", "both_bad", "ranks", "criteria", "rationale", "better_answer")
+CRITERION = "criterion_"
 
 
 @get("/label", sync_to_thread=True)
@@ -188,6 +189,11 @@ def read_judgement(form: dict[str, Any]) -> Judgement:
         choice=_number(form.get("choice")),
         both_bad=form_field(form, "both_bad") == "yes",
         ranks=tuple(_number(r) for r in ranks) if ranks else None,
+        criteria={
+            name.removeprefix(CRITERION): form_field(form, name, 20)
+            for name in form
+            if name.startswith(CRITERION) and form_field(form, name, 20)
+        },
         reason=form_field(form, "reason", 40),
         rationale=form_field(form, "rationale"),
         better_answer=form_field(form, "better_answer"),
