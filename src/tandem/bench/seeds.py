@@ -28,7 +28,7 @@ from tandem.runs.atomic_files import write_json
 from tandem.runs.display import Display
 from tandem.runs.run import Run
 from tandem.runs.trackers import open_trackers
-from tandem.stages.evaluate_policy import evaluate_answers
+from tandem.stages.evaluate_policy import evaluate_answers, kl_temperature
 from tandem.stages.evaluate_reward import evaluate_reward
 from tandem.stages.sampling import Policy, sample
 from tandem.statistics import explain_few_prompts
@@ -152,5 +152,6 @@ def judge_answers(
         comparers["llm"] = AIFeedback(hard=True).labeller(
             inputs.base, formats.compare, formats.principles
         )
-    who = {"policy": policy, "opponent": inputs.pi_sft}
+    heat = kl_temperature(inputs.sampling)
+    who = {"policy": policy, "opponent": inputs.pi_sft, "temperature": heat}
     inputs.run("exam", evaluate_answers, answers, main, judges=judges, comparers=comparers, **who)

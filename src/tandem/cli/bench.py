@@ -29,7 +29,7 @@ from tandem.report import write_report
 from tandem.report.verdict import verdict_sentences
 from tandem.runs.atomic_files import write_json
 from tandem.runs.trackers import check_known
-from tandem.statistics import minimum_detectable
+from tandem.statistics import explain_few_prompts, minimum_detectable
 from tandem.tasks.load import task_tallies
 
 
@@ -112,13 +112,13 @@ def open_files(plan: Plan) -> tuple[str, ...]:
     task = open_plan_task(plan, plan.seeds[0])
     task.base.files()
     check_answer_lengths(plan.model, [(e.method, e.configs) for e in plan.entries])
-    return task.notes
+    warning = explain_few_prompts(len(task.evaluation)) if plan.data else ""
+    return (*task.notes, warning) if warning else task.notes
 
 
 def comparison_notes(plan: Plan) -> str:
     """Say what is compared and what it will be able to resolve."""
     sizes, seeds = plan.sizes, len(plan.seeds)
-    smallest = minimum_detectable(sizes.evaluation, seeds)
     amounts = (
         f"{sizes.evaluation} evaluation prompts, {sizes.pairs} labelled pairs, "
         f"{sizes.prompts} unlabelled prompts"
@@ -130,7 +130,10 @@ def comparison_notes(plan: Plan) -> str:
         f"{plan.start_label}; seeds {', '.join(map(str, plan.seeds))}; {amounts}",
         f"methods: {', '.join(e.name for e in plan.entries)}",
     ]
-    if plan.task:
+    if plan.task and (warning := explain_few_prompts(sizes.evaluation)):
+        lines.append(warning)
+    elif plan.task:
+        smallest = minimum_detectable(sizes.evaluation, seeds)
         one = "for these weights; one seed says nothing about others"
         lines.append(
             f"a win rate {100 * smallest:.1f} points from 50% would be resolved four times in five "

@@ -86,15 +86,21 @@ def evaluate_policy_command(words: Sequence[str]) -> int:
     }
 
     from tandem.runs.checkpoint import Checkpoint
-    from tandem.stages.evaluate_policy import evaluate_policies
+    from tandem.stages.evaluate_policy import evaluate_policies, kl_temperature
 
     prompts, judges = _prompts(options, configs["sizes"])
     sft = Checkpoint(Path(_needed(options, "reference", "the folder of the SFT policy")), "SFT")
     mine = Checkpoint(Path(options.model), Path(options.model).name)
     policies = {str(pi): pi for pi in (sft, mine)}
     answers = {n: _answers(pi, prompts, options.seed, configs) for n, pi in policies.items()}
-    machine = configs["machine"]
-    exam = evaluate_policies(answers, policies, judges=judges, opponents=("SFT",), machine=machine)
+    exam = evaluate_policies(
+        answers,
+        policies,
+        judges=judges,
+        opponents=("SFT",),
+        temperature=kl_temperature(configs["sampling"]),
+        machine=configs["machine"],
+    )
     return _tell(options, [f"{len(prompts)} prompts, one answer each"], exam)
 
 

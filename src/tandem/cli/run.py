@@ -78,18 +78,19 @@ def run_command_line(words: Sequence[str]) -> int:
     task = open_task(options, configs["sizes"])
     if options.model is not None:
         check_answer_lengths(options.model, [(method.name, configs)])
-    from tandem.pipeline.labels import check_labels
+    from tandem.pipeline.labels import check_labels, explain_few_held_out
 
     check_labels(method, task)
+    warning = explain_few_held_out(method, task)
     folder = run_folder(method.name, options, task)
     rules = encoding_rules(options, folder, task.base.path)
     if rules.max_length is not None:
         check_length(rules.max_length, task.base.path)
     resolved = resolved_settings(method.name, options, configs, rules)
     if options.dry_run:
-        print(plan_text(options, resolved, task))
+        print(plan_text(options, resolved, task, warning))
         return 0
-    return _run_and_print(method, options, configs, task, resolved, rules)
+    return _run_and_print(method, options, configs, task, resolved, rules, warning)
 
 
 def _run_and_print(
@@ -99,6 +100,7 @@ def _run_and_print(
     task: Task,
     resolved: Mapping[str, Any],
     rules: EncodingRules,
+    warning: str,
 ) -> int:
     from tandem.pipeline.run_method import run_method
     from tandem.runs.run import Run
@@ -121,6 +123,8 @@ def _run_and_print(
         work.save_config(to_toml(resolved))
         for line in task.notes:
             work.events.log("note", text=line)
+        if warning:
+            work.events.log("few-prompts", text=warning)
         print(run_method(work, method, configs, task))
     print(f"\nthe run is in {path}")
     return 0
@@ -290,8 +294,10 @@ def run_folder(name: str, options: Namespace, task: Task) -> Path:
     return Path(options.out or f"runs/{name}-{task.name}-{options.seed}")
 
 
-def plan_text(options: Namespace, resolved: Mapping[str, Any], task: Task) -> str:
-    """Say what would be done, from what, and where."""
+def plan_text(
+    options: Namespace, resolved: Mapping[str, Any], task: Task, warning: str = ""
+) -> str:
+    """Say what would be done, from what, and where, and what it cannot decide."""
     path = run_folder(resolved["method"], options, task)
     sizes = {
         "demonstrations": task.demonstrations,
@@ -302,7 +308,8 @@ def plan_text(options: Namespace, resolved: Mapping[str, Any], task: Task) -> st
     }
     counts = [f"# {what}: {0 if groups is None else len(groups)}" for what, groups in sizes.items()]
     there = "exists: finished stages are kept" if path.exists() else "would be made"
-    head = [f"# {path} {there}", *(f"# {line}" for line in task.notes), *counts]
+    notes = [*task.notes, warning] if warning else task.notes
+    head = [f"# {path} {there}", *(f"# {line}" for line in notes), *counts]
     return "\n".join([*head, "", to_toml(resolved)])
 
 

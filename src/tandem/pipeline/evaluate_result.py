@@ -17,7 +17,7 @@ from tandem.pipeline.inputs import SFT_STAGES, Inputs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import ask_questions
-from tandem.stages.evaluate_policy import evaluate_policies
+from tandem.stages.evaluate_policy import evaluate_policies, kl_temperature
 from tandem.stages.evaluate_solutions import DecodingRule, evaluate_solutions
 from tandem.stages.sampling import Policy, sample
 
@@ -67,6 +67,7 @@ def evaluate_against_sft(inputs: Inputs, trained: Mapping[str, Policy], spent: f
         judges=judges,
         opponents=tuple(opponents),
         annotator=task.annotator,
+        temperature=kl_temperature(inputs.sampling),
     )
     taken = dict.fromkeys(trained, spent)
     taken |= {"base": 0.0, "SFT": stage_seconds(run, SFT_STAGES)}

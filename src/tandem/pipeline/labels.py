@@ -1,4 +1,4 @@
-"""Whether data holds the judgments that a method learns from: said before the first stage."""
+"""Whether data holds the judgments and prompts that a run needs: said before the first stage."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 from tandem.errors import DataError
 from tandem.methods import Method
 from tandem.methods.kto import require_both_marks
+from tandem.statistics import explain_few_prompts
 from tandem.tasks import Task
 
 COMPARED = {"D", "r_phi", "held_out", "validation"}
@@ -32,3 +33,15 @@ def check_labels(method: Method, task: Task) -> None:
         "two answers to one prompt must be judged: chosen and rejected, ranks or scores",
         "train on the marks: `tandem run kto`" if marked else "train on it with `tandem run sft`",
     )
+
+
+def explain_few_held_out(method: Method, task: Task) -> str:
+    """Say why the prompts that a method is examined on cannot decide anything; empty if they can.
+
+    Policies and solvers answer the evaluation prompts; rewards and preference models are examined
+    on the held-out comparisons.
+    """
+    if method.row.fits in ("policy", "solver"):
+        return explain_few_prompts(len(task.evaluation))
+    held_out = task.held_out if task.asked_held_out is None else task.asked_held_out
+    return explain_few_prompts(0 if held_out is None else len(held_out))

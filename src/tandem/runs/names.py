@@ -95,6 +95,7 @@ RECORDED: dict[str, str] = {
     "above": "tandem.operators.keep.above",
     "top_share": "tandem.operators.keep.top_share",
     "rejection": "tandem.operators.keep.rejection",
+    "distinct": "tandem.operators.keep.distinct",
     "majority": "tandem.operators.keep.majority",
     "correct": "tandem.operators.keep.correct",
     "incorrect": "tandem.operators.keep.incorrect",
@@ -172,6 +173,18 @@ RENAMED: dict[str, dict[str, str]] = {
     "grpo.fit": {"how": "sampling", "watching": "validation"},
 }
 """Recorded name -> its parameters or fields that had another name: former -> today's."""
+
+ADDED: dict[str, dict[str, Any]] = {
+    "evaluate_policies": {"temperature": 1.0},
+    "evaluate_answers": {"temperature": 1.0},
+    "logprobs": {"temperature": 1.0},
+    "ImplicitReward": {"temperature": 1.0},
+    "Shaped": {"temperature": 1.0},
+    "RewardConfig": {"margins": False, "bound": 5.0},
+    "DPOConfig": {"bound": None},
+    "GRPOConfig": {"overlong": 0.0},
+}
+"""Recorded name -> parameters or fields that came later, at values that change nothing."""
 
 # Below: what folders of version 0.1 hold. These names are frozen.
 FORMER: dict[str, str] = {
@@ -383,8 +396,10 @@ def as_recorded(stored: Any, renamed: Mapping[str, str] | None = None) -> Any:
     if isinstance(own.get("enum"), str):
         kind, _, member = own["enum"].rpartition(".")
         own["enum"] = f"{FORMER.get(kind, kind)}.{member}"
-    keys = RENAMED.get(str(own.get("class", own.get("__class__"))), {}) | dict(renamed or {})
-    return {keys.get(key, key): as_recorded(value) for key, value in own.items()}
+    kind = str(own.get("class", own.get("__class__")))
+    keys = RENAMED.get(kind, {}) | dict(renamed or {})
+    today = {keys.get(key, key): as_recorded(value) for key, value in own.items()}
+    return ADDED.get(kind, {}) | today
 
 
 def stage_as_recorded(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -392,4 +407,6 @@ def stage_as_recorded(stored: Mapping[str, Any]) -> dict[str, Any]:
     function = stored.get("function")
     name = FORMER.get(str(function), function)
     arguments = as_recorded(stored.get("arguments"), RENAMED.get(str(name)))
+    if isinstance(arguments, dict):
+        arguments = ADDED.get(str(name), {}) | arguments
     return {"function": name, "arguments": arguments, "seed": stored.get("seed")}
