@@ -75,6 +75,18 @@ METHODS: dict[str, MethodRow] = {
         "GRPOConfig", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
         "`ppo_clip`, group baseline", "SFT", "online",
     ),
+    "online_dpo": MethodRow(
+        "OnlineDPOConfig", "online DPO, online IPO, online SLiC", "pi_theta, K", "any", "-",
+        "`sigmoid`, `ipo_sum`, `hinge_norm`", "SFT", "online",
+    ),
+    "xpo": MethodRow(
+        "XPOConfig", "XPO", "pi_theta, 1; pi_ref, 1", "any", "-",
+        "`sigmoid` + alpha log pi(y_ref)", "SFT", "online",
+    ),
+    "iterative_dpo": MethodRow(
+        "IterativeDPOConfig", "iterative DPO", "pi_theta, K", "r_phi",
+        "`rank_pairs(best-worst)`", "`sigmoid`", "pi_theta", "T",
+    ),
     "best_of_n": MethodRow(
         "BestOfNConfig", "best-of-n", "pi_sft, n", "r_phi", "`best`", "(decoding)", "-", "-"
     ),

@@ -155,6 +155,11 @@ RECORDED: dict[str, str] = {
     "PPOConfig": "tandem.methods.ppo.PPOConfig",
     "grpo.fit": "tandem.methods.grpo.fit",
     "GRPOConfig": "tandem.methods.grpo.GRPOConfig",
+    "online_dpo.fit": "tandem.methods.online_dpo.fit",
+    "OnlineDPOConfig": "tandem.methods.online_dpo.OnlineDPOConfig",
+    "xpo.fit": "tandem.methods.xpo.fit",
+    "XPOConfig": "tandem.methods.xpo.XPOConfig",
+    "IterativeDPOConfig": "tandem.methods.iterative_dpo.IterativeDPOConfig",
 }
 """Recorded name -> where the thing lives today."""
 
