@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tandem.cli.run:run_command_line",
         "run a method on a task, or on your model and your data",
     ),
+    "iterate": (
+        "tandem.cli.run:iterate_command",
+        "label, refit, align, again: rounds of RLHF with people or a judge",
+    ),
     "bench": (
         "tandem.cli.bench:bench_command",
         "compare methods on the same prompts, seeds and budget",

@@ -80,7 +80,7 @@ def run_command_line(words: Sequence[str]) -> int:
         check_answer_lengths(options.model, [(method.name, configs)])
     from tandem.pipeline.labels import check_labels
 
-    check_labels(method, task)
+    check_labels(method, task, configs[method.name])
     folder = run_folder(method.name, options, task)
     rules = encoding_rules(options, folder, task.base.path)
     if rules.max_length is not None:
@@ -90,6 +90,11 @@ def run_command_line(words: Sequence[str]) -> int:
         print(plan_text(options, resolved, task))
         return 0
     return _go(method, options, configs, task, resolved, rules)
+
+
+def iterate_command(words: Sequence[str]) -> int:
+    """Run rounds of RLHF: `tandem run iterated_rlhf`, which is how its settings are listed."""
+    return run_command_line(["iterated_rlhf", *words])
 
 
 def _go(

@@ -35,8 +35,8 @@ class MethodRow:
         objective: what is minimised.
         init: where training starts.
         repeats: how often the whole is done.
-        fits: what its result is: a policy that is compared by judges, a reward, or a solver of
-            questions with one checkable answer; not a column.
+        fits: what its result is: a policy that is compared by judges, a reward, a solver of
+            questions with one checkable answer, or rounds that measure themselves; not a column.
         asks: what a solver is examined for: a path to the answer, or the answer alone.
     """
 
@@ -48,7 +48,7 @@ class MethodRow:
     objective: str
     init: str
     repeats: str
-    fits: Literal["policy", "reward", "preference", "solver"] = "policy"
+    fits: Literal["policy", "reward", "preference", "solver", "rounds"] = "policy"
     asks: Literal["path", "answer"] = "path"
 
 
@@ -128,6 +128,11 @@ METHODS: dict[str, MethodRow] = {
         "`synthetic_pairs`, two views", "`bradley_terry` on D + D_hat, lambda `multiview`",
         "SFT, then PPO", "1",
     ),
+    "iterated_rlhf": MethodRow(
+        "IteratedRLHFConfig", "iterated RLHF", "pi_sft, pi_1, ..., pi_t, 2", "humans", "-",
+        "`bradley_terry` on all tranches, then PPO", "SFT", "T",
+        fits="rounds",
+    ),
 }  # fmt: skip
 
 __all__ = [
@@ -149,6 +154,7 @@ INPUTS: dict[str, str] = {
     "demonstrations": "Groups, one completion a prompt",
     "pi_sft": "Checkpoint: `base` after SFT on the demonstrations",
     "D": "Groups with preferences, for training",
+    "given_pairs": "Groups with preferences that came with the data, or None",
     "r_phi": "Checkpoint: a reward model fitted to D",
     "held_out": "Groups with preferences, of prompts that are not in D",
     "prompts": "Prompts without labels, tokenised, to sample from",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
-from tandem.errors import DataError
+from tandem.errors import ConfigError, DataError
 from tandem.methods import Method
 from tandem.methods.kto import require_both_marks
 from tandem.tasks import Task
@@ -13,12 +14,24 @@ COMPARED = {"D", "r_phi", "held_out", "validation"}
 """Inputs that are made from comparisons."""
 
 
-def check_labels(method: Method, task: Task) -> None:
+def check_labels(method: Method, task: Task, cfg: Any = None) -> None:
     """Refuse a method that learns from judgments which the task does not have.
+
+    Args:
+        method: the method.
+        task: its data and judges.
+        cfg: the method's settings, which may say who is asked.
 
     Raises:
         DataError: nothing is compared; or, for KTO, all answers are good or all are bad.
+        ConfigError: somebody is to be asked, and the task brings nobody.
     """
+    if getattr(cfg, "annotator", None) == "task" and task.annotator is None:
+        raise ConfigError(
+            f"{method.name}.annotator = task, and {task.name} brings nobody to ask",
+            "every round has new answers compared",
+            f"give --{method.name}.annotator people, or model",
+        )
     wanted = COMPARED & set(inspect.signature(method.recipe).parameters)
     if not wanted or task.compared:
         return

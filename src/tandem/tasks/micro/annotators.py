@@ -236,3 +236,7 @@ class Drifting:
             return self.flips + (1 - 2 * self.flips) * _sure(gap, 0.0)
 
         return _vote(groups, f"{self.name}-{self.round}", self.seed, one)
+
+    def at_round(self, round: int) -> Drifting:
+        """Return the same people in another round."""
+        return replace(self, round=round)
