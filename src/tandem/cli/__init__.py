@@ -41,6 +41,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tandem.cli.data:check_command",
         "examine preference data before training on it",
     ),
+    "data select": (
+        "tandem.cli.data_select:select_command",
+        "choose the pairs of a pool that are worth asking about",
+    ),
+    "budget": (
+        "tandem.cli.budget:budget_command",
+        "plan what a budget for labels should be spent on",
+    ),
     "eval reward": (
         "tandem.cli.evaluate:evaluate_reward_command",
         "compare a reward model with human judgements",

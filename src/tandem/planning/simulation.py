@@ -198,7 +198,7 @@ def choose_policy(
     """
     last = len(policies) - 1
     each = comparisons // max(1, last)
-    if each < 1:
+    if not last or each < 1:
         return last
     scores = []
     for pi in policies[:-1]:
