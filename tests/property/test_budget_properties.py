@@ -26,7 +26,9 @@ PLANS = st.builds(
 
 
 @given(PLANS, st.floats(0, 1e5), COSTS, COSTS, COSTS)
-def test_a_budget_is_never_exceeded(plan: LabelPlan, total: float, pair: float, demo: float, check: float):
+def test_a_budget_is_never_exceeded(
+    plan: LabelPlan, total: float, pair: float, demo: float, check: float
+):
     bought = plan.purchases(total, LabelCosts(pair, demo, check))
     assert bought.cost <= total * (1 + 1e-9)
     assert min(bought.demonstrations, bought.evaluation, *bought.rounds) >= 0

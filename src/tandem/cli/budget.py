@@ -99,7 +99,9 @@ def _check_options(options: Namespace) -> None:
     for name, low, high in (("flips", 0, 0.49), ("evaluation", 0, 0.9), ("free_accuracy", 0, 1)):
         if not low <= options[name] <= high:
             raise ConfigError(
-                f"--{name} {options[name]}", f"it lies between {low} and {high}", "give such a number"
+                f"--{name} {options[name]}",
+                f"it lies between {low} and {high}",
+                "give such a number",
             )
     for name, low, high in (("features", 2, 256), ("answers", 2, 256), ("seeds", 8, 10_000)):
         if not low <= options[name] <= high:
@@ -138,7 +140,9 @@ def _pilot_worlds(options: Namespace) -> tuple[WorldSource, str]:
     sampling = Sampling(max_tokens=options.max_tokens)
     with Run(options.out, options.seed) as run:
         D = run("pilot", encode, judged, model)
-        asked = run("prompts", encode, judged.prompts()[:PILOT_PROMPTS], model, room=options.max_tokens)
+        asked = run(
+            "prompts", encode, judged.prompts()[:PILOT_PROMPTS], model, room=options.max_tokens
+        )
         drawn = run("answers", sample, model, asked, n=options.answers, sampling=sampling)
         pilot = read_pilot(D, drawn, model, run.machine, options.features)
     return pilot.worlds(seed=options.seed), str(pilot)
@@ -167,4 +171,3 @@ def draw_costs(advice: BudgetAdvice) -> str:
         raw = io.StringIO()
         figure.savefig(raw, format="svg", metadata={"Date": None, "Creator": None})
     return raw.getvalue()
-

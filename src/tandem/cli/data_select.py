@@ -42,7 +42,9 @@ def select_command(words: Sequence[str]) -> int:
             "name one of them",
         )
     if not options.out:
-        raise ConfigError("--out is missing", "questions are written to a file", "give --out FILE.parquet")
+        raise ConfigError(
+            "--out is missing", "questions are written to a file", "give --out FILE.parquet"
+        )
     check_written_file("out", Path(options.out), ".parquet")
     if options.n < 1 or not 0 <= options.uniform <= 1:
         raise ConfigError(

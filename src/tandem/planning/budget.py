@@ -162,7 +162,9 @@ class BudgetAdvice:
         return "\n\n".join(
             [
                 f"plan: {self.best.plan}\nbuys: {self.bought} of {self.total:g}",
-                str(Table(("plan", "regret"), tuple(rows), f"best of {self.tried}, {worlds} worlds")),
+                str(
+                    Table(("plan", "regret"), tuple(rows), f"best of {self.tried}, {worlds} worlds")
+                ),
                 str(
                     Table(
                         ("instead of", "its regret", "gain, mean", "gain in one world"),
@@ -295,14 +297,18 @@ class _Laboratory:
             self._kept[key] = done.regret
         return self._kept[key]
 
-    def regrets(self, plan: LabelPlan, numbers: Sequence[int], total: float | None = None) -> Floats:
+    def regrets(
+        self, plan: LabelPlan, numbers: Sequence[int], total: float | None = None
+    ) -> Floats:
         spent = self.total if total is None else total
         return np.array([self.regret(plan, n, spent) for n in numbers])
 
     def rank(self, plans: Sequence[LabelPlan], numbers: Sequence[int]) -> list[LabelPlan]:
         return sorted(plans, key=lambda p: float(self.regrets(p, numbers).mean()))
 
-    def advise(self, plans: Sequence[LabelPlan], numbers: Sequence[int], tried: int) -> BudgetAdvice:
+    def advise(
+        self, plans: Sequence[LabelPlan], numbers: Sequence[int], tried: int
+    ) -> BudgetAdvice:
         best = plans[0]
         shown = {"this plan": best, **NAIVE}
         curve = {

@@ -90,7 +90,9 @@ def read_pilot(
     """
     seen, _ = read_answers(judged, model, machine)
     rows = [
-        (seen[g][p.i] - seen[g][p.j], p.p) for g, group in enumerate(judged) for p in group.preferences
+        (seen[g][p.i] - seen[g][p.j], p.p)
+        for g, group in enumerate(judged)
+        for p in group.preferences
     ]
     if len(rows) < FEWEST:
         raise DataError(

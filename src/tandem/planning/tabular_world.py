@@ -84,7 +84,9 @@ class TabularWorld:
         p = self.flips + (1 - 2 * self.flips) * p
         return p if self.exact else rng.binomial(votes, p) / votes
 
-    def demonstrate(self, n: int, rng: np.random.Generator, skill: float = 0.5) -> tuple[Ints, Ints]:
+    def demonstrate(
+        self, n: int, rng: np.random.Generator, skill: float = 0.5
+    ) -> tuple[Ints, Ints]:
         """Draw n prompts and a writer's answer: ref exp(skill r / beta) / Z, two of [n]."""
         writer = softmax_rows(np.log(self.ref) + skill * self.reward / self.beta)
         x = rng.integers(0, self.prompts, n)
