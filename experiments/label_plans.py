@@ -82,7 +82,8 @@ def main() -> int:
         "# Is the planner's advice good?\n\nMade by `python experiments/label_plans.py`; expected "
         "before: experiments/online.md. Regret: how much less a policy is worth than the best; "
         "lower is better.\n\n## The advice\n\n```text\n"
-        f"{advice}\n```\n\n## Carried out in five worlds that took no part\n\n```text\n{table}\n```\n"
+        f"{advice}\n```\n\n## Carried out in five worlds that took no part\n\n"
+        f"```text\n{table}\n```\n"
     )
     (args.out / "label-plans.md").write_text(page)
     return 0

@@ -17,7 +17,9 @@ from tandem.statistics.pair_selection import PairPool, PairRule, choose_pairs
 
 COSTS = st.floats(0.01, 50, allow_nan=False)
 PLANS = st.builds(
-    lambda demos, rest, **more: LabelPlan(demonstrations=demos, evaluation=rest * (1 - demos), **more),
+    lambda demos, rest, **more: LabelPlan(
+        demonstrations=demos, evaluation=rest * (1 - demos), **more
+    ),
     st.floats(0, 1), st.floats(0, 1),
     rounds=st.integers(1, 6), growth=st.floats(0.5, 3), votes=st.integers(1, 5),
     source=st.sampled_from(("reference", "policy", "mix")),

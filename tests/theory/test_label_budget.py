@@ -82,7 +82,7 @@ def test_greedy_gains_are_updated_and_not_guessed():
 
 
 def test_selection_beats_chance_at_equal_labels():
-    """The strongest sign of the simulation, on few seeds; the rest is benchmarks/label_budget.py."""
+    """The strongest sign, on few seeds; the others: benchmarks/label_budget.py."""
     regrets = {
         rule: [
             simulate_plan(

@@ -21,7 +21,7 @@ PILOT_PROMPTS = 32
 
 
 def budget_command(words: Sequence[str]) -> int:
-    """Print a plan with its predicted regret, the runner-ups, and what the next labels are worth."""
+    """Print a plan, its predicted regret, the runner-ups, and what the next labels are worth."""
     options = parse_words(_parser(), words)
     _check_options(options)
 
@@ -54,8 +54,8 @@ def _report(done: int, of: int) -> None:
 def _parser() -> Any:
     parser = make_parser(
         "budget",
-        "Say what a budget for labels should be spent on: how many demonstrations, how many rounds, "
-        "whose answers are compared, how pairs are chosen. Plans are tried in simulated worlds, or "
+        "Say what a budget for labels should be spent on: how many demonstrations and rounds, whose "
+        "answers are compared, how pairs are chosen. Plans are tried in simulated worlds, or "
         "in one made of the first labels of your own (--pilot, --model).",
     )
     parser.add_argument("--total", type=float, default=0.0, help="what may be spent")

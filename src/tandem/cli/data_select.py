@@ -18,12 +18,13 @@ def select_command(words: Sequence[str]) -> int:
     parser = make_parser(
         "data select",
         "Choose the pairs of a pool of answers that are worth asking about, and write them as "
-        "questions. A share is drawn uniformly and flagged: it alone says how accurate a reward is.",
+        "questions. A share is drawn uniformly and flagged: it alone says how accurate a reward "
+        "is.",
     )
     parser.add_argument("pool", type=str, help="prompts with two or more answers, in any format")
     parser.add_argument(
         "--model", action="append", default=[],
-        help="folder of a reward (or a language model) that reads the answers; two for disagreement",
+        help="folder of a reward (or a language model) that reads answers; two for disagreement",
     )  # fmt: skip
     parser.add_argument("--n", type=int, default=200, help="pairs to choose")
     parser.add_argument(

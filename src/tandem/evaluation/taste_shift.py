@@ -1,4 +1,4 @@
-"""Has taste moved? Comparisons with dates, cut into tranches, and a reward from one tried on the next.
+"""Has taste moved? A reward of one span of time is tried on the comparisons of the next.
 
     found = measure_taste_shift(groups, "date")
     print(found)

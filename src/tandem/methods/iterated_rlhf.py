@@ -178,11 +178,12 @@ def recipe(
         r = reward.recipe(scope, pi_sft, D, cfg.reward)  # 1
         pi = fit_policy_of_round(scope, t, pi_sft, prompts, D, r, sampling, cfg)  # 2
         policies, rewards = [*policies, pi], [*rewards, r]
-        if t == cfg.rounds or not cfg.sizes[t]:
+        if t == cfg.rounds or not (cfg.sizes[t] or cfg.free_labels):
             break
-        deployed = policies[-cfg.snapshots :]
-        more = ask_tranche(run, t, deployed, prompts, tranches, sampling, asked)  # 3
-        tranches.append(more)
+        if cfg.sizes[t]:
+            deployed = policies[-cfg.snapshots :]
+            more = ask_tranche(run, t, deployed, prompts, tranches, sampling, asked)  # 3
+            tranches.append(more)
         if cfg.free_labels:
             free = agreed_pairs(scope, pi, prompts, r, same, sampling, cfg.rlp)
     log_rounds(run, policies, rewards, tranches, prompts, truth, sampling, asked)

@@ -32,6 +32,12 @@ def check_labels(method: Method, task: Task, cfg: Any = None) -> None:
             "every round has new answers compared",
             f"give --{method.name}.annotator people, or model",
         )
+    if getattr(cfg, "labels", None) == 0 and task.preferences is None:
+        raise ConfigError(
+            f"{method.name}.labels = 0, and {task.name} brings no comparisons",
+            "the first reward is fitted to something",
+            f"give --{method.name}.labels 100 or more, or data with comparisons",
+        )
     wanted = COMPARED & set(inspect.signature(method.recipe).parameters)
     if not wanted or task.compared:
         return

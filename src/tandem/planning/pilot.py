@@ -13,6 +13,7 @@ Shapes: N comparisons, P prompts, K answers, d features.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,17 +117,16 @@ def fit_pilot(pairs: Floats, labels: Floats, answers: Floats) -> Pilot:
     """
     fold = np.random.default_rng(0).permutation(len(labels)) % FOLDS
     best = (np.inf, 1.0, 0.0, 0.5)
-    for ridge in RIDGES:
+    for ridge, flips in itertools.product(RIDGES, FLIPS):
         z = np.empty(len(labels))
         for k in range(FOLDS):
-            w, _ = fit_linear_reward(pairs[fold != k], labels[fold != k], ridge=ridge)
+            w, _ = fit_linear_reward(pairs[fold != k], labels[fold != k], ridge=ridge, flips=flips)
             z[fold == k] = pairs[fold == k] @ w
         right = float(np.mean(np.where(labels == 0.5, 0.5, (z > 0) == (labels > 0.5))))
-        for flips in FLIPS:
-            p = np.clip(flips + (1 - 2 * flips) * logistic(z), 1e-9, 1 - 1e-9)
-            loss = float(-np.mean(labels * np.log(p) + (1 - labels) * np.log1p(-p)))
-            best = min(best, (loss, ridge, flips, right))
+        p = np.clip(flips + (1 - 2 * flips) * logistic(z), 1e-9, 1 - 1e-9)
+        loss = float(-np.mean(labels * np.log(p) + (1 - labels) * np.log1p(-p)))
+        best = min(best, (loss, ridge, flips, right))
     _, ridge, flips, right = best
-    weights, covariance = fit_linear_reward(pairs, labels, ridge=ridge)
+    weights, covariance = fit_linear_reward(pairs, labels, ridge=ridge, flips=flips)
     root = np.linalg.cholesky(covariance + 1e-12 * np.eye(len(weights)))
     return Pilot(answers, weights, root, flips, right, len(labels))

@@ -18,6 +18,8 @@ from tandem.errors import ConfigError
 from tandem.statistics.numerics import Floats, Ints, logistic
 
 WorldKind = Literal["linear", "tail", "narrow"]
+LONGEST_STEP = 5.0
+"""Of a weight in one step of a fit: further the curvature at hand means nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,8 +174,9 @@ def fit_linear_reward(
     weight: npt.ArrayLike = 1.0,
     ridge: float = 1.0,
     steps: int = 50,
+    flips: float = 0.0,
 ) -> tuple[Floats, Floats]:
-    """Fit a Bradley-Terry reward that is linear in features, by Newton's method.
+    """Fit a Bradley-Terry reward that is linear in features, by Fisher scoring.
 
     Args:
         differences: [N, d].
@@ -181,6 +184,7 @@ def fit_linear_reward(
         weight: [N] how much each comparison counts.
         ridge: prior precision of each weight.
         steps: most of them; it stops when nothing moves.
+        flips: share of labels that are known to be the wrong way round.
 
     Returns:
         [d] the weights, and [d, d] their posterior covariance.
@@ -189,15 +193,19 @@ def fit_linear_reward(
     c = np.broadcast_to(np.asarray(weight, np.float64), y.shape)
     w = np.zeros(x.shape[1])
     prior = ridge * np.eye(x.shape[1])
-    hessian = prior
+    curvature = prior
     for _ in range(steps):
-        p = logistic(x @ w)
-        hessian = (x * (c * p * (1 - p))[:, None]).T @ x + prior
-        step = np.linalg.solve(hessian, x.T @ (c * (y - p)) - ridge * w)
-        w = w + step
-        if np.abs(step).max() < 1e-10:
+        s = logistic(x @ w)
+        slope = (1 - 2 * flips) * s * (1 - s)
+        p = flips + (1 - 2 * flips) * s
+        certain = slope / np.maximum(p * (1 - p), 1e-300) if flips else 1.0
+        curvature = (x * (c * slope * certain)[:, None]).T @ x + prior
+        step = np.linalg.solve(curvature, x.T @ (c * (y - p) * certain) - ridge * w)
+        longest = float(np.abs(step).max())
+        w = w + step * min(1.0, LONGEST_STEP / max(longest, 1e-300))
+        if longest < 1e-10:
             break
-    return w, np.linalg.inv(hessian)
+    return w, np.linalg.inv(curvature)
 
 
 def fit_demonstrations(
