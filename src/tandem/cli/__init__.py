@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tandem.cli.run:run_command_line",
         "run a method on a task, or on your model and your data",
     ),
+    "iterate": (
+        "tandem.cli.run:iterate_command",
+        "label, refit, align, again: rounds of RLHF with people or a judge",
+    ),
     "bench": (
         "tandem.cli.bench:bench_command",
         "compare methods on the same prompts, seeds and budget",
@@ -36,6 +40,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data check": (
         "tandem.cli.data:check_command",
         "examine preference data before training on it",
+    ),
+    "data select": (
+        "tandem.cli.data_select:select_command",
+        "choose the pairs of a pool that are worth asking about",
+    ),
+    "budget": (
+        "tandem.cli.budget:budget_command",
+        "plan what a budget for labels should be spent on",
     ),
     "eval reward": (
         "tandem.cli.evaluate:evaluate_reward_command",

@@ -32,6 +32,9 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
         "--reference", type=str, default="", help="the policy's reference: implicit"
     )
     parser.add_argument("--beta", type=float, default=0.1, help="beta of the implicit reward")
+    parser.add_argument(
+        "--data.time", dest="time", type=str, default="", help="column of dates: accuracy by month"
+    )
     add_reading_flags(parser)
     options = _parsed(parser, words, {"machine": Machine()})
     machine = with_parsed_values(Machine(), options.machine, "machine")
@@ -61,6 +64,12 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
         text = f"{table}\n\nby pairs\n{exam['text']}"
         numbers = {**exam["numbers"], "best_of": table.as_dicts() if table else []}
         exam = {"text": text, "numbers": numbers}
+    if options.time:
+        from tandem.evaluation.dated_accuracy import accuracy_by_month
+
+        dated = accuracy_by_month(judge(judged, _judge(options), machine=machine), options.time)
+        numbers = {**exam["numbers"], "by_month": dated.as_dicts()}
+        exam = {"text": f"{exam['text']}\n\n{dated}", "numbers": numbers}
     return _tell(options, [*notes, f"{len(found.groups) - len(judged)} groups left out"], exam)
 
 

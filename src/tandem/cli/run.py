@@ -80,7 +80,7 @@ def run_command_line(words: Sequence[str]) -> int:
         check_answer_lengths(options.model, [(method.name, configs)])
     from tandem.pipeline.labels import check_labels, explain_few_held_out
 
-    check_labels(method, task)
+    check_labels(method, task, configs[method.name])
     warning = explain_few_held_out(method, task)
     folder = run_folder(method.name, options, task)
     rules = encoding_rules(options, folder, task.base.path)
@@ -91,6 +91,11 @@ def run_command_line(words: Sequence[str]) -> int:
         print(plan_text(options, resolved, task, warning))
         return 0
     return _run_and_print(method, options, configs, task, resolved, rules, warning)
+
+
+def iterate_command(words: Sequence[str]) -> int:
+    """Run rounds of RLHF: `tandem run iterated_rlhf`, which is how its settings are listed."""
+    return run_command_line(["iterated_rlhf", *words])
 
 
 def _run_and_print(

@@ -23,7 +23,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -99,6 +99,7 @@ class Labeller:
         ConfigError: no principle, or a clamp outside [0, .5].
     """
 
+    compares: ClassVar[bool] = True
     lm: LanguageModel
     compare: CompareFormat = field(default=CompareFormat())
     principles: tuple[str, ...] = ("Be helpful, honest and harmless.",)

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -69,6 +69,7 @@ class PreferenceModel:
         machine: where it runs; the `judge` stage puts its own in.
     """
 
+    compares: ClassVar[bool] = True
     checkpoint: Checkpoint
     pairs: Literal["neighbours", "all", "given"] = "neighbours"
     hard: bool = False

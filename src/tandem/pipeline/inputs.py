@@ -94,6 +94,12 @@ class Inputs:
         return self._judged("preferences", self.task.preferences, self.task.asked)
 
     @cached_property
+    def given_pairs(self) -> Groups | None:
+        """Preferences that came with the data; None where somebody is to be asked."""
+        given = self.task.preferences
+        return None if given is None else self._judged("preferences", given, None)
+
+    @cached_property
     def held_out(self) -> Groups:
         """Preferences about other prompts, to evaluate on."""
         return self._judged("held-out", self.task.held_out, self.task.asked_held_out)

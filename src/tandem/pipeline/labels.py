@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
-from tandem.errors import DataError
+from tandem.errors import ConfigError, DataError
 from tandem.methods import Method
 from tandem.methods.kto import require_both_marks
 from tandem.statistics import explain_few_prompts
@@ -14,12 +15,30 @@ COMPARED = {"D", "r_phi", "held_out", "validation"}
 """Inputs that are made from comparisons."""
 
 
-def check_labels(method: Method, task: Task) -> None:
+def check_labels(method: Method, task: Task, cfg: Any = None) -> None:
     """Refuse a method that learns from judgments which the task does not have.
+
+    Args:
+        method: the method.
+        task: its data and judges.
+        cfg: the method's settings, which may say who is asked.
 
     Raises:
         DataError: nothing is compared; or, for KTO, all answers are good or all are bad.
+        ConfigError: somebody is to be asked, and the task brings nobody.
     """
+    if getattr(cfg, "annotator", None) == "task" and task.annotator is None:
+        raise ConfigError(
+            f"{method.name}.annotator = task, and {task.name} brings nobody to ask",
+            "every round has new answers compared",
+            f"give --{method.name}.annotator people, or model",
+        )
+    if getattr(cfg, "labels", None) == 0 and task.preferences is None:
+        raise ConfigError(
+            f"{method.name}.labels = 0, and {task.name} brings no comparisons",
+            "the first reward is fitted to something",
+            f"give --{method.name}.labels 100 or more, or data with comparisons",
+        )
     wanted = COMPARED & set(inspect.signature(method.recipe).parameters)
     if not wanted or task.compared:
         return

@@ -22,6 +22,8 @@ def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task)
     """Do one method and everything before it, and return the tables that say how good it is."""
     inputs = Inputs(run, task, configs)
     result, spent = inputs.run_recipe(method)
+    if method.row.fits == "rounds":
+        return f"{last_result(run, 'rounds')['text']}\n\n{cost_table(run)}"
     if method.row.fits == "preference":
         return compare_preference_models(inputs, result)
     parts: list[str] = []
@@ -47,6 +49,12 @@ def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task)
             evaluate_against_sft(inputs, {"SFT": inputs.pi_sft, str(result): result}, spent)
         )
     return "\n\n".join(parts)
+
+
+def last_result(run: Run, stage: str) -> dict[str, Any]:
+    """Return what a finished stage of this run found."""
+    (found,) = (r for r in run.records() if r.name == stage)
+    return found.load()
 
 
 def compare_preference_models(inputs: Inputs, fitted: Checkpoint) -> str:

@@ -156,6 +156,17 @@ RECORDED: dict[str, str] = {
     "PPOConfig": "tandem.methods.ppo.PPOConfig",
     "grpo.fit": "tandem.methods.grpo.fit",
     "GRPOConfig": "tandem.methods.grpo.GRPOConfig",
+    "online_dpo.fit": "tandem.methods.online_dpo.fit",
+    "OnlineDPOConfig": "tandem.methods.online_dpo.OnlineDPOConfig",
+    "xpo.fit": "tandem.methods.xpo.fit",
+    "XPOConfig": "tandem.methods.xpo.XPOConfig",
+    "IteratedRLHFConfig": "tandem.methods.iterated_rlhf.IteratedRLHFConfig",
+    "portion_of": "tandem.methods.iterated_rlhf.portion_of",
+    "questions_of": "tandem.methods.iterated_rlhf.questions_of",
+    "meet_policies": "tandem.stages.evaluate_rounds.meet_policies",
+    "evaluate_rounds": "tandem.stages.evaluate_rounds.evaluate_rounds",
+    "HumanVotes": "tandem.judges.human.HumanVotes",
+    "IterativeDPOConfig": "tandem.methods.iterative_dpo.IterativeDPOConfig",
 }
 """Recorded name -> where the thing lives today."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -89,6 +89,7 @@ class Annotator:
         seed: where his draws start.
     """
 
+    compares: ClassVar[bool] = True
     name: str = "annotator"
     flips: float = 0.25
     temperature: float = 0.0
@@ -144,6 +145,7 @@ class Camps:
     medium to long, and long to short. Within a band all of them follow the truth.
     """
 
+    compares: ClassVar[bool] = True
     name: str = "camps"
     seed: Seed = START_SEED
 
@@ -192,6 +194,7 @@ class Drifting:
         flips: the chance that a comparison comes out the wrong way round.
     """
 
+    compares: ClassVar[bool] = True
     kind: Drift = "rotation"
     round: int = 0
     angle: float = 0.2
@@ -233,3 +236,7 @@ class Drifting:
             return self.flips + (1 - 2 * self.flips) * _sure(gap, 0.0)
 
         return _vote(groups, f"{self.name}-{self.round}", self.seed, one)
+
+    def at_round(self, round: int) -> Drifting:
+        """Return the same people in another round."""
+        return replace(self, round=round)
