@@ -14,7 +14,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -228,6 +228,7 @@ class Pointwise:
 class _Reader:
     """An opened preference model: groups in, log-odds of the pairs asked for out."""
 
+    reads: ClassVar[str]
     trunk: PackedModel
     tokenizer: object
     limit: int
@@ -245,7 +246,7 @@ class _Reader:
     def _whole(self, group: Group) -> Group:
         if longest_sequence(group) > self.limit:
             raise JudgeError(
-                f"prompt `{group.id}` with what is judged has {longest_sequence(group)} tokens",
+                f"prompt `{group.id}` with {self.reads} has {longest_sequence(group)} tokens",
                 f"{self.checkpoint} reads {self.limit}, and nothing is cut in silence",
                 "sample shorter answers, or drop such prompts with `tandem.encode`",
             )
@@ -254,6 +255,8 @@ class _Reader:
 
 class _PairReader(_Reader):
     """Reads two answers as one sequence, in both orders."""
+
+    reads = "two of its answers"
 
     def __call__(self, asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
         """Yield [M] log-odds that the first is better, for the pairs asked of each group."""
@@ -265,6 +268,8 @@ class _PairReader(_Reader):
 
 class _EmbeddingReader(_Reader):
     """Reads each answer once: a score and an embedding."""
+
+    reads = "one of its answers"
 
     def __call__(self, asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
         """Yield [M] log-odds that the first is better, for the pairs asked of each group."""
@@ -298,7 +303,7 @@ def _open_reader(checkpoint: Checkpoint, machine: Machine) -> _Reader:
     kind = loading.read_kind(trunk.inner)
     if kind not in kinds:
         raise JudgeError(
-            f"{checkpoint} gives each answer a score alone",
+            f"{checkpoint} scores one answer at a time",
             "a preference model reads two answers as one sequence, or gives embeddings, and was "
             "fitted so",
             "use `RewardModel`, or a checkpoint of `methods.preference` or "
