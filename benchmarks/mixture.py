@@ -4,9 +4,7 @@
 
 The loads are those of benchmarks/sampling.py. The mixture reads both models at every token, a cache
 each, and weighs their logits: Nash-MD's opponent. Both sides alternate on the same machine, and the
-ratio is of the medians of processor time, because other jobs may share the machine. A mixture of two
-models that each read the whole prefix again at every token, for comparison, needs as many forwards
-as the answer is long.
+ratio is of the medians of processor time, because other jobs may share the machine.
 """
 
 from __future__ import annotations
