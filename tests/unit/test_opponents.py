@@ -126,9 +126,14 @@ def test_lending_gives_back_to_the_bit_also_when_sampling_fails(init: Path):
     here = players(init)
     before = trained_weights(here.policy)
     other = {k: x + 1 for k, x in before.items()}
-    with pytest.raises(RuntimeError, match="no"), lent_weights(here.policy, other):
-        assert all(torch.equal(x, other[k]) for k, x in trained_weights(here.policy).items())
-        raise RuntimeError("no")
+
+    def fail() -> None:
+        with lent_weights(here.policy, other):
+            assert all(torch.equal(x, other[k]) for k, x in trained_weights(here.policy).items())
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        fail()
     assert all(torch.equal(x, before[k]) for k, x in trained_weights(here.policy).items())
 
 
