@@ -1,4 +1,4 @@
-"""Opponents: what they draw, that a killed run goes on alike, that nothing of the policy is lost."""
+"""Opponents: what they draw; a killed run goes on alike, and the policy loses nothing to them."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from tandem.data.record import Completion, Group
 from tandem.engines import Engine, Sampling
-from tandem.engines.torch import TorchEngine
+from tandem.engines.open_engine import open_engine
 from tandem.judges.open_preference import OpenPreference
 from tandem.machine import process_rank
 from tandem.models.opening import open_policy
@@ -92,13 +92,12 @@ class OpponentEngine:
     ) -> None:
         self.player, self.sampling = player, players.sampling
         self.seed, self.turn = players.ctx.seed.at(key), 0
-        self.engine: Engine = TorchEngine(
-            player.lm,
+        self.engine: Engine = open_engine(
+            player,
             load_tokenizer(players.init.path),
-            dtype=None if player.dtype == torch.float32 else player.dtype,
-            mixture=(players.reference.lm, share) if share else None,
+            players.ctx.machine,
             name="opponent",
-            compiled=players.ctx.machine.compiled,
+            mixture=(players.reference, share) if share else None,
         )
 
     def draw(self, groups: Sequence[Group], n: int) -> list[Group]:
