@@ -121,7 +121,7 @@ def test_an_odd_embedding_is_refused():
 
 
 def test_it_is_no_reward_model(models):
-    with pytest.raises(JudgeError, match="compares two answers"):
+    with pytest.raises(JudgeError, match="gives embeddings"):
         RewardModel(models["cyclic"].checkpoint).open()
 
 

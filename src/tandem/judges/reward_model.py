@@ -65,9 +65,11 @@ class RewardModel:
             JudgeError: a preference model, which scores no single answer.
         """
         trunk = open_scalar(self.checkpoint.path, self.machine)
-        if loading.read_kind(trunk.inner) in (loading.PAIR, loading.EMBEDDING):
+        kind = loading.read_kind(trunk.inner)
+        if kind in (loading.PAIR, loading.EMBEDDING):
+            what = "reads two answers at a time" if kind == loading.PAIR else "gives embeddings"
             raise JudgeError(
-                f"{self.checkpoint} compares two answers",
+                f"{self.checkpoint} {what}",
                 "a preference model says which is better, and scores neither alone",
                 "use `judges.preference_model`: PreferenceModel, or Pointwise for scores",
             )

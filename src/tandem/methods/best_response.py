@@ -58,5 +58,5 @@ def recipe(
     """Prompts and somebody who compares in, a policy out."""
     judge = preference_judge(cfg.judge, cfg.asking)
     against = None if cfg.against is None else Checkpoint(Path(cfg.against))
-    how = {"sampling": sampling, "validation": last_policy(validation), "name": "best response"}
+    how = {"sampling": sampling, "validation": last_policy(validation), "name": "best-response"}
     return run("nash", fit, pi_sft, prompts, judge, cfg, against=against, **how)

@@ -60,5 +60,5 @@ def recipe(
 ) -> Checkpoint:
     """Prompts and somebody who compares in, a policy out."""
     judge = preference_judge(cfg.judge, cfg.asking)
-    how = {"sampling": sampling, "validation": last_policy(validation), "name": "past play"}
+    how = {"sampling": sampling, "validation": last_policy(validation), "name": "past-play"}
     return run("nash", fit, pi_sft, prompts, judge, cfg, **how)

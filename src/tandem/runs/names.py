@@ -37,6 +37,7 @@ RECORDED: dict[str, str] = {
     "evaluate_policies": "tandem.stages.evaluate_policy.evaluate_policies",
     "evaluate": "tandem.stages.evaluate_policy.evaluate",
     "evaluate_exploitability": "tandem.stages.evaluate_exploitability.evaluate_exploitability",
+    "evaluate_cycles": "tandem.stages.evaluate_cycles.evaluate_cycles",
     "evaluate_win_matrix": "tandem.stages.evaluate_exploitability.evaluate_win_matrix",
     "evaluate_answers": "tandem.stages.evaluate_policy.evaluate_answers",
     "evaluate_solutions": "tandem.stages.evaluate_solutions.evaluate_solutions",
