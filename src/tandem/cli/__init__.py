@@ -57,6 +57,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tandem.cli.evaluate:evaluate_policy_command",
         "compare a policy with a reference policy",
     ),
+    "eval exploit": (
+        "tandem.cli.exploit:exploit_command",
+        "look for opponents that beat a policy: how exploitable is it",
+    ),
     "game": (
         "tandem.cli.game:game_command",
         "say whether preferences are a ranking, and who is exploited",

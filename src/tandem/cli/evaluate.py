@@ -24,7 +24,9 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
     from tandem.machine import Machine
 
     parser = make_parser("eval reward", "Compare a reward model with human judgements.")
-    parser.add_argument("model", type=str, help="folder of a reward model, or of a DPO policy")
+    parser.add_argument(
+        "model", type=str, help="folder of a reward or preference model, or of a DPO policy"
+    )
     parser.add_argument(
         "--data", type=str, default="", help="judgements that it was not trained on"
     )
@@ -40,9 +42,10 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
     machine = with_parsed_values(Machine(), options.machine, "machine")
 
     from tandem.evaluation.best_of_accuracy import best_of_table, is_best_of
+    from tandem.judges.preference_model import PreferenceModel
     from tandem.models.checks import check_policy, check_reward
     from tandem.rng import Seed
-    from tandem.stages.evaluate_reward import evaluate_reward
+    from tandem.stages.evaluate_reward import evaluate_preferences, evaluate_reward
     from tandem.stages.judging import judge
 
     data = _needed(options, "data", "judgements, for example hh_harmless.jsonl.gz")
@@ -57,6 +60,11 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
             "give data with chosen and rejected answers; see `tandem data check`",
         )
     notes = [f"{options.data}: {found.format}, because {found.why}", *found.notes.lines()]
+    judge_of_pairs = None if options.reference else open_folder(options.model)
+    if isinstance(judge_of_pairs, PreferenceModel):
+        own = {judge_of_pairs.name: judge_of_pairs}
+        exam = evaluate_preferences(own, judged, seed=Seed(options.seed), machine=machine)
+        return _tell(options, [*notes, f"{len(found.groups) - len(judged)} groups left out"], exam)
     exam = evaluate_reward(_judge(options), judged, seed=Seed(options.seed), machine=machine)
     several = judged.take(i for i, group in enumerate(judged) if is_best_of(group))
     if len(several):
@@ -145,6 +153,19 @@ def _judge(options: Namespace) -> Judge:
     if not options.reference:
         return RewardModel(model)
     return ImplicitReward(model, Checkpoint(Path(options.reference)), options.beta)
+
+
+def open_folder(path: str) -> Judge:
+    """Return the judge that a folder holds: a preference model of either kind, or a reward."""
+    from tandem.judges.preference_model import PreferenceModel
+    from tandem.judges.reward_model import RewardModel
+    from tandem.models.folders import read_config
+    from tandem.runs.checkpoint import Checkpoint
+
+    model = Checkpoint(Path(path), Path(path).resolve().name)
+    stored = getattr(read_config(model.path), "tandem", None)
+    compares = isinstance(stored, dict) and stored.get("reads", "answer") != "answer"
+    return PreferenceModel(model) if compares else RewardModel(model)
 
 
 def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:

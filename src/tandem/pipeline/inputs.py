@@ -14,11 +14,13 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.agreement import Equivalence
+from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.ensemble import Ensemble
+from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.judges.templates import FeedbackFormats
-from tandem.methods import Method, reward, sft
-from tandem.methods.configs import with_shared_parts
+from tandem.methods import Method, cyclic_preference, preference, reward, sft
+from tandem.methods.configs import PreferenceKind, with_shared_parts
 from tandem.models.folders import layer_count
 from tandem.operators import best
 from tandem.pipeline.costs import stage_seconds
@@ -151,6 +153,32 @@ class Inputs:
     def r_phi(self) -> Checkpoint:
         """The reward model fitted to D."""
         return reward.recipe(self.run, self.pi_sft, self.D, self.configs["reward"])
+
+    def preference_judge(self, kind: PreferenceKind, asking: AIFeedback) -> Judge:
+        """Return who says which of two answers is better; a model of it is fitted to D first.
+
+        Args:
+            kind: `cyclic`, `pairs`, `reward`, `people` or `llm`.
+            asking: which language model, where the kind is `llm`.
+
+        Raises:
+            ConfigError: nobody here can be asked.
+        """
+        if kind == "reward":
+            return RewardModel(self.r_phi)
+        if kind == "llm":
+            return asking.labeller(self.base, self.formats.compare, self.formats.principles)
+        if kind == "people":
+            if self.humans is None:
+                raise ConfigError(
+                    f"{self.task.name} has nobody to ask while a policy learns",
+                    "its preferences came with the data, and fresh answers have none",
+                    "set judge to cyclic, pairs, reward or llm",
+                )
+            return self.humans
+        fitted = cyclic_preference if kind == "cyclic" else preference
+        name = "cyclic_preference" if kind == "cyclic" else "preference"
+        return PreferenceModel(fitted.recipe(self.run, self.pi_sft, self.D, self.configs[name]))
 
     @cached_property
     def members(self) -> tuple[Judge, ...]:

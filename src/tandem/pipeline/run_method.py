@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tandem.judges.open_preference import PairwiseJudge
 from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import Method
@@ -13,9 +14,14 @@ from tandem.pipeline.evaluate_result import evaluate_against_sft, evaluate_solve
 from tandem.pipeline.inputs import Inputs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
+from tandem.stages.evaluate_cycles import evaluate_cycles
 from tandem.stages.evaluate_marks import evaluate_marks
 from tandem.stages.evaluate_reward import evaluate_preferences, evaluate_reward
+from tandem.stages.sampling import sample
 from tandem.tasks import Task
+
+CIRCLE_PROMPTS, CIRCLE_ANSWERS = 50, 8
+"""Prompts, and SFT's answers to each, of which judges of pairs compare all with all."""
 
 
 def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task) -> str:
@@ -59,6 +65,11 @@ def last_result(run: Run, stage: str) -> dict[str, Any]:
 
 def compare_preference_models(inputs: Inputs, fitted: Checkpoint) -> str:
     """Lay a preference model beside the reward model that was fitted to the same comparisons."""
+    run, people = inputs.run, inputs.humans
     judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": RewardModel(inputs.r_phi)}
-    exam = inputs.run("preference-exam", evaluate_preferences, judges, inputs.held_out)
-    return f"{exam['text']}\n\n{cost_table(inputs.run)}"
+    exam = run("preference-exam", evaluate_preferences, judges, inputs.held_out)
+    asked = inputs.eval_prompts[:CIRCLE_PROMPTS]
+    many = run("circles", sample, inputs.pi_sft, asked, n=CIRCLE_ANSWERS, sampling=inputs.sampling)
+    truth = people if isinstance(people, PairwiseJudge) else None
+    circles = run("circles-exam", evaluate_cycles, judges, many, truth=truth)
+    return f"{exam['text']}\n\n{circles['text']}\n\n{cost_table(run)}"

@@ -16,6 +16,7 @@ from tandem.data.formats.options import ReadingOptions
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError, nearest_name
+from tandem.judges import Judge
 from tandem.judges.answer_key import AnswerKey
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -23,9 +24,11 @@ from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes, Task, constraints, gsm8k
 from tandem.tasks.micro import ASSETS, Micro
 from tandem.tasks.micro.feedback import FEEDBACK_FORMATS
 
+TASTES = "micro-tastes"
 MICRO = {
     "micro": Micro("summaries"),
     "micro-shared": Micro("summaries", shared=0.9),
+    TASTES: Micro("summaries"),
     "micro-dialogue": Micro("dialogue"),
     "micro-arithmetic": Micro("arithmetic"),
 }
@@ -43,7 +46,9 @@ def task_settings(task: str | None) -> dict[str, Any]:
         place = ASSETS.parent
     else:
         return {}
-    return tomllib.loads((place / "settings.toml").read_text(encoding="utf-8"))
+    settings = tomllib.loads((place / "settings.toml").read_text(encoding="utf-8"))
+    own = settings.pop("task", {}).get(task, {})
+    return {n: {**settings.get(n, {}), **own.get(n, {})} for n in (*settings, *own)}
 
 
 def task_tallies(task: str | None) -> dict[str, Callable[[Group], float]]:
@@ -127,12 +132,18 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
         evaluation=evaluation,
         weaker=sizes.weaker,
         references=task.references(evaluation),
-        annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
-        truth=task.truth(),
+        annotator=_annotator_of(name, task, sizes, at.at("annotator")),
+        truth=None if name == TASTES else task.truth(),
         wording=task.wording,
         formats=FEEDBACK_FORMATS,
         same=task.same(),
     )
+
+
+def _annotator_of(name: str, task: Micro, sizes: Sizes, seed: Seed) -> Judge:
+    if name == TASTES:
+        return task.tastes(cyclic=sizes.cyclic, flips=sizes.flips, seed=seed)
+    return task.annotator(flips=sizes.flips, seed=seed)
 
 
 def _load_constraints(model: Path, sizes: Sizes, at: Seed, examined: Seed) -> Task:

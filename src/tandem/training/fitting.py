@@ -34,7 +34,12 @@ def open_trained(init: Checkpoint, ctx: StageContext) -> PackedModel:
 
 
 def open_trained_scalar(
-    init: Checkpoint, ctx: StageContext, *, zero: bool = False, layers: int | None = None
+    init: Checkpoint,
+    ctx: StageContext,
+    *,
+    zero: bool = False,
+    layers: int | None = None,
+    dimensions: int = 0,
 ) -> PackedModel:
     """Open a model with a new scalar head to be trained: a reward or a preference model.
 
@@ -43,12 +48,20 @@ def open_trained_scalar(
         ctx: the stage; its seed draws the head, and the adapters where the machine asks for them.
         zero: start the head at zero instead.
         layers: keep only the first layers; None keeps all.
+        dimensions: of an embedding that the head gives beside the score.
 
     Raises:
         ModelError: the folder holds no model, or has fewer layers.
     """
-    head = ctx.seed.at("head")
-    return open_scalar(init.path, ctx.machine, fresh=head, zero=zero, layers=layers, train=True)
+    return open_scalar(
+        init.path,
+        ctx.machine,
+        fresh=ctx.seed.at("head"),
+        zero=zero,
+        layers=layers,
+        dimensions=dimensions,
+        train=True,
+    )
 
 
 def save_checkpoint(

@@ -163,4 +163,5 @@ def _zeros(batch: Batch) -> Outputs:
         entropy=per_token,
         value=per_token,
         score=torch.zeros(tokens.n),
+        embedding=torch.zeros(tokens.n, 2),
     )
