@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from tandem.stages.sampling import BestOf, sample
     from tandem.stages.selection import select
     from tandem.tasks import Sizes, Task
-    from tandem.tasks.load import load_task, task_from_files
+    from tandem.tasks.load import load_task
+    from tandem.tasks.own_data import task_from_files
 
 __version__ = "0.1.0"
 
@@ -141,7 +142,8 @@ _NAMES_OF = {
     "judges.agreement": ("Agreement",),
     "judges.answer_key": ("AnswerKey",),
     "tasks": ("Task", "Sizes"),
-    "tasks.load": ("load_task", "task_from_files"),
+    "tasks.load": ("load_task",),
+    "tasks.own_data": ("task_from_files",),
     "errors": (
         "TandemError",
         "ConfigError",

@@ -120,6 +120,15 @@ def test_settings_that_cannot_be_saved_are_mended_and_said(tmp_path: Path, caplo
     assert "temperature" in caplog.text
 
 
+def test_settings_that_sampling_does_not_mend_are_left_out(tmp_path: Path):
+    lm = hf.AutoModelForCausalLM.from_pretrained(model(tmp_path / "model"))
+    lm.generation_config.num_beams, lm.generation_config.num_return_sequences = 1, 4
+    lm.generation_config.pad_token_id = -3
+    said = save_model(lm, byte_bpe(CHATML), tmp_path / "saved")
+    assert len(said) <= 1
+    hf.GenerationConfig.from_pretrained(str(tmp_path / "saved")).validate(strict=True)
+
+
 def test_the_date_of_a_template_is_frozen_and_part_of_the_key(tmp_path: Path):
     tokenizer = byte_bpe(DATED)
     data = read_data(pairs(tmp_path / "data.jsonl", 2)).groups

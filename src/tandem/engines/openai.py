@@ -147,6 +147,34 @@ class ServerSession:
             ConfigError: a truncation that the protocol does not know.
             EngineError: the server does not answer.
         """
+        for answer in self._completions(prompts, sampling, seed):
+            if isinstance(answer, FailedQuestion):
+                raise answer
+            yield answer
+
+    def try_complete(
+        self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
+    ) -> Iterator[Completion | None]:
+        """Yield one completion of each prompt, or None for a question that failed.
+
+        Raises:
+            ConfigError: a truncation that the protocol does not know.
+            EngineError: the server does not answer, or no question as it was asked.
+        """
+        good, bad = 0, 0
+        for answer in self._completions(prompts, sampling, seed):
+            if isinstance(answer, FailedQuestion):
+                bad += 1
+                if not good and bad >= GIVE_UP_AFTER:
+                    raise _all_failed(bad, answer)
+                yield None
+            else:
+                good += 1
+                yield answer
+
+    def _completions(
+        self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
+    ) -> Iterator[Completion | FailedQuestion]:
         if sampling.top_k or sampling.min_p:
             raise ConfigError(
                 f"sampling.top_k = {sampling.top_k}, min_p = {sampling.min_p} with a server",
@@ -162,7 +190,8 @@ class ServerSession:
         )
         for answer in self._answered(bodies, labelled=False):
             if isinstance(answer, FailedQuestion):
-                raise answer
+                yield answer
+                continue
             ended = answer["choices"][0].get("finish_reason") == "stop"
             yield Completion(_text(answer), author=self.server.model, stopped=ended)
 
@@ -288,7 +317,9 @@ class ServerSession:
                 str(error),
                 "labels are read from the probabilities of the first tokens, and a sampled letter "
                 "alone would be a hard label",
-                "use a server and a model with `logprobs` and `top_logprobs` in chat completions",
+                "use a server and a model with `logprobs` and `top_logprobs` in chat completions; "
+                "one that reasons first is asked for a verdict: asking.reads = verdict "
+                "(`ReasoningJudge`)",
             ) from None
         except InvalidAnswer as error:
             raise TransientError(str(error), answered=True) from None

@@ -26,7 +26,7 @@ from tandem.statistics import (
     outcomes_of,
     paired_difference,
     verdict_line,
-    win_rate,
+    bounded_win_rate,
 )
 from tandem.statistics.numerics import Floats
 
@@ -180,10 +180,10 @@ def _row(
         gain = paired_difference(*_aligned(name, mine[judge], main, policies[main][judge]))
     return PolicyRow(
         name=name,
-        wins={other: win_rate(x) for other, x in played.items()},
+        wins={other: bounded_win_rate(x) for other, x in played.items()},
         ties={other: float((x == 0.5).mean()) for other, x in played.items()},
         gain=gain,
-        means={k: win_rate(x) if k.endswith(WON) else mean_of(x) for k, x in mine.items()},
+        means={k: bounded_win_rate(x) if k.endswith(WON) else mean_of(x) for k, x in mine.items()},
         adjusted_p=None,
     )
 

@@ -39,6 +39,24 @@ def check_targets(model: Any, lora: Lora) -> None:
             else "no layer is named",
             f"give all-linear, or some of: {', '.join(kinds)}",
         )
+    _check_tied(model, lora)
+
+
+def _check_tied(model: Any, lora: Lora) -> None:
+    """Refuse adapters on a table that embeddings and language head share."""
+    if not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
+        return
+    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
+    tied = [name for name, m in model.named_modules() if any(m is table for table in tables)]
+    named = [lora.targets] if isinstance(lora.targets, str) else list(lora.targets)
+    hit = [n for n in tied for t in named if t != "all-linear" and _targets(n, t, lora)]
+    if hit:
+        raise ConfigError(
+            f"machine.lora.targets names {', '.join(dict.fromkeys(hit))}",
+            "this model's embeddings and language head are one table: two adapters cannot be "
+            "merged into it, and the saved model would not be the trained one",
+            "leave them out: --machine.lora.targets all-linear",
+        )
 
 
 def _targets(name: str, target: str, lora: Lora) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,16 @@ def probe_layout(trunk: PackedModel, *, compiled: bool = False) -> Layout:
     """Choose the layout in which this model reads packs, by trying both.
 
     The model first keeps its stock attention and reads two toy groups one sequence a row; then
-    it takes the within-group attention and reads them in one row. If log-probabilities (or
-    states, without a language head) agree to 1e-3 nats, the layout is `shared`. With `compiled`
-    it takes FlexAttention, or blocks where that fails or does not agree.
+    it takes the within-group attention and reads them in one row. The layout is `shared` if
+    log-probabilities (or states, without a language head) agree to 1e-3 nats, and if those of an
+    answer stay the same to the last bit when its neighbours in the row become others. With
+    `compiled` it takes FlexAttention, or blocks where that fails or does not agree.
 
     Raises:
         ModelError: the log-probabilities differ from the model's own logits: the kernel does not
             know what this architecture does to them.
     """
-    groups = _toys(int(trunk.inner.config.vocab_size))
+    groups = toy_groups(int(trunk.inner.config.vocab_size))
     dtype, trunk.dtype = trunk.dtype, torch.float32
     training = trunk.training
     trunk.eval()
@@ -61,7 +63,37 @@ def _shares(trunk: PackedModel, way: str, groups: list[Group], wanted: Tensor) -
     except (AssertionError, AttributeError, TypeError, ValueError, RuntimeError):
         return False
     same = got.shape == wanted.shape and bool((got - wanted).abs().max() < 1e-3)
-    return same and _asks_for_windows(trunk.inner.config, tokens.plan)
+    if not same or not _asks_for_windows(trunk.inner.config, tokens.plan):
+        return False
+    return _ignores_neighbours(trunk, groups, got)
+
+
+def _ignores_neighbours(trunk: PackedModel, groups: list[Group], before: Tensor) -> bool:
+    """True if no answer's numbers move at all when every other answer of the row is replaced.
+
+    A tolerance would not do: what leaks from a neighbour grows with the weights, and is small in
+    a model that is not trained yet.
+    """
+    changed = [_with_others(group, kept=1) for group in groups]
+    tokens = pack_groups(changed, "shared").to(trunk.device).tokens
+    after = _reading(trunk, tokens)
+    sizes = [c.tokens for g in groups for c in g.completions]
+    kept = [k == 1 for g in groups for k in range(len(g))]
+    if len(before) == len(sizes):  # one row of states each
+        rows = torch.tensor(kept)
+    else:
+        rows = torch.tensor([k for k, t in zip(kept, sizes, strict=True) for _ in t])
+    rows = rows.to(before.device)
+    return torch.equal(before[rows], after[rows])
+
+
+def _with_others(group: Group, kept: int) -> Group:
+    """Turn every completion around but one."""
+    completions = tuple(
+        c if k == kept else replace(c, tokens=c.tokens[::-1].copy())
+        for k, c in enumerate(group.completions)
+    )
+    return replace(group, completions=completions)
 
 
 def _narrows(trunk: PackedModel, groups: list[Group], wanted: Tensor) -> bool:
@@ -113,7 +145,7 @@ def _same_as_own_logits(trunk: PackedModel, rows: Packed, wanted: Tensor) -> Non
         )
 
 
-def _toys(vocabulary: int) -> list[Group]:
+def toy_groups(vocabulary: int) -> list[Group]:
     """Two groups whose read tokens fill a tail that is shorter than their row."""
     rng = np.random.default_rng(0)
     draw = lambda n: rng.integers(0, vocabulary, n).astype(np.int32)  # noqa: E731

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from tandem.data.groups import Groups
 from tandem.data.verifiable import PromptStyle, QuestionFormat
@@ -15,7 +15,8 @@ from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import Method
 from tandem.pipeline.costs import cost_table, stage_seconds
-from tandem.pipeline.inputs import SFT_STAGES, Inputs
+from tandem.pipeline.inputs import SFT_STAGES, Inputs, Start
+from tandem.pipeline.quick import evaluate_quickly, known_policies
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import ask_questions
@@ -26,11 +27,41 @@ from tandem.stages.evaluate_solutions import DecodingRule, evaluate_solutions
 from tandem.stages.sampling import Policy, sample
 from tandem.tasks import Task
 
+Evaluation = Literal["none", "quick", "full"]
 
-def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task) -> str:
-    """Do one method and everything before it, and return the tables that say how good it is."""
-    inputs = Inputs(run, task, configs)
+
+def run_method(
+    run: Run,
+    method: Method,
+    configs: Mapping[str, Any],
+    task: Task,
+    *,
+    start: Start = "sft",
+    evaluation: Evaluation = "full",
+) -> str:
+    """Do one method and everything before it, and return the tables that say how good it is.
+
+    Args:
+        run: where the stages are kept.
+        method: as `load_method` opens it.
+        configs: settings by name.
+        task: the task, or your model and data.
+        start: whether SFT comes before the method, or the model is taken as it is.
+        evaluation: `full` has win rates by reward models; `quick` fits no judge; `none` trains
+            alone.
+    """
+    inputs = Inputs(run, task, configs, start)
     result, spent = inputs.do(method)
+    if evaluation == "none":
+        return f"not evaluated, as asked\n\n{cost_table(run)}"
+    if evaluation == "quick" and method.row.fits != "solver":
+        return evaluate_quickly(inputs, method, result)
+    return evaluate_fully(inputs, method, result, spent)
+
+
+def evaluate_fully(inputs: Inputs, method: Method, result: Any, spent: float) -> str:
+    """Examine a method's result with every judge that there is or that can be fitted."""
+    run, task = inputs.run, inputs.task
     if method.row.fits == "preference":
         return compare_preference_models(inputs, result)
     parts: list[str] = []
@@ -52,9 +83,7 @@ def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task)
         exam = run("marks-exam", evaluate_marks, result, inputs.pi_sft, inputs.held_out)
         parts.append(f"held-out marks, scored by log pi - log pi_sft\n{exam['text']}")
     if method.row.fits == "policy":
-        parts.append(
-            evaluate_against_sft(inputs, {"SFT": inputs.pi_sft, str(result): result}, spent)
-        )
+        parts.append(evaluate_against_start(inputs, known_policies(inputs, result), spent))
     return "\n\n".join(parts)
 
 
@@ -85,17 +114,16 @@ def evaluate_solver(inputs: Inputs, method: Method, result: Checkpoint) -> str:
     return f"{heading}\n{exam['text']}\n\n{cost_table(inputs.run)}"
 
 
-def evaluate_against_sft(inputs: Inputs, trained: Mapping[str, Policy], spent: float) -> str:
-    """Sample every policy on the evaluation prompts and compare them with SFT."""
-    run, task = inputs.run, inputs.task
+def evaluate_against_start(inputs: Inputs, trained: Mapping[str, Policy], spent: float) -> str:
+    """Sample every policy on the evaluation prompts and compare them with what they began with."""
+    run, task, start = inputs.run, inputs.task, inputs.start_name
     answers: dict[str, Groups] = {}
-    trained = {"base": inputs.base, **trained}
     for name, policy in trained.items():
         stage = f"answers-{name.lower()}"
         answers[name] = run(
             stage, sample, policy, inputs.eval_prompts, n=1, sampling=inputs.sampling
         )
-    opponents = ["SFT"]
+    opponents = [start]
     if task.references is not None:
         answers["reference"] = inputs.eval_prompts
         opponents.append("reference")
@@ -112,7 +140,9 @@ def evaluate_against_sft(inputs: Inputs, trained: Mapping[str, Policy], spent: f
         annotator=task.annotator,
     )
     taken = dict.fromkeys(trained, spent)
-    taken |= {"base": 0.0, "SFT": stage_seconds(run, SFT_STAGES)}
+    taken["base"] = 0.0
+    if start == "SFT":
+        taken["SFT"] = stage_seconds(run, SFT_STAGES)
     parts = (
         f"policies on {len(inputs.eval_prompts)} evaluation prompts\n{exam['text']}",
         cost_table(run),
@@ -122,12 +152,12 @@ def evaluate_against_sft(inputs: Inputs, trained: Mapping[str, Policy], spent: f
 
 
 def summary_table(exam: Mapping[str, Any], spent: Mapping[str, float]) -> str:
-    """The table to take away: one row a policy, win rates against SFT with their intervals."""
-    rows = exam["numbers"]["policies"]
+    """The table to take away: one row a policy, win rates against the start with intervals."""
+    rows, start = exam["numbers"]["policies"], exam["numbers"]["opponents"][0]
     shown = {
-        "win vs SFT": f"{exam['numbers']['judge']} win vs SFT",
-        "gold_rm_win": "gold_rm win vs SFT",
-        "proxy_win": "proxy win vs SFT",
+        f"win vs {start}": f"{exam['numbers']['judge']} win vs {start}",
+        "gold_rm_win": f"gold_rm win vs {start}",
+        "proxy_win": f"proxy win vs {start}",
         "kl": "KL",
         "length": "length",
     }

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from tandem.data.groups import Groups
 from tandem.data.verifiable import QuestionFormat
@@ -33,6 +33,7 @@ from tandem.stages.selection import select
 from tandem.tasks import Task
 from tandem.training.validation import Validation
 
+Start = Literal["sft", "model"]
 ENSEMBLE_SIZE = 4
 """Reward models on the same data, for their disagreement and for `gold_rm`."""
 CURVE_SHARES = (8, 4, 2, 1)
@@ -53,11 +54,18 @@ class Inputs:
         run: where stages are remembered.
         task: the task, or your model and data.
         configs: settings by name: `sft`, `reward`, `sampling`, the method's own.
+        start: what pi_sft is: the base after SFT, or the model as it came.
     """
 
     run: Run
     task: Task
     configs: Mapping[str, Any] = field(repr=False)
+    start: Start = "sft"
+
+    @property
+    def start_name(self) -> str:
+        """What the policy that methods start from is called in tables."""
+        return "SFT" if self.start == "sft" else "base"
 
     @property
     def base(self) -> Checkpoint:
@@ -78,7 +86,9 @@ class Inputs:
 
     @cached_property
     def pi_sft(self) -> Checkpoint:
-        """The base after SFT on the demonstrations."""
+        """The base after SFT on the demonstrations; or, where asked, the base itself."""
+        if self.start == "model":
+            return self.base
         return sft.recipe(self.run, self.base, self.demonstrations, self.configs["sft"])
 
     @cached_property
