@@ -78,6 +78,7 @@ def test_the_dtype_can_be_chosen(tmp_path: Path):
     assert describe_value(machine)["save_dtype"] == "fp32"
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 def test_adapters_on_tied_tables_are_refused_before_and_after(tmp_path: Path, monkeypatch):
     targets = ("embed_tokens", "lm_head")

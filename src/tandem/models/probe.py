@@ -24,9 +24,9 @@ def probe_layout(trunk: PackedModel, *, compiled: bool = False) -> Layout:
 
     The model first keeps its stock attention and reads two toy groups one sequence a row; then
     it takes the within-group attention and reads them in one row. The layout is `shared` if
-    log-probabilities (or states, without a language head) agree to 1e-3 nats, and if those of an
-    answer stay the same to the last bit when its neighbours in the row become others. With
-    `compiled` it takes FlexAttention, or blocks where that fails or does not agree.
+    log-probabilities (or states, without a language head) agree to 1e-3 nats, and if everything
+    about an answer stays the same to the last bit when its neighbours in the row become others.
+    With `compiled` it takes FlexAttention, or blocks where that fails or does not agree.
 
     Raises:
         ModelError: the log-probabilities differ from the model's own logits: the kernel does not
@@ -65,26 +65,60 @@ def _shares(trunk: PackedModel, way: str, groups: list[Group], wanted: Tensor) -
     same = got.shape == wanted.shape and bool((got - wanted).abs().max() < 1e-3)
     if not same or not _asks_for_windows(trunk.inner.config, tokens.plan):
         return False
-    return _ignores_neighbours(trunk, groups, got)
+    return _ignores_neighbours(trunk, groups)
 
 
-def _ignores_neighbours(trunk: PackedModel, groups: list[Group], before: Tensor) -> bool:
-    """True if no answer's numbers move at all when every other answer of the row is replaced.
+def _ignores_neighbours(trunk: PackedModel, groups: list[Group]) -> bool:
+    """True if nothing in the model moves at all, at the tokens of one answer a group, when every
+    other answer of the row is replaced.
 
-    A tolerance would not do: what leaks from a neighbour grows with the weights, and is small in
-    a model that is not trained yet.
+    A tolerance would not do: what leaks from a neighbour grows with the weights, and in a model
+    that is not trained yet it is lost in the rounding of its log-probabilities. So every module's
+    own output is compared, to the last bit.
     """
     changed = [_with_others(group, kept=1) for group in groups]
-    tokens = pack_groups(changed, "shared").to(trunk.device).tokens
-    after = _reading(trunk, tokens)
-    sizes = [c.tokens for g in groups for c in g.completions]
-    kept = [k == 1 for g in groups for k in range(len(g))]
-    if len(before) == len(sizes):  # one row of states each
-        rows = torch.tensor(kept)
-    else:
-        rows = torch.tensor([k for k, t in zip(kept, sizes, strict=True) for _ in t])
-    rows = rows.to(before.device)
-    return torch.equal(before[rows], after[rows])
+    before, after = (_kept_outputs(trunk, part, kept=1) for part in (groups, changed))
+    return before.keys() == after.keys() and all(
+        torch.equal(before[name], after[name]) for name in before
+    )
+
+
+def _kept_outputs(trunk: PackedModel, groups: list[Group], kept: int) -> dict[str, Tensor]:
+    """Return what each module puts out at the tokens of each group's completion `kept`."""
+    tokens = pack_groups(groups, "shared").to(trunk.device).tokens
+    places, at = list[int](), 0
+    for group in groups:
+        at += len(group.prompt.tokens)
+        for k, completion in enumerate(group.completions):
+            n = len(completion.tokens)
+            places += range(at, at + n) if k == kept else ()
+            at += n
+    where, length = torch.tensor(places, device=trunk.device), tokens.ids.shape[1]
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, out: Any) -> None:
+        out = out[0] if isinstance(out, tuple) and out else out
+        if isinstance(out, Tensor) and out.ndim == 3 and out.shape[:2] == (1, length):
+            found[name] = out[0, where]
+
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, out, name=name: keep(name, out))
+        for name, module in trunk.named_modules()
+    ]
+    try:
+        found["numbers"] = _at_kept(_reading(trunk, tokens), groups, kept)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _at_kept(numbers: Tensor, groups: list[Group], kept: int) -> Tensor:
+    """Return the rows, one a token or one a completion, of each group's completion `kept`."""
+    each = [(k == kept, len(c.tokens)) for g in groups for k, c in enumerate(g.completions)]
+    whole = len(numbers) == len(each)
+    rows = [own for own, n in each for _ in range(1 if whole else n)]
+    return numbers[torch.tensor(rows, device=numbers.device)]
 
 
 def _with_others(group: Group, kept: int) -> Group:

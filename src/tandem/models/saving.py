@@ -133,12 +133,12 @@ def _mend_generation(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[st
     settings.do_sample = True
     text = f"{fault}; do_sample is saved as true, so that the other settings mean something"
     if again := _generation_fault(settings):
-        plain = type(settings)(
+        pad = settings.pad_token_id
+        model.generation_config = type(settings)(
             bos_token_id=settings.bos_token_id,
             eos_token_id=settings.eos_token_id,
-            pad_token_id=settings.pad_token_id,
+            pad_token_id=pad if isinstance(pad, int) and pad >= 0 else None,
         )
-        model.generation_config = plain
         text = f"{again}; the generation settings are saved with their special tokens alone"
     logging.getLogger("tandem").warning("%s", text)
     return (text,)

@@ -225,6 +225,8 @@ def _first(group: Group) -> Group:
 
 
 def _share(group: Group) -> float:
+    if not group.preferences and group.scores is not None:
+        return 0.5 + 0.5 * float(np.sign(group.scores[0] - group.scores[1]))
     if not group.preferences:
         return float("nan")
     vote = group.preferences[0]
