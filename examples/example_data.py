@@ -33,9 +33,7 @@ def example_model() -> Path:
 
 def write_pairs(path: Path, n: int = 400) -> Path:
     """Write n rows of `prompt`, `chosen`, `rejected`, each a list of messages."""
-    rows = [
-        {"prompt": asked, "chosen": good, "rejected": bad} for asked, good, bad in summaries(n)
-    ]
+    rows = [{"prompt": asked, "chosen": good, "rejected": bad} for asked, good, bad in summaries(n)]
     return write_rows(path, rows)
 
 

@@ -1,8 +1,8 @@
 """Label pairs with a judge that reasons first, behind any OpenAI-compatible server; then DPO.
 
     python examples/label_with_a_reasoning_judge.py
-    python examples/label_with_a_reasoning_judge.py --server http://localhost:8000/v1 --judge qwen \\
-        --model my-model --data prompts.jsonl
+    python examples/label_with_a_reasoning_judge.py --server http://localhost:8000/v1 \\
+        --judge qwen --model my-model --data prompts.jsonl
 
 Without --server a small judge is started on this machine. Both orders are asked; a verdict is read
 behind the reasoning by a stated rule (`tandem.judges.verdicts`); what cannot be read is counted,

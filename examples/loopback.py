@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import Any
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
@@ -73,4 +74,4 @@ def reason_and_decide(body: dict[str, Any]) -> dict[str, Any]:
 
 def _pairs(text: str) -> list[tuple[str, str]]:
     words = re.findall(r"\w+", text.lower())
-    return list(zip(words, words[1:], strict=False))
+    return list(pairwise(words))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_street_models import model
 
 from tandem import cli
 from tandem.data.record import Completion, Group, Preference, Prompt
@@ -16,7 +17,6 @@ from tandem.errors import DataError
 from tandem.evaluation import reward_evaluation, with_other_prompts
 from tandem.tasks import Sizes
 from tandem.tasks.own_data import task_from_files
-from test_street_models import model
 
 
 def rows(path: Path, prompts: int, pairs: int, first: int = 0) -> Path:
@@ -85,3 +85,23 @@ def test_a_test_set_of_ones_own(tmp_path: Path):
     assert any("5 groups of" in line and "not trained on" in line for line in task.notes)
     with pytest.raises(DataError, match="stands in"):
         task_from_files(tmp_path / "model", data, Sizes(), eval_data=data)
+
+
+def test_a_long_step_speaks_within_ten_seconds():
+    from io import StringIO
+
+    from tandem.runs.display import Lines
+    from tandem.runs.heartbeat import Heartbeat, count_tokens
+
+    now, out = [0.0], StringIO()
+    display = Lines(out, lambda: now[0])
+    heart = Heartbeat(display, "02-ppo", lambda: now[0])
+    for second in range(0, 40, 2):
+        now[0] = float(second)
+        count_tokens("drawn", 500)
+        display.beat("02-ppo", heart.describe)
+    said = out.getvalue().splitlines()
+    assert len(said) == 4, "every eight seconds or so"
+    assert said[0].startswith("02-ppo  at work for 8.0 s  2,500 tokens drawn, 312 a second")
+    assert "GiB" in said[0]
+    display.progress("02-ppo", 1, 2, "step", {})

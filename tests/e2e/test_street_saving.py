@@ -29,9 +29,7 @@ MACHINE = Machine(device="cpu", precision="fp32")
 
 def data(n: int = 4) -> Groups:
     rng = np.random.default_rng(0)
-    return Groups.of(
-        tiny.labelled(tiny.group(f"g{k}", rng, 6, (5, 4)), rng) for k in range(n)
-    )
+    return Groups.of(tiny.labelled(tiny.group(f"g{k}", rng, 6, (5, 4)), rng) for k in range(n))
 
 
 def in_dtype(folder: Path, dtype: torch.dtype, kind: str = "llama") -> Path:

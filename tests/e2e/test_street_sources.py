@@ -14,12 +14,12 @@ import pytest
 import torch
 import transformers as hf
 from peft import LoraConfig, get_peft_model
+from test_street_models import model, pairs
 
 from tandem import cli
 from tandem.errors import ModelError
 from tandem.models.sources import find_model
 from tandem.report.model_card import write_model_card
-from test_street_models import model, pairs
 from vocabularies import CHATML
 
 IDS = torch.tensor([[3, 40, 41, 42, 43]])

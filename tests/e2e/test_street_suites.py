@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_street_judges import chat, serving
 
 import tiny
 from tandem import cli
@@ -15,7 +16,6 @@ from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import ConfigError, DataError
 from tandem.evaluation.suites import SUITES, alpaca_eval, find_suite, llmbar, rewardbench2, vicuna
 from tandem.statistics import length_controlled
-from test_street_judges import chat, serving
 
 
 def ties(name: str, right: list[float], wrong: list[float]) -> Group:
@@ -108,8 +108,8 @@ def test_suites_are_named(capsys):
     assert set(SUITES) == {"rewardbench2", "llmbar", "vicuna", "alpaca-eval"}
     with pytest.raises(ConfigError, match="rewardbench2"):
         find_suite("rewardbench")
-    for words in (["llmbar"], ["vicuna", "--judge", "http://127.0.0.1:9/v1"],
-                  ["llmbar", "--judge", "http://127.0.0.1:9/v1", "--judge_model", "m"]):  # fmt: skip
+    server = ["--judge", "http://127.0.0.1:9/v1"]
+    for words in (["llmbar"], ["vicuna", *server], ["llmbar", *server, "--judge_model", "m"]):
         assert cli.main(["eval", "suite", *words]) == 2
         assert "give --" in capsys.readouterr().err
 

@@ -112,9 +112,15 @@ def _choose_start(
     if asked or any("sft" in read_file(file) for file in files):
         return "sft", "the model after SFT, because SFT has settings here (--start model: without)"
     if model is not None and _has_template(Path(model)):
-        return "model", "the model as it is, because it has a chat template (--start sft: after SFT)"
-    return "sft", "the model after SFT on the better answers, because it has no chat template " \
-        "(--start model: without)"
+        return (
+            "model",
+            "the model as it is, because it has a chat template (--start sft: after SFT)",
+        )
+    return (
+        "sft",
+        "the model after SFT on the better answers, because it has no chat template "
+        "(--start model: without)",
+    )
 
 
 def _has_template(model: Path) -> bool:

@@ -32,7 +32,9 @@ def add_judge_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--judge", type=str, default="", help="folder of a reward model, or address of a server"
     )
-    parser.add_argument("--judge_model", type=str, default="", help="the model's name on the server")
+    parser.add_argument(
+        "--judge_model", type=str, default="", help="the model's name on the server"
+    )
     parser.add_argument(
         "--judge_kind",
         type=JudgeKind,  # type: ignore[arg-type]

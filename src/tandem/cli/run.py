@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.cli.extent import EXTENT_FLAGS, Extent, add_extent_flags, resolve_extent
+from tandem.cli.extent import Extent, add_extent_flags, resolve_extent
 from tandem.cli.reading import (
     FLAGS,
     add_encoding_flags,

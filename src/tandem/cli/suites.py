@@ -58,9 +58,7 @@ def evaluate_suite_command(words: Sequence[str]) -> int:
     return 0
 
 
-def examine_judge(
-    suite: Suite, options: Namespace, judge: Judge, groups: Groups
-) -> SuiteResult:
+def examine_judge(suite: Suite, options: Namespace, judge: Judge, groups: Groups) -> SuiteResult:
     """Let a judge decide what the suite knows the answer to."""
     from tandem.rng import Seed
     from tandem.stages.evaluate_reward import without_preferences
@@ -77,9 +75,7 @@ def examine_judge(
     return suite.load().score(scored, Seed(options.seed))
 
 
-def examine_policy(
-    suite: Suite, options: Namespace, judge: Judge, groups: Groups
-) -> SuiteResult:
+def examine_policy(suite: Suite, options: Namespace, judge: Judge, groups: Groups) -> SuiteResult:
     """Let a policy answer the suite's prompts, and a judge compare it."""
     from tandem.cli.talk import find_policies
     from tandem.stages.evaluate_policy import win_credit

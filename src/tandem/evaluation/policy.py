@@ -21,12 +21,12 @@ from tandem.errors import DataError
 from tandem.evaluation.tables import Table, join_parts
 from tandem.statistics import (
     Estimate,
+    bounded_win_rate,
     holm,
     mean_of,
     outcomes_of,
     paired_difference,
     verdict_line,
-    bounded_win_rate,
 )
 from tandem.statistics.numerics import Floats
 

@@ -31,7 +31,9 @@ def lay_out_samples(answers: Mapping[str, Iterable[Group]]) -> str:
 
 def printable(text: str) -> str:
     """Return text without signs that would command a terminal; line ends and tabs stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 def _indented(text: str, name: str) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tandem.engines.addresses import check_address
 from tandem.engines import Sampling
+from tandem.engines.addresses import check_address
 from tandem.engines.language_model import LanguageModel
 from tandem.engines.local import LocalModel
 from tandem.engines.openai import Server
@@ -43,9 +43,7 @@ class AIFeedback:
     average: Average = "probability"
     hard: bool = False
     clamp: Annotated[float, Range(0, 0.5)] | None = None
-    reads: Literal["letters", "verdict"] = field(
-        default="letters", metadata={WHEN_CHANGED: True}
-    )
+    reads: Literal["letters", "verdict"] = field(default="letters", metadata={WHEN_CHANGED: True})
     room: Count = field(default=2048, metadata={WHEN_CHANGED: True})
 
     def __post_init__(self) -> None:

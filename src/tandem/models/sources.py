@@ -82,7 +82,11 @@ def fetch_model(name: str, revision: str | None = None) -> Path:
         ModelError: it is not there, needs a token, or the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     wanted = f"{name}@{revision}" if revision else name
     try:
@@ -103,7 +107,9 @@ def fetch_model(name: str, revision: str | None = None) -> Path:
         ) from error
     except Exception as error:  # of the network there are many kinds
         offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-        why = "HF_HUB_OFFLINE is set" if offline else f"the hub was not reached: {first_line(error)}"
+        why = (
+            "HF_HUB_OFFLINE is set" if offline else f"the hub was not reached: {first_line(error)}"
+        )
         again = " --revision " + revision if revision else ""
         raise ModelError(
             f"{wanted} is not on this machine",

@@ -109,7 +109,9 @@ def cost_lines(stages: Iterable[PlannedStage], model: Path, machine: Machine) ->
         seconds = weights * tokens / (REACHED * speed)
         total, rest = total + seconds, rest or not stage.known
         about = spell_duration(seconds) if stage.known else "not estimated"
-        lines.append(f"  {stage.name:<14} about {about:<9} {stage.work}".replace("about not", "not"))
+        lines.append(
+            f"  {stage.name:<14} about {about:<9} {stage.work}".replace("about not", "not")
+        )
     more = " and what is not estimated" if rest else ""
     head = (
         f"cost: about {spell_duration(total)}{more}, for {weights / 1e6:,.3g} million weights at "
@@ -259,8 +261,10 @@ def _evaluations(
         n = 3 * sizes.evaluation
         found.append(
             PlannedStage(
-                "evaluate full", f"{n:,} answers drawn and judged",
-                read=6 * n * sizes.single, drawn=n * sizes.longest,
-            )  # fmt: skip
+                "evaluate full",
+                f"{n:,} answers drawn and judged",
+                read=6 * n * sizes.single,
+                drawn=n * sizes.longest,
+            )
         )
     return found

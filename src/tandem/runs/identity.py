@@ -76,7 +76,8 @@ def _describe_composite(value: object) -> Any:
         columns = {
             f.name: describe_value(getattr(record, f.name))
             for f in fields(record)
-            if f.compare and not (WHEN_CHANGED in f.metadata and getattr(record, f.name) == f.default)
+            if f.compare
+            and not (WHEN_CHANGED in f.metadata and getattr(record, f.name) == f.default)
         }
         return {"class": kind, **columns}
     raise RunError(
