@@ -2,6 +2,7 @@
 
     my-model                      a Hugging Face folder, taken as it is
     owner/name, owner/name@v1     fetched from the hub, once; `@` names a branch, tag or commit
+    runs/mine                     a run: the policy that it ended in; or one of its stages
     my-adapter                    a LoRA adapter: merged into its base, once
     model.Q4_K_M.gguf             dequantised, once
 
@@ -30,6 +31,7 @@ from tandem.models.saving import save_model, stored_dtype
 from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import MODEL_FILES, Checkpoint, file_hash
 from tandem.runs.identity import fingerprint
+from tandem.runs.policies import policy_of
 
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -54,6 +56,8 @@ def _find(given: str, depth: int) -> Checkpoint:
     if path.is_file() and path.suffix.lower() == ".gguf":
         return Checkpoint(open_gguf(path), path.stem)
     if path.is_dir():
+        if (made := policy_of(path)) is not None:
+            return made
         if (path / ADAPTER_CONFIG).exists() and not (path / "config.json").exists():
             return Checkpoint(_merge_adapter(path, depth), path.name)
         return Checkpoint(path, path.resolve().name)

@@ -83,7 +83,8 @@ def evaluate_fully(inputs: Inputs, method: Method, result: Any, spent: float) ->
         exam = run("marks-exam", evaluate_marks, result, inputs.pi_sft, inputs.held_out)
         parts.append(f"held-out marks, scored by log pi - log pi_sft\n{exam['text']}")
     if method.row.fits == "policy":
-        parts.append(evaluate_against_start(inputs, known_policies(inputs, result), spent))
+        policies = known_policies(inputs, result, sft=inputs.start == "sft")
+        parts.append(evaluate_against_start(inputs, policies, spent))
     return "\n\n".join(parts)
 
 

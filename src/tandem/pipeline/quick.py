@@ -44,9 +44,10 @@ def evaluate_quickly(inputs: Inputs, method: Method, result: Any) -> str:
 
 
 def _policy_parts(inputs: Inputs, result: Policy) -> list[str]:
-    policies = known_policies(inputs, result)
+    policies = known_policies(inputs, result, sft="sft" in inputs.run.called)
     models = {name: p for name, p in policies.items() if isinstance(p, Checkpoint)}
-    start, parts = inputs.start_name, list[str]()
+    before = "SFT" in policies and str(result) != "SFT"
+    start, parts = "SFT" if before else "base", list[str]()
     if inputs.task.marked and isinstance(result, Checkpoint):
         exam = inputs.run("marks-exam", evaluate_marks, result, inputs.pi_sft, inputs.held_out)
         parts.append(f"held-out marks, scored by log pi - log pi_0\n{exam['text']}")
@@ -57,11 +58,16 @@ def _policy_parts(inputs: Inputs, result: Policy) -> list[str]:
     return parts
 
 
-def known_policies(inputs: Inputs, result: Policy) -> dict[str, Policy]:
-    """Return the policies of a run by name: the model as it came, SFT where it was done, the
-    method's result."""
+def known_policies(inputs: Inputs, result: Policy, *, sft: bool) -> dict[str, Policy]:
+    """Return the policies of a run by name: the model as it came, SFT, the method's result.
+
+    Args:
+        inputs: what comes before the method.
+        result: of the method.
+        sft: with the model after SFT, which is trained where nobody has asked for it yet.
+    """
     found: dict[str, Policy] = {"base": inputs.base}
-    if inputs.start == "sft":
+    if sft:
         found["SFT"] = inputs.pi_sft
     return found | {str(result): result}
 
