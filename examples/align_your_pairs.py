@@ -17,7 +17,7 @@ from tandem import Run, Sampling, encode, sample, task_from_files
 from tandem.evaluation.samples import lay_out_samples
 from tandem.methods import dpo
 from tandem.methods.dpo import DPOConfig
-from tandem.models.sources import find_model
+from tandem.models.model_finder import find_model
 from tandem.stages.evaluate_held_out import evaluate_held_out
 from tandem.training.optim import Optim
 

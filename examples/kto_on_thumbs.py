@@ -15,7 +15,7 @@ from example_data import arguments, example_model, write_thumbs
 from tandem import Run, encode, task_from_files
 from tandem.methods import kto
 from tandem.methods.kto import KTOConfig
-from tandem.models.sources import find_model
+from tandem.models.model_finder import find_model
 from tandem.stages.evaluate_marks import evaluate_marks
 from tandem.training.optim import Optim
 

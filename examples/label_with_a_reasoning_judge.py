@@ -24,7 +24,7 @@ from tandem.judges.position_bias import measure_position_bias
 from tandem.judges.reasoning import ReasoningJudge
 from tandem.methods import dpo
 from tandem.methods.dpo import DPOConfig
-from tandem.models.sources import find_model
+from tandem.models.model_finder import find_model
 from tandem.stages.evaluate_policy import win_credit
 from tandem.statistics import bounded_win_rate
 from tandem.training.optim import Optim

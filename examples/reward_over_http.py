@@ -25,7 +25,7 @@ from tandem.engines.json_server import JsonServer
 from tandem.judges.remote_reward import RemoteReward
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
-from tandem.models.sources import find_model
+from tandem.models.model_finder import find_model
 from tandem.operators import best
 from tandem.training.optim import Optim
 

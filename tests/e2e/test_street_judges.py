@@ -165,7 +165,8 @@ def test_a_win_rate_has_bounds_over_what_cannot_be_read(tmp_path: Path):
     found = bounded_win_rate(credit)
     lost, won = (win_rate(np.where(np.isnan(credit), x, credit)) for x in (0.0, 1.0))
     assert (found.low, found.high) == (lost.low, won.high)
-    assert lost.mean < found.mean == pytest.approx((27 + 1.5) / 30) < won.mean
+    assert lost.mean < found.mean < won.mean
+    assert found.mean == pytest.approx((27 + 1.5) / 30)
     assert "3 unreadable" in found.method
     table = policy_evaluation(
         {"SFT": {"truth": np.zeros(30)}, "new": {"truth": np.ones(30), "llm_win": credit}},

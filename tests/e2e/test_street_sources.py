@@ -18,7 +18,7 @@ from test_street_models import model, pairs
 
 from tandem import cli
 from tandem.errors import ModelError
-from tandem.models.sources import find_model
+from tandem.models.model_finder import find_model
 from tandem.report.model_card import write_model_card
 from vocabularies import CHATML
 

@@ -58,7 +58,7 @@ def test_a_reward_beside_the_ruler():
     groups += [four(k, [1.0, 1.0, 0.0, 0.0], "Math") for k in range(12)]
     groups += [ties(f"ref:{k}", [1.0], [0.0]) for k in range(12)]
     groups += [ties(f"tied:{k}", [1.0, 1.0], [0.0]) for k in range(12)]
-    found = rewardbench2.score(groups)
+    found = rewardbench2.score_rewards(groups)
     rows = {row["subset"]: row for row in found.numbers["subsets"]}
     assert [rows[s]["reward"]["mean"] for s in ("Focus", "Math", "Ties")] == [1.0, 0.5, 1.0]
     assert [rows[s]["ruler (length)"]["mean"] for s in ("Focus", "Math")] == [0.5, 0.5]
@@ -67,7 +67,7 @@ def test_a_reward_beside_the_ruler():
     gain = rows["Focus"]["reward - ruler"]
     assert gain["low"] < gain["mean"] == 0.5 < gain["high"]
     with pytest.raises(DataError, match="ids like"):
-        rewardbench2.score([ties("a", [1.0], [0.0])])
+        rewardbench2.score_rewards([ties("a", [1.0], [0.0])])
 
 
 def pair(k: int, subset: str, p: float) -> Group:
@@ -83,7 +83,7 @@ def test_natural_and_adversarial_pairs_apart():
         p = group.preferences[0].p if k < 8 else 1 - group.preferences[0].p
         said.append(Group(group.prompt, group.completions, None,
                           () if k == 9 else (Preference(0, 1, p),)))  # fmt: skip
-    rows = {row["part"]: row for row in llmbar.score(asked, said).numbers["parts"]}
+    rows = {row["part"]: row for row in llmbar.score_labels(asked, said).numbers["parts"]}
     assert rows["natural"]["judge right"]["mean"] == 1.0
     hard = rows["adversarial gptinst"]
     assert hard["unreadable"] == 1
@@ -96,11 +96,14 @@ def test_a_win_rate_at_equal_length():
                      (Completion("x" * (10 + 3 * (k % 5))),)) for k in range(60)]  # fmt: skip
     against = [Group(g.prompt, (Completion("x" * 14),)) for g in answers]
     credit = np.array([1.0 if len(g.completions[0].text) > 14 else 0.25 for g in answers])
-    rows = {r["part"]: r for r in alpaca_eval.score(credit, answers, against).numbers["parts"]}
+    rows = {
+        r["part"]: r
+        for r in alpaca_eval.score_by_dataset(credit, answers, against).numbers["parts"]
+    }
     gap = np.array([len(g.completions[0].text) - 14.0 for g in answers])
     assert rows["all"]["at equal length"]["mean"] == length_controlled(credit, gap).mean
     assert rows["all"]["at equal length"]["mean"] < rows["all"]["win rate"]["mean"]
-    parts = vicuna.score(credit, answers, against).numbers["parts"]
+    parts = vicuna.score_by_category(credit, answers, against).numbers["parts"]
     assert [row["part"] for row in parts] == ["all", "math", "writing"]
 
 

@@ -51,11 +51,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "chat": ("tandem.cli.talk:chat_command", "talk with a policy, or with several at once"),
     "sample": (
-        "tandem.cli.talk:sample_command",
+        "tandem.cli.talk:draw_samples_command",
         "draw answers of policies to the same prompts, side by side",
     ),
     "export": (
-        "tandem.cli.export:export_command",
+        "tandem.cli.export:export_model_command",
         "write a run's model as a folder to give away, with its card",
     ),
     "game": (

@@ -66,7 +66,7 @@ def with_model_folder(plan: Plan) -> Plan:
     """
     if plan.model is None or (Path(plan.model) / "config.json").exists():
         return plan
-    from tandem.models.sources import find_model
+    from tandem.models.model_finder import find_model
 
     return replace(plan, model=str(find_model(plan.model).path))
 

@@ -34,7 +34,7 @@ def check_command(words: Sequence[str]) -> int:
     if options.model:
         from tandem.models.checks import check_policy
         from tandem.models.folders import context_length, generation_ends
-        from tandem.models.sources import find_model
+        from tandem.models.model_finder import find_model
         from tandem.models.tokenizers import load_tokenizer
 
         model = find_model(options.model).path

@@ -133,7 +133,7 @@ def check_network() -> Iterator[Finding]:
 
 def check_given_model(given: str) -> Iterator[Finding]:
     """A model as it was given: found, fetched or made, then looked at."""
-    from tandem.models.sources import find_model
+    from tandem.models.model_finder import find_model
 
     try:
         path = find_model(given).path

@@ -109,7 +109,7 @@ def _parsed(parser: ArgumentParser, words: Sequence[str], configs: Mapping[str, 
 
 def _find_models(options: Namespace, *flags: str) -> None:
     """Put the folder in place of each model that was given otherwise: a hub id, an adapter."""
-    from tandem.models.sources import find_model
+    from tandem.models.model_finder import find_model
 
     for flag in flags:
         if options[flag]:

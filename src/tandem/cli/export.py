@@ -12,7 +12,7 @@ from tandem.cli.settings import make_parser, parse_words, read_file
 from tandem.errors import ConfigError
 
 
-def export_command(words: Sequence[str]) -> int:
+def export_model_command(words: Sequence[str]) -> int:
     """Write a trained model, its tokenizer and its card into a folder."""
     parser = make_parser("export", "Write a trained model and its card into a folder.")
     parser.add_argument("run", type=str, help="a run's folder, one of its stages, or a model")
@@ -30,17 +30,17 @@ def export_command(words: Sequence[str]) -> int:
     parser.add_argument("--gguf", action="store_true", help="also one GGUF file, by llama.cpp")
     options = parse_words(parser, words)
     out = _checked_out(options)
-    from tandem.models import export
+    from tandem.models import exporting
 
-    converter = export.find_gguf_converter() if options.gguf else None
+    converter = exporting.find_gguf_converter() if options.gguf else None
     policy, run = _policy(options.run)
     if options.adapter:
-        export.export_adapter(policy, out, None if run is None else _base_of(run))
+        exporting.export_adapter(policy, out, None if run is None else _base_of(run))
     else:
-        export.export_weights(policy, out, options.dtype)
+        exporting.export_weights(policy, out, options.dtype)
     if converter is not None:
         dtype = options.dtype or "bf16"
-        export.write_gguf(converter, out, out / f"{out.name}-{dtype}.gguf", dtype)
+        exporting.write_gguf(converter, out, out / f"{out.name}-{dtype}.gguf", dtype)
     if run is not None:
         from tandem.report.model_card import write_model_card
 
@@ -71,7 +71,7 @@ def _checked_out(options: Namespace) -> Path:
 def _policy(given: str) -> tuple[Path, Path | None]:
     """Return a policy's folder, and that of the run that made it, where one did."""
     from tandem.models.checks import check_policy
-    from tandem.models.sources import find_model
+    from tandem.models.model_finder import find_model
     from tandem.runs.policies import is_run, is_stage, policy_of
 
     folder = Path(given).expanduser()

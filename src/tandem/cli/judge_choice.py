@@ -68,7 +68,7 @@ def open_judge_choice(options: Namespace) -> Judge:
         return _remote(options)
     from tandem.judges.reward_model import RewardModel
     from tandem.models.checks import check_reward
-    from tandem.models.sources import find_model
+    from tandem.models.model_finder import find_model
 
     found = find_model(options.judge)
     check_reward(found.path)

@@ -223,7 +223,7 @@ def find_given_model(given: str | None) -> Checkpoint | None:
     """
     if given is None:
         return None
-    from tandem.models.sources import find_model
+    from tandem.models.model_finder import find_model
 
     return find_model(given)
 

@@ -67,12 +67,12 @@ def examine_judge(suite: Suite, options: Namespace, judge: Judge, groups: Groups
     _, machine = _settings(options)
     judged = list(let_judge(without_preferences(groups), judge, machine=machine))
     if suite.name == "llmbar":
-        return suite.load().score(list(groups), judged)
+        return suite.load_rule()(list(groups), judged)
     scored = [
         replace(said, preferences=asked.preferences)
         for asked, said in zip(groups, judged, strict=True)
     ]
-    return suite.load().score(scored, Seed(options.seed))
+    return suite.load_rule()(scored, Seed(options.seed))
 
 
 def examine_policy(suite: Suite, options: Namespace, judge: Judge, groups: Groups) -> SuiteResult:
@@ -96,7 +96,7 @@ def examine_policy(suite: Suite, options: Namespace, judge: Judge, groups: Group
         )
     credit = win_credit(mine, theirs, judge, machine)
     kept = [replace(m, prompt=g.prompt) for m, g in zip(mine, groups, strict=True)]
-    return suite.load().score(credit, kept, list(theirs))
+    return suite.load_rule()(credit, kept, list(theirs))
 
 
 def _answers(policy: Checkpoint, groups: Groups, options: Namespace) -> Groups:

@@ -28,7 +28,7 @@ def chat_command(words: Sequence[str]) -> int:
     options = parse_words(parser, words)
     policies, sampling, machine = _opened(options)
     from tandem.engines.local import LocalModel
-    from tandem.evaluation.samples import printable
+    from tandem.evaluation.samples import printable_text
     from tandem.rng import Seed
 
     speakers = {name: LocalModel(policy).open(machine) for name, policy in policies.items()}
@@ -47,7 +47,7 @@ def chat_command(words: Sequence[str]) -> int:
             said[name].append({"role": "assistant", "content": answer.text})
             cut = "" if answer.stopped else " [cut at --sampling.max_tokens]"
             head = f"{name}: " if len(speakers) > 1 else ""
-            print(f"{head}{printable(answer.text)}{cut}", flush=True)
+            print(f"{head}{printable_text(answer.text)}{cut}", flush=True)
     return 0
 
 
@@ -68,7 +68,7 @@ def read_messages(lines: TextIO, *, prompt: bool) -> Iterable[str]:
             yield line.strip()
 
 
-def sample_command(words: Sequence[str]) -> int:
+def draw_samples_command(words: Sequence[str]) -> int:
     """Draw answers of one or several policies to the same prompts."""
     parser = _parser("sample", "Draw answers of policies to the same prompts, side by side.")
     parser.add_argument("--data", type=str, default="", help="prompts, in any known format")
@@ -119,7 +119,7 @@ def find_policies(given: Sequence[str]) -> dict[str, Checkpoint]:
         RunError: the run made no policy.
     """
     from tandem.models.checks import check_policy
-    from tandem.models.sources import find_model
+    from tandem.models.model_finder import find_model
     from tandem.runs.policies import policy_of
 
     if not given:

@@ -29,7 +29,7 @@ def lay_out_samples(answers: Mapping[str, Iterable[Group]]) -> str:
     return "\n\n".join(blocks)
 
 
-def printable(text: str) -> str:
+def printable_text(text: str) -> str:
     """Return text without signs that would command a terminal; line ends and tabs stay."""
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
@@ -37,7 +37,7 @@ def printable(text: str) -> str:
 
 
 def _indented(text: str, name: str) -> str:
-    text = printable(text).strip()
+    text = printable_text(text).strip()
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}... ({len(text):,} characters)"
     rows = [

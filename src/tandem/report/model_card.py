@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.runs.atomic_files import read_json, write_text
-from tandem.runs.policies import run_command
+from tandem.runs.policies import typed_command
 from tandem.runs.records import Record, read_records
 
 EXAMS = ("policy-exam", "held-out-exam", "marks-exam", "reward-exam")
@@ -36,7 +36,7 @@ def write_model_card(run: Path, out: Path, *, adapter: bool = False) -> Path:
         f"# {_plain(out.name)}\n\n{_sentence(settings, adapter=adapter)}",
         _section("Data", "\n".join(_data(run, settings))),
         _section("Results", "\n\n".join(_results(run)) or "Not evaluated: `--evaluate none`."),
-        _section("Command", _fenced(run_command(run) or "(made from Python)", "sh")),
+        _section("Command", _fenced(typed_command(run) or "(made from Python)", "sh")),
         _section("Settings", _fenced(_text(run / "run.toml"), "toml")),
         _section("Made with", "\n".join(_versions(snapshot))),
         _section(

@@ -74,7 +74,7 @@ def policy_of(folder: Path) -> Checkpoint | None:
     return policy
 
 
-def run_command(folder: Path) -> str | None:
+def typed_command(folder: Path) -> str | None:
     """Return the command that made a run, as it was typed, or None where it was no command."""
     words = (read_json(folder / "run.json") or {}).get("command")
     if not isinstance(words, list) or not words:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -40,18 +40,19 @@ class Suite:
         title: as its paper calls it, with the paper.
         examines: a `judge` (reward model, labeller), or a `policy` that answers.
         data: hub id of its data; "" where a file has to be given.
-        module: where its scoring rule is.
+        rule: its scoring function, `module:function`.
     """
 
     name: str
     title: str
     examines: Literal["judge", "policy"]
     data: str
-    module: str
+    rule: str
 
-    def load(self) -> Any:
-        """Import the module with the suite's `score`."""
-        return importlib.import_module(f"{__name__}.{self.module}")
+    def load_rule(self) -> Callable[..., SuiteResult]:
+        """Import the suite's scoring function."""
+        module, _, function = self.rule.partition(":")
+        return getattr(importlib.import_module(f"{__name__}.{module}"), function)
 
 
 SUITES: dict[str, Suite] = {
@@ -62,16 +63,28 @@ SUITES: dict[str, Suite] = {
             "RewardBench 2 (Malik et al. 2025, arXiv:2506.01937)",
             "judge",
             "allenai/reward-bench-2",
-            "rewardbench2",
+            "rewardbench2:score_rewards",
         ),
-        Suite("llmbar", "LLMBar (Zeng et al. 2024, arXiv:2310.07641)", "judge", "", "llmbar"),
-        Suite("vicuna", "Vicuna's 80 questions (Chiang et al. 2023)", "policy", "", "vicuna"),
+        Suite(
+            "llmbar",
+            "LLMBar (Zeng et al. 2024, arXiv:2310.07641)",
+            "judge",
+            "",
+            "llmbar:score_labels",
+        ),
+        Suite(
+            "vicuna",
+            "Vicuna's 80 questions (Chiang et al. 2023)",
+            "policy",
+            "",
+            "vicuna:score_by_category",
+        ),
         Suite(
             "alpaca-eval",
             "AlpacaEval 2 (Dubois et al. 2024, arXiv:2404.04475)",
             "policy",
             "",
-            "alpaca_eval",
+            "alpaca_eval:score_by_dataset",
         ),
     )
 }

@@ -25,7 +25,7 @@ from tandem.statistics.numerics import Floats
 NATURAL = "natural"
 
 
-def score(asked: Sequence[Group], judged: Sequence[Group]) -> SuiteResult:
+def score_labels(asked: Sequence[Group], judged: Sequence[Group]) -> SuiteResult:
     """Score a judge.
 
     Args:
@@ -33,8 +33,8 @@ def score(asked: Sequence[Group], judged: Sequence[Group]) -> SuiteResult:
             are several.
         judged: the same pairs with the judge's own preference, or its scores.
     """
-    credit = credits_of(asked, judged)
-    ruler = credits_of(asked, [_by_length(g) for g in asked])
+    credit = label_credits(asked, judged)
+    ruler = label_credits(asked, [_by_length(g) for g in asked])
     names = [_part(group) for group in asked]
     rows: list[tuple[CellValue, ...]] = []
     for name in (*dict.fromkeys(names), "all"):
@@ -47,7 +47,7 @@ def score(asked: Sequence[Group], judged: Sequence[Group]) -> SuiteResult:
     return SuiteResult(str(table), {"parts": table.as_dicts()})
 
 
-def credits_of(asked: Iterable[Group], judged: Iterable[Group]) -> Floats:
+def label_credits(asked: Iterable[Group], judged: Iterable[Group]) -> Floats:
     """Return [P] how far a judge agrees with the gold label; nan where it gave none.
 
     Raises:

@@ -38,7 +38,7 @@ PAIRED = re.compile(r"(ref|tied):(\w+)")
 DRAWS = 1000
 
 
-def score(groups: Sequence[Group], seed: Seed = Seed()) -> SuiteResult:
+def score_rewards(groups: Sequence[Group], seed: Seed = Seed()) -> SuiteResult:
     """Score judged groups.
 
     Args:
@@ -49,13 +49,13 @@ def score(groups: Sequence[Group], seed: Seed = Seed()) -> SuiteResult:
     Raises:
         DataError: no group is of best-of-k form, or one has no scores.
     """
-    parts = by_subset(groups)
+    parts = split_by_subset(groups)
     rows: list[tuple[CellValue, ...]] = []
     means: list[float] = []
     for subset, part in sorted(parts.items()):
         if subset == TIES:
             continue
-        mine, ruler = (credits_of(part, length=length) for length in (False, True))
+        mine, ruler = (best_of_credits(part, length=length) for length in (False, True))
         chance = float(np.mean([1 / len(g) for g in part]))
         rows.append((subset, len(part), share_of(mine), share_of(ruler),
                      paired_difference(mine, ruler), chance))  # fmt: skip
@@ -70,7 +70,7 @@ def score(groups: Sequence[Group], seed: Seed = Seed()) -> SuiteResult:
     return SuiteResult(str(table), {"mean": float(np.mean(means)), "subsets": table.as_dicts()})
 
 
-def by_subset(groups: Iterable[Group]) -> dict[str, list[Group]]:
+def split_by_subset(groups: Iterable[Group]) -> dict[str, list[Group]]:
     """Return best-of-k groups by subset."""
     parts: dict[str, list[Group]] = {}
     for group in groups:
@@ -86,7 +86,7 @@ def by_subset(groups: Iterable[Group]) -> dict[str, list[Group]]:
     return parts
 
 
-def credits_of(groups: Iterable[Group], *, length: bool) -> Floats:
+def best_of_credits(groups: Iterable[Group], *, length: bool) -> Floats:
     """Return [P] credit by the reward's scores, or by length."""
     return np.array([best_of_credit(_by_length(g) if length else g) for g in groups])
 

@@ -14,7 +14,9 @@ from tandem.evaluation.suites.answers import outcome_table
 from tandem.statistics.numerics import Floats
 
 
-def score(credit: Floats, answers: Sequence[Group], against: Sequence[Group]) -> SuiteResult:
+def score_by_category(
+    credit: Floats, answers: Sequence[Group], against: Sequence[Group]
+) -> SuiteResult:
     """Score a policy against another.
 
     Args:
