@@ -85,12 +85,16 @@ def test_adapters_on_tied_tables_are_refused_before_and_after(tmp_path: Path, mo
         check_targets(tied, Lora(targets=targets))
     with pytest.raises(ConfigError, match="one table"):
         check_targets(tied, Lora(targets=".*lm_head"))
-    check_targets(free, Lora(targets=targets))
+    with pytest.raises(ConfigError, match="past any adapter"):
+        check_targets(free, Lora(targets=targets))
+    with pytest.raises(ConfigError, match="one table"):
+        check_targets(tied, Lora(targets=("embed_tokens",)))
+    check_targets(free, Lora(targets=("embed_tokens", "q_proj")))
     check_targets(tied, Lora())
     base = Checkpoint(tiny.folder(tmp_path / "base", "llama-tied"), "base")
 
     def adapted(lm: Any, lora: Any, seed: Any) -> Any:
-        wrapped = get_peft_model(lm, LoraConfig(r=2, target_modules=list(targets)))
+        wrapped = get_peft_model(lm, LoraConfig(r=2, target_modules=["embed_tokens"]))
         for name, weight in wrapped.named_parameters():
             if "lora_" in name:
                 torch.nn.init.normal_(weight, std=0.3)

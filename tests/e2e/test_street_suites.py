@@ -94,13 +94,13 @@ def test_natural_and_adversarial_pairs_apart():
 def test_a_win_rate_at_equal_length():
     answers = [Group(Prompt(str(k), "q", meta={"category": "math" if k % 2 else "writing"}),
                      (Completion("x" * (10 + 3 * (k % 5))),)) for k in range(60)]  # fmt: skip
-    against = [Group(g.prompt, (Completion("x" * 14),)) for g in answers]
+    against = [Group(g.prompt, (Completion("x" * 10),)) for g in answers]
     credit = np.array([1.0 if len(g.completions[0].text) > 14 else 0.25 for g in answers])
     rows = {
         r["part"]: r
         for r in alpaca_eval.score_by_dataset(credit, answers, against).numbers["parts"]
     }
-    gap = np.array([len(g.completions[0].text) - 14.0 for g in answers])
+    gap = np.array([len(g.completions[0].text) - 10.0 for g in answers])
     assert rows["all"]["at equal length"]["mean"] == length_controlled(credit, gap).mean
     assert rows["all"]["at equal length"]["mean"] < rows["all"]["win rate"]["mean"]
     parts = vicuna.score_by_category(credit, answers, against).numbers["parts"]

@@ -39,23 +39,31 @@ def check_targets(model: Any, lora: Lora) -> None:
             else "no layer is named",
             f"give all-linear, or some of: {', '.join(kinds)}",
         )
-    _check_tied(model, lora)
+    _check_tables(model, lora)
 
 
-def _check_tied(model: Any, lora: Lora) -> None:
-    """Refuse adapters on a table that embeddings and language head share."""
-    if not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
-        return
-    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
-    tied = [name for name, m in model.named_modules() if any(m is table for table in tables)]
+def _check_tables(model: Any, lora: Lora) -> None:
+    """Refuse adapters on the language head, and on embeddings that share its table."""
     named = [lora.targets] if isinstance(lora.targets, str) else list(lora.targets)
-    hit = [n for n in tied for t in named if t != "all-linear" and _targets(n, t, lora)]
+    tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+    tables = [model.get_output_embeddings(), *([model.get_input_embeddings()] if tied else [])]
+    hit = [
+        name
+        for name, module in model.named_modules()
+        if any(module is table for table in tables if table is not None)
+        and any(t != "all-linear" and _targets(name, t, lora) for t in named)
+    ]
     if hit:
+        why = (
+            "this model's embeddings and language head are one table: an adapter on one of them "
+            "cannot be merged into it, and the saved model would not be the trained one"
+            if tied
+            else "the language head is read where an answer is alone, past any adapter on it"
+        )
         raise ConfigError(
-            f"machine.lora.targets names {', '.join(dict.fromkeys(hit))}",
-            "this model's embeddings and language head are one table: two adapters cannot be "
-            "merged into it, and the saved model would not be the trained one",
-            "leave them out: --machine.lora.targets all-linear",
+            f"machine.lora.targets names {', '.join(hit)}",
+            why,
+            "leave the tables out: --machine.lora.targets all-linear",
         )
 
 
