@@ -16,8 +16,8 @@ import pytest
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.engines.json_server import JsonServer
-from tandem.engines.openai import Server
-from tandem.engines.retry import RetryPolicy
+from tandem.engines.language_models.openai import Server
+from tandem.engines.language_models.retry import RetryPolicy
 from tandem.errors import ConfigError, EngineError, JudgeError
 from tandem.evaluation import policy_evaluation
 from tandem.judges.llm import AI_KEY

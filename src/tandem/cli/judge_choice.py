@@ -92,7 +92,7 @@ def _remote(options: Namespace) -> Judge:
 
 def _language(options: Namespace, url: str, model: str, key: str | None) -> Judge:
     from tandem.engines import Sampling
-    from tandem.engines.openai import Server
+    from tandem.engines.language_models.openai import Server
     from tandem.judges.llm import Labeller, Rater
     from tandem.judges.reasoning import ReasoningJudge
 

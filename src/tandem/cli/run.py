@@ -101,10 +101,10 @@ def run_command_line(words: Sequence[str]) -> int:
         print(plan_text(options, resolved, task, costs))
         return 0
     print("\n".join(costs), flush=True)
-    return _go(method, options, configs, task, resolved, rules, extent)
+    return _run_and_print(method, options, configs, task, resolved, rules, extent)
 
 
-def _go(
+def _run_and_print(
     method: Method,
     options: Namespace,
     configs: Mapping[str, Any],
@@ -113,7 +113,7 @@ def _go(
     rules: EncodingRules,
     extent: Extent,
 ) -> int:
-    from tandem.pipeline.evaluate import run_method
+    from tandem.pipeline.run_method import run_method
     from tandem.runs.run import Run
 
     path = run_folder(method.name, options, task)

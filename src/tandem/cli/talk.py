@@ -27,7 +27,7 @@ def chat_command(words: Sequence[str]) -> int:
     parser.add_argument("--system", type=str, default="", help="a system turn at the beginning")
     options = parse_words(parser, words)
     policies, sampling, machine = _opened(options)
-    from tandem.engines.local import LocalModel
+    from tandem.engines.language_models.local import LocalModel
     from tandem.evaluation.samples import printable_text
     from tandem.rng import Seed
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import httpx
 
-from tandem.engines.addresses import check_address
-from tandem.engines.chat_answer import LARGEST_BODY
-from tandem.engines.response_cache import ResponseCache, request_key
-from tandem.engines.retry import Retrier, RetryPolicy, TransientError
+from tandem.engines.language_models.addresses import check_address
+from tandem.engines.language_models.chat_answer import LARGEST_BODY
+from tandem.engines.language_models.response_cache import ResponseCache, request_key
+from tandem.engines.language_models.retry import Retrier, RetryPolicy, TransientError
 from tandem.errors import ConfigError, EngineError
 from tandem.machine import cache_folder
 from tandem.ranges import Count, check_ranges

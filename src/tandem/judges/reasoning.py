@@ -19,7 +19,7 @@ import numpy as np
 
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.engines import Sampling
-from tandem.engines.language_model import LanguageModel, OpenLanguageModel
+from tandem.engines.language_models import LanguageModel, OpenLanguageModel
 from tandem.errors import ConfigError, JudgeError
 from tandem.judges.llm import (
     AI_KEY,

@@ -34,7 +34,7 @@ import numpy as np
 
 from tandem.data.record import Group, Preference, Prompt
 from tandem.engines.json_server import Body, JsonServer, JsonSession
-from tandem.engines.language_model import messages_of
+from tandem.engines.language_models import messages_of
 from tandem.errors import ConfigError, EngineError
 from tandem.judges.llm import neighbour_pairs
 from tandem.judges.templates import asked_text

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,11 +27,22 @@ import numpy as np
 
 from tandem.data.record import Completion, FloatArray, Prompt
 from tandem.engines import Sampling
-from tandem.engines.addresses import check_address
-from tandem.engines.chat_answer import LARGEST_BODY, InvalidAnswer, UnlabelledAnswer, read_answer
-from tandem.engines.language_model import Labels, messages_of
-from tandem.engines.response_cache import ResponseCache, TokenUse, request_key
-from tandem.engines.retry import FailedQuestion, Retrier, RetryPolicy, TransientError
+from tandem.engines.language_models import Labels, messages_of
+from tandem.engines.language_models.addresses import check_address
+from tandem.engines.language_models.chat_answer import (
+    InvalidAnswer,
+    UnlabelledAnswer,
+    read_answer,
+)
+from tandem.engines.language_models.response_cache import ResponseCache, TokenUse, request_key
+from tandem.engines.language_models.retry import (
+    FailedQuestion,
+    Retrier,
+    RetryPolicy,
+    TransientError,
+    in_time,
+    read_limited,
+)
 from tandem.errors import ConfigError, EngineError
 from tandem.machine import Machine, cache_folder
 from tandem.ranges import Count, NotNegative, check_ranges
@@ -344,7 +354,7 @@ class ServerSession:
         try:
             asked = self.client.chat.completions.with_streaming_response.create(**body)
             with asked as response:
-                return _limited(response.iter_bytes(), self.server.patience.timeout)
+                return read_limited(response.iter_bytes(), self.server.patience.timeout)
         except openai.APIStatusError as error:
             said = self._redacted(str(error.message))
             if _passes(error.status_code, getattr(error, "code", None)):
@@ -427,39 +437,6 @@ def _places(answer: Body) -> list[dict[str, Any]]:
 
 def _text(answer: Body) -> str:
     return answer["choices"][0]["message"]["content"]
-
-
-def _limited(chunks: Iterable[bytes], seconds: float) -> str:
-    """Join a body that comes in time and is not too large."""
-    until, body = time.monotonic() + seconds, bytearray()
-    for chunk in chunks:
-        body += chunk
-        if len(body) > LARGEST_BODY:
-            raise TransientError(f"the answer is larger than {LARGEST_BODY:,} bytes", answered=True)
-        if time.monotonic() > until:
-            raise TransientError(f"the answer was not complete after {seconds:g} s")
-    return body.decode("utf-8", "replace")
-
-
-def in_time(send: Callable[[], str], seconds: float) -> str:
-    """Return what a function returns, or raise TransientError when that takes too long.
-
-    A server that sends a byte now and then keeps every timeout of a client from passing; so the
-    request has a thread of its own, which is left behind.
-    """
-    done: Future[str] = Future()
-
-    def work() -> None:
-        try:
-            done.set_result(send())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=work, name="tandem-request", daemon=True).start()
-    try:
-        return done.result(seconds)
-    except TimeoutError:
-        raise TransientError(f"the answer was not complete after {seconds:g} s") from None
 
 
 def _all_failed(count: int, failure: FailedQuestion) -> EngineError:
