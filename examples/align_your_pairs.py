@@ -13,11 +13,10 @@ from pathlib import Path
 
 from example_data import arguments, example_model, write_pairs
 
-from tandem import Run, Sampling, encode, sample, task_from_files
+from tandem import Run, Sampling, encode, find_model, sample, task_from_files
 from tandem.evaluation.samples import lay_out_samples
 from tandem.methods import dpo
 from tandem.methods.dpo import DPOConfig
-from tandem.models.model_finder import find_model
 from tandem.stages.evaluate_held_out import evaluate_held_out
 from tandem.training.optim import Optim
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from example_data import arguments, example_model, write_thumbs
 
-from tandem import Run, encode, task_from_files
+from tandem import Run, encode, find_model, task_from_files
 from tandem.methods import kto
 from tandem.methods.kto import KTOConfig
-from tandem.models.model_finder import find_model
 from tandem.stages.evaluate_marks import evaluate_marks
 from tandem.training.optim import Optim
 

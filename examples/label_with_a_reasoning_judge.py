@@ -19,12 +19,20 @@ from pathlib import Path
 from example_data import arguments, example_model, write_pairs
 from loopback import reason_and_decide, serving
 
-from tandem import Groups, Run, Sampling, Server, encode, sample, task_from_files
+from tandem import (
+    Groups,
+    ReasoningJudge,
+    Run,
+    Sampling,
+    Server,
+    encode,
+    find_model,
+    sample,
+    task_from_files,
+)
 from tandem.judges.position_bias import measure_position_bias
-from tandem.judges.reasoning import ReasoningJudge
 from tandem.methods import dpo
 from tandem.methods.dpo import DPOConfig
-from tandem.models.model_finder import find_model
 from tandem.stages.evaluate_policy import win_credit
 from tandem.statistics import bounded_win_rate
 from tandem.training.optim import Optim

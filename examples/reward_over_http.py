@@ -20,12 +20,22 @@ import numpy as np
 from example_data import arguments, example_model, write_pairs
 from loopback import score_rewards, serving
 
-from tandem import Group, Groups, Run, Sampling, encode, judge, sample, select, task_from_files
-from tandem.engines.json_server import JsonServer
-from tandem.judges.remote_reward import RemoteReward
+from tandem import (
+    Group,
+    Groups,
+    JsonServer,
+    RemoteReward,
+    Run,
+    Sampling,
+    encode,
+    find_model,
+    judge,
+    sample,
+    select,
+    task_from_files,
+)
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
-from tandem.models.model_finder import find_model
 from tandem.operators import best
 from tandem.training.optim import Optim
 
