@@ -77,6 +77,7 @@ def run_command_line(words: Sequence[str]) -> int:
     with_shared_parts(configs[method.name], configs)  # refuses parts that do not go together
     for name in options.tracker:
         check_known(name)
+    check_given(options)
     model = find_given_model(options.model)
     folder = None if model is None else str(model.path)
     check_machine(folder, configs["machine"])
@@ -215,8 +216,28 @@ def check_machine(model: str | None, machine: Machine) -> None:
         check_trainable(Path(model) if own and model is not None else ASSETS / "base", machine)
 
 
+def check_given(options: Namespace) -> None:
+    """Refuse a start that is neither a task nor a model with data.
+
+    Raises:
+        ConfigError: neither or both were given, or a task and a model do not go together.
+    """
+    from tandem.tasks.load import check_task_model
+
+    start: dict[str, str] = {n: options[n] for n in START_FLAGS if options[n] is not None}
+    if "task" in start and "data" not in start:
+        check_task_model(start["task"], options.model)
+    elif set(start) != {"model", "data"}:
+        given = [f"--{name} {value}" for name, value in start.items()]
+        raise ConfigError(
+            f"given: {' '.join(given) or 'neither --task nor --model and --data'}",
+            "a run starts from a task, or from a model and data",
+            "give `--task micro`, or `--model PATH --data FILE`",
+        )
+
+
 def find_given_model(given: str | None) -> Checkpoint | None:
-    """Return the folder of the model that was given: see `models.sources.find_model`.
+    """Return the folder of the model that was given: see `models.model_finder.find_model`.
 
     Raises:
         ModelError: there is none.
@@ -237,31 +258,24 @@ def open_task(options: Namespace, sizes: Any, model: Checkpoint | None) -> Task:
         model: your model's folder, or None.
 
     Raises:
-        ConfigError: neither or both were given, or a task lacks its model.
         ModelError: the folder holds no model.
+        DataError: the data cannot be read.
     """
     from tandem.models.checks import check_policy
     from tandem.rng import Seed
     from tandem.tasks import load as worlds
 
-    start: dict[str, str] = {n: options[n] for n in START_FLAGS if options[n] is not None}
-    if "task" in start and "data" not in start:
+    if options.data is None:
         path = None if model is None else model.path
-        task = worlds.load_task(start["task"], sizes, Seed(options.seed), model=path)
+        task = worlds.load_task(options.task, sizes, Seed(options.seed), model=path)
         task.base.files()
         return task
-    if model is None or set(start) != {"model", "data"}:
-        given = [f"--{name} {value}" for name, value in start.items()]
-        raise ConfigError(
-            f"given: {' '.join(given) or 'neither --task nor --model and --data'}",
-            "a run starts from a task, or from a model and data",
-            "give `--task micro`, or `--model PATH --data FILE`",
-        )
+    assert model is not None, "`check_given` has seen it"
     from tandem.tasks.own_data import task_from_files
 
     task = task_from_files(
         model,
-        start["data"],
+        options.data,
         sizes,
         reading_options(options),
         eval_data=options.eval_data,
