@@ -60,15 +60,15 @@ def test_an_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = module.main()
     said = capsys.readouterr().out
     if name == "align_your_pairs":
-        right = re.search(r"^DPO +\S+ \[.*?\] +(\d+\.\d)%", found, flags=re.M)
+        right = re.search(r"^DPO +\S+ \[.*?\] +(\d\.\d+)", found, flags=re.M)
         assert right is not None, found
-        assert float(right[1]) > 60
+        assert float(right[1]) > 0.6
     elif name == "kto_on_thumbs":
         assert float(re.findall(r"in (\d+\.\d)%", found)[0]) > 60
     elif name == "reward_over_http":
         assert found[1] > found[0]
     elif name == "label_with_a_reasoning_judge":
-        assert "0 of 200 unreadable" in said or "unreadable" in said
+        assert re.search(r": 0 of \d+ unreadable", said)
         assert found > 0.5
     else:
         config = json.loads((found / "config.json").read_text())

@@ -195,7 +195,9 @@ def sample_command(words: Sequence[str]) -> int:
     """Draw answers of a policy, to be judged by people."""
     parser = make_parser("label sample", "Draw answers of a policy, for people to judge.")
     parser.add_argument("data", type=str, help="prompts, in any known format")
-    parser.add_argument("--model", type=str, default="", help="the policy: a folder, a run, a hub id")
+    parser.add_argument(
+        "--model", type=str, default="", help="the policy: a folder, a run, a hub id"
+    )
     parser.add_argument("--out", type=str, default="", help="the Parquet file to write")
     parser.add_argument("--n", type=int, default=2, help="answers to each prompt, 2 to 9")
     parser.add_argument("--max_tokens", type=int, default=256, help="longest answer in tokens")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +16,14 @@ from transformers import (
 from tandem.errors import ConfigError
 from tandem.machine import Lora
 from tandem.rng import Seed
+
+
+@contextlib.contextmanager
+def without_peft_warnings() -> Iterator[None]:
+    """Keep one warning off the screen: PEFT asks transformers what transformers means to rename."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+        yield
 
 
 def check_targets(model: Any, lora: Lora) -> None:
@@ -91,8 +101,6 @@ def add_adapters(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:
         modules_to_save=heads,
         lora_dropout=0.0,
     )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        # PEFT asks transformers a question that transformers means to rename
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+    with torch.random.fork_rng(), without_peft_warnings():
         torch.manual_seed(int(seed))
         return get_peft_model(model, config)  # type: ignore[arg-type]

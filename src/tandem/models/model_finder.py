@@ -27,6 +27,7 @@ from tandem.machine import Machine, cache_folder
 from tandem.models import loading
 from tandem.models.checks import check_policy
 from tandem.models.folders import UNREADABLE, first_line, without_warnings
+from tandem.models.lora import without_peft_warnings
 from tandem.models.saving import save_model, stored_dtype
 from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import MODEL_FILES, Checkpoint, file_hash
@@ -136,7 +137,7 @@ def _merge_adapter(adapter: Path, depth: int) -> Path:
 
         lm = loading.load_policy(base, Machine(device="cpu"))
         try:
-            with without_warnings():
+            with without_warnings(), without_peft_warnings():
                 wrapped: Any = PeftModel.from_pretrained(lm, str(adapter))
                 merged = wrapped.merge_and_unload()
         except UNREADABLE as error:

@@ -60,7 +60,7 @@ def save_model(
     mended = _mend_generation(model, tokenizer)
     if hasattr(model, "merge_and_unload"):
         with without_warnings():
-            model.save_pretrained(out / "adapter")
+            model.save_pretrained(out / "adapter", save_embedding_layers=False)
         _same_everywhere(out / "adapter")
         model = model.merge_and_unload()
     weights = {} if dtype is None else {"state_dict": _weights_in(model, dtype)}
