@@ -179,7 +179,7 @@ def test_a_judge_that_is_never_readable_is_an_error(tmp_path: Path):
     cut = lambda path, body: chat(None, "length")  # noqa: E731
     with serving(cut) as url, pytest.raises(JudgeError, match="could be read") as error:
         list(judge_by(url, tmp_path)(pairs(3)))
-    assert "max_tokens" in error.value.do
+    assert "more room" in error.value.do
 
 
 WORTH = {"good": 2.5, "bad": -1.25}

@@ -15,10 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from tandem.data.chat.transcripts import prompt_key
 from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.tables import CellValue, Table
-from tandem.statistics import by_prompt, mean_of, rate_by_prompt
+from tandem.statistics import by_prompt, rate_by_prompt
 from tandem.statistics.numerics import Floats
 
 
@@ -36,7 +37,8 @@ def held_out_table(readings: Mapping[str, Sequence[Group]], start: str) -> Table
     compared = any(group.preferences for group in readings[start])
     rows: list[tuple[CellValue, ...]] = []
     for name, groups in readings.items():
-        loss = mean_of([_loss(group) for group in groups])
+        keys = [prompt_key(group.prompt) for group in groups]
+        loss = by_prompt([_loss(group) for group in groups], keys)
         row: tuple[CellValue, ...] = (name, loss)
         if compared:
             row += (None,) * 3 if name == start else _ratios(groups, first)
@@ -44,7 +46,7 @@ def held_out_table(readings: Mapping[str, Sequence[Group]], start: str) -> Table
     columns = ("policy", "loss of the better answer")
     if compared:
         columns += ("own reward right", "better answer", "worse answer")
-    n = len(first)
+    n = len({prompt_key(group.prompt) for group in readings[start]})
     title = f"{n} held-out prompts; nats, answers against `{start}`; 95 % intervals over prompts"
     return Table(columns, tuple(rows), title)
 
@@ -70,7 +72,7 @@ def _ratios(groups: Iterable[Group], first: Sequence[Floats]) -> tuple[CellValue
         for vote in group.preferences:
             if vote.p == 0.5:
                 continue
-            prompt.append(group.id)
+            prompt.append(prompt_key(group.prompt))
             better.append(float(ratio[vote.winner]))
             worse.append(float(ratio[vote.loser]))
             right.append(0.5 + 0.5 * float(np.sign(better[-1] - worse[-1])))

@@ -169,7 +169,11 @@ class OpenReasoningJudge:
         answer = heard[asked]
         shown = "nothing" if answer is None else f"{answer.text[-60:]!r}"
         cut = answer is not None and not answer.stopped
-        do = "give it more room: sampling.max_tokens" if cut else "look at the template"
+        do = (
+            "give it more room: asking.room, or --judge_room of `eval suite`"
+            if cut
+            else "look at the template"
+        )
         return JudgeError(
             f"no verdict of `{self.judge.name}` could be read, the first answer ends in {shown}",
             "it was cut before its verdict" if cut else "it does not end as the template asks",

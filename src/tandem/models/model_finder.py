@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tandem.errors import ModelError, nearest_name
 from tandem.machine import Machine, cache_folder
@@ -147,11 +148,23 @@ def _merge_adapter(adapter: Path, depth: int) -> Path:
                 "give the adapter beside its own base: base_model_name_or_path in "
                 f"{ADAPTER_CONFIG} names it",
             ) from error
-        own = (adapter / "tokenizer_config.json").exists()
-        tokenizer = load_tokenizer(adapter if own else base)
-        save_model(merged, tokenizer, out, dtype=stored_dtype(base))
+        save_model(merged, _adapter_tokenizer(adapter, base), out, dtype=stored_dtype(base))
 
     return _kept(f"merged-{fingerprint(mark)}", make)
+
+
+def _adapter_tokenizer(adapter: Path, base: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that was saved with the adapter, or the base's."""
+    if not (adapter / "tokenizer_config.json").exists():
+        return load_tokenizer(base)
+    try:
+        return AutoTokenizer.from_pretrained(adapter, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise ModelError(
+            f"the tokenizer of {adapter} cannot be loaded: {first_line(error)}",
+            "a tokenizer that was saved with an adapter is used with it",
+            "put the base's tokenizer files in its place, or take them out",
+        ) from error
 
 
 def _adapter_config(adapter: Path) -> dict[str, Any]:
@@ -213,7 +226,7 @@ def open_gguf(file: Path) -> Path:
     """
 
     def make(out: Path) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         try:
             with without_warnings():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -140,7 +139,6 @@ def _mend_generation(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[st
             pad_token_id=pad if isinstance(pad, int) and pad >= 0 else None,
         )
         text = f"{again}; the generation settings are saved with their special tokens alone"
-    logging.getLogger("tandem").warning("%s", text)
     return (text,)
 
 

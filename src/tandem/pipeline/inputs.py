@@ -240,8 +240,14 @@ class Inputs:
     def run_recipe(self, method: Method) -> tuple[Any, float]:
         """Run a method's recipe on what it names; return the result and its stages' seconds."""
         wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
-        given = {name: getattr(self, name) for name in wanted}
-        before = set(self.run.called)
         cfg = with_shared_parts(self.configs[method.name], self.configs)
+        unread = ("validation",) if _learns_offline(cfg) else ()
+        given = {name: None if name in unread else getattr(self, name) for name in wanted}
+        before = set(self.run.called)
         result = method.recipe(self.run, **given, cfg=cfg)
         return result, stage_seconds(self.run, set(self.run.called) - before)
+
+
+def _learns_offline(cfg: Any) -> bool:
+    """True where a recipe that may sample while it trains was told to fit pairs: no validation."""
+    return "dpo" in (getattr(part, "learn", None) for part in (cfg, getattr(cfg, "rlaif", None)))
