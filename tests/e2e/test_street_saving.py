@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 import tiny
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, ModelError
+from tandem.judges.reward_model import RewardModel
 from tandem.machine import Lora, Machine
 from tandem.methods import reward, sft
 from tandem.models.lora import check_targets
@@ -128,3 +130,22 @@ def test_a_folder_that_is_another_model_is_an_error(lora: Lora | None, tmp_path:
         fitting.save_checkpoint(
             policy, base, StageContext.at(tmp_path / "b", machine=machine), "SFT"
         )
+
+
+def test_another_program_gives_our_rewards_up_to_a_constant(tmp_path: Path):
+    base = Checkpoint(tiny.folder(tmp_path / "base"), "base")
+    cfg = reward.RewardConfig(batch=2, unit_variance=True)
+    groups = data(6)
+    r_phi = reward.fit(
+        base, groups, cfg, ctx=StageContext.at(tmp_path / "r", machine=MACHINE)
+    )  # fmt: skip
+    ours, theirs = [], []
+    lm: Any = hf.AutoModelForSequenceClassification.from_pretrained(r_phi.path)
+    for group in RewardModel(r_phi, machine=MACHINE)(groups):
+        for completion, score in zip(group.completions, group.scores, strict=True):
+            ids = torch.tensor([[*group.prompt.tokens, *completion.tokens]])
+            with torch.no_grad():
+                theirs.append(float(lm(input_ids=ids).logits))
+            ours.append(float(score))
+    assert np.std(ours) == pytest.approx(1, abs=1e-3)
+    assert np.std(np.array(ours) - np.array(theirs)) < 1e-4
