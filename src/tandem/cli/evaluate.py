@@ -49,6 +49,7 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
     from tandem.stages.judging import judge
 
     data = _needed(options, "data", "judgements, for example hh_harmless.jsonl.gz")
+    _find_models(options, "model", "reference")
     (check_policy if options.reference else check_reward)(Path(options.model))
     found = reading_options(options).read(data)
     groups = _fitting(found.groups, options.model)
@@ -105,6 +106,7 @@ def evaluate_policy_command(words: Sequence[str]) -> int:
     from tandem.runs.checkpoint import Checkpoint
     from tandem.stages.evaluate_policy import evaluate_policies, kl_temperature
 
+    _find_models(options, "model", "reference", "proxy")
     prompts, judges = _prompts(options, configs["sizes"])
     sft = Checkpoint(Path(_needed(options, "reference", "the folder of the SFT policy")), "SFT")
     mine = Checkpoint(Path(options.model), Path(options.model).name)
@@ -126,6 +128,15 @@ def _parsed(parser: ArgumentParser, words: Sequence[str], configs: Mapping[str, 
     parser.add_argument("--json", action="store_true", help="for programs")
     add_settings(parser, configs)
     return parse_words(parser, words)
+
+
+def _find_models(options: Namespace, *flags: str) -> None:
+    """Put the folder in place of each model that was given otherwise: a hub id, an adapter."""
+    from tandem.models.model_finder import find_model
+
+    for flag in flags:
+        if options[flag]:
+            options[flag] = str(find_model(options[flag]).path)
 
 
 def _needed(options: Namespace, name: str, what: str) -> str:
