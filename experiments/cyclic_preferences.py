@@ -209,11 +209,8 @@ def main() -> None:
     names = MODELS if options.pairs else MODELS[:2]
     found = {w: {str(s): one_seed(options.out, w, s, names) for s in seeds} for w in WORLDS}
     paths = found["circle"]["1"]["models"]
-    kinds = {
-        "Bradley-Terry": RewardModel,
-        "cyclic": PreferenceModel,
-        "two arguments": PreferenceModel,
-    }
+    kinds: dict[str, Callable[[Checkpoint], Judge]] = dict.fromkeys(MODELS, PreferenceModel)
+    kinds["Bradley-Terry"] = RewardModel
     models = {name: kinds[name](Checkpoint(Path(path))) for name, path in paths.items()}
     groups = written(Micro().prompts("evaluation", 16, Seed(900)), GROUP, Seed(7))
     record = {
