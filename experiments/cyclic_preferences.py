@@ -214,7 +214,8 @@ def main() -> None:
     models = {name: kinds[name](Checkpoint(Path(path))) for name, path in paths.items()}
     groups = written(Micro().prompts("evaluation", 16, Seed(900)), GROUP, Seed(7))
     record = {
-        "date": date.today().isoformat(), "commit": code_commit(), "seeds": seeds, "found": found, "models": list(names),
+        "date": date.today().isoformat(), "commit": code_commit(), "seeds": seeds, "found": found,
+        "models": list(names),
         "seconds": timed(models, list(groups), options.rounds),
     }  # fmt: skip
     for seed in (s for w in found.values() for s in w.values()):
