@@ -4,8 +4,9 @@
 
 Summaries of one to five clauses are written by program, some facts wrong, and compared by the
 people of `micro-tastes`: in the *circle* all stand in three camps, in the *ranking* all follow the
-truth with Bradley-Terry noise. Three models learn from the same 2,000 votes, from the same base:
-a Bradley-Terry reward, the scalar plus cyclic model, and the model of two arguments. They are
+truth with Bradley-Terry noise. Models learn from the same 2,000 votes, from the same base: a
+Bradley-Terry reward, the scalar plus cyclic model, and with `--pairs` (it takes longer than all
+else together) the model of two arguments. They are
 examined on 600 pairs of other prompts by the exact preference: a model's credit for a pair is the
 share of the population that agrees with its choice. Five seeds, crossed with the pairs.
 
@@ -110,8 +111,8 @@ def _cyclic(matrix: np.ndarray) -> float:
     return circles / triples
 
 
-def one_seed(out: Path, world: str, seed: int) -> dict[str, Any]:
-    """Fit the three models of a seed and examine them."""
+def one_seed(out: Path, world: str, seed: int, names: Sequence[str]) -> dict[str, Any]:
+    """Fit the models of a seed and examine them."""
     configs: dict[str, Any] = {}
     for name in ("reward", "preference", "cyclic_preference"):
         configs |= default_configs(load_method(name), "micro-tastes")
@@ -131,7 +132,8 @@ def one_seed(out: Path, world: str, seed: int) -> dict[str, Any]:
             "two arguments": (preference, configs["preference"], PreferenceModel),
         }
         models = {}
-        for name, (method, cfg, as_judge) in fits.items():
+        for name in names:
+            method, cfg, as_judge = fits[name]
             stage = name.lower().replace(" ", "-")
             models[name] = as_judge(run(stage, method.fit, base, D, cfg, name=stage))
         found = run("exam", examine, models, pairs, sixteen, people)
@@ -181,7 +183,7 @@ def _rows(record: dict[str, Any], world: str, name: str, what: str) -> np.ndarra
 
 def _table(record: dict[str, Any], world: str) -> str:
     lines = ["| model | credit | log-loss | cyclic triples |", "| --- | --- | --- | --- |"]
-    for name in ("exact", *MODELS):
+    for name in ("exact", *record["models"]):
         cells = (mean_of(_rows(record, world, name, k)) for k in ("credit", "log_loss", "cyclic"))
         lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
@@ -189,7 +191,7 @@ def _table(record: dict[str, Any], world: str) -> str:
 
 def _gains(record: dict[str, Any], world: str) -> Iterator[str]:
     base = _rows(record, world, "Bradley-Terry", "credit")
-    for name in MODELS[1:]:
+    for name in record["models"][1:]:
         gain = paired_difference(_rows(record, world, name, "credit"), base)
         yield f"- {name} less Bradley-Terry: {gain}, {'' if gain.resolved else 'not '}resolved"
 
@@ -200,20 +202,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/cyclic-preferences"))
     parser.add_argument("--page", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--pairs", action="store_true", help="also the model of two arguments")
     parser.add_argument("--rounds", type=int, default=5, help="of the clock")
     options = parser.parse_args()
     seeds = list(range(1, options.seeds + 1))
-    found = {w: {str(s): one_seed(options.out, w, s) for s in seeds} for w in WORLDS}
+    names = MODELS if options.pairs else MODELS[:2]
+    found = {w: {str(s): one_seed(options.out, w, s, names) for s in seeds} for w in WORLDS}
     paths = found["circle"]["1"]["models"]
-    kinds = {
-        "Bradley-Terry": RewardModel,
-        "cyclic": PreferenceModel,
-        "two arguments": PreferenceModel,
-    }
+    kinds: dict[str, Callable[[Checkpoint], Judge]] = dict.fromkeys(MODELS, PreferenceModel)
+    kinds["Bradley-Terry"] = RewardModel
     models = {name: kinds[name](Checkpoint(Path(path))) for name, path in paths.items()}
     groups = written(Micro().prompts("evaluation", 16, Seed(900)), GROUP, Seed(7))
     record = {
         "date": date.today().isoformat(), "commit": code_commit(), "seeds": seeds, "found": found,
+        "models": list(names),
         "seconds": timed(models, list(groups), options.rounds),
     }  # fmt: skip
     for seed in (s for w in found.values() for s in w.values()):
