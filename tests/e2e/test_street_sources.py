@@ -175,6 +175,14 @@ def test_only_what_was_asked_for_and_what_came_out(tmp_path: Path, capsys, monke
         assert torch.allclose(one(input_ids=IDS).logits, two(input_ids=IDS).logits, atol=1e-5)
 
 
+def test_an_adapter_over_sft_names_the_model_after_sft(tmp_path: Path, capsys):
+    run = trained(tmp_path, "--machine.lora.rank", "2", "--sft.steps", "2", "--evaluate", "none")
+    assert cli.main(["export", str(run), "--out", str(tmp_path / "lora"), "--adapter"]) == 0
+    named = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    assert Path(named["base_model_name_or_path"]) == next(run.glob("*-sft")).resolve() / "artifact"
+    assert "not evaluated, as asked" in capsys.readouterr().out
+
+
 def test_gguf_is_written_by_the_program_whose_format_it_is(tmp_path: Path, capsys, monkeypatch):
     source = model(tmp_path / "model")
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -35,7 +35,9 @@ def export_model_command(words: Sequence[str]) -> int:
     converter = exporting.find_gguf_converter() if options.gguf else None
     policy, run = _policy(options.run)
     if options.adapter:
-        exporting.export_adapter(policy, out, None if run is None else _base_of(run))
+        base = None if run is None else _adapter_base(run, policy)
+        exporting.export_adapter(policy, out, base)
+        print(f"the adapter stands on {base or 'a model that nobody knows here'}")
     else:
         exporting.export_weights(policy, out, options.dtype)
     if converter is not None:
@@ -72,18 +74,29 @@ def _policy(given: str) -> tuple[Path, Path | None]:
     """Return a policy's folder, and that of the run that made it, where one did."""
     from tandem.models.checks import check_policy
     from tandem.models.model_finder import find_model
-    from tandem.runs.policies import is_run, is_stage, policy_of
+    from tandem.runs.policies import is_run, policy_of
 
     folder = Path(given).expanduser()
     if (policy := policy_of(folder) if folder.is_dir() else None) is not None:
         run = folder if is_run(folder) else folder.parent
-        return policy.path, run if is_run(run) and not is_stage(run) else None
+        return policy.path, run if is_run(run) else None
     found = find_model(given).path
     check_policy(found)
     return found, None
 
 
-def _base_of(run: Path) -> str | None:
+def _adapter_base(run: Path, policy: Path) -> str | None:
+    """Return what an adapter stands on, as others will look for it: the model that was given to
+    the run, or the folder of an earlier stage (SFT), whose weights are others."""
+    from tandem.models.model_finder import find_model
+    from tandem.runs.policies import run_policies
+    from tandem.runs.records import read_record
+
+    init = read_record(policy.parent).arguments.get("init")
+    wanted = init.get("checkpoint") if isinstance(init, dict) else None
     file = run / "run.toml"
     model = read_file(file).get("model") if file.is_file() else None
-    return model if isinstance(model, str) else None
+    if isinstance(model, str) and find_model(model).hash == wanted:
+        return model
+    earlier = [p for _, p in run_policies(run) if p.hash == wanted]
+    return str(earlier[0].path.resolve()) if earlier else None

@@ -108,10 +108,8 @@ def cost_lines(stages: Iterable[PlannedStage], model: Path, machine: Machine) ->
         tokens = 6 * stage.trained + 2 * stage.read + 2 * SLOW * stage.drawn
         seconds = weights * tokens / (REACHED * speed)
         total, rest = total + seconds, rest or not stage.known
-        about = spell_duration(seconds) if stage.known else "not estimated"
-        lines.append(
-            f"  {stage.name:<14} about {about:<9} {stage.work}".replace("about not", "not")
-        )
+        about = f"about {spell_duration(seconds)}" if stage.known else "not estimated"
+        lines.append(f"  {stage.name:<14} {about:<15} {stage.work}")
     more = " and what is not estimated" if rest else ""
     head = (
         f"cost: about {spell_duration(total)}{more}, for {weights / 1e6:,.3g} million weights at "
