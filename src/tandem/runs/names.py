@@ -117,6 +117,7 @@ RECORDED: dict[str, str] = {
     "Annotator": "tandem.tasks.micro.annotators.Annotator",
     "Camps": "tandem.tasks.micro.annotators.Camps",
     "Drifting": "tandem.tasks.micro.annotators.Drifting",
+    "DriftingTruth": "tandem.tasks.micro.annotators.DriftingTruth",
     "Skill": "tandem.tasks.micro.skills.Skill",
     "Quality": "tandem.tasks.micro.posts.Quality",
     "Manner": "tandem.tasks.micro.dialogue.Manner",

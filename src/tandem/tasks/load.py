@@ -20,14 +20,20 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes, Task, constraints, gsm8k
 from tandem.tasks.micro import ASSETS, Micro
+from tandem.tasks.micro.annotators import Drift, Drifting, DriftingTruth
 from tandem.tasks.micro.feedback import FEEDBACK_FORMATS
 
 MICRO = {
     "micro": Micro("summaries"),
     "micro-shared": Micro("summaries", shared=0.9),
+    "micro-rotation": Micro("summaries"),
+    "micro-flip": Micro("summaries"),
     "micro-dialogue": Micro("dialogue"),
     "micro-arithmetic": Micro("arithmetic"),
 }
+
+DRIFTS: dict[str, Drift] = {"micro-rotation": "rotation", "micro-flip": "flip"}
+"""Tasks whose annotators' taste moves, and how; only `tandem iterate` has rounds."""
 
 
 def task_settings(task: str | None) -> dict[str, Any]:
@@ -111,6 +117,10 @@ def check_task_model(task: str, model: str | None) -> None:
 
 def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
     task = MICRO[name]
+    people, truth = task.annotator(sizes.flips, at.at("annotator")), task.truth()
+    if name in DRIFTS:
+        taste = Drifting(DRIFTS[name], flips=sizes.flips, seed=at.at("annotator"))
+        people, truth = taste, DriftingTruth(taste)
     asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
     evaluation = task.prompts("evaluation", sizes.evaluation, examined)
     return Task(
@@ -125,8 +135,8 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
         evaluation=evaluation,
         weaker=sizes.weaker,
         references=task.references(evaluation),
-        annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
-        truth=task.truth(),
+        annotator=people,
+        truth=truth,
         wording=task.wording,
         formats=FEEDBACK_FORMATS,
         same=task.same(),

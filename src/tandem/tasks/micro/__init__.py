@@ -23,7 +23,15 @@ from tandem.errors import ConfigError, DataError, ModelError, nearest_name
 from tandem.judges.agreement import Equivalence
 from tandem.rng import Seed
 from tandem.tasks.micro import posts
-from tandem.tasks.micro.annotators import START_SEED, Annotator, Camps, Drifting, Truth, known_facts
+from tandem.tasks.micro.annotators import (
+    START_SEED,
+    Annotator,
+    Camps,
+    Drifting,
+    DriftingTruth,
+    Truth,
+    known_facts,
+)
 from tandem.tasks.micro.arithmetic import WORDING
 from tandem.tasks.micro.same_facts import SameFacts
 from tandem.tasks.micro.skills import DEMONSTRATION, SKILLS, draw_prompts
@@ -37,6 +45,7 @@ __all__ = [
     "Annotator",
     "Camps",
     "Drifting",
+    "DriftingTruth",
     "SameFacts",
     "Micro",
     "SkillName",
