@@ -89,7 +89,7 @@ def run_command_line(words: Sequence[str]) -> int:
     if options.dry_run:
         print(plan_text(options, resolved, task))
         return 0
-    return _go(method, options, configs, task, resolved, rules)
+    return _run_and_print(method, options, configs, task, resolved, rules)
 
 
 def iterate_command(words: Sequence[str]) -> int:
@@ -97,7 +97,7 @@ def iterate_command(words: Sequence[str]) -> int:
     return run_command_line(["iterated_rlhf", *words])
 
 
-def _go(
+def _run_and_print(
     method: Method,
     options: Namespace,
     configs: Mapping[str, Any],
@@ -105,7 +105,7 @@ def _go(
     resolved: Mapping[str, Any],
     rules: EncodingRules,
 ) -> int:
-    from tandem.pipeline.evaluate import run_method
+    from tandem.pipeline.run_method import run_method
     from tandem.runs.run import Run
 
     path = run_folder(method.name, options, task)
