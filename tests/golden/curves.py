@@ -90,6 +90,9 @@ CASES: dict[str, Case] = {
     "rlaif": Case("rlaif", {"pairs": 8}, "micro-dialogue"),
     "cai": Case("cai", {"K": 1}, "micro-dialogue"),
     "rlp": Case("rlp", {"n": 3, "gamma": 0.4}),
+    "iterated_rlhf": Case(
+        "iterated_rlhf", {"rounds": 2, "labels": 12, "growth": 1.0, "comparisons": 6}
+    ),
     "rlp-uml": Case("rlp", {"n": 3, "gamma": None, "lam": 0.5}),
 }
 

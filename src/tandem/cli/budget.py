@@ -54,9 +54,9 @@ def _report(done: int, of: int) -> None:
 def _parser() -> Any:
     parser = make_parser(
         "budget",
-        "Say what a budget for labels should be spent on: how many demonstrations and rounds, "
-        "whose answers are compared, how pairs are chosen. Plans are tried in simulated worlds, or "
-        "in one made of the first labels of your own (--pilot, --model).",
+        "Say what a budget for labels should be spent on: demonstrations, rounds, whose answers "
+        "are compared, how pairs are chosen. Plans are tried in simulated worlds, or in one made "
+        "of the first labels of your own (--pilot, --model).",
     )
     parser.add_argument("--total", type=float, default=0.0, help="what may be spent")
     parser.add_argument("--cost_pair", type=float, default=1.0, help="of one comparison")

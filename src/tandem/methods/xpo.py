@@ -24,17 +24,19 @@ from tandem.batching.ragged import Ragged
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Engine, Sampling
+from tandem.engines.open_engine import open_engine
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
 from tandem.methods.online_dpo import OnlineDPOAlgorithm, OnlineDPOConfig, OnlineLoss
 from tandem.models.packed import ActorCritic
+from tandem.models.tokenizers import load_tokenizer
 from tandem.ranges import Count, NotNegative, Positive, check_ranges
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
 from tandem.training.fitting import open_trained, require_value
-from tandem.training.on_policy import open_engine, train_on_policy
+from tandem.training.on_policy import train_on_policy
 from tandem.training.optim import Optim
 from tandem.training.rollout_models import RolloutModels
 from tandem.training.rollouts import Experience, RolloutConfig, RolloutShape
@@ -200,7 +202,8 @@ def fit(
     rollout = RolloutConfig(shape, sampling, validation)
     policy = ActorCritic(open_trained(init, ctx))
     models = RolloutModels.open(policy, init, reward, ref=ref, sampling=sampling, ctx=ctx)
-    reference = open_engine(models.reference, ref or init, REFERENCE, ctx.machine)
+    tokenizer = load_tokenizer((ref or init).path)
+    reference = open_engine(models.reference, tokenizer, ctx.machine, name=REFERENCE)
     algorithm = XPOAlgorithm(models, cfg, reference, sampling, ctx.seed)
     return train_on_policy(
         models, algorithm, prompts, rollout, cfg.optim, init=init, name=name, ctx=ctx

@@ -50,7 +50,7 @@ def run_method(
     inputs = Inputs(run, task, configs, start)
     result, spent = inputs.run_recipe(method)
     if method.row.fits == "rounds":
-        return f"{last_result(run, 'rounds')['text']}\n\n{cost_table(run)}"
+        return f"{find_result(run, 'rounds')['text']}\n\n{cost_table(run)}"
     if evaluation == "none":
         return f"not evaluated, as asked\n\n{cost_table(run)}"
     if evaluation == "quick" and method.row.fits != "solver":
@@ -87,7 +87,7 @@ def evaluate_fully(inputs: Inputs, method: Method, result: Any, spent: float) ->
     return "\n\n".join(parts)
 
 
-def last_result(run: Run, stage: str) -> dict[str, Any]:
+def find_result(run: Run, stage: str) -> dict[str, Any]:
     """Return what a finished stage of this run found."""
     (found,) = (r for r in run.records() if r.name == stage)
     return found.load()

@@ -128,6 +128,7 @@ RECORDED: dict[str, str] = {
     "Camps": "tandem.tasks.micro.annotators.Camps",
     "Tastes": "tandem.tasks.micro.annotators.Tastes",
     "Drifting": "tandem.tasks.micro.annotators.Drifting",
+    "DriftingTruth": "tandem.tasks.micro.annotators.DriftingTruth",
     "Skill": "tandem.tasks.micro.skills.Skill",
     "Quality": "tandem.tasks.micro.posts.Quality",
     "Manner": "tandem.tasks.micro.dialogue.Manner",

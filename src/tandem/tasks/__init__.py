@@ -25,6 +25,8 @@ TASKS: dict[str, str] = {
     "micro": "summaries in a small language: truth is known, a laptop is enough",
     "micro-shared": "summaries whose demonstrations share their inventions: agreement misleads",
     "micro-tastes": "summaries that three camps judge: a preference that goes in a circle",
+    "micro-rotation": "summaries for people whose taste turns from round to round, to short ones",
+    "micro-flip": "summaries for people who like them short, and from round 3 on long",
     "micro-dialogue": "helpful and harmful requests in the same language",
     "micro-arithmetic": "word problems with a chain of thought and one checkable answer",
     "constraints": "instructions with constraints that a program checks, for a chat model of yours",

@@ -15,6 +15,7 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes, Task, constraints
 from tandem.tasks.micro import ASSETS, Micro
+from tandem.tasks.micro.annotators import Drift, Drifting, DriftingTruth
 from tandem.tasks.micro.feedback import FEEDBACK_FORMATS
 
 TASTES = "micro-tastes"
@@ -22,9 +23,14 @@ MICRO = {
     "micro": Micro("summaries"),
     "micro-shared": Micro("summaries", shared=0.9),
     TASTES: Micro("summaries"),
+    "micro-rotation": Micro("summaries"),
+    "micro-flip": Micro("summaries"),
     "micro-dialogue": Micro("dialogue"),
     "micro-arithmetic": Micro("arithmetic"),
 }
+
+DRIFTS: dict[str, Drift] = {"micro-rotation": "rotation", "micro-flip": "flip"}
+"""Tasks whose annotators' taste moves, and how; only `tandem iterate` has rounds."""
 
 
 def task_settings(task: str | None) -> dict[str, Any]:
@@ -111,6 +117,7 @@ def check_task_model(task: str, model: str | None) -> None:
 @lru_cache(maxsize=4)
 def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
     task = MICRO[name]
+    people, truth = _judges_of(name, task, sizes, at.at("annotator"))
     asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
     evaluation = task.prompts("evaluation", sizes.evaluation, examined)
     return Task(
@@ -125,18 +132,22 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
         evaluation=evaluation,
         weaker=sizes.weaker,
         references=task.references(evaluation),
-        annotator=_annotator_of(name, task, sizes, at.at("annotator")),
-        truth=None if name == TASTES else task.truth(),
+        annotator=people,
+        truth=truth,
         wording=task.wording,
         formats=FEEDBACK_FORMATS,
         same=task.same(),
     )
 
 
-def _annotator_of(name: str, task: Micro, sizes: Sizes, seed: Seed) -> Judge:
+def _judges_of(name: str, task: Micro, sizes: Sizes, seed: Seed) -> tuple[Judge, Judge | None]:
+    """Who compares answers, and the truth where there is one."""
     if name == TASTES:
-        return task.tastes(cyclic=sizes.cyclic, flips=sizes.flips, seed=seed)
-    return task.annotator(flips=sizes.flips, seed=seed)
+        return task.tastes(cyclic=sizes.cyclic, flips=sizes.flips, seed=seed), None
+    if name in DRIFTS:
+        taste = Drifting(DRIFTS[name], flips=sizes.flips, seed=seed)
+        return taste, DriftingTruth(taste)
+    return task.annotator(flips=sizes.flips, seed=seed), task.truth()
 
 
 def _load_constraints(model: Path, sizes: Sizes, at: Seed, examined: Seed) -> Task:

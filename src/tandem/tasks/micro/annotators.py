@@ -325,3 +325,19 @@ class Drifting:
     def at_round(self, round: int) -> Drifting:
         """Return the same people in another round."""
         return replace(self, round=round)
+
+
+@dataclass(frozen=True)
+class DriftingTruth:
+    """Writes what a text is worth to people whose taste moves, as it is in their round."""
+
+    taste: Drifting = Drifting()
+    name: str = "truth"
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the same groups with `scores`."""
+        return self.taste.scores(groups)
+
+    def at_round(self, round: int) -> DriftingTruth:
+        """Return the truth of another round."""
+        return replace(self, taste=self.taste.at_round(round))
