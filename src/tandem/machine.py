@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tandem.errors import ConfigError
-from tandem.ranges import Count, NotNegative, Positive, Range, check_ranges
+from tandem.errors.ranges import Count, NotNegative, Positive, Range, check_ranges
 
 GIB = 2**30
 """Bytes."""

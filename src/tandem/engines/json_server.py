@@ -23,8 +23,8 @@ from tandem.engines.language_models.chat_answer import LARGEST_BODY
 from tandem.engines.language_models.response_cache import ResponseCache, request_key
 from tandem.engines.language_models.retry import Retrier, RetryPolicy, TransientError
 from tandem.errors import ConfigError, EngineError
+from tandem.errors.ranges import Count, check_ranges
 from tandem.machine import cache_folder
-from tandem.ranges import Count, check_ranges
 
 Body = dict[str, Any]
 

@@ -12,11 +12,11 @@ from tandem.engines.language_models.addresses import check_address
 from tandem.engines.language_models.local import LocalModel
 from tandem.engines.language_models.openai import Server
 from tandem.errors import ConfigError
+from tandem.errors.ranges import Count, Range, check_ranges
 from tandem.judges.llm import Average, Labeller, Orders
 from tandem.judges.reasoning import ReasoningJudge
 from tandem.judges.templates import CompareFormat
 from tandem.machine import WHEN_CHANGED
-from tandem.ranges import Count, Range, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 
 

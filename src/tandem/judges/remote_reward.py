@@ -36,10 +36,10 @@ from tandem.data.record import Group, Preference, Prompt
 from tandem.engines.json_server import Body, JsonServer, JsonSession
 from tandem.engines.language_models import messages_of
 from tandem.errors import ConfigError, EngineError
+from tandem.errors.ranges import Count, check_ranges
 from tandem.judges.llm import neighbour_pairs
 from tandem.judges.templates import asked_text
 from tandem.machine import Machine
-from tandem.ranges import Count, check_ranges
 
 Route = Literal["rewards", "classify", "pooling", "score"]
 GROUPS_PER_ROUND = 256

@@ -27,6 +27,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.errors.ranges import Count, CountOrZero, Positive, Range, Share, check_ranges
 from tandem.judges import Judge
 from tandem.judges.agreement import Equivalence
 from tandem.judges.ai_feedback import AIFeedback
@@ -40,7 +41,6 @@ from tandem.methods.dpo import DPOConfig
 from tandem.methods.ppo import PPOConfig
 from tandem.methods.reward import RewardConfig
 from tandem.methods.rlp import RLPConfig
-from tandem.ranges import Count, CountOrZero, Positive, Range, Share, check_ranges
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
@@ -280,7 +280,7 @@ def log_questions(run: Run, t: int, questions: Groups, so_far: int, prompts: int
     run.events.log("questions", tranche=t, questions=len(questions), text=text)
 
 
-def is_held_out(group: Group, share: float) -> bool:
+def is_kept_for_evaluation(group: Group, share: float) -> bool:
     """True for prompts on which rewards are only measured, in whatever tranche they come."""
     return SPLIT.at("held out", group.prompt.text).uniform() < share
 
@@ -306,7 +306,7 @@ def training_part(
             g
             for g in tranche
             if g.preferences
-            and not is_held_out(g, out)
+            and not is_kept_for_evaluation(g, out)
             and (share == 1 or SPLIT.at("forget", g.id).uniform() < share)
         ]
     return Groups.of(kept)
@@ -314,7 +314,9 @@ def training_part(
 
 def held_out_part(tranche: Groups, cfg: IteratedRLHFConfig) -> Groups:
     """Return a tranche's comparisons on which rewards are only measured."""
-    return Groups.of(g for g in tranche if g.preferences and is_held_out(g, cfg.held_out))
+    return Groups.of(
+        g for g in tranche if g.preferences and is_kept_for_evaluation(g, cfg.held_out)
+    )
 
 
 def log_rounds(

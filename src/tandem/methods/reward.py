@@ -17,11 +17,11 @@ import torch
 from tandem.batching.batch import Batch, Outputs, Pairs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
+from tandem.errors.ranges import Count, LabelNoise, NotNegative, Positive, check_ranges
 from tandem.machine import Machine
 from tandem.models.forward import forward_groups
 from tandem.models.packed import PackedModel
 from tandem.objectives.reward import bradley_terry, rank_weight
-from tandem.ranges import Count, LabelNoise, NotNegative, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.events import Events

@@ -12,10 +12,10 @@ from typing import Annotated
 
 from tandem.data.groups import Groups, Prompts
 from tandem.data.verifiable import QuestionFormat
+from tandem.errors.ranges import LabelNoise, Range, Share, check_ranges
 from tandem.judges import Judge
 from tandem.judges.agreement import Equivalence
 from tandem.judges.templates import FeedbackFormats
-from tandem.ranges import LabelNoise, Range, Share, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 
 Size = Annotated[int, Range(1, 1_000_000)]

@@ -44,8 +44,8 @@ from tandem.engines.language_models.retry import (
     read_limited,
 )
 from tandem.errors import ConfigError, EngineError
+from tandem.errors.ranges import Count, NotNegative, check_ranges
 from tandem.machine import Machine, cache_folder
-from tandem.ranges import Count, NotNegative, check_ranges
 from tandem.rng import Seed
 
 LABEL_TOKENS = 4

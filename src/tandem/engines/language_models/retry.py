@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from tandem.engines.language_models.chat_answer import LARGEST_BODY
 from tandem.errors import ConfigError, EngineError
-from tandem.ranges import CountOrZero, NotNegative, Positive, check_ranges
+from tandem.errors.ranges import CountOrZero, NotNegative, Positive, check_ranges
 from tandem.rng import Seed
 
 _A = TypeVar("_A")
