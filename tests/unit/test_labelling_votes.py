@@ -15,7 +15,13 @@ from labels import asked, begin, everything, join, say, take
 from postgres import ABSENT, Postgres, is_there
 from tandem.errors import ConfigError, DataError
 from tandem.labelling import people, vote_store
-from tandem.labelling.assignment import Project, find_ticket, load_project, next_ticket
+from tandem.labelling.assignment import (
+    Project,
+    find_ticket,
+    keep_lease,
+    load_project,
+    next_ticket,
+)
 from tandem.labelling.judgements import load_votes
 from tandem.labelling.questions import Questions
 from tandem.labelling.schema import event, item, lease
@@ -254,7 +260,9 @@ def test_taking_a_skip_back_does_not_take_a_place_that_others_have(start):
         vote_store.record_skip(connection, ann, ticket.token, Judgement("s", reason="unclear"))
     say(database, bob, take(database, bob))
     with database.write() as connection:
-        assert vote_store.record_undo(connection, ann, "u", Project()).token == ticket.token
+        back = vote_store.record_undo(connection, ann, "u", Project())
+        assert back.token == ticket.token
+        keep_lease(connection, back, Project())  # an open page asks for it every minute
     assert say(database, ann, ticket).kind == "late"
     assert [v.pseudonym for v in counted(database)] == [bob.pseudonym]
 

@@ -222,6 +222,13 @@ def renew_lease(connection: sa.Connection, token: str, project: Project) -> None
     )
 
 
+def keep_lease(connection: sa.Connection, ticket: Ticket, project: Project) -> None:
+    """Renew a lease that still holds a place; one whose place went to others is not revived."""
+    now = time.time()
+    if ticket.expires_at > now or has_room(connection, ticket.item_id, ticket.person_id, now):
+        renew_lease(connection, ticket.token, project)
+
+
 def has_room(connection: sa.Connection, item_id: int, person_id: int, now: float) -> bool:
     """Whether an item can take one more vote beside the live leases of others."""
     open_, votes, wanted, gold = connection.execute(

@@ -25,9 +25,9 @@ from tandem.labelling.assignment import (
     Project,
     Ticket,
     find_ticket,
+    keep_lease,
     load_project,
     next_ticket,
-    renew_lease,
 )
 from tandem.labelling.people import Person
 from tandem.labelling.refit import latest_refit
@@ -117,9 +117,10 @@ def undo_route(request: Asked, data: Form, visitor: Visitor, room: Room) -> Resp
 def keep_route(token: Token, visitor: Visitor, room: Room) -> None:
     """Keep the place of a question whose page is open."""
     with room.database.write() as connection:
-        if find_ticket(connection, token, visitor) is None:
+        ticket = find_ticket(connection, token, visitor)
+        if ticket is None:
             raise NotFoundException
-        renew_lease(connection, token, load_project(connection) or Project())
+        keep_lease(connection, ticket, load_project(connection) or Project())
 
 
 @get("/label/{token:str}/answer/{place:int}", sync_to_thread=True, media_type="text/plain")
