@@ -226,7 +226,7 @@ class SelectiveGRPO(GRPOAlgorithm):
         super().__init__(models, cfg, longest)
         self._seen = self._kept = 0
 
-    def part(self, groups: list[Group]) -> tuple[list[Group], list[Group]]:
+    def part_groups(self, groups: list[Group]) -> tuple[list[Group], list[Group]]:
         """Judge fresh samples; return the groups in which scores differ, and the others."""
         judged = super().judge_samples(groups)
         spread = has_score_spread(self.models.scores(judged), _group(judged))
@@ -237,7 +237,7 @@ class SelectiveGRPO(GRPOAlgorithm):
         return kept, [g for g, yes in zip(judged, differs, strict=True) if not yes]
 
     def judge_samples(self, groups: list[Group]) -> list[Group]:
-        """Return the groups: `part` has judged them."""
+        """Return the groups: `part_groups` has judged them."""
         return groups
 
     def experience(self, groups: list[Group]) -> Experience:

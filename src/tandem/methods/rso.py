@@ -55,7 +55,7 @@ class RSOConfig:
 
     Attributes:
         source: where pairs come from: `rso`, `sft` (sft-sample-rank) or `direct`.
-        pool: candidates a prompt, for `rso`.
+        pool: candidates a prompt, for `rso`, and for `sft` with `dedupe`.
         keep: answers a prompt that are paired, for `rso` and `sft` alike.
         beta: temperature of the tilt; 0 is top-k, infinity plain samples.
         unit: of beta: the ranker's `score`, or each prompt's `spread` of scores.
@@ -100,8 +100,8 @@ class RSOConfig:
         return rejection(beta, self.keep, dedupe=self.dedupe, unit=self.unit)
 
     @property
-    def drawn(self) -> int:
-        """Candidates a prompt: `sft` needs more than it keeps only to find different ones."""
+    def candidates(self) -> int:
+        """Answers drawn a prompt: `sft` needs more than it keeps only to find different ones."""
         return self.pool if self.source == "rso" or self.dedupe else self.keep
 
 
@@ -137,7 +137,7 @@ def recipe(
         D = run("distinct", select, D, distinct()) if cfg.dedupe else D
         return run("policy", dpo.fit, pi_sft, D, cfg.dpo, name=name)
     r_psi, rho_psi = open_ranker(run, pi_sft, prompts, D, r_phi, sampling, cfg)  # 1
-    pool = run("pool", sample, pi_sft, prompts, n=cfg.drawn, sampling=sampling)  # 2
+    pool = run("pool", sample, pi_sft, prompts, n=cfg.candidates, sampling=sampling)  # 2
     pool = run("scores", judge, pool, r_psi)
     Y = run("accepted", select, pool, cfg.accept)  # 3
     if cfg.source == "rso":

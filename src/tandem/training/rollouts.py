@@ -147,7 +147,7 @@ class Algorithm(Protocol):
 class SelectiveAlgorithm(Algorithm, Protocol):
     """An algorithm that trains on some of its samples: the round is filled up with others."""
 
-    def part(self, groups: list[Group]) -> tuple[list[Group], list[Group]]:
+    def part_groups(self, groups: list[Group]) -> tuple[list[Group], list[Group]]:
         """Judge fresh samples; return those to train on and the others, judged."""
         ...
 
@@ -217,8 +217,8 @@ class RolloutSource:
     def _sampled(self, policy: nn.Module) -> Experience:
         start = time.monotonic()
         self.engine.load(actor_of(policy))
-        groups, drawn, spent = self._filled_round()
         with torch.no_grad():
+            groups, drawn, spent = self._filled_round()
             found = self.algorithm.experience(groups)
         tokens = sum(len(c.tokens) for g in drawn for c in g.completions)
         times = {
@@ -249,7 +249,9 @@ class RolloutSource:
             drawn += fresh
             algorithm = self.algorithm
             kept, left = (
-                algorithm.part(fresh) if isinstance(algorithm, SelectiveAlgorithm) else (fresh, [])
+                algorithm.part_groups(fresh)
+                if isinstance(algorithm, SelectiveAlgorithm)
+                else (fresh, [])
             )
             groups, spare = groups + kept, spare + left
             if len(groups) >= room:
