@@ -4,10 +4,10 @@
 
 Summaries of one to five clauses are written by program, some facts wrong, and compared by the
 people of `micro-tastes`: in the *circle* all stand in three camps, in the *ranking* all follow the
-truth with Bradley-Terry noise. Models learn from the same 2,000 votes, from the same base: a
+truth with Bradley-Terry noise. Models learn from the same 1,000 votes, from the same base: a
 Bradley-Terry reward, the scalar plus cyclic model, and with `--pairs` (it takes longer than all
 else together) the model of two arguments. They are
-examined on 600 pairs of other prompts by the exact preference: a model's credit for a pair is the
+examined on 400 pairs of other prompts by the exact preference: a model's credit for a pair is the
 share of the population that agrees with its choice. Five seeds, crossed with the pairs.
 
 Expected, written before the first run: in the circle both preference models beat Bradley-Terry in
@@ -51,7 +51,7 @@ from tandem.tasks.micro import Micro, Tastes, posts
 
 WORLDS = {"circle": 1.0, "ranking": 0.0}
 MODELS = ("Bradley-Terry", "cyclic", "two arguments")
-TRAIN, TEST, GROUP = 2000, 600, 16
+TRAIN, TEST, GROUP = 1000, 400, 16
 CLAUSES = ((1, 0.2), (2, 0.25), (3, 0.3), (4, 0.15), (5, 0.1))
 WRONG = 0.15
 
@@ -124,7 +124,7 @@ def one_seed(out: Path, world: str, seed: int, names: Sequence[str]) -> dict[str
         test = task.prompts("evaluation", TEST, Seed(900))
         D = run("D", judge, run("train", encode, train, base), people)
         pairs = run("test", encode, written(test, 2, at.at("test")), base)
-        many = written(test[:40], GROUP, at.at("many"))
+        many = written(test[:20], GROUP, at.at("many"))
         sixteen = run("sixteen", encode, many, base)
         fits: dict[str, tuple[Any, Any, Callable[[Checkpoint], Judge]]] = {
             "Bradley-Terry": (reward, configs["reward"], RewardModel),

@@ -16,7 +16,7 @@ from climbing import FP32, Heard
 from tandem.batching.batch import Pairs
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
-from tandem.errors import ConfigError, JudgeError, ModelError
+from tandem.errors import ConfigError, DataError, JudgeError, ModelError
 from tandem.judges.open_preference import OpenPreference, open_preference
 from tandem.judges.preference_model import PreferenceModel, cyclic_log_odds_matrix
 from tandem.judges.reward_model import RewardModel
@@ -199,6 +199,24 @@ def test_any_judge_can_be_asked():
     np.testing.assert_allclose(p, 1 / (1 + np.exp([-2.0, 1.0])))
     (p,) = open_preference(Clicks(), FP32)([(g, [(0, 1), (1, 2)])])
     np.testing.assert_allclose(p, [0.2, 0.5])
+
+
+def test_answers_in_other_tokens_are_read_as_text(models):
+    """Two groups whose tokens are two tokenizers' are joined without a mark of whose they are."""
+    seen: list[Group] = []
+
+    def listen(asked):
+        for g, pairs in asked:
+            seen.append(g)
+            yield np.full(len(pairs), 0.5)
+
+    mine = Group(Prompt("q", "?", meta={"tokenizer": "a", "x": 1}), (Completion("a"),))
+    theirs = Group(Prompt("q", "?", meta={"tokenizer": "b", "x": 1}), (Completion("b"),))
+    list(OpenPreference(listen, "x").against([mine, mine], [theirs, mine]))
+    assert [g.prompt.meta for g in seen] == [{"x": 1}, {"tokenizer": "a", "x": 1}]
+    other = Group(Prompt("r", "?"), (Completion("b"),))
+    with pytest.raises(DataError, match="`q` stands beside `r`"):
+        list(OpenPreference(listen, "x").against([mine], [other]))
 
 
 def test_what_is_no_probability_is_refused():

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from climbing import FP32, SHORT, Heard, prompts, somewhere
 from tandem.data.record import FloatArray, Group, Preference
 from tandem.engines import Sampling
-from tandem.errors import ConfigError
+from tandem.errors import ConfigError, ModelError
 from tandem.judges.open_preference import GroupPairs, PairProbability
 from tandem.machine import Lora
 from tandem.methods import best_response, nash_ema, nash_md, past_play, self_play
@@ -227,6 +227,15 @@ def test_a_best_response_meets_the_policy_that_is_named(init: Path, tmp_path: Pa
     plain = played(cfg, init, tmp_path / "a")
     named = played(cfg, init, tmp_path / "b", against=other)
     assert any(not torch.equal(x, weights(named)[k]) for k, x in weights(plain).items())
+
+
+def test_a_policy_of_other_tokens_cannot_be_played_against(init: Path, tmp_path: Path):
+    stranger = folder(tmp_path / "stranger")
+    from worlds import letters
+
+    letters(40).save_pretrained(stranger)
+    with pytest.raises(ModelError, match="another tokenizer"):
+        ReferenceOpponent(players(init, against=Checkpoint(stranger, "stranger")))
 
 
 def test_greedy_play_is_refused(init: Path, tmp_path: Path):

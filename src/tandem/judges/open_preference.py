@@ -22,9 +22,10 @@ import numpy as np
 
 from tandem.data.pair_sequences import Pair
 from tandem.data.record import FloatArray, Group
-from tandem.errors import JudgeError
+from tandem.errors import DataError, JudgeError
 from tandem.judges import Judge, ScoringFunction, open_judge
 from tandem.machine import Machine
+from tandem.models.tokenise import TOKENIZER_KEY
 from tandem.statistics import win_probability_of
 
 GroupPairs = tuple[Group, Sequence[Pair]]
@@ -86,7 +87,11 @@ class OpenPreference:
             yield matrix
 
     def against(self, mine: Iterable[Group], theirs: Iterable[Group]) -> Iterator[FloatArray]:
-        """Yield [n, m] for two groups of the same prompt: P(my completion i beats their j)."""
+        """Yield [n, m] for two groups of the same prompt: P(my completion i beats their j).
+
+        Raises:
+            DataError: two groups have different prompts.
+        """
         shapes, asked = itertools.tee(zip(mine, theirs, strict=True))
         for (a, b), p in zip(shapes, self(_crossed(a, b) for a, b in asked), strict=True):
             yield p.reshape(len(a), len(b))
@@ -114,8 +119,22 @@ def _both(
 
 
 def _crossed(mine: Group, theirs: Group) -> GroupPairs:
+    """Join two groups, and pair each completion of the first with each of the second.
+
+    Where their tokens are of two tokenizers, the mark of whose they are is taken off, so that a
+    model reads the texts.
+    """
+    if mine.id != theirs.id:
+        raise DataError(
+            f"prompt `{mine.id}` stands beside `{theirs.id}`",
+            "a comparison is between answers to the same prompt",
+            "sample both from the same prompts, in the same order",
+        )
     n, m = len(mine), len(theirs)
-    both = Group(mine.prompt, mine.completions + theirs.completions)
+    prompt, meta = mine.prompt, mine.prompt.meta
+    if meta.get(TOKENIZER_KEY) != theirs.prompt.meta.get(TOKENIZER_KEY):
+        prompt = replace(prompt, meta={k: v for k, v in meta.items() if k != TOKENIZER_KEY})
+    both = Group(prompt, mine.completions + theirs.completions)
     return both, list(itertools.product(range(n), range(n, n + m)))
 
 

@@ -29,11 +29,12 @@ from torch import Tensor, nn
 from tandem.data.record import Completion, Group
 from tandem.engines import Engine, Sampling
 from tandem.engines.open_engine import open_engine
+from tandem.errors import ModelError
 from tandem.judges.open_preference import OpenPreference
 from tandem.machine import process_rank
 from tandem.models.opening import open_policy
 from tandem.models.packed import PackedModel
-from tandem.models.tokenizers import load_tokenizer
+from tandem.models.tokenizers import load_tokenizer, same_tokens
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
 
@@ -114,6 +115,7 @@ class ReferenceOpponent:
     def __init__(self, players: Players) -> None:
         frozen = players.reference
         if players.against is not None:
+            _check_tokens(players.against, players.init)
             machine = replace(players.ctx.machine, lora=None)
             frozen = open_policy(players.against.path, machine)
         self.engine = OpponentEngine(players, frozen)
@@ -277,6 +279,15 @@ def wins_over_reference(preference: OpenPreference, players: Players, n: int = 4
     """Return the score of an answer as its chance to beat the reference's, n answers a prompt."""
     engine = OpponentEngine(players, players.reference, key="reference answers")
     return WinsOver(preference, lambda groups: engine.draw(groups, n))
+
+
+def _check_tokens(against: Checkpoint, init: Checkpoint) -> None:
+    if not same_tokens(against.path, init.path):
+        raise ModelError(
+            f"{against} has another tokenizer than {init}",
+            "both answer the same prompts in the same tokens while one learns to beat the other",
+            "name a policy of the same family",
+        )
 
 
 def trained_weights(module: nn.Module) -> dict[str, Tensor]:

@@ -226,20 +226,35 @@ class Tastes:
 
     def p(self, meta: Meta, first: str, second: str) -> float:
         """The share of the population that says it prefers the first text."""
-        likes = _sure(true_worth(meta, first) - true_worth(meta, second), self.temperature)
-        bands = length_band(meta, first), length_band(meta, second)
-        if bands[0] != bands[1]:
-            around = float(np.mean([float(is_ranked_first(camp, *bands)) for camp in range(3)]))
-            likes += self.cyclic * (around - likes)
-        return self.flips + (1 - 2 * self.flips) * likes
+        gap = true_worth(meta, first) - true_worth(meta, second)
+        bands = (np.array([length_band(meta, text)]) for text in (first, second))
+        return float(self._shares(np.array([gap]), *bands)[0])
+
+    def _shares(self, gap: FloatArray, band: FloatArray, other: FloatArray) -> FloatArray:
+        """[M] the same from differences of truth and bands of length."""
+        likes = 0.5 * (1 + np.tanh(gap / (2 * self.temperature)))
+        around = (RANKED_FIRST[band, other] - likes) * (band != other)
+        return self.flips + (1 - 2 * self.flips) * (likes + self.cyclic * around)
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the same groups with `preferences`, each by somebody drawn from the population."""
         return _vote(groups, self.name, self.seed, lambda meta, a, b, _: self.p(meta, a, b))
 
     def open_pairs(self) -> PairProbability:
-        """Return the exact share of the population that prefers the first of two answers."""
-        return exact_probability(self.p)
+        """Return the exact share of the population that prefers the first of two answers.
+
+        Each answer is read once, however many it is compared with.
+        """
+
+        def probability(asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
+            for group, pairs in asked:
+                meta, texts = known_facts(group), [c.text for c in group.completions]
+                worth = np.array([true_worth(meta, text) for text in texts])
+                band = np.array([length_band(meta, text) for text in texts])
+                i, j = np.array(pairs, np.int64).reshape(-1, 2).T
+                yield self._shares(worth[i] - worth[j], band[i], band[j])
+
+        return probability
 
 
 def length_band(meta: Meta, text: str) -> int:
@@ -261,6 +276,14 @@ def is_ranked_first(camp: int, band: int, other: int) -> bool:
     """True where a camp ranks one band of length before another."""
     return (band - camp) % 3 < (other - camp) % 3
 
+
+RANKED_FIRST = np.array(
+    [
+        [np.mean([is_ranked_first(camp, band, other) for camp in range(3)]) for other in range(3)]
+        for band in range(3)
+    ]
+)
+"""[3, 3] share of the camps that rank one band of length before another."""
 
 Drift = Literal["rotation", "flip", "prompts"]
 
