@@ -81,13 +81,14 @@ def test_greedy_gains_are_updated_and_not_guessed():
         assert gain[chosen[k]] == pytest.approx(gain.max())
 
 
-def test_selection_beats_chance_at_equal_labels():
+def test_on_policy_selection_beats_chance_at_equal_labels():
     """The strongest sign, on few seeds; the others: benchmarks/label_budget.py."""
     regrets = {
         rule: [
             simulate_plan(
                 draw_world("linear", np.random.default_rng([s, 0])),
-                LabelPlan(rounds=4, acquisition=rule), 64, COSTS, np.random.default_rng([s, 1]),
+                LabelPlan(rounds=4, source="policy", acquisition=rule),
+                64, COSTS, np.random.default_rng([s, 1]),
             ).regret
             for s in range(10)
         ]

@@ -22,9 +22,9 @@ from tandem.data.groups import Groups
 from tandem.errors import DataError
 from tandem.machine import Machine
 from tandem.planning.budget import WorldSource
-from tandem.planning.pool import main_directions, read_answers
 from tandem.planning.tabular_world import TabularWorld, fit_linear_reward
 from tandem.runs.checkpoint import Checkpoint
+from tandem.stages.pair_pool import main_directions, read_answers
 from tandem.statistics.numerics import Floats, logistic
 
 FEWEST = 30
