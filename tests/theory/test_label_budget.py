@@ -9,7 +9,7 @@ import pytest
 
 from tandem.planning.drift import MEMORIES, DriftSetting, draw_drift, follow_drift
 from tandem.planning.label_plan import LabelCosts, LabelPlan
-from tandem.planning.simulation import Comparisons, simulate_plan
+from tandem.planning.simulation import LabelledPairs, simulate_plan
 from tandem.planning.tabular_world import TabularWorld, draw_world, fit_linear_reward, softmax_rows
 from tandem.statistics import paired_difference
 from tandem.statistics.design import d_optimal, design_information
@@ -144,7 +144,7 @@ def test_a_flip_changes_the_truth_once_and_a_rotation_every_round():
 
 
 def test_comparisons_are_kept_in_order():
-    known = Comparisons()
+    known = LabelledPairs()
     for k in range(3):
         one = np.array([k])
         known.add(one, one, one, one.astype(float), 2.0)

@@ -19,7 +19,7 @@ from tandem.methods.iterated_rlhf import (
 )
 from tandem.rng import Seed
 from tandem.stages.evaluate_rounds import elo_of, meet_policies
-from tandem.stages.tranches import is_held_out, portion_of, questions_of
+from tandem.stages.tranches import is_measured_only, portion_of, questions_of
 from tandem.tasks.micro import Annotator, Drifting
 
 PROMPTS = Groups.of(Group(Prompt(f"p{k}", f"prompt {k}")) for k in range(50))
@@ -63,7 +63,7 @@ def test_what_is_held_out_is_a_matter_of_the_prompt_and_never_trained_on():
     assert not {g.id for g in train} & {g.id for g in held}
     assert 30 < len(held) < 70
     assert len(training_part([data], cfg, given=True)) == 200  # held out elsewhere
-    assert not any(is_held_out(g, 0.0) for g in data)
+    assert not any(is_measured_only(g, 0.0) for g in data)
 
 
 @pytest.mark.parametrize(

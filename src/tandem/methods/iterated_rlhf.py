@@ -49,7 +49,7 @@ from tandem.stages.evaluate_rounds import evaluate_rounds, meet_policies
 from tandem.stages.judging import judge
 from tandem.stages.pair_pool import select_pairs
 from tandem.stages.sampling import sample
-from tandem.stages.tranches import is_held_out, is_remembered, portion_of, questions_of
+from tandem.stages.tranches import is_measured_only, is_remembered, portion_of, questions_of
 
 
 @dataclass(frozen=True)
@@ -269,9 +269,9 @@ def choose_questions(
 
     On prompts that are held out pairs are drawn, because chosen ones are harder than others.
     """
-    held = [g for g in pairs if is_held_out(g, cfg.held_out)]
+    held = [g for g in pairs if is_measured_only(g, cfg.held_out)]
     held = held[: round(cfg.held_out * cfg.sizes[t])]
-    rest = pairs.take(k for k, g in enumerate(pairs) if not is_held_out(g, cfg.held_out))
+    rest = pairs.take(k for k, g in enumerate(pairs) if not is_measured_only(g, cfg.held_out))
     rule = cfg.acquisition if t else "d_optimal"
     keep = cfg.sizes[t] - len(held)
     chosen = run(f"chosen-{t}", select_pairs, rest, tuple(models), keep, rule, cfg.uniform)
@@ -310,14 +310,14 @@ def training_part(
         kept += [
             g
             for g in tranche
-            if g.preferences and not is_held_out(g, out) and is_remembered(g, share)
+            if g.preferences and not is_measured_only(g, out) and is_remembered(g, share)
         ]
     return Groups.of(kept)
 
 
 def held_out_part(tranche: Groups, cfg: IteratedRLHFConfig) -> Groups:
     """Return a tranche's comparisons on which rewards are only measured."""
-    return Groups.of(g for g in tranche if g.preferences and is_held_out(g, cfg.held_out))
+    return Groups.of(g for g in tranche if g.preferences and is_measured_only(g, cfg.held_out))
 
 
 def log_rounds(

@@ -28,7 +28,7 @@ from tandem.stages.pair_pool import main_directions, read_answers
 from tandem.statistics.numerics import Floats, logistic
 
 FEWEST = 30
-"""Comparisons below which a posterior says hardly more than the prior."""
+"""LabelledPairs below which a posterior says hardly more than the prior."""
 FOLDS = 5
 FLIPS = tuple(np.arange(0, 0.45, 0.05).tolist())
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)

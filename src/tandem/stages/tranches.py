@@ -41,6 +41,6 @@ def is_remembered(group: Group, share: float) -> bool:
     return share >= 1 or SPLIT.at("forget", group.id).uniform() < share
 
 
-def is_held_out(group: Group, share: float) -> bool:
+def is_measured_only(group: Group, share: float) -> bool:
     """True for prompts on which rewards are only measured, in whatever tranche they come."""
     return SPLIT.at("held out", group.prompt.text).uniform() < share
