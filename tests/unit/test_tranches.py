@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import xml.etree.ElementTree as ET
 from collections import Counter
 from typing import Any
 
@@ -17,6 +18,7 @@ from tandem.methods.iterated_rlhf import (
     judge_of_round,
     training_part,
 )
+from tandem.report.rounds_picture import draw_rounds, points_of
 from tandem.rng import Seed
 from tandem.stages.evaluate_rounds import elo_of, meet_policies
 from tandem.stages.tranches import is_measured_only, portion_of, questions_of
@@ -128,3 +130,21 @@ def test_tranches_grow_as_asked():
     assert IteratedRLHFConfig(rounds=3, labels=100, growth=1.5).sizes == (100, 150, 225)
     assert IteratedRLHFConfig(acquisition="d_optimal", pool=4).drawn == 4
     assert IteratedRLHFConfig(pool=4).drawn == 1
+
+
+def test_rounds_are_drawn_with_what_was_measured():
+    def number(mean: float) -> dict[str, Any]:
+        return {"mean": mean, "low": mean - 1, "high": None}
+
+    rows = [
+        {"round": 0, "policy": "SFT", "labels": 0, "gold": number(1.0), "Elo": None},
+        {"round": 1, "policy": "PPO-1", "labels": 40, "right on 0": number(0.7), "gold": number(2.0)},
+        {"round": 2, "policy": "PPO-2", "labels": 90, "right on 0": None, "right on 1": number(0.6)},
+    ]  # fmt: skip
+    assert points_of(rows, "right") == [(40, 0.7, -0.3, 0.7), (90, 0.6, -0.4, 0.6)]
+    assert points_of(rows, "gold") == [(0, 1.0, 0.0, 1.0), (40, 2.0, 1.0, 2.0)]
+    assert points_of(rows, "Elo") == []
+    svg = draw_rounds(rows)
+    assert ET.fromstring(svg).tag.endswith("svg")
+    assert "gold" in svg
+    assert "Elo above" not in svg

@@ -11,6 +11,8 @@ from tandem.methods import Method
 from tandem.pipeline.costs import cost_table
 from tandem.pipeline.evaluate_result import evaluate_against_sft, evaluate_solver
 from tandem.pipeline.inputs import Inputs
+from tandem.report.rounds_picture import draw_rounds
+from tandem.runs.atomic_files import write_text
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.evaluate_marks import evaluate_marks
@@ -23,7 +25,7 @@ def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task)
     inputs = Inputs(run, task, configs)
     result, spent = inputs.run_recipe(method)
     if method.row.fits == "rounds":
-        return f"{find_result(run, 'rounds')['text']}\n\n{cost_table(run)}"
+        return tell_rounds(run)
     if method.row.fits == "preference":
         return compare_preference_models(inputs, result)
     parts: list[str] = []
@@ -49,6 +51,14 @@ def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task)
             evaluate_against_sft(inputs, {"SFT": inputs.pi_sft, str(result): result}, spent)
         )
     return "\n\n".join(parts)
+
+
+def tell_rounds(run: Run) -> str:
+    """Return the table of rounds, and draw it into the run's folder."""
+    found = find_result(run, "rounds")
+    picture = run.path / "rounds.svg"
+    write_text(picture, draw_rounds(found["numbers"]))
+    return f"{found['text']}\n\npicture: {picture}\n\n{cost_table(run)}"
 
 
 def find_result(run: Run, stage: str) -> dict[str, Any]:
