@@ -79,6 +79,7 @@ def test_a_round_with_people_waits_goes_on_and_loses_nothing(tmp_path: Path, cap
     assert iterate(out, **people) == 0
     table = capsys.readouterr().out
     assert "right on 1" in table
+    assert (out / "rounds.svg").read_text().count("labels") >= 3
     assert iterate(out, **people) == 0  # everything is kept
     assert "DPO-2" in capsys.readouterr().out
 

@@ -27,6 +27,7 @@ PLANS = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(PLANS, st.floats(0, 1e5), COSTS, COSTS, COSTS)
 def test_a_budget_is_never_exceeded(
     plan: LabelPlan, total: float, pair: float, demo: float, check: float

@@ -9,7 +9,7 @@ import pytest
 
 from tandem.planning.drift import MEMORIES, DriftSetting, draw_drift, follow_drift
 from tandem.planning.label_plan import LabelCosts, LabelPlan
-from tandem.planning.simulation import Comparisons, simulate_plan
+from tandem.planning.simulation import LabelledPairs, simulate_plan
 from tandem.planning.tabular_world import TabularWorld, draw_world, fit_linear_reward, softmax_rows
 from tandem.statistics import paired_difference
 from tandem.statistics.design import d_optimal, design_information
@@ -81,13 +81,14 @@ def test_greedy_gains_are_updated_and_not_guessed():
         assert gain[chosen[k]] == pytest.approx(gain.max())
 
 
-def test_selection_beats_chance_at_equal_labels():
+def test_on_policy_selection_beats_chance_at_equal_labels():
     """The strongest sign, on few seeds; the others: benchmarks/label_budget.py."""
     regrets = {
         rule: [
             simulate_plan(
                 draw_world("linear", np.random.default_rng([s, 0])),
-                LabelPlan(rounds=4, acquisition=rule), 64, COSTS, np.random.default_rng([s, 1]),
+                LabelPlan(rounds=4, source="policy", acquisition=rule),
+                64, COSTS, np.random.default_rng([s, 1]),
             ).regret
             for s in range(10)
         ]
@@ -143,7 +144,7 @@ def test_a_flip_changes_the_truth_once_and_a_rotation_every_round():
 
 
 def test_comparisons_are_kept_in_order():
-    known = Comparisons()
+    known = LabelledPairs()
     for k in range(3):
         one = np.array([k])
         known.add(one, one, one, one.astype(float), 2.0)

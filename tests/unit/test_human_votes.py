@@ -16,7 +16,7 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import DataError, Pending
 from tandem.judges import Judge, only_compares
 from tandem.judges.human import ANSWERED, DECLINED, OPEN, STATE, HumanVotes, open_questions
-from tandem.judges.vote_files import VoteRow, read_votes, tally_votes, write_questions
+from tandem.judges.vote_files import VoteRow, count_vote_rows, read_votes, write_questions
 
 
 def question(k: int, a: str = "yes", b: str = "no") -> Group:
@@ -83,7 +83,7 @@ def test_rows_add_up_however_often_they_are_repeated(again: int):
         VoteRow(q, by, {"a": 1.0, "b": 0.0, "tie": 0.5}.get(v), "") for q, by, v in awkward_rows()
     ]
     changed = VoteRow("q1", "ann", 0.0, "")
-    said, count = tally_votes([*rows * again, changed, None], [g.id for g in ASKED])
+    said, count = count_vote_rows([*rows * again, changed, None], [g.id for g in ASKED])
     parts = count.counted + count.skipped + count.repeated + count.replaced + count.blank
     assert parts == count.rows == 36 * again + 2
     assert (count.counted, count.skipped, count.replaced, count.blank) == (31, 2, 1, 1)
@@ -101,7 +101,7 @@ def test_votes_come_from_csv_json_lines_and_an_export_of_the_page(tmp_path: Path
         {"prompt_id": "q5", "by": "cho", "kind": "late", "strength": 1},
     ]
     pq.write_table(pa.Table.from_pylist(export), tmp_path / "latest" / "votes.parquet")
-    said, count = tally_votes(read_votes(tmp_path), [g.id for g in ASKED])
+    said, count = count_vote_rows(read_votes(tmp_path), [g.id for g in ASKED])
     assert said == {"q0": [1.0], "q2": [0.0], "q3": [0.0], "q4": []}
     assert (count.rows, count.blank) == (6, 2)
 
@@ -130,7 +130,7 @@ def test_questions_open_in_the_labelling_page_and_hide_no_formula(tmp_path: Path
 def test_what_is_no_vote_is_refused_with_its_place(text: str, what: str, tmp_path: Path):
     (tmp_path / "votes.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=what):
-        tally_votes(read_votes(tmp_path), [g.id for g in ASKED])
+        count_vote_rows(read_votes(tmp_path), [g.id for g in ASKED])
 
 
 def test_a_question_has_two_answers_and_a_name_of_its_own(tmp_path: Path):

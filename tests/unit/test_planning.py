@@ -27,10 +27,10 @@ from tandem.planning.budget import (
 )
 from tandem.planning.label_plan import LabelCosts, LabelPlan
 from tandem.planning.pilot import fit_pilot
-from tandem.planning.pool import main_directions, read_pool
 from tandem.planning.simulation import FreeLabels, label_accuracy, simulate_plan
 from tandem.planning.tabular_world import draw_world
 from tandem.runs.checkpoint import Checkpoint
+from tandem.stages.pair_pool import main_directions, read_pool
 from tandem.statistics.numerics import logistic
 from tiny import folder, lm
 from worlds import letters

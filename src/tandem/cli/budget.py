@@ -66,7 +66,12 @@ def _parser() -> Any:
     )  # type: ignore[arg-type]
     parser.add_argument("--evaluation", type=float, default=0.1, help="share kept for evaluation")
     parser.add_argument("--world", type=str, default="mixed", help=", ".join(WORLDS))
-    parser.add_argument("--flips", type=float, default=0.25, help="share of labels that are wrong")
+    parser.add_argument(
+        "--flips",
+        type=float | None,  # type: ignore[arg-type]
+        default=None,
+        help="share of labels that are wrong; 5, 15, 25 and 35 %% in turn if not given",
+    )
     parser.add_argument("--features", type=int, default=16, help="how much there is to learn")
     parser.add_argument(
         "--free_accuracy", type=float, default=0.0, help="of labels that cost nothing; 0: none"

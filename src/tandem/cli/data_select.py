@@ -60,22 +60,26 @@ def select_command(words: Sequence[str]) -> int:
             "give --model FOLDER: a reward model, or the policy where there is no reward yet",
         )
 
-    import numpy as np
+    from collections import Counter
 
+    from tandem.data.groups import Groups
     from tandem.machine import Machine
-    from tandem.planning.pool import read_pool, write_selection
+    from tandem.rng import Seed
     from tandem.runs.checkpoint import Checkpoint
+    from tandem.stages.pair_pool import SOURCE, questions_from, read_pool
     from tandem.statistics.pair_selection import choose_pairs
 
     groups = reading_options(options).read(options.pool).groups
     models = [Checkpoint(Path(m), Path(m).name) for m in options.model]
     for model in models:
         model.files()
-    pool = read_pool(groups, models, Machine())
-    rng = np.random.default_rng(options.seed)
-    chosen = choose_pairs(pool.pairs, options.n, options.acquisition, options.uniform, rng)
-    sources = write_selection(pool, chosen, options.acquisition, Path(options.out))
-    told = ", ".join(f"{n} {source}" for source, n in sources.items())
-    print(f"{len(chosen.pairs)} of {len(pool.pairs)} pairs: {told}; written to {options.out}")
+    pool, rule = read_pool(groups, models, Machine()), options.acquisition
+    rng = Seed(options.seed).rng()
+    chosen = choose_pairs(pool.pairs, options.n, rule, options.uniform, rng)
+    questions = Groups.of(questions_from(pool, chosen, rule))
+    questions.write(Path(options.out))
+    sources = Counter(str(q.prompt.meta[SOURCE]) for q in questions)
+    told = ", ".join(f"{n} {source}" for source, n in sorted(sources.items(), reverse=True))
+    print(f"{len(questions)} of {len(pool.pairs)} pairs: {told}; written to {options.out}")
     print(f"next: tandem label serve {options.out} --out labels/next")
     return 0

@@ -20,7 +20,7 @@ import numpy as np
 from tandem.data.record import Group, Preference
 from tandem.errors import Pending
 from tandem.errors.ranges import Range, check_ranges
-from tandem.judges.vote_files import read_votes, tally_votes, write_questions
+from tandem.judges.vote_files import count_vote_rows, read_votes, write_questions
 from tandem.runs.atomic_files import write_json
 
 OPEN, DECLINED, ANSWERED = "open", "declined", "answered"
@@ -58,7 +58,7 @@ class HumanVotes:
         """
         asked = list(groups)
         table = write_questions(asked, self.folder)
-        said, count = tally_votes(read_votes(self.folder), [g.id for g in asked])
+        said, count = count_vote_rows(read_votes(self.folder), [g.id for g in asked])
         need = math.ceil(self.need * len(asked))
         if len(said) < need:
             raise Pending(str(table), len(said), need)

@@ -208,7 +208,7 @@ def _read_export(file: Path, name: str) -> Iterator[VoteRow | None]:
             yield None
 
 
-def tally_votes(
+def count_vote_rows(
     rows: Sequence[VoteRow | None], questions: Sequence[str]
 ) -> tuple[dict[str, list[float]], VoteCount]:
     """Add up the rows: what was said of each question, and where every row went.

@@ -19,8 +19,8 @@ dropped (`memory`) where tastes move.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from tandem.data.groups import Groups
@@ -31,7 +31,7 @@ from tandem.errors.ranges import Count, CountOrZero, Positive, Range, Share, che
 from tandem.judges import Judge
 from tandem.judges.agreement import Equivalence
 from tandem.judges.ai_feedback import AIFeedback
-from tandem.judges.human import HumanVotes, open_questions
+from tandem.judges.human import HumanVotes
 from tandem.judges.reward_model import RewardModel
 from tandem.judges.semantic import find_equivalence
 from tandem.judges.templates import FeedbackFormats
@@ -47,10 +47,9 @@ from tandem.runs.run import Run
 from tandem.stages.combining import mix
 from tandem.stages.evaluate_rounds import evaluate_rounds, meet_policies
 from tandem.stages.judging import judge
+from tandem.stages.pair_pool import select_pairs
 from tandem.stages.sampling import sample
-
-SPLIT = Seed(0)
-"""Of the splits by prompt, which are the same in every run."""
+from tandem.stages.tranches import is_measured_only, is_remembered, portion_of, questions_of
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,11 @@ class IteratedRLHFConfig:
         labels: questions of the first tranche; given comparisons take its place.
         growth: how much larger each tranche is than the one before.
         snapshots: how many of the last policies answer a tranche's prompts.
+        acquisition: which pairs of a pool are asked about: any, those that tell the most about a
+            reward linear in the last layer (`d_optimal`), the same among moderate predicted gaps,
+            or the least certain ones.
+        pool: pairs that are drawn for each that is asked about.
+        uniform: share of the chosen pairs that is drawn all the same.
         annotator: who compares: the task's own, a language model, or people.
         need: people: share of a round's questions that must be dealt with before it goes on.
         held_out: share of each tranche's prompts on which rewards are only measured.
@@ -85,6 +89,9 @@ class IteratedRLHFConfig:
     labels: CountOrZero = 200
     growth: Positive = 1.0
     snapshots: Count = 2
+    acquisition: Literal["random", "d_optimal", "moderate", "entropy"] = "random"
+    pool: Count = 4
+    uniform: Share = 0.1
     annotator: Literal["task", "model", "people"] = "task"
     need: Annotated[float, Range(0, 1, above=True)] = 0.8
     held_out: Annotated[float, Range(0, 1, below=True)] = 0.1
@@ -102,6 +109,11 @@ class IteratedRLHFConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "iterated_rlhf")
+
+    @property
+    def drawn(self) -> int:
+        """Prompts that are drawn for each question."""
+        return 1 if self.acquisition == "random" else self.pool
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -170,7 +182,7 @@ def recipe(
     policies, rewards = [pi_sft], list[Checkpoint]()
     tranches = [] if given_pairs is None else [given_pairs]
     if given_pairs is None:
-        tranches.append(ask_tranche(run, 0, policies, prompts, (), sampling, asked))
+        tranches.append(ask_tranche(run, 0, policies, rewards, prompts, (), sampling, asked))
     free = Groups.of(())
     for t in range(1, cfg.rounds + 1):
         scope = run if t == 1 else run.scope(f"round-{t}")
@@ -182,7 +194,7 @@ def recipe(
             break
         if cfg.sizes[t]:
             deployed = policies[-cfg.snapshots :]
-            more = ask_tranche(run, t, deployed, prompts, tranches, sampling, asked)  # 3
+            more = ask_tranche(run, t, deployed, rewards, prompts, tranches, sampling, asked)  # 3
             tranches.append(more)
         if cfg.free_labels:
             free = agreed_pairs(scope, pi, prompts, r, same, sampling, cfg.rlp)
@@ -227,23 +239,43 @@ def ask_tranche(
     run: Run,
     t: int,
     deployed: Sequence[Checkpoint],
+    rewards: Sequence[Checkpoint],
     prompts: Groups,
     before: Sequence[Groups],
     sampling: Sampling,
     asked: Annotators,
 ) -> Groups:
     """Have two answers of deployed snapshots compared, for each of the tranche's prompts."""
-    sizes, n = asked.cfg.sizes, len(prompts)
-    X = run(f"asked-{t}", portion_of, prompts, sum(sizes[:t]), sizes[t], seed=portion_seed(run))
+    cfg, n = asked.cfg, len(prompts)
+    sizes, shuffle = [size * cfg.drawn for size in cfg.sizes], portion_seed(run)
+    X = run(f"asked-{t}", portion_of, prompts, sum(sizes[:t]), sizes[t], seed=shuffle)
     written = tuple(
         run(f"answers-{t}-by-{k}", sample, pi, X, n=2, sampling=sampling)
         for k, pi in enumerate(deployed)
     )
     pairs = run(f"pairs-{t}", mix, written, (1.0,) * len(written), n=2)
+    if cfg.acquisition != "random":
+        pairs = choose_questions(run, t, pairs, rewards[-1:] or deployed[-1:], cfg)
     last = before[-1] if before else Groups.of(())
     questions = run(f"questions-{t}", questions_of, pairs, last)
     log_questions(run, t, questions, sum(sizes[: t + 1]), n)
     return run(f"tranche-{t}", judge, questions, asked.of_round(f"tranche-{t}", t))
+
+
+def choose_questions(
+    run: Run, t: int, pairs: Groups, models: Sequence[Checkpoint], cfg: IteratedRLHFConfig
+) -> Groups:
+    """Choose a tranche's pairs by what the last reward sees, or the policy where there is none.
+
+    On prompts that are held out pairs are drawn, because chosen ones are harder than others.
+    """
+    held = [g for g in pairs if is_measured_only(g, cfg.held_out)]
+    held = held[: round(cfg.held_out * cfg.sizes[t])]
+    rest = pairs.take(k for k, g in enumerate(pairs) if not is_measured_only(g, cfg.held_out))
+    rule = cfg.acquisition if t else "d_optimal"
+    keep = cfg.sizes[t] - len(held)
+    chosen = run(f"chosen-{t}", select_pairs, rest, tuple(models), keep, rule, cfg.uniform)
+    return Groups.of([*held, *chosen])
 
 
 def portion_seed(run: Run) -> Seed:
@@ -251,38 +283,11 @@ def portion_seed(run: Run) -> Seed:
     return run.seed.at("questions")
 
 
-def portion_of(prompts: Groups, start: int, size: int, *, seed: Seed) -> Iterator[Group]:
-    """Take prompts from a shuffled collection, read on and on: no label is asked for twice in it.
-
-    A prompt that comes round again gets a name of its own.
-    """
-    order = seed.rng().permutation(len(prompts))
-    for at in range(start, start + size):
-        turn, inside = divmod(at, len(prompts))
-        group = prompts[int(order[inside])]
-        name = f"{group.id}/{turn}" if turn else group.id
-        yield Group(replace(group.prompt, id=name))
-
-
-def questions_of(pairs: Groups, before: Groups) -> Iterator[Group]:
-    """Leave out pairs of equal answers, and ask again what nobody dealt with in the last round."""
-    for group in pairs:
-        if group.completions[0].text != group.completions[1].text:
-            yield group
-    new = {g.id for g in pairs}
-    yield from (g for g in open_questions(before) if g.id not in new)
-
-
 def log_questions(run: Run, t: int, questions: Groups, so_far: int, prompts: int) -> None:
     """Log how many questions a tranche has, and whether its prompts are still new ones."""
     again = "" if so_far <= prompts else f"; {so_far} are more than the {prompts} prompts"
     text = f"tranche {t}: {len(questions)} questions, without pairs of equal answers{again}"
     run.events.log("questions", tranche=t, questions=len(questions), text=text)
-
-
-def is_kept_for_evaluation(group: Group, share: float) -> bool:
-    """True for prompts on which rewards are only measured, in whatever tranche they come."""
-    return SPLIT.at("held out", group.prompt.text).uniform() < share
 
 
 def training_part(
@@ -305,18 +310,14 @@ def training_part(
         kept += [
             g
             for g in tranche
-            if g.preferences
-            and not is_kept_for_evaluation(g, out)
-            and (share == 1 or SPLIT.at("forget", g.id).uniform() < share)
+            if g.preferences and not is_measured_only(g, out) and is_remembered(g, share)
         ]
     return Groups.of(kept)
 
 
 def held_out_part(tranche: Groups, cfg: IteratedRLHFConfig) -> Groups:
     """Return a tranche's comparisons on which rewards are only measured."""
-    return Groups.of(
-        g for g in tranche if g.preferences and is_kept_for_evaluation(g, cfg.held_out)
-    )
+    return Groups.of(g for g in tranche if g.preferences and is_measured_only(g, cfg.held_out))
 
 
 def log_rounds(
@@ -332,7 +333,8 @@ def log_rounds(
     """Let the snapshots of all rounds meet on new prompts, and lay out what each round brought."""
     cfg, last = asked.cfg, len(policies) - 1
     size = max(cfg.comparisons, math.comb(len(policies), 2))
-    X = run("met-on", portion_of, prompts, sum(cfg.sizes), size, seed=portion_seed(run))
+    start = sum(cfg.sizes) * cfg.drawn
+    X = run("met-on", portion_of, prompts, start, size, seed=portion_seed(run))
     answers = tuple(
         run(f"met-{k}", sample, pi, X, n=1, sampling=sampling) for k, pi in enumerate(policies)
     )

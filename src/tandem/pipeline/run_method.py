@@ -13,6 +13,8 @@ from tandem.pipeline.costs import cost_table
 from tandem.pipeline.evaluate_result import evaluate_against_start, evaluate_solver
 from tandem.pipeline.inputs import Inputs, Start
 from tandem.pipeline.quick import evaluate_quickly, known_policies
+from tandem.report.rounds_picture import draw_rounds
+from tandem.runs.atomic_files import write_text
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.evaluate_cycles import evaluate_cycles
@@ -50,7 +52,7 @@ def run_method(
     inputs = Inputs(run, task, configs, start)
     result, spent = inputs.run_recipe(method)
     if method.row.fits == "rounds":
-        return f"{find_result(run, 'rounds')['text']}\n\n{cost_table(run)}"
+        return tell_rounds(run)
     if evaluation == "none":
         return f"not evaluated, as asked\n\n{cost_table(run)}"
     if evaluation == "quick" and method.row.fits != "solver":
@@ -85,6 +87,14 @@ def evaluate_fully(inputs: Inputs, method: Method, result: Any, spent: float) ->
         policies = known_policies(inputs, result, sft=inputs.start == "sft")
         parts.append(evaluate_against_start(inputs, policies, spent))
     return "\n\n".join(parts)
+
+
+def tell_rounds(run: Run) -> str:
+    """Return the table of rounds, and draw it into the run's folder."""
+    found = find_result(run, "rounds")
+    picture = run.path / "rounds.svg"
+    write_text(picture, draw_rounds(found["numbers"]))
+    return f"{found['text']}\n\npicture: {picture}\n\n{cost_table(run)}"
 
 
 def find_result(run: Run, stage: str) -> dict[str, Any]:

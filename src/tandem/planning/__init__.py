@@ -9,7 +9,6 @@
     simulation      one plan in one world: what was learned, what it cost, its regret
     budget          many plans in many worlds: advice with intervals
     pilot           a world made of the first labels of one's own
-    pool            features and predictions of a pool of answers, in one packed pass
 
-Only `pilot` and `pool` load torch.
+Only `pilot` loads torch. Pairs of a real pool are chosen in `stages.pair_pool`.
 """

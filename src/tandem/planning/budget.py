@@ -39,11 +39,12 @@ NEXT_LABELS = 100
 CURVE = (0.25, 0.5, 1.0, 2.0)
 """Shares of the budget at which the picture's curve has points."""
 FEWEST_WORLDS = 8
+UNKNOWN_FLIPS = (0.05, 0.35, 0.15, 0.25)
 
 
 def mixed_worlds(
     kinds: Sequence[WorldKind] = ("linear", "tail", "narrow"),
-    flips: float = 0.25,
+    flips: float | None = None,
     size: int = 16,
     seed: int = 0,
 ) -> WorldSource:
@@ -51,14 +52,17 @@ def mixed_worlds(
 
     Args:
         kinds: of the truth.
-        flips: share of wrong labels.
+        flips: share of wrong labels; None takes `UNKNOWN_FLIPS` in turn, because before there are
+            labels nobody knows it, and a range of gains that ignores that is too narrow.
         size: features of the reward: how much there is to learn.
         seed: root of the draws.
     """
 
     def world(number: int) -> TabularWorld:
-        kind = kinds[number % len(kinds)]
-        return draw_world(kind, np.random.default_rng([seed, number]), size=size, flips=flips)
+        turn, which = divmod(number, len(kinds))
+        wrong = UNKNOWN_FLIPS[turn % len(UNKNOWN_FLIPS)] if flips is None else flips
+        rng = np.random.default_rng([seed, number])
+        return draw_world(kinds[which], rng, size=size, flips=wrong)
 
     return world
 

@@ -22,7 +22,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from tandem.errors import ConfigError
-from tandem.planning.simulation import BoughtPairs
+from tandem.planning.simulation import LabelledPairs
 from tandem.planning.tabular_world import TabularWorld, draw_world, fit_linear_reward
 from tandem.statistics.numerics import Floats, logistic
 
@@ -197,7 +197,7 @@ def buy_tranche(
 ) -> tuple[Floats, Floats]:
     """Have a round's annotators compare an answer of the policy with one of the reference."""
     world = moving.worlds[t]
-    known = BoughtPairs()
+    known = LabelledPairs()
     x, a, b = world.draw_pairs(policy, world.ref, labels, rng)
     d = world.differences(x, a, b)
     gap = world.reward[x, a] - world.reward[x, b] + moving.bias[t] * d[:, -1]

@@ -22,13 +22,13 @@ from tandem.data.groups import Groups
 from tandem.errors import DataError
 from tandem.machine import Machine
 from tandem.planning.budget import WorldSource
-from tandem.planning.pool import main_directions, read_answers
 from tandem.planning.tabular_world import TabularWorld, fit_linear_reward
 from tandem.runs.checkpoint import Checkpoint
+from tandem.stages.pair_pool import main_directions, read_answers
 from tandem.statistics.numerics import Floats, logistic
 
 FEWEST = 30
-"""Comparisons below which a posterior says hardly more than the prior."""
+"""LabelledPairs below which a posterior says hardly more than the prior."""
 FOLDS = 5
 FLIPS = tuple(np.arange(0, 0.45, 0.05).tolist())
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)

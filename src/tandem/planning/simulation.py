@@ -43,7 +43,7 @@ class FreeLabels:
 
 
 @dataclass(eq=False)
-class BoughtPairs:
+class LabelledPairs:
     """Labelled pairs so far.
 
     Attributes:
@@ -112,7 +112,7 @@ def simulate_plan(
     if bought.demonstrations:
         x, y = world.demonstrate(bought.demonstrations, rng)
         start = fit_demonstrations(world, x, y, ridge)
-    known, policies = BoughtPairs(), [start]
+    known, policies = LabelledPairs(), [start]
     w, covariance = np.zeros(world.features.shape[-1]), np.eye(world.features.shape[-1]) / ridge
     for n in bought.rounds:
         if n:
@@ -141,7 +141,7 @@ def sources_of(
 
 def buy_pairs(
     world: TabularWorld,
-    known: BoughtPairs,
+    known: LabelledPairs,
     start: Floats,
     policy: Floats,
     plan: LabelPlan,
@@ -171,7 +171,7 @@ def buy_pairs(
 
 def add_free_labels(
     world: TabularWorld,
-    known: BoughtPairs,
+    known: LabelledPairs,
     policy: Floats,
     free: FreeLabels,
     w: Floats,
@@ -193,7 +193,7 @@ def choose_policy(
 ) -> int:
     """Return which round's policy wins most of the evaluation comparisons; the last without any.
 
-    Comparisons are shared out evenly over meetings of each policy with the last one; another has
+    LabelledPairs are shared out evenly over meetings of each policy with the last one; another has
     to win more than half by two standard errors.
     """
     last = len(policies) - 1

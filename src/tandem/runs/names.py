@@ -180,10 +180,11 @@ RECORDED: dict[str, str] = {
     "xpo.fit": "tandem.methods.xpo.fit",
     "XPOConfig": "tandem.methods.xpo.XPOConfig",
     "IteratedRLHFConfig": "tandem.methods.iterated_rlhf.IteratedRLHFConfig",
-    "portion_of": "tandem.methods.iterated_rlhf.portion_of",
-    "questions_of": "tandem.methods.iterated_rlhf.questions_of",
+    "portion_of": "tandem.stages.tranches.portion_of",
+    "questions_of": "tandem.stages.tranches.questions_of",
     "meet_policies": "tandem.stages.evaluate_rounds.meet_policies",
     "evaluate_rounds": "tandem.stages.evaluate_rounds.evaluate_rounds",
+    "select_pairs": "tandem.stages.pair_pool.select_pairs",
     "HumanVotes": "tandem.judges.human.HumanVotes",
     "IterativeDPOConfig": "tandem.methods.iterative_dpo.IterativeDPOConfig",
 }

@@ -1,8 +1,6 @@
 """A pool of answers as a pool of pairs: features and predictions in one packed pass a model.
 
-    pool = read_pool(groups, [r_phi], Machine())
-    chosen = choose_pairs(pool.pairs, 200, "d_optimal", uniform=0.1)
-    write_selection(pool, chosen, "d_optimal", Path("questions.parquet"))
+    questions = run("questions", select_pairs, answers, (r_phi,), 200, "d_optimal", uniform=0.1)
 
 Prompts are encoded once for all of their answers, and the last layer is read at each answer's last
 token; the reward's own score comes out of the same pass.
@@ -13,7 +11,6 @@ Shapes: N pairs, d features, M rewards.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,11 +26,14 @@ from tandem.models.forward import forward_groups
 from tandem.models.opening import open_policy, open_scalar
 from tandem.models.tokenise import tokenise
 from tandem.models.tokenizers import load_tokenizer
+from tandem.rng import Seed
 from tandem.runs.atomic_files import read_json
 from tandem.runs.checkpoint import Checkpoint
 from tandem.statistics.numerics import Floats
-from tandem.statistics.pair_selection import ChosenPairs, PairPool
+from tandem.statistics.pair_selection import ChosenPairs, PairPool, PairRule, choose_pairs
 
+SOURCE = "source"
+"""The column of a question's `meta` that says how it was chosen."""
 MOST_FEATURES = 64
 """Directions that are kept of a model's last layer: those in which the pool's pairs differ most."""
 
@@ -139,20 +139,37 @@ def main_directions(differences: Floats, most: int = MOST_FEATURES) -> tuple[Flo
     return differences @ kept, kept
 
 
-def write_selection(pool: ReadPool, chosen: ChosenPairs, rule: str, path: Path) -> Counter[str]:
-    """Write chosen pairs as questions that `tandem label serve` reads; count them by source.
+def questions_from(pool: ReadPool, chosen: ChosenPairs, rule: str) -> Iterator[Group]:
+    """Yield chosen pairs as questions; the column `source` is `uniform`, or the rule that chose."""
+    for place, uniform in zip(chosen.pairs.tolist(), chosen.is_uniform.tolist(), strict=True):
+        asked = pool.question(place)
+        meta = {**asked.prompt.meta, SOURCE: "uniform" if uniform else rule}
+        yield replace(asked, prompt=replace(asked.prompt, meta=meta))
 
-    The column `source` of each question is `uniform`, or the rule that chose it.
+
+def select_pairs(
+    groups: Groups,
+    models: tuple[Checkpoint, ...],
+    keep: int,
+    rule: PairRule = "d_optimal",
+    uniform: float = 0.1,
+    *,
+    seed: Seed,
+    machine: Machine,
+) -> Iterator[Group]:
+    """Stage: choose the pairs of a pool of answers that are worth asking about.
+
+    Args:
+        groups: prompts with two or more answers each.
+        models: reward models, or one language model; the first one's last layer gives features.
+        keep: how many pairs.
+        rule: how they are chosen.
+        uniform: share that is drawn instead, and flagged.
+
+    Raises:
+        DataError: no prompt has two different answers.
+        ConfigError: the rule needs rewards that are not there.
     """
-    sources: Counter[str] = Counter()
-
-    def questions() -> Iterator[Group]:
-        for place, uniform in zip(chosen.pairs.tolist(), chosen.is_uniform.tolist(), strict=True):
-            source = "uniform" if uniform else rule
-            sources[source] += 1
-            asked = pool.question(place)
-            meta = {**asked.prompt.meta, "source": source}
-            yield replace(asked, prompt=replace(asked.prompt, meta=meta))
-
-    Groups.of(questions()).write(path)
-    return sources
+    pool = read_pool(groups, models, machine)
+    rng = seed.rng()
+    yield from questions_from(pool, choose_pairs(pool.pairs, keep, rule, uniform, rng), rule)
