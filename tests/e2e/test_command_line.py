@@ -29,7 +29,7 @@ from vocabularies import CHATML, byte_bpe
 FAST = [
     "--sft.epochs=1", "--sft.batch=16", "--sft.optim.lr=1e-2", "--reward.batch=16",
     "--dpo.epochs=1", "--dpo.batch=16", "--dpo.optim.lr=1e-3", "--sampling.max_tokens=8",
-    "--machine.precision=fp32", "--sizes.held_out_share=0.25",
+    "--machine.precision=fp32", "--sizes.held_out_share=0.25", "--evaluate=full",
 ]  # fmt: skip
 
 
@@ -239,7 +239,10 @@ REFUSED = [
     Words(("dpo", TASK, "--config=none.toml"), "none.toml"),
     Words(("dpo", TASK, "--config=settings.json"), "TOML or YAML"),
     Words(("dpo", TASK, "stray"), "stray"),
-    Words(("dpo", "--model=nowhere", "--data=nothing.jsonl"), "nothing.jsonl"),
+    Words(("dpo", "--model=nowhere", "--data=nothing.jsonl"), "there is no model nowhere"),
+    Words(("dpo", TASK, "--eval_data=x.jsonl"), "--eval_data x.jsonl without --data"),
+    Words(("dpo", TASK, "--evaluate=some"), "evaluate"),
+    Words(("dpo", TASK, "--start=rlhf"), "start"),
 ]
 
 

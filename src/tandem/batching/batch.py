@@ -141,6 +141,7 @@ class Outputs:
         entropy: entropy of each predicting distribution, when asked for.
         value: the value head at the state before each token, when there is one.
         score: [N] the scalar head at each completion's last token, when there is one.
+        embedding: [N, 2k] further outputs of that head, of a model that has them.
         features: [N, d] last hidden state at each completion's last token, when asked for.
     """
 
@@ -148,6 +149,7 @@ class Outputs:
     entropy: Ragged | None = None
     value: Ragged | None = None
     score: Tensor | None = None
+    embedding: Tensor | None = None
     features: Tensor | None = None
 
 

@@ -34,6 +34,7 @@ from tandem.stages.sampling import Policy, sample
 from tandem.statistics import explain_few_prompts
 from tandem.tasks import Task
 from tandem.tasks import load as worlds
+from tandem.tasks.own_data import task_from_files
 
 OBSERVING_STAGES = ("evaluation", "watched", "held-out", "reward-held")
 """Stages that only look on, and those named after them: no part of what a method costs."""
@@ -80,7 +81,7 @@ def open_plan_task(plan: Plan, seed: int) -> Task:
         at, exam = Seed(seed), Seed(plan.exam)
         return worlds.load_task(plan.task, plan.sizes, at, exam=exam, model=own)
     assert plan.model is not None and plan.data is not None  # noqa: PT018
-    task = worlds.task_from_files(Path(plan.model), plan.data, plan.sizes, plan.reading)
+    task = task_from_files(plan.model, plan.data, plan.sizes, plan.reading)
     if task.truth is None and task.preferences is None:
         raise ConfigError(
             f"nobody can judge answers to {plan.data}",

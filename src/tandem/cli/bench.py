@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from tandem.tasks.load import task_tallies
 def bench_command(words: Sequence[str]) -> int:
     """Run a comparison, write its numbers and its report, print who won."""
     options = parse_words(make_bench_parser(), words)
-    plan = make_plan(options)
+    plan = with_model_folder(make_plan(options))
     for name in options.tracker:
         check_known(name)
     machine = with_parsed_values(Machine(), options["machine"], "machine")
@@ -55,6 +56,19 @@ def bench_command(words: Sequence[str]) -> int:
     print(results_table(told))
     print(f"\n{verdict_lines(told)}\n\nthe report is in {write_report(out)}")
     return 0
+
+
+def with_model_folder(plan: Plan) -> Plan:
+    """Return the plan with a folder in place of a hub id, an adapter or a GGUF file.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    if plan.model is None or (Path(plan.model) / "config.json").exists():
+        return plan
+    from tandem.models.model_finder import find_model
+
+    return replace(plan, model=str(find_model(plan.model).path))
 
 
 def check_redo(plan: Plan, out: Path, redo: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.record import FloatArray, Group
 from tandem.errors import JudgeError
 from tandem.judges import Judge, ScoringFunction, open_judge
+from tandem.judges.open_preference import GroupPairs, PairProbability
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.forward import GroupOutputs, forward_groups
@@ -24,7 +25,9 @@ from tandem.models.opening import open_policy, open_scalar
 from tandem.models.packed import PackedModel
 from tandem.models.tokenise import tokenise
 from tandem.models.tokenizers import load_tokenizer
+from tandem.operators.columns import scores_of
 from tandem.runs.checkpoint import Checkpoint
+from tandem.statistics import win_probability_of
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,11 @@ class RewardModel:
             JudgeError: a preference model, which scores no single answer.
         """
         trunk = open_scalar(self.checkpoint.path, self.machine)
-        if loading.read_kind(trunk.inner) == loading.PAIR:
+        kind = loading.read_kind(trunk.inner)
+        if kind in (loading.PAIR, loading.EMBEDDING):
+            what = "reads two answers at a time" if kind == loading.PAIR else "gives embeddings"
             raise JudgeError(
-                f"{self.checkpoint} reads two answers at a time",
+                f"{self.checkpoint} {what}",
                 "a preference model says which is better, and scores neither alone",
                 "use `judges.preference_model`: PreferenceModel, or Pointwise for scores",
             )
@@ -77,6 +82,23 @@ class RewardModel:
                 yield replace(group, scores=gain * raw + bias)
 
         return score
+
+    def open_pairs(self) -> PairProbability:
+        """Load the weights once and return sigma(r_i - r_j), each answer read once.
+
+        Raises:
+            JudgeError: as `open` does.
+        """
+        score = self.open()
+
+        def probability(asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
+            given, seen = itertools.tee(asked)
+            for (_, pairs), group in zip(given, score(g for g, _ in seen), strict=True):
+                i, j = np.array(pairs, np.int64).reshape(-1, 2).T
+                r = scores_of(group, self.name) if len(i) else np.empty(0)
+                yield win_probability_of(r[i] - r[j])
+
+        return probability
 
 
 @dataclass(frozen=True)

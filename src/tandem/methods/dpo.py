@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, nearest_name
+from tandem.errors.ranges import Count, LabelNoise, NotNegative, Positive, check_ranges
 from tandem.methods.reward import largest_margin, with_preferences, with_scaled_margins
 from tandem.models.reference import reference_logprobs
 from tandem.objectives.pairwise import PAIRWISE
-from tandem.ranges import Count, LabelNoise, NotNegative, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run

@@ -28,13 +28,22 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.errors.ranges import (
+    MANY,
+    Count,
+    NotNegative,
+    Number,
+    Positive,
+    Range,
+    Share,
+    check_ranges,
+)
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
 from tandem.models.packed import ActorCritic
 from tandem.objectives.advantages import group_mean, group_std, has_score_spread, leave_one_out
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
 from tandem.objectives.shaped_rewards import missing_eos, overlong_penalty
-from tandem.ranges import MANY, Count, NotNegative, Number, Positive, Range, Share, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run

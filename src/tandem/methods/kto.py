@@ -24,10 +24,10 @@ from tandem.batching.microbatches import cut_step
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
+from tandem.errors.ranges import Count, Positive, check_ranges
 from tandem.models.reference import reference_logprobs
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.operators import mismatch, unpair
-from tandem.ranges import Count, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run

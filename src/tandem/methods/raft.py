@@ -23,12 +23,12 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.errors.ranges import MANY, Count, NotNegative, Range, check_ranges
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel, Shaped
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
 from tandem.operators import Operator, best, top_share
-from tandem.ranges import MANY, Count, NotNegative, Range, check_ranges
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run

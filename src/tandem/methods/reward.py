@@ -9,7 +9,7 @@ to unit variance) on reference answers; gain and bias are stored in the model's 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,11 +17,11 @@ import torch
 from tandem.batching.batch import Batch, Outputs, Pairs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
+from tandem.errors.ranges import Count, LabelNoise, NotNegative, Positive, check_ranges
 from tandem.machine import Machine
 from tandem.models.forward import forward_groups
 from tandem.models.packed import PackedModel
 from tandem.objectives.reward import bradley_terry, rank_weight
-from tandem.ranges import Count, LabelNoise, NotNegative, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.events import Events
@@ -183,11 +183,20 @@ def fit_with_views(
 def normalise_scores(
     model: PackedModel, answers: Groups, machine: Machine, unit_variance: bool
 ) -> None:
-    """Store the gain and bias that give these answers mean 0 (and variance 1)."""
+    """Make these answers' mean 0, by a stored bias (and their variance 1, by the head's weights).
+
+    So another program that serves the folder, and knows no gain or bias, gives the same scores up
+    to a constant.
+    """
     rows = [r.score for _, r in forward_groups(model, answers, machine.tokens, logp=False)]
     raw = np.concatenate([r for r in rows if r is not None]).astype(np.float64)
     gain = 1 / max(float(raw.std()), 1e-8) if unit_variance else 1.0
-    model.inner.config.tandem = {"gain": gain, "bias": -gain * float(raw.mean())}
+    if gain != 1.0:
+        head: Any = model.inner.score
+        with torch.no_grad():
+            for weight in head.parameters():
+                weight.mul_(gain)
+    model.inner.config.tandem = {"gain": 1.0, "bias": -gain * float(raw.mean())}
 
 
 def _check_views(views: Groups | None, lam: float) -> None:

@@ -26,6 +26,7 @@ from typing import Annotated, Literal
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.errors.ranges import MANY, Count, Range, check_ranges
 from tandem.judges import Judge
 from tandem.judges.preference_model import Pointwise, PreferenceModel
 from tandem.judges.reward_model import RewardModel
@@ -34,7 +35,6 @@ from tandem.methods.configs import SHARED
 from tandem.methods.dpo import DPOConfig
 from tandem.methods.preference import PreferenceConfig
 from tandem.operators import Pairing, distinct, rank_pairs, rejection
-from tandem.ranges import MANY, Count, Range, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.judging import judge

@@ -16,9 +16,9 @@ import torch
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
+from tandem.errors.ranges import Count, NotNegative, Positive, check_ranges
 from tandem.objectives import Imitation, gold, nll, soft_mean, weighted
 from tandem.operators.columns import scores_of
-from tandem.ranges import Count, NotNegative, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run

@@ -28,11 +28,11 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.data.verifiable import QuestionFormat
 from tandem.engines import Sampling
+from tandem.errors.ranges import Count, CountOrZero, Range, check_ranges
 from tandem.judges import Judge
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
 from tandem.operators import correct, incorrect
-from tandem.ranges import Count, CountOrZero, Range, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import ask_questions

@@ -90,6 +90,22 @@ def antisymmetric(forward: Tensor, backward: Tensor) -> Tensor:
     return 0.5 * (forward - backward)
 
 
+def cyclic_log_odds(score: Tensor, embedding: Tensor, pairs: Pairs) -> Tensor:
+    """Return [M] log-odds of a scalar plus cyclic model, antisymmetric by construction.
+
+    s_w - s_l + sum_k (e_w[2k] e_l[2k+1] - e_w[2k+1] e_l[2k]): a reward's difference, and a
+    skew-symmetric form that can go in circles (general preference model, arXiv:2410.02197).
+
+    Args:
+        score: [N] rewards.
+        embedding: [N, 2k].
+        pairs: M comparisons.
+    """
+    w, l = embedding[pairs.w], embedding[pairs.l]  # noqa: E741
+    around = (w[:, 0::2] * l[:, 1::2] - w[:, 1::2] * l[:, 0::2]).sum(1)
+    return score[pairs.w] - score[pairs.l] + around
+
+
 def rank_weight(pairs: Pairs, group: Tensor) -> Tensor:
     """Return [M] one over the number of pairs of each pair's group: 1/C(K, 2) for a K-way ranking.
 

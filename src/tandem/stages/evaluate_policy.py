@@ -158,7 +158,9 @@ def evaluate_policies(
         for name in answers.keys() - {main}:
             won = outcomes_of(columns[name][column], columns[main][column])
             columns[name][f"{column}_win"] = won.tolist()
-    arrays = {name: {k: np.array(v) for k, v in own.items()} for name, own in columns.items()}
+    arrays = {
+        name: {k: np.array(v, np.float64) for k, v in own.items()} for name, own in columns.items()
+    }
     found = policy_evaluation(arrays, opponents=opponents, judge=next(iter(judges)))
     return {"text": "\n".join([str(found), *_caveats(policies)]), "numbers": found.as_dict()}
 
@@ -214,7 +216,7 @@ def evaluate_answers(
 
     Returns:
         [P] numbers by column: each judge's score, length, KL, and for each comparer `X_win`, the
-        outcome against the opponent.
+        outcome against the opponent, None where its verdict could not be read.
     """
     columns: dict[str, np.ndarray] = {}
     for name, who in judges.items():
@@ -224,11 +226,19 @@ def evaluate_answers(
         columns["kl"] = kl
     for name, who in comparers.items():
         columns[f"{name}_win"] = win_credit(answers, against, who, machine)
-    return {name: [float(x) for x in column] for name, column in columns.items()}
+    return {name: list(map(_number, column)) for name, column in columns.items()}
+
+
+def _number(x: Any) -> Any:
+    """A number for JSON, which has no nan."""
+    return None if np.isnan(x) else float(x)
 
 
 def win_credit(mine: Groups, theirs: Groups, who: Judge, machine: Machine) -> np.ndarray:
-    """Return [P] how much of each prompt's first comparison goes to `mine`: 1, .5 or 0."""
+    """Return [P] how much of each prompt's first comparison goes to `mine`: 1, .5 or 0.
+
+    nan where the judge gave no label: its verdict could not be read, or the question failed.
+    """
     first = (Groups.of(_first(g) for g in groups) for groups in (mine, theirs))
     both = Groups.of(merge(*first))
     return np.array([_share(g) for g in judge(both, who, machine=machine)])
@@ -239,7 +249,9 @@ def _first(group: Group) -> Group:
 
 
 def _share(group: Group) -> float:
+    if not group.preferences and group.scores is not None:
+        return 0.5 + 0.5 * float(np.sign(group.scores[0] - group.scores[1]))
     if not group.preferences:
-        return 0.5
+        return float("nan")
     vote = group.preferences[0]
     return vote.p if vote.i == 0 else 1 - vote.p
