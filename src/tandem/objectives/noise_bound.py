@@ -1,9 +1,9 @@
 """A floor under losses that are corrected for known label noise.
 
-The corrected loss of a click, [(1 - eps) l(z) - eps l(-z)] / (1 - 2 eps), falls for ever as z grows,
-so one pair could pull for as long as it is trained on. It has a floor exactly where l has a ceiling:
-l is taken at z clipped to [-bound, bound]. Averaged over flipped labels that is l of the clipped z,
-so the correction stays unbiased, for clean and for wrong labels alike.
+The corrected loss of a click, [(1 - eps) l(z) - eps l(-z)] / (1 - 2 eps), falls for ever as z
+grows, so one pair could pull for as long as it is trained on. It has a floor exactly where l has a
+ceiling: l is taken at z clipped to [-bound, bound]. Averaged over flipped labels that is l of the
+clipped z, so the correction stays unbiased, for clean and for wrong labels alike.
 
 Shapes: M pairs.
 """
