@@ -57,6 +57,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tandem.cli.evaluate:evaluate_policy_command",
         "compare a policy with a reference policy",
     ),
+    "eval exploit": (
+        "tandem.cli.exploit:exploit_command",
+        "look for opponents that beat a policy: how exploitable is it",
+    ),
+    "eval suite": (
+        "tandem.cli.suites:evaluate_suite_command",
+        "run a published evaluation: RewardBench 2, LLMBar, Vicuna, AlpacaEval 2",
+    ),
+    "chat": ("tandem.cli.talk:chat_command", "talk with a policy, or with several at once"),
+    "sample": (
+        "tandem.cli.talk:draw_samples_command",
+        "draw answers of policies to the same prompts, side by side",
+    ),
+    "export": (
+        "tandem.cli.export:export_model_command",
+        "write a run's model as a folder to give away, with its card",
+    ),
     "game": (
         "tandem.cli.game:game_command",
         "say whether preferences are a ranking, and who is exploited",

@@ -59,11 +59,13 @@ def check_command(words: Sequence[str]) -> int:
     if options.model:
         from tandem.models.checks import check_policy
         from tandem.models.folders import context_length, generation_ends
+        from tandem.models.model_finder import find_model
         from tandem.models.tokenizers import load_tokenizer
 
-        check_policy(options.model)
-        tokenizer, context = load_tokenizer(options.model), context_length(options.model)
-        ends = generation_ends(options.model)
+        model = find_model(options.model).path
+        check_policy(model)
+        tokenizer, context = load_tokenizer(model), context_length(model)
+        ends = generation_ends(model)
     found = examine(
         options.data,
         tokenizer,

@@ -19,8 +19,8 @@ import numpy as np
 
 from tandem.data.record import Group, Preference
 from tandem.errors import Pending
+from tandem.errors.ranges import Range, check_ranges
 from tandem.judges.vote_files import count_vote_rows, read_votes, write_questions
-from tandem.ranges import Range, check_ranges
 from tandem.runs.atomic_files import write_json
 
 OPEN, DECLINED, ANSWERED = "open", "declined", "answered"

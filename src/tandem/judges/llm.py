@@ -344,7 +344,9 @@ def _silent(name: str, what: str) -> JudgeError:
     return JudgeError(
         f"the language model gave {what} any mass, asked `{name}`",
         "a label made of nothing would be noise",
-        "look at the template: does it end where the label is said, in the model's own spelling?",
+        "look at the template: does it end where the label is said, in the model's own spelling? "
+        "A model that reasons first is asked for a verdict: asking.reads = verdict "
+        "(`ReasoningJudge`)",
     )
 
 

@@ -62,6 +62,11 @@ METHODS: dict[str, MethodRow] = {
         "PreferenceConfig", "preference model", "D, 2", "humans", "-", "`two_argument`", "SFT", "1",
         fits="preference",
     ),
+    "cyclic_preference": MethodRow(
+        "CyclicPreferenceConfig", "scalar plus cyclic preference model", "D, 2", "humans", "-",
+        "`cyclic_log_odds`", "SFT", "1",
+        fits="preference",
+    ),
     "dpo": MethodRow(
         "DPOConfig", "DPO, IPO, cDPO, rDPO, hinge, hinge-norm, SimPO...", "D, 2", "humans", "-",
         "one per loss", "SFT", "1",
@@ -86,6 +91,26 @@ METHODS: dict[str, MethodRow] = {
     "iterative_dpo": MethodRow(
         "IterativeDPOConfig", "iterative DPO", "pi_theta, K", "r_phi",
         "`rank_pairs(best-worst)`", "`sigmoid`", "pi_theta", "T",
+    ),
+    "nash_md": MethodRow(
+        "NashMDConfig", "Nash-MD-PG", "pi_theta, k; its mixture with pi_sft", "rho", "-",
+        "`ppo_clip`, wins minus KL", "SFT", "online",
+    ),
+    "nash_ema": MethodRow(
+        "NashEMAConfig", "Nash-EMA-PG", "pi_theta, k; its average", "rho", "-",
+        "`ppo_clip`, wins minus KL", "SFT", "online",
+    ),
+    "self_play": MethodRow(
+        "SelfPlayConfig", "self-play", "pi_theta, k", "rho", "-", "`ppo_clip`, wins minus KL",
+        "SFT", "online",
+    ),
+    "best_response": MethodRow(
+        "BestResponseConfig", "best response", "pi_theta, k; a frozen policy", "rho", "-",
+        "`ppo_clip`, wins minus KL", "SFT", "online",
+    ),
+    "past_play": MethodRow(
+        "PastPlayConfig", "play against past policies", "pi_theta, k; its past", "rho", "-",
+        "`ppo_clip`, wins minus KL", "SFT", "online",
     ),
     "best_of_n": MethodRow(
         "BestOfNConfig", "best-of-n", "pi_sft, n", "r_phi", "`best`", "(decoding)", "-", "-"
@@ -164,6 +189,8 @@ INPUTS: dict[str, str] = {
     "same": "Mapping by name: what makes two completions the same, the task's own choice first",
     "humans": "Judge: who gives preferences, now or tomorrow",
     "wording": "QuestionFormat: how questions with one checkable answer are put and read",
+    "preference_judge": "Callable: who says which of two answers is better, by name; fitted to D "
+    "where it is a model",
     "truth": "Judge: the programmatic truth, where there is one",
 }
 

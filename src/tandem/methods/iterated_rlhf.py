@@ -27,6 +27,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.errors.ranges import Count, CountOrZero, Positive, Range, Share, check_ranges
 from tandem.judges import Judge
 from tandem.judges.agreement import Equivalence
 from tandem.judges.ai_feedback import AIFeedback
@@ -40,7 +41,6 @@ from tandem.methods.dpo import DPOConfig
 from tandem.methods.ppo import PPOConfig
 from tandem.methods.reward import RewardConfig
 from tandem.methods.rlp import RLPConfig
-from tandem.ranges import Count, CountOrZero, Positive, Range, Share, check_ranges
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run

@@ -19,13 +19,13 @@ from typing import Annotated, Literal
 
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
+from tandem.errors.ranges import MANY, Count, NotNegative, Range, check_ranges
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import dpo
 from tandem.methods.dpo import DPOConfig
 from tandem.methods.raft import stage_prompts
 from tandem.operators import clean_pairs, rank_pairs
-from tandem.ranges import MANY, Count, NotNegative, Range, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import best_policy, run_validation, should_stop

@@ -28,12 +28,12 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import JudgeError
+from tandem.errors.ranges import MANY, Count, NotNegative, Positive, Range, check_ranges
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
 from tandem.models.packed import ActorCritic
 from tandem.objectives.pairwise import PAIRWISE
 from tandem.operators import Pairing, clean_pairs, rank_pairs
-from tandem.ranges import MANY, Count, NotNegative, Positive, Range, check_ranges
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank

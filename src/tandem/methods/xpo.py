@@ -25,12 +25,12 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Engine, Sampling
 from tandem.engines.open_engine import open_engine
+from tandem.errors.ranges import Count, NotNegative, Positive, check_ranges
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
 from tandem.methods.online_dpo import OnlineDPOAlgorithm, OnlineDPOConfig, OnlineLoss
 from tandem.models.packed import ActorCritic
 from tandem.models.tokenizers import load_tokenizer
-from tandem.ranges import Count, NotNegative, Positive, check_ranges
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank

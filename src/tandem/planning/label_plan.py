@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from tandem.errors import ConfigError
-from tandem.ranges import Count, Positive, Share, check_ranges
+from tandem.errors.ranges import Count, Positive, Share, check_ranges
 from tandem.statistics.pair_selection import PairRule
 
 PairSource = Literal["reference", "policy", "mix"]

@@ -29,6 +29,7 @@ from tandem.tasks.micro.annotators import (
     Camps,
     Drifting,
     DriftingTruth,
+    Tastes,
     Truth,
     known_facts,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "SameFacts",
     "Micro",
     "SkillName",
+    "Tastes",
     "Truth",
     "truth_parts",
     "true_worth",
@@ -156,6 +158,10 @@ class Micro:
     def annotator(self, flips: float = 0.25, seed: Seed = START_SEED) -> Annotator:
         """Somebody who compares completions (0, 1), (2, 3), ... and errs at this rate."""
         return Annotator(flips=flips, seed=seed)
+
+    def tastes(self, cyclic: float = 1.0, flips: float = 0.0, seed: Seed = START_SEED) -> Tastes:
+        """A population whose preference goes from a ranking (0) to a circle (1)."""
+        return Tastes(cyclic=cyclic, flips=flips, seed=seed)
 
     def count_inventions(self, groups: Iterable[Group]) -> TruthParts:
         """Rates of facts right, wrong and invented over all completions of summaries.
