@@ -17,6 +17,8 @@ from tandem.ranges import Count, NotNegative, Positive, Range, check_ranges
 
 GIB = 2**30
 """Bytes."""
+UNSAID = {"unsaid": True}
+"""Marks a field that a stage's description leaves out at its default: older runs do not have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,10 @@ class Machine:
             so; the step is cut into as many as it needs.
         checkpointing: recompute activations in the backward pass; done unasked where it must be.
         lora: train adapters instead of all weights.
+        engine: who draws completions: `torch` is our own, from the weights that are trained;
+            `vllm` a server of vLLM on this machine, from a copy that is kept up to date.
+        sharding: how several processes share the weights that are trained: `none` keeps them
+            whole in each, `fsdp2` gives each process a slice of weights, gradients and moments.
         save_seconds: how often a long stage writes what it can resume from.
         log_every: optimiser steps between two log lines.
     """
@@ -74,6 +80,8 @@ class Machine:
     tokens: Count = 16384
     checkpointing: bool = False
     lora: Lora | None = None
+    engine: Literal["torch", "vllm"] = field(default="torch", metadata=UNSAID)
+    sharding: Literal["none", "fsdp2"] = field(default="none", compare=False)
     save_seconds: NotNegative = field(default=30.0, compare=False)
     log_every: Count = field(default=10, compare=False)
 
@@ -96,3 +104,8 @@ def cache_folder() -> Path:
 def process_rank() -> int:
     """Return this process's rank as its launcher set it; 0 outside a launcher."""
     return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Return how many processes the launcher started; 1 outside a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tandem.engines import Engine
 from tandem.engines.torch import TorchEngine
 from tandem.machine import Machine
 from tandem.models.packed import PackedModel
@@ -11,15 +12,24 @@ from tandem.models.packed import PackedModel
 
 def open_engine(
     policy: PackedModel, tokenizer: Any, machine: Machine, *, name: str = "policy"
-) -> TorchEngine:
+) -> Engine:
     """Open the engine that samples from an opened policy, also while it is trained.
 
     Args:
-        policy: the policy; its weights are read when a batch is sampled, not copied.
+        policy: the policy; its weights are read when a batch is sampled.
         tokenizer: writes the texts of what is sampled.
-        machine: says whether steps are compiled.
+        machine: says which engine, and whether its steps are compiled.
         name: the completions' author.
+
+    Raises:
+        ConfigError: vLLM in a launch of several processes.
+        EngineError: vLLM is asked for and is not installed, or does not start.
     """
+    if machine.engine == "vllm":
+        from tandem.engines.vllm.engine import VllmEngine, check_processes
+
+        check_processes()
+        return VllmEngine(policy.lm, tokenizer, dtype=policy.dtype, name=name)
     return TorchEngine(
         policy.lm, tokenizer, dtype=policy.dtype, name=name, compiled=machine.compiled
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     PreTrainedModel,
 )
@@ -70,3 +72,28 @@ def add_adapters(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
         torch.manual_seed(int(seed))
         return get_peft_model(model, config)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the names and weights of a model as it would be saved, adapters added to their layers.
+
+    The model is not changed, and only one layer's sum exists at a time. A tensor that two names
+    share comes once, under the first.
+
+    Args:
+        model: a model of transformers, with PEFT adapters or without.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    layers = dict(inner.named_modules())
+    seen: set[int] = set()
+    for name, value in inner.state_dict().items():
+        owner, _, kind = name.rpartition(".base_layer.")
+        if ".lora_" in name or value.data_ptr() in seen:
+            continue
+        seen.add(value.data_ptr())
+        if owner and kind == "weight":
+            layer: Any = layers[owner]
+            deltas = [layer.get_delta_weight(adapter) for adapter in layer.active_adapters]
+            value = torch.stack([value, *(d.to(value.dtype) for d in deltas)]).sum(0)
+        yield name.replace(".base_layer.", "."), value.detach()

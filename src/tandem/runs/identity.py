@@ -30,7 +30,7 @@ def describe_value(value: object) -> Any:
     """Return JSON that is equal exactly when the value's content is equal.
 
     Dataclasses (configs, judges, operators) are read field by field, without the fields declared
-    `compare=False`; collections and checkpoints by content hash; files and folders likewise;
+    `compare=False`, and without those marked `unsaid` at their default; collections and checkpoints by content hash; files and folders likewise;
     functions of a module by name.
 
     Raises:
@@ -72,7 +72,9 @@ def _describe_composite(value: object) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         record = cast("Any", value)
         columns = {
-            f.name: describe_value(getattr(record, f.name)) for f in fields(record) if f.compare
+            f.name: describe_value(getattr(record, f.name))
+            for f in fields(record)
+            if f.compare and not (f.metadata.get("unsaid") and getattr(record, f.name) == f.default)
         }
         return {"class": kind, **columns}
     raise RunError(
