@@ -115,7 +115,7 @@ def resume(scale: Scale) -> dict[str, Any]:
 
 
 def attention(scale: Scale) -> dict[str, Any]:
-    """Log-probabilities and milliseconds of a forward and backward pass, a way of attending each."""
+    """Log-probabilities and milliseconds of a pass forward and back, for each way to attend."""
     found: dict[str, Any] = {}
     with _model(scale, "smol") as folder:
         groups = list(_pairs(scale, 1))
@@ -296,9 +296,7 @@ def _fit_dpo(
     clock = StepClock(stop_after)
     ctx = StageContext.at(place, events=clock, machine=machine)  # type: ignore[arg-type]
     size = max(1, len(data) // 4)
-    dpo.fit(
-        Checkpoint(folder), data, dpo.DPOConfig(epochs=1, batch=size, optim=OPTIM), ctx=ctx
-    )
+    dpo.fit(Checkpoint(folder), data, dpo.DPOConfig(epochs=1, batch=size, optim=OPTIM), ctx=ctx)
     files = sorted((place / "out").glob("*.safetensors"))
     return hashlib.blake2b(b"".join(f.read_bytes() for f in files), digest_size=16).hexdigest()
 
@@ -377,7 +375,6 @@ def _pairs(scale: Scale, steps: int) -> Groups:
 def _model(scale: Scale, name: str) -> Iterator[Path]:
     """Write a random Llama of this size, with a tokenizer of one word a token."""
     from transformers import LlamaConfig, LlamaForCausalLM
-
     from workloads import word_tokenizer
 
     shape = scale.shape(name)

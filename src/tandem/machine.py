@@ -65,6 +65,8 @@ class Machine:
             so; the step is cut into as many as it needs.
         checkpointing: recompute activations in the backward pass; done unasked where it must be.
         lora: train adapters instead of all weights.
+        quantise: `nf4` keeps the frozen weights under adapters in 4 bits (QLoRA), of the policy
+            that is trained and of its reference; what is saved is whole again, in bf16.
         engine: who draws completions: `torch` is our own, from the weights that are trained;
             `vllm` a server of vLLM on this machine, from a copy that is kept up to date.
         sharding: how several processes share the weights that are trained: `none` keeps them
@@ -80,6 +82,7 @@ class Machine:
     tokens: Count = 16384
     checkpointing: bool = False
     lora: Lora | None = None
+    quantise: Literal["none", "nf4"] = field(default="none", metadata=UNSAID)
     engine: Literal["torch", "vllm"] = field(default="torch", metadata=UNSAID)
     sharding: Literal["none", "fsdp2"] = field(default="none", compare=False)
     save_seconds: NotNegative = field(default=30.0, compare=False)
@@ -93,6 +96,12 @@ class Machine:
                 "numbers are computed on a processor (cpu), a GPU (cuda, cuda:0, mps), or the one "
                 "that is there (auto)",
                 "give one of these, or leave it out",
+            )
+        if self.quantise != "none" and self.sharding != "none":
+            raise ConfigError(
+                f"machine.quantise = {self.quantise} with machine.sharding = {self.sharding}",
+                "4-bit weights are packed in blocks that cannot be cut over processes here",
+                "leave one of them out",
             )
 
 

@@ -23,6 +23,7 @@ from tandem.errors import ModelError
 from tandem.machine import Machine
 from tandem.models.devices import resolve_device
 from tandem.models.folders import UNREADABLE, Source, check_exists, first_line, without_warnings
+from tandem.models.quantised import quantisation_of
 from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
 from tandem.runs.weight_files import loaded_weights
@@ -36,13 +37,19 @@ PAIR = "pair"
 """What `reads` says of a scalar model that reads two answers as one sequence."""
 
 
-def load_policy(source: Source, machine: Machine) -> PreTrainedModel:
+def load_policy(source: Source, machine: Machine, *, packed: bool = False) -> PreTrainedModel:
     """Load a causal language model in fp32 onto the machine's device.
+
+    Args:
+        source: a folder.
+        machine: device settings.
+        packed: in 4 bits, where the machine asks for it.
 
     Raises:
         ModelError: the folder is missing, is not a causal language model, or has no safetensors.
     """
-    return _ready(_load(AutoModelForCausalLM, source), machine)
+    more = quantisation_of(machine) if packed else {}
+    return _ready(_load(AutoModelForCausalLM, source, **more), machine)
 
 
 def load_classifier(source: Source, machine: Machine) -> PreTrainedModel:
@@ -62,6 +69,7 @@ def load_scalar(
     fresh: Seed | None = None,
     zero: bool = False,
     layers: int | None = None,
+    packed: bool = False,
 ) -> PreTrainedModel:
     """Load a model with a scalar head on the last token (one label, no bias).
 
@@ -71,6 +79,7 @@ def load_scalar(
         fresh: draw a new head from N(0, 1/(d + 1)) with this seed.
         zero: with `fresh`, start the head at zero instead.
         layers: keep only the first layers of the body: a smaller model of the same family.
+        packed: in 4 bits, where the machine asks for it.
 
     The padding token is written into the configuration, because transformers finds the last
     token by it. Where it is also the end of a sequence there is none to be told apart: the
@@ -81,7 +90,8 @@ def load_scalar(
     """
     tokenizer = load_tokenizer(source)
     head = () if fresh is None else ("score.weight",)
-    model = _load(AutoModelForSequenceClassification, source, new=head, num_labels=1)
+    more = quantisation_of(machine) if packed else {}
+    model = _load(AutoModelForSequenceClassification, source, new=head, num_labels=1, **more)
     pad = tokenizer.pad_token_id
     model.config.pad_token_id = None if pad == tokenizer.eos_token_id else pad
     if layers is not None:

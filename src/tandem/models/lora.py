@@ -15,6 +15,7 @@ from transformers import (
 
 from tandem.errors import ConfigError
 from tandem.machine import Lora
+from tandem.models.quantised import plain_state
 from tandem.rng import Seed
 
 
@@ -87,7 +88,7 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     layers = dict(inner.named_modules())
     seen: set[int] = set()
-    for name, value in inner.state_dict().items():
+    for name, value in plain_state(inner):
         owner, _, kind = name.rpartition(".base_layer.")
         if ".lora_" in name or value.data_ptr() in seen:
             continue

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     PreTrainedTokenizerBase,
 )
@@ -14,6 +16,8 @@ from transformers import (
 from tandem.data.chat.ends import end_tokens, named_ends
 from tandem.machine import process_rank
 from tandem.models.folders import without_warnings
+from tandem.models.lora import merged_weights
+from tandem.models.quantised import is_quantised
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, card: str = "") -> None:
@@ -29,12 +33,26 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, card: 
         with without_warnings():
             model.save_pretrained(out / "adapter")
         _same_everywhere(out / "adapter")
-        model = model.merge_and_unload()
+        model = _without_packing(model) if is_quantised(model) else model.merge_and_unload()
     with without_warnings():
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
     if card:
         (out / "README.md").write_text(card, encoding="utf-8")
+
+
+def _without_packing(model: Any) -> Any:
+    """Return a model in bf16 that computes what one of packed weights and adapters does."""
+    inner = model.get_base_model()
+    config = copy.deepcopy(inner.config)
+    del config.quantization_config
+    with torch.device("meta"):
+        whole = type(inner)(config)
+    state = {name: value.to(torch.bfloat16) for name, value in merged_weights(model)}
+    whole.load_state_dict(state, strict=False, assign=True)
+    whole.tie_weights()
+    whole.generation_config = inner.generation_config
+    return whole
 
 
 def _mend_generation(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:

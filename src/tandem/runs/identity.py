@@ -30,8 +30,8 @@ def describe_value(value: object) -> Any:
     """Return JSON that is equal exactly when the value's content is equal.
 
     Dataclasses (configs, judges, operators) are read field by field, without the fields declared
-    `compare=False`, and without those marked `unsaid` at their default; collections and checkpoints by content hash; files and folders likewise;
-    functions of a module by name.
+    `compare=False`, and without those marked `unsaid` that have their default; collections and
+    checkpoints by content hash; files and folders likewise; functions of a module by name.
 
     Raises:
         RunError: a type whose content cannot be known.

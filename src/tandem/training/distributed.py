@@ -90,7 +90,7 @@ class DataParallel:
         self.module, self._prepared = accelerator.prepare(module, self.optimiser)
 
     def turns(self, micro: list[Batch]) -> list[tuple[Batch, bool]]:
-        """Every n-th is read by one of n processes; one that has none reads the first for naught."""
+        """Every n-th is read by one of n processes; one without any reads the first in vain."""
         rank, size = self.accelerator.process_index, self.accelerator.num_processes
         return [(batch, True) for batch in micro[rank::size]] or [(micro[0], False)]
 

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tandem.errors import DataError, RunError
 from tandem.machine import process_rank
+from tandem.models.quantised import TrainedPart, is_quantised
 from tandem.training.distributed import Parallelism
 from tandem.training.sources import BatchSource
 from tandem.training.state_file import read_state, write_state
@@ -44,7 +45,7 @@ class ResumeState:
         every: float,
     ) -> None:
         self.parts: dict[str, Any] = {
-            "module": module,
+            "module": TrainedPart(module) if is_quantised(module) else module,
             "optimiser": together.optimiser,
             "schedule": schedule,
             "source": source,

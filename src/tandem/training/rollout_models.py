@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tandem.batching.batch import Outputs, Packed
+from tandem.batching.packing import Layout
 from tandem.batching.ragged import Ragged
 from tandem.data.record import Group
 from tandem.engines import Sampling
@@ -26,6 +28,29 @@ from tandem.runs.context import StageContext
 from tandem.runs.events import Events
 
 
+class BaseOfAdapters:
+    """Reads a policy as it was before its adapters were trained: with the adapters switched off."""
+
+    def __init__(self, policy: PackedModel) -> None:
+        self.policy = policy
+
+    @property
+    def layout(self) -> Layout:
+        """The policy's."""
+        return self.policy.layout
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.policy.device
+
+    def __call__(self, tokens: Packed, **want: bool) -> Outputs:
+        """Read one pack."""
+        lm: Any = self.policy.lm
+        with lm.disable_adapter():
+            return self.policy(tokens, **want)
+
+
 @dataclass(frozen=True)
 class RolloutModels:
     """The models of on-policy training, and what they say of fresh samples.
@@ -36,13 +61,14 @@ class RolloutModels:
 
     Attributes:
         policy: the actor, and the critic where there is one; the only module that is trained.
-        reference: the frozen policy that the KL is measured to.
+        reference: the frozen policy that the KL is measured to; over a quantised base it is the
+            policy itself without its adapters, so that the base is in memory once.
         reward: the opened scoring judge.
         machine: where they run.
     """
 
     policy: ActorCritic
-    reference: PackedModel
+    reference: PackedModel | BaseOfAdapters
     reward: ScoringFunction
     machine: Machine
 
@@ -69,8 +95,12 @@ class RolloutModels:
         """
         _log_other_tokenizer(reward, init, ctx.events)
         policy.actor.temperature = sampling.temperature
-        reference = open_policy((ref or init).path, replace(ctx.machine, lora=None))
-        reference.temperature = sampling.temperature
+        if ctx.machine.quantise != "none" and ref is None:
+            reference = BaseOfAdapters(policy.actor)
+        else:
+            alone = replace(ctx.machine, lora=None)
+            reference = open_policy((ref or init).path, alone, reference=True)
+            reference.temperature = sampling.temperature
         return cls(policy, reference, open_judge(reward, ctx.machine), ctx.machine)
 
     def scores(self, groups: Sequence[Group]) -> Tensor:
