@@ -8,6 +8,7 @@ from tandem.engines import Engine
 from tandem.engines.torch import TorchEngine
 from tandem.machine import Machine
 from tandem.models.packed import PackedModel
+from tandem.models.quantised import is_quantised
 
 
 def open_engine(
@@ -30,6 +31,6 @@ def open_engine(
 
         check_processes()
         return VllmEngine(policy.lm, tokenizer, dtype=policy.dtype, name=name)
-    return TorchEngine(
-        policy.lm, tokenizer, dtype=policy.dtype, name=name, compiled=machine.compiled
-    )
+    # packed weights are sampled as they are: a copy in another dtype would unpack them
+    dtype = None if is_quantised(policy) else policy.dtype
+    return TorchEngine(policy.lm, tokenizer, dtype=dtype, name=name, compiled=machine.compiled)

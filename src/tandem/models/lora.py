@@ -18,6 +18,9 @@ from tandem.machine import Lora
 from tandem.models.quantised import plain_state
 from tandem.rng import Seed
 
+_BY_PEFT = re.compile(r"\.base_layer\.|\.modules_to_save\.[^.]+\.")
+"""What PEFT puts into the names of the layers that it wraps."""
+
 
 def check_targets(model: Any, lora: Lora) -> None:
     """Refuse adapters on layers that a model does not have.
@@ -87,14 +90,12 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     layers = dict(inner.named_modules())
-    seen: set[int] = set()
     for name, value in plain_state(inner):
         owner, _, kind = name.rpartition(".base_layer.")
-        if ".lora_" in name or value.data_ptr() in seen:
+        if ".lora_" in name or ".original_module." in name:
             continue
-        seen.add(value.data_ptr())
         if owner and kind == "weight":
             layer: Any = layers[owner]
-            deltas = [layer.get_delta_weight(adapter) for adapter in layer.active_adapters]
-            value = torch.stack([value, *(d.to(value.dtype) for d in deltas)]).sum(0)
-        yield name.replace(".base_layer.", "."), value.detach()
+            for adapter in layer.active_adapters:
+                value = value + layer.get_delta_weight(adapter).to(value.dtype)
+        yield _BY_PEFT.sub(".", name), value.detach()

@@ -84,13 +84,19 @@ def dequantise(weight: Tensor) -> Tensor:
 
 
 def plain_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield a module's persistent tensors by name, packed weights as matrices."""
+    """Yield a module's persistent tensors by name, packed weights as matrices.
+
+    A tensor that two names share comes once, under the first.
+    """
     packed = {n: p for n, p in model.named_parameters() if hasattr(p, "quant_state")}
-    for name, value in model.state_dict().items():
-        if name in packed:
-            yield name, dequantise(packed[name])
-        elif not any(name.startswith(f"{n}.") for n in packed):
-            yield name, value
+    stored, seen = model.state_dict(), set[int]()
+    for name, value in stored.items():
+        if any(name.startswith(f"{n}.") for n in packed):
+            continue  # blocks' scales and tables
+        if value.numel() and value.data_ptr() in seen:
+            continue
+        seen.add(value.data_ptr())
+        yield name, dequantise(packed[name]) if name in packed else value
 
 
 class TrainedPart:

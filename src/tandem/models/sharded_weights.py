@@ -22,6 +22,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import _composable_state
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -86,6 +87,8 @@ class ShardedWeights:
     def restore(self) -> None:
         """Make the module whole for good."""
         self._gather()
+        for unit in self._units:  # it may be sharded anew, by another fit
+            getattr(_composable_state, "_module_state_mapping", {}).pop(unit, None)
         self._pairs, self._hidden, self._units = [], [], []
         _OPEN.pop(self.module, None)
 
