@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tandem.planning.roofline import (
+from tandem.training.roofline import (
     Cluster,
     ModelSize,
     Step,

@@ -27,7 +27,7 @@ def open_engine(
         EngineError: vLLM is asked for and is not installed, or does not start.
     """
     if machine.engine == "vllm":
-        from tandem.engines.vllm.engine import VllmEngine, check_processes
+        from tandem.engines.vllm.vllm_engine import VllmEngine, check_processes
 
         check_processes()
         return VllmEngine(policy.lm, tokenizer, dtype=policy.dtype, name=name)

@@ -2,7 +2,7 @@
 
     W = absmax * table[code]     16 codes of a normal distribution, one absmax a block of 64 weights
 
-Products dequantise a layer's matrix, multiply, and drop it. Embeddings, norms and heads stay as
+Products unpack_weight a layer's matrix, multiply, and drop it. Embeddings, norms and heads stay as
 they are. What is saved is the trained policy as it computes: dequantised weights plus adapters, in
 bf16; the base that was quantised is not read again.
 """
@@ -73,7 +73,7 @@ def is_quantised(module: nn.Module) -> bool:
     return any(hasattr(p, "quant_state") for p in module.parameters())
 
 
-def dequantise(weight: Tensor) -> Tensor:
+def unpack_weight(weight: Tensor) -> Tensor:
     """Return a packed weight as a matrix; any other tensor as it is."""
     state = getattr(weight, "quant_state", None)
     if state is None:
@@ -96,7 +96,7 @@ def plain_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if value.numel() and value.data_ptr() in seen:
             continue
         seen.add(value.data_ptr())
-        yield name, dequantise(packed[name]) if name in packed else value
+        yield name, unpack_weight(packed[name]) if name in packed else value
 
 
 class TrainedPart:

@@ -72,7 +72,7 @@ class ShardedWeights:
         )
 
     @contextmanager
-    def gathered(self) -> Iterator[None]:
+    def as_whole(self) -> Iterator[None]:
         """Make the module whole inside the block; what is written to its weights is lost."""
         if self._is_whole:
             yield
@@ -147,7 +147,7 @@ def whole_weights(module: nn.Module) -> Iterator[None]:
     """
     for root, sharded in list(_OPEN.items()):
         if any(part is module for part in root.modules()):
-            with sharded.gathered():
+            with sharded.as_whole():
                 yield
             return
     yield

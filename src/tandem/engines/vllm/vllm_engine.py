@@ -18,7 +18,7 @@ from tandem.data.chat.ends import end_tokens, named_ends
 from tandem.data.record import Completion, Group
 from tandem.engines import Sampling
 from tandem.engines.running_batch import StopCondition
-from tandem.engines.vllm.server import VllmServer
+from tandem.engines.vllm.vllm_server import VllmServer
 from tandem.errors import ConfigError, EngineError
 from tandem.machine import world_size
 from tandem.models.lora import merged_weights

@@ -32,7 +32,7 @@ PYTHON = "TANDEM_VLLM"
 START_SECONDS = 600.0
 """A server that does not answer by then has failed: a large model is read and compiled first."""
 ANSWER_SECONDS = 3600.0
-EXTENSION = "weight_files"
+EXTENSION = "worker_extension"
 
 
 class VllmServer:

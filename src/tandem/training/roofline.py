@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Layout = Literal["one", "ddp", "fsdp2"]
+Spread = Literal["one", "ddp", "fsdp2"]
 
 MASTER, COMPUTE = 4, 2
 """Bytes of a weight: of the optimiser, and of products in bf16."""
@@ -157,7 +157,7 @@ class Prediction:
         fits: whether the bytes are there.
     """
 
-    layout: Layout
+    layout: Spread
     memory: dict[str, float]
     seconds: dict[str, float]
     fits: bool
@@ -169,7 +169,7 @@ class Prediction:
 
 
 def predict_step(
-    model: ModelSize, cluster: Cluster, step: Step, layout: Layout = "fsdp2"
+    model: ModelSize, cluster: Cluster, step: Step, layout: Spread = "fsdp2"
 ) -> Prediction:
     """Predict memory and time of one step.
 
@@ -187,7 +187,7 @@ def predict_step(
 
 
 def predict_memory(
-    model: ModelSize, cluster: Cluster, step: Step, layout: Layout
+    model: ModelSize, cluster: Cluster, step: Step, layout: Spread
 ) -> dict[str, float]:
     """Return the bytes on one device, by part."""
     shards = cluster.size if layout == "fsdp2" else 1
@@ -213,7 +213,7 @@ def predict_memory(
 
 
 def predict_seconds(
-    model: ModelSize, cluster: Cluster, step: Step, layout: Layout
+    model: ModelSize, cluster: Cluster, step: Step, layout: Spread
 ) -> dict[str, float]:
     """Return the seconds of one step, by phase."""
     speed, size = cluster.flops * cluster.efficiency, cluster.size
@@ -246,7 +246,7 @@ def forward_operations(model: ModelSize, step: Step) -> float:
 
 
 def _link_seconds(
-    model: ModelSize, cluster: Cluster, step: Step, layout: Layout, learn: int
+    model: ModelSize, cluster: Cluster, step: Step, layout: Spread, learn: int
 ) -> float:
     """Seconds of the collectives of one pass: a ring moves (n-1)/n of the bytes a gather."""
     size = cluster.size
@@ -275,6 +275,6 @@ def _rollout_seconds(model: ModelSize, cluster: Cluster, step: Step) -> float:
 
 def compare_layouts(model: ModelSize, cluster: Cluster, step: Step) -> list[Prediction]:
     """Return the predictions of all layouts: those that fit first, then the quickest first."""
-    layouts: tuple[Layout, ...] = ("one", "ddp", "fsdp2") if cluster.size > 1 else ("one",)
+    layouts: tuple[Spread, ...] = ("one", "ddp", "fsdp2") if cluster.size > 1 else ("one",)
     found = [predict_step(model, cluster, step, layout) for layout in layouts]
     return sorted(found, key=lambda p: (not p.fits, p.total))
