@@ -22,6 +22,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "e2e" / "ranks.py"
+Job = tuple[int, Path, str, dict[str, Any]]
+"""Processes, place, method, settings."""
 METHODS = ("sft", "reward", "dpo", "kto", "ppo", "grpo")
 LORA = {"lora": {"rank": 4}}
 SHARDED = {"sharding": "fsdp2"}
@@ -70,16 +72,18 @@ def make_models(place: Path) -> tuple[Path, Path]:
     return folder(place / "base"), folder(place / "big", **wide)
 
 
-def fit(count: int, place: Path, base: Path, method: str, settings: dict[str, Any]) -> Any:
-    """Fit in processes of their own; return what each saw."""
-    words = [sys.executable, "-W", "ignore", str(SCRIPT), str(count), str(place), str(base), method]
+def fit(base: Path, *jobs: Job) -> list[Any]:
+    """Fit in processes of their own, one job after the other; return what each process saw."""
+    listed = [
+        {"processes": n, "place": str(place), "base": str(base), "method": m, "settings": settings}
+        for n, place, m, settings in jobs
+    ]
+    words = [sys.executable, "-W", "ignore", str(SCRIPT), json.dumps(listed)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(
-        [*words, json.dumps(settings)], env=env, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{method} in {count} processes failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+        raise SystemExit(f"{jobs} failed:\n{done.stderr[-3000:]}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
 
 
 def compare(method: str, base: Path, place: Path, found: dict[str, Any], keep: Any) -> None:
@@ -87,9 +91,8 @@ def compare(method: str, base: Path, place: Path, found: dict[str, Any], keep: A
     missing = [way for way in WAYS if f"{method}, {way}" not in found]
     if not missing and f"{method}, resumed" in found:
         return
-    seen = {}
-    for way, (count, settings, _) in WAYS.items():
-        seen[way] = fit(count, place / method / way, base, method, settings)
+    jobs = [(n, place / method / way, method, more) for way, (n, more, _) in WAYS.items()]
+    seen = dict(zip(WAYS, fit(base, *jobs), strict=True))
     for way, (_, _, against) in WAYS.items():
         if against:
             places = (place / method / against, place / method / way)
@@ -123,22 +126,28 @@ def weight_difference(one: Path, other: Path) -> float:
 
 def resumed(method: str, base: Path, place: Path) -> dict[str, float]:
     """Interrupt after the third step and go on in as many, fewer and more processes."""
-    found = {}
-    for before, after in ((2, 2), (2, 1), (1, 2)):
+    turns = ((2, 2), (2, 1), (1, 2))
+    jobs: list[Job] = []
+    for before, after in turns:
         home = place / method / f"{before} to {after}"
-        saving = {"save_seconds": 0.0}
-        first, then = (saving | (SHARDED if count > 1 else {}) for count in (before, after))
-        fit(after, home / "calm", base, method, then)
-        fit(before, home / "torn", base, method, first | {"dies_at": 4})
-        fit(after, home / "torn", base, method, then)
-        found[f"{before} to {after}"] = weight_difference(home / "calm", home / "torn")
-    return found
+        first, then = (
+            {"save_seconds": 0.0} | (SHARDED if count > 1 else {}) for count in (before, after)
+        )
+        jobs += [
+            (after, home / "calm", method, then),
+            (before, home / "torn", method, first | {"dies_at": 4}),
+            (after, home / "torn", method, then),
+        ]
+    fit(base, *jobs)
+    homes = {f"{a} to {b}": place / method / f"{a} to {b}" for a, b in turns}
+    return {name: weight_difference(h / "calm", h / "torn") for name, h in homes.items()}
 
 
 def memory(way: str, big: Path, place: Path) -> dict[str, Any]:
     """The megabytes that each process took to fit DPO to 25 M parameters, beyond its imports."""
     count, settings, _ = WAYS[way]
-    seen = fit(count, place / "memory" / way, big, "dpo", settings | {"epochs": 1, "tokens": 200})
+    more = settings | {"epochs": 1, "tokens": 200}
+    [seen] = fit(big, (count, place / "memory" / way, "dpo", more))
     return {"megabytes": [s["megabytes"] for s in seen]}
 
 
@@ -146,7 +155,7 @@ def refused(base: Path, place: Path) -> dict[str, str]:
     """What a launcher that asks for DeepSpeed is told."""
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     try:
-        fit(2, place / "zero", base, "sft", {})
+        fit(base, (2, place / "zero", "sft", {}))
     except SystemExit as error:
         lines = [line for line in str(error).splitlines() if "DeepSpeed" in line]
         return {"refused": lines[-1].strip() if lines else str(error)[-300:]}

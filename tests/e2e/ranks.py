@@ -1,11 +1,11 @@
-"""Fits a method in one process, or in several forked ones that train together over gloo.
+"""Fits methods in one process each, or in several forked ones that train together over gloo.
 
-python ranks.py PROCESSES PLACE BASE METHOD [SETTINGS AS JSON]
+python ranks.py JOBS        JSON: a list of {processes, place, base, method, settings}
 
-Settings are those of the machine, and `dies_at`, the step at which all processes are interrupted,
-`steps`, and `keep`: a folder that a former, interrupted call left to be gone on from. The first
-process prints losses, gradient norms, and the megabytes that each process took beyond what it
-began with. Forking after the imports saves each process some seconds.
+Settings are those of the machine, and `epochs`, and `dies_at`: the step at which all processes are
+interrupted; a later job in the same place goes on from what is left. After each job a line of JSON
+says what every process saw: losses, gradient norms, and the megabytes that it took beyond what it
+began with. A process is forked after the imports, which saves it some seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import resource
 import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def climb(method: str, base: Checkpoint, rounds: int, ctx: StageContext) -> None
 
 def work(rank: int, place: Path, base: Path, method: str, settings: dict[str, Any]) -> None:
     """Be one process: fit, and write what it saw."""
+    settings = dict(settings)
     dies_at, epochs = settings.pop("dies_at", None), settings.pop("epochs", 3)
     if settings.get("lora"):
         settings["lora"] = Lora(**settings["lora"])
@@ -107,42 +109,43 @@ def work(rank: int, place: Path, base: Path, method: str, settings: dict[str, An
     (place / f"seen-{rank}.json").write_text(json.dumps(found))
 
 
-def main() -> None:
-    """Fork the processes, wait for all, and print what each saw."""
-    processes, place, base, method, *rest = sys.argv[1:]
-    home, count = Path(place), int(processes)
-    settings = json.loads((rest or ["{}"])[0])
+def run(processes: int, place: str, base: str, method: str, settings: dict[str, Any]) -> bool:
+    """Fork the processes of one job, wait for all, and print what they saw; True if they did it."""
+    home = Path(place)
     home.mkdir(parents=True, exist_ok=True)
     os.environ["TANDEM_CACHE"] = str(home / "cache")
-    if count > 1:
+    launch: dict[str, str] = {}
+    if processes > 1:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
-            port = str(s.getsockname()[1])
-        os.environ |= {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes,
-                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+            launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(s.getsockname()[1])}
+        launch |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    sys.stdout.flush()
     children = []
-    for rank in range(count):
+    for rank in range(processes):
         child = os.fork()
         if child == 0:
-            code = 1
-            try:
-                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
-                work(rank, home, Path(base), method, settings)
-                code = 0
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+            os.environ.update(launch | own)
+            os._exit(be_rank(rank, home, Path(base), method, settings))
         children.append(child)
-    failed = [os.waitpid(child, 0)[1] for child in children]
-    if any(failed):
-        sys.exit(1)
-    print(json.dumps([json.loads((home / f"seen-{r}.json").read_text()) for r in range(count)]))
+    if any([os.waitpid(child, 0)[1] for child in children]):
+        return False
+    print(json.dumps([json.loads((home / f"seen-{r}.json").read_text()) for r in range(processes)]))
+    return True
+
+
+def be_rank(rank: int, place: Path, base: Path, method: str, settings: dict[str, Any]) -> int:
+    """Work, and return the code to exit with."""
+    try:
+        work(rank, place, base, method, settings)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    if not all(run(**job) for job in json.loads(sys.argv[1])):
+        sys.exit(1)

@@ -16,21 +16,23 @@ from safetensors.torch import load_file
 from tiny import folder
 
 SCRIPT = str(Path(__file__).with_name("ranks.py"))
+Job = tuple[int, Path, str, dict[str, Any]]
+"""Processes, place, method, settings."""
 SHARDED = {"sharding": "fsdp2"}
 LORA = {"lora": {"rank": 4}}
 
 
-def fitted(
-    processes: int, place: Path, base: Path, method: str, settings: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Fit in processes of their own; return what each saw."""
-    words = [sys.executable, "-W", "ignore", SCRIPT, str(processes), str(place), str(base), method]
+def fitted(base: Path, *jobs: Job) -> list[list[dict[str, Any]]]:
+    """Fit in processes of their own, one job after the other; return what each process saw."""
+    listed = [
+        {"processes": n, "place": str(place), "base": str(base), "method": m, "settings": settings}
+        for n, place, m, settings in jobs
+    ]
+    words = [sys.executable, "-W", "ignore", SCRIPT, json.dumps(listed)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*words, json.dumps(settings)], env=env, capture_output=True, text=True, timeout=900
-    )
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
 
 
 def difference(one: Path, other: Path) -> float:
@@ -53,8 +55,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compared(base: Path, tmp_path: Path, method: str, settings: dict[str, Any]) -> None:
     """Assert that one process and two sharded ones do the same."""
-    [alone] = fitted(1, tmp_path / "one", base, method, settings)
-    both = fitted(2, tmp_path / "two", base, method, settings | SHARDED)
+    [alone], both = fitted(
+        base,
+        (1, tmp_path / "one", method, settings),
+        (2, tmp_path / "two", method, settings | SHARDED),
+    )
     assert len(alone["losses"]) > 3
     for seen in both:
         assert torch.tensor(seen["losses"]) == pytest.approx(
@@ -92,14 +97,17 @@ def test_a_fit_goes_on_in_another_number_of_processes(
     def settings(processes: int, **more: Any) -> dict[str, Any]:
         return {"save_seconds": 0.0, **(SHARDED if processes > 1 else {}), **more}
 
-    fitted(after, tmp_path / "calm", base, method, settings(after))
-    fitted(before, tmp_path / "torn", base, method, settings(before, dies_at=4))
-    assert (tmp_path / "torn" / "scratch" / "state.safetensors").exists()
-    assert not (tmp_path / "torn" / "out" / "model.safetensors").exists()
-    [first, *_] = fitted(after, tmp_path / "torn", base, method, settings(after))
-    [calm, *_] = json.loads(f"[{(tmp_path / 'calm' / 'seen-0.json').read_text()}]")
-    assert len(first["losses"]) == len(calm["losses"]) - 3
-    off = difference(tmp_path / "calm", tmp_path / "torn")
+    calm, torn = tmp_path / "calm", tmp_path / "torn"
+    [whole, *_], _ = fitted(
+        base,
+        (after, calm, method, settings(after)),
+        (before, torn, method, settings(before, dies_at=4)),
+    )
+    assert (torn / "scratch" / "state.safetensors").exists()
+    assert not (torn / "out" / "model.safetensors").exists()
+    [[first, *_]] = fitted(base, (after, torn, method, settings(after)))
+    assert len(first["losses"]) == len(whole["losses"]) - 3
+    off = difference(calm, torn)
     assert off == 0 if before == after else off < 1e-6
 
 
@@ -108,9 +116,12 @@ def test_a_sharded_process_holds_less(tmp_path: Path):
     """Weights, gradients and moments of 20 M parameters: 16 bytes each alone, 8 in one of two."""
     big = folder(tmp_path / "big", hidden_size=512, intermediate_size=1024, num_hidden_layers=8)
     settings = {"epochs": 1, "tokens": 200}
-    [alone] = fitted(1, tmp_path / "one", big, "dpo", settings)
-    both = fitted(2, tmp_path / "two", big, "dpo", settings | SHARDED)
-    whole = fitted(2, tmp_path / "ddp", big, "dpo", settings)
+    [alone], both, whole = fitted(
+        big,
+        (1, tmp_path / "one", "dpo", settings),
+        (2, tmp_path / "two", "dpo", settings | SHARDED),
+        (2, tmp_path / "ddp", "dpo", settings),
+    )
     for sharded, copied in zip(both, whole, strict=True):
         assert sharded["megabytes"] < 0.8 * copied["megabytes"]
         assert sharded["megabytes"] < 0.8 * alone["megabytes"]

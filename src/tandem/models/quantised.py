@@ -2,7 +2,7 @@
 
     W = absmax * table[code]     16 codes of a normal distribution, one absmax a block of 64 weights
 
-Products unpack_weight a layer's matrix, multiply, and drop it. Embeddings, norms and heads stay as
+Products unpack a layer's matrix, multiply, and drop it. Embeddings, norms and heads stay as
 they are. What is saved is the trained policy as it computes: dequantised weights plus adapters, in
 bf16; the base that was quantised is not read again.
 """
