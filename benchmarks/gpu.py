@@ -25,9 +25,13 @@ import datetime
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +47,7 @@ LIMITS = {
     "compile": 90,
 }
 """Part -> seconds at most."""
-DRY_LIMIT = 120
+DRY_LIMIT = 240
 LEAST = 10
 """Seconds below which a part is not begun."""
 
@@ -51,8 +55,9 @@ LEAST = 10
 def main() -> int:
     """Run the parts that are not done; 1 if one of them failed."""
     options = _options()
-    if options.part:
-        return _child(options.part, options.dry)
+    sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+    if options.dry:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     until = time.monotonic() + 60 * options.minutes
     found = _opened(options.out, options.dry)
     for part in options.only or LIMITS:
@@ -77,7 +82,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=8.0, help="begin no part after these")
     parser.add_argument("--only", nargs="+", choices=list(LIMITS), help="these parts alone")
     parser.add_argument("--out", type=Path, help="where the results are, and go")
-    parser.add_argument("--part", choices=list(LIMITS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.out is None:
         kind = "gpu-dry" if options.dry else "gpu"
@@ -100,30 +104,50 @@ def _opened(path: Path, dry: bool) -> dict[str, Any]:
 
 
 def _run(part: str, dry: bool, limit: float) -> dict[str, Any]:
-    """Run a part in a process of its own; what it prints last is its result."""
-    words = [sys.executable, __file__, "--part", part, *["--dry"] * dry]
-    env = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if dry else {})
+    """Run a part in a process of its own, forked before any GPU is opened."""
+    import gpu_parts  # imported once: torch takes seconds, and no part may wait for them again
+
     began = time.monotonic()
+    with tempfile.TemporaryDirectory() as place:
+        said, result = Path(place) / "said", Path(place) / "result.json"
+        child = os.fork()
+        if child == 0:
+            os._exit(_be_child(lambda: gpu_parts.PARTS[part](gpu_parts.Scale(dry)), said, result))
+        code = _wait(child, limit)
+        seconds = round(time.monotonic() - began, 1)
+        if code == 0:
+            return {"state": "done", "seconds": seconds, **json.loads(result.read_text())}
+        text = said.read_text(errors="replace").strip()[-1500:]
+    why = f"longer than {limit:.0f} s" if code is None else text or f"ended with {code}"
+    return {"state": "failed", "why": why, "seconds": seconds}
+
+
+def _be_child(work: Callable[[], dict[str, Any]], said: Path, result: Path) -> int:
+    """Do a part: what it prints goes into one file, what it found into another."""
+    os.setsid()
+    with said.open("wb") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
     try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, timeout=limit, env=env, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"state": "failed", "why": f"longer than {limit:.0f} s", "seconds": round(limit, 1)}
-    seconds = round(time.monotonic() - began, 1)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        why = (done.stderr.strip() or done.stdout.strip())[-1500:]
-        return {"state": "failed", "why": why, "seconds": seconds}
-    return {"state": "done", "seconds": seconds, **json.loads(lines[-1])}
-
-
-def _child(part: str, dry: bool) -> int:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-    import gpu_parts
-
-    print(json.dumps(gpu_parts.PARTS[part](gpu_parts.Scale(dry))))
+        result.write_text(json.dumps(work()), encoding="utf-8")
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        return 1
     return 0
+
+
+def _wait(child: int, limit: float) -> int | None:
+    """Return the exit code of a child, or None after killing one that takes too long."""
+    until = time.monotonic() + limit
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.1)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:

@@ -129,9 +129,11 @@ def run(processes: int, place: str, base: str, method: str, settings: dict[str, 
             os.environ.update(launch | own)
             os._exit(be_rank(rank, home, Path(base), method, settings))
         children.append(child)
-    if any([os.waitpid(child, 0)[1] for child in children]):
+    codes = [os.waitpid(child, 0)[1] for child in children]
+    if any(codes):
         return False
-    print(json.dumps([json.loads((home / f"seen-{r}.json").read_text()) for r in range(processes)]))
+    seen = [json.loads((home / f"seen-{rank}.json").read_text()) for rank in range(processes)]
+    print(json.dumps(seen))
     return True
 
 
