@@ -76,7 +76,7 @@ def test_merged_weights_are_those_that_are_saved(tmp_path: Path):
 def test_dpo_over_packed_weights_begins_at_its_reference_and_saves_what_it_computes(
     tmp_path: Path,
 ):
-    """The first loss is ln 2: policy and reference are packed alike. The saved model is bf16."""
+    """The first loss is ln 2: policy and reference are packed alike."""
     place, heard = init(tmp_path / "init"), Heard()
     ctx = StageContext.at(tmp_path / "run", machine=QLORA, events=heard, seed=Seed(3))
     cfg = dpo.DPOConfig(epochs=4, batch=4, optim=Optim(lr=1e-2, warmup=0.0))
@@ -107,7 +107,7 @@ def test_an_export_computes_what_was_trained(tmp_path: Path):
     read = pack_groups(list(pairs()), policy.layout).tokens
     with torch.no_grad():
         trained = policy.eval()(read).logp
-    save_model(policy.lm, load_tokenizer(place), tmp_path / "out")
+    save_model(policy.lm, load_tokenizer(place), tmp_path / "out", dtype=torch.bfloat16)
     exported = open_policy(tmp_path / "out", FP32)
     with torch.no_grad():
         again = exported(pack_groups(list(pairs()), exported.layout).tokens).logp

@@ -51,11 +51,19 @@ def open_scalar(
     fresh: Seed | None = None,
     zero: bool = False,
     layers: int | None = None,
+    dimensions: int = 0,
     train: bool = False,
 ) -> PackedModel:
     """Load a model with a scalar head (a reward model); see `models.loading.load_scalar`."""
-    packed = train and fresh is not None
-    lm = loading.load_scalar(source, machine, fresh=fresh, zero=zero, layers=layers, packed=packed)
+    lm = loading.load_scalar(
+        source,
+        machine,
+        fresh=fresh,
+        zero=zero,
+        layers=layers,
+        dimensions=dimensions,
+        packed=train and fresh is not None,
+    )
     seed = NO_SEED if fresh is None else fresh
     return _opened(add_adapters(lm, machine.lora, seed) if train else lm, machine, train)
 

@@ -26,6 +26,7 @@ from tandem.kernels.embedding_rows import train_only_rows
 from tandem.kernels.malloc import keep_freed_memory
 from tandem.models.devices import resolve_device
 from tandem.runs.context import StageContext
+from tandem.runs.heartbeat import count_tokens
 from tandem.training.distributed import (
     clip_gradients,
     least_memory,
@@ -99,6 +100,7 @@ def _train(
         weights = term_weights(loss, micro, accelerator.device)
         turns = together.turns(micro)
         for k, (batch, counts) in enumerate(turns):
+            count_tokens("trained", batch.tokens.useful)
             batch = batch.to(accelerator.device)
             with together.accumulate(last=k == len(turns) - 1):
                 terms = loss(together.module(batch.tokens, **want), batch)
@@ -159,4 +161,5 @@ def _zeros(batch: Batch) -> Outputs:
         entropy=per_token,
         value=per_token,
         score=torch.zeros(tokens.n),
+        embedding=torch.zeros(tokens.n, 2),
     )

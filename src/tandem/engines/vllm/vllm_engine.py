@@ -142,12 +142,22 @@ class VllmEngine:
             )
 
 
-def check_processes() -> None:
-    """Refuse a launch of several processes: each would start a server, and draw as it pleases.
+def check_support(mixture: bool) -> None:
+    """Refuse what a server cannot do.
+
+    Args:
+        mixture: whether the law of two models is to be sampled.
 
     Raises:
-        ConfigError: as said.
+        ConfigError: it is; or the launch has several processes, each of which would start a
+            server and draw as it pleases.
     """
+    if mixture:
+        raise ConfigError(
+            "machine.engine = vllm for a mixture of two policies",
+            "a server draws from one model, and the mixture multiplies two laws at every token",
+            "leave machine.engine out",
+        )
     if world_size() > 1:
         raise ConfigError(
             f"machine.engine = vllm in {world_size()} processes",
