@@ -97,7 +97,11 @@ class RolloutModels:
             ctx: the stage.
         """
         log_other_tokenizer(reward, init, ctx.events)
-        reference = open_reference(policy, init, ref=ref, sampling=sampling, ctx=ctx)
+        if ctx.machine.quantise != "none" and ref is None:
+            policy.actor.temperature = sampling.temperature
+            reference = BaseOfAdapters(policy.actor)
+        else:
+            reference = open_reference(policy, init, ref=ref, sampling=sampling, ctx=ctx)
         judge = open_judge(reward, ctx.machine)
         return cls(policy, reference, judge, ctx.machine, only_compares(reward))
 
@@ -165,7 +169,7 @@ def open_reference(
     ref: Checkpoint | None,
     sampling: Sampling,
     ctx: StageContext,
-) -> PackedModel | BaseOfAdapters:
+) -> PackedModel:
     """Open the frozen reference; it and the policy are read at the sampling temperature.
 
     Args:
@@ -176,8 +180,6 @@ def open_reference(
         ctx: the stage.
     """
     policy.actor.temperature = sampling.temperature
-    if ctx.machine.quantise != "none" and ref is None:
-        return BaseOfAdapters(policy.actor)
     alone = replace(ctx.machine, lora=None)
     reference = open_policy((ref or init).path, alone, reference=True)
     reference.temperature = sampling.temperature

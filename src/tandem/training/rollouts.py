@@ -134,6 +134,9 @@ class Algorithm(Protocol):
     Attributes:
         controllers: parts with a state of their own (an adaptive beta), saved and resumed with
             the run; mostly none.
+
+    One whose `is_policy_gradient` is True weighs each sample by its advantage, so that samples of
+    another engine than ours can be weighed by `correct_mismatch`.
     """
 
     controllers: dict[str, Any]
@@ -231,7 +234,7 @@ class RolloutSource:
         with torch.no_grad():
             groups, drawn, spent = self._filled_round()
             found = self.algorithm.experience(groups)
-            if not self.engine.is_exact:
+            if not self.engine.is_exact and getattr(self.algorithm, "is_policy_gradient", False):
                 found = correct_mismatch(found)
         tokens = sum(len(c.tokens) for g in drawn for c in g.completions)
         times = {
