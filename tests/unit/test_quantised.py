@@ -38,7 +38,7 @@ def pairs(n: int = 8) -> Groups:
 
 def init(path: Path) -> Path:
     """A model whose matrices are wide enough to be packed in blocks of 64."""
-    return folder(path, hidden_size=64, intermediate_size=128)
+    return folder(path, hidden_size=64, intermediate_size=128, head_dim=16)
 
 
 def test_a_quantised_policy_needs_adapters(tmp_path: Path):

@@ -30,7 +30,7 @@ from tandem.models.folders import (
     read_config,
     without_warnings,
 )
-from tandem.models.quantised import quantisation_of
+from tandem.models.quantised import quantisation_of, use_one_product
 from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
 from tandem.runs.weight_files import loaded_weights
@@ -231,6 +231,7 @@ def _check_weights(source: Source) -> None:
 
 
 def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
+    use_one_product(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -40,6 +40,17 @@ def quantisation_of(machine: Machine) -> dict[str, Any]:
     return {"quantization_config": config}
 
 
+def use_one_product(model: nn.Module) -> None:
+    """Let packed layers compute alike with and without gradients.
+
+    On a CPU, bitsandbytes packs a weight anew when it is read without gradients, and multiplies in
+    bf16 from then on: what is sampled would be another function than what is trained.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
 def check_bitsandbytes() -> None:
     """Refuse where bitsandbytes cannot be imported.
 
