@@ -22,6 +22,7 @@ MOST_SAMPLES = 40
 """Prompts whose answers are kept for reading: the first of the exam, which is in random order."""
 POINTS = 60
 """Answers of each policy in the drawing of reward against length."""
+GOLD_LOSS = "log-loss (coin .693)"
 Rows = list[dict[str, Any]]
 
 
@@ -76,6 +77,17 @@ def reward_details(found: Finished) -> dict[str, Any] | None:
         return None
     exam = load_stage(scopes[0], "reward-exam").load()
     return {"text": exam["text"], "numbers": exam["numbers"], "seed": found.seeds[0]}
+
+
+def gold_details(found: Finished) -> dict[str, Any] | None:
+    """Return the gold reward's accuracy on held-out comparisons, of the first seed."""
+    scopes = [scope for scope in found.scopes(OPPONENT) if has_stage(scope, "gold-exam")]
+    if not scopes:
+        return None
+    numbers = load_stage(scopes[0], "gold-exam").load()["numbers"]
+    measured = {name: numbers["measures"][name] for name in ("accuracy", GOLD_LOSS)}
+    used = "gold_rm" in found.main
+    return {"judgments": numbers["judgments"], "seed": found.seeds[0], "judges": used} | measured
 
 
 def length_bias_details(found: Finished) -> dict[str, Any]:

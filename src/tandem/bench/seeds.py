@@ -35,7 +35,7 @@ from tandem.statistics import explain_few_prompts
 from tandem.tasks import Task
 from tandem.tasks import load as worlds
 
-OBSERVING_STAGES = ("evaluation", "watched", "held-out", "reward-held")
+OBSERVING_STAGES = ("evaluation", "watched", "held-out", "reward-held", "gold")
 """Stages that only look on, and those named after them: no part of what a method costs."""
 
 
@@ -62,7 +62,9 @@ def run_seed(
         judge_answers(plan, start, main, main, start.pi_sft)
         if start.labelled:
             judge = RewardModel(start.r_phi)
-            start.run("reward-exam", evaluate_reward, judge, start.held_out, members=start.members)
+            members = start.reward_ensemble
+            start.run("reward-exam", evaluate_reward, judge, start.held_out, members=members)
+            _ = start.gold_exam
         base = Inputs(run.scope("base", run.seed), task, configs)
         judge_answers(plan, base, answer_prompts(base, base.base), main, base.base)
         for entry in plan.entries:

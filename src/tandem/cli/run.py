@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def run_command_line(words: Sequence[str]) -> int:
     for name in options.tracker:
         check_known(name)
     check_machine(options.model, configs["machine"])
-    task = open_task(options, configs["sizes"])
+    task = open_task(options, _sizes_needed(method, configs["sizes"]))
     if options.model is not None:
         check_answer_lengths(options.model, [(method.name, configs)])
     from tandem.pipeline.labels import check_labels
@@ -90,6 +91,11 @@ def run_command_line(words: Sequence[str]) -> int:
         print(plan_text(options, resolved, task))
         return 0
     return _go(method, options, configs, task, resolved, rules)
+
+
+def _sizes_needed(method: Method, sizes: Any) -> Any:
+    """Return the sizes; nothing is held back for a gold reward where no policy will be judged."""
+    return sizes if method.row.fits == "policy" else replace(sizes, gold_share=0.0)
 
 
 def _go(

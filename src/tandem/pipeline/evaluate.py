@@ -43,7 +43,7 @@ def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task)
             evaluate_reward,
             RewardModel(r_phi),
             inputs.held_out,
-            members=inputs.members,
+            members=inputs.reward_ensemble,
         )
         parts.append(f"reward model on {len(inputs.held_out)} held-out comparisons\n{exam['text']}")
     if method.row.fits == "reward":
@@ -52,10 +52,23 @@ def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task)
         exam = run("marks-exam", evaluate_marks, result, inputs.pi_sft, inputs.held_out)
         parts.append(f"held-out marks, scored by log pi - log pi_sft\n{exam['text']}")
     if method.row.fits == "policy":
+        parts += describe_gold(inputs)
         parts.append(
             evaluate_against_sft(inputs, {"SFT": inputs.pi_sft, str(result): result}, spent)
         )
     return "\n\n".join(parts)
+
+
+def describe_gold(inputs: Inputs) -> list[str]:
+    """Say how often the gold reward is right on held-out comparisons, and whether it judges."""
+    if (exam := inputs.gold_exam) is None:
+        return []
+    measured = exam["numbers"]["measures"]["accuracy"]
+    used = "" if inputs.gold_rm else ": no better than a coin, so it judges nobody"
+    return [
+        f"gold_rm, which trained nothing, is right on {_cell(measured, interval=True)} of "
+        f"{exam['numbers']['judgments']} held-out comparisons{used}"
+    ]
 
 
 def compare_preference_models(inputs: Inputs, fitted: Checkpoint) -> str:

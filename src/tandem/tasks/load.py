@@ -22,6 +22,8 @@ from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes, Task, constraints, gsm8k
 from tandem.tasks.micro import ASSETS, Micro
 from tandem.tasks.micro.feedback import FEEDBACK_FORMATS
 
+LEAST_GOLD = 200
+"""Comparisons below which none are held back for a gold reward: it would be little but noise."""
 MICRO = {
     "micro": Micro("summaries"),
     "micro-shared": Micro("summaries", shared=0.9),
@@ -123,6 +125,7 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
         asked_held_out=asked[sizes.pairs :],
         prompts=task.prompts("unlabelled", sizes.prompts, at),
         evaluation=evaluation,
+        gold=task.gold(),
         weaker=sizes.weaker,
         references=task.references(evaluation),
         annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
@@ -135,7 +138,9 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
 
 def _load_constraints(model: Path, sizes: Sizes, at: Seed, examined: Seed) -> Task:
     task = constraints.Constraints()
-    asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
+    wanted = sizes.pairs + sizes.held_out
+    gold = sizes.pairs if sizes.pairs >= LEAST_GOLD else 0
+    asked = task.prompts("preference", wanted + gold, at)
     return Task(
         name=task.name,
         base=Checkpoint(model, model.name),
@@ -143,7 +148,8 @@ def _load_constraints(model: Path, sizes: Sizes, at: Seed, examined: Seed) -> Ta
         preferences=None,
         held_out=None,
         asked=asked[: sizes.pairs],
-        asked_held_out=asked[sizes.pairs :],
+        asked_held_out=asked[sizes.pairs : wanted],
+        asked_gold=asked[wanted:] if gold else None,
         prompts=task.prompts("unlabelled", sizes.prompts, at),
         evaluation=task.prompts("evaluation", sizes.evaluation, examined),
         weaker=sizes.weaker,
@@ -161,13 +167,15 @@ def task_from_files(
 ) -> Task:
     """Make a task of your model and your data; a share of the prompts is held out.
 
-    Prompts are split by a hash of their text. The best answer of every training group is its
-    demonstration. Questions with an answer key (GSM8K's columns) bring a judge that knows it.
+    Prompts are split by a hash of their text. Another share is held back for a gold reward, which
+    judges policies and trains none; where that would be fewer than `LEAST_GOLD` comparisons,
+    nothing is held back. The best answer of every training group is its demonstration. Questions
+    with an answer key (GSM8K's columns) bring a judge that knows it.
 
     Args:
         model: a Hugging Face folder.
         data: a file, folder or hub id, as `read_data` takes it.
-        sizes: `held_out_share` alone is read.
+        sizes: `held_out_share` and `gold_share` are read.
         reading: its columns, split and format, where they do not say it themselves.
 
     Raises:
@@ -175,7 +183,7 @@ def task_from_files(
     """
     found = reading.read(data)
     share = sizes.held_out_share
-    parts = split_groups(found.groups, {"train": 1 - share, "held_out": share})
+    parts, told = _parts(found.groups, sizes, data)
     train, held_out = parts["train"], parts["held_out"]
     for name, part in parts.items():
         if not len(part):
@@ -195,13 +203,43 @@ def task_from_files(
         held_out=held_out if judged else None,
         asked=None,
         asked_held_out=None,
+        gold_labels=parts.get("gold"),
         prompts=train.prompts(),
         evaluation=held_out.prompts(),
         references=_references(held_out),
         truth=None if wording is None else AnswerKey(wording.read),
         wording=wording,
-        notes=(f"{data}: {found.format}, because {found.why}", *found.notes.lines()),
+        notes=(f"{data}: {found.format}, because {found.why}", *found.notes.lines(), *told),
     )
+
+
+def _parts(
+    groups: Groups, sizes: Sizes, data: Path | str
+) -> tuple[dict[str, Groups], tuple[str, ...]]:
+    """Divide the prompts: to train on, held out, and for a gold reward where that is enough.
+
+    Raises:
+        ConfigError: nothing would be left to train on.
+    """
+    held, gold = sizes.held_out_share, sizes.gold_share
+    whole = {"train": 1 - held, "held_out": held}
+    compared = sum(len(g.preferences) for g in groups)
+    if not gold or not compared:
+        return split_groups(groups, whole), ()
+    if held + gold >= 1:
+        raise ConfigError(
+            f"sizes.held_out_share = {held} with sizes.gold_share = {gold}",
+            f"they are shares of the prompts of {data}, and none would be left to train on",
+            "give shares that add up to less than 1",
+        )
+    parts = split_groups(groups, {"train": 1 - held - gold, "gold": gold, "held_out": held})
+    own = sum(len(g.preferences) for g in parts["gold"])
+    if own >= LEAST_GOLD:
+        return parts, (f"{own:,} comparisons are held back for gold_rm: no policy learns of them",)
+    told = (
+        f"no gold_rm: a share of {gold:g} would be {own:,} comparisons, and it needs {LEAST_GOLD}"
+    )
+    return split_groups(groups, whole), (told,)
 
 
 def best_answers(groups: Groups, source: Path | str) -> Groups:
