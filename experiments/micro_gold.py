@@ -5,9 +5,10 @@
 It is larger than any proxy (eight layers, where the base and every proxy have four), and was fitted
 to comparisons of its own: other prompts, other answers and other people than any run's. Its people
 err where two answers are nearly as good (Bradley-Terry, temperature 1); the proxy's people err on
-a share of all pairs. The answers that they compare are those that policies give at every stage:
-the base, an early and a whole SFT policy, hotter samples, the best of 16 by a small reward, and
-PPO on that reward. Every draw comes from seed `SEED`, which no table uses. A killed run goes on.
+a share of all pairs. On posts they compare what policies answer at every stage: the base, an early
+and a whole SFT policy, hotter samples, the best of 8 by a small reward, and PPO on that reward. On
+the task's other skills they compare demonstrations and the base. Every draw comes from seed `SEED`,
+which no table uses. A killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import copy
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
 from tandem.runs.run import Run
-from tandem.stages.combining import mix
+from tandem.stages.combining import merge
 from tandem.stages.judging import judge
 from tandem.stages.sampling import BestOf, sample
 from tandem.tasks import Sizes
@@ -48,14 +49,12 @@ from tandem.tasks.micro.truth import true_worth
 from tandem.training.optim import Optim
 
 SEED = 7919
-PROMPTS = {"micro": 5000, "micro-shared": 1000, "micro-dialogue": 1500, "micro-arithmetic": 1000}
-"""Prompts of each task on which answers are compared."""
-ANSWERS = 4
-"""Answers to each prompt, compared two by two: the first with the second, the third with the last.
-"""
+PROMPTS = {"micro": 3000, "micro-shared": 600, "micro-dialogue": 800, "micro-arithmetic": 600}
+"""Prompts of each task on which answers are compared, two pairs a prompt."""
 TEMPERATURE = 1.0
-SHARES = {"base": 0.1, "early": 0.1, "sft": 0.4, "hot": 0.1, "best": 0.2, "ppo": 0.1}
-"""Who wrote the answers."""
+BEST = 8
+WRITERS = {"base": 1, "early": 1, "hot": 1, "sft": 1, "best": 2, "ppo": 2}
+"""Whose answers to posts stand beside those of the SFT policy, and how often."""
 FIT = RewardConfig(
     epochs=2,
     batch=32,
@@ -90,48 +89,57 @@ def deepened(base: Checkpoint, *, ctx: StageContext) -> Checkpoint:
 
 
 def compared(run: Run, name: str, configs: dict[str, Any]) -> Groups:
-    """Let people compare answers of many policies to prompts of one task."""
-    at = Seed(SEED).at("gold", name)
-    inputs = Inputs(run.scope(name), load_task(name, Sizes(prompts=1000), Seed(SEED)), configs)
+    """Let people compare answers to prompts of one task."""
+    at, scope = Seed(SEED).at("gold", name), run.scope(name)
+    inputs = Inputs(scope, load_task(name, Sizes(prompts=1000), Seed(SEED)), configs)
+    answered = answers_to_posts if name == "micro" else answers_beside_demonstrations
+    people = Annotator(name="gold people", flips=0.0, temperature=TEMPERATURE, seed=at.at("people"))
+    return scope("gold-labels", judge, answered(inputs, name, at), people)
+
+
+def answers_beside_demonstrations(inputs: Inputs, name: str, at: Seed) -> Groups:
+    """Lay an answer of the base beside a demonstration, and a hotter one beside another."""
+    shown = MICRO[name].demonstrations(PROMPTS[name], at)
+    hot = replace(inputs.sampling, temperature=1.3)
+    drawn = [
+        inputs.run(f"base-{k}", sample, inputs.base, shown.prompts(), n=n, sampling=how)
+        for k, (n, how) in enumerate(((2, inputs.sampling), (1, hot)))
+    ]
+    return Groups.of(merge(shown, Groups.of(merge(*drawn))))
+
+
+def answers_to_posts(inputs: Inputs, name: str, at: Seed) -> Groups:
+    """Sample answers of every writer to posts, two beside two of the SFT policy."""
     prompts = MICRO[name].prompts("preference", PROMPTS[name], at)
     scope, sampling, sft = inputs.run, inputs.sampling, inputs.pi_sft
-    best = BestOf(sft, RewardModel(inputs.r_phi), 16)
-    climbed, _ = Inputs(scope, inputs.task, configs).do(load_method("ppo"))
-    writers = {
+    writers: dict[str, Any] = {
         "base": (inputs.base, sampling),
         "early": (inputs.early_sft, sampling),
         "sft": (sft, sampling),
         "hot": (sft, replace(sampling, temperature=1.5)),
-        "best": (best, sampling),
-        "ppo": (climbed, sampling),
+        "best": (BestOf(sft, RewardModel(inputs.r_phi), BEST), sampling),
+        "ppo": (inputs.do(load_method("ppo"))[0], sampling),
     }
-    slices = [
-        _slice(scope, k, part, writers, pair) for k, (part, pair) in enumerate(_parts(prompts))
-    ]
-    people = Annotator(name="gold people", flips=0.0, temperature=TEMPERATURE, seed=at.at("people"))
-    return scope("gold-labels", judge, sum(slices[1:], slices[0]), people)
+    slices = [answers_beside(scope, who, part, writers) for who, part in parts_of(prompts)]
+    return sum(slices[1:], slices[0])
 
 
-def _parts(prompts: Groups) -> Iterator[tuple[Groups, tuple[str, str]]]:
-    """Cut the prompts by whose answers are compared: two of one writer's with two of another's."""
-    others = [(w, share) for w, share in SHARES.items() if w != "sft"]
-    total = sum(share for _, share in others)
-    start = 0
-    for k, (writer, share) in enumerate(others):
-        end = len(prompts) if k == len(others) - 1 else start + round(len(prompts) * share / total)
-        yield prompts[start:end], (writer, "sft")
+def parts_of(prompts: Groups) -> Iterator[tuple[str, Groups]]:
+    """Cut the prompts by whose answers stand beside those of the SFT policy."""
+    start, total = 0, sum(WRITERS.values())
+    for who, share in WRITERS.items():
+        end = start + len(prompts) * share // total
+        yield who, prompts[start:end]
         start = end
 
 
-def _slice(
-    run: Run, k: int, prompts: Groups, writers: dict[str, Any], pair: Sequence[str]
-) -> Groups:
-    """Sample answers of two writers to some prompts, and mix them."""
-    drawn = tuple(
-        run(f"by-{who}-{k}", sample, writers[who][0], prompts, n=ANSWERS, sampling=writers[who][1])
-        for who in pair
-    )
-    return run(f"answers-{k}", mix, drawn, (0.6, 0.4), n=ANSWERS)
+def answers_beside(run: Run, who: str, prompts: Groups, writers: dict[str, Any]) -> Groups:
+    """Sample two answers of the SFT policy to each prompt, and lay another's beside each."""
+    drawn = [
+        run(f"{name}-for-{who}", sample, writers[by][0], prompts, n=2, sampling=writers[by][1])
+        for name, by in (("sft", "sft"), ("own", who))
+    ]
+    return Groups.of(group.keep([0, 2, 1, 3]) for group in merge(*drawn))
 
 
 def error_rate(groups: Groups) -> float:
