@@ -40,6 +40,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
 from tandem.runs.run import Run
 from tandem.stages.combining import merge
+from tandem.stages.encoding import encode
 from tandem.stages.judging import judge
 from tandem.stages.sampling import BestOf, sample
 from tandem.tasks import Sizes
@@ -94,15 +95,16 @@ def compared(run: Run, name: str, configs: dict[str, Any]) -> Groups:
     inputs = Inputs(scope, load_task(name, Sizes(prompts=1000), Seed(SEED)), configs)
     answered = answers_to_posts if name == "micro" else answers_beside_demonstrations
     people = Annotator(name="gold people", flips=0.0, temperature=TEMPERATURE, seed=at.at("people"))
-    return scope("gold-labels", judge, answered(inputs, name, at), people)
+    return scope("labels", judge, answered(inputs, name, at), people)
 
 
 def answers_beside_demonstrations(inputs: Inputs, name: str, at: Seed) -> Groups:
     """Lay an answer of the base beside a demonstration, and a hotter one beside another."""
-    shown = MICRO[name].demonstrations(PROMPTS[name], at)
+    given = MICRO[name].demonstrations(PROMPTS[name], at)
+    shown = inputs.run("shown", encode, given, inputs.base)
     hot = replace(inputs.sampling, temperature=1.3)
     drawn = [
-        inputs.run(f"base-{k}", sample, inputs.base, shown.prompts(), n=n, sampling=how)
+        inputs.run(f"base-beside-{k}", sample, inputs.base, shown.prompts(), n=n, sampling=how)
         for k, (n, how) in enumerate(((2, inputs.sampling), (1, hot)))
     ]
     return Groups.of(merge(shown, Groups.of(merge(*drawn))))

@@ -14,6 +14,7 @@ from tandem.data.record import Completion
 from tandem.errors import ConfigError
 from tandem.machine import Machine
 from tandem.models.folders import layer_count
+from tandem.operators.columns import scores_of
 from tandem.rng import Seed
 from tandem.stages.judging import judge
 from tandem.tasks import Sizes
@@ -94,7 +95,7 @@ def test_the_shipped_gold_reward_knows_the_truth_within_a_prompt():
     gold = world.gold()
     assert gold is not None
     scores = [
-        np.stack([g.scores for g in judge(drawn, who, machine=Machine(device="cpu"))])
+        np.stack([scores_of(g, "gold") for g in judge(drawn, who, machine=Machine(device="cpu"))])
         for who in (world.truth(), gold)
     ]
     x, y = (s - s.mean(axis=1, keepdims=True) for s in scores)

@@ -62,7 +62,7 @@ def run_seed(
         judge_answers(plan, start, main, main, start.pi_sft)
         if start.labelled:
             judge = RewardModel(start.r_phi)
-            members = start.reward_ensemble
+            members = start.reward_ensemble if seed == plan.seeds[0] else ()  # reported of it alone
             start.run("reward-exam", evaluate_reward, judge, start.held_out, members=members)
             _ = start.gold_exam
         base = Inputs(run.scope("base", run.seed), task, configs)
