@@ -120,7 +120,7 @@ def answers_to_posts(inputs: Inputs, name: str, at: Seed) -> Groups:
         "sft": (sft, sampling),
         "hot": (sft, replace(sampling, temperature=1.5)),
         "best": (BestOf(sft, RewardModel(inputs.r_phi), BEST), sampling),
-        "ppo": (inputs.do(load_method("ppo"))[0], sampling),
+        "ppo": (inputs.run_recipe(load_method("ppo"))[0], sampling),
     }
     slices = [answers_beside(scope, who, part, writers) for who, part in parts_of(prompts)]
     return sum(slices[1:], slices[0])

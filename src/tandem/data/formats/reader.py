@@ -23,8 +23,8 @@ from tandem.data.formats.detect import PEEK, detect_format, left_over, unread_co
 from tandem.data.formats.fields import DataRow, SkipRow
 from tandem.data.formats.own_groups import check_groups
 from tandem.data.formats.prompt_context import add_context, context_columns
+from tandem.data.formats.registry import FORMATS, Format
 from tandem.data.formats.shaping import gather_rows, open_tasks, rename_columns
-from tandem.data.formats.table import FORMATS, Format
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError
