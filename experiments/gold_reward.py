@@ -35,7 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Measure what is left, and write the page; exit 1 where gold is not gold."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--prompts", type=int, default=400, help="evaluation prompts")
+    parser.add_argument("--prompts", type=int, default=200, help="evaluation prompts")
     parser.add_argument("--out", type=Path, default=Path("runs/gold-reward"))
     parser.add_argument("--page", type=Path, default=RESULTS / "gold-reward.md")
     parser.add_argument("--page-only", action="store_true")

@@ -1,6 +1,7 @@
 """One search for all: every method of the full table gets the same trials, by this script.
 
-    python experiments/search.py                # go on where it stopped, then write the page
+    python experiments/search.py                # every row that is left; a killed one goes on
+    python experiments/search.py --rows DPO KTO # these alone
     python experiments/search.py --page-only    # the page again, from docs/results/search.json
 
 Every method is tried at four values of one setting: the learning rate of what it trains, the same
@@ -19,7 +20,8 @@ from __future__ import annotations
 import argparse
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -58,36 +60,41 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/search"))
     parser.add_argument("--page", type=Path, default=RESULTS / "search.md")
+    parser.add_argument("--rows", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--page-only", action="store_true", help="the page again, from its JSON")
     asked = parser.parse_args(words)
     file = asked.page.with_suffix(".json")
-    if not asked.page_only:
-        found = search(asked.out)
+    found: dict[str, Any] = {"rows": {}}
+    if file.exists():
+        found = json.loads(file.read_text(encoding="utf-8"))
+    for row in () if asked.page_only else asked.rows:
+        found = about() | {"rows": found["rows"] | {row: search(row, asked.out)}}
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    found = json.loads(file.read_text(encoding="utf-8"))
     asked.page.write_text(search_page(found, file.name), encoding="utf-8")
     print(asked.page)
     return 0
 
 
-def search(out: Path) -> dict[str, Any]:
-    """Run every trial that is left, and return all of them."""
+def about() -> dict[str, Any]:
+    """Return what is true of every row's search."""
     from tandem.runs.environment import code_commit
 
-    trials = [
-        {"row": row, "value": value, "seeds": {}} for row in METHODS for value in values_of(row)
-    ]
-    measure(trials, (FIRST,), out)
-    best = [trial for row in METHODS for trial in best_trials(trials, row)[:KEPT]]
-    for seed in AGAIN:
-        measure(best, (seed,), out)
     return {
         "command": "python experiments/search.py",
         "commit": code_commit(),
+        "date": datetime.now(UTC).date().isoformat(),
         "evaluation": EVALUATION,
-        "trials": trials,
-        "chosen": {row: chosen_value(trials, row) for row in METHODS},
     }
+
+
+def search(row: str, out: Path) -> list[Trial]:
+    """Try a row's values on the first seed and its best on the others, and return all trials."""
+    trials: list[Trial] = [{"row": row, "value": value, "seeds": {}} for value in values_of(row)]
+    measure(trials, (FIRST,), out)
+    best = best_trials(trials)[:KEPT]
+    for seed in AGAIN:
+        measure(best, (seed,), out)
+    return trials
 
 
 def values_of(row: str) -> Sequence[float]:
@@ -104,7 +111,7 @@ def measure(trials: Sequence[Trial], seeds: Sequence[int], out: Path) -> None:
     from tandem.machine import Machine
 
     out.mkdir(parents=True, exist_ok=True)
-    file = out / f"plan-{'-'.join(map(str, seeds))}.yaml"
+    file = out / f"{trials[0]['row'].lower()}-{seeds[0]}.yaml"
     file.write_text(json.dumps(plan_table(trials), indent=1), encoding="utf-8")  # JSON is YAML
     words = [str(file), f"--seeds={len(seeds)}", f"--first_seed={seeds[0]}"]
     plan = make_plan(parse_words(make_bench_parser(), words))
@@ -158,10 +165,9 @@ def name_of(trial: Trial) -> str:
 # --- what is chosen -------------------------------------------------------------------------------
 
 
-def best_trials(trials: Sequence[Trial], row: str) -> list[Trial]:
+def best_trials(trials: Sequence[Trial]) -> list[Trial]:
     """Return a row's trials, the best first; those that diverged come last."""
-    own = [t for t in trials if t["row"] == row]
-    return sorted(own, key=lambda t: (has_diverged(t), -mean_gain(t)))
+    return sorted(trials, key=lambda t: (has_diverged(t), -mean_gain(t)))
 
 
 def has_diverged(trial: Trial) -> bool:
@@ -175,10 +181,10 @@ def mean_gain(trial: Trial) -> float:
     return mean(gains) if gains else float("-inf")
 
 
-def chosen_value(trials: Sequence[Trial], row: str) -> float | None:
+def chosen_value(trials: Sequence[Trial]) -> float | None:
     """Return the best value among those that met every seed; None where all of them diverged."""
-    most = max(len(t["seeds"]) for t in trials if t["row"] == row)
-    best = next(t for t in best_trials(trials, row) if len(t["seeds"]) == most)
+    most = max(len(t["seeds"]) for t in trials)
+    best = next(t for t in best_trials(trials) if len(t["seeds"]) == most)
     return None if has_diverged(best) else best["value"]
 
 
@@ -197,14 +203,27 @@ def search_page(found: Mapping[str, Any], name: str) -> str:
         "without intervals: they choose settings and resolve nothing. No table uses these seeds "
         "or prompts. **Bold** is chosen: the largest mean over the seeds, among trials that stayed "
         f"within {DIVERGED:g} nats of SFT on every seed.",
-        *(_section(found, row) for row in METHODS),
+        *_left(found),
+        *(_section(row, trials) for row, trials in found["rows"].items()),
         "## What was chosen",
-        _chosen(found),
+        "\n".join(f"- {_choice(row, trials)}" for row, trials in found["rows"].items()),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _section(found: Mapping[str, Any], row: str) -> str:
+def _left(found: Mapping[str, Any]) -> list[str]:
+    """Name the rows that this search has not reached."""
+    left = [row for row in METHODS if row not in found["rows"]]
+    if not left:
+        return []
+    return [
+        f"**Not searched yet: {', '.join(left)}.** Their settings are those of the search of "
+        "November 21 ([log](../log/methods.md#2026-11-21-one-search-for-every-method)). The same "
+        "command goes on with them."
+    ]
+
+
+def _section(row: str, trials: Sequence[Trial]) -> str:
     seeds = [str(s) for s in (FIRST, *AGAIN)]
     lines = [
         f"## {row}\n",
@@ -212,8 +231,8 @@ def _section(found: Mapping[str, Any], row: str) -> str:
         "| " + " | ".join(["value", *(f"seed {s}" for s in seeds), "mean", "largest KL"]) + " |",
         "| " + " | ".join(["---"] * (len(seeds) + 3)) + " |",
     ]
-    for trial in (t for t in found["trials"] if t["row"] == row):
-        bold = "**" if trial["value"] == found["chosen"][row] else ""
+    for trial in trials:
+        bold = "**" if trial["value"] == chosen_value(trials) else ""
         cells = [_gain(trial["seeds"].get(s)) for s in seeds]
         told = "diverged" if has_diverged(trial) else f"{mean_gain(trial):+.3f}"
         value = f"{bold}{trial['value']:g}{bold}"
@@ -232,18 +251,13 @@ def _largest_kl(trial: Trial) -> str:
     return f"{max(kls):.2f}" if kls else "-"
 
 
-def _chosen(found: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {line}" for line in _choices(found))
-
-
-def _choices(found: Mapping[str, Any]) -> Iterator[str]:
-    for row, value in found["chosen"].items():
-        if value is None:
-            yield f"{row}: none, all of its trials on every seed diverged."
-            continue
-        edge = value in (min(values_of(row)), max(values_of(row)))
-        told = "; the edge of its grid, so a wider one might find better" if edge else ""
-        yield f"{row}: `{METHODS[row][1]} = {value:g}`{told}."
+def _choice(row: str, trials: Sequence[Trial]) -> str:
+    value = chosen_value(trials)
+    if value is None:
+        return f"{row}: none, all of its trials on every seed diverged."
+    edge = value in (min(values_of(row)), max(values_of(row)))
+    told = "; the edge of its grid, so a wider one might find better" if edge else ""
+    return f"{row}: `{METHODS[row][1]} = {value:g}`{told}."
 
 
 if __name__ == "__main__":
