@@ -23,7 +23,7 @@ import numpy as np
 from tandem.statistics import Estimate, mean_of, outcomes_of, win_rate
 from tandem.statistics.numerics import Floats
 
-POOL, BEST = 32, 16
+POOL, BEST = 20, 16
 LEAST, WITHIN = 0.8, 0.10
 """What gold has to reach: its correlation with the truth, and how near its share has to be."""
 JUDGES = ("truth", "gold_rm", "proxy")
