@@ -22,7 +22,6 @@ MOST_SAMPLES = 40
 """Prompts whose answers are kept for reading: the first of the exam, which is in random order."""
 POINTS = 60
 """Answers of each policy in the drawing of reward against length."""
-GOLD_LOSS = "log-loss (coin .693)"
 Rows = list[dict[str, Any]]
 
 
@@ -85,9 +84,12 @@ def gold_details(found: Finished) -> dict[str, Any] | None:
     if not scopes:
         return None
     numbers = load_stage(scopes[0], "gold-exam").load()["numbers"]
-    measured = {name: numbers["measures"][name] for name in ("accuracy", GOLD_LOSS)}
-    used = "gold_rm" in found.main
-    return {"judgments": numbers["judgments"], "seed": found.seeds[0], "judges": used} | measured
+    return {
+        "judgments": numbers["judgments"],
+        "seed": found.seeds[0],
+        "judges": "gold_rm" in found.main,
+        "accuracy": numbers["measures"]["accuracy"],
+    }
 
 
 def length_bias_details(found: Finished) -> dict[str, Any]:
