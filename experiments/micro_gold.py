@@ -31,7 +31,7 @@ from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import load_method, reward
 from tandem.methods.reward import RewardConfig
-from tandem.models.loading import load_policy
+from tandem.models.loading import load_policy, load_scalar
 from tandem.models.saving import save_model
 from tandem.models.tokenizers import load_tokenizer
 from tandem.pipeline.inputs import Inputs
@@ -156,6 +156,12 @@ def _is_wrong(group: Group, i: int, j: int, p: float) -> bool | None:
     return None if abs(a - b) < 1e-9 or p == 0.5 else (a > b) != (p > 0.5)
 
 
+def ship(fitted: Checkpoint, out: Path) -> None:
+    """Write the model with weights of half the size; it is loaded in fp32 like any other."""
+    model = load_scalar(fitted.path, Machine(device="cpu")).to(torch.bfloat16)  # type: ignore[arg-type]
+    save_model(model, load_tokenizer(fitted.path), out)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -180,7 +186,7 @@ def main() -> None:
             "base": base.hash,
         }
     shutil.rmtree(asked.out, ignore_errors=True)
-    shutil.copytree(fitted.path, asked.out)
+    ship(fitted, asked.out)
     (asked.out / "made.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(made, indent=2))
 
