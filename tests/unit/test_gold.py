@@ -17,10 +17,11 @@ from tandem.models.folders import layer_count
 from tandem.operators.columns import scores_of
 from tandem.rng import Seed
 from tandem.stages.judging import judge
-from tandem.tasks import Sizes
-from tandem.tasks.load import LEAST_GOLD, load_task, task_from_files
+from tandem.tasks import LEAST_GOLD, Sizes
+from tandem.tasks.load import load_task
 from tandem.tasks.micro import Micro
 from tandem.tasks.micro.posts import Quality, write_summary
+from tandem.tasks.own_data import task_from_files
 
 
 def pairs_file(folder: Path, n: int) -> Path:

@@ -10,7 +10,12 @@ from tandem.models.packed import PackedModel
 
 
 def open_engine(
-    policy: PackedModel, tokenizer: Any, machine: Machine, *, name: str = "policy"
+    policy: PackedModel,
+    tokenizer: Any,
+    machine: Machine,
+    *,
+    name: str = "policy",
+    mixture: tuple[PackedModel, float] | None = None,
 ) -> TorchEngine:
     """Open the engine that samples from an opened policy, also while it is trained.
 
@@ -19,7 +24,14 @@ def open_engine(
         tokenizer: writes the texts of what is sampled.
         machine: says whether steps are compiled.
         name: the completions' author.
+        mixture: (other, share) to sample from the geometric mixture with another model, token by
+            token, in one pass with a cache each.
     """
     return TorchEngine(
-        policy.lm, tokenizer, dtype=policy.dtype, name=name, compiled=machine.compiled
+        policy.lm,
+        tokenizer,
+        dtype=policy.dtype,
+        mixture=None if mixture is None else (mixture[0].lm, mixture[1]),
+        name=name,
+        compiled=machine.compiled,
     )

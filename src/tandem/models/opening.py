@@ -32,10 +32,13 @@ def open_scalar(
     fresh: Seed | None = None,
     zero: bool = False,
     layers: int | None = None,
+    dimensions: int = 0,
     train: bool = False,
 ) -> PackedModel:
     """Load a model with a scalar head (a reward model); see `models.loading.load_scalar`."""
-    lm = loading.load_scalar(source, machine, fresh=fresh, zero=zero, layers=layers)
+    lm = loading.load_scalar(
+        source, machine, fresh=fresh, zero=zero, layers=layers, dimensions=dimensions
+    )
     seed = NO_SEED if fresh is None else fresh
     return _opened(add_adapters(lm, machine.lora, seed) if train else lm, machine, train)
 

@@ -25,7 +25,16 @@ from tandem.judges.agreement import Equivalence
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.tasks.micro import posts
-from tandem.tasks.micro.annotators import START_SEED, Annotator, Camps, Drifting, Truth, known_facts
+from tandem.tasks.micro.annotators import (
+    START_SEED,
+    Annotator,
+    Camps,
+    Drifting,
+    DriftingTruth,
+    Tastes,
+    Truth,
+    known_facts,
+)
 from tandem.tasks.micro.arithmetic import WORDING
 from tandem.tasks.micro.same_facts import SameFacts
 from tandem.tasks.micro.skills import DEMONSTRATION, SKILLS, draw_prompts
@@ -39,9 +48,11 @@ __all__ = [
     "Annotator",
     "Camps",
     "Drifting",
+    "DriftingTruth",
     "SameFacts",
     "Micro",
     "SkillName",
+    "Tastes",
     "Truth",
     "truth_parts",
     "true_worth",
@@ -161,6 +172,10 @@ class Micro:
     def annotator(self, flips: float = 0.25, seed: Seed = START_SEED) -> Annotator:
         """Somebody who compares completions (0, 1), (2, 3), ... and errs at this rate."""
         return Annotator(flips=flips, seed=seed)
+
+    def tastes(self, cyclic: float = 1.0, flips: float = 0.0, seed: Seed = START_SEED) -> Tastes:
+        """A population whose preference goes from a ranking (0) to a circle (1)."""
+        return Tastes(cyclic=cyclic, flips=flips, seed=seed)
 
     def count_inventions(self, groups: Iterable[Group]) -> TruthParts:
         """Rates of facts right, wrong and invented over all completions of summaries.
