@@ -11,9 +11,9 @@ import pytest
 
 from tandem.errors import DataError
 from tandem.evaluation.reward_hacking import (
+    agreement_with_proxy,
     diagnose_curve,
     early_stop,
-    agreement_with_proxy,
     plot_curves,
     read_curve,
     read_curve_by_prompt,
