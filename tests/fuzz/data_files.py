@@ -23,6 +23,8 @@ from tandem.data.groups import Groups
 from tandem.errors import TandemError
 
 CONTAINERS = ("jsonl", "jsonl", "json", "csv", "parquet", "jsonl.gz", "csv.gz", "folder")
+NOT_IN_CSV = ("openai-preference", "label-studio")
+"""Rows that hold objects in objects: as CSV they are refused."""
 BROKEN_BYTES = ("cut gzip", "not utf-8", "key twice", "column twice", "digits")
 BROKEN_ROWS = ("number", "surrogate", "infinite")
 
@@ -43,13 +45,16 @@ class DataFiles:
         draw = dice.random()
         if draw < 0.1:
             return self._right(dice, folder)
+        if draw < 0.15:
+            return check_own_groups(dice, folder)
         if draw < 0.3:
             return self._known_wrong(dice, folder)
         return self._damaged(dice, folder)
 
     def _right(self, dice: random.Random, folder: Path) -> Verdict:
         name, rows = draw_rows(dice)
-        path = write_rows(rows, dice.choice(CONTAINERS), folder)
+        containers = [c for c in CONTAINERS if name not in NOT_IN_CSV or "csv" not in c]
+        path = write_rows(rows, dice.choice(containers), folder)
         answer, verdict = check_file(path, folder)
         if answer.code != 0:
             verdict.blame("refused", f"{name} as {path.name}: {answer.err}")
@@ -59,7 +64,7 @@ class DataFiles:
         if kept != len(rows) or told["notes"]["dropped"]:
             verdict.blame("lost", f"{name}: {len(rows)} rows written, {told['notes']}")
         one = read_data(write_rows(rows, "jsonl", folder)).groups
-        if name not in NUMBERS and not path.name.startswith("data.csv"):
+        if name not in NUMBERS:
             same_content(one, read_data(path).groups, verdict, f"{name}: jsonl and {path.name}")
         return verdict
 
@@ -90,6 +95,32 @@ class DataFiles:
         if path.is_file():
             self.corpus.offer(verdict.reason, path)
         return verdict
+
+
+def check_own_groups(dice: random.Random, folder: Path) -> Verdict:
+    """Check a Parquet file in Tandem's own columns, of which one holds something else."""
+    rows = read_data(write_rows([ROWS["scored"](dice) for _ in range(3)], "jsonl", folder)).groups
+    table = rows.table
+    if dice.random() < 0.1:
+        _, verdict = _written(table, folder)
+        if verdict.ending != "accepted":
+            verdict.blame("refused", f"whole groups: {verdict.reason}")
+        return verdict
+    values: dict[str, list[Any]] = table.to_pydict()
+    name = dice.choice(list(values))
+    k = dice.randrange(len(values[name]))
+    values[name][k] = change_tree(values[name][k], dice)
+    try:
+        kind = table.schema.field(name).type if dice.random() < 0.7 else None
+        column = pa.array(values[name], kind)
+    except (pa.ArrowException, UnicodeError, OverflowError, TypeError, ValueError):
+        column = pa.array([str(ascii(v)) for v in values[name]])
+    return _written(table.set_column(table.schema.get_field_index(name), name, column), folder)[1]
+
+
+def _written(table: pa.Table, folder: Path) -> tuple[Answer, Verdict]:
+    pq.write_table(table, folder / "groups.parquet")
+    return check_file(folder / "groups.parquet", folder)
 
 
 def draw_rows(dice: random.Random) -> tuple[str, list[Row]]:

@@ -21,7 +21,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +107,7 @@ class Groups:
             )
         parts = range(source.num_row_groups)
         if sum(source.metadata.row_group(k).total_byte_size for k in parts) <= MAP_ABOVE_BYTES:
-            return cls(source.read().cast(SCHEMA))
+            return cls(_cast(source.read(), path))
         mapped = path.with_suffix(".arrow")
         if not mapped.exists() or mapped.stat().st_mtime < path.stat().st_mtime:
             # ranks of one launch may open the same file at once
@@ -115,7 +115,7 @@ class Groups:
             try:
                 with ipc.new_file(part, SCHEMA) as sink:
                     for batch in source.iter_batches(ROWS_PER_CHUNK):
-                        sink.write_batch(batch.cast(SCHEMA))
+                        sink.write_batch(_cast(batch, path))
                 part.replace(mapped)
             finally:
                 part.unlink(missing_ok=True)
@@ -214,6 +214,18 @@ class Groups:
 
 Prompts = Groups
 """A collection of which only the prompts are read."""
+
+
+def _cast(rows: Any, path: Path) -> Any:
+    """Return a table or a batch in our schema."""
+    try:
+        return rows.cast(SCHEMA)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{path}: a column is of another type than groups have: {error}",
+            "its columns have the names of Tandem's own groups, and hold something else",
+            "write the file again with `Groups.write`, or name its columns otherwise",
+        ) from error
 
 
 def _part_of(path: Path) -> Path:

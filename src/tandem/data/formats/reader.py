@@ -20,8 +20,8 @@ from tandem.data.cached_groups import keep_groups
 from tandem.data.chat.transcripts import prompt_key
 from tandem.data.formats.data_sources import DataSource, open_source
 from tandem.data.formats.detect import PEEK, detect_format, left_over, unread_columns
-from tandem.data.formats.fields import DataRow, SkipRow
-from tandem.data.formats.own_groups import check_groups
+from tandem.data.formats.fields import DataRow, SkipRow, shorten_text
+from tandem.data.formats.own_groups import read_own_groups
 from tandem.data.formats.prompt_context import add_context, context_columns
 from tandem.data.formats.shaping import gather_rows, open_tasks, rename_columns
 from tandem.data.formats.table import FORMATS, Format
@@ -29,10 +29,14 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError
 from tandem.machine import cache_folder
+from tandem.ranges import MANY, Range
 
 STREAM_ABOVE_BYTES = 16 << 20
 READER_VERSION = "2"
 """Part of the cache's key: raised when a parser changes what it makes of the same rows."""
+
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a row raises that holds something of a shape that nobody thought of."""
 
 _ID_COLUMNS = ("id", "prompt_id")
 
@@ -147,8 +151,12 @@ def read_data(
             or no row can be used.
         ConfigError: the format, or the limit, is none.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit = {limit}", "at least one row is needed", "give 1 or more")
+    if limit is not None and limit not in Range(1, MANY):
+        raise ConfigError(
+            f"limit = {limit}",
+            f"the number of rows that are read is {Range(1, MANY)}",
+            "give such a number, or leave it out to read all rows",
+        )
     found = open_source(source, split)
     if found.groups is not None:
         return _own(found, limit)
@@ -190,8 +198,8 @@ def _noting_late_columns(
 
 def _own(found: DataSource, limit: int | None) -> DataRead:
     assert found.groups is not None
-    groups = Groups.read(found.groups)[:limit] if limit else Groups.read(found.groups)
-    check_groups(groups, found.name)
+    whole = read_own_groups(found.groups, found.name)
+    groups = whole[:limit] if limit else whole
     notes = ReadingNotes(rows=len(groups), kept=len(groups))
     if not len(groups):
         raise _nothing(notes, found.name)
@@ -218,14 +226,16 @@ def _groups(
     ids = _Ids(notes)
     for row in rows:
         notes.rows += len(row.items(form.gathers[0])) if row.gathered else 1
-        if form.left_out is not None:
-            for why, n in form.left_out(row).items():
-                notes.left_out[why] = notes.left_out.get(why, 0) + n
         try:
+            if form.left_out is not None:
+                for why, n in form.left_out(row).items():
+                    notes.left_out[why] = notes.left_out.get(why, 0) + n
             group = add_context(row, form.parse(row))
         except SkipRow as reason:
             notes.drop(str(reason), row.place)
             continue
+        except UNREADABLE as error:
+            raise _unreadable(row, error) from error
         if "completions" in form.needs:
             notes.empty_completions += len(row.items("completions")) - len(group)
         notes.kept += 1
@@ -281,6 +291,14 @@ def _plain(meta: dict[str, Any], row: DataRow) -> dict[str, Any]:
             "extra columns are kept beside the prompt as JSON",
             "remove the column that holds binary or nested data",
         ) from error
+
+
+def _unreadable(row: DataRow, error: Exception) -> DataError:
+    return DataError(
+        f"{row.place}: the row cannot be read: {type(error).__name__}: {shorten_text(str(error))}",
+        "one of its columns holds something of another shape than its format has",
+        "compare the row with those before it, and mend it; or say what its format is: --format",
+    )
 
 
 def _nothing(notes: ReadingNotes, name: str) -> DataError:
