@@ -56,14 +56,21 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Says nothing of connections that break."""
+
+    daemon_threads, block_on_close = True, False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing."""
+
+
 class HostileServer:
     """A loopback server whose behaviour can be changed; use as a context."""
 
     def __init__(self) -> None:
         self.handler = type("Case", (Handler,), {"behave": well})
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), self.handler)
-        self.http.daemon_threads = True
-        self.http.block_on_close = False
+        self.http = QuietServer(("127.0.0.1", 0), self.handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
 
     def behave(self, how: Handle) -> None:
@@ -126,8 +133,8 @@ class Servers:
             server.behave(well)
             mended = Verdict("")
             again = ask(lm, judge if judge == "texts" else "labels", Labeller, Rater, mended)
-            if not mended.faults and mended.ending != "answered" and said is None:
-                verdict.blame("refused", f"after it was mended: {mended.reason}")
+            if not mended.faults and mended.ending != "answered":
+                verdict.blame("refused", f"after it was mended: {mended.ending}, {mended.reason}")
             for fault, seen in mended.faults.items():
                 verdict.blame(fault, f"after it was mended: {seen}")
         _judge_secrets(folder, f"{verdict.reason} {verdict.faults} {said} {again}", verdict)
@@ -143,9 +150,8 @@ def ask(lm: Any, judge: str, labeller: Any, rater: Any, verdict: Verdict) -> str
             asked = [_question(f"q{k}") for k in range(QUESTIONS)]
             speaker = lm.open(Machine())
             said = list(speaker.complete(asked, Sampling(max_tokens=4), Seed(0)))
-            for completion in said:
-                completion.text.encode()
-            verdict.ending = "answered" if len(said) == QUESTIONS else "short"
+            heard = [completion.text.encode() for completion in said if completion is not None]
+            verdict.ending = "answered" if len(heard) == QUESTIONS else "counted"
             return str(speaker.describe_cost())
         opened = (labeller if judge == "labels" else rater)(lm).open()
         groups = list(opened([_pair(f"p{k}") for k in range(QUESTIONS)]))
@@ -155,7 +161,8 @@ def ask(lm: Any, judge: str, labeller: Any, rater: Any, verdict: Verdict) -> str
                     verdict.blame("accepted", f"a label of {vote.p}")
             if group.scores is not None and any(math.isinf(s) or abs(s) > 1 for s in group.scores):
                 verdict.blame("accepted", f"ratings of {group.scores}")
-        verdict.ending = "answered"
+        whole = all(g.preferences or g.scores is not None for g in groups)
+        verdict.ending = "answered" if whole else "counted"
         return str(opened.describe_cost())
     except Exception as error:
         judge_error(error, verdict)

@@ -129,7 +129,8 @@ class GRPOAlgorithm:
     def experience(self, groups: list[Group]) -> Experience:
         """Score the group and centre it."""
         cfg, models = self.cfg, self.models
-        groups = list(models.reward(groups))
+        asked, fewest = len(groups), -(-cfg.prompts // cfg.minibatch)
+        groups = models.judge(groups, fewest=fewest)
         score = missing_eos(models.scores(groups), is_finished(groups), replace=cfg.no_eos)
         old, _ = models.old_logprobs(groups)
         ref = models.ref_logprobs(groups)
@@ -140,11 +141,13 @@ class GRPOAlgorithm:
             A = A / (group_std(r, group) + STD_FLOOR)
         metrics = models.metrics(groups, score, old, ref)
         metrics["spread"] = float(group_std(score, group).mean())
+        if asked > len(groups):
+            metrics["unrated"] = float(asked - len(groups))
         columns = {"old_logp": old, "ref_logp": ref, "advantages": old.expand(A)}
         if cfg.informative:
             spread = has_score_spread(score, group)
             metrics["informative"] = float(spread.float().mean())
-            kept = _kept(group, spread, at_least=-(-cfg.prompts // cfg.minibatch))
+            kept = _kept(group, spread, at_least=fewest)
             columns = {name: c.select(kept) for name, c in columns.items()}
             groups = [groups[i] for i in torch.unique(group[kept]).tolist()]
         return Experience(groups, columns, metrics)
