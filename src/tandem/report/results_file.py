@@ -113,7 +113,8 @@ def results_from_run(folder: Path, done: list[Record]) -> Results:
         "samples": _samples(drawn, stages.get("evaluation"), Seed(seed)),
         "cost": [_cost(record, seed) for record in done],
     }
-    return {key: value for key, value in found.items() if value not in (None, [], {"numbers": {}})}
+    measured = {k: v for k, v in found.items() if v not in (None, [], {"numbers": {}})}
+    return {"policies": [], **measured}
 
 
 def missing_measurements(results: Mapping[str, Any]) -> list[str]:

@@ -273,7 +273,7 @@ def _csv_row(place: str, values: dict[Any, Any]) -> DataRow:
 
 def _parquet(path: Path) -> Iterator[DataRow]:
     index = itertools.count()
-    with _sound(path), pq.ParquetFile(path) as table:
+    with _sound(path), pq.ParquetFile(path, pre_buffer=False) as table:
         for batch in table.iter_batches(1024):
             for values in batch.to_pylist():
                 yield DataRow(f"{path.name}[{next(index)}]", values)
