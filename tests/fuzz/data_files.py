@@ -23,8 +23,8 @@ from tandem.data.groups import Groups
 from tandem.errors import TandemError
 
 CONTAINERS = ("jsonl", "jsonl", "json", "csv", "parquet", "jsonl.gz", "csv.gz", "folder")
-NOT_IN_CSV = ("openai-preference", "label-studio")
-"""Rows that hold objects in objects: as CSV they are refused."""
+NOT_IN_CSV = ("openai-preference",)
+"""Rows whose prompt is an object: as CSV they are refused."""
 BROKEN_BYTES = ("cut gzip", "not utf-8", "key twice", "column twice", "digits")
 BROKEN_ROWS = ("number", "surrogate", "infinite")
 
