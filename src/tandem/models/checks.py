@@ -15,12 +15,21 @@ from tandem.models.folders import Source, check_exists, read_config
 from tandem.models.tokenizers import load_tokenizer
 
 
+LARGEST = {
+    "num_hidden_layers": 10_000, "hidden_size": 10**6, "intermediate_size": 10**7,
+    "num_attention_heads": 10**5, "num_key_value_heads": 10**5, "head_dim": 10**5,
+    "vocab_size": 10**8, "max_position_embeddings": 10**9, "n_layer": 10_000, "n_embd": 10**6,
+}  # fmt: skip
+"""Sizes in a configuration, each far above any model that there is."""
+
+
 def check_policy(source: Source) -> None:
     """Refuse a folder that cannot be trained as a language model.
 
     Raises:
         ModelError: it is an adapter, is quantised, reads more than text, is no causal language
-            model, or its tokenizer has tokens that the model has no row for.
+            model, has sizes that no model has, or its tokenizer has tokens that the model has no
+            row for.
     """
     _check_adapter(source)
     check_exists(source)
@@ -28,6 +37,7 @@ def check_policy(source: Source) -> None:
     _check_quantised(source, config)
     _check_text_alone(source, config)
     _check_causal(source, config)
+    _check_sizes(source, config)
     check_rows(source)
 
 
@@ -118,6 +128,18 @@ def _check_text_alone(source: Source, config: Any) -> None:
         "its language part would have to be cut out and saved so that it loads again",
         "give the folder of a language model alone, such as its text-only release",
     )
+
+
+def _check_sizes(source: Source, config: Any) -> None:
+    """Refuse sizes that no model has, before a module of such a size is built."""
+    for name, largest in LARGEST.items():
+        size = getattr(config, name, None)
+        if isinstance(size, int) and not isinstance(size, bool) and not 1 <= size <= largest:
+            raise ModelError(
+                f"{source}: config.json says {name} = {size}",
+                f"{name} of a language model is from 1 to {largest:,}",
+                "fetch config.json again from where the model came from",
+            )
 
 
 def _check_causal(source: Source, config: Any) -> None:
