@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz.corpus import Corpus
-from fuzz.state import State, Tally
+from fuzz.state import State, Tally, figures_table
 from fuzz.verdicts import Kind, Verdict, tell
 from fuzz.worker import open_kinds, work
 
@@ -149,7 +149,11 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("build/fuzz"), help="what is kept")
     parser.add_argument("--only", default="", help="kinds, with commas")
     parser.add_argument("--case", type=int, default=None, help="do this case of --only alone")
+    parser.add_argument("--table", type=Path, help="print a file of figures as a table")
     args = parser.parse_args()
+    if args.table is not None:
+        print(figures_table(json.loads(args.table.read_text(encoding="utf-8"))))
+        return 0
     home = args.folder.resolve()
     home.mkdir(parents=True, exist_ok=True)
     every = open_kinds(Corpus())

@@ -87,3 +87,17 @@ class State:
             "date": time.strftime("%Y-%m-%d"),
             "kinds": rows,
         }
+
+
+def figures_table(figures: dict[str, Any]) -> str:
+    """Return the figures as a table in Markdown: one row a kind."""
+    lines = ["| kind | goal | cases | how they ended | faults |", "| --- | --- | --- | --- | --- |"]
+    for name, row in figures["kinds"].items():
+        ended = ", ".join(f"{n:,} {what}" for what, n in sorted(row["endings"].items()))
+        faults = ", ".join(f"{n} {what}" for what, n in sorted(row["faults"].items())) or "none"
+        kills = f"{row['counts']['kills']:,} kills: " if "kills" in row["counts"] else ""
+        told = f"{kills}{ended}" or "-"
+        lines.append(f"| {name} | {row['goal']:,} | {row['cases']:,} | {told} | {faults} |")
+    wall, used = figures["seconds"], figures["cpu_seconds"]
+    lines += ["", f"{wall:,.0f} s, {used:,.0f} s of a processor, seed {figures['seed']}."]
+    return "\n".join(lines)

@@ -21,6 +21,7 @@ MEMORY = 6 << 30
 
 def open_kinds(corpus: Corpus) -> dict[str, Kind]:
     """Return every kind of case by its name."""
+    from fuzz.bench_kills import BenchKills
     from fuzz.configurations import Configurations
     from fuzz.data_files import DataFiles
     from fuzz.kills import Kills
@@ -29,8 +30,8 @@ def open_kinds(corpus: Corpus) -> dict[str, Kind]:
     from fuzz.run_folders import RunFolders
     from fuzz.servers import Servers
 
-    kinds = (DataFiles, Configurations, Plans, ModelFolders, RunFolders, Servers, Kills)
-    return {kind.name: kind(corpus) for kind in kinds}
+    quick = (DataFiles, Configurations, Plans, ModelFolders, RunFolders, Servers)
+    return {kind.name: kind(corpus) for kind in (*quick, Kills, BenchKills)}
 
 
 def settle(home: Path) -> None:
