@@ -90,5 +90,3 @@ def test_a_campaign_goes_on_where_it_stopped(tmp_path: Path):
     assert (row["cases"], row["faults"], row["counts"]) == (2, {"hang": 2}, {"kills": 4})
     with pytest.raises(SystemExit):
         State.load(tmp_path / "state.json", 6)
-
-

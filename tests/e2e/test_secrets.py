@@ -116,9 +116,11 @@ def test_no_file_no_error_and_no_page_holds_a_key(
     said: list[str] = []
     with Run(tmp_path / "run", 0, display=Lines(sys.stderr)) as run:
         judged = run("labels", judge, Groups.of(TEN_PAIRS), Labeller(lm))
-        for stage in (lambda: run("ratings", judge, judged, Rater(lm)),
-                      lambda: list(lm.open(Machine()).complete(
-                          [g.prompt for g in TEN_PAIRS], Sampling(max_tokens=4), Seed(0)))):  # fmt: skip
+        asked, few = [g.prompt for g in TEN_PAIRS], Sampling(max_tokens=4)
+        for stage in (
+            lambda: run("ratings", judge, judged, Rater(lm)),
+            lambda: list(lm.open(Machine()).complete(asked, few, Seed(0))),
+        ):
             try:
                 said.append(repr(stage()))
             except TandemError as error:
@@ -188,20 +190,24 @@ def test_a_whole_run_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     server.daemon_threads = True
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    for name, value in {"OPENAI_API_KEY": KEY, "SSL_CERT_FILE": str(certificate),
-                        "NO_PROXY": "127.0.0.1", "TANDEM_CACHE": str(tmp_path / "cache")}.items():  # fmt: skip
+    secret_free = {"SSL_CERT_FILE": str(certificate), "TANDEM_CACHE": str(tmp_path / "cache")}
+    for name, value in {"OPENAI_API_KEY": KEY, "NO_PROXY": "127.0.0.1", **secret_free}.items():
         monkeypatch.setenv(name, value)
     small = "--sizes.demonstrations=24 --sizes.pairs=8 --sizes.held_out=6 --sizes.prompts=8"
     brief = "--sizes.evaluation=4 --sampling.max_tokens=8 --sft.epochs=1 --dpo.epochs=1"
     url = f"https://127.0.0.1:{server.server_address[1]}/v1"
-    words = ["run", "rlaif", "--task=micro", f"--rlaif.asking.server={url}", "--rlaif.asking.model=m",
-             "--rlaif.pairs=6", "--rlaif.learn=dpo", f"--out={tmp_path / 'r'}", *small.split(),
-             *brief.split(), "--reward.epochs=1"]  # fmt: skip
-    ended = subprocess.run([sys.executable, "-m", "tandem", *words], capture_output=True, check=False)
+    asking = f"--task=micro --rlaif.asking.server={url} --rlaif.asking.model=m --rlaif.pairs=6"
+    words = f"{asking} --rlaif.learn=dpo {small} {brief} --reward.epochs=1".split()
+    words = ["run", "rlaif", *words, f"--out={tmp_path / 'r'}"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "tandem", *words], capture_output=True, check=False
+    )
     assert b"Traceback" not in ended.stderr
     assert ended.returncode == 0, ended.stderr[-2000:]
     page = subprocess.run(
-        [sys.executable, "-m", "tandem", "report", str(tmp_path / "r")], capture_output=True, check=True
+        [sys.executable, "-m", "tandem", "report", str(tmp_path / "r")],
+        capture_output=True,
+        check=True,
     )
     wanted = [s for secret in (KEY, PASSWORD) for s in spellings(secret)]
     assert not any(s in ended.stdout + ended.stderr + page.stdout for s in wanted)

@@ -42,9 +42,14 @@ class Workers:
         self.known.add(kind.name)
         self.orders.send((kind.name, number))
         while not self.orders.poll(1.0):
-            if self.cpu_seconds() - used > patience or time.monotonic() - begun > STARVED * patience:
+            if (
+                self.cpu_seconds() - used > patience
+                or time.monotonic() - begun > STARVED * patience
+            ):
                 verdict = Verdict("hung")
-                verdict.blame("hang", f"no end after {self.cpu_seconds() - used:.0f} s of a processor")
+                verdict.blame(
+                    "hang", f"no end after {self.cpu_seconds() - used:.0f} s of a processor"
+                )
                 break
         else:
             try:

@@ -70,7 +70,9 @@ class DataFiles:
 
     def _known_wrong(self, dice: random.Random, folder: Path) -> Verdict:
         how = dice.choice((*BROKEN_BYTES, *BROKEN_ROWS))
-        path = break_rows(dice, how, folder) if how in BROKEN_ROWS else break_file(dice, how, folder)
+        path = (
+            break_rows(dice, how, folder) if how in BROKEN_ROWS else break_file(dice, how, folder)
+        )
         answer, verdict = check_file(path, folder)
         if answer.code != 2:
             verdict.blame("accepted", f"{how}: {path.read_bytes()[:1500]!r}")
@@ -91,7 +93,7 @@ class DataFiles:
                 for _ in range(dice.choice((1, 1, 2, 4))):
                     data = change_bytes(data, dice, self.corpus.contents)
                 path.write_bytes(data)
-        answer, verdict = check_file(path, folder, *draw_flags(dice, folder))
+        _, verdict = check_file(path, folder, *draw_flags(dice, folder))
         if path.is_file():
             self.corpus.offer(verdict.reason, path)
         return verdict
@@ -134,7 +136,9 @@ def draw_flags(dice: random.Random, folder: Path) -> list[str]:
     draw = dice.random()
     if draw < 0.8:
         return []
-    columns = dice.choice(("prompt=question", "chosen=prompt", "a", "=", '{"prompt": 1}', "prompt="))
+    columns = dice.choice(
+        ("prompt=question", "chosen=prompt", "a", "=", '{"prompt": 1}', "prompt=")
+    )
     return {
         0: [f"--columns={columns}"],
         1: [f"--limit={dice.choice((0, 1, 2, -1, 10**9, 10**30))}"],
@@ -277,5 +281,3 @@ def same_content(one: Groups, other: Groups, verdict: Verdict, where: str) -> No
         scores = [None if g.scores is None else g.scores.tolist() for g in (a, b)]
         if texts[0] != texts[1] or votes[0] != votes[1] or scores[0] != scores[1]:
             verdict.blame("differs", f"{where}: {texts} {votes} {scores}")
-
-

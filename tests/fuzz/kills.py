@@ -1,4 +1,4 @@
-"""Every method, killed at an operation on a file or at any moment, and done again: the same bytes."""
+"""Every method, killed at an operation on a file or at any moment, then done to its end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,13 @@ OWN: dict[str, tuple[str, ...]] = {
     "direct": ("--direct.sft.steps=3", "--direct.sft.batch=4"),
     "rlaif": ("--rlaif.pairs=6", "--rlaif.learn=dpo", "--dpo.epochs=1", "--dpo.batch=4"),
     "cai": ("--cai.K=1", "--rlaif.pairs=6", "--rlaif.learn=dpo", "--dpo.epochs=1"),
-    "rlp": ("--rlp.n=3", "--rlp.gamma=0.0", "--ppo.rounds=1", "--ppo.prompts=4", "--ppo.minibatch=4"),
+    "rlp": (
+        "--rlp.n=3",
+        "--rlp.gamma=0.0",
+        "--ppo.rounds=1",
+        "--ppo.prompts=4",
+        "--ppo.minibatch=4",
+    ),
 }
 """What makes each method as brief as it can be."""
 MOST = 4

@@ -18,7 +18,7 @@ FEW = (
 )  # fmt: skip
 TEMPLATES = (
     "{% for m in messages %}{{ m.content }}{% endfor %}", "{{ 1 / 0 }}", "{% for %}", "{{ x.y.z }}",
-    "{% for a in range(10**9) %}x{% endfor %}", "{{ 'x' * 10**10 }}", "{{ messages | tojson * 99 }}",
+    "{% for a in range(10**9) %}x{% endfor %}", "{{ 'x' * 10**10 }}", "{{ messages|tojson * 99 }}",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{{ raise_exception('no') }}", "", "x",
     "{{ ''.__class__.__mro__ }}", "{% set x = messages[0] %}{{ x.pop('content') }}{{ x }}",
     "{{ messages[99].content }}", "{{ strftime_now('%Y') }}", "{% include '/etc/passwd' %}",

@@ -105,7 +105,7 @@ def digest_results(run: Path) -> dict[str, bytes]:
 
 
 def damage_run(run: Path, dice: random.Random) -> tuple[str, bool]:
-    """Damage a run's folder in one way; return what was done, and whether nothing may come of it."""
+    """Damage a run in one way; return what was done, and whether nothing may come of it."""
     ways: tuple[Callable[[Path, random.Random], str], ...] = (
         _flip, _flip, _change, _change, _tree, _tree, _swap, _remove, _stranger, _script,
     )  # fmt: skip

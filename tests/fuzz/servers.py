@@ -1,4 +1,4 @@
-"""Servers that answer wrongly, late, or with our own secrets: every answer is checked or counted."""
+"""Servers that answer wrongly, late, or with our own secrets: checked whole, or counted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,26 @@ from tandem.rng import Seed
 
 CANARY = "sk-CANARY-fedcba9876543210"
 PATIENCE, RETRIES, QUESTIONS = 1.0, 1, 2
-STATUSES = (100, 204, 301, 302, 304, 400, 401, 403, 404, 408, 413, 418, 422, 429, 500, 502, 503, 599)
+STATUSES = (
+    100,
+    204,
+    301,
+    302,
+    304,
+    400,
+    401,
+    403,
+    404,
+    408,
+    413,
+    418,
+    422,
+    429,
+    500,
+    502,
+    503,
+    599,
+)
 WAITS = ("1", "-5", "nan", "inf", "1e400", "Wed, 21 Oct 99999 07:28:00 GMT", "x", "", "99999999")
 Handle = Callable[["Handler", bytes], None]
 

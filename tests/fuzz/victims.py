@@ -104,7 +104,9 @@ def _do(order: Order, write: int) -> None:
         seen = [0]
 
         def count(event: str, args: tuple[Any, ...]) -> None:
-            if event in CHANGES or (event == "open" and isinstance(args[2], int) and args[2] & WRITES):
+            if event in CHANGES or (
+                event == "open" and isinstance(args[2], int) and args[2] & WRITES
+            ):
                 seen[0] = next(counter)
                 if seen[0] == order.operation:
                     os.kill(os.getpid(), signal.SIGKILL)

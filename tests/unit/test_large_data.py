@@ -52,7 +52,9 @@ def test_a_compact_map_grows(values: str):
     compact = CompactMap()
     keys = [random.Random(k).getrandbits(64) | 1 for k in range(4 * SMALLEST)]
     wanted = [key & 0xFFFFFFFF if values == "lower half" else key >> 40 for key in keys]
-    assert [compact.set_default(k, v) for k, v in zip(keys, wanted, strict=True)] == [None] * len(keys)
+    assert [compact.set_default(k, v) for k, v in zip(keys, wanted, strict=True)] == [None] * len(
+        keys
+    )
     assert [compact.set_default(k, 0) for k in keys] == wanted
     assert (2 in compact, len(compact)) == (False, len(keys))
 
@@ -61,9 +63,7 @@ def test_a_compact_map_grows(values: str):
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=50), st.integers(0, 40))
 def test_counted_lengths_have_the_quantiles_of_the_list(sizes: list[int], limit: int):
     found = Lengths.of(Counter(sizes), "tokens", limit)
-    assert found.quantiles == tuple(
-        int(np.quantile(sizes, q) + 1e-9) for q in (0, 0.5, 0.95, 1)
-    )
+    assert found.quantiles == tuple(int(np.quantile(sizes, q) + 1e-9) for q in (0, 0.5, 0.95, 1))
     assert found.counts == tuple(np.histogram(sizes, bins=10)[0].tolist())
     assert found.too_long == sum(size > limit for size in sizes)
 

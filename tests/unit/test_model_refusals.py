@@ -27,7 +27,9 @@ def change(model: Path, **settings: object) -> Path:
 
 def test_weights_that_the_configuration_ignores_are_named(tmp_path: Path):
     model = change(folder(tmp_path / "m"), num_hidden_layers=1)
-    with pytest.raises(ModelError, match=r"weights that LlamaForCausalLM would ignore: .*layers\.1"):
+    with pytest.raises(
+        ModelError, match=r"weights that LlamaForCausalLM would ignore: .*layers\.1"
+    ):
         load_policy(model, CPU)
 
 

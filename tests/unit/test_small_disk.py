@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,7 +65,9 @@ def test_a_stage_that_finds_no_room_says_so_and_is_done_again(stage, tmp_path, l
     with Run(tmp_path / "run", 0, display=Hidden()) as run, pytest.raises(RunError) as caught:
         run("big", stage)
     assert "File too large" in caught.value.what
-    assert not [p for p in (tmp_path / "run").rglob("*") if p.is_file() and p.stat().st_size >= ROOM]
+    assert not [
+        p for p in (tmp_path / "run").rglob("*") if p.is_file() and p.stat().st_size >= ROOM
+    ]
     assert not (tmp_path / "run/01-big").exists()
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     with Run(tmp_path / "run", 0, display=Hidden()) as run:

@@ -14,7 +14,6 @@ from tandem.errors import ModelError
 from tandem.models.folders import Source, check_exists, read_config
 from tandem.models.tokenizers import load_tokenizer
 
-
 LARGEST = {
     "num_hidden_layers": 10_000, "hidden_size": 10**6, "intermediate_size": 10**7,
     "num_attention_heads": 10**5, "num_key_value_heads": 10**5, "head_dim": 10**5,

@@ -156,7 +156,9 @@ def count_facts(groups: Groups) -> DataFacts:
     longer = Counter[int]()
     largest, binary = 0, True
     for group in groups:
-        seen.append(hash_texts([prompt_key(group.prompt), *sorted(c.text for c in group.completions)]))
+        seen.append(
+            hash_texts([prompt_key(group.prompt), *sorted(c.text for c in group.completions)])
+        )
         n["completions"] += len(group)
         n["preferences"] += len(group.preferences)
         n["scored"] += group.scores is not None
