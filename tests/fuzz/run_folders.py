@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -24,6 +25,9 @@ SCRIPT = "<script>alert('canary')</script>"
 STRANGERS = ("os.system", "subprocess.Popen", "builtins.eval", "tandem.cli:main", "x", "", 7, None)
 UNREAD = (".lock", "events.jsonl", ".toml", "report.html", "report.json", "DONE")
 """Ends of files that hold no result; a page is made of them, and a run goes on without them."""
+
+
+GONE, FORGED = "gone, or another thing: ", "a value and its hash: "
 
 
 class RunFolders:
@@ -94,7 +98,8 @@ class RunFolders:
                 verdict.blame("made", f"by the command again: {', '.join(changes)}")
             return
         verdict.ending = "mended" if changed else "harmless"
-        if again.code == 0 and (other := name_changes(self.results, digest_results(run))):
+        forged = verdict.told["damage"].startswith(FORGED)  # then nobody can know
+        if again.code == 0 and not forged and (other := name_changes(self.results, digest_results(run))):
             verdict.blame("differs", f"went on, and {', '.join(other)} differ")
 
 
@@ -108,9 +113,12 @@ def damage_run(run: Path, dice: random.Random) -> tuple[str, bool]:
     """Damage a run in one way; return what was done, and whether nothing may come of it."""
     ways: tuple[Callable[[Path, random.Random], str], ...] = (
         _flip, _flip, _change, _change, _tree, _tree, _swap, _remove, _stranger, _script,
+        _forge, _forge,
     )  # fmt: skip
     told = dice.choice(ways)(run, dice)
-    return told, any(told.endswith(end) for end in UNREAD)
+    whole_stage = told.startswith(GONE) and "/" not in told
+    forged = told.startswith(FORGED)
+    return told, whole_stage or forged or any(told.endswith(end) for end in UNREAD)
 
 
 def _files(run: Path) -> list[Path]:
@@ -161,7 +169,7 @@ def _remove(run: Path, dice: random.Random) -> str:
         place.write_text("x")
     elif dice.random() < 0.3:
         place.mkdir()
-    return f"gone, or another thing: {place.relative_to(run)}"
+    return f"{GONE}{place.relative_to(run)}"
 
 
 def _stranger(run: Path, dice: random.Random) -> str:
@@ -171,6 +179,18 @@ def _stranger(run: Path, dice: random.Random) -> str:
         table["__class__" if file.name == "value.json" else "function"] = dice.choice(STRANGERS)
         file.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     return f"a stranger's name in {file.relative_to(run)}"
+
+
+def _forge(run: Path, dice: random.Random) -> str:
+    """Change a value and its hash too: whoever makes a folder can make all of it."""
+    file = dice.choice([p for p in _files(run) if p.name == "value.json"])
+    text = change_json(file.read_text(encoding="utf-8"), dice) + "\n"
+    file.write_text(text, encoding="utf-8")
+    stage = file.parents[1] / "stage.json"
+    table = json.loads(stage.read_text(encoding="utf-8"))
+    table["result"]["hash"] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    stage.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    return f"{FORGED}{file.relative_to(run)}"
 
 
 def _script(run: Path, dice: random.Random) -> str:
