@@ -51,7 +51,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.evaluation import AccuracyEvaluation, accuracy_evaluation
 from tandem.methods import direct, lmsi, load_method, star
-from tandem.pipeline.evaluate import DECODERS, Solver, solve_questions
+from tandem.pipeline.evaluate_result import DECODERS, Solver, solve_questions
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import code_commit

@@ -35,7 +35,7 @@ from self_improvement import (
 from tandem.data.groups import Groups
 from tandem.evaluation import accuracy_evaluation
 from tandem.methods.sft import SFTConfig
-from tandem.pipeline.evaluate import DECODERS, Solver, solve_questions
+from tandem.pipeline.evaluate_result import DECODERS, Solver, solve_questions
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import code_commit

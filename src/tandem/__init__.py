@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tandem.data.groups import Groups
     from tandem.data.record import Completion, Group, Preference, Prompt
     from tandem.engines import Sampling
-    from tandem.engines.local import LocalModel
-    from tandem.engines.openai import Server
+    from tandem.engines.language_models.local import LocalModel
+    from tandem.engines.language_models.openai import Server
     from tandem.errors import (
         ConfigError,
         DataError,
@@ -126,8 +126,8 @@ _NAMES_OF = {
     "rng": ("Seed",),
     "machine": ("Machine", "Lora"),
     "engines": ("Sampling",),
-    "engines.local": ("LocalModel",),
-    "engines.openai": ("Server",),
+    "engines.language_models.local": ("LocalModel",),
+    "engines.language_models.openai": ("Server",),
     "stages.encoding": ("encode",),
     "stages.sampling": ("sample", "BestOf"),
     "stages.judging": ("judge",),

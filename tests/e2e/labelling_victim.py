@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from tandem.data.record import Completion, Group, Prompt
-from tandem.engines.openai import Server
+from tandem.engines.language_models.openai import Server
 from tandem.judges.llm import Labeller
 from tandem.tasks.micro.feedback import COMPARE
 

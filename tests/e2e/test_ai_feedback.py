@@ -12,8 +12,8 @@ import pytest
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, FloatArray, Group, Prompt
 from tandem.engines import Sampling
-from tandem.engines.language_model import Labels, LanguageModel
-from tandem.engines.local import LocalModel
+from tandem.engines.language_models import Labels, LanguageModel
+from tandem.engines.language_models.local import LocalModel
 from tandem.errors import ConfigError, DataError, EngineError
 from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.llm import Labeller, Rater

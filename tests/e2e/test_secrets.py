@@ -20,8 +20,8 @@ from tandem import cli
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.engines import Sampling
-from tandem.engines.openai import Server
-from tandem.engines.retry import RetryPolicy
+from tandem.engines.language_models.openai import Server
+from tandem.engines.language_models.retry import RetryPolicy
 from tandem.errors import TandemError
 from tandem.judges.llm import Labeller, Rater
 from tandem.machine import Machine

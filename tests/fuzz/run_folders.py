@@ -99,7 +99,11 @@ class RunFolders:
             return
         verdict.ending = "mended" if changed else "harmless"
         forged = verdict.told["damage"].startswith(FORGED)  # then nobody can know
-        if again.code == 0 and not forged and (other := name_changes(self.results, digest_results(run))):
+        if (
+            again.code == 0
+            and not forged
+            and (other := name_changes(self.results, digest_results(run)))
+        ):
             verdict.blame("differs", f"went on, and {', '.join(other)} differ")
 
 

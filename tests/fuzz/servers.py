@@ -132,8 +132,8 @@ class Servers:
 
     def check(self, dice: random.Random, folder: Path) -> Verdict:
         """Ask a server that misbehaves, then the same one mended."""
-        from tandem.engines.openai import Server
-        from tandem.engines.retry import RetryPolicy
+        from tandem.engines.language_models.openai import Server
+        from tandem.engines.language_models.retry import RetryPolicy
         from tandem.judges.llm import Labeller, Rater
 
         how = draw_behaviour(dice)

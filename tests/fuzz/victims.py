@@ -129,10 +129,10 @@ def main() -> None:
     import torch
 
     from tandem.methods import METHODS, load_method
-    from tandem.pipeline import evaluate
+    from tandem.pipeline import evaluate_result, run_method
     from tandem.tasks import load
 
-    del evaluate, load
+    del evaluate_result, run_method, load  # they are loaded now
     torch.set_num_threads(1)
     for name in METHODS:
         load_method(name)

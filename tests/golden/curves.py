@@ -124,7 +124,7 @@ def train(folder: Path, name: str, case: Case, changes: Mapping[str, Any] | None
         with Run(folder / case.task, 0, machine=MACHINE, display=Hidden()) as run:
             scope = run.scope(name, run.seed)
             world = worlds.load_task(case.task, SIZES, Seed(0))
-            Inputs(scope, world, settings(case, changes)).do(load_method(case.method))
+            Inputs(scope, world, settings(case, changes)).run_recipe(load_method(case.method))
         return scope.path
     finally:
         torch.set_num_threads(threads)

@@ -40,7 +40,7 @@ from tandem.data.record import Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.cuda_graphs import CudaGraphDecoder
 from tandem.engines.hf_cache import HFCacheDecoder
-from tandem.engines.local import LocalModel
+from tandem.engines.language_models.local import LocalModel
 from tandem.engines.shared_prefix import SharedPrefixDecoder, shared_prefix_attention
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, EngineError, ModelError

@@ -16,10 +16,10 @@ from chat_server import ChatServer
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.engines import Sampling
-from tandem.engines.addresses import check_address
-from tandem.engines.chat_answer import InvalidAnswer, read_answer
-from tandem.engines.openai import Server, in_time
-from tandem.engines.retry import TransientError, retry_after
+from tandem.engines.language_models.addresses import check_address
+from tandem.engines.language_models.chat_answer import InvalidAnswer, read_answer
+from tandem.engines.language_models.openai import Server, in_time
+from tandem.engines.language_models.retry import TransientError, retry_after
 from tandem.errors import ConfigError, JudgeError
 from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.llm import AI_KEY, Labeller, Rater, is_unrated

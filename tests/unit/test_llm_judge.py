@@ -19,7 +19,7 @@ from tandem.batching.batch import Pairs
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, FloatArray, Group, Preference, Prompt
 from tandem.engines import Sampling
-from tandem.engines.language_model import Labels, label_masses
+from tandem.engines.language_models import Labels, label_masses
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges.llm import AI_KEY, Labeller, Rater, join_readings, star_score
 from tandem.judges.position_bias import measure_position_bias

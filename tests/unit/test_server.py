@@ -14,9 +14,9 @@ import pytest
 from chat_server import ChatServer, place
 from tandem.data.record import Completion, Group, Prompt
 from tandem.engines import Sampling
-from tandem.engines.language_model import LanguageModel
-from tandem.engines.openai import Server, label_probabilities
-from tandem.engines.retry import RetryPolicy, retry_after
+from tandem.engines.language_models import LanguageModel
+from tandem.engines.language_models.openai import Server, label_probabilities
+from tandem.engines.language_models.retry import RetryPolicy, retry_after
 from tandem.errors import ConfigError, EngineError, TandemError
 from tandem.judges.llm import Labeller
 from tandem.judges.templates import LETTER_LABELS, STARS

@@ -98,7 +98,7 @@ def run_entry(run: Run, plan: Plan, task: Task, entry: Entry, main: Groups) -> N
     told = scope.path / FAILED
     told.unlink(missing_ok=True)
     try:
-        result, _ = inputs.do(open_method(entry))
+        result, _ = inputs.run_recipe(open_method(entry))
         write_json(
             scope.path / NEEDED,
             {"stages": [s for s in scope.called if not s.startswith(OBSERVING_STAGES)]},

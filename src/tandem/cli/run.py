@@ -89,10 +89,10 @@ def run_command_line(words: Sequence[str]) -> int:
     if options.dry_run:
         print(plan_text(options, resolved, task))
         return 0
-    return _go(method, options, configs, task, resolved, rules)
+    return _run_and_print(method, options, configs, task, resolved, rules)
 
 
-def _go(
+def _run_and_print(
     method: Method,
     options: Namespace,
     configs: Mapping[str, Any],
@@ -100,7 +100,7 @@ def _go(
     resolved: Mapping[str, Any],
     rules: EncodingRules,
 ) -> int:
-    from tandem.pipeline.evaluate import run_method
+    from tandem.pipeline.run_method import run_method
     from tandem.runs.run import Run
 
     path = run_folder(method.name, options, task)

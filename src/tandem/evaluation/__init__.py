@@ -15,7 +15,7 @@ from tandem.evaluation.accuracy import (
     vote_share,
 )
 from tandem.evaluation.comparisons import Comparisons, lay_out_comparisons
-from tandem.evaluation.pairwise_tables import PairwiseEvaluation, pairwise_evaluation
+from tandem.evaluation.judge_tables import PairwiseEvaluation, pairwise_evaluation
 from tandem.evaluation.policy import (
     PolicyEvaluation,
     PolicyRow,

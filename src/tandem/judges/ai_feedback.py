@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tandem.engines.addresses import check_address
-from tandem.engines.language_model import LanguageModel
-from tandem.engines.local import LocalModel
-from tandem.engines.openai import Server
+from tandem.engines.language_models import LanguageModel
+from tandem.engines.language_models.addresses import check_address
+from tandem.engines.language_models.local import LocalModel
+from tandem.engines.language_models.openai import Server
 from tandem.errors import ConfigError
 from tandem.judges.llm import Average, Labeller, Orders
 from tandem.judges.templates import CompareFormat

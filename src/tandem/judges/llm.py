@@ -29,7 +29,7 @@ import numpy as np
 
 from tandem.data.record import FloatArray, Group, Preference, Prompt
 from tandem.engines import Sampling
-from tandem.engines.language_model import LanguageModel, OpenLanguageModel
+from tandem.engines.language_models import LanguageModel, OpenLanguageModel
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges.templates import CompareFormat, RateFormat
 from tandem.machine import Machine

@@ -12,7 +12,7 @@ import string
 from dataclasses import dataclass, field
 
 from tandem.data.record import Message, Prompt
-from tandem.engines.language_model import Labels
+from tandem.engines.language_models import Labels
 from tandem.errors import ConfigError
 
 LETTER_LABELS: Labels = (("(A)", " (A)", "A", " A"), ("(B)", " (B)", "B", " B"))

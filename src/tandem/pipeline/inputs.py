@@ -227,7 +227,7 @@ class Inputs:
             drawn = self.run(pairs, sample, self.pi_sft, asked, n=2, sampling=self.sampling)
         return self.run(name, judge, drawn, self.humans)
 
-    def do(self, method: Method) -> tuple[Any, float]:
+    def run_recipe(self, method: Method) -> tuple[Any, float]:
         """Run a method's recipe on what it names; return the result and its stages' seconds."""
         wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
         given = {name: getattr(self, name) for name in wanted}

@@ -12,7 +12,7 @@ from dataclasses import replace
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.engines import Sampling
-from tandem.engines.language_model import LanguageModel, OpenLanguageModel, messages_of
+from tandem.engines.language_models import LanguageModel, OpenLanguageModel, messages_of
 from tandem.judges.llm import add_turn, cost_of
 from tandem.judges.templates import FeedbackFormats
 from tandem.machine import Machine

@@ -10,7 +10,7 @@ import numpy as np
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
-from tandem.engines.torch import TorchEngine
+from tandem.engines.open_engine import open_engine
 from tandem.errors import ConfigError
 from tandem.judges import Judge, open_judge
 from tandem.machine import Machine
@@ -95,7 +95,7 @@ def sample(
         return
     trunk = open_policy(policy.path, replace(machine, lora=None))
     tokenizer = load_tokenizer(policy.path)
-    engine = TorchEngine(trunk.inner, tokenizer, dtype=trunk.dtype, compiled=machine.compiled)
+    engine = open_engine(trunk, tokenizer, machine)
     own = tokenise((Group(g.prompt) for g in prompts), tokenizer)
     for done, group in enumerate(engine.sample(own, n, sampling, seed), 1):
         yield _by(policy)(group)

@@ -31,9 +31,9 @@ from tandem.runs.context import StageContext
 from tandem.training.distributed import least_memory, start_accelerator
 from tandem.training.memory import fit_to_memory, usable_memory
 from tandem.training.optim import Optim, build_optimizer
+from tandem.training.resume_state import ResumeState
 from tandem.training.sources import BatchSource
 from tandem.training.step_log import StepLog
-from tandem.training.step_state import StepState
 
 LossFunction = Callable[[Outputs, Batch], Mapping[str, Terms]]
 
@@ -88,7 +88,7 @@ def _train(
     optimiser = build_optimizer(module, optim)
     module, prepared = accelerator.prepare(module, optimiser)
     schedule = LambdaLR(optimiser, lambda step: optim.factor(step, source.total))
-    state = StepState(inner, optimiser, schedule, source, ctx.scratch, machine.save_seconds)
+    state = ResumeState(inner, optimiser, schedule, source, ctx.scratch, machine.save_seconds)
     step = state.resume()
     log = StepLog(ctx.events, source.total, machine.log_every, accelerator)
     module.train()

@@ -7,9 +7,7 @@ method brings its `Algorithm`: from samples to frozen columns, and from columns 
 from __future__ import annotations
 
 from tandem.data.groups import Groups
-from tandem.engines.torch import TorchEngine
-from tandem.machine import Machine
-from tandem.models.packed import PackedModel
+from tandem.engines.open_engine import open_engine
 from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
@@ -53,7 +51,8 @@ def train_on_policy(
         name: the saved policy's name in tables.
         ctx: the stage.
     """
-    engine = open_engine(models.policy.actor, init, name, ctx.machine)
+    tokenizer = load_tokenizer(init.path)
+    engine = open_engine(models.policy.actor, tokenizer, ctx.machine, name=name)
     validator = None
     if rollout.validation is not None:
         validator = Validator(rollout.validation, models, engine, rollout, ctx)
@@ -63,21 +62,3 @@ def train_on_policy(
     if validator is not None:
         validator.restore_best(models.policy)
     return save_checkpoint(models.policy, init, ctx, name)
-
-
-def open_engine(policy: PackedModel, init: Checkpoint, name: str, machine: Machine) -> TorchEngine:
-    """Open the engine that samples from a policy while it is trained.
-
-    Args:
-        policy: the opened policy.
-        init: the checkpoint that it was opened from; its tokenizer writes the texts.
-        name: the completions' author.
-        machine: says whether steps are compiled.
-    """
-    return TorchEngine(
-        policy.lm,
-        load_tokenizer(init.path),
-        dtype=policy.dtype,
-        name=name,
-        compiled=machine.compiled,
-    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tandem.data.formats.fields import DataRow
 from tandem.data.formats.prompt_context import CONTEXT
-from tandem.data.formats.table import FORMATS
+from tandem.data.formats.registry import FORMATS
 from tandem.errors import ConfigError, DataError, nearest_name
 
 PEEK = 64

@@ -23,8 +23,8 @@ from tandem.data.formats.fields import DataRow, SkipRow, shorten_text
 from tandem.data.formats.own_groups import read_own_groups
 from tandem.data.formats.prompt_context import add_context, context_columns
 from tandem.data.formats.prompt_ids import ID_COLUMNS, PromptIds
+from tandem.data.formats.registry import FORMATS, Format
 from tandem.data.formats.shaping import gather_rows, open_tasks, rename_columns
-from tandem.data.formats.table import FORMATS, Format
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError

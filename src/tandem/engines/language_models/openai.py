@@ -28,11 +28,21 @@ import numpy as np
 
 from tandem.data.record import Completion, FloatArray, Prompt
 from tandem.engines import Sampling
-from tandem.engines.addresses import check_address
-from tandem.engines.chat_answer import LARGEST_BODY, InvalidAnswer, UnlabelledAnswer, read_answer
-from tandem.engines.language_model import Labels, messages_of
-from tandem.engines.response_cache import ResponseCache, TokenUse, request_key
-from tandem.engines.retry import FailedQuestion, Retrier, RetryPolicy, TransientError
+from tandem.engines.language_models import Labels, messages_of
+from tandem.engines.language_models.addresses import check_address
+from tandem.engines.language_models.chat_answer import (
+    LARGEST_BODY,
+    InvalidAnswer,
+    UnlabelledAnswer,
+    read_answer,
+)
+from tandem.engines.language_models.response_cache import ResponseCache, TokenUse, request_key
+from tandem.engines.language_models.retry import (
+    FailedQuestion,
+    Retrier,
+    RetryPolicy,
+    TransientError,
+)
 from tandem.errors import ConfigError, EngineError
 from tandem.machine import Machine, cache_folder
 from tandem.ranges import Count, NotNegative, check_ranges

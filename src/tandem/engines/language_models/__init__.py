@@ -1,9 +1,9 @@
 """Asking a language model: how likely is each of a few labels next, and what would it say.
 
-One small protocol, three ways to reach a model behind it:
+One small protocol, two ways to reach a model behind it:
 
-    LocalModel(checkpoint)    engines/local.py: labels by a forward pass, text by the torch engine
-    Server("name", url)       engines/openai.py: any OpenAI-compatible server
+    LocalModel(checkpoint)    local.py: labels by a forward pass, text by the torch engine
+    Server("name", url)       openai.py: any OpenAI-compatible server
 
     lm = LocalModel(pi).open(Machine())
     lm.label(prompts, (("(A)", " (A)"), ("(B)", " (B)")))    # log P of A and of B

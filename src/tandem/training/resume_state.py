@@ -18,7 +18,7 @@ from tandem.training.state_file import read_state, write_state
 STATE, FORMER = "state.safetensors", "state.pt"
 
 
-class StepState:
+class ResumeState:
     """What a killed loop resumes from: one file, replaced as a whole."""
 
     def __init__(

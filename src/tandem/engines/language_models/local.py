@@ -14,8 +14,8 @@ from tandem.data.chat.tokens import TokenizerTraits
 from tandem.data.chat.transcripts import render_transcript
 from tandem.data.record import Completion, FloatArray, Group, IntArray, Prompt
 from tandem.engines import Sampling
-from tandem.engines.language_model import Labels, label_masses, messages_of
-from tandem.engines.torch import TorchEngine
+from tandem.engines.language_models import Labels, label_masses, messages_of
+from tandem.engines.open_engine import open_engine
 from tandem.errors import EngineError
 from tandem.machine import Machine
 from tandem.models.folders import context_length
@@ -66,8 +66,7 @@ class LocalSession:
     def __init__(self, trunk: PackedModel, tokenizer: Any, context: int, machine: Machine) -> None:
         self.trunk, self.tokenizer, self.context = trunk, tokenizer, context
         self.tokens = machine.tokens
-        compiled = machine.compiled
-        self.engine = TorchEngine(trunk.inner, tokenizer, dtype=trunk.dtype, compiled=compiled)
+        self.engine = open_engine(trunk, tokenizer, machine)
 
     def label(self, prompts: Iterable[Prompt], labels: Labels) -> Iterator[FloatArray]:
         """Yield [L] log-probabilities of the labels; see `OpenLanguageModel`.

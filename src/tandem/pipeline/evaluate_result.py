@@ -1,4 +1,4 @@
-"""A method done on a task, and the tables that say how good its result is."""
+"""The tables that say how good a method's result is, beside where it began."""
 
 from __future__ import annotations
 
@@ -11,58 +11,15 @@ from tandem.data.verifiable import PromptStyle, QuestionFormat
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
-from tandem.judges.preference_model import PreferenceModel
-from tandem.judges.reward_model import RewardModel
 from tandem.methods import Method
 from tandem.pipeline.costs import cost_table, stage_seconds
 from tandem.pipeline.inputs import SFT_STAGES, Inputs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import ask_questions
-from tandem.stages.evaluate_marks import evaluate_marks
 from tandem.stages.evaluate_policy import evaluate_policies
-from tandem.stages.evaluate_reward import evaluate_preferences, evaluate_reward
 from tandem.stages.evaluate_solutions import DecodingRule, evaluate_solutions
 from tandem.stages.sampling import Policy, sample
-from tandem.tasks import Task
-
-
-def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task) -> str:
-    """Do one method and everything before it, and return the tables that say how good it is."""
-    inputs = Inputs(run, task, configs)
-    result, spent = inputs.do(method)
-    if method.row.fits == "preference":
-        return compare_preference_models(inputs, result)
-    parts: list[str] = []
-    if method.row.fits == "solver":
-        parts.append(evaluate_solver(inputs, method, result))
-    elif inputs.labelled:
-        r_phi = result if method.row.fits == "reward" else inputs.r_phi
-        exam = run(
-            "reward-exam",
-            evaluate_reward,
-            RewardModel(r_phi),
-            inputs.held_out,
-            members=inputs.members,
-        )
-        parts.append(f"reward model on {len(inputs.held_out)} held-out comparisons\n{exam['text']}")
-    if method.row.fits == "reward":
-        parts.append(inputs.curve())
-    if method.row.fits == "policy" and task.marked:
-        exam = run("marks-exam", evaluate_marks, result, inputs.pi_sft, inputs.held_out)
-        parts.append(f"held-out marks, scored by log pi - log pi_sft\n{exam['text']}")
-    if method.row.fits == "policy":
-        parts.append(
-            evaluate_against_sft(inputs, {"SFT": inputs.pi_sft, str(result): result}, spent)
-        )
-    return "\n\n".join(parts)
-
-
-def compare_preference_models(inputs: Inputs, fitted: Checkpoint) -> str:
-    """Lay a preference model beside the reward model that was fitted to the same comparisons."""
-    judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": RewardModel(inputs.r_phi)}
-    exam = inputs.run("preference-exam", evaluate_preferences, judges, inputs.held_out)
-    return f"{exam['text']}\n\n{cost_table(inputs.run)}"
 
 
 def evaluate_solver(inputs: Inputs, method: Method, result: Checkpoint) -> str:
