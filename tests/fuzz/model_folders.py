@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fuzz.corpus import Corpus
 from fuzz.damage import change_bytes, change_json
+from fuzz.rows import bot, user
 from fuzz.verdicts import Verdict, give_command, judge_answer, list_files, name_changes
 
 FEW = (
@@ -55,7 +56,7 @@ class ModelFolders:
         tiny.lm("llama", vocab_size=len(tokenizer)).save_pretrained(self.model)
         tokenizer.save_pretrained(self.model)
         self.data = home / "rows.jsonl"
-        rows = [{"prompt": f"say {k}", "completion": f"{k} it is"} for k in range(12)]
+        rows = [{"messages": [user(f"say {k}"), bot(f"{k} it is")]} for k in range(12)]
         self.data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     def check(self, dice: random.Random, folder: Path) -> Verdict:

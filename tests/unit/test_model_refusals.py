@@ -65,3 +65,16 @@ def test_sizes_that_no_model_has_are_refused_at_once(name: str, size: int, tmp_p
     assert cli.main(words) == 2
     assert "why:" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("cut", [4, 40, -8])
+def test_weights_that_are_cut_are_refused_before_anything_is_made(cut: int, tmp_path: Path, capsys):
+    model = folder(tmp_path / "m")
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:cut])
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n' * 3)
+    words = ["run", "sft", f"--model={model}", f"--data={data}", f"--out={tmp_path / 'out'}"]
+    assert cli.main([*words, "--dry-run"]) == 2
+    assert "is no safetensors file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
