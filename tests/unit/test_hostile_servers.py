@@ -22,7 +22,7 @@ from tandem.engines.language_models.openai import Server, in_time
 from tandem.engines.language_models.retry import TransientError, retry_after
 from tandem.errors import ConfigError, JudgeError
 from tandem.judges.ai_feedback import AIFeedback
-from tandem.judges.llm import AI_KEY, Labeller, Rater, is_unrated
+from tandem.judges.llm import AI_KEY, Labeller, Rater, is_unjudged
 from tandem.judges.position_bias import measure_position_bias
 from tandem.judges.templates import CompareFormat, FeedbackFormats
 from tandem.machine import Machine
@@ -159,9 +159,9 @@ def test_a_failed_rating_is_counted_and_no_score():
     judge = Rater(Deaf("lost")).open()  # type: ignore[arg-type]
     lost, fine = list(judge([pair("lost"), pair("fine")]))
     assert lost.scores is None
-    assert is_unrated(lost)
+    assert is_unjudged(lost)
     assert fine.scores is not None
-    assert not is_unrated(fine)
+    assert not is_unjudged(fine)
     assert "1 of 2 groups have no rating" in judge.describe_cost()["text"]
     with pytest.raises(JudgeError):
         list(Rater(Deaf("lost"))([pair("lost")]))  # type: ignore[arg-type]

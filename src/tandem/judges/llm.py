@@ -23,7 +23,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -99,6 +99,7 @@ class Labeller:
         ConfigError: no principle, or a clamp outside [0, .5].
     """
 
+    compares: ClassVar[bool] = True
     lm: LanguageModel
     compare: CompareFormat = field(default=CompareFormat())
     principles: tuple[str, ...] = ("Be helpful, honest and harmless.",)
@@ -219,7 +220,7 @@ class OpenLabeller:
 class Rater:
     """A judge that asks a language model to rate each completion, in [-1, 1] (d-RLAIF).
 
-    A group about which a question failed has no scores; it is counted, see `is_unrated`.
+    A group about which a question failed has no scores; it is counted, see `is_unjudged`.
 
     >>> from tandem import Server
     >>> Rater(Server("gpt-4o-mini"), name="stars").name
@@ -295,9 +296,10 @@ class OpenRater:
         return told
 
 
-def is_unrated(group: Group) -> bool:
-    """True for a group that a `Rater` was to rate, and a question about it failed."""
-    return group.scores is None and bool(group.prompt.meta.get(AI_KEY, {}).get("failed"))
+def is_unjudged(group: Group) -> bool:
+    """True where nothing of a group was rated or compared, because questions about it failed."""
+    judged = group.scores is not None or bool(group.preferences)
+    return not judged and bool(group.prompt.meta.get(AI_KEY, {}).get("failed"))
 
 
 def neighbour_pairs(group: Group) -> list[tuple[int, int]]:
@@ -362,7 +364,9 @@ def _silent(name: str, what: str) -> JudgeError:
     return JudgeError(
         f"the language model gave {what} any mass, asked `{name}`",
         "a label made of nothing would be noise",
-        "look at the template: does it end where the label is said, in the model's own spelling?",
+        "look at the template: does it end where the label is said, in the model's own spelling? "
+        "A model that reasons first is asked for a verdict: asking.reads = verdict "
+        "(`ReasoningJudge`)",
     )
 
 

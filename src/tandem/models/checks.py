@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from tandem.errors import ModelError
 from tandem.models.folders import Source, check_exists, read_config
+from tandem.models.loading import stored_dimensions
 from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.weight_files import loaded_weights
 
@@ -75,7 +76,8 @@ def check_reward(source: Source) -> None:
     config = read_config(source)
     _check_quantised(source, config)
     names = [str(n) for n in getattr(config, "architectures", None) or ()]
-    if any("SequenceClassification" in n for n in names) and config.num_labels != 1:
+    several = config.num_labels != 1 + stored_dimensions(source)
+    if any("SequenceClassification" in n for n in names) and several:
         raise ModelError(
             f"{source} is a classifier with {config.num_labels} labels; a reward has one",
             "a reward is one number an answer, from a head with one output",

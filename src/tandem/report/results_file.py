@@ -29,6 +29,8 @@ from tandem.runs.records import Record, read_records
 
 Results = dict[str, Any]
 BENCH = "results.json"
+DRAWN = ("answers-", "samples-")
+"""What stages of answers are called: of a full evaluation, and of a quick look."""
 SAMPLED = 60
 """Prompts whose answers are shown of a single run."""
 STANDING = ("base", "reference")
@@ -119,9 +121,10 @@ def results_from_run(folder: Path, done: list[Record]) -> Results:
     made = {str(c): r for r in done if isinstance(c := _checkpoint(r), Checkpoint)}
     snapshot, config = read_json(folder / "run.json") or {}, _config(folder)
     exam = _numbers(stages, "policy-exam")
-    answers = {n: r.load() for n, r in stages.items() if n.startswith("answers-")}
+    answers = {n: r.load() for n, r in stages.items() if n.startswith(DRAWN)}
     names = {n.lower(): n for n in (row["policy"] for row in exam.get("policies", []))}
-    drawn = {names.get(n.removeprefix("answers-"), n): groups for n, groups in answers.items()}
+    short = {n: n.partition("-")[2] for n in answers}
+    drawn = {names.get(short[n], short[n]): groups for n, groups in answers.items()}
     seed = snapshot.get("seed", 0)
     found: Results = {
         "title": _title(config, folder),
@@ -155,7 +158,9 @@ def missing_measurements(results: Mapping[str, Any]) -> list[str]:
     if every and not any(row.get("truth") for row in every):
         told.append("No truth: this data has no programmatic judge, so rewards are what is known.")
     if every and not any(row.get("gold_rm") for row in every):
-        told.append("No gold reward: nothing that was not optimised scores these policies.")
+        told.append(
+            "No gold_rm: no reward of other data, which nobody optimised, scores these policies."
+        )
     if trained and not any(row.get("lc_win") for row in trained):
         told.append("No length-controlled win rate: a preference for length is not taken out.")
     if len(results.get("seeds", [0])) < 2:

@@ -28,8 +28,8 @@ from tandem.data.formats.shaping import gather_rows, open_tasks, rename_columns
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError
+from tandem.errors.ranges import MANY, Range
 from tandem.machine import cache_folder
-from tandem.ranges import MANY, Range
 
 STREAM_ABOVE_BYTES = 16 << 20
 READER_VERSION = "2"

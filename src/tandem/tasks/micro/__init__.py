@@ -20,10 +20,21 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group
 from tandem.data.verifiable import QuestionFormat
 from tandem.errors import ConfigError, DataError, ModelError, nearest_name
+from tandem.judges import Judge
 from tandem.judges.agreement import Equivalence
 from tandem.rng import Seed
+from tandem.runs.checkpoint import Checkpoint
 from tandem.tasks.micro import posts
-from tandem.tasks.micro.annotators import START_SEED, Annotator, Camps, Drifting, Truth, known_facts
+from tandem.tasks.micro.annotators import (
+    START_SEED,
+    Annotator,
+    Camps,
+    Drifting,
+    DriftingTruth,
+    Tastes,
+    Truth,
+    known_facts,
+)
 from tandem.tasks.micro.arithmetic import WORDING
 from tandem.tasks.micro.same_facts import SameFacts
 from tandem.tasks.micro.skills import DEMONSTRATION, SKILLS, draw_prompts
@@ -37,9 +48,11 @@ __all__ = [
     "Annotator",
     "Camps",
     "Drifting",
+    "DriftingTruth",
     "SameFacts",
     "Micro",
     "SkillName",
+    "Tastes",
     "Truth",
     "truth_parts",
     "true_worth",
@@ -97,6 +110,18 @@ class Micro:
         """The folder of the shipped base model."""
         return _asset("base")
 
+    def gold(self) -> Judge | None:
+        """The shipped gold reward: larger than the base, fitted to other people's comparisons.
+
+        It is the same for every seed; `experiments/micro_gold.py` makes it. None in a copy of the
+        package that lacks it.
+        """
+        if not (ASSETS / "gold" / "config.json").exists():
+            return None
+        from tandem.judges.reward_model import RewardModel  # loads torch
+
+        return RewardModel(Checkpoint(ASSETS / "gold", "gold_rm"))
+
     def entailment(self) -> Path:
         """The folder of the shipped entailment classifier."""
         return _asset("entailment")
@@ -147,6 +172,10 @@ class Micro:
     def annotator(self, flips: float = 0.25, seed: Seed = START_SEED) -> Annotator:
         """Somebody who compares completions (0, 1), (2, 3), ... and errs at this rate."""
         return Annotator(flips=flips, seed=seed)
+
+    def tastes(self, cyclic: float = 1.0, flips: float = 0.0, seed: Seed = START_SEED) -> Tastes:
+        """A population whose preference goes from a ranking (0) to a circle (1)."""
+        return Tastes(cyclic=cyclic, flips=flips, seed=seed)
 
     def count_inventions(self, groups: Iterable[Group]) -> TruthParts:
         """Rates of facts right, wrong and invented over all completions of summaries.
