@@ -67,7 +67,7 @@ def compare(advice: BudgetAdvice, repeats: int) -> tuple[Table, dict[str, Any]]:
 
 def main() -> int:
     """Advise once, carry out, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--total", type=float, default=600)
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=40)
