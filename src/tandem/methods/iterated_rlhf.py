@@ -45,6 +45,7 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.combining import mix
+from tandem.stages.evaluate_policy import kl_temperature
 from tandem.stages.evaluate_rounds import evaluate_rounds, meet_policies
 from tandem.stages.judging import judge
 from tandem.stages.pair_pool import select_pairs
@@ -357,4 +358,5 @@ def log_rounds(
         answers,
         met,
         None if truth is None else judge_of_round(truth, last),
+        temperature=kl_temperature(sampling),
     )
