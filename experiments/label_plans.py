@@ -25,7 +25,7 @@ from tandem.statistics import Estimate, paired_difference
 FLIPS = (0.05, 0.15, 0.25, 0.35, 0.30)
 KINDS = ("linear", "tail", "narrow", "linear", "narrow")
 FRESH = 70_000
-"""The first number of the worlds that took no part; 50,000 and 60,000 were tried before."""
+"""The first number of the worlds that took no part; earlier tries had 50,000 and 60,000."""
 
 
 def realised(plan: LabelPlan, total: float, repeats: int) -> np.ndarray:
