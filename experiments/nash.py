@@ -26,7 +26,7 @@ from tandem.cli.run import default_configs
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
-from tandem.evaluation.win_matrix import WinMatrix, win_matrix
+from tandem.evaluation.win_matrix import WinMatrix, policy_win_matrix
 from tandem.judges import Judge
 from tandem.judges.open_preference import open_preference
 from tandem.judges.reward_model import RewardModel
@@ -355,7 +355,7 @@ def matrix_of(found: Mapping[str, Any], world: str) -> WinMatrix:
     seeds = list(found[world].values())
     pairs = seeds[0]["wins"]
     wins = {tuple(pair.split(" / ")): np.array([s["wins"][pair] for s in seeds]) for pair in pairs}
-    return win_matrix(wins)  # type: ignore[arg-type]
+    return policy_win_matrix(wins)  # type: ignore[arg-type]
 
 
 def page(record: Mapping[str, Any]) -> str:

@@ -100,7 +100,7 @@ class WinMatrix:
         return join_parts((self.table(), "\n".join(lines)))
 
 
-def win_matrix(wins: Mapping[tuple[str, str], npt.ArrayLike]) -> WinMatrix:
+def policy_win_matrix(wins: Mapping[tuple[str, str], npt.ArrayLike]) -> WinMatrix:
     """Make the matrix of all policies.
 
     Args:
