@@ -24,7 +24,7 @@ demo: $(READY)
 	$(PY) -m tandem bench --preset laptop --out runs/demo
 
 test: $(READY)
-	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not site"
 
 # The page is tested in Debian's Chromium; elsewhere set CHROMIUM to one that is there.
 browser:
@@ -43,10 +43,12 @@ trackers: $(READY)
 docs: $(READY)
 	$(PY) docs/generate.py
 
-# The docs as pages in build/site, with the API out of the docstrings; a broken link is an error.
+# The docs as pages in build/site, with the API out of the docstrings; a broken link is an error,
+# and what was built is looked through.
 site: $(READY)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[site]'
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	$(PY) -m pytest -m site tests/docs/test_site.py
 
 REPORT ?= runs/demo/report.html
 picture: $(READY) browser

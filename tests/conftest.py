@@ -13,7 +13,6 @@ HEAVIEST_FIRST = (
     "tests/theory/test_selection_f2.py",
     "tests/golden/test_curves.py",
     "tests/e2e/test_bench.py",
-    "tests/docs/test_site.py",
     "tests/e2e/test_bench_interrupt.py",
     "tests/e2e/test_bench_methods.py",
     "tests/unit/test_preference.py",

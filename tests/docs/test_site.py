@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +17,10 @@ pytestmark = pytest.mark.site
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "tandem"
-REPOSITORY = "https://example.org/a/copy"
+BUILT = ROOT / "build" / "site"
+SETTINGS = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+HOME = re.findall(r"^repo_url: !ENV \[REPOSITORY_URL, \"(.+)\"\]", SETTINGS, flags=re.M)[0]
+REPOSITORY = os.environ.get("REPOSITORY_URL", HOME)
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}
 """What a browser fetches by itself, by element."""
 
@@ -44,14 +45,11 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as `make site` builds it."""
-    out = tmp_path_factory.mktemp("site")
-    env = os.environ | {"NO_MKDOCS_2_WARNING": "1", "REPOSITORY_URL": REPOSITORY}
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
-    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return out
+def site() -> Path:
+    """The site that `make site` has built."""
+    if not (BUILT / "index.html").exists():
+        pytest.skip("there is no build/site; `make site` builds it and runs these tests")
+    return BUILT
 
 
 @pytest.fixture(scope="module")

@@ -94,14 +94,12 @@ def killed_twice(init: Path, where: Path, seed: int) -> str:
     return finish(init, where)
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_killed_ppo_ends_bit_identical(
-    seed: int, init: Path, undisturbed: tuple[str, Path], tmp_path: Path
-):
+@pytest.mark.slow
+def test_killed_ppo_ends_bit_identical(init: Path, undisturbed: tuple[str, Path], tmp_path: Path):
     weights, where = undisturbed
     assert kinds(where).count("round") == 8
     assert kinds(where).count("watch") == 5
-    assert killed_twice(init, tmp_path, seed) == weights
+    assert killed_twice(init, tmp_path, seed=0) == weights
     assert curve(tmp_path) == curve(where)
     points = [reward_hacking.read_curve(place / "events.jsonl") for place in (tmp_path, where)]
     assert [p["round"] for p in points[0]] == [0, 2, 4, 6, 8]

@@ -113,6 +113,7 @@ def torture(
     return seen, resumes
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path):
     seen, _ = torture(tmp_path, kills=3, seed=2)
     assert len(seen) == 3

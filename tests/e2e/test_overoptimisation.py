@@ -107,6 +107,7 @@ def test_the_half_that_chooses_does_not_judge():
     assert (worth[~even] == 10).all()
 
 
+@pytest.mark.slow
 def test_a_small_run_is_resumed_and_becomes_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -45,6 +45,7 @@ def test_prompts_are_all_different_and_names_are_kept_out():
     assert not any(name in g.prompt.text for g in train for name in stories.HELD_OUT)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.skipif(not MODEL.exists(), reason="needs the real model in ../shared")
 def test_a_small_climb_becomes_a_page(tmp_path: Path):

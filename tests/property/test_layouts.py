@@ -107,7 +107,7 @@ RULES = list(itertools.product((None, 6, 4), (None, 5.0)))
 @pytest.mark.parametrize(
     "rules",
     [
-        pytest.param([(None, 5.0), (6, None), (4, 5.0)], id="every window, every cap"),
+        pytest.param([(6, 5.0)], id="a window and a cap"),
         pytest.param(RULES, id="each with each", marks=pytest.mark.slow),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ def check_task_model(task: str, model: str | None) -> None:
         )
 
 
+@lru_cache(maxsize=4)
 def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
     task = MICRO[name]
     asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
