@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tandem.errors import ConfigError
-from tandem.ranges import Count, NotNegative, Positive, Range, check_ranges
+from tandem.errors.ranges import Count, NotNegative, Positive, Range, check_ranges
 
 GIB = 2**30
 """Bytes."""
@@ -40,6 +40,8 @@ class Lora:
         check_ranges(self, "lora")
 
 
+WHEN_CHANGED = "recorded when changed"
+"""Metadata of a field that run folders record only where it is not at its default."""
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
@@ -63,6 +65,7 @@ class Machine:
             so; the step is cut into as many as it needs.
         checkpointing: recompute activations in the backward pass; done unasked where it must be.
         lora: train adapters instead of all weights.
+        save_dtype: of the weights that are saved; `auto` is that of the model a fit started from.
         save_seconds: how often a long stage writes what it can resume from.
         log_every: optimiser steps between two log lines.
     """
@@ -74,6 +77,9 @@ class Machine:
     tokens: Count = 16384
     checkpointing: bool = False
     lora: Lora | None = None
+    save_dtype: Literal["auto", "fp32", "bf16", "fp16"] = field(
+        default="auto", metadata={WHEN_CHANGED: True}
+    )
     save_seconds: NotNegative = field(default=30.0, compare=False)
     log_every: Count = field(default=10, compare=False)
 

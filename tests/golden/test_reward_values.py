@@ -63,13 +63,49 @@ def test_noise_correction_formula(z: float):
     assert bradley_terry(f64(z, 0), pair(), noise=0.2).loss.item() == pytest.approx(want)
 
 
+def slope(z: float, p: float = 1.0, **settings: float) -> float:
+    """Return dL/dr_w of one pair of rewards (z, 0)."""
+    score = f64(z, 0).requires_grad_(True)
+    (g,) = torch.autograd.grad(bradley_terry(score, pair(p), **settings).loss.sum(), score)
+    return g[0].item()
+
+
 def test_noise_correction_falls_for_ever_unless_bounded():
-    """Slope -> -eps/(1 - 2 eps) = -1/3 at eps = .2; with a bound it is 0 beyond."""
-    score = f64(60, 0).requires_grad_(True)
-    (g,) = torch.autograd.grad(bradley_terry(score, pair(), noise=0.2).loss.sum(), score)
-    assert g[0].item() == pytest.approx(-1 / 3)
-    (g,) = torch.autograd.grad(bradley_terry(score, pair(), noise=0.2, bound=5).loss.sum(), score)
-    assert g.abs().max().item() == 0
+    """Slope -> -eps/(1 - 2 eps) = -1/3 at eps = .2; from the bound on, 5 by default, it is 0."""
+    assert slope(60, noise=0.2, bound=math.inf) == pytest.approx(-1 / 3)
+    assert slope(4.9, noise=0.2) < -0.3
+    assert slope(5.1, noise=0.2) == 0
+    assert slope(7, noise=0.2, bound=8) < -0.3
+
+
+def test_the_bound_holds_on_the_falling_side_alone():
+    """A pair ordered wrongly keeps its slope (-1 - eps/(1 - 2 eps) = -4/3), whatever the distance.
+
+    A label against the first answer falls on the other side. Labels that stay probabilities, and
+    losses without a correction, have a floor of their own and no bound.
+    """
+    assert slope(-60, noise=0.2) == pytest.approx(-4 / 3)
+    assert slope(-60, p=0.0, noise=0.2) == 0
+    assert slope(60, p=0.0, noise=0.2) == pytest.approx(4 / 3)
+    assert slope(60, p=0.7, noise=0.2) == pytest.approx(1 - (0.7 - 0.2) / 0.6)
+    assert slope(6) == pytest.approx(-1 / (1 + math.exp(6)))
+    with pytest.raises(ConfigError, match="bound"):
+        bradley_terry(f64(1, 0), pair(), noise=0.2, bound=0.0)
+
+
+def test_a_bounded_loss_has_a_floor():
+    """Fitted for long to one click, z ends at the bound, and the loss where it was there."""
+    score = f64(0, 0).requires_grad_(True)
+    optimiser = torch.optim.SGD([score], lr=1.0)
+    for _ in range(200):
+        optimiser.zero_grad()
+        bradley_terry(score, pair(), noise=0.2).loss.sum().backward()
+        optimiser.step()
+    z = (score[0] - score[1]).item()
+    assert 5 <= z < 6
+    ell = lambda x: math.log1p(math.exp(-x))  # noqa: E731
+    floor = (0.8 * ell(5) - 0.2 * ell(-5)) / 0.6
+    assert bradley_terry(score, pair(), noise=0.2).loss.item() == pytest.approx(floor)
 
 
 def test_constants_are_free_unless_centred():

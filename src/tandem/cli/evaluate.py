@@ -34,6 +34,9 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
         "--reference", type=str, default="", help="the policy's reference: implicit"
     )
     parser.add_argument("--beta", type=float, default=0.1, help="beta of the implicit reward")
+    parser.add_argument(
+        "--data.time", dest="time", type=str, default="", help="column of dates: accuracy by month"
+    )
     add_reading_flags(parser)
     options = _parsed(parser, words, {"machine": Machine()})
     machine = with_parsed_values(Machine(), options.machine, "machine")
@@ -46,6 +49,7 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
     from tandem.stages.judging import judge
 
     data = _needed(options, "data", "judgements, for example hh_harmless.jsonl.gz")
+    _find_models(options, "model", "reference")
     (check_policy if options.reference else check_reward)(Path(options.model))
     found = reading_options(options).read(data)
     groups = _fitting(found.groups, options.model)
@@ -69,6 +73,12 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
         text = f"{table}\n\nby pairs\n{exam['text']}"
         numbers = {**exam["numbers"], "best_of": table.as_dicts() if table else []}
         exam = {"text": text, "numbers": numbers}
+    if options.time:
+        from tandem.evaluation.dated_accuracy import accuracy_by_month
+
+        dated = accuracy_by_month(judge(judged, _judge(options), machine=machine), options.time)
+        numbers = {**exam["numbers"], "by_month": dated.as_dicts()}
+        exam = {"text": f"{exam['text']}\n\n{dated}", "numbers": numbers}
     return _tell(options, [*notes, f"{len(found.groups) - len(judged)} groups left out"], exam)
 
 
@@ -94,15 +104,22 @@ def evaluate_policy_command(words: Sequence[str]) -> int:
     }
 
     from tandem.runs.checkpoint import Checkpoint
-    from tandem.stages.evaluate_policy import evaluate_policies
+    from tandem.stages.evaluate_policy import evaluate_policies, kl_temperature
 
+    _find_models(options, "model", "reference", "proxy")
     prompts, judges = _prompts(options, configs["sizes"])
     sft = Checkpoint(Path(_needed(options, "reference", "the folder of the SFT policy")), "SFT")
     mine = Checkpoint(Path(options.model), Path(options.model).name)
     policies = {str(pi): pi for pi in (sft, mine)}
     answers = {n: _answers(pi, prompts, options.seed, configs) for n, pi in policies.items()}
-    machine = configs["machine"]
-    exam = evaluate_policies(answers, policies, judges=judges, opponents=("SFT",), machine=machine)
+    exam = evaluate_policies(
+        answers,
+        policies,
+        judges=judges,
+        opponents=("SFT",),
+        temperature=kl_temperature(configs["sampling"]),
+        machine=configs["machine"],
+    )
     return _tell(options, [f"{len(prompts)} prompts, one answer each"], exam)
 
 
@@ -111,6 +128,15 @@ def _parsed(parser: ArgumentParser, words: Sequence[str], configs: Mapping[str, 
     parser.add_argument("--json", action="store_true", help="for programs")
     add_settings(parser, configs)
     return parse_words(parser, words)
+
+
+def _find_models(options: Namespace, *flags: str) -> None:
+    """Put the folder in place of each model that was given otherwise: a hub id, an adapter."""
+    from tandem.models.model_finder import find_model
+
+    for flag in flags:
+        if options[flag]:
+            options[flag] = str(find_model(options[flag]).path)
 
 
 def _needed(options: Namespace, name: str, what: str) -> str:

@@ -20,8 +20,8 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from tandem.errors import ConfigError, nearest_name
+from tandem.errors.ranges import Range, check_value, range_of_field
 from tandem.methods.configs import shared_parts
-from tandem.ranges import Range, check_value, range_of_field
 
 Plain = bool | int | float | str | tuple | list | dict | Enum | None
 

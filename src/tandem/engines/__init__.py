@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
 from tandem.data.record import Group
-from tandem.ranges import Count, CountOrZero, NotNegative, Range, Share, check_ranges
+from tandem.errors.ranges import Count, CountOrZero, NotNegative, Range, Share, check_ranges
 from tandem.rng import Seed
 
 

@@ -21,12 +21,12 @@ from tandem.errors import DataError
 from tandem.evaluation.tables import Table, join_parts
 from tandem.statistics import (
     Estimate,
+    bounded_win_rate,
     holm,
     mean_of,
     outcomes_of,
     paired_difference,
     verdict_line,
-    win_rate,
 )
 from tandem.statistics.numerics import Floats
 
@@ -180,10 +180,10 @@ def _row(
         gain = paired_difference(*_aligned(name, mine[judge], main, policies[main][judge]))
     return PolicyRow(
         name=name,
-        wins={other: win_rate(x) for other, x in played.items()},
+        wins={other: bounded_win_rate(x) for other, x in played.items()},
         ties={other: float((x == 0.5).mean()) for other, x in played.items()},
         gain=gain,
-        means={k: win_rate(x) if k.endswith(WON) else mean_of(x) for k, x in mine.items()},
+        means={k: bounded_win_rate(x) if k.endswith(WON) else mean_of(x) for k, x in mine.items()},
         adjusted_p=None,
     )
 

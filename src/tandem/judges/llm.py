@@ -23,7 +23,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -99,6 +99,7 @@ class Labeller:
         ConfigError: no principle, or a clamp outside [0, .5].
     """
 
+    compares: ClassVar[bool] = True
     lm: LanguageModel
     compare: CompareFormat = field(default=CompareFormat())
     principles: tuple[str, ...] = ("Be helpful, honest and harmless.",)
@@ -343,7 +344,9 @@ def _silent(name: str, what: str) -> JudgeError:
     return JudgeError(
         f"the language model gave {what} any mass, asked `{name}`",
         "a label made of nothing would be noise",
-        "look at the template: does it end where the label is said, in the model's own spelling?",
+        "look at the template: does it end where the label is said, in the model's own spelling? "
+        "A model that reasons first is asked for a verdict: asking.reads = verdict "
+        "(`ReasoningJudge`)",
     )
 
 

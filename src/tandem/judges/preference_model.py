@@ -70,6 +70,7 @@ class PreferenceModel:
         machine: where it runs; the `judge` stage puts its own in.
     """
 
+    compares: ClassVar[bool] = True
     checkpoint: Checkpoint
     pairs: Literal["neighbours", "all", "given"] = "neighbours"
     hard: bool = False

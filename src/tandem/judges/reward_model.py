@@ -111,12 +111,14 @@ class ImplicitReward:
         policy: the trained policy.
         reference: the policy it was trained against.
         beta: the loss's beta.
+        temperature: logits of both are divided by it, above 0.
     """
 
     policy: Checkpoint
     reference: Checkpoint
     beta: float = 0.1
     name: str = "implicit"
+    temperature: float = 1.0
     machine: Machine = field(default=Machine(), compare=False)
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
@@ -138,6 +140,7 @@ class ImplicitReward:
                 "give the reference that the policy was trained against",
             )
         pi, ref = (open_policy(p, self.machine) for p in paths)
+        pi.temperature = ref.temperature = self.temperature
 
         def score(groups: Iterable[Group]) -> Iterator[Group]:
             mine, theirs = itertools.tee(groups)
@@ -161,6 +164,7 @@ class Shaped:
         policy: pi, whose answers are scored.
         reference: pi_ref.
         beta: KL coefficient.
+        temperature: at which the answers were sampled, above 0: both policies are read at it.
     """
 
     judge: Judge
@@ -168,6 +172,7 @@ class Shaped:
     reference: Checkpoint
     beta: float
     name: str = "shaped"
+    temperature: float = 1.0
     machine: Machine = field(default=Machine(), compare=False)
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
@@ -182,7 +187,13 @@ class Shaped:
                 judge writes no scores.
         """
         reward = open_judge(self.judge, self.machine)
-        price = ImplicitReward(self.policy, self.reference, self.beta, machine=self.machine).open()
+        price = ImplicitReward(
+            self.policy,
+            self.reference,
+            self.beta,
+            temperature=self.temperature,
+            machine=self.machine,
+        ).open()
 
         def score(groups: Iterable[Group]) -> Iterator[Group]:
             mine, theirs = itertools.tee(groups)

@@ -35,8 +35,8 @@ class MethodRow:
         objective: what is minimised.
         init: where training starts.
         repeats: how often the whole is done.
-        fits: what its result is: a policy that is compared by judges, a reward, or a solver of
-            questions with one checkable answer; not a column.
+        fits: what its result is: a policy that is compared by judges, a reward, a solver of
+            questions with one checkable answer, or rounds that measure themselves; not a column.
         asks: what a solver is examined for: a path to the answer, or the answer alone.
     """
 
@@ -48,7 +48,7 @@ class MethodRow:
     objective: str
     init: str
     repeats: str
-    fits: Literal["policy", "reward", "preference", "solver"] = "policy"
+    fits: Literal["policy", "reward", "preference", "solver", "rounds"] = "policy"
     asks: Literal["path", "answer"] = "path"
 
 
@@ -79,6 +79,18 @@ METHODS: dict[str, MethodRow] = {
     "grpo": MethodRow(
         "GRPOConfig", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
         "`ppo_clip`, group baseline", "SFT", "online",
+    ),
+    "online_dpo": MethodRow(
+        "OnlineDPOConfig", "online DPO, online IPO, online SLiC", "pi_theta, K", "any", "-",
+        "`sigmoid`, `ipo_sum`, `hinge_norm`", "SFT", "online",
+    ),
+    "xpo": MethodRow(
+        "XPOConfig", "XPO", "pi_theta, 1; pi_ref, 1", "any", "-",
+        "`sigmoid` + alpha log pi(y_ref)", "SFT", "online",
+    ),
+    "iterative_dpo": MethodRow(
+        "IterativeDPOConfig", "iterative DPO", "pi_theta, K", "r_phi",
+        "`rank_pairs(best-worst)`", "`sigmoid`", "pi_theta", "T",
     ),
     "nash_md": MethodRow(
         "NashMDConfig", "Nash-MD-PG", "pi_theta, k; its mixture with pi_sft", "rho", "-",
@@ -141,6 +153,11 @@ METHODS: dict[str, MethodRow] = {
         "`synthetic_pairs`, two views", "`bradley_terry` on D + D_hat, lambda `multiview`",
         "SFT, then PPO", "1",
     ),
+    "iterated_rlhf": MethodRow(
+        "IteratedRLHFConfig", "iterated RLHF", "pi_sft, pi_1, ..., pi_t, 2", "humans", "-",
+        "`bradley_terry` on all tranches, then PPO", "SFT", "T",
+        fits="rounds",
+    ),
 }  # fmt: skip
 
 __all__ = [
@@ -162,6 +179,7 @@ INPUTS: dict[str, str] = {
     "demonstrations": "Groups, one completion a prompt",
     "pi_sft": "Checkpoint: `base` after SFT on the demonstrations",
     "D": "Groups with preferences, for training",
+    "given_pairs": "Groups with preferences that came with the data, or None",
     "r_phi": "Checkpoint: a reward model fitted to D",
     "held_out": "Groups with preferences, of prompts that are not in D",
     "prompts": "Prompts without labels, tokenised, to sample from",

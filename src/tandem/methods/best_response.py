@@ -14,11 +14,11 @@ from pathlib import Path
 
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
+from tandem.errors.ranges import check_ranges
 from tandem.judges import Judge
 from tandem.judges.ai_feedback import AIFeedback
 from tandem.methods.configs import PreferenceKind
-from tandem.methods.nash_md import NashConfig, fit, last_policy
-from tandem.ranges import check_ranges
+from tandem.methods.nash_md import NashConfig, fit, keep_last_policy
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.training.opponents import Opponent, Players, ReferenceOpponent
@@ -58,5 +58,9 @@ def recipe(
     """Prompts and somebody who compares in, a policy out."""
     judge = preference_judge(cfg.judge, cfg.asking)
     against = None if cfg.against is None else Checkpoint(Path(cfg.against))
-    how = {"sampling": sampling, "validation": last_policy(validation), "name": "best-response"}
+    how = {
+        "sampling": sampling,
+        "validation": keep_last_policy(validation),
+        "name": "best-response",
+    }
     return run("nash", fit, pi_sft, prompts, judge, cfg, against=against, **how)

@@ -20,10 +20,10 @@ import torch
 from tandem.batching.batch import Batch, Outputs, Pairs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError
+from tandem.errors.ranges import Count, LabelNoise, Range, check_ranges
 from tandem.methods.reward import with_preferences
 from tandem.models import loading
 from tandem.objectives.reward import cyclic_log_odds, two_argument
-from tandem.ranges import Count, LabelNoise, Range, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run

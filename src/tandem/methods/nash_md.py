@@ -32,6 +32,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.errors.ranges import Count, Positive, Share, check_ranges
 from tandem.judges import Judge
 from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.open_preference import OpenPreference, open_preference
@@ -41,7 +42,6 @@ from tandem.methods.preference import PreferenceConfig
 from tandem.models.packed import ActorCritic
 from tandem.objectives.advantages import leave_one_out
 from tandem.objectives.policy_gradient import ppo_clip
-from tandem.ranges import Count, Positive, Share, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
@@ -247,7 +247,7 @@ def check_several(config: str, n: int) -> None:
         )
 
 
-def last_policy(validation: Validation | None) -> Validation | None:
+def keep_last_policy(validation: Validation | None) -> Validation | None:
     """Return a validation that follows a policy and chooses none: the last one is saved."""
     return None if validation is None else replace(validation, choose=None, patience=None)
 
@@ -263,5 +263,5 @@ def recipe(
 ) -> Checkpoint:
     """Prompts and somebody who compares in, a policy out."""
     judge = preference_judge(cfg.judge, cfg.asking)
-    watched = last_policy(validation)
+    watched = keep_last_policy(validation)
     return run("nash", fit, pi_sft, prompts, judge, cfg, sampling=sampling, validation=watched)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
+from tandem.errors.ranges import Count, Share, check_ranges
 from tandem.judges import Judge
 from tandem.judges.ai_feedback import AIFeedback
 from tandem.methods.configs import PreferenceKind
-from tandem.methods.nash_md import NashConfig, fit, last_policy
-from tandem.ranges import Count, Share, check_ranges
+from tandem.methods.nash_md import NashConfig, fit, keep_last_policy
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.training.opponents import Opponent, PastOpponent, Players
@@ -60,5 +60,5 @@ def recipe(
 ) -> Checkpoint:
     """Prompts and somebody who compares in, a policy out."""
     judge = preference_judge(cfg.judge, cfg.asking)
-    how = {"sampling": sampling, "validation": last_policy(validation), "name": "past-play"}
+    how = {"sampling": sampling, "validation": keep_last_policy(validation), "name": "past-play"}
     return run("nash", fit, pi_sft, prompts, judge, cfg, **how)

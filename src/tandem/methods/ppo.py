@@ -22,6 +22,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.errors.ranges import Count, NotNegative, Number, Positive, Share, check_ranges
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel, reward_models
 from tandem.models import loading
@@ -32,7 +33,6 @@ from tandem.objectives.advantages import explained_variance, gae, whiten
 from tandem.objectives.kl_controller import AdaptiveBeta
 from tandem.objectives.policy_gradient import ppo_clip, value_clip
 from tandem.objectives.shaped_rewards import kl_shaping, missing_eos
-from tandem.ranges import Count, NotNegative, Number, Positive, Share, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run

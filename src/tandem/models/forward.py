@@ -20,6 +20,7 @@ from tandem.batching.packing import pack_groups
 from tandem.batching.ragged import Ragged
 from tandem.data.record import FloatArray, Group
 from tandem.models.packed import ActorCritic, PackedModel
+from tandem.runs.heartbeat import count_tokens
 
 GROUPS_PER_CHUNK = 256
 
@@ -64,6 +65,7 @@ def forward_groups(
             with torch.inference_mode():
                 packed = pack_groups(pieces, trunk.layout).tokens
                 out = trunk(move_to_device(packed, trunk.device), **want)
+            count_tokens("read", packed.useful)
             for (n, _), reading in zip(micro, _readings(pieces, out), strict=True):
                 parts.setdefault(where[n], []).append(reading)
         for i, group in enumerate(chunk):

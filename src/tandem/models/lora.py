@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +16,14 @@ from transformers import (
 from tandem.errors import ConfigError
 from tandem.machine import Lora
 from tandem.rng import Seed
+
+
+@contextlib.contextmanager
+def without_peft_warnings() -> Iterator[None]:
+    """Keep one warning off the screen: PEFT asks transformers what transformers means to rename."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+        yield
 
 
 def check_targets(model: Any, lora: Lora) -> None:
@@ -38,6 +48,32 @@ def check_targets(model: Any, lora: Lora) -> None:
             if unknown
             else "no layer is named",
             f"give all-linear, or some of: {', '.join(kinds)}",
+        )
+    _check_tables(model, lora)
+
+
+def _check_tables(model: Any, lora: Lora) -> None:
+    """Refuse adapters on the language head, and on embeddings that share its table."""
+    named = [lora.targets] if isinstance(lora.targets, str) else list(lora.targets)
+    tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+    tables = [model.get_output_embeddings(), *([model.get_input_embeddings()] if tied else [])]
+    hit = [
+        name
+        for name, module in model.named_modules()
+        if any(module is table for table in tables if table is not None)
+        and any(t != "all-linear" and _targets(name, t, lora) for t in named)
+    ]
+    if hit:
+        why = (
+            "this model's embeddings and language head are one table: an adapter on one of them "
+            "cannot be merged into it, and the saved model would not be the trained one"
+            if tied
+            else "the language head is read where an answer is alone, past any adapter on it"
+        )
+        raise ConfigError(
+            f"machine.lora.targets names {', '.join(hit)}",
+            why,
+            "leave the tables out: --machine.lora.targets all-linear",
         )
 
 
@@ -65,8 +101,6 @@ def add_adapters(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:
         modules_to_save=heads,
         lora_dropout=0.0,
     )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        # PEFT asks transformers a question that transformers means to rename
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+    with torch.random.fork_rng(), without_peft_warnings():
         torch.manual_seed(int(seed))
         return get_peft_model(model, config)  # type: ignore[arg-type]

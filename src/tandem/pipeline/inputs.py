@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from tandem.data.groups import Groups
 from tandem.data.verifiable import QuestionFormat
@@ -35,6 +35,7 @@ from tandem.stages.selection import select
 from tandem.tasks import Task
 from tandem.training.validation import Validation
 
+Start = Literal["sft", "model"]
 ENSEMBLE_SIZE = 4
 """Reward models on the same data, for their disagreement and for `gold_rm`."""
 CURVE_SHARES = (8, 4, 2, 1)
@@ -55,11 +56,18 @@ class Inputs:
         run: where stages are remembered.
         task: the task, or your model and data.
         configs: settings by name: `sft`, `reward`, `sampling`, the method's own.
+        start: what pi_sft is: the base after SFT, or the model as it came.
     """
 
     run: Run
     task: Task
     configs: Mapping[str, Any] = field(repr=False)
+    start: Start = "sft"
+
+    @property
+    def start_name(self) -> str:
+        """What the policy that methods start from is called in tables."""
+        return "SFT" if self.start == "sft" else "base"
 
     @property
     def base(self) -> Checkpoint:
@@ -80,7 +88,9 @@ class Inputs:
 
     @cached_property
     def pi_sft(self) -> Checkpoint:
-        """The base after SFT on the demonstrations."""
+        """The base after SFT on the demonstrations; or, where asked, the base itself."""
+        if self.start == "model":
+            return self.base
         return sft.recipe(self.run, self.base, self.demonstrations, self.configs["sft"])
 
     @cached_property
@@ -94,6 +104,12 @@ class Inputs:
     def D(self) -> Groups:
         """Preferences to train on."""
         return self._judged("preferences", self.task.preferences, self.task.asked)
+
+    @cached_property
+    def given_pairs(self) -> Groups | None:
+        """Preferences that came with the data; None where somebody is to be asked."""
+        given = self.task.preferences
+        return None if given is None else self._judged("preferences", given, None)
 
     @cached_property
     def held_out(self) -> Groups:
@@ -258,8 +274,14 @@ class Inputs:
     def run_recipe(self, method: Method) -> tuple[Any, float]:
         """Run a method's recipe on what it names; return the result and its stages' seconds."""
         wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
-        given = {name: getattr(self, name) for name in wanted}
-        before = set(self.run.called)
         cfg = with_shared_parts(self.configs[method.name], self.configs)
+        unread = ("validation",) if _learns_offline(cfg) else ()
+        given = {name: None if name in unread else getattr(self, name) for name in wanted}
+        before = set(self.run.called)
         result = method.recipe(self.run, **given, cfg=cfg)
         return result, stage_seconds(self.run, set(self.run.called) - before)
+
+
+def _learns_offline(cfg: Any) -> bool:
+    """True where a recipe that may sample while it trains was told to fit pairs: no validation."""
+    return "dpo" in (getattr(part, "learn", None) for part in (cfg, getattr(cfg, "rlaif", None)))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tandem.judges.open_preference import PairwiseJudge
 from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import Method
 from tandem.pipeline.costs import cost_table
-from tandem.pipeline.evaluate_result import evaluate_against_sft, evaluate_solver
-from tandem.pipeline.inputs import Inputs
+from tandem.pipeline.evaluate_result import evaluate_against_start, evaluate_solver
+from tandem.pipeline.inputs import Inputs, Start
+from tandem.pipeline.quick import evaluate_quickly, known_policies
+from tandem.report.rounds_picture import draw_rounds
+from tandem.runs.atomic_files import write_text
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.evaluate_cycles import evaluate_cycles
@@ -20,14 +23,46 @@ from tandem.stages.evaluate_reward import evaluate_preferences, evaluate_reward
 from tandem.stages.sampling import sample
 from tandem.tasks import Task
 
+Evaluation = Literal["none", "quick", "full"]
+
 CIRCLE_PROMPTS, CIRCLE_ANSWERS = 50, 8
 """Prompts, and SFT's answers to each, of which judges of pairs compare all with all."""
 
 
-def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task) -> str:
-    """Do one method and everything before it, and return the tables that say how good it is."""
-    inputs = Inputs(run, task, configs)
+def run_method(
+    run: Run,
+    method: Method,
+    configs: Mapping[str, Any],
+    task: Task,
+    *,
+    start: Start = "sft",
+    evaluation: Evaluation = "full",
+) -> str:
+    """Do one method and everything before it, and return the tables that say how good it is.
+
+    Args:
+        run: where the stages are kept.
+        method: as `load_method` opens it.
+        configs: settings by name.
+        task: the task, or your model and data.
+        start: whether SFT comes before the method, or the model is taken as it is.
+        evaluation: `full` has win rates by reward models; `quick` fits no judge; `none` trains
+            alone.
+    """
+    inputs = Inputs(run, task, configs, start)
     result, spent = inputs.run_recipe(method)
+    if method.row.fits == "rounds":
+        return tell_rounds(run)
+    if evaluation == "none":
+        return f"not evaluated, as asked\n\n{cost_table(run)}"
+    if evaluation == "quick" and method.row.fits != "solver":
+        return evaluate_quickly(inputs, method, result)
+    return evaluate_fully(inputs, method, result, spent)
+
+
+def evaluate_fully(inputs: Inputs, method: Method, result: Any, spent: float) -> str:
+    """Examine a method's result with every judge that there is or that can be fitted."""
+    run, task = inputs.run, inputs.task
     if method.row.fits == "preference":
         return compare_preference_models(inputs, result)
     parts: list[str] = []
@@ -49,10 +84,23 @@ def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task)
         exam = run("marks-exam", evaluate_marks, result, inputs.pi_sft, inputs.held_out)
         parts.append(f"held-out marks, scored by log pi - log pi_sft\n{exam['text']}")
     if method.row.fits == "policy":
-        parts.append(
-            evaluate_against_sft(inputs, {"SFT": inputs.pi_sft, str(result): result}, spent)
-        )
+        policies = known_policies(inputs, result, sft=inputs.start == "sft")
+        parts.append(evaluate_against_start(inputs, policies, spent))
     return "\n\n".join(parts)
+
+
+def tell_rounds(run: Run) -> str:
+    """Return the table of rounds, and draw it into the run's folder."""
+    found = find_result(run, "rounds")
+    picture = run.path / "rounds.svg"
+    write_text(picture, draw_rounds(found["numbers"]))
+    return f"{found['text']}\n\npicture: {picture}\n\n{cost_table(run)}"
+
+
+def find_result(run: Run, stage: str) -> dict[str, Any]:
+    """Return what a finished stage of this run found."""
+    (found,) = (r for r in run.records() if r.name == stage)
+    return found.load()
 
 
 def compare_preference_models(inputs: Inputs, fitted: Checkpoint) -> str:

@@ -26,6 +26,8 @@ from tandem.runs.records import Record, read_records
 
 Results = dict[str, Any]
 BENCH = "results.json"
+DRAWN = ("answers-", "samples-")
+"""What stages of answers are called: of a full evaluation, and of a quick look."""
 SAMPLED = 60
 """Prompts whose answers are shown of a single run."""
 STANDING = ("base", "reference")
@@ -91,9 +93,10 @@ def results_from_run(folder: Path, done: list[Record]) -> Results:
     made = {str(c): r for r in done if isinstance(c := _checkpoint(r), Checkpoint)}
     snapshot, config = read_json(folder / "run.json") or {}, _config(folder)
     exam = _numbers(stages, "policy-exam")
-    answers = {n: r.load() for n, r in stages.items() if n.startswith("answers-")}
+    answers = {n: r.load() for n, r in stages.items() if n.startswith(DRAWN)}
     names = {n.lower(): n for n in (row["policy"] for row in exam.get("policies", []))}
-    drawn = {names.get(n.removeprefix("answers-"), n): groups for n, groups in answers.items()}
+    short = {n: n.partition("-")[2] for n in answers}
+    drawn = {names.get(short[n], short[n]): groups for n, groups in answers.items()}
     seed = snapshot.get("seed", 0)
     found: Results = {
         "title": _title(config, folder),

@@ -101,6 +101,14 @@ class Meter:
         self.peak_bytes = _peak_bytes()
 
 
+def resident_bytes() -> int | None:
+    """Return this process's resident memory now, or None where the system does not say."""
+    with suppress(OSError, ValueError, IndexError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
 def _peak_bytes() -> int:
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():

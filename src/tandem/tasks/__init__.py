@@ -12,10 +12,10 @@ from typing import Annotated
 
 from tandem.data.groups import Groups, Prompts
 from tandem.data.verifiable import QuestionFormat
+from tandem.errors.ranges import LabelNoise, Range, Share, check_ranges
 from tandem.judges import Judge
 from tandem.judges.agreement import Equivalence
 from tandem.judges.templates import FeedbackFormats
-from tandem.ranges import LabelNoise, Range, Share, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 
 Size = Annotated[int, Range(1, 1_000_000)]
@@ -25,6 +25,8 @@ TASKS: dict[str, str] = {
     "micro": "summaries in a small language: truth is known, a laptop is enough",
     "micro-shared": "summaries whose demonstrations share their inventions: agreement misleads",
     "micro-tastes": "summaries that three camps judge: a preference that goes in a circle",
+    "micro-rotation": "summaries for people whose taste turns from round to round, to short ones",
+    "micro-flip": "summaries for people who like them short, and from round 3 on long",
     "micro-dialogue": "helpful and harmful requests in the same language",
     "micro-arithmetic": "word problems with a chain of thought and one checkable answer",
     "constraints": "instructions with constraints that a program checks, for a chat model of yours",

@@ -28,6 +28,7 @@ from tandem.kernels.embedding_rows import train_only_rows
 from tandem.kernels.malloc import keep_freed_memory
 from tandem.models.devices import resolve_device
 from tandem.runs.context import StageContext
+from tandem.runs.heartbeat import count_tokens
 from tandem.training.distributed import least_memory, start_accelerator
 from tandem.training.memory import fit_to_memory, usable_memory
 from tandem.training.optim import Optim, build_optimizer
@@ -96,6 +97,7 @@ def _train(
         weights = term_weights(loss, micro, accelerator.device)
         mine = micro[accelerator.process_index :: accelerator.num_processes]
         for k, batch in enumerate(mine or micro[:1]):
+            count_tokens("trained", batch.tokens.useful)
             batch = batch.to(accelerator.device)
             last = k == len(mine) - 1 or not mine
             with contextlib.nullcontext() if last else accelerator.no_sync(module):

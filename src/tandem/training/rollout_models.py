@@ -14,7 +14,7 @@ from tandem.batching.ragged import Ragged
 from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import JudgeError
-from tandem.judges import Judge, ScoringFunction, open_judge
+from tandem.judges import Judge, ScoringFunction, only_compares, open_judge
 from tandem.judges.reward_model import reward_models
 from tandem.machine import Machine
 from tandem.models.forward import forward_groups
@@ -37,14 +37,17 @@ class RolloutModels:
     Attributes:
         policy: the actor, and the critic where there is one; the only module that is trained.
         reference: the frozen policy that the KL is measured to.
-        reward: the opened scoring judge.
+        reward: the opened judge.
         machine: where they run.
+        compares: the judge compares answers and gives none a score, so that a single answer
+            cannot be followed by it.
     """
 
     policy: ActorCritic
     reference: PackedModel
     reward: ScoringFunction
     machine: Machine
+    compares: bool = False
 
     @classmethod
     def open(
@@ -62,14 +65,15 @@ class RolloutModels:
         Args:
             policy: the opened policy; its temperature is set.
             init: the checkpoint that it was opened from.
-            reward: a scoring judge.
+            reward: the judge.
             ref: the reference; `init` where there is none.
             sampling: how episodes are drawn.
             ctx: the stage.
         """
         log_other_tokenizer(reward, init, ctx.events)
         reference = open_reference(policy, init, ref=ref, sampling=sampling, ctx=ctx)
-        return cls(policy, reference, open_judge(reward, ctx.machine), ctx.machine)
+        judge = open_judge(reward, ctx.machine)
+        return cls(policy, reference, judge, ctx.machine, only_compares(reward))
 
     def scores(self, groups: Sequence[Group]) -> Tensor:
         """[N] scores of all completions of judged groups.

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +30,6 @@ from tandem.engines import Sampling
 from tandem.engines.language_models import Labels, messages_of
 from tandem.engines.language_models.addresses import check_address
 from tandem.engines.language_models.chat_answer import (
-    LARGEST_BODY,
     InvalidAnswer,
     UnlabelledAnswer,
     read_answer,
@@ -42,10 +40,12 @@ from tandem.engines.language_models.retry import (
     Retrier,
     RetryPolicy,
     TransientError,
+    in_time,
+    read_limited,
 )
 from tandem.errors import ConfigError, EngineError
+from tandem.errors.ranges import Count, NotNegative, check_ranges
 from tandem.machine import Machine, cache_folder
-from tandem.ranges import Count, NotNegative, check_ranges
 from tandem.rng import Seed
 
 LABEL_TOKENS = 4
@@ -157,6 +157,34 @@ class ServerSession:
             ConfigError: a truncation that the protocol does not know.
             EngineError: the server does not answer.
         """
+        for answer in self._completions(prompts, sampling, seed):
+            if isinstance(answer, FailedQuestion):
+                raise answer
+            yield answer
+
+    def try_complete(
+        self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
+    ) -> Iterator[Completion | None]:
+        """Yield one completion of each prompt, or None for a question that failed.
+
+        Raises:
+            ConfigError: a truncation that the protocol does not know.
+            EngineError: the server does not answer, or no question as it was asked.
+        """
+        good, bad = 0, 0
+        for answer in self._completions(prompts, sampling, seed):
+            if isinstance(answer, FailedQuestion):
+                bad += 1
+                if not good and bad >= GIVE_UP_AFTER:
+                    raise _all_failed(bad, answer)
+                yield None
+            else:
+                good += 1
+                yield answer
+
+    def _completions(
+        self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
+    ) -> Iterator[Completion | FailedQuestion]:
         if sampling.top_k or sampling.min_p:
             raise ConfigError(
                 f"sampling.top_k = {sampling.top_k}, min_p = {sampling.min_p} with a server",
@@ -172,7 +200,8 @@ class ServerSession:
         )
         for answer in self._answered(bodies, labelled=False):
             if isinstance(answer, FailedQuestion):
-                raise answer
+                yield answer
+                continue
             ended = answer["choices"][0].get("finish_reason") == "stop"
             yield Completion(_text(answer), author=self.server.model, stopped=ended)
 
@@ -298,7 +327,9 @@ class ServerSession:
                 str(error),
                 "labels are read from the probabilities of the first tokens, and a sampled letter "
                 "alone would be a hard label",
-                "use a server and a model with `logprobs` and `top_logprobs` in chat completions",
+                "use a server and a model with `logprobs` and `top_logprobs` in chat completions; "
+                "one that reasons first is asked for a verdict: asking.reads = verdict "
+                "(`ReasoningJudge`)",
             ) from None
         except InvalidAnswer as error:
             raise TransientError(str(error), answered=True) from None
@@ -323,7 +354,7 @@ class ServerSession:
         try:
             asked = self.client.chat.completions.with_streaming_response.create(**body)
             with asked as response:
-                return _limited(response.iter_bytes(), self.server.patience.timeout)
+                return read_limited(response.iter_bytes(), self.server.patience.timeout)
         except openai.APIStatusError as error:
             said = self._redacted(str(error.message))
             if _passes(error.status_code, getattr(error, "code", None)):
@@ -406,39 +437,6 @@ def _places(answer: Body) -> list[dict[str, Any]]:
 
 def _text(answer: Body) -> str:
     return answer["choices"][0]["message"]["content"]
-
-
-def _limited(chunks: Iterable[bytes], seconds: float) -> str:
-    """Join a body that comes in time and is not too large."""
-    until, body = time.monotonic() + seconds, bytearray()
-    for chunk in chunks:
-        body += chunk
-        if len(body) > LARGEST_BODY:
-            raise TransientError(f"the answer is larger than {LARGEST_BODY:,} bytes", answered=True)
-        if time.monotonic() > until:
-            raise TransientError(f"the answer was not complete after {seconds:g} s")
-    return body.decode("utf-8", "replace")
-
-
-def in_time(send: Callable[[], str], seconds: float) -> str:
-    """Return what a function returns, or raise TransientError when that takes too long.
-
-    A server that sends a byte now and then keeps every timeout of a client from passing; so the
-    request has a thread of its own, which is left behind.
-    """
-    done: Future[str] = Future()
-
-    def work() -> None:
-        try:
-            done.set_result(send())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=work, name="tandem-request", daemon=True).start()
-    try:
-        return done.result(seconds)
-    except TimeoutError:
-        raise TransientError(f"the answer was not complete after {seconds:g} s") from None
 
 
 def _all_failed(count: int, failure: FailedQuestion) -> EngineError:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -96,6 +96,7 @@ class Annotator:
         seed: where his draws start.
     """
 
+    compares: ClassVar[bool] = True
     name: str = "annotator"
     flips: float = 0.25
     temperature: float = 0.0
@@ -170,6 +171,7 @@ class Camps:
     medium to long, and long to short. Within a band all of them follow the truth.
     """
 
+    compares: ClassVar[bool] = True
     name: str = "camps"
     seed: Seed = START_SEED
 
@@ -300,6 +302,7 @@ class Drifting:
         flips: the chance that a comparison comes out the wrong way round.
     """
 
+    compares: ClassVar[bool] = True
     kind: Drift = "rotation"
     round: int = 0
     angle: float = 0.2
@@ -341,3 +344,23 @@ class Drifting:
             return self.flips + (1 - 2 * self.flips) * _sure(gap, 0.0)
 
         return _vote(groups, f"{self.name}-{self.round}", self.seed, one)
+
+    def at_round(self, round: int) -> Drifting:
+        """Return the same people in another round."""
+        return replace(self, round=round)
+
+
+@dataclass(frozen=True)
+class DriftingTruth:
+    """Writes what a text is worth to people whose taste moves, as it is in their round."""
+
+    taste: Drifting = Drifting()
+    name: str = "truth"
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the same groups with `scores`."""
+        return self.taste.scores(groups)
+
+    def at_round(self, round: int) -> DriftingTruth:
+        """Return the truth of another round."""
+        return replace(self, taste=self.taste.at_round(round))
