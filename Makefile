@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 # what `make reproduce` is made of
 PARTS = rlp full selection hacking solving feedback
 
-.PHONY: setup demo label test check docs site picture reproduce $(PARTS:%=reproduce-%) bench browser trackers slow clean
+.PHONY: setup demo label test check docs pages site picture reproduce $(PARTS:%=reproduce-%) bench browser trackers slow clean
 
 setup: $(READY)
 
@@ -42,6 +42,10 @@ trackers: $(READY)
 # What is generated in README.md and docs/ (torch is not loaded).
 docs: $(READY)
 	$(PY) docs/generate.py
+
+# Every published page again, from the outcomes and numbers that are committed: minutes.
+pages: $(READY)
+	$(PY) experiments/remake.py
 
 # The docs as pages in build/site, with the API out of the docstrings; a broken link is an error,
 # and what was built is looked through.

@@ -36,7 +36,7 @@ from tandem.tasks import Task
 from tandem.tasks import load as worlds
 from tandem.tasks.own_data import task_from_files
 
-OBSERVING_STAGES = ("evaluation", "watched", "held-out", "reward-held")
+OBSERVING_STAGES = ("evaluation", "watched", "held-out", "reward-held", "gold")
 """Stages that only look on, and those named after them: no part of what a method costs."""
 
 
@@ -63,7 +63,9 @@ def run_seed(
         judge_answers(plan, start, main, main, start.pi_sft)
         if start.labelled:
             judge = RewardModel(start.r_phi)
-            start.run("reward-exam", evaluate_reward, judge, start.held_out, members=start.members)
+            members = start.reward_ensemble if seed == plan.seeds[0] else ()  # reported of it alone
+            start.run("reward-exam", evaluate_reward, judge, start.held_out, members=members)
+            _ = start.gold_exam
         base = Inputs(run.scope("base", run.seed), task, configs)
         judge_answers(plan, base, answer_prompts(base, base.base), main, base.base)
         for entry in plan.entries:

@@ -82,7 +82,7 @@ def run_command_line(words: Sequence[str]) -> int:
     folder = None if model is None else str(model.path)
     check_machine(folder, configs["machine"])
     extent = resolve_extent(options, words[1:], files, method, folder)
-    task = open_task(options, configs["sizes"], model)
+    task = open_task(options, _sizes_needed(method, configs["sizes"], extent), model)
     if extent.note:
         task = replace(task, notes=(*task.notes, extent.note))
     if folder is not None:
@@ -109,6 +109,12 @@ def run_command_line(words: Sequence[str]) -> int:
 def iterate_command(words: Sequence[str]) -> int:
     """Run rounds of RLHF: `tandem run iterated_rlhf`, which is how its settings are listed."""
     return run_command_line(["iterated_rlhf", *words])
+
+
+def _sizes_needed(method: Method, sizes: Any, extent: Extent) -> Any:
+    """Return the sizes; nothing is held back for a gold reward where no policy will be judged."""
+    judged = method.row.fits == "policy" and extent.evaluate == "full"
+    return sizes if judged else replace(sizes, gold_share=0.0)
 
 
 def _run_and_print(

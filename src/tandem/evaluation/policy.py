@@ -1,8 +1,8 @@
 """How good is a policy: win rates, rewards, KL and length, paired by prompt.
 
-Words: `truth` is the micro world's programmatic judge, `gold_rm` several reward models fitted to
-the same preferences, `proxy` the reward that was optimised. A gap that opens between proxy and
-the other two is reward hacking.
+Words: `truth` is a task's programmatic judge, `gold_rm` a reward fitted to human data that the
+proxy never saw, `proxy` the reward that was optimised. A gap that opens between proxy and the other
+two is reward hacking.
 
 Shapes: S seeds, P prompts.
 """

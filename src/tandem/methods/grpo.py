@@ -148,6 +148,8 @@ class GRPOAlgorithm:
         longest: the most tokens that an answer may have; Dr. GRPO divides by it.
     """
 
+    is_policy_gradient = True
+
     def __init__(self, models: RolloutModels, cfg: GRPOConfig, longest: int) -> None:
         self.models, self.cfg, self.longest = models, cfg, longest
         self.controllers: dict[str, Any] = {}

@@ -115,6 +115,8 @@ class PPOConfig:
 class PPOAlgorithm:
     """PPO's experience and loss."""
 
+    is_policy_gradient = True
+
     def __init__(self, models: RolloutModels, cfg: PPOConfig) -> None:
         self.models, self.cfg = models, cfg
         self.controllers: dict[str, Any] = {}

@@ -22,6 +22,18 @@ from tandem.stages.evaluate_solutions import DecodingRule, evaluate_solutions
 from tandem.stages.sampling import Policy, sample
 
 
+def describe_gold(inputs: Inputs) -> list[str]:
+    """Say how often the gold reward is right on held-out comparisons, and whether it judges."""
+    if (exam := inputs.gold_exam) is None:
+        return []
+    measured = exam["numbers"]["measures"]["accuracy"]
+    used = "" if inputs.gold_rm else ": no better than a coin, so it judges nobody"
+    return [
+        f"gold_rm, which trained nothing, is right on {_cell(measured, interval=True)} of "
+        f"{exam['numbers']['judgments']} held-out comparisons{used}"
+    ]
+
+
 def evaluate_solver(inputs: Inputs, method: Method, result: Checkpoint) -> str:
     """Examine a solver beside the base, on questions with one checkable answer."""
     form, wording = inputs.wording.asking(method.row.asks), inputs.wording

@@ -15,7 +15,6 @@ from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.agreement import Equivalence
 from tandem.judges.ai_feedback import AIFeedback
-from tandem.judges.ensemble import Ensemble
 from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.judges.templates import FeedbackFormats
@@ -28,7 +27,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.combining import mix
 from tandem.stages.encoding import encode
-from tandem.stages.evaluate_reward import evaluate_learning_curve
+from tandem.stages.evaluate_reward import evaluate_learning_curve, evaluate_reward
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
@@ -37,7 +36,7 @@ from tandem.training.validation import Validation
 
 Start = Literal["sft", "model"]
 ENSEMBLE_SIZE = 4
-"""Reward models on the same data, for their disagreement and for `gold_rm`."""
+"""Reward models on the same data with other seeds, for their disagreement."""
 CURVE_SHARES = (8, 4, 2, 1)
 """The learning curve's points: the labels divided by these."""
 VALIDATION_PROMPTS = 200
@@ -191,26 +190,63 @@ class Inputs:
         return PreferenceModel(fitted.recipe(self.run, self.pi_sft, self.D, self.configs[name]))
 
     @cached_property
-    def members(self) -> tuple[Judge, ...]:
-        """More reward models on the same D, with other seeds: how far does one depend on luck?"""
-        cfg, names = self.configs["reward"], [f"member-{k}" for k in range(1, ENSEMBLE_SIZE + 1)]
+    def reward_ensemble(self) -> tuple[Judge, ...]:
+        """The proxy again with other seeds, on the same D: how far does it depend on luck?
+
+        They share its data, size and start, so they share its errors: their spread points at
+        luck, and their agreement is no second opinion.
+        """
+        cfg, names = self.configs["reward"], [f"ensemble-{k}" for k in range(1, ENSEMBLE_SIZE + 1)]
         fits = [self.run(n, reward.fit, self.pi_sft, self.D, cfg, name=n) for n in names]
         return tuple(RewardModel(fit) for fit in fits)
 
+    @cached_property
+    def gold_rm(self) -> Judge | None:
+        """A reward on human data that the proxy never saw, never optimised.
+
+        The task's own where it brings one. Else it is fitted to the comparisons that were held
+        back for it, from the base and not from pi_sft. None where there are none, or where it is
+        not better than a coin on held-out comparisons.
+        """
+        if self.task.gold is not None:
+            return self.task.gold
+        fitted = self._fitted_gold
+        if fitted is None or self._gold_accuracy["low"] is None:
+            return None
+        return fitted if self._gold_accuracy["low"] > 0.5 else None
+
+    @cached_property
+    def gold_exam(self) -> dict[str, Any] | None:
+        """The gold reward on held-out comparisons, with its accuracy; None where there is none."""
+        judged = self.task.gold or self._fitted_gold
+        if judged is None or not self.labelled:
+            return None
+        return self.run("gold-exam", evaluate_reward, judged, self.held_out)
+
+    @cached_property
+    def _fitted_gold(self) -> Judge | None:
+        if self.task.gold_labels is None and self.task.asked_gold is None:
+            return None
+        labels = self._judged("gold-labels", self.task.gold_labels, self.task.asked_gold)
+        cfg = self.configs["reward"]
+        return RewardModel(self.run("gold-rm", reward.fit, self.base, labels, cfg, name="gold_rm"))
+
     @property
-    def gold_rm(self) -> Judge:
-        """A larger reward on the same human data, never optimised: the members together."""
-        return Ensemble(self.members, centre="bias", name="gold_rm")
+    def _gold_accuracy(self) -> Mapping[str, Any]:
+        exam = self.gold_exam
+        return {"low": None} if exam is None else exam["numbers"]["measures"]["accuracy"]
 
     def judges(self) -> dict[str, Judge]:
         """Return who evaluates a policy, by column; the first decides who wins.
 
-        The programmatic `truth` where there is one; where there are preferences, `gold_rm`, that
-        was never optimised, and `proxy`, the reward model that was. Empty where nobody judges.
+        The programmatic `truth` where there is one; where there are preferences, `gold_rm` (not
+        everywhere), that was never optimised, and `proxy`, the reward model that was. Empty where
+        nobody judges.
         """
         found: dict[str, Judge] = {} if self.truth is None else {"truth": self.truth}
         if self.labelled:
-            found |= {"gold_rm": self.gold_rm, "proxy": RewardModel(self.r_phi)}
+            gold = {} if self.gold_rm is None else {"gold_rm": self.gold_rm}
+            found |= {**gold, "proxy": RewardModel(self.r_phi)}
         return found
 
     def curve(self) -> str:
@@ -241,6 +277,8 @@ class Inputs:
         asked = self.held_out.prompts() if task.asked_held_out is None else task.asked_held_out
         prompts = self.run("watched", encode, asked, self.base, room=self.sampling.max_tokens)
         judges: list[tuple[str, Judge]] = [("held_out", RewardModel(self.r_held))]
+        if self.gold_rm is not None:
+            judges.append(("gold_rm", self.gold_rm))
         if task.truth is not None:
             judges.append(("truth", task.truth))
         return Validation(prompts[:VALIDATION_PROMPTS], tuple(judges), choose="held_out")

@@ -10,7 +10,7 @@ from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import Method
 from tandem.pipeline.costs import cost_table
-from tandem.pipeline.evaluate_result import evaluate_against_start, evaluate_solver
+from tandem.pipeline.evaluate_result import describe_gold, evaluate_against_start, evaluate_solver
 from tandem.pipeline.inputs import Inputs, Start
 from tandem.pipeline.quick import evaluate_quickly, known_policies
 from tandem.report.rounds_picture import draw_rounds
@@ -75,7 +75,7 @@ def evaluate_fully(inputs: Inputs, method: Method, result: Any, spent: float) ->
             evaluate_reward,
             RewardModel(r_phi),
             inputs.held_out,
-            members=inputs.members,
+            members=inputs.reward_ensemble,
         )
         parts.append(f"reward model on {len(inputs.held_out)} held-out comparisons\n{exam['text']}")
     if method.row.fits == "reward":
@@ -84,6 +84,7 @@ def evaluate_fully(inputs: Inputs, method: Method, result: Any, spent: float) ->
         exam = run("marks-exam", evaluate_marks, result, inputs.pi_sft, inputs.held_out)
         parts.append(f"held-out marks, scored by log pi - log pi_sft\n{exam['text']}")
     if method.row.fits == "policy":
+        parts += describe_gold(inputs)
         policies = known_policies(inputs, result, sft=inputs.start == "sft")
         parts.append(evaluate_against_start(inputs, policies, spent))
     return "\n\n".join(parts)

@@ -250,6 +250,7 @@ def _evaluations(
     found: list[PlannedStage] = []
     if task.compared and method.row.fits in ("policy", "reward"):
         n = ENSEMBLE_SIZE + (1 if not rewards and policy else 0)
+        n += task.gold_labels is not None or task.asked_gold is not None
         found.append(_rewards("its rewards", n, configs["reward"], sizes))
     if method.row.fits == "reward":
         share = 2 * sum(1 / s for s in CURVE_SHARES)

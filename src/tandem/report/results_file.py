@@ -129,7 +129,9 @@ def missing_measurements(results: Mapping[str, Any]) -> list[str]:
     if every and not any(row.get("truth") for row in every):
         told.append("No truth: this data has no programmatic judge, so rewards are what is known.")
     if every and not any(row.get("gold_rm") for row in every):
-        told.append("No gold reward: nothing that was not optimised scores these policies.")
+        told.append(
+            "No gold_rm: no reward of other data, which nobody optimised, scores these policies."
+        )
     if trained and not any(row.get("lc_win") for row in trained):
         told.append("No length-controlled win rate: a preference for length is not taken out.")
     if len(results.get("seeds", [0])) < 2:

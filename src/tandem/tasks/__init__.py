@@ -31,6 +31,10 @@ TASKS: dict[str, str] = {
     "micro-arithmetic": "word problems with a chain of thought and one checkable answer",
     "constraints": "instructions with constraints that a program checks, for a chat model of yours",
 }
+LEAST_GOLD = 200
+"""Comparisons below which none are kept for a gold reward: it would be little but noise."""
+OF_FILES = ("held_out_share", "gold_share")
+"""Sizes that are read for files alone."""
 WITHOUT_MODEL = ("constraints",)
 """Tasks that are asked of a model of yours, because they come without one."""
 
@@ -60,6 +64,8 @@ class Sizes:
         weaker: share of the compared answers that other policies than pi_sft wrote: half of
             them the base, half an SFT policy of a tenth of the demonstrations.
         held_out_share: files: share of the prompts kept out of training.
+        gold_share: files: share of the prompts whose comparisons only `gold_rm` is fitted to, and
+            nothing else is; 0 leaves it out. Nothing is held back where it would be too little.
     """
 
     demonstrations: Size = 3000
@@ -71,6 +77,7 @@ class Sizes:
     cyclic: Share = 1.0
     weaker: Share = 0.0
     held_out_share: Annotated[float, Range(0, 1, above=True, below=True)] = 0.1
+    gold_share: Annotated[float, Range(0, 1, below=True)] = 0.2
 
     def __post_init__(self) -> None:
         check_ranges(self, "sizes")
@@ -78,9 +85,9 @@ class Sizes:
     def amounts(self, task: bool) -> dict[str, float]:
         """Return what is used of a task by name; of files, all is used but what is held out."""
         if not task:
-            return {"held_out_share": self.held_out_share}
+            return {name: getattr(self, name) for name in OF_FILES}
         every = {f.name: getattr(self, f.name) for f in fields(self)}
-        hidden = {"held_out_share"} | {k for k, v in UNUSED.items() if every[k] == v}
+        hidden = {*OF_FILES} | {k for k, v in UNUSED.items() if every[k] == v}
         return {k: v for k, v in every.items() if k not in hidden}
 
 
@@ -104,6 +111,10 @@ class Task:
         held_out: judged groups of other prompts, or None when the annotator is asked.
         asked: prompts on which the annotator compares samples, or None.
         asked_held_out: the same for the held-out comparisons.
+        gold: a reward that was fitted to other people's comparisons, never optimised, or None.
+        gold_labels: judged groups of yet other prompts, to which a gold reward is fitted and
+            nothing else is, or None.
+        asked_gold: the same where the annotator is asked.
         prompts: unlabelled prompts to sample from while training.
         evaluation: prompts on which policies are compared; they are in no other split.
         weaker: share of the answers that the annotator compares which pi_sft did not write.
@@ -127,6 +138,9 @@ class Task:
     asked_held_out: Prompts | None
     prompts: Prompts
     evaluation: Prompts
+    gold: Judge | None = None
+    gold_labels: Groups | None = None
+    asked_gold: Prompts | None = None
     weaker: float = 0.0
     references: Groups | None = None
     annotator: Judge | None = None

@@ -13,7 +13,7 @@ from tandem.errors import ConfigError, nearest_name
 from tandem.judges import Judge
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes, Task, constraints
+from tandem.tasks import LEAST_GOLD, TASKS, WITHOUT_MODEL, Sizes, Task, constraints
 from tandem.tasks.micro import ASSETS, Micro
 from tandem.tasks.micro.annotators import Drift, Drifting, DriftingTruth
 from tandem.tasks.micro.feedback import FEEDBACK_FORMATS
@@ -118,7 +118,9 @@ def check_task_model(task: str, model: str | None) -> None:
 def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
     task = MICRO[name]
     people, truth = _judges_of(name, task, sizes, at.at("annotator"))
-    asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
+    wanted = sizes.pairs + sizes.held_out
+    gold = sizes.pairs if name == TASTES and sizes.pairs >= LEAST_GOLD else 0
+    asked = task.prompts("preference", wanted + gold, at)
     evaluation = task.prompts("evaluation", sizes.evaluation, examined)
     return Task(
         name=name,
@@ -127,9 +129,11 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
         preferences=None,
         held_out=None,
         asked=asked[: sizes.pairs],
-        asked_held_out=asked[sizes.pairs :],
+        asked_held_out=asked[sizes.pairs : wanted],
         prompts=task.prompts("unlabelled", sizes.prompts, at),
         evaluation=evaluation,
+        gold=None if name in (TASTES, *DRIFTS) else task.gold(),
+        asked_gold=asked[wanted:] if gold else None,
         weaker=sizes.weaker,
         references=task.references(evaluation),
         annotator=people,
@@ -152,7 +156,9 @@ def _judges_of(name: str, task: Micro, sizes: Sizes, seed: Seed) -> tuple[Judge,
 
 def _load_constraints(model: Path, sizes: Sizes, at: Seed, examined: Seed) -> Task:
     task = constraints.Constraints()
-    asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
+    wanted = sizes.pairs + sizes.held_out
+    gold = sizes.pairs if sizes.pairs >= LEAST_GOLD else 0
+    asked = task.prompts("preference", wanted + gold, at)
     return Task(
         name=task.name,
         base=Checkpoint(model, model.name),
@@ -160,7 +166,8 @@ def _load_constraints(model: Path, sizes: Sizes, at: Seed, examined: Seed) -> Ta
         preferences=None,
         held_out=None,
         asked=asked[: sizes.pairs],
-        asked_held_out=asked[sizes.pairs :],
+        asked_held_out=asked[sizes.pairs : wanted],
+        asked_gold=asked[wanted:] if gold else None,
         prompts=task.prompts("unlabelled", sizes.prompts, at),
         evaluation=task.prompts("evaluation", sizes.evaluation, examined),
         weaker=sizes.weaker,

@@ -13,11 +13,12 @@ from tandem.data.formats import DataRead, split_groups
 from tandem.data.formats.options import ReadingOptions
 from tandem.data.groups import Groups
 from tandem.data.record import Group
-from tandem.errors import DataError
+from tandem.errors import ConfigError, DataError
 from tandem.judges.answer_key import AnswerKey
+from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.statistics import explain_few_prompts
-from tandem.tasks import Sizes, Task, gsm8k
+from tandem.tasks import LEAST_GOLD, Sizes, Task, gsm8k
 
 
 def task_from_files(
@@ -30,13 +31,15 @@ def task_from_files(
 ) -> Task:
     """Make a task of your model and your data; a share of the prompts is held out.
 
-    Prompts are split by a hash of their text. The best answer of every training group is its
-    demonstration. Questions with an answer key (GSM8K's columns) bring a judge that knows it.
+    Prompts are split by a hash of their text. Another share is held back for a gold reward, which
+    judges policies and trains none; where that would be fewer than 200 comparisons, nothing is
+    held back for it. The best answer of every training group is its demonstration. Questions with
+    an answer key (GSM8K's columns) bring a judge that knows it.
 
     Args:
         model: a Hugging Face folder.
         data: a file, folder or hub id, as `read_data` takes it.
-        sizes: `held_out_share` alone is read.
+        sizes: `held_out_share` and `gold_share` are read.
         reading: its columns, split and format, where they do not say it themselves.
         eval_data: a test set of your own, read in the same way; nothing of `data` is then held
             out, and prompts that stand in both are left out of training.
@@ -56,6 +59,7 @@ def task_from_files(
         if twice := len(found.groups) - len(train):
             notes.append(f"{twice} groups of {data} have a prompt of {eval_data}: not trained on")
         _check_left(train, data, eval_data)
+    train, gold = without_gold(train, sizes, notes)
     if few := explain_few_prompts(len(distinct_prompts(held_out))):
         notes.append(few)
     wording = gsm8k.GSM8K_WORDING if found.format == "gsm8k" else None
@@ -68,6 +72,7 @@ def task_from_files(
         held_out=held_out if judged else None,
         asked=None,
         asked_held_out=None,
+        gold_labels=gold,
         prompts=train.prompts(),
         evaluation=held_out.prompts(),
         references=_references(held_out),
@@ -75,6 +80,43 @@ def task_from_files(
         wording=wording,
         notes=tuple(notes),
     )
+
+
+def without_gold(train: Groups, sizes: Sizes, notes: list[str]) -> tuple[Groups, Groups | None]:
+    """Take a part of the training prompts out for a gold reward, and note how much it is.
+
+    Args:
+        train: what is not held out.
+        sizes: the share of all prompts, and the share that was held out.
+        notes: where what was done is written.
+
+    Returns:
+        what is left to train on, and the part; None where it would be too little.
+
+    Raises:
+        ConfigError: nothing would be left to train on.
+    """
+    if not sizes.gold_share or not any(g.preferences for g in train):
+        return train, None
+    share = sizes.gold_share / (1 - sizes.held_out_share)
+    if share >= 1:
+        raise ConfigError(
+            f"sizes.held_out_share = {sizes.held_out_share} with sizes.gold_share = "
+            f"{sizes.gold_share}",
+            "they are shares of the prompts, and none would be left to train on",
+            "give shares that add up to less than 1",
+        )
+    seed = Seed(0).at("gold")
+    parts = split_groups(train, {"train": 1 - share, "gold": share}, seed)
+    own = sum(len(g.preferences) for g in parts["gold"])
+    if own < LEAST_GOLD:
+        notes.append(
+            f"no gold_rm: a share of {sizes.gold_share:g} would be {own:,} comparisons, and it "
+            f"needs {LEAST_GOLD}"
+        )
+        return train, None
+    notes.append(f"{own:,} comparisons are held back for gold_rm: no policy learns of them")
+    return parts["train"], parts["gold"]
 
 
 def distinct_prompts(groups: Iterable[Group]) -> set[str]:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tandem.batching.batch import Outputs, Packed
+from tandem.batching.packing import Layout
 from tandem.batching.ragged import Ragged
 from tandem.data.record import Group
 from tandem.engines import Sampling
@@ -26,6 +28,29 @@ from tandem.runs.context import StageContext
 from tandem.runs.events import Events
 
 
+class BaseOfAdapters:
+    """Reads a policy as it was before its adapters were trained: with the adapters switched off."""
+
+    def __init__(self, policy: PackedModel) -> None:
+        self.policy = policy
+
+    @property
+    def layout(self) -> Layout:
+        """The policy's."""
+        return self.policy.layout
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.policy.device
+
+    def __call__(self, tokens: Packed, **want: bool) -> Outputs:
+        """Read one pack."""
+        lm: Any = self.policy.lm
+        with lm.disable_adapter():
+            return self.policy(tokens, **want)
+
+
 @dataclass(frozen=True)
 class RolloutModels:
     """The models of on-policy training, and what they say of fresh samples.
@@ -36,7 +61,8 @@ class RolloutModels:
 
     Attributes:
         policy: the actor, and the critic where there is one; the only module that is trained.
-        reference: the frozen policy that the KL is measured to.
+        reference: the frozen policy that the KL is measured to; over a quantised base it is the
+            policy itself without its adapters, so that the base is in memory once.
         reward: the opened judge.
         machine: where they run.
         compares: the judge compares answers and gives none a score, so that a single answer
@@ -44,7 +70,7 @@ class RolloutModels:
     """
 
     policy: ActorCritic
-    reference: PackedModel
+    reference: PackedModel | BaseOfAdapters
     reward: ScoringFunction
     machine: Machine
     compares: bool = False
@@ -71,7 +97,11 @@ class RolloutModels:
             ctx: the stage.
         """
         log_other_tokenizer(reward, init, ctx.events)
-        reference = open_reference(policy, init, ref=ref, sampling=sampling, ctx=ctx)
+        if ctx.machine.quantise != "none" and ref is None:
+            policy.actor.temperature = sampling.temperature
+            reference = BaseOfAdapters(policy.actor)
+        else:
+            reference = open_reference(policy, init, ref=ref, sampling=sampling, ctx=ctx)
         judge = open_judge(reward, ctx.machine)
         return cls(policy, reference, judge, ctx.machine, only_compares(reward))
 
@@ -150,7 +180,8 @@ def open_reference(
         ctx: the stage.
     """
     policy.actor.temperature = sampling.temperature
-    reference = open_policy((ref or init).path, replace(ctx.machine, lora=None))
+    alone = replace(ctx.machine, lora=None)
+    reference = open_policy((ref or init).path, alone, reference=True)
     reference.temperature = sampling.temperature
     return reference
 

@@ -20,8 +20,10 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group
 from tandem.data.verifiable import QuestionFormat
 from tandem.errors import ConfigError, DataError, ModelError, nearest_name
+from tandem.judges import Judge
 from tandem.judges.agreement import Equivalence
 from tandem.rng import Seed
+from tandem.runs.checkpoint import Checkpoint
 from tandem.tasks.micro import posts
 from tandem.tasks.micro.annotators import (
     START_SEED,
@@ -107,6 +109,18 @@ class Micro:
     def model(self) -> Path:
         """The folder of the shipped base model."""
         return _asset("base")
+
+    def gold(self) -> Judge | None:
+        """The shipped gold reward: larger than the base, fitted to other people's comparisons.
+
+        It is the same for every seed; `experiments/micro_gold.py` makes it. None in a copy of the
+        package that lacks it.
+        """
+        if not (ASSETS / "gold" / "config.json").exists():
+            return None
+        from tandem.judges.reward_model import RewardModel  # loads torch
+
+        return RewardModel(Checkpoint(ASSETS / "gold", "gold_rm"))
 
     def entailment(self) -> Path:
         """The folder of the shipped entailment classifier."""
