@@ -25,6 +25,7 @@ from tandem.data.record import FloatArray, Group, Preference
 from tandem.errors import ConfigError, DataError
 from tandem.judges.open_preference import GroupPairs, PairProbability
 from tandem.rng import Seed
+from tandem.statistics.numerics import Ints
 from tandem.tasks.micro.posts import Meta
 from tandem.tasks.micro.truth import true_worth, truth_parts
 
@@ -227,10 +228,10 @@ class Tastes:
     def p(self, meta: Meta, first: str, second: str) -> float:
         """The share of the population that says it prefers the first text."""
         gap = true_worth(meta, first) - true_worth(meta, second)
-        bands = (np.array([length_band(meta, text)]) for text in (first, second))
-        return float(self._shares(np.array([gap]), *bands)[0])
+        band, other = (np.array([length_band(meta, text)]) for text in (first, second))
+        return float(self._shares(np.array([gap]), band, other)[0])
 
-    def _shares(self, gap: FloatArray, band: FloatArray, other: FloatArray) -> FloatArray:
+    def _shares(self, gap: FloatArray, band: Ints, other: Ints) -> FloatArray:
         """[M] the same from differences of truth and bands of length."""
         likes = 0.5 * (1 + np.tanh(gap / (2 * self.temperature)))
         around = (RANKED_FIRST[band, other] - likes) * (band != other)
