@@ -102,7 +102,7 @@ def _check_options(options: Namespace) -> None:
             "give both, or neither",
         )
     for name, low, high in (("flips", 0, 0.49), ("evaluation", 0, 0.9), ("free_accuracy", 0, 1)):
-        if not low <= options[name] <= high:
+        if options[name] is not None and not low <= options[name] <= high:
             raise ConfigError(
                 f"--{name} {options[name]}",
                 f"it lies between {low} and {high}",
