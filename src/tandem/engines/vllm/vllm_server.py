@@ -66,6 +66,8 @@ class VllmServer:
             *("--max-model-len", str(positions)),
             *("--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"),
             *("--worker-extension-cls", f"{EXTENSION}.WeightFiles"),
+            # compiling for a CPU takes minutes, and small models gain little
+            *(() if torch.cuda.is_available() else ("--enforce-eager",)),
             *arguments,
         ]
         with self.log.open("wb") as log:
