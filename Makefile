@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 # what `make reproduce` is made of
 PARTS = rlp full selection hacking solving feedback
 
-.PHONY: setup demo label test check docs pages site picture reproduce $(PARTS:%=reproduce-%) bench browser trackers slow clean
+.PHONY: setup demo label test check docs pages site picture reproduce $(PARTS:%=reproduce-%) bench browser fuzz trackers slow clean
 
 setup: $(READY)
 
@@ -91,6 +91,12 @@ reproduce-solving: $(READY)
 	  --page docs/results/self-improvement-ways.md
 reproduce-feedback: $(READY)
 	$(PY) experiments/rlaif.py $(seeds) --out $(runs)/rlaif --results docs/results/rlaif.json
+
+# An hour of damaged and hostile input; the same command goes on where it stopped, and what failed
+# is kept in build/fuzz/failures. `make fuzz FOR=60` is a minute.
+FOR ?= 3600
+fuzz: $(READY)
+	PYTHONPATH=tests $(PY) -m fuzz --seconds $(FOR)
 
 slow: $(READY)
 	$(PY) -m pytest -m slow

@@ -65,6 +65,12 @@ class Machine:
             so; the step is cut into as many as it needs.
         checkpointing: recompute activations in the backward pass; done unasked where it must be.
         lora: train adapters instead of all weights.
+        quantise: `nf4` keeps the frozen weights under adapters in 4 bits (QLoRA), of the policy
+            that is trained and of its reference; what is saved is whole again.
+        engine: who draws completions: `torch` is our own, from the weights that are trained;
+            `vllm` a server of vLLM on this machine, from a copy that is kept up to date.
+        sharding: how several processes share the weights that are trained: `none` keeps them
+            whole in each, `fsdp2` gives each process a slice of weights, gradients and moments.
         save_dtype: of the weights that are saved; `auto` is that of the model a fit started from.
         save_seconds: how often a long stage writes what it can resume from.
         log_every: optimiser steps between two log lines.
@@ -77,6 +83,9 @@ class Machine:
     tokens: Count = 16384
     checkpointing: bool = False
     lora: Lora | None = None
+    quantise: Literal["none", "nf4"] = field(default="none", metadata={WHEN_CHANGED: True})
+    engine: Literal["torch", "vllm"] = field(default="torch", metadata={WHEN_CHANGED: True})
+    sharding: Literal["none", "fsdp2"] = field(default="none", compare=False)
     save_dtype: Literal["auto", "fp32", "bf16", "fp16"] = field(
         default="auto", metadata={WHEN_CHANGED: True}
     )
@@ -92,6 +101,12 @@ class Machine:
                 "that is there (auto)",
                 "give one of these, or leave it out",
             )
+        if self.quantise != "none" and self.sharding != "none":
+            raise ConfigError(
+                f"machine.quantise = {self.quantise} with machine.sharding = {self.sharding}",
+                "4-bit weights are packed in blocks that cannot be cut over processes here",
+                "leave one of them out",
+            )
 
 
 def cache_folder() -> Path:
@@ -102,3 +117,8 @@ def cache_folder() -> Path:
 def process_rank() -> int:
     """Return this process's rank as its launcher set it; 0 outside a launcher."""
     return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Return how many processes the launcher started; 1 outside a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

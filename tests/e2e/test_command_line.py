@@ -143,9 +143,11 @@ def test_a_dry_run_writes_nothing(model, pairs, tmp_path, capsys):
 
 
 def test_too_few_held_out_prompts_are_told_before_the_first_stage(model, tmp_path, capsys):
-    """Of twelve prompts three are held out: no win rate over them is ever resolved."""
-    few, out = save_pairs(tmp_path / "few.jsonl", 12), tmp_path / "run"
-    words = ["run", "sft", *at(model, few, out)]
+    """Of twelve prompts a quarter is held out: no win rate over them is ever resolved."""
+    few, out = tmp_path / "few.jsonl", tmp_path / "run"
+    rows = [{"prompt": f"say {i}", "completion": f"{i} and thank you"} for i in range(12)]
+    few.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["run", "sft", *(w for w in at(model, few, out) if not w.startswith("--dpo"))]
     assert cli.main([*words, "--dry-run"]) == 0
     assert "no verdict is possible" in capsys.readouterr().out
     assert cli.main(words) == 0

@@ -84,6 +84,26 @@ def test_a_round_with_people_waits_goes_on_and_loses_nothing(tmp_path: Path, cap
     assert "DPO-2" in capsys.readouterr().out
 
 
+def test_rounds_choose_what_to_ask_and_follow_a_taste_that_moves(tmp_path: Path, capsys: Any):
+    """Chosen pairs are flagged, held-out prompts are drawn, and free labels join the next round."""
+    chosen = {
+        "task": "micro-flip", "iterated_rlhf.acquisition": "d_optimal", "iterated_rlhf.pool": 2,
+        "iterated_rlhf.memory": "window", "iterated_rlhf.window": 1,
+        "iterated_rlhf.labels": 24, "iterated_rlhf.growth": 1.5, "iterated_rlhf.held_out": 0.25,
+    }  # fmt: skip
+    out = tmp_path / "run"
+    assert iterate(out, **chosen) == 0
+    assert "PPO" not in capsys.readouterr().out
+    for t, size in ((0, 24), (1, 36)):
+        tranche = Groups.read(next(out.glob(f"*-tranche-{t}/artifact/*.parquet")))
+        sources = [g.prompt.meta.get("source") for g in tranche]
+        assert {"d_optimal", "uniform", None} == set(sources)
+        assert size - 6 <= len(tranche) <= size
+        assert sources.count(None) <= round(0.25 * size)
+    votes = [json.loads(p.read_text()) for p in sorted(out.glob("*-tranche-*/stage.json"))]
+    assert [v["arguments"]["judges"][0]["round"] for v in votes] == [0, 1]
+
+
 def test_rounds_without_new_labels_are_offline_to_the_bit(tmp_path: Path):
     """Given comparisons, and none asked for: the very reward and policy of an offline run."""
     task = load.load_task("micro", Sizes(demonstrations=64, pairs=24, prompts=60), Seed(0))

@@ -42,6 +42,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import ValidatedPolicy
 from tandem.stages.evaluate_policy import evaluate_answers, kl_temperature
+from tandem.stages.evaluate_rounds import evaluate_rounds
 from tandem.stages.judging import judge
 from tandem.stages.sampling import BestOf, sample
 from tandem.statistics import best_of
@@ -375,6 +376,21 @@ def test_the_kl_of_an_exam_is_read_at_the_sampling_temperature(pi_sft, tmp_path,
         plain = np.log(np.array([0.9, 0.9, 0.1, 0.1]) / np.array([0.6, 0.6, 0.4, 0.4]))
         assert float(mine @ plain) == pytest.approx(0.384, abs=1e-3)
         assert divergence == pytest.approx(0.312, abs=1e-3)
+
+
+def test_rounds_are_as_far_as_their_samples_say(pi_sft, r_phi, tmp_path):
+    """The KL of a round is read at the temperature too: each answer once, so the plain mean."""
+    first = {"a": 0.9, "b": 0.1}
+    pi = Checkpoint(f2_model(tmp_path / "pi", first), "pi")
+    mine, ref = (at_temperature(f, 0.5) for f in (first, {"a": 0.6, "b": 0.4}))
+    whose = tokenizer_hash(load_tokenizer(pi_sft.path))
+    said = Groups.of(mark_tokenizer(Group(asked(y), (answer(y),)), whose) for y in ANSWERS)
+    given = ((pi_sft, pi), (RewardModel(r_phi),), (said,), (), (said, said), None, None)
+    start, after = evaluate_rounds(*given, temperature=0.5, machine=MACHINE)["numbers"]
+    assert start["KL"] is None
+    assert after["KL"]["mean"] == pytest.approx(float(np.log(mine / ref).mean()), abs=1e-5)
+    greedy = evaluate_rounds(*given, temperature=None, machine=MACHINE)["numbers"]
+    assert greedy[1]["KL"] is None
 
 
 @pytest.mark.parametrize(

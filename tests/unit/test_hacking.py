@@ -11,9 +11,9 @@ import pytest
 
 from tandem.errors import DataError
 from tandem.evaluation.reward_hacking import (
+    agreement_with_proxy,
     diagnose_curve,
     early_stop,
-    measure_agreement,
     plot_curves,
     read_curve,
     read_curve_by_prompt,
@@ -182,7 +182,7 @@ def judged(shared: float, rounds: int = 8, prompts: int = 400) -> list[dict[str,
 
 def test_agreement_is_over_single_answers_and_not_over_hard_prompts_or_better_policies():
     """corr(t + 1.5 e, t) = 1 / sqrt(3.25), and corr(t + 1.5 e, t + .5 o) = 1 / sqrt(3.25 1.25)."""
-    found = measure_agreement(judged(shared=1.0))
+    found = agreement_with_proxy(judged(shared=1.0))
     assert found["truth"] == pytest.approx(1 / math.sqrt(3.25), abs=0.03)
     assert found["gold_rm"] == pytest.approx(1 / math.sqrt(3.25 * 1.25), abs=0.03)
     assert found["held_out"] == pytest.approx(1)
@@ -209,5 +209,5 @@ def test_what_agrees_least_with_the_proxy_is_believed_but_not_noise():
 
 def test_nothing_is_measured_where_nothing_differs():
     flat = [{"proxy": np.ones(3), "truth": np.arange(3.0)} for _ in range(2)]
-    assert measure_agreement(flat) == {}
-    assert measure_agreement(judged(0.0)[:1]) == {}
+    assert agreement_with_proxy(flat) == {}
+    assert agreement_with_proxy(judged(0.0)[:1]) == {}

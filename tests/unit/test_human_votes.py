@@ -140,6 +140,13 @@ def test_a_question_has_two_answers_and_a_name_of_its_own(tmp_path: Path):
         write_questions([question(1).keep([0])], tmp_path)
 
 
+def test_other_questions_never_get_the_votes_of_earlier_ones(tmp_path: Path):
+    write_questions([question(1), question(2)], tmp_path)
+    write_questions([question(1), question(2)], tmp_path)
+    with pytest.raises(DataError, match="holds other questions"):
+        write_questions([question(1), question(2, "yes", "never")], tmp_path)
+
+
 def test_people_are_a_judge_that_only_compares(tmp_path: Path):
     people = HumanVotes(tmp_path)
     assert isinstance(people, Judge)

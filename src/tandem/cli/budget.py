@@ -81,7 +81,7 @@ def _parser() -> Any:
     parser.add_argument("--answers", type=int, default=16, help="with --pilot: drawn a prompt")
     parser.add_argument("--max_tokens", type=int, default=128, help="with --pilot: of an answer")
     parser.add_argument("--out", type=str, default="runs/budget", help="with --pilot: its folder")
-    parser.add_argument("--seeds", type=int, default=24, help="worlds in which plans are tried")
+    parser.add_argument("--seeds", type=int, default=40, help="worlds in which plans are tried")
     parser.add_argument("--seed", type=int, default=0, help="root of every draw")
     parser.add_argument("--json", type=str, default="", help="write all numbers to this file")
     parser.add_argument("--picture", type=str, default="", help="draw cost against regret: .svg")

@@ -88,6 +88,8 @@ class TorchEngine:
         ConfigError: b is not between 0 and 1.
     """
 
+    is_exact = True
+
     def __init__(
         self,
         lm: Weights,

@@ -8,7 +8,7 @@ curve say. See docs/theory/over_optimisation.md; Gao et al. 2022, arXiv:2210.107
     plot_curves({"PPO": points}, Path("curve.svg"))
 
 A signal can show hacking only as far as it is independent of the proxy: one that makes the proxy's
-mistakes rises with them. `measure_agreement` says how far that is so.
+mistakes rises with them. `agreement_with_proxy` says how far that is so.
 
 Shapes: M points of a curve, P prompts.
 """
@@ -72,7 +72,7 @@ class Diagnosis:
         diverged: the proxy rose after that point while the signal fell.
         length_slope: tokens a round, least squares over the curve.
         kl_slope: nats a round, least squares over the last three points.
-        agreement: of every signal its agreement with the proxy, see `measure_agreement`; empty
+        agreement: of every signal its agreement with the proxy, see `agreement_with_proxy`; empty
             where it was not measured.
         fit: the signal over its start against sqrt(KL), or None with fewer than two points away
             from the start; its `peak` and `height` say where it turns over.
@@ -166,7 +166,7 @@ def _round_events(events: Path, kind: str, stage: str | None) -> list[dict[str, 
     return [points[turn] for turn in sorted(points)]
 
 
-def measure_agreement(by_prompt: Sequence[Mapping[str, Floats]]) -> dict[str, float]:
+def agreement_with_proxy(by_prompt: Sequence[Mapping[str, Floats]]) -> dict[str, float]:
     """Measure how far each signal agrees with the proxy about single answers: a correlation.
 
     Over the answers to the same prompt in different rounds. The prompt's mean and the round's mean
@@ -176,7 +176,7 @@ def measure_agreement(by_prompt: Sequence[Mapping[str, Floats]]) -> dict[str, fl
 
     >>> rounds = [{"proxy": np.array([0.0, 2.0]), "held_out": np.array([1.0, 5.0])},
     ...           {"proxy": np.array([2.0, 1.0]), "held_out": np.array([5.0, 3.0])}]
-    >>> measure_agreement(rounds)
+    >>> agreement_with_proxy(rounds)
     {'held_out': 1.0}
 
     Args:
@@ -236,7 +236,7 @@ def diagnose_curve(
     Raises:
         DataError: fewer than two points, or no signal beside the proxy.
     """
-    agreement = measure_agreement(by_prompt)
+    agreement = agreement_with_proxy(by_prompt)
     chosen = _signal(points, signal, trusted_signals(agreement))
     best = best_index(_column(points, chosen).tolist())
     signals = {name: _trend(points, name, best) for name in _present(points, chosen)}

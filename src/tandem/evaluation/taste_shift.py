@@ -192,8 +192,9 @@ def parse_time(value: Any) -> datetime.datetime | None:
 def cut_by_time(pairs: Sequence[DatedPair], tranches: int) -> list[Tranche]:
     """Cut comparisons, oldest first, by calendar month or into so many of equal size."""
     if tranches:
-        cuts = np.array_split(np.arange(len(pairs)), tranches)
-        spans = [tuple(pairs[i] for i in cut.tolist()) for cut in cuts if len(cut)]
+        edges = [k * len(pairs) // tranches for k in range(tranches + 1)]
+        cuts = itertools.pairwise(edges)
+        spans = [tuple(pairs[start:end]) for start, end in cuts if end > start]
         return [Tranche(f"{s[0].time:%Y-%m-%d} to {s[-1].time:%Y-%m-%d}", s) for s in spans]
     months = itertools.groupby(pairs, key=lambda pair: f"{pair.time:%Y-%m}")
     return [Tranche(name, tuple(inside)) for name, inside in months]

@@ -121,8 +121,7 @@ class OpenReasoningJudge:
         return told | {"unreadable": self.unreadable, "text": "; ".join([*lines, line])}
 
     def _answers(self, asked: list[Prompt]) -> Iterator[Completion | None]:
-        ask = getattr(self.speaker, "try_complete", self.speaker.complete)
-        return ask(asked, self.judge.sampling, Seed())
+        return self.speaker.complete(asked, self.judge.sampling, Seed())
 
     def _questions(self, group: Group) -> Iterator[Prompt]:
         how = self.judge

@@ -102,7 +102,8 @@ def write_questions(groups: Sequence[Group], folder: Path) -> Path:
     """Write questions of two answers each, once; return the table that people fill in.
 
     Raises:
-        DataError: a group has not two answers, or two groups have one name.
+        DataError: a group has not two answers, two groups have one name, or other questions were
+            asked in this folder before.
     """
     names = [g.id for g in groups]
     for group in groups:
@@ -115,9 +116,16 @@ def write_questions(groups: Sequence[Group], folder: Path) -> Path:
             )
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / "questions.csv"
+    asked, kept = Groups.of(groups), folder / "questions.parquet"
     if table.exists():
+        if kept.exists() and _said_of(Groups.read(kept)) != _said_of(asked):
+            raise DataError(
+                f"{folder} holds other questions than those that are asked now",
+                "votes would be counted for answers that nobody saw",
+                f"move {folder} away, and give the same command again",
+            )
         return table
-    Groups.of(groups).write(folder / "questions.parquet")
+    asked.write(kept)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(("question", "prompt", "a", "b", "by", "vote"))
@@ -128,6 +136,10 @@ def write_questions(groups: Sequence[Group], folder: Path) -> Path:
     part.write_text(text.getvalue(), encoding="utf-8")
     part.replace(table)
     return table
+
+
+def _said_of(groups: Groups) -> list[tuple[str, ...]]:
+    return [(g.id, *(c.text for c in g.completions)) for g in groups]
 
 
 def _as_text(cell: str) -> str:

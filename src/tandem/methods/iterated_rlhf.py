@@ -45,6 +45,7 @@ from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.combining import mix
+from tandem.stages.evaluate_policy import kl_temperature
 from tandem.stages.evaluate_rounds import evaluate_rounds, meet_policies
 from tandem.stages.judging import judge
 from tandem.stages.pair_pool import select_pairs
@@ -198,7 +199,9 @@ def recipe(
             tranches.append(more)
         if cfg.free_labels:
             free = agreed_pairs(scope, pi, prompts, r, same, sampling, cfg.rlp)
-    log_rounds(run, policies, rewards, tranches, prompts, truth, sampling, asked)
+    given = given_pairs is not None
+    held = tuple(held_out_part(D, cfg, given=given and not k) for k, D in enumerate(tranches))
+    log_rounds(run, policies, rewards, tranches, held, prompts, truth, sampling, asked)
     return policies[-1]
 
 
@@ -315,8 +318,10 @@ def training_part(
     return Groups.of(kept)
 
 
-def held_out_part(tranche: Groups, cfg: IteratedRLHFConfig) -> Groups:
-    """Return a tranche's comparisons on which rewards are only measured."""
+def held_out_part(tranche: Groups, cfg: IteratedRLHFConfig, *, given: bool = False) -> Groups:
+    """Return a tranche's comparisons on which rewards are only measured; of given ones, none."""
+    if given:
+        return Groups.of(())
     return Groups.of(g for g in tranche if g.preferences and is_measured_only(g, cfg.held_out))
 
 
@@ -325,6 +330,7 @@ def log_rounds(
     policies: Sequence[Checkpoint],
     rewards: Sequence[Checkpoint],
     tranches: Sequence[Groups],
+    held_out: Sequence[Groups],
     prompts: Groups,
     truth: Judge | None,
     sampling: Sampling,
@@ -348,8 +354,9 @@ def log_rounds(
         tuple(policies),
         tuple(RewardModel(r) for r in rewards),
         tuple(tranches),
-        tuple(held_out_part(t, cfg) for t in tranches),
+        tuple(held_out),
         answers,
         met,
         None if truth is None else judge_of_round(truth, last),
+        temperature=kl_temperature(sampling),
     )

@@ -25,11 +25,12 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Engine, Sampling
 from tandem.engines.open_engine import open_engine
+from tandem.errors import ConfigError
 from tandem.errors.ranges import Count, NotNegative, Positive, check_ranges
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
 from tandem.methods.online_dpo import OnlineDPOAlgorithm, OnlineDPOConfig, OnlineLoss
-from tandem.models.packed import ActorCritic
+from tandem.models.packed import ActorCritic, PackedModel
 from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -195,7 +196,7 @@ def fit(
         name: the trained policy's name in tables and in `Completion.author`.
 
     Raises:
-        ConfigError: the answers would be greedy or truncated.
+        ConfigError: the answers would be greedy or truncated, or the base is quantised.
         JudgeError: the judge wrote neither scores nor preferences.
     """
     shape = RolloutShape(cfg.prompts, 1, cfg.rounds, cfg.inner, cfg.minibatch)
@@ -203,6 +204,12 @@ def fit(
     policy = ActorCritic(open_trained(init, ctx))
     models = RolloutModels.open(policy, init, reward, ref=ref, sampling=sampling, ctx=ctx)
     tokenizer = load_tokenizer((ref or init).path)
+    if not isinstance(models.reference, PackedModel):
+        raise ConfigError(
+            f"machine.quantise = {ctx.machine.quantise} with XPO",
+            "its reference answers as well, and is in memory only as the policy's own base",
+            "give `ref`, or leave machine.quantise out",
+        )
     reference = open_engine(models.reference, tokenizer, ctx.machine, name=REFERENCE)
     algorithm = XPOAlgorithm(models, cfg, reference, sampling, ctx.seed)
     return train_on_policy(

@@ -9,17 +9,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from tandem.batching.batch import Outputs, move_to_device
+from tandem.batching.batch import Outputs, Packed, move_to_device
 from tandem.batching.microbatches import Cut, cut_step
-from tandem.batching.packing import pack_groups
+from tandem.batching.packing import Layout, pack_groups
 from tandem.batching.ragged import Ragged
 from tandem.data.record import FloatArray, Group
-from tandem.models.packed import ActorCritic, PackedModel
+from tandem.models.packed import PackedModel
 from tandem.runs.heartbeat import count_tokens
 
 GROUPS_PER_CHUNK = 256
@@ -44,8 +44,26 @@ class GroupOutputs:
     features: FloatArray | None = None
 
 
+class PackedReader(Protocol):
+    """What reads a packed batch: a `PackedModel`, an `ActorCritic`, or one without its adapters."""
+
+    @property
+    def layout(self) -> Layout:
+        """How its batches are laid out."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        ...
+
+    def __call__(self, tokens: Packed, **want: bool) -> Outputs:
+        """Read one pack."""
+        ...
+
+
 def forward_groups(
-    trunk: PackedModel | ActorCritic, groups: Iterable[Group], tokens: int = 16384, **want: bool
+    trunk: PackedReader, groups: Iterable[Group], tokens: int = 16384, **want: bool
 ) -> Iterator[tuple[Group, GroupOutputs]]:
     """Read groups in order, a chunk at a time, without gradient.
 

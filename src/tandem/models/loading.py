@@ -30,6 +30,7 @@ from tandem.models.folders import (
     read_config,
     without_warnings,
 )
+from tandem.models.quantised import quantisation_of, use_one_product
 from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
 from tandem.runs.weight_files import loaded_weights
@@ -46,13 +47,19 @@ EMBEDDING = "embedding"
 MOST_DIMENSIONS = 1024
 
 
-def load_policy(source: Source, machine: Machine) -> PreTrainedModel:
+def load_policy(source: Source, machine: Machine, *, packed: bool = False) -> PreTrainedModel:
     """Load a causal language model in fp32 onto the machine's device.
+
+    Args:
+        source: a folder.
+        machine: device settings.
+        packed: in 4 bits, where the machine asks for it.
 
     Raises:
         ModelError: the folder is missing, is not a causal language model, or has no safetensors.
     """
-    return _ready(_load(AutoModelForCausalLM, source), machine)
+    more = quantisation_of(machine) if packed else {}
+    return _ready(_load(AutoModelForCausalLM, source, **more), machine)
 
 
 def load_classifier(source: Source, machine: Machine) -> PreTrainedModel:
@@ -73,6 +80,7 @@ def load_scalar(
     zero: bool = False,
     layers: int | None = None,
     dimensions: int = 0,
+    packed: bool = False,
 ) -> PreTrainedModel:
     """Load a model with a scalar head on the last token (one label, no bias).
 
@@ -86,6 +94,7 @@ def load_scalar(
         zero: with `fresh`, start the score at zero instead.
         layers: keep only the first layers of the body: a smaller model of the same family.
         dimensions: with `fresh`, of the embedding; it is drawn also where the score is zero.
+        packed: in 4 bits, where the machine asks for it.
 
     The padding token is written into the configuration, because transformers finds the last
     token by it. Where it is also the end of a sequence there is none to be told apart: the
@@ -97,7 +106,8 @@ def load_scalar(
     tokenizer = load_tokenizer(source)
     head = () if fresh is None else ("score.weight",)
     wide = stored_dimensions(source) if fresh is None else dimensions
-    model = _load(AutoModelForSequenceClassification, source, new=head, num_labels=1 + wide)
+    more = quantisation_of(machine) if packed else {}
+    model = _load(AutoModelForSequenceClassification, source, new=head, num_labels=1 + wide, **more)
     pad = tokenizer.pad_token_id
     model.config.pad_token_id = None if pad == tokenizer.eos_token_id else pad
     if layers is not None:
@@ -221,6 +231,7 @@ def _check_weights(source: Source) -> None:
 
 
 def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
+    use_one_product(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -9,13 +9,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     PreTrainedModel,
 )
 
 from tandem.errors import ConfigError
 from tandem.machine import Lora
+from tandem.models.quantised import plain_state
 from tandem.rng import Seed
+
+_BY_PEFT = re.compile(r"\.base_layer\.|\.modules_to_save\.[^.]+\.")
+"""What PEFT puts into the names of the layers that it wraps."""
 
 
 @contextlib.contextmanager
@@ -104,3 +109,26 @@ def add_adapters(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:
     with torch.random.fork_rng(), without_peft_warnings():
         torch.manual_seed(int(seed))
         return get_peft_model(model, config)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the names and weights of a model as it would be saved, adapters added to their layers.
+
+    The model is not changed, and only one layer's sum exists at a time. A tensor that two names
+    share comes once, under the first.
+
+    Args:
+        model: a model of transformers, with PEFT adapters or without.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    layers = dict(inner.named_modules())
+    for name, value in plain_state(inner):
+        owner, _, kind = name.rpartition(".base_layer.")
+        if ".lora_" in name or ".original_module." in name:
+            continue
+        if owner and kind == "weight":
+            layer: Any = layers[owner]
+            for adapter in layer.active_adapters:
+                value = value + layer.get_delta_weight(adapter).to(value.dtype)
+        yield _BY_PEFT.sub(".", name), value.detach()

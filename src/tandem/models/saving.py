@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from transformers import (
 from tandem.data.chat.ends import end_tokens, named_ends
 from tandem.machine import process_rank
 from tandem.models.folders import without_warnings
+from tandem.models.lora import merged_weights
+from tandem.models.quantised import is_quantised
 from tandem.runs.weight_files import loaded_weights
 
 STORED: Mapping[str, torch.dtype] = {
@@ -61,7 +64,7 @@ def save_model(
         with without_warnings():
             model.save_pretrained(out / "adapter", save_embedding_layers=False)
         _same_everywhere(out / "adapter")
-        model = model.merge_and_unload()
+        model = unpack_model(model) if is_quantised(model) else model.merge_and_unload()
     weights = {} if dtype is None else {"state_dict": _weights_in(model, dtype)}
     with without_warnings():
         model.save_pretrained(out, **weights)
@@ -71,6 +74,25 @@ def save_model(
     if card:
         (out / "README.md").write_text(card, encoding="utf-8")
     return mended
+
+
+def unpack_model(model: Any) -> Any:
+    """Return a model in fp32 that computes what one of packed weights and adapters does."""
+    inner = model.get_base_model()
+    config = copy.deepcopy(inner.config)
+    del config.quantization_config
+    with torch.device("meta"):
+        whole = type(inner)(config)
+    state = {name: value.float() for name, value in merged_weights(model)}
+    whole.load_state_dict(state, strict=False, assign=True)
+    for name, buffer in list(whole.named_buffers()):
+        if buffer.is_meta:  # angles and the like, which are not stored
+            owner, _, leaf = name.rpartition(".")
+            setattr(whole.get_submodule(owner), leaf, inner.get_buffer(name))
+    whole.tie_weights()
+    if hasattr(inner, "generation_config"):
+        whole.generation_config = inner.generation_config
+    return whole
 
 
 def stored_dtype(folder: Path) -> torch.dtype:

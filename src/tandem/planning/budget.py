@@ -236,7 +236,7 @@ def plan_budget(
     costs: LabelCosts,
     worlds: WorldSource,
     *,
-    seeds: int = 24,
+    seeds: int = 40,
     evaluation: float = 0.0,
     free: FreeLabels | None = None,
     report: Callable[[int, int], None] | None = None,
@@ -259,7 +259,7 @@ def plan_budget(
         raise ConfigError(
             f"--seeds {seeds}",
             f"below {FEWEST_WORLDS} worlds chance decides which plan is best",
-            "give 24 or more",
+            "give 40 or more",
         )
     if total < costs.cost_pair:
         raise ConfigError(

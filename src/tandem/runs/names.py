@@ -208,10 +208,11 @@ RENAMED: dict[str, dict[str, str]] = {
 ADDED: dict[str, dict[str, Any]] = {
     "evaluate_policies": {"temperature": 1.0},
     "evaluate_answers": {"temperature": 1.0},
+    "evaluate_rounds": {"temperature": 1.0},
     "logprobs": {"temperature": 1.0},
     "ImplicitReward": {"temperature": 1.0},
     "Shaped": {"temperature": 1.0},
-    "RewardConfig": {"margins": False, "bound": 5.0},
+    "RewardConfig": {"margins": False, "bound": 10.0},
     "DPOConfig": {"bound": None},
     "GRPOConfig": {"overlong": 0.0},
 }

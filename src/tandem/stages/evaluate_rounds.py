@@ -48,6 +48,7 @@ def evaluate_rounds(
     met: Groups | None,
     truth: Judge | None,
     *,
+    temperature: float | None = 1.0,
     machine: Machine,
 ) -> dict[str, Any]:
     """Lay out what each round of iterated RLHF brought.
@@ -60,6 +61,8 @@ def evaluate_rounds(
         answers: one answer of each policy to the same new prompts.
         met: two policies' answers, compared; None leaves Elo out.
         truth: a scoring judge, or None.
+        temperature: at which answers were sampled and policies are read for the KL; None leaves
+            the KL out, see `kl_temperature`.
 
     Returns:
         `text`, a table with a row a round, and `numbers`, the same for JSON.
@@ -81,7 +84,7 @@ def evaluate_rounds(
                 None if gold is None else mean_of(gold),
                 _gain(gold, start) if t else None,
                 _proxy(rewards[t - 1], said, machine) if t else None,
-                _kl(policies[t], policies[0], said, machine) if t else None,
+                _kl(policies[t], policies[0], said, temperature, machine) if t else None,
                 elo.get(name),
             )
         )
@@ -104,9 +107,17 @@ def _proxy(reward: Judge, answers: Groups, machine: Machine) -> Estimate:
     return mean_of(score_column(judge(answers, reward, machine=machine)))
 
 
-def _kl(policy: Checkpoint, start: Checkpoint, answers: Groups, machine: Machine) -> Estimate:
-    both = (logprobs(pi, answers, machine=machine) for pi in (policy, start))
-    return mean_of(kl_column(*both))
+def _kl(
+    policy: Checkpoint,
+    start: Checkpoint,
+    answers: Groups,
+    temperature: float | None,
+    machine: Machine,
+) -> Estimate | None:
+    if temperature is None:
+        return None
+    given = {"temperature": temperature, "machine": machine}
+    return mean_of(kl_column(*(logprobs(pi, answers, **given) for pi in (policy, start))))
 
 
 def accuracy_on(reward: Judge, judged: Groups, machine: Machine) -> Estimate | None:

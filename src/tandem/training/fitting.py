@@ -15,8 +15,9 @@ import torch
 from tandem.machine import process_rank
 from tandem.models.opening import open_policy, open_scalar
 from tandem.models.packed import ActorCritic, PackedModel
+from tandem.models.quantised import is_quantised
 from tandem.models.reopening import check_merged, check_reopened, read_probe
-from tandem.models.saving import STORED, round_weights, save_model, stored_dtype
+from tandem.models.saving import STORED, round_weights, save_model, stored_dtype, unpack_model
 from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
@@ -96,7 +97,13 @@ def _save_checked(policy: PackedModel, init: Checkpoint, ctx: StageContext) -> N
     for text in save_model(policy.lm, load_tokenizer(init.path), ctx.out, dtype=dtype):
         ctx.events.log("mended", text=text)
     wanted = trained
-    if policy.lm is not policy.inner:  # adapters: `save_model` has merged them into `inner`
+    if is_quantised(policy):
+        policy.lm = unpack_model(policy.lm)
+        wanted = read_probe(policy)
+        moved = float((trained - wanted).abs().mean())
+        text = f"saved unpacked: a token's log-probability moves by {moved:.2g} nats"
+        ctx.events.log("unpacked", text=text, moved=moved)
+    elif policy.lm is not policy.inner:  # adapters: `save_model` has merged them into `inner`
         policy.lm = policy.inner
         wanted = read_probe(policy)
         check_merged(trained, wanted, ctx.out)

@@ -33,7 +33,7 @@ from tandem.batching.packing import pack_groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, ModelError
 from tandem.kernels import logprobs
-from tandem.machine import GIB, Machine
+from tandem.machine import GIB, Machine, world_size
 from tandem.models import loading
 from tandem.models.devices import resolve_device
 from tandem.models.folders import UNREADABLE, Source, first_line, read_config, without_warnings
@@ -56,7 +56,13 @@ ROUGH = 16
 
 
 def fit_to_memory(
-    module: nn.Module, tokens: int, total: int | None, events: Events, want: Mapping[str, bool]
+    module: nn.Module,
+    tokens: int,
+    total: int | None,
+    events: Events,
+    want: Mapping[str, bool],
+    *,
+    shards: int = 1,
 ) -> int:
     """Choose a micro-batch size that fits into memory; recompute activations where it must be.
 
@@ -66,6 +72,7 @@ def fit_to_memory(
         total: bytes of memory, the same for all ranks; None where nobody knows.
         events: hears of what was changed.
         want: what the kernel will be asked for.
+        shards: processes over which weights, gradients and moments are spread.
 
     Raises:
         ConfigError: weights and optimiser alone need more than there is.
@@ -73,7 +80,7 @@ def fit_to_memory(
     lms = _outermost(module)
     if not lms or total is None:
         return tokens
-    fixed = _states(module, total) + _logits(lms, tokens)
+    fixed = _states(module, total, shards) + _logits(lms, tokens)
     room = SHARE * total - fixed
     if sum(map(_roughly, lms)) * tokens <= room:
         return tokens
@@ -121,7 +128,7 @@ def check_trainable(source: Source, machine: Machine) -> None:
         check_targets(lm, machine.lora)
         lm.requires_grad_(False)
     if (there := usable_memory(resolve_device(machine))) is not None:
-        _states(lm, there)
+        _states(lm, there, world_size() if machine.sharding == "fsdp2" else 1)
 
 
 def _outermost(module: nn.Module) -> list[PreTrainedModel]:
@@ -131,22 +138,26 @@ def _outermost(module: nn.Module) -> list[PreTrainedModel]:
     return [lm for lm in lms if id(lm) not in parts]
 
 
-def _states(module: nn.Module, total: int) -> int:
-    """Return the bytes of weights, gradients and moments.
+def _states(module: nn.Module, total: int, shards: int = 1) -> int:
+    """Return the bytes of weights, gradients and moments that one of several processes holds.
 
     Rows of an embedding that are not read have neither gradient nor moments (`vocabulary`): a
     run is refused only if it does not fit even without them.
     """
-    sizes = [p.numel() * (TRAINED if p.requires_grad else FROZEN) for p in module.parameters()]
+    sizes = [
+        p.numel() * (TRAINED if p.requires_grad else FROZEN) / shards for p in module.parameters()
+    ]
     tables = (p for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters())
-    fewest = sum(sizes) - sum(p.numel() * (TRAINED - FROZEN) for p in tables if p.requires_grad)
+    unread = sum(p.numel() * (TRAINED - FROZEN) for p in tables if p.requires_grad)
+    fewest = sum(sizes) - unread / shards
     if fewest > total:
         raise ConfigError(
             f"weights and optimiser need {fewest / GIB:.2f} GiB, there are {total / GIB:.2f}",
             "each trained weight has 16 bytes: itself, its gradient and Adam's two moments in fp32",
-            "train adapters (machine.lora.rank), or start from a smaller model",
+            "train adapters (machine.lora.rank), start from a smaller model, or spread it over "
+            "several processes (machine.sharding = fsdp2)",
         )
-    return sum(sizes)
+    return int(sum(sizes))
 
 
 def _roughly(lm: PreTrainedModel) -> float:

@@ -31,9 +31,13 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Engine, Sampling
 from tandem.errors import ConfigError
+from tandem.models.sharded_weights import whole_weights
 from tandem.runs.context import StageContext
-from tandem.training.rollout_models import actor_of
+from tandem.training.rollout_models import actor_of, token_column
 from tandem.training.validation import Validation
+
+MISMATCH_CAP = 2.0
+"""Largest weight of a token that another engine than ours drew."""
 
 ValidationFunction = Callable[[int, nn.Module], bool]
 DRAWS = 10
@@ -130,6 +134,9 @@ class Algorithm(Protocol):
     Attributes:
         controllers: parts with a state of their own (an adaptive beta), saved and resumed with
             the run; mostly none.
+
+    One whose `is_policy_gradient` is True weighs each sample by its advantage, so that samples of
+    another engine than ours can be weighed by `correct_mismatch`.
     """
 
     controllers: dict[str, Any]
@@ -212,14 +219,23 @@ class RolloutSource:
         if turn > 0:
             metrics = {**self.metrics, "train_s": round(time.monotonic() - self.began, 4)}
             self.events.log("round", round=turn, **metrics)
-        return self.validator is not None and self.validator(turn, policy)
+        if self.validator is None:
+            return False
+        with whole_weights(policy):
+            return self.validator(turn, policy)
 
     def _sampled(self, policy: nn.Module) -> Experience:
+        with whole_weights(policy):
+            return self._draw(policy)
+
+    def _draw(self, policy: nn.Module) -> Experience:
         start = time.monotonic()
         self.engine.load(actor_of(policy))
         with torch.no_grad():
             groups, drawn, spent = self._filled_round()
             found = self.algorithm.experience(groups)
+            if not self.engine.is_exact and getattr(self.algorithm, "is_policy_gradient", False):
+                found = correct_mismatch(found)
         tokens = sum(len(c.tokens) for g in drawn for c in g.completions)
         times = {
             "sample_s": round(spent, 4),
@@ -322,6 +338,30 @@ class RolloutSource:
         for name, part in {**self.algorithm.controllers, **_stateful(self.validator)}.items():
             part.load_state_dict(state["controllers"][name])
         self.buffer = _restored(state["buffer"]) if "buffer" in state else None
+
+
+def correct_mismatch(found: Experience, cap: float = MISMATCH_CAP) -> Experience:
+    """Weigh each token's advantage by min(pi/q, cap), q the law of the engine that drew it.
+
+    Truncated importance sampling (Yao et al., 2025): a surrogate is linear in
+    its advantages, so the weight may stand there. Its mean, its largest value, and the mismatch
+    KL(q || pi) in nats a token are logged with the round.
+
+    Args:
+        found: the experience of a round; its completions hold log q, its columns log pi.
+        cap: the largest weight.
+    """
+    drawn = token_column([[c.logp for c in g.completions] for g in found.groups])
+    ratio = (found.columns["old_logp"] - drawn).values
+    weight = ratio.exp().clamp(max=cap)
+    A = found.columns["advantages"]
+    columns = {**found.columns, "advantages": replace(A, values=A.values * weight)}
+    metrics = {
+        "mismatch_nats": float((ratio.exp() - 1 - ratio).mean()),
+        "mismatch_weight": float(weight.mean()),
+        "mismatch_capped": float((ratio.exp() > cap).float().mean()),
+    }
+    return replace(found, columns=columns, metrics={**found.metrics, **metrics})
 
 
 def _keyed(group: Group, epoch: int) -> Group:
