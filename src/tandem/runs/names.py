@@ -116,6 +116,7 @@ RECORDED: dict[str, str] = {
     "Truth": "tandem.tasks.micro.annotators.Truth",
     "Annotator": "tandem.tasks.micro.annotators.Annotator",
     "Camps": "tandem.tasks.micro.annotators.Camps",
+    "TranslationRater": "tandem.tasks.micro.annotators.TranslationRater",
     "Drifting": "tandem.tasks.micro.annotators.Drifting",
     "Skill": "tandem.tasks.micro.skills.Skill",
     "Quality": "tandem.tasks.micro.posts.Quality",

@@ -26,6 +26,7 @@ TASKS: dict[str, str] = {
     "micro-shared": "summaries whose demonstrations share their inventions: agreement misleads",
     "micro-dialogue": "helpful and harmful requests in the same language",
     "micro-arithmetic": "word problems with a chain of thought and one checkable answer",
+    "micro-translation": "translation into a second surface of that language: ReST's own task",
     "constraints": "instructions with constraints that a program checks, for a chat model of yours",
 }
 WITHOUT_MODEL = ("constraints",)

@@ -28,6 +28,7 @@ MICRO = {
     "micro-shared": Micro("summaries", shared=0.9),
     "micro-dialogue": Micro("dialogue"),
     "micro-arithmetic": Micro("arithmetic"),
+    "micro-translation": Micro("translation"),
 }
 
 
@@ -127,7 +128,11 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
         evaluation=evaluation,
         weaker=sizes.weaker,
         references=task.references(evaluation),
-        annotator=task.annotator(flips=sizes.flips, seed=at.at("annotator")),
+        annotator=(
+            task.rater(seed=at.at("rater"))
+            if task.skill == "translation"
+            else task.annotator(flips=sizes.flips, seed=at.at("annotator"))
+        ),
         truth=task.truth(),
         wording=task.wording,
         formats=FEEDBACK_FORMATS,
