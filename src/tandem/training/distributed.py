@@ -28,6 +28,11 @@ def start_accelerator(machine: Machine) -> Accelerator:
     return accelerator
 
 
+def most_memory(memory: int, accelerator: Accelerator) -> int:
+    """Return the most of all ranks' memory, so that all make the same choice."""
+    return -(least_memory(-memory, accelerator) or 0)
+
+
 def least_memory(memory: int | None, accelerator: Accelerator) -> int | None:
     """Return the least of all ranks' memory, so that all cut their steps alike."""
     if memory is None or accelerator.num_processes == 1:

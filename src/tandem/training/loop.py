@@ -28,8 +28,9 @@ from tandem.kernels.embedding_rows import train_only_rows
 from tandem.kernels.malloc import keep_freed_memory
 from tandem.models.devices import resolve_device
 from tandem.runs.context import StageContext
-from tandem.training.distributed import least_memory, start_accelerator
-from tandem.training.memory import fit_to_memory, usable_memory
+from tandem.training.distributed import least_memory, most_memory, start_accelerator
+from tandem.training.free_memory import resident_memory, usable_memory
+from tandem.training.memory import fit_to_memory
 from tandem.training.optim import Optim, build_optimizer
 from tandem.training.resume_state import ResumeState
 from tandem.training.sources import BatchSource
@@ -66,8 +67,12 @@ def train(
     """
     wanted = dict(want or {})
     accelerator = start_accelerator(ctx.machine)
-    there = least_memory(usable_memory(resolve_device(ctx.machine)), accelerator)
-    tokens = fit_to_memory(module, source.cut.tokens, there, ctx.events, wanted)
+    device = resolve_device(ctx.machine)
+    there = least_memory(usable_memory(device), accelerator)
+    held = most_memory(memory_besides(module) if device.type == "cpu" else 0, accelerator)
+    tokens = fit_to_memory(
+        module, source.cut.tokens, there, ctx.events, wanted, sizes=source.sizes(), held=held
+    )
     source.cut = Cut(tokens, parts=accelerator.num_processes)
     with train_only_rows(module, source.reads(), optim.weight_decay):
         _train(module, source, loss, optim, ctx, wanted, accelerator)
@@ -116,6 +121,12 @@ def _train(
     log.close(step)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
+
+
+def memory_besides(module: nn.Module) -> int:
+    """Return the bytes that this process has besides a module's weights."""
+    weights = sum(p.numel() * p.element_size() for p in module.parameters())
+    return max(0, resident_memory() - weights)
 
 
 def total_norm(module: nn.Module) -> Tensor:
