@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tandem.judges.preference_model import PreferenceModel
-from tandem.judges.reward_model import RewardModel
+from tandem.judges.reward_model import RewardModel, reward_models
+from tandem.machine import GIB
 from tandem.methods import Method
 from tandem.pipeline.costs import cost_table
 from tandem.pipeline.evaluate_result import evaluate_against_sft, evaluate_solver
@@ -22,6 +23,17 @@ def run_method(run: Run, method: Method, configs: Mapping[str, Any], task: Task)
     """Do one method and everything before it, and return the tables that say how good it is."""
     inputs = Inputs(run, task, configs)
     result, spent = inputs.run_recipe(method)
+    tables = _evaluated(inputs, method, result, spent)
+    if run.machine.keep_models == "result":
+        policy = getattr(result, "policy", result)  # of a way of decoding one, with its judge
+        freed = run.remove_weights_except(policy, *reward_models(result))
+        run.events.log("freed", text=f"models besides the result removed: {freed / GIB:.2f} GiB")
+    return tables
+
+
+def _evaluated(inputs: Inputs, method: Method, result: Any, spent: float) -> str:
+    """Return the tables that say how good a method's result is."""
+    run, task = inputs.run, inputs.task
     if method.row.fits == "preference":
         return compare_preference_models(inputs, result)
     parts: list[str] = []
