@@ -13,7 +13,7 @@ export KMP_BLOCKTIME ?= 0
 # what `make reproduce` is made of
 PARTS = rlp full selection hacking solving feedback
 
-.PHONY: setup demo label test check docs site picture reproduce $(PARTS:%=reproduce-%) bench browser trackers slow clean
+.PHONY: setup demo label test check docs pages site picture reproduce $(PARTS:%=reproduce-%) bench browser fuzz trackers slow clean
 
 setup: $(READY)
 
@@ -45,6 +45,10 @@ trackers: $(READY)
 # What is generated in README.md and docs/ (torch is not loaded).
 docs: $(READY)
 	$(PY) docs/generate.py
+
+# Every published page again, from the outcomes and numbers that are committed: minutes.
+pages: $(READY)
+	$(PY) experiments/remake.py
 
 # The docs as pages in build/site, with the API out of the docstrings; a broken link is an error,
 # and what was built is looked through.
@@ -90,6 +94,12 @@ reproduce-solving: $(READY)
 	  --page docs/results/self-improvement-ways.md
 reproduce-feedback: $(READY)
 	$(PY) experiments/rlaif.py $(seeds) --out $(runs)/rlaif --results docs/results/rlaif.json
+
+# An hour of damaged and hostile input; the same command goes on where it stopped, and what failed
+# is kept in build/fuzz/failures. `make fuzz FOR=60` is a minute.
+FOR ?= 3600
+fuzz: $(READY)
+	PYTHONPATH=tests $(PY) -m fuzz --seconds $(FOR)
 
 slow: $(READY)
 	$(PY) -m pytest -m slow

@@ -25,6 +25,7 @@ import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 LENGTHS = Path(__file__).with_name("hh_lengths.json")
 LONGEST = 900
@@ -110,20 +111,26 @@ def _recorded(rng: random.Random) -> list[tuple[int, int, int]]:
     return triples  # type: ignore[return-value]
 
 
-def make_model(folder: Path, shape: Shape) -> Path:
-    """Write the random Llama and a word-level tokenizer: token k is the word wk."""
-    import torch
+def word_tokenizer(vocabulary: int) -> Any:
+    """Return a word-level tokenizer: token k is the word wk."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    torch.manual_seed(0)
     words = {"<pad>": 0, "<bos>": 1, "<eos>": 2, "<unk>": 3}
-    words |= {f"w{i}": i for i in range(4, shape.vocabulary)}
+    words |= {f"w{i}": i for i in range(4, vocabulary)}
     raw = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", **special)
-    fast.save_pretrained(folder)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", **special)
+
+
+def make_model(folder: Path, shape: Shape) -> Path:
+    """Write the random Llama and its tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    word_tokenizer(shape.vocabulary).save_pretrained(folder)
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
         hidden_size=shape.width,

@@ -18,6 +18,10 @@ PARTS = (
     "When to use it", "The table's row", "Formula and code", "Data", "Models in memory",
     "Settings", "What is logged", "Signs of failure", "Measured", "The paper, and what differs",
 )  # fmt: skip
+PLAYS = (
+    "cyclic_preference", "nash_md", "nash_ema", "self_play", "best_response", "past_play",
+)  # fmt: skip
+"""Methods that are shown on preferences that go in a circle."""
 Told = Mapping[str, Any]
 
 
@@ -55,7 +59,8 @@ def page(name: str, told: Told) -> str:
 def task(name: str) -> str:
     """Return the embedded task on which a method is shown."""
     solver = METHODS[name].fits == "solver"
-    return "micro-arithmetic" if solver else "micro-dialogue" if name == "cai" else "micro"
+    own = {"cai": "micro-dialogue"} | dict.fromkeys(PLAYS, "micro-tastes")
+    return "micro-arithmetic" if solver else own.get(name, "micro")
 
 
 def _inside(sentence: str) -> str:

@@ -70,9 +70,12 @@ def opening(module: str, config: str) -> str:
 
 
 def knobs(module: str, config: str) -> Iterator[Knob]:
-    """Yield the settings of a config dataclass, in order."""
+    """Yield the settings of a config dataclass, in order, those that it inherits first."""
     node = _child(_tree(file_of(module)), config, f"{module}:{config}")
     assert isinstance(node, ast.ClassDef)
+    for base in node.bases:
+        if isinstance(base, ast.Name):
+            yield from knobs(_home(module, base.id), base.id)
     said = _attributes(ast.get_docstring(node) or "")
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value:
@@ -122,6 +125,14 @@ def file_of(module: str) -> Path:
 @cache
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _home(module: str, name: str) -> str:
+    """Return the module from which a module has a class: itself, or the one it imports."""
+    for node in _tree(file_of(module)).body:
+        if isinstance(node, ast.ImportFrom) and name in {a.name for a in node.names}:
+            return node.module or module
+    return module
 
 
 def _child(node: ast.AST, name: str, asked: str) -> ast.AST:

@@ -46,6 +46,7 @@ from typing import Any
 import numpy as np
 
 import ways
+from pages import measured_today, not_again
 from tandem.cli.run import default_configs
 from tandem.data.groups import Groups
 from tandem.data.record import Group
@@ -193,6 +194,7 @@ def numbers(found: Mapping[str, Any], told: argparse.Namespace, base: Checkpoint
         "settings": {name: asdict(cfg[name]) for name in ("lmsi", "star", "direct")},
         "base": base.hash,
         "commit": code_commit(),
+        **measured_today(),
         "claims": claims(solved, parts),
         "accuracy": rows(laid["base"].accuracy),
         "gains": {opponent: rows(each.gain) for opponent, each in laid.items()},
@@ -268,6 +270,7 @@ def page(found: Mapping[str, Any], name: str) -> str:
         f"questions each; evaluation questions: {sizes}. *Plurality right*: the base's commonest "
         "answer of 15 at .7 is the right one. Percent of right answers; intervals are 95 %, over "
         f"questions and seeds together. Base `{found['base']}`, commit `{found['commit']}`.",
+        *not_again(found),
         "## What was expected",
         "Points gained. The claims are in the head of "
         "[experiments/self_improvement.py](../../experiments/self_improvement.py); Holm over all "

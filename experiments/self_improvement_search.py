@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from pages import measured_today, not_again
 from self_improvement import (
     ALONE,
     ARMS,
@@ -145,6 +146,7 @@ def page(found: Mapping[str, Any], name: str) -> str:
         "questions; tuning questions of its own. Percent of right answers, greedily, with 95 % "
         f"intervals over questions. Base `{found['base']}`, commit `{found['commit']}`. "
         "Bold: chosen, the most right answers of all.",
+        *not_again(found),
     ]
     for arm, cells in found["search"].items():
         best = max(cells[1:], key=lambda row: row["all"][0])
@@ -162,9 +164,16 @@ def main() -> None:
     parser.add_argument("--evaluation", type=int, default=999, help="tuning questions")
     parser.add_argument("--out", type=Path, default=Path("runs/self-improvement-search"))
     parser.add_argument("--page", type=Path, default=None, help="write the page and its JSON here")
+    parser.add_argument("--again", action="store_true", help="only the page, from the JSON")
     told = parser.parse_args()
+    if told.again:
+        file = told.page.with_suffix(".json")
+        text = page(json.loads(file.read_text(encoding="utf-8")), file.stem)
+        told.page.write_text(text, encoding="utf-8")
+        return
     base = Checkpoint(TASK.model(), "base")
     found = {"seed": SEED, "training": told.prompts, "base": base.hash, "commit": code_commit()}
+    found |= measured_today()
     found["search"] = {arm: search(told.out, arm, base, told) for arm in told.arms}
     text = page(found, told.page.stem if told.page else "result")
     if told.page:

@@ -23,13 +23,14 @@ STREAM = 8.0  # length of an embedding
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def f2_model(folder: Path, first: dict[str, float] | None = None) -> Path:
+def f2_model(folder: Path, first: dict[str, float] | None = None, head_dim: int = 8) -> Path:
     """Write F2's reference as a one-layer Llama (width 16); return its folder.
 
     Tokens are pad 0, bos 1, eos 2, a 3, b 4; a prompt is [bos]. `first` replaces the law of the
-    first token.
+    first token. Some engines want a `head_dim` of 32.
     """
-    return markov_model(folder, {"<bos>": first or F2_FIRST, **F2_AFTER}, f2_tokenizer())
+    laws = {"<bos>": first or F2_FIRST, **F2_AFTER}
+    return markov_model(folder, laws, f2_tokenizer(), head_dim=head_dim)
 
 
 def f1_model(folder: Path) -> Path:
@@ -43,6 +44,7 @@ def markov_model(
     laws: dict[str, dict[str, float]],
     tokenizer: PreTrainedTokenizerFast,
     positions: int = 64,
+    head_dim: int = 8,
 ) -> Path:
     """Write a one-layer Llama (width 16) with these laws of the next token given the last.
 
@@ -61,6 +63,7 @@ def markov_model(
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=positions,
         tie_word_embeddings=False,
         pad_token_id=F2_PAD,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tandem.data.groups import Groups
     from tandem.data.record import Completion, Group, Preference, Prompt
     from tandem.engines import Sampling
+    from tandem.engines.json_server import JsonServer
     from tandem.engines.language_models.local import LocalModel
     from tandem.engines.language_models.openai import Server
     from tandem.errors import (
@@ -39,8 +40,11 @@ if TYPE_CHECKING:
     from tandem.judges.ensemble import Ensemble
     from tandem.judges.llm import Labeller, Rater
     from tandem.judges.preference_model import PreferenceModel
+    from tandem.judges.reasoning import ReasoningJudge
+    from tandem.judges.remote_reward import RemotePreference, RemoteReward
     from tandem.judges.reward_model import RewardModel
     from tandem.machine import Lora, Machine
+    from tandem.models.model_finder import find_model
     from tandem.rng import Seed
     from tandem.runs.checkpoint import Checkpoint
     from tandem.runs.context import StageContext, every_rank
@@ -52,7 +56,8 @@ if TYPE_CHECKING:
     from tandem.stages.sampling import BestOf, sample
     from tandem.stages.selection import select
     from tandem.tasks import Sizes, Task
-    from tandem.tasks.load import load_task, task_from_files
+    from tandem.tasks.load import load_task
+    from tandem.tasks.own_data import task_from_files
 
 __version__ = "0.1.0"
 
@@ -89,11 +94,16 @@ __all__ = [
     "Ensemble",
     "Labeller",
     "Rater",
+    "ReasoningJudge",
+    "RemoteReward",
+    "RemotePreference",
     "Agreement",
     "AnswerKey",
     "LocalModel",
     "Server",
+    "JsonServer",
     # where it starts
+    "find_model",
     "Task",
     "Sizes",
     "load_task",
@@ -126,6 +136,7 @@ _NAMES_OF = {
     "rng": ("Seed",),
     "machine": ("Machine", "Lora"),
     "engines": ("Sampling",),
+    "engines.json_server": ("JsonServer",),
     "engines.language_models.local": ("LocalModel",),
     "engines.language_models.openai": ("Server",),
     "stages.encoding": ("encode",),
@@ -138,10 +149,14 @@ _NAMES_OF = {
     "judges.preference_model": ("PreferenceModel",),
     "judges.ensemble": ("Ensemble",),
     "judges.llm": ("Labeller", "Rater"),
+    "judges.reasoning": ("ReasoningJudge",),
+    "judges.remote_reward": ("RemoteReward", "RemotePreference"),
     "judges.agreement": ("Agreement",),
     "judges.answer_key": ("AnswerKey",),
+    "models.model_finder": ("find_model",),
     "tasks": ("Task", "Sizes"),
-    "tasks.load": ("load_task", "task_from_files"),
+    "tasks.load": ("load_task",),
+    "tasks.own_data": ("task_from_files",),
     "errors": (
         "TandemError",
         "ConfigError",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tandem.errors import ConfigError
-from tandem.ranges import Count, NotNegative, Positive, Range, check_ranges
+from tandem.errors.ranges import Count, NotNegative, Positive, Range, check_ranges
 
 GIB = 2**30
 """Bytes."""
@@ -47,6 +47,8 @@ class Lora:
         check_ranges(self, "lora")
 
 
+WHEN_CHANGED = "recorded when changed"
+"""Metadata of a field that run folders record only where it is not at its default."""
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
@@ -70,6 +72,13 @@ class Machine:
             so; the step is cut into as many as it needs.
         checkpointing: recompute activations in the backward pass; done unasked where it must be.
         lora: train adapters instead of all weights.
+        quantise: `nf4` keeps the frozen weights under adapters in 4 bits (QLoRA), of the policy
+            that is trained and of its reference; what is saved is whole again.
+        engine: who draws completions: `torch` is our own, from the weights that are trained;
+            `vllm` a server of vLLM on this machine, from a copy that is kept up to date.
+        sharding: how several processes share the weights that are trained: `none` keeps them
+            whole in each, `fsdp2` gives each process a slice of weights, gradients and moments.
+        save_dtype: of the weights that are saved; `auto` is that of the model a fit started from.
         save_seconds: how often a long stage writes what it can resume from.
         log_every: optimiser steps between two log lines.
         keep_models: `all` models that stages fitted, or when a run has ended its `result` alone:
@@ -83,6 +92,12 @@ class Machine:
     tokens: Count = 16384
     checkpointing: bool = False
     lora: Lora | None = None
+    quantise: Literal["none", "nf4"] = field(default="none", metadata={WHEN_CHANGED: True})
+    engine: Literal["torch", "vllm"] = field(default="torch", metadata={WHEN_CHANGED: True})
+    sharding: Literal["none", "fsdp2"] = field(default="none", compare=False)
+    save_dtype: Literal["auto", "fp32", "bf16", "fp16"] = field(
+        default="auto", metadata={WHEN_CHANGED: True}
+    )
     save_seconds: NotNegative = field(default=30.0, compare=False)
     log_every: Count = field(default=10, compare=False)
     keep_models: Literal["all", "result"] = field(default="all", compare=False)
@@ -95,6 +110,12 @@ class Machine:
                 "numbers are computed on a processor (cpu), a GPU (cuda, cuda:0, mps), or the one "
                 "that is there (auto)",
                 "give one of these, or leave it out",
+            )
+        if self.quantise != "none" and self.sharding != "none":
+            raise ConfigError(
+                f"machine.quantise = {self.quantise} with machine.sharding = {self.sharding}",
+                "4-bit weights are packed in blocks that cannot be cut over processes here",
+                "leave one of them out",
             )
 
 
@@ -120,3 +141,8 @@ def bound_thread_spinning() -> None:
 def process_rank() -> int:
     """Return this process's rank as its launcher set it; 0 outside a launcher."""
     return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Return how many processes the launcher started; 1 outside a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 from transformers import AutoTokenizer
 
 import worlds
 from tandem.data.record import Group, Prompt
 from tandem.engines import Engine, Sampling
+from tandem.engines.open_engine import open_engine
 from tandem.engines.torch import TorchEngine
+from tandem.machine import Machine
+from tandem.models.opening import open_policy
 from tandem.rng import Seed
 
 
@@ -24,12 +31,44 @@ def _torch_mixture(folder: Path) -> Engine:
     return TorchEngine(folder, AutoTokenizer.from_pretrained(folder), mixture=(folder, 0.5))
 
 
-ENGINES: dict[str, Callable[[Path], Engine]] = {"torch": _torch, "torch mixture": _torch_mixture}
+def _static(folder: Path) -> Engine:
+    """Fixed shapes, which a GPU replays as CUDA graphs."""
+    return TorchEngine(folder, AutoTokenizer.from_pretrained(folder), compiled=True, max_rows=4)
 
 
-@pytest.fixture(scope="module", params=ENGINES)
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return ENGINES[request.param](worlds.f2_model(tmp_path_factory.mktemp("f2")))
+def _vllm(folder: Path) -> Engine:
+    """A vLLM server over loopback, begun with other weights and given these ones in place."""
+    machine = Machine(device="cpu", precision="fp32", engine="vllm")
+    with tempfile.TemporaryDirectory() as place:
+        even = dict.fromkeys("ab", 0.5)
+        other = open_policy(worlds.f2_model(Path(place), even, head_dim=32), machine)
+        engine = open_engine(other, AutoTokenizer.from_pretrained(folder), machine)
+    engine.load(open_policy(folder, machine).lm)
+    return engine
+
+
+ENGINES: dict[str, Callable[[Path], Engine]] = {
+    "torch": _torch,
+    "torch mixture": _torch_mixture,
+    "static": _static,
+    "vllm": _vllm,
+}
+WITH_VLLM = [
+    pytest.param(name, marks=[pytest.mark.vllm, pytest.mark.slow] if name == "vllm" else [])
+    for name in ENGINES
+]
+
+
+@pytest.fixture(scope="module", params=WITH_VLLM)
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    if request.param == "vllm" and not os.environ.get("TANDEM_VLLM"):
+        pytest.skip("TANDEM_VLLM names no Python with vLLM")
+    made = ENGINES[request.param](worlds.f2_model(tmp_path_factory.mktemp("f2"), head_dim=32))
+    yield made
+    if hasattr(made, "close"):
+        made.close()
 
 
 @pytest.fixture
@@ -100,3 +139,30 @@ def test_greedy_takes_the_likeliest(engine: Engine, prompts: list[Group]) -> Non
         ["bbb"] * 2,
         ["aaa"] * 2,
     ]
+
+
+def test_draws_have_the_law_of_the_model(engine: Engine) -> None:
+    """Chi-square of the first two letters of 1,500 draws: every engine draws from one law."""
+    prompt = Group(Prompt("law", "", tokens=np.array([1], np.int32)))
+    [group] = engine.sample([prompt], 1500, Sampling(max_tokens=2), Seed(5))
+    seen = Counter(c.text for c in group.completions)
+    law = {
+        a + b: worlds.F2_FIRST[a] * p
+        for a in worlds.F2_FIRST
+        for b, p in worlds.F2_AFTER[a].items()
+    }
+    likely = {text: p for text, p in law.items() if p * 1500 >= 5}
+    assert set(seen) <= set(law)
+    counts = [seen[text] for text in likely]
+    expected = np.array(list(likely.values())) * sum(counts) / sum(likely.values())
+    assert chisquare(counts, expected).pvalue > 1e-4
+
+
+def test_truncation_and_temperature_change_the_law(engine: Engine, prompts: list[Group]) -> None:
+    """With top_k = 1 a draw is greedy, and its log-probability after truncation is 0."""
+    groups = list(engine.sample(prompts, 2, Sampling(top_k=1, max_tokens=3), Seed(1)))
+    greedy = list(engine.sample(prompts, 2, Sampling(temperature=0, max_tokens=3), Seed(0)))
+    for one, other in zip(groups, greedy, strict=True):
+        assert [c.text for c in one.completions] == [c.text for c in other.completions]
+        for c in (*one.completions, *other.completions):
+            np.testing.assert_allclose(c.logp, 0.0, atol=1e-6)

@@ -99,7 +99,7 @@ def test_every_error_is_exported():
 
 NEED_TORCH = (
     "encode", "sample", "judge", "evaluate", "BestOf", "RewardModel", "PreferenceModel",
-    "LocalModel", "objectives",
+    "LocalModel", "find_model", "objectives",
 )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pages
-from pages import FOLDER, LARGEST, is_bench, listed, page, portable, reduced
+import remake
+from pages import FOLDER, LARGEST, NOW, is_bench, listed, page, portable, reduced
 from reports import synthetic
 from tandem.report.results_file import read_results
 
@@ -60,3 +61,21 @@ def test_seeds_are_spelled_shortly():
     assert [listed(s) for s in ([0], [0, 1], [0, 1, 2], [0, 2, 5])] == [
         "0", "0, 1", "0 to 2", "0, 2, 5"
     ]  # fmt: skip
+
+
+def test_a_page_that_was_not_measured_again_says_so_with_its_date():
+    old = reduced(results(), "2026-11-21")
+    old.pop("intervals", None)
+    told = page(old, "x").split("## Policies")[0]
+    assert "**Measured on 2026-11-21, and not again since.**" in told
+    assert "ensemble win" in page(old, "x")  # what stood as gold then was no gold
+    new = old | {"intervals": NOW, "gold": None}
+    assert "not again since" not in page(new, "x")
+    assert "ensemble win" not in page(new, "x")
+
+
+def test_every_published_page_is_made_by_the_one_command():
+    words = " ".join([*(" ".join(w) for w in remake.PAGES), *remake.APART]).replace("_", "-")
+    for file in FOLDER.glob("*.json"):
+        if not is_bench(json.loads(file.read_text(encoding="utf-8"))):
+            assert file.stem in words or f"{file.stem}.py" in words, file

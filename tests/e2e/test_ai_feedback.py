@@ -170,6 +170,14 @@ def test_the_loop_of_critique_and_revision(prompts: Groups) -> None:
     assert [c.text for c in alone.completions] == [c.text for c in revised[3].completions]
 
 
+def test_a_revision_that_fits_is_kept_beside_one_that_does_not(prompts: Groups) -> None:
+    """Constitutional AI trains on every revision that the context takes."""
+    short, long = Completion("yes .", author="revision-1"), Completion("yes . " * 200)
+    revised = Groups.of([Group(prompts[0].prompt, (short, long))])
+    (kept,) = encode(revised, BASE, events=Silent())
+    assert [c.author for c in kept.completions] == ["revision-1"]
+
+
 @pytest.mark.parametrize("learn", ["ppo", "dpo", "direct"])
 def test_rlaif_runs_on_the_base(prompts: Groups, tmp_path: Path, learn) -> None:
     with Run(tmp_path, display=Hidden()) as run:

@@ -40,13 +40,29 @@ def tables(flags: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def test_without_truth_the_gold_reward_decides(tmp_path):
+    """A part of the data is held back for it, and its accuracy is printed."""
+    model, pairs = save_model(tmp_path / "model"), save_pairs(tmp_path / "pairs.jsonl", 1100)
+    out, fast = tmp_path / "out", tables(FAST)
+    fast["reward"] |= {"optim": {"lr": 1e-2}, "head": "zero"}
+    words = [f"--model={model}", f"--data={pairs}", f"--out={out}", "--machine.precision=fp32"]
+    assert cli.main(["bench", str(own(tmp_path, **fast)), *words]) == 0
+    results = read_results(out)
+    assert results["judge"] == "gold_rm"
+    assert results["gold"]["judges"]
+    assert results["gold"]["accuracy"]["low"] > 0.5
+    (told,) = [line for line in results["limits"] if line.startswith("gold_rm was fitted")]
+    assert f"right on {results['gold']['accuracy']['mean']:.1%}" in told
+
+
+def test_with_too_little_data_nobody_is_gold_and_the_proxy_decides(tmp_path):
     model, pairs = save_model(tmp_path / "model"), save_pairs(tmp_path / "pairs.jsonl")
     out = tmp_path / "out"
     words = [f"--model={model}", f"--data={pairs}", f"--out={out}", "--machine.precision=fp32"]
     assert cli.main(["bench", str(own(tmp_path, **tables(FAST))), *words]) == 0
     results = read_results(out)
-    assert results["judge"] == "gold_rm"
-    assert results["budget"] == {"held_out_share": 0.25}
+    assert results["judge"] == "proxy"
+    assert results["gold"] is None
+    assert results["budget"] == {"held_out_share": 0.25, "gold_share": 0.2}
     assert "truth" not in results["policies"][0]
     assert any("Nobody knows the truth" in line for line in results["limits"])
     assert "No truth" in (out / "report.html").read_text()
@@ -70,4 +86,4 @@ def test_a_real_model_on_real_preferences(tmp_path):
     plan, out = own(tmp_path, sampling={"max_tokens": 16}), tmp_path / "out"
     words = [f"--model={model}", f"--data={data}", f"--out={out}"]
     assert cli.main(["bench", str(plan), *words]) == 0
-    assert read_results(out)["judge"] == "gold_rm"
+    assert read_results(out)["judge"] == "proxy"  # 60 conversations are too few for a gold reward

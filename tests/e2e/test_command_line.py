@@ -29,7 +29,7 @@ from vocabularies import CHATML, byte_bpe
 FAST = [
     "--sft.epochs=1", "--sft.batch=16", "--sft.optim.lr=1e-2", "--reward.batch=16",
     "--dpo.epochs=1", "--dpo.batch=16", "--dpo.optim.lr=1e-3", "--sampling.max_tokens=8",
-    "--machine.precision=fp32", "--sizes.held_out_share=0.25",
+    "--machine.precision=fp32", "--sizes.held_out_share=0.25", "--evaluate=full",
 ]  # fmt: skip
 
 
@@ -142,6 +142,23 @@ def test_a_dry_run_writes_nothing(model, pairs, tmp_path, capsys):
     assert "[dpo.optim]\nlr = 0.001" in text
 
 
+def test_too_few_held_out_prompts_are_told_before_the_first_stage(model, tmp_path, capsys):
+    """Of twelve prompts a quarter is held out: no win rate over them is ever resolved."""
+    few, out = tmp_path / "few.jsonl", tmp_path / "run"
+    rows = [{"prompt": f"say {i}", "completion": f"{i} and thank you"} for i in range(12)]
+    few.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["run", "sft", *(w for w in at(model, few, out) if not w.startswith("--dpo"))]
+    assert cli.main([*words, "--dry-run"]) == 0
+    assert "no verdict is possible" in capsys.readouterr().out
+    assert cli.main(words) == 0
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    kinds = [event["kind"] for event in events]
+    (told,) = (event for event in events if event["kind"] == "few-prompts")
+    assert "no verdict is possible" in told["text"]
+    assert kinds.index("few-prompts") < kinds.index("started")
+    assert "no verdict is possible" in capsys.readouterr().err
+
+
 def test_eval_reward_and_policy(finished, pairs, capsys):
     where = {r.name: str(r.folder / "artifact") for r in read_records(finished)}
     fp32 = "--machine.precision=fp32"
@@ -222,7 +239,10 @@ REFUSED = [
     Words(("dpo", TASK, "--config=none.toml"), "none.toml"),
     Words(("dpo", TASK, "--config=settings.json"), "TOML or YAML"),
     Words(("dpo", TASK, "stray"), "stray"),
-    Words(("dpo", "--model=nowhere", "--data=nothing.jsonl"), "nothing.jsonl"),
+    Words(("dpo", "--model=nowhere", "--data=nothing.jsonl"), "there is no model nowhere"),
+    Words(("dpo", TASK, "--eval_data=x.jsonl"), "--eval_data x.jsonl without --data"),
+    Words(("dpo", TASK, "--evaluate=some"), "evaluate"),
+    Words(("dpo", TASK, "--start=rlhf"), "start"),
 ]
 
 

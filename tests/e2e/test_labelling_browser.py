@@ -206,6 +206,31 @@ def test_fifty_questions_by_keyboard_over_two_days(browser, tmp_path):
     assert {v.event["device"] for v in votes} == {"desktop"}
 
 
+def test_criteria_are_judged_by_keyboard(browser, tmp_path):
+    folder = tmp_path / "project"
+    data = questions(tmp_path / "data.jsonl")
+    asked = ("--criteria", json.dumps(["helpful", "honest"]))
+    with served("serve", str(data), "--out", str(folder), *asked) as server:
+        for viewport in (DESKTOP, PHONE):
+            desk = Desk(browser, server.base, viewport)
+            desk.enter(invite(folder, f"Ann {viewport['width']}"))
+            desk.press("c", "ArrowRight")  # from "not judged" round to "A is better"
+            desk.check("criteria")
+            desk.press("Escape")
+            assert desk.page.locator("#criteria").get_attribute("open") is not None
+            desk.vote("6")
+            assert desk.state == "Saved."
+            assert desk.page.locator("#criteria").get_attribute("open") is None
+            assert desk.said == []
+            desk.close()
+    database = find_database(folder)
+    with database.read() as connection:
+        votes = load_votes(connection)
+    database.close()
+    assert [v.event["criteria"] for v in votes] == [{"helpful": "a"}] * 2
+    assert [v.event["choice"] for v in votes] == [6, 6]
+
+
 def test_every_page_and_state_is_accessible_on_desktop_and_phone(browser, tmp_path):
     folder = tmp_path / "demo"
     with served("demo", "--out", str(folder)) as server:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -110,14 +109,23 @@ def test_a_text_that_is_closed_gets_no_second_end(end: str):
     assert encoded.counts.plain == 0, "the prompt was rendered already"
 
 
-def test_settings_that_cannot_be_saved_are_mended_and_said(tmp_path: Path, caplog):
+def test_settings_that_cannot_be_saved_are_mended_and_said(tmp_path: Path):
     lm = hf.AutoModelForCausalLM.from_pretrained(model(tmp_path / "model"))
     lm.generation_config.do_sample, lm.generation_config.temperature = False, 0.7
-    with caplog.at_level(logging.WARNING, "tandem"):
-        save_model(lm, byte_bpe(CHATML), tmp_path / "saved")
+    (said,) = save_model(lm, byte_bpe(CHATML), tmp_path / "saved")
     kept = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
     assert (kept["do_sample"], kept["temperature"]) == (True, 0.7)
-    assert "temperature" in caplog.text
+    assert "temperature" in said
+
+
+def test_settings_that_sampling_does_not_mend_are_left_out(tmp_path: Path):
+    lm = hf.AutoModelForCausalLM.from_pretrained(model(tmp_path / "model"))
+    lm.generation_config.num_beams, lm.generation_config.num_return_sequences = 1, 4
+    lm.generation_config.pad_token_id = -3
+    said = save_model(lm, byte_bpe(CHATML), tmp_path / "saved")
+    assert len(said) == 1
+    assert "pad_token_id" in said[0]
+    hf.GenerationConfig.from_pretrained(str(tmp_path / "saved")).validate(strict=True)
 
 
 def test_the_date_of_a_template_is_frozen_and_part_of_the_key(tmp_path: Path):

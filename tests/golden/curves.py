@@ -69,9 +69,15 @@ CASES: dict[str, Case] = {
     "reward": Case("reward"),
     "preference": Case("preference"),
     "dpo": Case("dpo"),
-    "kto": Case("kto", {"batch": 16}),
+    "kto": Case("kto", {"batch": 16, "optim": {"lr": 2e-3}}),
     "ppo": Case("ppo"),
     "grpo": Case("grpo", {"prompts": 4, "n": 4, "rounds": 2, "minibatch": 2}),
+    "online_dpo": Case("online_dpo", {"prompts": 4, "n": 4, "rounds": 2, "minibatch": 2}),
+    "xpo": Case("xpo", {"prompts": 4, "rounds": 2, "minibatch": 2, "alpha": 0.01}),
+    "iterative_dpo": Case(
+        "iterative_dpo",
+        {"iterations": 2, "prompts": 8, "n": 4, "dpo": {"epochs": 1, "batch": 4}},
+    ),
     "best_of_n": Case("best_of_n", {"n": 2, "pool": 4}),
     "rso": Case("rso", {"pool": 8, "keep": 2}),
     "raft": Case("raft", {"stages": 2, "prompts": 8, "k": 2, "sft": {"epochs": 1, "batch": 4}}),
@@ -84,6 +90,9 @@ CASES: dict[str, Case] = {
     "rlaif": Case("rlaif", {"pairs": 8}, "micro-dialogue"),
     "cai": Case("cai", {"K": 1}, "micro-dialogue"),
     "rlp": Case("rlp", {"n": 3, "gamma": 0.4}),
+    "iterated_rlhf": Case(
+        "iterated_rlhf", {"rounds": 2, "labels": 12, "growth": 1.0, "comparisons": 6}
+    ),
     "rlp-uml": Case("rlp", {"n": 3, "gamma": None, "lam": 0.5}),
 }
 

@@ -9,7 +9,10 @@ from tandem.methods import METHODS
 
 CLOSE = 1e-3
 """How far a rounded loss may be from the kept one on a processor without digests of its own."""
-DRAWN = ("ppo", "grpo", "raft", "rest", "rso", "best_of_n", "lmsi", "star", "rlaif", "cai", "rlp")
+DRAWN = (
+    "ppo", "grpo", "online_dpo", "xpo", "iterative_dpo", "raft", "rest", "rso", "best_of_n",
+    "lmsi", "star", "rlaif", "cai", "rlp", "iterated_rlhf",
+)  # fmt: skip
 """Methods that sample, where one bit can change a token and with it all that follows."""
 
 

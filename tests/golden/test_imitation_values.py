@@ -10,20 +10,32 @@ import torch
 from tabular import PI_REF, PI_STAR, R_STAR, f64, minimise, one_token, total, tv
 from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError
-from tandem.objectives import gold, nll, weighted
+from tandem.objectives import gold, nll, soft_mean, weighted
 
 
 def test_weights_are_exponentials_of_the_reward():
-    """Costs (1, 2, 3) and (8), rewards 0 and ln 2, eta 1: weight 2, (6 + 2*8)/(3 + 2).
+    """Costs (1, 2, 3) and (8), rewards 0 and ln 2, eta 1: weight 2, (6 + 2*8)/(3 + 1).
 
-    With eta = 1/2 the weight is 4: (6 + 4*8)/(3 + 4). The mean reward cancels.
+    With eta = 1/2 the weight is 4: (6 + 4*8)/4. A level of ln 2 halves what eta = 1 gives.
     """
     logp, r = Ragged.of([-f64(1, 2, 3), -f64(8)]), f64(0, math.log(2))
-    assert total(weighted(logp, r)).item() == pytest.approx(22 / 5)
-    assert total(weighted(logp, r, eta=0.5)).item() == pytest.approx(38 / 7)
-    assert total(weighted(logp, r, mean=7.0)).item() == pytest.approx(22 / 5)
-    assert total(weighted(logp, r, per="sequence")).item() == pytest.approx((2 + 2 * 8) / 3)
-    assert total(weighted(logp, r, weight=f64(2, 1))).item() == pytest.approx(28 / 8)
+    assert total(weighted(logp, r)).item() == pytest.approx(22 / 4)
+    assert total(weighted(logp, r, eta=0.5)).item() == pytest.approx(38 / 4)
+    assert total(weighted(logp, r, level=math.log(2))).item() == pytest.approx(11 / 4)
+    assert total(weighted(logp, r, per="sequence")).item() == pytest.approx((2 + 2 * 8) / 2)
+    assert total(weighted(logp, r, weight=f64(2, 1))).item() == pytest.approx(28 / 7)
+
+
+def test_the_soft_mean_makes_weights_one_on_average():
+    """eta ln mean e^{r / eta}: with rewards 0 and ln 3 at eta 1 it is ln 2, weights 1/2 and 3/2.
+
+    With own weights 3 and 1 it is ln (6/4). Large rewards do not overflow.
+    """
+    r = f64(0, math.log(3))
+    assert soft_mean(r, 1.0) == pytest.approx(math.log(2))
+    assert soft_mean(r, 1.0, f64(3, 1)) == pytest.approx(math.log(1.5))
+    assert soft_mean(1000 * r, 0.01) == pytest.approx(1000 * math.log(3) - 0.01 * math.log(2))
+    assert soft_mean(r, 1e6) == pytest.approx(math.log(3) / 2, abs=1e-5)
 
 
 def test_a_high_temperature_is_imitation():
@@ -37,9 +49,36 @@ def test_reward_weighting_reaches_the_optimum():
 
     def population(logits: torch.Tensor) -> torch.Tensor:
         logp = one_token(torch.log_softmax(logits, -1))
-        return total(weighted(logp, R_STAR, eta=0.5, mean=0.5, weight=PI_REF))
+        return total(weighted(logp, R_STAR, eta=0.5, level=0.5, weight=PI_REF))
 
     assert tv(torch.softmax(minimise(population, torch.zeros_like(PI_REF)), -1), PI_STAR) < 1e-6
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 10])
+def test_reward_weighting_has_its_limit_with_steps_of_any_size(size: int):
+    """Ten answers with exactly the shares of pi_ref, in steps of `size`: pi* of F1.
+
+    Divided by a step's own weights, one answer a step would weigh 1 whatever its reward: the limit
+    was pi_ref, at a distance of .57.
+    """
+    answers = torch.repeat_interleave(torch.arange(4), torch.tensor([4, 3, 2, 1]))
+    order = answers[torch.randperm(10, generator=torch.Generator().manual_seed(0))]
+    level = soft_mean(R_STAR[answers], 0.5)
+
+    def epoch(logits: torch.Tensor) -> torch.Tensor:
+        steps = [
+            total(
+                weighted(
+                    one_token(torch.log_softmax(logits, -1)[y]), R_STAR[y], eta=0.5, level=level
+                )
+            )
+            for y in order.split(size)
+        ]
+        return torch.stack(steps).mean()
+
+    limit = torch.softmax(minimise(epoch, torch.zeros_like(PI_REF)), -1)
+    assert tv(PI_REF, PI_STAR) == pytest.approx(0.57, abs=0.01)
+    assert tv(limit, PI_STAR) < 1e-6
 
 
 def test_gold_by_hand():

@@ -109,6 +109,18 @@ def test_robust_is_unbiased_for_the_clean_loss(u: float, eps: float):
     assert ((1 - eps) * straight + eps * flipped).item() == pytest.approx(-math.log(s(u)))
 
 
+def test_robust_stops_to_pull_at_its_bound():
+    """Without one the slope tends to -beta eps/(1 - 2 eps) = -.0625, at beta .5 and eps .1."""
+
+    def pull(u: float, **settings: float) -> float:
+        return gradient(lambda h, p: robust(h, p, beta=0.5, noise=0.1, **settings), u / 0.5)
+
+    assert pull(60, bound=math.inf) == pytest.approx(-0.5 * 0.1 / 0.8)
+    assert pull(10.1) == pull(-10.1) == 0
+    assert pull(9.9) < -0.06
+    assert pull(-9.9) == pytest.approx(-0.5 * 0.9 / 0.8, abs=1e-3)
+
+
 def test_cdpo_stops_at_its_label():
     """The gradient is 0 where s(u) = 1 - eps: d = ln((1 - eps)/eps)/beta."""
     d = math.log(0.9 / 0.1) / 0.5

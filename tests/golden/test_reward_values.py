@@ -63,13 +63,45 @@ def test_noise_correction_formula(z: float):
     assert bradley_terry(f64(z, 0), pair(), noise=0.2).loss.item() == pytest.approx(want)
 
 
+def slope(z: float, p: float = 1.0, **settings: float) -> float:
+    """Return dL/dr_w of one pair of rewards (z, 0)."""
+    score = f64(z, 0).requires_grad_(True)
+    (g,) = torch.autograd.grad(bradley_terry(score, pair(p), **settings).loss.sum(), score)
+    return g[0].item()
+
+
 def test_noise_correction_falls_for_ever_unless_bounded():
-    """Slope -> -eps/(1 - 2 eps) = -1/3 at eps = .2; with a bound it is 0 beyond."""
-    score = f64(60, 0).requires_grad_(True)
-    (g,) = torch.autograd.grad(bradley_terry(score, pair(), noise=0.2).loss.sum(), score)
-    assert g[0].item() == pytest.approx(-1 / 3)
-    (g,) = torch.autograd.grad(bradley_terry(score, pair(), noise=0.2, bound=5).loss.sum(), score)
-    assert g.abs().max().item() == 0
+    """Slope -> -eps/(1 - 2 eps) = -1/3 at eps = .2; beyond the bound, 10 by default, it is 0."""
+    assert slope(60, noise=0.2, bound=math.inf) == pytest.approx(-1 / 3)
+    assert slope(9.9, noise=0.2) < -0.33
+    assert slope(10.1, noise=0.2) == 0
+    assert slope(10.1, noise=0.2, bound=12) < -0.33
+    assert slope(12) == pytest.approx(-1 / (1 + math.exp(12)))  # no correction, no bound
+    with pytest.raises(ConfigError, match="bound"):
+        bradley_terry(f64(1, 0), pair(), noise=0.2, bound=0.0)
+
+
+@pytest.mark.parametrize("z", [-15.0, -3.0, 9.0, 15.0])
+def test_the_bounded_correction_is_unbiased(z: float):
+    """(1 - eps) L(z) + eps L(-z) is the plain loss of the clipped z, for every pair."""
+    straight, flipped = (bradley_terry(f64(x, 0), pair(), noise=0.2).loss.item() for x in (z, -z))
+    plain = math.log1p(math.exp(-max(-10.0, min(10.0, z))))
+    assert 0.8 * straight + 0.2 * flipped == pytest.approx(plain, abs=1e-12)
+
+
+def test_a_bounded_loss_has_a_floor():
+    """Fitted for long to one click, z ends at the bound, and the loss where it was there."""
+    score = f64(0, 0).requires_grad_(True)
+    optimiser = torch.optim.SGD([score], lr=1.0)
+    for _ in range(200):
+        optimiser.zero_grad()
+        bradley_terry(score, pair(), noise=0.2).loss.sum().backward()
+        optimiser.step()
+    z = (score[0] - score[1]).item()
+    assert 10 <= z < 11
+    ell = lambda x: math.log1p(math.exp(-x))  # noqa: E731
+    floor = (0.8 * ell(10) - 0.2 * ell(-10)) / 0.6
+    assert bradley_terry(score, pair(), noise=0.2).loss.item() == pytest.approx(floor)
 
 
 def test_constants_are_free_unless_centred():

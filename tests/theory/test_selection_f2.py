@@ -23,6 +23,7 @@ from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.engines import Sampling
+from tandem.errors import ConfigError
 from tandem.judges import open_judge
 from tandem.judges.reward_model import RewardModel, Shaped
 from tandem.machine import Machine
@@ -40,6 +41,8 @@ from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import ValidatedPolicy
+from tandem.stages.evaluate_policy import evaluate_answers, kl_temperature
+from tandem.stages.evaluate_rounds import evaluate_rounds
 from tandem.stages.judging import judge
 from tandem.stages.sampling import BestOf, sample
 from tandem.statistics import best_of
@@ -176,6 +179,31 @@ def test_the_curve_over_n_is_the_law_and_says_its_price(pi_sft, r_phi, run):
 # RSO -------------------------------------------------------------------------------------------
 
 
+def test_dedupe_is_the_same_for_every_source(pi_sft, r_phi, run):
+    """Four texts are all that there are: each source pairs different ones, and keeps all it can.
+
+    Of 16 draws `rso` and `sft` find the same candidates; `direct` loses its pair of equal answers.
+    """
+    x = prompts(pi_sft.path, 20)
+    equal = Group(asked("e"), (answer("aa"), answer("aa"), answer("ab")),
+                  preferences=(Preference(0, 1), Preference(2, 1)))  # fmt: skip
+    D = Groups.of([equal, enumerated()])
+    short = replace(rso_settings(), pool=16, keep=4, dedupe=True)
+    short = replace(short, dpo=replace(short.dpo, epochs=1))
+    different = {}
+    for source in ("rso", "sft", "direct"):
+        scope = run.scope(source, run.seed)
+        rso.recipe(scope, pi_sft, x, D, r_phi, TWO, replace(short, source=source))
+        trained_on = "distinct" if source == "direct" else "pairs"
+        found = stage(scope, trained_on)
+        different[source] = {g.id: {c.text for c in g.completions} for g in found}
+        for g in found:
+            assert len({c.text for c in g.completions}) == len(g)
+            assert all(g.completions[v.i].text != g.completions[v.j].text for v in g.preferences)
+    assert different["rso"] == different["sft"]
+    assert sum(len(g.preferences) for g in found) == 1 + 6
+
+
 def rso_settings(**more: Any) -> RSOConfig:
     cfg = DPOConfig(beta=0.5, epochs=120, batch=1000, optim=optim())
     return RSOConfig(ranker="reward", pairing="tournament", soft=True, dpo=cfg, **more)
@@ -310,6 +338,97 @@ def test_the_shaped_reward_takes_off_the_price(pi_sft, r_phi, tmp_path):
     (same,) = judge(group, Shaped(r, pi_sft, pi_sft, 0.7), machine=MACHINE)
     np.testing.assert_allclose(shaped.scores, plain.scores - 0.7 * log_ratio, atol=1e-5)
     np.testing.assert_allclose(same.scores, plain.scores, atol=1e-6)
+
+
+def at_temperature(first: dict[str, float], temperature: float) -> np.ndarray:
+    """Return the law of F2's answers with these first tokens, each token tempered."""
+    later = {"a": {"a": 0.7, "b": 0.3}, "b": {"a": 0.2, "b": 0.8}}
+
+    def tempered(p: dict[str, float]) -> dict[str, float]:
+        powers = {k: v ** (1 / temperature) for k, v in p.items()}
+        return {k: v / sum(powers.values()) for k, v in powers.items()}
+
+    head = tempered(first)
+    return np.array([head[y[0]] * tempered(later[y[0]])[y[1]] for y in ANSWERS])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_kl_of_an_exam_is_read_at_the_sampling_temperature(pi_sft, tmp_path, temperature):
+    """Each answer's number is log pi_T(y) / ref_T(y); their mean over pi_T's answers is the KL.
+
+    Read at 1, answers of temperature .5 have a mean of .384 where the KL is .312.
+    """
+    first = {"a": 0.9, "b": 0.1}
+    pi = Checkpoint(f2_model(tmp_path / "pi", first), "pi")
+    mine, ref = (at_temperature(f, temperature) for f in (first, {"a": 0.6, "b": 0.4}))
+    whose = tokenizer_hash(load_tokenizer(pi_sft.path))
+    answers = Groups.of(
+        mark_tokenizer(Group(asked(y), (answer(y),), scores=np.zeros(1)), whose) for y in ANSWERS
+    )
+    found = evaluate_answers(
+        answers, answers, judges={}, comparers={}, policy=pi, opponent=pi_sft,
+        temperature=kl_temperature(replace(TWO, temperature=temperature)), machine=MACHINE,
+    )  # fmt: skip
+    np.testing.assert_allclose(found["kl"], np.log(mine / ref), atol=1e-5)
+    divergence = float(mine @ np.array(found["kl"]))
+    assert divergence == pytest.approx(float(mine @ np.log(mine / ref)), abs=1e-5)
+    if temperature == 0.5:
+        plain = np.log(np.array([0.9, 0.9, 0.1, 0.1]) / np.array([0.6, 0.6, 0.4, 0.4]))
+        assert float(mine @ plain) == pytest.approx(0.384, abs=1e-3)
+        assert divergence == pytest.approx(0.312, abs=1e-3)
+
+
+def test_rounds_are_as_far_as_their_samples_say(pi_sft, r_phi, tmp_path):
+    """The KL of a round is read at the temperature too: each answer once, so the plain mean."""
+    first = {"a": 0.9, "b": 0.1}
+    pi = Checkpoint(f2_model(tmp_path / "pi", first), "pi")
+    mine, ref = (at_temperature(f, 0.5) for f in (first, {"a": 0.6, "b": 0.4}))
+    whose = tokenizer_hash(load_tokenizer(pi_sft.path))
+    said = Groups.of(mark_tokenizer(Group(asked(y), (answer(y),)), whose) for y in ANSWERS)
+    given = ((pi_sft, pi), (RewardModel(r_phi),), (said,), (), (said, said), None, None)
+    start, after = evaluate_rounds(*given, temperature=0.5, machine=MACHINE)["numbers"]
+    assert start["KL"] is None
+    assert after["KL"]["mean"] == pytest.approx(float(np.log(mine / ref).mean()), abs=1e-5)
+    greedy = evaluate_rounds(*given, temperature=None, machine=MACHINE)["numbers"]
+    assert greedy[1]["KL"] is None
+
+
+@pytest.mark.parametrize(
+    "how", [{"temperature": 0.0}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.1}], ids=str
+)
+def test_answers_of_another_law_have_no_kl(pi_sft, tmp_path, how):
+    """Greedy and truncated answers: the column is left out, and RAFT's price is refused."""
+    sampling = replace(TWO, **how)
+    assert kl_temperature(sampling) is None
+    whose = tokenizer_hash(load_tokenizer(pi_sft.path))
+    one = Groups.of([mark_tokenizer(Group(asked("x"), (answer("aa"),)), whose)])
+    found = evaluate_answers(
+        one, one, judges={}, comparers={}, policy=pi_sft, opponent=pi_sft,
+        temperature=kl_temperature(sampling), machine=MACHINE,
+    )  # fmt: skip
+    assert set(found) == {"length"}
+    with (
+        Run(tmp_path / "run", machine=MACHINE) as run,
+        pytest.raises(ConfigError, match=r"raft\.beta"),
+    ):
+        raft.recipe(run, pi_sft, one, pi_sft, sampling, None, RAFTConfig(beta=0.1, k=2))
+    assert run.records() == []
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_a_shaped_reward_has_the_price_at_the_sampling_temperature(
+    pi_sft, r_phi, tmp_path, temperature
+):
+    first = {"a": 0.9, "b": 0.1}
+    pi = Checkpoint(f2_model(tmp_path / "pi", first))
+    mine, ref = (at_temperature(f, temperature) for f in (first, {"a": 0.6, "b": 0.4}))
+    whose = tokenizer_hash(load_tokenizer(pi_sft.path))
+    r = RewardModel(r_phi)
+    by = RAFTConfig(beta=0.7).reward(r, pi, pi_sft, replace(TWO, temperature=temperature))
+    group = [mark_tokenizer(enumerated(), whose)]
+    (plain,) = judge(group, r, machine=MACHINE)
+    (shaped,) = judge(group, by, machine=MACHINE)
+    np.testing.assert_allclose(shaped.scores, plain.scores - 0.7 * np.log(mine / ref), atol=1e-5)
 
 
 def test_the_second_stage_of_raft_pays_the_price(pi_sft, r_phi, run):

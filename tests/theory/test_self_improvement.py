@@ -17,6 +17,7 @@ import pytest
 from scipy.stats import binom
 
 import tiny
+from climbing import Heard
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.groups import Groups
@@ -172,6 +173,21 @@ def test_lmsi_does_the_same_whatever_the_key_says(tmp_path: Path):
     assert all(g.prompt.meta == {} for g in found[0][0].load())
 
 
+def test_lmsi_keeps_a_question_of_which_one_path_fits(tmp_path: Path):
+    """31 of 32 paths are equal and fit, the other one agrees and is longer than the context."""
+    base = Checkpoint(tiny.folder(tmp_path / "base", max_position_embeddings=12), "base")
+    long = "b" * 20 + "#### 1"
+    agreed = voted(["a#### 1"] * 31 + [long])
+    wording = QuestionFormat(StatedAnswer(), (PromptStyle("plain"),), layout="{question}", hint="")
+    question = Groups.of([Group(Prompt("x", "q"))])
+    events = Heard()
+    (kept,) = lmsi.in_forms(
+        Groups.of([agreed]), question, wording, wording.forms, base, events=events
+    )
+    assert [(c.text, c.weight) for c in kept.completions] == [("a#### 1", 31.0)]
+    assert "dropped 1 completions" in events.of("encoded")[0]["text"]
+
+
 HINT = " (the answer is 1)"
 SUMS = QuestionFormat(StatedAnswer(), (PromptStyle("plain"),), layout="{question}", hint=HINT)
 
@@ -241,15 +257,19 @@ def known(policy: Checkpoint, prompts: Groups, *, n: int, sampling: Sampling) ->
         ([5, 7, 6], 0.0, 2, "model-1"),
         ([5, 4], 0.0, 1, "base"),
         ([5, 7, 8], 0.15, 2, "model-2"),
-        ([5, 6, 7], 0.0, 3, "model-3"),
-        ([5, 4, 3], -1.0, 3, "model-3"),
+        ([5, 6, 7, 8], 0.0, 3, "model-3"),
+        ([5, 6, 7, 6], 0.0, 3, "model-2"),
+        ([5, 4, 3, 2], -1.0, 3, "base"),
     ],
-    ids=["plateau", "fall", "never better", "too little", "all loops", "never stops"],
+    ids=["plateau", "fall", "never better", "too little", "all loops", "last falls", "never stops"],
 )
 def test_star_ends_on_a_plateau_with_the_best_measured_model(
     right, gain, fitted, best, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Ten questions; `right` by M_0, M_1, ...; loop n answers them with M_{n-1}, n <= 3."""
+    """Ten questions; `right` by M_0, M_1, ...; loop n answers them with M_{n-1}, n <= 3.
+
+    After the third loop M_3 answers them too: a model that nobody measured is never returned.
+    """
     monkeypatch.setattr(star, "sample", known)
     monkeypatch.setattr(f"{__name__}.RIGHT", {})
     monkeypatch.setattr(f"{__name__}.TO_COME", list(right))
@@ -262,6 +282,8 @@ def test_star_ends_on_a_plateau_with_the_best_measured_model(
         done = {r.name: r.load() for r in run.records() if r.name.startswith("model")}
     assert len(done) == fitted
     assert policy.hash == {"base": base, **done}[best].hash
+    assert policy.hash in RIGHT
+    assert RIGHT[policy.hash] == max(RIGHT.values())
 
 
 @pytest.fixture(scope="module")

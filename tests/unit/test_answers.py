@@ -25,8 +25,8 @@ from tandem.judges.answer_key import AnswerKey
 from tandem.methods.lmsi import _in_form, only_questions
 from tandem.rng import Seed
 from tandem.tasks import Sizes, gsm8k
-from tandem.tasks.load import task_from_files
 from tandem.tasks.micro import Micro, arithmetic
+from tandem.tasks.own_data import task_from_files
 
 GSM8K = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k_train.jsonl.gz"
 

@@ -46,6 +46,16 @@ def test_a_file_is_read_whole(tmp_path):
     assert (broken.recipe, dpo.paper) == ("benches:broken", {"win": 50.2})
 
 
+def test_few_evaluation_prompts_are_told_with_the_plan(tmp_path, capsys):
+    """Before anything runs, in place of the difference that could be resolved."""
+    plan = benches.plan(tmp_path / "plan.yaml", sizes={"evaluation": 5})
+    assert cli.main(["bench", str(plan), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "5 held-out prompts: no verdict is possible" in told
+    assert "would be resolved" not in told
+    assert "would be resolved" in comparison_notes(planned(benches.plan(tmp_path / "more.yaml")))
+
+
 def test_an_entrys_settings_win_over_the_plans(tmp_path):
     row = {"name": "sharp", "method": "dpo", "settings": {"dpo": {"beta": 0.5}}}
     (entry,) = planned(benches.plan(tmp_path / "p.yaml", entry=[row], claims=[])).entries
@@ -148,6 +158,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a reward": ({"entry": [{"method": "reward"}]}, "reward fits a reward model"),
     "a preference": ({"entry": [{"method": "preference"}]}, "fits a preference model"),
     "a solver": ({"entry": [{"method": "star"}]}, "star fits a solver"),
+    "rounds": ({"entry": [{"method": "iterated_rlhf"}]}, "fits rewards and policies of several"),
 }  # fmt: skip
 
 

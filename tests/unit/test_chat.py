@@ -309,6 +309,21 @@ class TestLengths:
         assert encoded.counts.preferences == 3
         assert encoded.counts.preferences_kept == 1
 
+    def test_drop_keeps_the_one_answer_that_fits(self):
+        """Of answers that nobody compared one alone is worth keeping, with its weight.
+
+        LMSI's 31 equal paths are one answer of weight 31: they are not lost with a path too long.
+        """
+        texts = (" sat", " " + "the cat sat on the mat " * 5)
+        votes = tuple(Completion(t, weight=w) for t, w in zip(texts, (31.0, 1.0), strict=True))
+        encoded = encode_groups(
+            Groups.of([Group(Prompt("k", "the cat"), votes)]), byte_bpe(), max_length=12
+        )
+        (kept,) = encoded.groups
+        assert [(c.text, c.weight) for c in kept.completions] == [(" sat", 31.0)]
+        assert encoded.counts.completions_dropped == {"longer than 12 tokens": 1}
+        assert encoded.counts.dropped == {}
+
     def test_keep_start_never_cuts_one_side_only(self):
         group, prompt, (short, long) = self.pair()
         cut = one(group, byte_bpe(), max_length=prompt + long - 1, truncation="keep-start")

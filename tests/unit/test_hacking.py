@@ -11,11 +11,13 @@ import pytest
 
 from tandem.errors import DataError
 from tandem.evaluation.reward_hacking import (
+    agreement_with_proxy,
     diagnose_curve,
     early_stop,
     plot_curves,
     read_curve,
     read_curve_by_prompt,
+    trusted_signals,
 )
 
 ALPHA, BETA = 1.0, 0.5
@@ -153,3 +155,59 @@ def test_the_drawing_is_the_same_file_every_time(tmp_path: Path):
     assert "beta .05: truth" in text
     assert "<dc:date>" not in text
     assert np.char.count(text, "<path") > 5
+
+
+def judged(shared: float, rounds: int = 8, prompts: int = 400) -> list[dict[str, np.ndarray]]:
+    """Rounds in which prompts are hard, the policy improves, and `held_out` has the proxy's errors.
+
+    Truth, the proxy's error and another error are drawn anew for each answer; `held_out` makes the
+    share `shared` of the proxy's error, `gold_rm` an error of its own.
+    """
+    rng = np.random.default_rng(0)
+    hard = 10 * rng.normal(size=prompts)
+    found: list[dict[str, np.ndarray]] = []
+    for k in range(rounds):
+        true, error, own = rng.normal(size=(3, prompts))
+        base = hard + 3.0 * k + true
+        found.append(
+            {
+                "proxy": base + 1.5 * error,
+                "truth": base,
+                "gold_rm": base + 0.5 * own,
+                "held_out": base + 1.5 * (shared * error + math.sqrt(1 - shared**2) * own),
+            }
+        )
+    return found
+
+
+def test_agreement_is_over_single_answers_and_not_over_hard_prompts_or_better_policies():
+    """corr(t + 1.5 e, t) = 1 / sqrt(3.25), and corr(t + 1.5 e, t + .5 o) = 1 / sqrt(3.25 1.25)."""
+    found = agreement_with_proxy(judged(shared=1.0))
+    assert found["truth"] == pytest.approx(1 / math.sqrt(3.25), abs=0.03)
+    assert found["gold_rm"] == pytest.approx(1 / math.sqrt(3.25 * 1.25), abs=0.03)
+    assert found["held_out"] == pytest.approx(1)
+    raw = np.concatenate([p["proxy"] for p in judged(1.0)])
+    assert np.corrcoef(raw, np.concatenate([p["truth"] for p in judged(1.0)]))[0, 1] > 0.95
+
+
+def test_what_agrees_least_with_the_proxy_is_believed_but_not_noise():
+    assert trusted_signals({}) == ["truth", "gold_rm", "held_out"]
+    assert trusted_signals({"gold_rm": 0.98, "held_out": 0.6}) == ["truth", "held_out", "gold_rm"]
+    assert trusted_signals({"gold_rm": 0.4, "held_out": -0.02}) == ["truth", "gold_rm", "held_out"]
+    points = [{k: v for k, v in p.items() if k != "truth"} | {"gold_rm": p["proxy"]}
+              for p in climb()]  # fmt: skip
+    copies = [{k: v for k, v in p.items() if k != "truth"} for p in judged(shared=0.2)]
+    copies = [p | {"gold_rm": p["proxy"] + 0.01 * p["held_out"]} for p in copies]
+    blind = diagnose_curve(points)
+    assert (blind.signal, blind.diverged) == ("gold_rm", False)
+    seen = diagnose_curve(points, by_prompt=copies)
+    assert (seen.signal, seen.diverged) == ("held_out", True)
+    assert seen.agreement["gold_rm"] > 0.99 > seen.agreement["held_out"]
+    told = str(diagnose_curve(points, by_prompt=copies, signal="gold_rm"))
+    assert "gold_rm shares the proxy's errors" in told
+
+
+def test_nothing_is_measured_where_nothing_differs():
+    flat = [{"proxy": np.ones(3), "truth": np.arange(3.0)} for _ in range(2)]
+    assert agreement_with_proxy(flat) == {}
+    assert agreement_with_proxy(judged(0.0)[:1]) == {}

@@ -63,6 +63,22 @@ def test_the_export_holds_groups_pairs_votes_and_a_card(tmp_path):
     database.close()
 
 
+def test_criteria_are_exported_in_the_order_of_the_answers(tmp_path):
+    project = Project(criteria=("helpful", "short"))
+    database = begin(tmp_path / "p", asked(6), project)
+    who = join(database, "Ann")
+    for ticket in everything(database, who):
+        first = "a" if ticket.order[0] == 0 else "b"
+        say(database, who, ticket, 2, project, criteria={"helpful": first})
+    write(database, tmp_path / "out")
+    database.close()
+    rows = pq.read_table(tmp_path / "out" / "votes.parquet").to_pylist()
+    assert [row["criteria"] for row in rows] == [[{"name": "helpful", "sign": 1}]] * 6
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Criterion helpful: judged in 6 votes, like the whole answer in 6 of them." in card
+    assert "short" not in card
+
+
 def test_datasets_opens_the_folder(tmp_path):
     import datasets
 

@@ -13,9 +13,15 @@ import sqlalchemy as sa
 
 from labels import asked, begin, everything, join, say, take
 from postgres import ABSENT, Postgres, is_there
-from tandem.errors import DataError
+from tandem.errors import ConfigError, DataError
 from tandem.labelling import people, vote_store
-from tandem.labelling.assignment import Project, find_ticket, next_ticket
+from tandem.labelling.assignment import (
+    Project,
+    find_ticket,
+    keep_lease,
+    load_project,
+    next_ticket,
+)
 from tandem.labelling.judgements import load_votes
 from tandem.labelling.questions import Questions
 from tandem.labelling.schema import event, item, lease
@@ -77,6 +83,38 @@ def test_a_vote_is_kept_with_everything_that_was_shown(start):
     assert 0 <= kept["seconds"] <= 0.5
     assert vote.pseudonym == ann.pseudonym
     assert "Ann" not in str(kept)
+
+
+def test_criteria_are_kept_as_shown_and_read_in_the_items_frame(start):
+    project = Project(criteria=("helpful", "honest"))
+    database = start(8, project)
+    ann = join(database, "Ann")
+    for ticket in everything(database, ann):
+        first = "a" if ticket.order[0] == 0 else "b"
+        say(database, ann, ticket, -1, project, criteria={"helpful": first, "honest": "same"})
+    kept = counted(database)
+    assert {v.event["order"][0] for v in kept} == {0, 1}
+    for vote in kept:
+        read = vote_store.criteria_by_answer(vote.event["criteria"], vote.event["order"])
+        assert read == {"helpful": 1, "honest": 0}
+    with database.read() as connection:
+        assert load_project(connection) == project
+
+
+@pytest.mark.parametrize("said", [{"short": "a"}, {"helpful": "much"}])
+def test_a_criterion_that_is_not_asked_is_refused(start, said):
+    project = Project(criteria=("helpful",))
+    database = start(2, project)
+    ann = join(database, "Ann")
+    with pytest.raises(DataError, match="criterion"):
+        say(database, ann, take(database, ann), 1, project, criteria=said)
+    assert counted(database) == []
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("",), ("x" * 41,), tuple("abcdefghi"), ("a\n",)])
+def test_criteria_are_few_short_and_different(names):
+    with pytest.raises(ConfigError, match="criteri"):
+        Project(criteria=names)
 
 
 def test_the_order_is_seeded_and_both_orders_come(start):
@@ -222,7 +260,9 @@ def test_taking_a_skip_back_does_not_take_a_place_that_others_have(start):
         vote_store.record_skip(connection, ann, ticket.token, Judgement("s", reason="unclear"))
     say(database, bob, take(database, bob))
     with database.write() as connection:
-        assert vote_store.record_undo(connection, ann, "u", Project()).token == ticket.token
+        back = vote_store.record_undo(connection, ann, "u", Project())
+        assert back.token == ticket.token
+        keep_lease(connection, back, Project())  # an open page asks for it every minute
     assert say(database, ann, ticket).kind == "late"
     assert [v.pseudonym for v in counted(database)] == [bob.pseudonym]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, DataError, JudgeError
 from tandem.judges import Judge
 from tandem.rng import Seed
-from tandem.tasks.micro import Annotator, Camps, Drifting, Micro, Truth, posts
+from tandem.tasks import Sizes
+from tandem.tasks.load import load_task
+from tandem.tasks.micro import Annotator, Camps, Drifting, DriftingTruth, Micro, Truth, posts
 
 TASK = Micro("summaries")
 
@@ -145,3 +148,22 @@ def test_mistakes_are_explained() -> None:
         list(Annotator()([Group(TASK.prompts("sft", 1, Seed(0))[0].prompt)]))
     with pytest.raises((DataError, JudgeError), match="facts"):
         list(Truth()([Group(Prompt("a", "b"))]))
+
+
+def test_a_task_whose_taste_moves_has_people_and_truth_of_the_same_round():
+    sizes = Sizes(demonstrations=4, pairs=4, held_out=2, prompts=4, evaluation=4, flips=0.0)
+    task = load_task("micro-flip", sizes)
+    assert isinstance(task.annotator, Drifting)
+    assert isinstance(task.truth, DriftingTruth)
+    texts = ("ann cooks .", "ann cooks , ann cooks , ann cooks , ann cooks , ann cooks .")
+    said = [replace(g, completions=tuple(Completion(t) for t in texts)) for g in task.evaluation]
+    for t in (0, 5):
+        votes = list(task.annotator.at_round(t)(said))
+        scores = list(task.truth.at_round(t)(said))
+        for vote, score in zip(votes, scores, strict=True):
+            assert score.scores is not None
+            assert vote.preferences[0].p == float(score.scores[0] > score.scores[1])
+    early, late = (next(task.truth.at_round(t)(said)).scores for t in (0, 5))
+    assert early is not None
+    assert late is not None
+    assert early[0] - early[1] > late[0] - late[1]

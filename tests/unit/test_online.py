@@ -386,42 +386,119 @@ def test_k3_as_a_loss_says_that_its_optimum_is_another(
     sampling: dict[str, Any], told: int, init: Path, tmp_path: Path
 ):
     heard = Heard()
-    climbed(grpo, replace(GRPO, rounds=1, inner=1, **sampling), init, tmp_path, heard=heard)
+    fresh = {"inner": 1, "minibatch": GRPO.prompts}  # k2 asks for it
+    climbed(grpo, replace(GRPO, rounds=1, **fresh, **sampling), init, tmp_path, heard=heard)
     assert len(heard.of("estimator")) == told
     assert all("not pi_ref exp" in line["text"] for line in heard.of("estimator"))
 
 
-def test_dapo_leaves_out_groups_without_spread(init: Path):
-    """They never reach a batch, and the columns of the others stay with their completions."""
-    groups = drawn(init, 3)
-    cfg = replace(grpo.GRPO_VARIANTS["dapo"], n=3, prompts=6, minibatch=3)
-    all_in = algorithm(init, Picky(()), cfg).experience(groups)
-    some = algorithm(init, Picky(("p1", "p4")), cfg).experience(groups)
-    assert [g.id for g in some.groups] == ["p0", "p2", "p3", "p5"]
-    assert some.metrics["informative"] == pytest.approx(4 / 6)
-    keep = torch.tensor([k for k in range(18) if k // 3 not in (1, 4)])
-    for name in ("old_logp", "ref_logp", "advantages"):
-        want = all_in.columns[name].select(keep)
-        torch.testing.assert_close(some.columns[name].values, want.values)
-    shape = RolloutShape(6, 3, 1, 1, 3)
-    source, _ = online(lambda g: some, shape, init)
-    sizes = [sum(b.tokens.n for b in source._batches(0, k, some)) for k in range(2)]
-    assert sizes == [6, 6]
+DAPO = replace(grpo.GRPO_VARIANTS["dapo"], n=3, prompts=4, minibatch=2, rounds=2, optim=FAST)
 
 
-def test_dapo_keeps_one_group_a_step_when_none_has_spread(init: Path):
-    """All advantages are 0 then: the steps are empty of gradient, and not of tokens."""
-    cfg = replace(grpo.GRPO_VARIANTS["dapo"], n=3, prompts=6, minibatch=3)
-    none = algorithm(init, Picky(tuple(f"p{i}" for i in range(6))), cfg).experience(drawn(init, 3))
+@dataclass
+class Counting:
+    """Asks another judge and remembers who was judged."""
+
+    judge: Any
+    seen: list[str] = field(default_factory=list)
+    name: str = "counting"
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        for g in self.judge(groups):
+            self.seen.append(g.id)
+            yield g
+
+
+def dapo_round(init: Path, judge: Any, cfg: grpo.GRPOConfig = DAPO) -> tuple[Any, RolloutSource]:
+    """Sample a round with DAPO; return its experience and the source."""
+    method = algorithm(init, judge, cfg, grpo.SelectiveGRPO)
+    shape = RolloutShape(cfg.prompts, cfg.n, cfg.rounds, cfg.inner, cfg.minibatch)
+    source, policy = online(None, shape, init)
+    source.algorithm = method
+    return source._sampled(policy), source
+
+
+def test_dapo_fills_its_round_with_groups_that_have_spread(init: Path):
+    """Prompts 1 and 4 of six have none: four others are found, further prompts in their order."""
+    plain, _ = dapo_round(init, Picky(()))
+    assert len(plain.groups) == 4
+    assert plain.metrics["informative"] == 1
+    judge = Counting(Picky(("p1", "p4")))
+    found, source = dapo_round(init, judge)
+    assert len(found.groups) == DAPO.prompts
+    assert not {g.id for g in found.groups} & {"p1", "p4"}
+    assert all(len(set(g.scores.tolist())) > 1 for g in found.groups)
+    assert source.metrics["drawn"] == len(judge.seen) == source.asked > DAPO.prompts
+    flat = sum(name in ("p1", "p4") for name in judge.seen)
+    assert found.metrics["informative"] == pytest.approx(1 - flat / len(judge.seen))
+    assert found.columns["advantages"].rows()[0].abs().max() > 0
+    order = [g.id for _, g in _prompts_in_order(source, source.asked)]
+    assert judge.seen == order
+
+
+def _prompts_in_order(source: RolloutSource, count: int) -> list[tuple[int, Group]]:
+    source.asked = 0
+    return list(source._next_prompts(count))
+
+
+def test_a_prompt_that_comes_again_in_a_round_is_drawn_anew(init: Path):
+    """Five of six have no spread: the sixth fills the round, each time with other answers."""
+    found, _ = dapo_round(init, Picky(tuple(f"p{i}" for i in range(5))))
+    assert {g.id for g in found.groups} == {"p5"}
+    assert len(found.groups) == 4
+    assert len({tuple(c.text for c in g.completions) for g in found.groups}) > 1
+
+
+def test_dapo_gives_up_after_ten_draws(init: Path):
+    """Nobody has spread: one group a step is left, with advantages of 0."""
+    judge = Counting(Picky(tuple(f"p{i}" for i in range(6))))
+    none, source = dapo_round(init, judge)
+    assert source.metrics["drawn"] == len(judge.seen) == 10 * DAPO.prompts
     assert len(none.groups) == 2
     assert none.columns["advantages"].values.abs().max() == 0
     assert none.metrics["informative"] == 0
 
 
-def algorithm(init: Path, judge: Any, cfg: grpo.GRPOConfig) -> grpo.GRPOAlgorithm:
+def test_dapo_resumes_in_the_middle_of_a_round(init: Path, tmp_path: Path):
+    """With groups drawn in place of others the same as without the kill, bit for bit."""
+    judge = Picky(("p1", "p4"))
+    whole = climbed(grpo, DAPO, init, tmp_path / "whole", judge)
+    for step in (1, 3):
+        place = tmp_path / f"killed-{step}"
+        with pytest.raises(KeyboardInterrupt):
+            climbed(grpo, DAPO, init, place, judge, heard=Heard(dies_at=step))
+        again = climbed(grpo, DAPO, init, place, judge)
+        saved = [(c.path / "model.safetensors").read_bytes() for c in (again, whole)]
+        assert saved[0] == saved[1]
+
+
+def test_dapo_pays_less_for_overlong_answers(init: Path):
+    """Over the last fifth of 6 tokens (1 token): -1 at the limit, nothing before it.
+
+    Groups are chosen by the judge's own scores; equal ones get an advantage from length alone.
+    """
+    groups = drawn(init, 3)
+    cfg = replace(DAPO, advantage="mean")
+    free, dear = (
+        algorithm(init, Letters(), c).experience(groups) for c in (replace(cfg, overlong=0.0), cfg)
+    )
+    lengths = free.columns["old_logp"].count()
+    lost = torch.where(lengths >= 6, -1.0, 0.0)
+    assert set(lost.tolist()) == {-1.0, 0.0}
+    group = torch.arange(6).repeat_interleave(3)
+    wanted = lost - torch.stack([lost[group == g].mean() for g in group])
+    got = dear.columns["advantages"].values - free.columns["advantages"].values
+    owner = free.columns["advantages"].owner
+    torch.testing.assert_close(got, wanted[owner])
+    assert dear.metrics["proxy"] < free.metrics["proxy"]
+
+
+def algorithm(
+    init: Path, judge: Any, cfg: grpo.GRPOConfig, kind: Any = grpo.GRPOAlgorithm
+) -> grpo.GRPOAlgorithm:
     actors = open_models(init, reward=judge)
     actors = replace(actors, policy=ActorCritic(open_policy(init, FP32, train=True)))
-    return grpo.GRPOAlgorithm(actors, cfg, 6)
+    return kind(actors, cfg, 6)
 
 
 def test_gspo_clips_whole_sequences(init: Path):

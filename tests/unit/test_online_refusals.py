@@ -48,6 +48,9 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lambda: grpo.GRPOConfig(n=1),
         lambda: grpo.GRPOConfig(n=1, advantage="rest"),
         lambda: grpo.GRPOConfig(ratio="none", inner=2),
+        lambda: grpo.GRPOConfig(ratio="none", prompts=64, minibatch=32),
+        lambda: grpo.GRPOConfig(kl="k2", inner=2),
+        lambda: grpo.GRPOConfig(kl="k2", prompts=64, minibatch=32),
         lambda: Validation(Groups.of([]), choose="truth"),
         lambda: Validation(Groups.of([]), every=0),
         lambda: Validation(Groups.of([]), patience=2),
@@ -61,6 +64,23 @@ def test_settings_that_make_no_sense_are_refused(make: Any):
     with pytest.raises(ConfigError) as caught:
         make()
     assert all([caught.value.what, caught.value.why, caught.value.do])
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        {"ratio": "none", "prompts": 64, "minibatch": 64},
+        {"ratio": "none", "prompts": 8, "minibatch": 64},
+        {"kl": "k2", "prompts": 64, "minibatch": 64},
+        {"kl": "k2", "beta": 0.0, "inner": 2},
+        {"kl": "k3", "inner": 2, "minibatch": 8},
+        {"kl": "reward", "inner": 2, "minibatch": 8},
+    ],
+    ids=str,
+)
+def test_fresh_steps_and_corrected_ratios_are_not_refused(cfg: dict[str, Any]):
+    """A minibatch that holds the whole round is fresh; a clipped ratio says how stale it is."""
+    assert grpo.GRPOConfig(**cfg)
 
 
 def one() -> Ragged:

@@ -12,9 +12,9 @@ from tandem import cli
 from tandem.cli.run import default_configs
 from tandem.cli.settings import leaf_settings, read_file
 from tandem.errors import ConfigError
+from tandem.errors.ranges import Range, range_of_field
 from tandem.machine import Lora, Machine
 from tandem.methods import METHODS, load_method
-from tandem.ranges import Range, range_of_field
 
 CONFIGS = {n: c for name in METHODS for n, c in default_configs(load_method(name)).items()}
 SETTINGS = {s.name: s for name, config in CONFIGS.items() for s in leaf_settings(config, name)}

@@ -244,13 +244,41 @@ def test_minimum_detectable_difference_has_its_power() -> None:
 
 
 def test_comparisons_needed_resolve() -> None:
-    """With n + more comparisons, the same mean and spread is (2.80 / 1.96) times its half-width."""
-    found = Estimate(0.02, -0.01, 0.05, 200, 0.2, "", se=0.0153)
+    """With many prompts n + more is n (2.80 se / mean)^2, as with a normal quantile."""
+    found = Estimate(0.02, -0.01, 0.05, 20_000, 0.2, "", se=0.0153)
     more = comparisons_needed(found)
-    assert more == pytest.approx(200 * (2.8016 * 0.0153 / 0.02) ** 2 - 200, abs=1)
+    assert more == pytest.approx(20_000 * ((2.8016 * 0.0153 / 0.02) ** 2 - 1), rel=1e-3)
     assert comparisons_needed(Estimate(0.2, 0.1, 0.3, 200, 0.0, "", se=0.05)) == 0
     with pytest.raises(DataError, match="exactly 0"):
         comparisons_needed(Estimate(0.0, -0.1, 0.1, 200, 1.0, "", se=0.05))
+
+
+@pytest.mark.parametrize(("n", "mean"), [(4, 0.8), (4, 1.4), (8, 0.7)])
+def test_comparisons_needed_have_the_power_promised(n: int, mean: float) -> None:
+    """A mean of `mean` standard deviations: t tests on n + more prompts resolve it with P = .8.
+
+    The normal quantile promised .8 at (2.80 / mean)^2 prompts: 13, 5 and 17 give .75, .65 and .77.
+    """
+    se = 1 / math.sqrt(n)
+    half = float(scipy_stats.t.isf(0.025, n - 1)) * se
+    total = n + comparisons_needed(Estimate(mean, mean - half, mean + half, n, 0.2, "", se=se))
+    normal = math.ceil((2.8016 / mean) ** 2)
+
+    def power(prompts: int) -> float:
+        x = mean + np.random.default_rng(0).standard_normal((20_000, prompts))
+        return float((scipy_stats.ttest_1samp(x, 0.0, axis=1).pvalue < 0.05).mean())
+
+    assert power(total) > 0.79
+    assert power(total - 1) < 0.81
+    assert power(normal) < 0.78
+
+
+def test_comparisons_needed_over_seeds() -> None:
+    """Three seeds whose interval is that of t with 2 degrees of freedom: more than by a normal."""
+    half = float(scipy_stats.t.isf(0.025, 2)) * 0.01
+    found = Estimate(0.02, 0.02 - half, 0.02 + half, 100, 0.1, "", se=0.01, seeds=3)
+    normal = 300 * ((2.8016 * 0.01 / 0.02) ** 2 - 1)
+    assert 1.3 * normal < comparisons_needed(found) < 3 * normal
 
 
 def test_verdicts() -> None:
@@ -260,7 +288,7 @@ def test_verdicts() -> None:
     )
     open_ = Estimate(0.02, -0.01, 0.05, 200, 0.2, "", se=0.0153)
     assert verdict_line(open_, "a", "b") == (
-        "not resolved at n=200: a against b 0.02 [-0.01, 0.05]; about 720 more comparisons needed"
+        "not resolved at n=200: a against b 0.02 [-0.01, 0.05]; about 730 more comparisons needed"
     )
     even = Estimate(0.5, 0.4, 0.6, 200, 1.0, "", se=0.05, null=0.5)
     assert verdict_line(even, "a", "b") == "not resolved at n=200: a and b are even, 0.5 [0.4, 0.6]"

@@ -43,7 +43,7 @@ class Pairs:
         w: [M] index of the first completion of a pair, the preferred one where p is 1.
         l: [M] index of the second.
         p: [M] probability that w is better than l.
-        margin: [M] how much better, or None.
+        margin: [M] how much better, 0 where nobody said; None where nobody said it of any pair.
     """
 
     w: Tensor
@@ -105,7 +105,8 @@ class Batch:
         group: [N] which group each completion belongs to; numbers are unique in the step.
         weight: [N] the completions' own weights.
         pairs: comparisons, or None.
-        scores: [N] a judge's numbers, or None.
+        scores: [N] a judge's numbers, nan for completions that nobody scored; None where no
+            completion of the micro-batch has one.
         ref_logp: log-probabilities under the reference, or None.
         old_logp: log-probabilities under the policy that sampled, or None.
         advantages: advantages, or None.
@@ -140,6 +141,7 @@ class Outputs:
         entropy: entropy of each predicting distribution, when asked for.
         value: the value head at the state before each token, when there is one.
         score: [N] the scalar head at each completion's last token, when there is one.
+        embedding: [N, 2k] further outputs of that head, of a model that has them.
         features: [N, d] last hidden state at each completion's last token, when asked for.
     """
 
@@ -147,6 +149,7 @@ class Outputs:
     entropy: Ragged | None = None
     value: Ragged | None = None
     score: Tensor | None = None
+    embedding: Tensor | None = None
     features: Tensor | None = None
 
 

@@ -51,7 +51,6 @@ def pack_groups(
     # where every token lies; columns and pairs below follow the order of the completions
     tokens = _shared(groups) if layout == "shared" else _rows(groups)
     sizes = [len(g) for g in groups]
-    scores = [g.scores for g in groups]
     ragged = {
         name: _column(groups, name, columns[name], tokens)
         for name in RAGGED
@@ -65,9 +64,7 @@ def pack_groups(
         ),
         weight=torch.tensor([c.weight for g in groups for c in g.completions]),
         pairs=_pairs(groups, sizes),
-        scores=None
-        if any(s is None for s in scores)
-        else torch.from_numpy(np.concatenate(scores)).float(),  # type: ignore[arg-type]
+        scores=_scores(groups),
         **ragged,  # type: ignore[arg-type]
     )
 
@@ -182,12 +179,22 @@ def _pairs(groups: Sequence[Group], sizes: Sequence[int]) -> Pairs | None:
     votes = [(int(s), v) for s, g in zip(starts, groups, strict=False) for v in g.preferences]
     if not votes:
         return None
-    margins = [v.margin for _, v in votes]
+    said = any(v.margin is not None for _, v in votes)
+    # a pair of which nobody said how much better is one of margin 0, whatever its neighbours have
+    margin = torch.tensor([v.margin or 0.0 for _, v in votes], dtype=torch.float32)
     # a vote for the second completion is turned round, so that w is the likelier winner
     turned = [(s + v.winner, s + v.loser, max(v.p, 1 - v.p)) for s, v in votes]
     w, l, p = zip(*turned, strict=True)  # noqa: E741
-    margin = None if any(m is None for m in margins) else torch.tensor(margins, dtype=torch.float32)
-    return Pairs(torch.tensor(w), torch.tensor(l), torch.tensor(p, dtype=torch.float32), margin)
+    shares = torch.tensor(p, dtype=torch.float32)
+    return Pairs(torch.tensor(w), torch.tensor(l), shares, margin if said else None)
+
+
+def _scores(groups: Sequence[Group]) -> Tensor | None:
+    """Join what judges wrote; a group that nobody scored has nan, and takes no other's away."""
+    if all(g.scores is None for g in groups):
+        return None
+    rows = [np.full(len(g), np.nan) if g.scores is None else g.scores for g in groups]
+    return torch.from_numpy(np.concatenate(rows)).float()
 
 
 def _column(

@@ -78,6 +78,20 @@ def reward_details(found: Finished) -> dict[str, Any] | None:
     return {"text": exam["text"], "numbers": exam["numbers"], "seed": found.seeds[0]}
 
 
+def gold_details(found: Finished) -> dict[str, Any] | None:
+    """Return the gold reward's accuracy on held-out comparisons, of the first seed."""
+    scopes = [scope for scope in found.scopes(OPPONENT) if has_stage(scope, "gold-exam")]
+    if not scopes:
+        return None
+    numbers = load_stage(scopes[0], "gold-exam").load()["numbers"]
+    return {
+        "judgments": numbers["judgments"],
+        "seed": found.seeds[0],
+        "judges": "gold_rm" in found.main,
+        "accuracy": numbers["measures"]["accuracy"],
+    }
+
+
 def length_bias_details(found: Finished) -> dict[str, Any]:
     """Return answers with length and rewards, and wins by how much longer an answer is."""
     judges = [j for j in JUDGES if j in found.main]

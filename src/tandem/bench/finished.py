@@ -117,7 +117,11 @@ class Finished:
 
     def _stacked(self, name: str) -> Stack:
         exams = [load_stage(scope, "exam").load() for scope in self.scopes(name)]
-        found = {k: np.array([e[k] for e in exams]) for k in exams[0] if all(k in e for e in exams)}
+        found = {
+            k: np.array([e[k] for e in exams], np.float64)
+            for k in exams[0]
+            if all(k in e for e in exams)
+        }
         answers = [self.answers(name, k) for k in range(len(exams))] if self.tallies else []
         counted = {
             column: np.array([[count(group) for group in groups] for groups in answers])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from tandem.bench.details import gold_details
 from tandem.bench.finished import Finished
 
 
@@ -39,13 +41,14 @@ def _world(found: Finished) -> Iterator[str]:
 
 
 def _judges(found: Finished) -> Iterator[str]:
-    if found.judge != "truth":
-        yield f"Nobody knows the truth about this data: {found.judge} decides, and it can be wrong."
-    if "gold_rm" in found.main:
+    if found.judge == "gold_rm":
+        yield "Nobody knows the truth about this data: gold_rm decides, and it can be wrong."
+    if found.judge == "proxy":
         yield (
-            "gold_rm is several reward models fitted to the preferences that the proxy was fitted "
-            "to: it was not optimised, but it shares what is wrong in the labels."
+            "Nobody knows the truth about this data and there is no gold_rm, so the proxy decides: "
+            "the reward that was optimised, whose wins overstate every method that climbs it."
         )
+    yield from _gold(found)
     if "proxy" in found.main:
         yield (
             "proxy is the reward model fitted to the first preferences, in every row; a method "
@@ -53,6 +56,37 @@ def _judges(found: Finished) -> Iterator[str]:
         )
     if "llm_win" in found.main:
         yield "The language model that compares answers is the model before training."
+
+
+def _gold(found: Finished) -> Iterator[str]:
+    """Say what gold_rm is, how often it is right, and what it shares with the proxy."""
+    told = gold_details(found)
+    if "gold_rm" not in found.main:
+        if told is not None:
+            yield (
+                f"There is no gold_rm: fitted to what was held back for it, it is right on "
+                f"{_rate(told['accuracy'])} of {told['judgments']} held-out comparisons, no "
+                "better than a coin."
+            )
+        return
+    micro = (found.plan.task or "").startswith("micro")
+    what = (
+        "gold_rm is larger than the proxy and was fitted to other people's comparisons of other "
+        "answers; it comes with the task. It shares with the proxy the base that both grew from."
+        if micro
+        else "gold_rm was fitted to comparisons that were held back for it, from the model before "
+        "SFT. It has the proxy's size, so what neither can see is hidden from both."
+    )
+    right = ""
+    if told is not None:
+        right = f" It is right on {_rate(told['accuracy'])} of {told['judgments']} held-out ones."
+    yield what + right
+
+
+def _rate(measured: Mapping[str, Any]) -> str:
+    ends = [measured["low"], measured["high"]]
+    told = "" if None in ends else f" [{ends[0]:.1%}, {ends[1]:.1%}]"
+    return f"{measured['mean']:.1%}{told}"
 
 
 def _rows(found: Finished) -> Iterator[str]:

@@ -61,8 +61,14 @@ class Outcomes:
         return next(j for j in JUDGES if j in self.main)
 
 
-def write_outcomes(outcomes: Outcomes, path: Path) -> Path:
-    """Write outcomes as Parquet, whole or not at all."""
+def write_outcomes(outcomes: Outcomes, path: Path, *, single: bool = False) -> Path:
+    """Write outcomes as Parquet, whole or not at all.
+
+    Args:
+        outcomes: of every policy.
+        path: the file.
+        single: numbers in single precision, for a file that is to be small.
+    """
     s, p = len(outcomes.seeds), len(outcomes.prompts)
     names = list(dict.fromkeys(k for own in outcomes.columns.values() for k in own))
     parts = [
@@ -70,22 +76,23 @@ def write_outcomes(outcomes: Outcomes, path: Path) -> Path:
             {
                 "policy": pa.array([name] * (s * p)).dictionary_encode(),
                 "seed": pa.array(np.repeat(np.array(outcomes.seeds, np.int64), p)),
-                "prompt": pa.array(outcomes.prompts * s),
-                **{k: _column(own.get(k), s * p) for k in names},
+                "prompt": pa.array(outcomes.prompts * s).dictionary_encode(),
+                **{k: _column(own.get(k), s * p, single) for k in names},
             }
         )
         for name, own in outcomes.columns.items()
     ]
     part = path.with_suffix(path.suffix + ".part")
-    pq.write_table(pa.concat_tables(parts), part, compression="zstd")
+    table = pa.concat_tables(parts).unify_dictionaries()
+    pq.write_table(table, part, compression="zstd", compression_level=19)
     part.replace(path)
     return path
 
 
-def _column(x: np.ndarray | None, n: int) -> Any:
+def _column(x: np.ndarray | None, n: int, single: bool) -> Any:
     if x is None:
-        return pa.nulls(n, pa.float64())
-    return pa.array(np.asarray(x, np.float64).ravel())
+        return pa.nulls(n, pa.float32() if single else pa.float64())
+    return pa.array(np.asarray(x, np.float32 if single else np.float64).ravel())
 
 
 def read_outcomes(path: Path) -> Outcomes:

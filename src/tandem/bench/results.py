@@ -89,6 +89,7 @@ def collect_results(
         "curves": list(details.training_curves(found)),
         "bon": details.best_of_n_details(found),
         "reward": details.reward_details(found),
+        "gold": details.gold_details(found),
         "length_bias": details.length_bias_details(found),
         "samples": details.sample_details(found),
         "cost": list(details.stage_costs(found)),

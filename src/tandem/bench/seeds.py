@@ -28,14 +28,15 @@ from tandem.runs.atomic_files import write_json
 from tandem.runs.display import Display
 from tandem.runs.run import Run
 from tandem.runs.trackers import open_trackers
-from tandem.stages.evaluate_policy import evaluate_answers
+from tandem.stages.evaluate_policy import evaluate_answers, kl_temperature
 from tandem.stages.evaluate_reward import evaluate_reward
 from tandem.stages.sampling import Policy, sample
 from tandem.statistics import explain_few_prompts
 from tandem.tasks import Task
 from tandem.tasks import load as worlds
+from tandem.tasks.own_data import task_from_files
 
-OBSERVING_STAGES = ("evaluation", "watched", "held-out", "reward-held")
+OBSERVING_STAGES = ("evaluation", "watched", "held-out", "reward-held", "gold")
 """Stages that only look on, and those named after them: no part of what a method costs."""
 
 
@@ -62,7 +63,9 @@ def run_seed(
         judge_answers(plan, start, main, main, start.pi_sft)
         if start.labelled:
             judge = RewardModel(start.r_phi)
-            start.run("reward-exam", evaluate_reward, judge, start.held_out, members=start.members)
+            members = start.reward_ensemble if seed == plan.seeds[0] else ()  # reported of it alone
+            start.run("reward-exam", evaluate_reward, judge, start.held_out, members=members)
+            _ = start.gold_exam
         base = Inputs(run.scope("base", run.seed), task, configs)
         judge_answers(plan, base, answer_prompts(base, base.base), main, base.base)
         for entry in plan.entries:
@@ -80,7 +83,7 @@ def open_plan_task(plan: Plan, seed: int) -> Task:
         at, exam = Seed(seed), Seed(plan.exam)
         return worlds.load_task(plan.task, plan.sizes, at, exam=exam, model=own)
     assert plan.model is not None and plan.data is not None  # noqa: PT018
-    task = worlds.task_from_files(Path(plan.model), plan.data, plan.sizes, plan.reading)
+    task = task_from_files(plan.model, plan.data, plan.sizes, plan.reading)
     if task.truth is None and task.preferences is None:
         raise ConfigError(
             f"nobody can judge answers to {plan.data}",
@@ -152,5 +155,6 @@ def judge_answers(
         comparers["llm"] = AIFeedback(hard=True).labeller(
             inputs.base, formats.compare, formats.principles
         )
-    who = {"policy": policy, "opponent": inputs.pi_sft}
+    heat = kl_temperature(inputs.sampling)
+    who = {"policy": policy, "opponent": inputs.pi_sft, "temperature": heat}
     inputs.run("exam", evaluate_answers, answers, main, judges=judges, comparers=comparers, **who)

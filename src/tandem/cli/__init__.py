@@ -33,6 +33,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tandem.cli.run_plan:plan_command",
         "print what a run will take: memory by part, tokens, time, disk",
     ),
+    "iterate": (
+        "tandem.cli.run:iterate_command",
+        "label, refit, align, again: rounds of RLHF with people or a judge",
+    ),
     "bench": (
         "tandem.cli.bench:bench_command",
         "compare methods on the same prompts, seeds and budget",
@@ -42,6 +46,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tandem.cli.data:check_command",
         "examine preference data before training on it",
     ),
+    "data select": (
+        "tandem.cli.data_select:select_command",
+        "choose the pairs of a pool that are worth asking about",
+    ),
+    "budget": (
+        "tandem.cli.budget:budget_command",
+        "plan what a budget for labels should be spent on",
+    ),
     "eval reward": (
         "tandem.cli.evaluate:evaluate_reward_command",
         "compare a reward model with human judgements",
@@ -49,6 +61,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval policy": (
         "tandem.cli.evaluate:evaluate_policy_command",
         "compare a policy with a reference policy",
+    ),
+    "eval exploit": (
+        "tandem.cli.exploit:exploit_command",
+        "look for opponents that beat a policy: how exploitable is it",
+    ),
+    "eval suite": (
+        "tandem.cli.suites:evaluate_suite_command",
+        "run a published evaluation: RewardBench 2, LLMBar, Vicuna, AlpacaEval 2",
+    ),
+    "chat": ("tandem.cli.talk:chat_command", "talk with a policy, or with several at once"),
+    "sample": (
+        "tandem.cli.talk:draw_samples_command",
+        "draw answers of policies to the same prompts, side by side",
+    ),
+    "export": (
+        "tandem.cli.export:export_model_command",
+        "write a run's model as a folder to give away, with its card",
     ),
     "game": (
         "tandem.cli.game:game_command",

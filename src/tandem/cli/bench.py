@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,16 @@ from tandem.machine import Machine
 from tandem.report import write_report
 from tandem.report.verdict import verdict_sentences
 from tandem.runs.atomic_files import write_json
+from tandem.runs.environment import hide_password
 from tandem.runs.trackers import check_known
-from tandem.statistics import minimum_detectable
+from tandem.statistics import explain_few_prompts, minimum_detectable
 from tandem.tasks.load import task_tallies
 
 
 def bench_command(words: Sequence[str]) -> int:
     """Run a comparison, write its numbers and its report, print who won."""
     options = parse_words(make_bench_parser(), words)
-    plan = make_plan(options)
+    plan = with_model_folder(make_plan(options))
     for name in options.tracker:
         check_known(name)
     machine = with_parsed_values(Machine(), options["machine"], "machine")
@@ -48,13 +50,25 @@ def bench_command(words: Sequence[str]) -> int:
         return 0
     run_seeds(plan, out, machine, workers=options.workers, engine=options.engine,
               trackers=tuple(options.tracker), redo=tuple(options.redo))  # fmt: skip
-    told = collect_results(
-        plan, out, f"tandem bench {shlex.join(words)}".strip(), task_tallies(plan.task)
-    )
+    given = hide_password(f"tandem bench {shlex.join(words)}".strip())
+    told = collect_results(plan, out, given, task_tallies(plan.task))
     write_json(out / "results.json", told)
     print(results_table(told))
     print(f"\n{verdict_lines(told)}\n\nthe report is in {write_report(out)}")
     return 0
+
+
+def with_model_folder(plan: Plan) -> Plan:
+    """Return the plan with a folder in place of a hub id, an adapter or a GGUF file.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    if plan.model is None or (Path(plan.model) / "config.json").exists():
+        return plan
+    from tandem.models.model_finder import find_model
+
+    return replace(plan, model=str(find_model(plan.model).path))
 
 
 def check_redo(plan: Plan, out: Path, redo: Sequence[str]) -> None:
@@ -112,13 +126,13 @@ def open_files(plan: Plan) -> tuple[str, ...]:
     task = open_plan_task(plan, plan.seeds[0])
     task.base.files()
     check_answer_lengths(plan.model, [(e.method, e.configs) for e in plan.entries])
-    return task.notes
+    warning = explain_few_prompts(len(task.evaluation)) if plan.data else ""
+    return (*task.notes, warning) if warning else task.notes
 
 
 def comparison_notes(plan: Plan) -> str:
     """Say what is compared and what it will be able to resolve."""
     sizes, seeds = plan.sizes, len(plan.seeds)
-    smallest = minimum_detectable(sizes.evaluation, seeds)
     amounts = (
         f"{sizes.evaluation} evaluation prompts, {sizes.pairs} labelled pairs, "
         f"{sizes.prompts} unlabelled prompts"
@@ -130,7 +144,10 @@ def comparison_notes(plan: Plan) -> str:
         f"{plan.start_label}; seeds {', '.join(map(str, plan.seeds))}; {amounts}",
         f"methods: {', '.join(e.name for e in plan.entries)}",
     ]
-    if plan.task:
+    if plan.task and (warning := explain_few_prompts(sizes.evaluation)):
+        lines.append(warning)
+    elif plan.task:
+        smallest = minimum_detectable(sizes.evaluation, seeds)
         one = "for these weights; one seed says nothing about others"
         lines.append(
             f"a win rate {100 * smallest:.1f} points from 50% would be resolved four times in five "

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jsonargparse import Namespace
 
 from tandem.cli.reading import add_reading_flags, reading_options
 from tandem.cli.settings import make_parser, parse_words
+from tandem.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tandem.evaluation.taste_shift import TasteShift
 
 
 def check_command(words: Sequence[str]) -> int:
@@ -25,8 +33,25 @@ def check_command(words: Sequence[str]) -> int:
         default=None,
         help="count what is longer; the model's context if not given",
     )
+    parser.add_argument(
+        "--data.time", dest="time", type=str, default="", help="column of dates: has taste moved?"
+    )
+    parser.add_argument(
+        "--data.tranches",
+        dest="tranches",
+        type=int,
+        default=0,
+        help="with --data.time: cut into so many of equal size, not by month",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     options = parse_words(parser, words)
+    if options.tranches < 0 or (options.tranches and not options.time):
+        raise ConfigError(
+            f"--data.tranches {options.tranches}"
+            + ("" if options.time else " without --data.time"),
+            "it says into how many spans of time the dates are cut",
+            "give --data.time COLUMN, and 2 or more tranches, or 0 for calendar months",
+        )
 
     from tandem.data.check.check import check_data as examine
 
@@ -34,11 +59,13 @@ def check_command(words: Sequence[str]) -> int:
     if options.model:
         from tandem.models.checks import check_policy
         from tandem.models.folders import context_length, generation_ends
+        from tandem.models.model_finder import find_model
         from tandem.models.tokenizers import load_tokenizer
 
-        check_policy(options.model)
-        tokenizer, context = load_tokenizer(options.model), context_length(options.model)
-        ends = generation_ends(options.model)
+        model = find_model(options.model).path
+        check_policy(model)
+        tokenizer, context = load_tokenizer(model), context_length(model)
+        ends = generation_ends(model)
     found = examine(
         options.data,
         tokenizer,
@@ -47,5 +74,18 @@ def check_command(words: Sequence[str]) -> int:
         against=options.against,
         named_ends=ends,
     )
-    print(found.json() if options.json else found.text(colour=sys.stdout.isatty()))
+    shift = _taste_shift(options) if options.time else None
+    if options.json:
+        more = {} if shift is None else {"taste": shift.as_dict()}
+        print(json.dumps({**json.loads(found.json()), **more}, indent=1, ensure_ascii=False))
+    else:
+        parts = [found.text(colour=sys.stdout.isatty()), *([str(shift)] if shift else [])]
+        print("\n\n".join(parts))
     return int(not found.ok)
+
+
+def _taste_shift(options: Namespace) -> TasteShift:
+    from tandem.evaluation.taste_shift import measure_taste_shift
+
+    groups = reading_options(options).read(options.data).groups
+    return measure_taste_shift(groups, options.time, options.tranches)

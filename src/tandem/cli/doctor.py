@@ -43,7 +43,7 @@ def doctor_command(words: Sequence[str]) -> int:
     options = parse_words(parser, words)
     findings = [finding for check in CHECKS for finding in check()]
     if options.model is not None:
-        findings += check_model(Path(options.model))
+        findings += check_given_model(options.model)
     for finding in findings:
         print(finding)
     return int(any(finding.state == "fail" for finding in findings))
@@ -129,6 +129,18 @@ def check_network() -> Iterator[Finding]:
         yield Finding("warn", "loopback", str(error), "pages cannot be shown here")
     offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
     yield Finding("pass", "hub", "offline, folders only" if offline else "asked for hub ids only")
+
+
+def check_given_model(given: str) -> Iterator[Finding]:
+    """A model as it was given: found, fetched or made, then looked at."""
+    from tandem.models.model_finder import find_model
+
+    try:
+        path = find_model(given).path
+    except TandemError as error:
+        yield Finding("fail", "model", error.what, error.do)
+        return
+    yield from check_model(path)
 
 
 def check_model(path: Path) -> Iterator[Finding]:

@@ -24,7 +24,9 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
     from tandem.machine import Machine
 
     parser = make_parser("eval reward", "Compare a reward model with human judgements.")
-    parser.add_argument("model", type=str, help="folder of a reward model, or of a DPO policy")
+    parser.add_argument(
+        "model", type=str, help="folder of a reward or preference model, or of a DPO policy"
+    )
     parser.add_argument(
         "--data", type=str, default="", help="judgements that it was not trained on"
     )
@@ -32,17 +34,22 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
         "--reference", type=str, default="", help="the policy's reference: implicit"
     )
     parser.add_argument("--beta", type=float, default=0.1, help="beta of the implicit reward")
+    parser.add_argument(
+        "--data.time", dest="time", type=str, default="", help="column of dates: accuracy by month"
+    )
     add_reading_flags(parser)
     options = _parsed(parser, words, {"machine": Machine()})
     machine = with_parsed_values(Machine(), options.machine, "machine")
 
     from tandem.evaluation.best_of_accuracy import best_of_table, is_best_of
+    from tandem.judges.preference_model import PreferenceModel
     from tandem.models.checks import check_policy, check_reward
     from tandem.rng import Seed
-    from tandem.stages.evaluate_reward import evaluate_reward
+    from tandem.stages.evaluate_reward import evaluate_preferences, evaluate_reward
     from tandem.stages.judging import judge
 
     data = _needed(options, "data", "judgements, for example hh_harmless.jsonl.gz")
+    _find_models(options, "model", "reference")
     (check_policy if options.reference else check_reward)(Path(options.model))
     found = reading_options(options).read(data)
     groups = _fitting(found.groups, options.model)
@@ -54,6 +61,11 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
             "give data with chosen and rejected answers; see `tandem data check`",
         )
     notes = [f"{options.data}: {found.format}, because {found.why}", *found.notes.lines()]
+    judge_of_pairs = None if options.reference else open_folder(options.model)
+    if isinstance(judge_of_pairs, PreferenceModel):
+        own = {judge_of_pairs.name: judge_of_pairs}
+        exam = evaluate_preferences(own, judged, seed=Seed(options.seed), machine=machine)
+        return _tell(options, [*notes, f"{len(found.groups) - len(judged)} groups left out"], exam)
     exam = evaluate_reward(_judge(options), judged, seed=Seed(options.seed), machine=machine)
     several = judged.take(i for i, group in enumerate(judged) if is_best_of(group))
     if len(several):
@@ -61,6 +73,12 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
         text = f"{table}\n\nby pairs\n{exam['text']}"
         numbers = {**exam["numbers"], "best_of": table.as_dicts() if table else []}
         exam = {"text": text, "numbers": numbers}
+    if options.time:
+        from tandem.evaluation.dated_accuracy import accuracy_by_month
+
+        dated = accuracy_by_month(judge(judged, _judge(options), machine=machine), options.time)
+        numbers = {**exam["numbers"], "by_month": dated.as_dicts()}
+        exam = {"text": f"{exam['text']}\n\n{dated}", "numbers": numbers}
     return _tell(options, [*notes, f"{len(found.groups) - len(judged)} groups left out"], exam)
 
 
@@ -86,15 +104,22 @@ def evaluate_policy_command(words: Sequence[str]) -> int:
     }
 
     from tandem.runs.checkpoint import Checkpoint
-    from tandem.stages.evaluate_policy import evaluate_policies
+    from tandem.stages.evaluate_policy import evaluate_policies, kl_temperature
 
+    _find_models(options, "model", "reference", "proxy")
     prompts, judges = _prompts(options, configs["sizes"])
     sft = Checkpoint(Path(_needed(options, "reference", "the folder of the SFT policy")), "SFT")
     mine = Checkpoint(Path(options.model), Path(options.model).name)
     policies = {str(pi): pi for pi in (sft, mine)}
     answers = {n: _answers(pi, prompts, options.seed, configs) for n, pi in policies.items()}
-    machine = configs["machine"]
-    exam = evaluate_policies(answers, policies, judges=judges, opponents=("SFT",), machine=machine)
+    exam = evaluate_policies(
+        answers,
+        policies,
+        judges=judges,
+        opponents=("SFT",),
+        temperature=kl_temperature(configs["sampling"]),
+        machine=configs["machine"],
+    )
     return _tell(options, [f"{len(prompts)} prompts, one answer each"], exam)
 
 
@@ -103,6 +128,15 @@ def _parsed(parser: ArgumentParser, words: Sequence[str], configs: Mapping[str, 
     parser.add_argument("--json", action="store_true", help="for programs")
     add_settings(parser, configs)
     return parse_words(parser, words)
+
+
+def _find_models(options: Namespace, *flags: str) -> None:
+    """Put the folder in place of each model that was given otherwise: a hub id, an adapter."""
+    from tandem.models.model_finder import find_model
+
+    for flag in flags:
+        if options[flag]:
+            options[flag] = str(find_model(options[flag]).path)
 
 
 def _needed(options: Namespace, name: str, what: str) -> str:
@@ -130,6 +164,19 @@ def _judge(options: Namespace) -> Judge:
     if not options.reference:
         return RewardModel(model)
     return ImplicitReward(model, Checkpoint(Path(options.reference)), options.beta)
+
+
+def open_folder(path: str) -> Judge:
+    """Return the judge that a folder holds: a preference model of either kind, or a reward."""
+    from tandem.judges.preference_model import PreferenceModel
+    from tandem.judges.reward_model import RewardModel
+    from tandem.models.folders import read_config
+    from tandem.runs.checkpoint import Checkpoint
+
+    model = Checkpoint(Path(path), Path(path).resolve().name)
+    stored = getattr(read_config(model.path), "tandem", None)
+    compares = isinstance(stored, dict) and stored.get("reads", "answer") != "answer"
+    return PreferenceModel(model) if compares else RewardModel(model)
 
 
 def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:

@@ -119,18 +119,7 @@ def _check_options(options: Namespace) -> None:
         if not options[name]:
             continue
         path = Path(options[name])
-        if path.suffix.lower() != suffix:
-            raise ConfigError(
-                f"--{name} {path}",
-                f"what is written there is {suffix[1:].upper()}",
-                f"give a name that ends in {suffix}",
-            )
-        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise ConfigError(
-                f"--{name} {path}",
-                "it is a folder" if path.is_dir() else f"{path.parent} cannot be written to",
-                "name a file in a folder that exists",
-            )
+        check_written_file(name, path, suffix)
         if path.resolve() == Path(options.file).resolve():
             raise ConfigError(
                 f"--{name} {path} is the game's own file",
@@ -144,6 +133,31 @@ def _check_options(options: Namespace) -> None:
                 f"it is {low} or more" + (f", and at most {high:,}" if high else ""),
                 f"give --{name} {max(low, min(options[name], high or low))}",
             )
+
+
+def check_written_file(name: str, path: Path, suffix: str) -> None:
+    """Refuse a file that could not be written, before anything is computed.
+
+    Args:
+        name: of the flag that names it.
+        path: the file.
+        suffix: how its name has to end.
+
+    Raises:
+        ConfigError: another ending, a folder, or a folder that cannot be written to.
+    """
+    if path.suffix.lower() != suffix:
+        raise ConfigError(
+            f"--{name} {path}",
+            f"what is written there is {suffix[1:].upper()}",
+            f"give a name that ends in {suffix}",
+        )
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(
+            f"--{name} {path}",
+            "it is a folder" if path.is_dir() else f"{path.parent} cannot be written to",
+            "name a file in a folder that exists",
+        )
 
 
 def _numbers(name: str, text: str) -> list[float]:

@@ -62,7 +62,8 @@ def draw_dynamics(found: GameFindings) -> str:
         _legend(figure, found)
         raw = io.BytesIO()
         figure.savefig(raw, format="svg", metadata={"Date": None, "Creator": None})
-    return _described(raw.getvalue(), describe_dynamics(found))
+    title = "How ways of learning do in a game of preferences"
+    return describe_svg(raw.getvalue(), "game", title, describe_dynamics(found))
 
 
 def describe_dynamics(found: GameFindings) -> str:
@@ -166,18 +167,23 @@ def _legend(figure: Any, found: GameFindings) -> None:
     )
 
 
-def _described(raw: bytes, words: str) -> str:
-    """Put a title and a description into an SVG, and name it by them."""
+def describe_svg(raw: bytes, name: str, title: str, words: str) -> str:
+    """Put a title and a description into a drawing of matplotlib's, and name it by them.
+
+    Args:
+        raw: the drawing.
+        name: begins the ids of both.
+        title: what it is.
+        words: what it shows, with numbers.
+    """
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
     root = ET.fromstring(raw)
     for metadata in root.findall(f"{{{SVG}}}metadata"):
         root.remove(metadata)
-    for place, (tag, text) in enumerate(
-        (("title", "How ways of learning do in a game of preferences"), ("desc", words))
-    ):
-        element = ET.Element(f"{{{SVG}}}{tag}", {"id": f"game-{tag}"})
+    for place, (tag, text) in enumerate((("title", title), ("desc", words))):
+        element = ET.Element(f"{{{SVG}}}{tag}", {"id": f"{name}-{tag}"})
         element.text = text
         root.insert(place, element)
-    root.attrib |= {"role": "img", "aria-labelledby": "game-title game-desc"}
+    root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title {name}-desc"}
     return re.sub(r"\n\s*\n", "\n", ET.tostring(root, encoding="unicode")) + "\n"

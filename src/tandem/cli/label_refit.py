@@ -195,7 +195,9 @@ def sample_command(words: Sequence[str]) -> int:
     """Draw answers of a policy, to be judged by people."""
     parser = make_parser("label sample", "Draw answers of a policy, for people to judge.")
     parser.add_argument("data", type=str, help="prompts, in any known format")
-    parser.add_argument("--model", type=str, default="", help="folder of the policy")
+    parser.add_argument(
+        "--model", type=str, default="", help="the policy: a folder, a run, a hub id"
+    )
     parser.add_argument("--out", type=str, default="", help="the Parquet file to write")
     parser.add_argument("--n", type=int, default=2, help="answers to each prompt, 2 to 9")
     parser.add_argument("--max_tokens", type=int, default=256, help="longest answer in tokens")
@@ -213,12 +215,12 @@ def sample_command(words: Sequence[str]) -> int:
 
     from tandem.data import formats
     from tandem.engines import Sampling
-    from tandem.runs.checkpoint import Checkpoint
+    from tandem.models.model_finder import find_model
     from tandem.runs.run import Run
     from tandem.stages.encoding import encode
     from tandem.stages.sampling import sample as sample_policy
 
-    policy = Checkpoint(Path(options.model), Path(options.model).name)
+    policy = find_model(options.model)
     policy.files()
     asked = formats.read_data(options.data, limit=options.limit or None).groups.prompts()
     how = Sampling(max_tokens=options.max_tokens)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tandem.cli.extent import Extent, add_extent_flags, resolve_extent
 from tandem.cli.reading import (
     FLAGS,
     add_encoding_flags,
@@ -41,6 +43,7 @@ from tandem.runs.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
     from tandem.machine import Machine
+    from tandem.runs.checkpoint import Checkpoint
     from tandem.tasks import Task
 
 ALWAYS = ("sft", "reward")
@@ -74,22 +77,44 @@ def run_command_line(words: Sequence[str]) -> int:
     with_shared_parts(configs[method.name], configs)  # refuses parts that do not go together
     for name in options.tracker:
         check_known(name)
-    check_machine(options.model, configs["machine"])
-    task = open_task(options, configs["sizes"])
-    if options.model is not None:
-        check_answer_lengths(options.model, [(method.name, configs)])
-    from tandem.pipeline.labels import check_labels
+    check_given(options)
+    model = find_given_model(options.model)
+    folder = None if model is None else str(model.path)
+    check_machine(folder, configs["machine"])
+    extent = resolve_extent(options, words[1:], files, method, folder)
+    task = open_task(options, _sizes_needed(method, configs["sizes"], extent), model)
+    if extent.note:
+        task = replace(task, notes=(*task.notes, extent.note))
+    if folder is not None:
+        check_answer_lengths(folder, [(method.name, configs)])
+    from tandem.pipeline.labels import check_labels, explain_few_held_out
 
-    check_labels(method, task)
-    folder = run_folder(method.name, options, task)
-    rules = encoding_rules(options, folder, task.base.path)
+    check_labels(method, task, configs[method.name])
+    warning = explain_few_held_out(method, task)
+    rules = encoding_rules(options, run_folder(method.name, options, task), task.base.path)
     if rules.max_length is not None:
         check_length(rules.max_length, task.base.path)
-    resolved = resolved_settings(method.name, options, configs, rules)
+    resolved = resolved_settings(method.name, options, configs, rules, extent)
+    from tandem.pipeline.stage_costs import cost_lines, plan_stages
+
+    planned = plan_stages(method, task, configs, extent.start, extent.evaluate)
+    costs = cost_lines(planned, task.base.path, configs["machine"])
     if options.dry_run:
-        print(plan_text(options, resolved, task))
+        print(plan_text(options, resolved, task, (*costs, *filter(None, [warning]))))
         return 0
-    return _run_and_print(method, options, configs, task, resolved, rules)
+    print("\n".join(costs), flush=True)
+    return _run_and_print(method, options, configs, task, resolved, rules, extent, warning)
+
+
+def iterate_command(words: Sequence[str]) -> int:
+    """Run rounds of RLHF: `tandem run iterated_rlhf`, which is how its settings are listed."""
+    return run_command_line(["iterated_rlhf", *words])
+
+
+def _sizes_needed(method: Method, sizes: Any, extent: Extent) -> Any:
+    """Return the sizes; nothing is held back for a gold reward where no policy will be judged."""
+    judged = method.row.fits == "policy" and extent.evaluate == "full"
+    return sizes if judged else replace(sizes, gold_share=0.0)
 
 
 def _run_and_print(
@@ -99,6 +124,8 @@ def _run_and_print(
     task: Task,
     resolved: Mapping[str, Any],
     rules: EncodingRules,
+    extent: Extent,
+    warning: str,
 ) -> int:
     from tandem.pipeline.run_method import run_method
     from tandem.runs.run import Run
@@ -121,7 +148,10 @@ def _run_and_print(
         work.save_config(to_toml(resolved))
         for line in task.notes:
             work.events.log("note", text=line)
-        print(run_method(work, method, configs, task))
+        given = {"start": extent.start, "evaluation": extent.evaluate}
+        if warning:
+            work.events.log("few-prompts", text=warning)
+        print(run_method(work, method, configs, task, **given))
     print(f"\nthe run is in {path}")
     return 0
 
@@ -146,7 +176,8 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
     parser = make_parser(f"run {name}", f"{METHODS[name].title}: {METHODS[name].objective}.")
     for option, text in {
         "--task": "a task by name, for example micro",
-        "--model": "folder of a causal language model, with --data or --task constraints",
+        "--model": "a causal language model: folder, hub id (owner/name@revision), LoRA adapter or "
+        ".gguf file; with --data or --task constraints",
         "--data": "preferences or demonstrations: JSONL, JSON, CSV, Parquet, a folder, a hub id",
         "--out": "the run's folder; runs/METHOD-NAME-SEED if not given",
         "--config": "TOML or YAML with any of these settings; flags win, and a later file wins",
@@ -167,6 +198,7 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="the default: finished stages are kept"
     )
+    add_extent_flags(parser)
     add_reading_flags(parser)
     add_encoding_flags(parser)
     add_settings(parser, configs)
@@ -199,31 +231,70 @@ def check_machine(model: str | None, machine: Machine) -> None:
         check_trainable(Path(model) if own and model is not None else ASSETS / "base", machine)
 
 
-def open_task(options: Namespace, sizes: Any) -> Task:
-    """Open the task, or the model and the data.
+def check_given(options: Namespace) -> None:
+    """Refuse a start that is neither a task nor a model with data.
 
     Raises:
-        ConfigError: neither or both were given, or a task lacks its model.
-        ModelError: the folder holds no model.
+        ConfigError: neither or both were given, or a task and a model do not go together.
     """
-    from tandem.models.checks import check_policy
-    from tandem.rng import Seed
-    from tandem.tasks import load as worlds
+    from tandem.tasks.load import check_task_model
 
     start: dict[str, str] = {n: options[n] for n in START_FLAGS if options[n] is not None}
-    model = Path(start["model"]) if "model" in start else None
     if "task" in start and "data" not in start:
-        task = worlds.load_task(start["task"], sizes, Seed(options.seed), model=model)
-        task.base.files()
-        return task
-    if model is None or set(start) != {"model", "data"}:
+        check_task_model(start["task"], options.model)
+    elif set(start) != {"model", "data"}:
         given = [f"--{name} {value}" for name, value in start.items()]
         raise ConfigError(
             f"given: {' '.join(given) or 'neither --task nor --model and --data'}",
             "a run starts from a task, or from a model and data",
             "give `--task micro`, or `--model PATH --data FILE`",
         )
-    task = worlds.task_from_files(model, start["data"], sizes, reading_options(options))
+
+
+def find_given_model(given: str | None) -> Checkpoint | None:
+    """Return the folder of the model that was given: see `models.model_finder.find_model`.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if given is None:
+        return None
+    from tandem.models.model_finder import find_model
+
+    return find_model(given)
+
+
+def open_task(options: Namespace, sizes: Any, model: Checkpoint | None) -> Task:
+    """Open the task, or the model and the data.
+
+    Args:
+        options: what was given.
+        sizes: how much of a task is used.
+        model: your model's folder, or None.
+
+    Raises:
+        ModelError: the folder holds no model.
+        DataError: the data cannot be read.
+    """
+    from tandem.models.checks import check_policy
+    from tandem.rng import Seed
+    from tandem.tasks import load as worlds
+
+    if options.data is None:
+        path = None if model is None else model.path
+        task = worlds.load_task(options.task, sizes, Seed(options.seed), model=path)
+        task.base.files()
+        return task
+    assert model is not None, "`check_given` has seen it"
+    from tandem.tasks.own_data import task_from_files
+
+    task = task_from_files(
+        model,
+        options.data,
+        sizes,
+        reading_options(options),
+        eval_data=options.eval_data,
+    )
     check_policy(task.base.path)
     task.base.files()
     return task
@@ -265,7 +336,11 @@ def check_length(length: int, model: Path) -> None:
 
 
 def resolved_settings(
-    name: str, options: Namespace, configs: Mapping[str, Any], rules: EncodingRules
+    name: str,
+    options: Namespace,
+    configs: Mapping[str, Any],
+    rules: EncodingRules,
+    extent: Extent,
 ) -> dict[str, Any]:
     """Return everything that was decided, as tables; `run.toml` can be given to --config.
 
@@ -281,7 +356,7 @@ def resolved_settings(
     start = {n: options[n] for n in START_FLAGS if options[n] is not None}
     tables = {prefix: nested_tables(config) for prefix, config in configs.items()}
     reading = {flag: options[flag] for flag in FLAGS} if "data" in start else {}
-    given = {**start, **reading, **rules_table(rules)}
+    given = {**start, **reading, **extent.table(), **rules_table(rules)}
     return {"method": name, **given, "seed": options.seed, **tables}
 
 
@@ -290,8 +365,10 @@ def run_folder(name: str, options: Namespace, task: Task) -> Path:
     return Path(options.out or f"runs/{name}-{task.name}-{options.seed}")
 
 
-def plan_text(options: Namespace, resolved: Mapping[str, Any], task: Task) -> str:
-    """Say what would be done, from what, and where."""
+def plan_text(
+    options: Namespace, resolved: Mapping[str, Any], task: Task, costs: Sequence[str] = ()
+) -> str:
+    """Say what would be done, from what, where, and at what cost, and what it cannot decide."""
     path = run_folder(resolved["method"], options, task)
     sizes = {
         "demonstrations": task.demonstrations,
@@ -302,7 +379,8 @@ def plan_text(options: Namespace, resolved: Mapping[str, Any], task: Task) -> st
     }
     counts = [f"# {what}: {0 if groups is None else len(groups)}" for what, groups in sizes.items()]
     there = "exists: finished stages are kept" if path.exists() else "would be made"
-    head = [f"# {path} {there}", *(f"# {line}" for line in task.notes), *counts]
+    notes = (*task.notes, *costs)
+    head = [f"# {path} {there}", *(f"# {line}" for line in notes), *counts]
     return "\n".join([*head, "", to_toml(resolved)])
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tandem.cli import run as run_command
+from tandem.cli.extent import resolve_extent
 from tandem.cli.settings import parse_words, with_parsed_values
 from tandem.machine import GIB, Machine
 from tandem.methods import METHODS, find_method, load_method
@@ -52,15 +53,20 @@ def plan_command(words: Sequence[str]) -> int:
     configs = {n: with_parsed_values(c, options[n], n) for n, c in configs.items()}
     with_shared_parts(configs[method.name], configs)
     machine: Machine = configs["machine"]
-    run_command.check_machine(options.model, machine)
-    task = run_command.open_task(options, configs["sizes"])
+    run_command.check_given(options)
+    model = run_command.find_given_model(options.model)
+    folder = None if model is None else str(model.path)
+    run_command.check_machine(folder, machine)
+    extent = resolve_extent(options, words[1:], files, method, folder)
+    task = run_command.open_task(options, configs["sizes"], model)
 
     from tandem.models.devices import resolve_device
     from tandem.pipeline.cost_estimate import estimate_run
     from tandem.training.free_memory import usable_memory
 
     total = usable_memory(resolve_device(machine))
-    found = estimate_run(method, configs, task, machine, total if total is not None else 1 << 62)
+    there = total if total is not None else 1 << 62
+    found = estimate_run(method, configs, task, there, extent.start, extent.evaluate)
     place = run_command.run_folder(method.name, options, task)
     free = shutil.disk_usage(_existing(place)).free
     print("\n".join([*table_lines(found), "", *verdict_lines(found, total, free, machine)]))

@@ -20,8 +20,8 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from tandem.errors import ConfigError, nearest_name
+from tandem.errors.ranges import Range, check_value, range_of_field
 from tandem.methods.configs import shared_parts
-from tandem.ranges import Range, check_value, range_of_field
 
 Plain = bool | int | float | str | tuple | list | dict | Enum | None
 
@@ -57,13 +57,14 @@ def leaf_settings(config: object, prefix: str) -> Iterator[Setting]:
 
 
 def field_docs(kind: type) -> dict[str, str]:
-    """Read the `Attributes:` section of a class docstring: field -> one line."""
+    """Read the `Attributes:` section of a class docstring: field -> one line; bases' first."""
+    inherited = {k: text for base in kind.__bases__ for k, text in field_docs(base).items()}
     section = re.split(r"^\s*Attributes:\s*$", kind.__doc__ or "", maxsplit=1, flags=re.M)
     if len(section) < 2:
-        return {}
+        return inherited
     body = re.split(r"\n\s*\n", section[1])[0]
     entries = re.findall(r"^\s+(\w+): (.*?)(?=^\s+\w+: |\Z)", body, flags=re.M | re.S)
-    return {name: " ".join(text.split()) for name, text in entries}
+    return inherited | {name: " ".join(text.split()) for name, text in entries}
 
 
 def add_settings(parser: ArgumentParser, configs: Mapping[str, object]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
 from tandem.data.record import Group
-from tandem.ranges import Count, CountOrZero, NotNegative, Range, Share, check_ranges
+from tandem.errors.ranges import Count, CountOrZero, NotNegative, Range, Share, check_ranges
 from tandem.rng import Seed
 
 
@@ -44,7 +44,15 @@ class Sampling:
 
 
 class Engine(Protocol):
-    """Draws completions; draws depend only on (seed, prompt id, i)."""
+    """Draws completions; draws depend only on (seed, prompt id, i).
+
+    Attributes:
+        is_exact: True if it reads the weights that are trained with our own arithmetic. Samples
+            of any other engine come from a law that differs in its last places, so that what is
+            learned from them is weighed by the ratio of the two.
+    """
+
+    is_exact: bool
 
     def load(self, weights: Any) -> None:
         """Take these weights (a checkpoint or a live module) as the policy to sample from."""

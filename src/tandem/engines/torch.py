@@ -36,6 +36,7 @@ from tandem.machine import Machine
 from tandem.models.folders import Source
 from tandem.models.loading import load_policy
 from tandem.rng import Seed
+from tandem.runs.heartbeat import count_tokens
 
 Weights = nn.Module | Source
 
@@ -86,6 +87,8 @@ class TorchEngine:
             models differ in vocabulary.
         ConfigError: b is not between 0 and 1.
     """
+
+    is_exact = True
 
     def __init__(
         self,
@@ -192,6 +195,7 @@ class TorchEngine:
                 else:
                     start, logits = 0, self._decoder.step(flight.last())
                 alive = flight.draw(start, logits)
+                count_tokens("drawn", len(logits))
                 if not alive.all():
                     self._decoder.keep(alive)
                     flight.keep(alive)

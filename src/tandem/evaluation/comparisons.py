@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from tandem.data.chat.transcripts import prompt_key
 from tandem.data.record import Completion, Group
 from tandem.errors import DataError
 from tandem.rng import Seed
@@ -24,7 +25,7 @@ class Comparisons:
     """Columns, one number a judgment; "first" and "second" are in presentation order.
 
     Attributes:
-        prompt: [M] prompt ids.
+        prompt: [M] prompt ids; groups with the same prompt have that of the first.
         difference: [M] score of the first minus score of the second.
         level: [M] mean score of the two.
         y: [M] share of judges who preferred the first.
@@ -75,8 +76,9 @@ def lay_out_comparisons(
             there is no judgment at all.
     """
     ensemble = [list(member) for member in members]
+    first: dict[str, str] = {}
     rows = [
-        row
+        (first.setdefault(prompt_key(group.prompt), group.id), *row[1:])
         for place, group in enumerate(groups)
         for row in _rows(group, [_same(group, member, place) for member in ensemble], seed)
     ]

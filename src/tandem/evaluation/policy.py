@@ -1,8 +1,8 @@
 """How good is a policy: win rates, rewards, KL and length, paired by prompt.
 
-Words: `truth` is the micro world's programmatic judge, `gold_rm` several reward models fitted to
-the same preferences, `proxy` the reward that was optimised. A gap that opens between proxy and
-the other two is reward hacking.
+Words: `truth` is a task's programmatic judge, `gold_rm` a reward fitted to human data that the
+proxy never saw, `proxy` the reward that was optimised. A gap that opens between proxy and the other
+two is reward hacking.
 
 Shapes: S seeds, P prompts.
 """
@@ -21,12 +21,12 @@ from tandem.errors import DataError
 from tandem.evaluation.tables import Table, join_parts
 from tandem.statistics import (
     Estimate,
+    bounded_win_rate,
     holm,
     mean_of,
     outcomes_of,
     paired_difference,
     verdict_line,
-    win_rate,
 )
 from tandem.statistics.numerics import Floats
 
@@ -180,10 +180,10 @@ def _row(
         gain = paired_difference(*_aligned(name, mine[judge], main, policies[main][judge]))
     return PolicyRow(
         name=name,
-        wins={other: win_rate(x) for other, x in played.items()},
+        wins={other: bounded_win_rate(x) for other, x in played.items()},
         ties={other: float((x == 0.5).mean()) for other, x in played.items()},
         gain=gain,
-        means={k: win_rate(x) if k.endswith(WON) else mean_of(x) for k, x in mine.items()},
+        means={k: bounded_win_rate(x) if k.endswith(WON) else mean_of(x) for k, x in mine.items()},
         adjusted_p=None,
     )
 

@@ -4,17 +4,20 @@ A proxy rises because it is optimised; whether anything else rose is what the ot
 curve say. See docs/theory/over_optimisation.md; Gao et al. 2022, arXiv:2210.10760.
 
     points = read_curve(run / "events.jsonl")
-    print(diagnose_curve(points))
+    print(diagnose_curve(points, by_prompt=read_curve_by_prompt(run / "events.jsonl")))
     plot_curves({"PPO": points}, Path("curve.svg"))
 
-Shapes: M points of a curve.
+A signal can show hacking only as far as it is independent of the proxy: one that makes the proxy's
+mistakes rises with them. `agreement_with_proxy` says how far that is so.
+
+Shapes: M points of a curve, P prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +35,14 @@ from tandem.statistics.numerics import Floats
 
 Point = Mapping[str, float]
 SIGNALS = ("truth", "gold_rm", "held_out")
-"""What was not optimised, the most trustworthy first."""
+"""What was not optimised. The truth is believed first; of the learned ones, where their agreement
+with the proxy was measured, the most independent, and else in this order: other data and another
+model, then other data alone."""
+TRUTH = "truth"
+SHARED = 0.9
+"""Agreement with the proxy from which a signal is said to share its errors."""
 RISING, WINDOW = 0.05, 3
+TINY = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,8 @@ class Diagnosis:
         diverged: the proxy rose after that point while the signal fell.
         length_slope: tokens a round, least squares over the curve.
         kl_slope: nats a round, least squares over the last three points.
+        agreement: of every signal its agreement with the proxy, see `agreement_with_proxy`; empty
+            where it was not measured.
         fit: the signal over its start against sqrt(KL), or None with fewer than two points away
             from the start; its `peak` and `height` say where it turns over.
     """
@@ -76,6 +87,7 @@ class Diagnosis:
     length_slope: float
     kl_slope: float
     fit: OverOptimisation | None
+    agreement: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def __str__(self) -> str:
         main = self.signals[self.signal]
@@ -90,6 +102,13 @@ class Diagnosis:
             lines.append(
                 f"fit over sqrt(KL): alpha {self.fit.alpha:.3f}, beta {self.fit.beta:.3f}, "
                 f"peak at KL {self.fit.peak**2:.3g}, height {self.fit.height:.3f}"
+            )
+        if self.agreement:
+            each = ", ".join(f"{name} {r:.2f}" for name, r in self.agreement.items())
+            lines.append(f"agreement with the proxy about single answers: {each}")
+        if self.agreement.get(self.signal, 0.0) >= SHARED:
+            lines.append(
+                f"{self.signal} shares the proxy's errors: that it did not fall says little"
             )
         if self.diverged:
             lines.append(
@@ -147,17 +166,78 @@ def _round_events(events: Path, kind: str, stage: str | None) -> list[dict[str, 
     return [points[turn] for turn in sorted(points)]
 
 
-def diagnose_curve(points: Sequence[Point], *, signal: str | None = None) -> Diagnosis:
+def agreement_with_proxy(by_prompt: Sequence[Mapping[str, Floats]]) -> dict[str, float]:
+    """Measure how far each signal agrees with the proxy about single answers: a correlation.
+
+    Over the answers to the same prompt in different rounds. The prompt's mean and the round's mean
+    are taken off both columns first, so that hard prompts, and a policy that gets better, are no
+    agreement. 1 is the proxy over again. A signal that is independent of the proxy and right
+    shares with it only what both know of the truth.
+
+    >>> rounds = [{"proxy": np.array([0.0, 2.0]), "held_out": np.array([1.0, 5.0])},
+    ...           {"proxy": np.array([2.0, 1.0]), "held_out": np.array([5.0, 3.0])}]
+    >>> agreement_with_proxy(rounds)
+    {'held_out': 1.0}
+
+    Args:
+        by_prompt: of each round every column as [P] numbers, as `read_curve_by_prompt` gives it.
+
+    Returns:
+        signal -> correlation; a signal or a proxy that never differs is left out.
+    """
+    if len(by_prompt) < 2 or any("proxy" not in p for p in by_prompt):
+        return {}
+    there = [s for s in SIGNALS if all(s in p for p in by_prompt)]
+    left = {s: _without_means(by_prompt, s) for s in ("proxy", *there)}
+    norms = {s: float(np.sqrt((x**2).sum())) for s, x in left.items()}
+    return {
+        s: round(float((left[s] * left["proxy"]).sum() / (norms[s] * norms["proxy"])), 6)
+        for s in there
+        if min(norms[s], norms["proxy"]) > TINY
+    }
+
+
+def _without_means(by_prompt: Sequence[Mapping[str, Floats]], name: str) -> Floats:
+    """[M, P] a column without each prompt's and each round's mean."""
+    x = np.stack([np.asarray(p[name], np.float64) for p in by_prompt])
+    return x - x.mean(axis=0) - x.mean(axis=1, keepdims=True) + x.mean()
+
+
+def trusted_signals(agreement: Mapping[str, float]) -> list[str]:
+    """Return the signals, the most trustworthy first: truth, then the most independent.
+
+    Independence is how little a signal agrees with the proxy. A signal that does not agree at all,
+    or says the opposite, knows nothing that the proxy knows, and comes last: noise is independent
+    too. Signals whose agreement was not measured keep their order, behind those that have one.
+    """
+
+    def key(name: str) -> tuple[int, float, int]:
+        r = agreement.get(name)
+        rank = 0 if name == TRUTH else 2 if r is None else 1 if r > 0 else 3
+        return rank, 0.0 if r is None else abs(r), SIGNALS.index(name)
+
+    return sorted(SIGNALS, key=key)
+
+
+def diagnose_curve(
+    points: Sequence[Point],
+    *,
+    signal: str | None = None,
+    by_prompt: Sequence[Mapping[str, Floats]] = (),
+) -> Diagnosis:
     """Apply the detectors to a curve.
 
     Args:
         points: rounds with `round`, `proxy`, `kl`, `length` and at least one signal.
-        signal: the column to believe; by default the first of truth, gold_rm, held_out.
+        signal: the column to believe; by default the first of `trusted_signals`.
+        by_prompt: the same rounds prompt by prompt, from which agreement with the proxy is
+            measured, `read_curve_by_prompt`; without it signals have a fixed order.
 
     Raises:
         DataError: fewer than two points, or no signal beside the proxy.
     """
-    chosen = _signal(points, signal)
+    agreement = agreement_with_proxy(by_prompt)
+    chosen = _signal(points, signal, trusted_signals(agreement))
     best = best_index(_column(points, chosen).tolist())
     signals = {name: _trend(points, name, best) for name in _present(points, chosen)}
     proxy = _trend(points, "proxy", best)
@@ -173,6 +253,7 @@ def diagnose_curve(points: Sequence[Point], *, signal: str | None = None) -> Dia
         length_slope=_slope(points, "length"),
         kl_slope=_slope(points[-WINDOW:], "kl"),
         fit=_fit(points, chosen),
+        agreement=agreement,
     )
 
 
@@ -271,8 +352,8 @@ def _draw(axes: Any, name: str, points: Sequence[Point], colour: str) -> None:
         axes.plot(x, fit.at(x), color=colour, linewidth=0.6, alpha=0.7)
 
 
-def _signal(points: Sequence[Point], wanted: str | None) -> str:
-    known = [wanted] if wanted is not None else list(SIGNALS)
+def _signal(points: Sequence[Point], wanted: str | None, order: Sequence[str] = SIGNALS) -> str:
+    known = [wanted] if wanted is not None else list(order)
     found = [name for name in known if points and all(name in p for p in points)]
     if len(points) < 2 or not found:
         raise DataError(

@@ -177,8 +177,13 @@ def reward_evaluation(
 
 
 def with_other_prompts(groups: Iterable[Group]) -> Iterator[Group]:
-    """Yield each prompt with the answers to another, unscored: `other_prompts`, once judged."""
-    unscored = (replace(g, scores=np.zeros(len(g)), preferences=()) for g in groups)
+    """Yield each prompt with the answers to another, unscored: `other_prompts`, once judged.
+
+    Groups of one prompt alone have no answers to another: nothing is yielded.
+    """
+    unscored = [replace(g, scores=np.zeros(len(g)), preferences=()) for g in groups]
+    if len({g.prompt.text for g in unscored}) < 2:
+        return
     for group in mismatch()(unscored, Seed()):
         strange = group.keep(np.flatnonzero(is_mismatched(group)).tolist())
         yield replace(strange, scores=None)

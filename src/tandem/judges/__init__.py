@@ -21,7 +21,8 @@ class Judge(Protocol):
 
     A judge is a frozen dataclass with a `name`. A call yields the same groups in the same order,
     with one of `scores`, `preferences` and `clusters` written. It may raise `Pending` where
-    people answer later, but only before its first group.
+    people answer later, but only before its first group. One that compares and never scores says
+    so with `compares = True`, so that nobody asks it about a single answer.
 
     >>> import numpy as np
     >>> from dataclasses import dataclass, replace
@@ -66,3 +67,8 @@ def open_judge(judge: Judge, machine: Machine) -> ScoringFunction:
 def judge_once(judge: Judge, machine: Machine, groups: Iterable[Group]) -> Iterator[Group]:
     """Open a judge on this machine for these groups alone; its models are let go of afterwards."""
     return open_judge(judge, machine)(groups)
+
+
+def only_compares(judge: Judge) -> bool:
+    """True for a judge that writes preferences and no scores, as its `compares` says."""
+    return getattr(judge, "compares", False) is True

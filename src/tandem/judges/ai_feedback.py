@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+from tandem.engines import Sampling
 from tandem.engines.language_models import LanguageModel
 from tandem.engines.language_models.addresses import check_address
 from tandem.engines.language_models.local import LocalModel
 from tandem.engines.language_models.openai import Server
 from tandem.errors import ConfigError
+from tandem.errors.ranges import Count, Range, check_ranges
 from tandem.judges.llm import Average, Labeller, Orders
+from tandem.judges.reasoning import ReasoningJudge
 from tandem.judges.templates import CompareFormat
-from tandem.ranges import Range, check_ranges
+from tandem.machine import WHEN_CHANGED
 from tandem.runs.checkpoint import Checkpoint
 
 
@@ -29,6 +32,9 @@ class AIFeedback:
         average: of the orders' and principles' readings: probability (the paper) or logit.
         hard: round soft labels to clicks.
         clamp: keep labels within [clamp, 1 - clamp]; .4 with chains of thought (CAI).
+        reads: `letters`, their probabilities; or `verdict`, for models that reason first: they
+            write, and the verdict is read by a rule.
+        room: tokens of reasons and verdict, at most.
     """
 
     model: str | None = None
@@ -37,6 +43,8 @@ class AIFeedback:
     average: Average = "probability"
     hard: bool = False
     clamp: Annotated[float, Range(0, 0.5)] | None = None
+    reads: Literal["letters", "verdict"] = field(default="letters", metadata={WHEN_CHANGED: True})
+    room: Count = field(default=2048, metadata={WHEN_CHANGED: True})
 
     def __post_init__(self) -> None:
         check_ranges(self, "asking")
@@ -58,7 +66,15 @@ class AIFeedback:
 
     def labeller(
         self, base: Checkpoint, compare: CompareFormat, principles: tuple[str, ...]
-    ) -> Labeller:
+    ) -> Labeller | ReasoningJudge:
         """Return the judge that compares by these principles."""
+        if self.reads == "verdict":
+            return ReasoningJudge(
+                self.lm(base),
+                principles=principles,
+                orders=self.orders,
+                hard=self.hard,
+                sampling=Sampling(temperature=0.0, max_tokens=self.room),
+            )
         how = {"average": self.average, "hard": self.hard, "clamp": self.clamp}
         return Labeller(self.lm(base), compare, principles, self.orders, **how)  # type: ignore[arg-type]

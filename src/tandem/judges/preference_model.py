@@ -1,8 +1,11 @@
-"""Judges that are a preference model of two arguments: preferences, or a score made of them.
+"""Judges that are a preference model: preferences, or a score made of them.
 
-The model reads (x, y, y') in both orders (`tandem.data.pair_sequences`), so the probabilities of
-(y, y') and (y', y) add up to 1. Groups tokenised for another tokenizer are tokenised again from
-their text with the model's own. A sequence longer than the model's context is refused, never cut.
+Two kinds of folders are read, and each says which it is. A model of two arguments reads (x, y, y')
+in both orders (`tandem.data.pair_sequences`): one pass a pair. A scalar plus cyclic model reads
+each answer once, and compares scores and embeddings: one pass an answer. Either way the
+probabilities of (y, y') and (y', y) add up to 1. Groups tokenised for another tokenizer are
+tokenised again from their text with the model's own. A sequence longer than the model's context
+is refused, never cut.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -26,6 +29,7 @@ from tandem.data.pair_sequences import (
 from tandem.data.record import Completion, FloatArray, Group, Preference
 from tandem.errors import ConfigError, JudgeError
 from tandem.judges import ScoringFunction
+from tandem.judges.open_preference import GroupPairs, PairProbability
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.folders import context_length
@@ -39,9 +43,6 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.statistics import win_probability_of
 
 Answers = tuple[Completion, ...]
-GroupPairs = tuple[Group, Sequence[Pair]]
-"""A tokenised group, and which of its completions shall be compared."""
-
 CLIP = (0.01, 0.99)
 """A saturated rho would let one baseline decide the scale of a prompt.
 
@@ -61,7 +62,7 @@ class PreferenceModel:
     >>> groups = run("compared", judge, answers, rho)  # doctest: +SKIP
 
     Attributes:
-        checkpoint: what `methods.preference.fit` returned.
+        checkpoint: what `methods.preference.fit` or `methods.cyclic_preference.fit` returned.
         pairs: `neighbours` compares (0, 1), (2, 3), ...; `all` every i < j; `given` those that
             the group has preferences for, which it labels anew.
         hard: round the label to 1 or 0, as a click would be; equal texts stay a tie, .5.
@@ -69,6 +70,7 @@ class PreferenceModel:
         machine: where it runs; the `judge` stage puts its own in.
     """
 
+    compares: ClassVar[bool] = True
     checkpoint: Checkpoint
     pairs: Literal["neighbours", "all", "given"] = "neighbours"
     hard: bool = False
@@ -96,7 +98,7 @@ class PreferenceModel:
                 or a sequence longer than the model can read.
             DataError: `given`, and a group without preferences.
         """
-        reader = _Reader.open(self.checkpoint, self.machine)
+        reader = _open_reader(self.checkpoint, self.machine)
 
         def compare(groups: Iterable[Group]) -> Iterator[Group]:
             given, seen = itertools.tee(groups)
@@ -108,6 +110,24 @@ class PreferenceModel:
                 yield replace(group, preferences=written)
 
         return compare
+
+    def open_pairs(self) -> PairProbability:
+        """Load the weights once and return how likely one answer is preferred to another.
+
+        Raises:
+            JudgeError: as `open` does.
+        """
+        reader = _open_reader(self.checkpoint, self.machine)
+
+        def probability(asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
+            groups, pairs = itertools.tee(asked)
+            own = reader.own(group for group, _ in groups)
+            yield from map(
+                win_probability_of,
+                reader((g, pair) for g, (_, pair) in zip(own, pairs, strict=True)),
+            )
+
+        return probability
 
     def _met(self, group: Group) -> Sequence[Pair]:
         _several(group, 2, self.name)
@@ -133,7 +153,7 @@ class Pointwise:
     (docs/theory/rejection_sampling.md#pieces).
 
     Attributes:
-        checkpoint: what `methods.preference.fit` returned.
+        checkpoint: what `methods.preference.fit` or `methods.cyclic_preference.fit` returned.
         baselines: groups whose completions are the y_b, by prompt id: pi_sft's decodes, `sample`d
             once. None takes the first `first` completions of each group itself, which is right
             where they are random decodes of pi_sft; an answer against itself counts 0.
@@ -174,7 +194,7 @@ class Pointwise:
             JudgeError: not a preference model, or (when it judges) a prompt without baselines, or
                 a sequence longer than the model can read.
         """
-        reader = _Reader.open(self.checkpoint, self.machine)
+        reader = _open_reader(self.checkpoint, self.machine)
         others = {g.id: g.completions for g in reader.own(self.baselines or ())}
         low, high = (math.log(p / (1 - p)) for p in CLIP)
 
@@ -209,25 +229,12 @@ class Pointwise:
 class _Reader:
     """An opened preference model: groups in, log-odds of the pairs asked for out."""
 
+    reads: ClassVar[str]
     trunk: PackedModel
     tokenizer: object
-    seam: PairSeparator
     limit: int
     tokens: int
     checkpoint: Checkpoint
-
-    @classmethod
-    def open(cls, checkpoint: Checkpoint, machine: Machine) -> _Reader:
-        trunk = open_scalar(checkpoint.path, machine)
-        if loading.read_kind(trunk.inner) != loading.PAIR:
-            raise JudgeError(
-                f"{checkpoint} scores one answer at a time",
-                "a preference model reads two answers as one sequence, and was fitted so",
-                "use `RewardModel`, or a checkpoint of `methods.preference`",
-            )
-        tokenizer = load_tokenizer(checkpoint.path)
-        limit = context_length(checkpoint.path)
-        return cls(trunk, tokenizer, PairSeparator.of(tokenizer), limit, machine.tokens, checkpoint)
 
     def own(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the groups in the model's own tokens."""
@@ -235,18 +242,76 @@ class _Reader:
 
     def __call__(self, asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
         """Yield [M] log-odds that the first is better, for the pairs asked of each group."""
-        derived = (self._whole(both_orders(g, pairs, self.seam)) for g, pairs in asked)
-        for _, reading in forward_groups(self.trunk, derived, self.tokens, logp=False):
-            yield np.empty(0) if reading.score is None else pair_log_odds(reading.score)
+        raise NotImplementedError
 
     def _whole(self, group: Group) -> Group:
         if longest_sequence(group) > self.limit:
             raise JudgeError(
-                f"prompt `{group.id}` with two of its answers has {longest_sequence(group)} tokens",
+                f"prompt `{group.id}` with {self.reads} has {longest_sequence(group)} tokens",
                 f"{self.checkpoint} reads {self.limit}, and nothing is cut in silence",
                 "sample shorter answers, or drop such prompts with `tandem.encode`",
             )
         return group
+
+
+class _PairReader(_Reader):
+    """Reads two answers as one sequence, in both orders."""
+
+    reads = "two of its answers"
+
+    def __call__(self, asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
+        """Yield [M] log-odds that the first is better, for the pairs asked of each group."""
+        seam = PairSeparator.of(self.tokenizer)
+        derived = (self._whole(both_orders(g, pairs, seam)) for g, pairs in asked)
+        for _, reading in forward_groups(self.trunk, derived, self.tokens, logp=False):
+            yield np.empty(0) if reading.score is None else pair_log_odds(reading.score)
+
+
+class _EmbeddingReader(_Reader):
+    """Reads each answer once: a score and an embedding."""
+
+    reads = "one of its answers"
+
+    def __call__(self, asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
+        """Yield [M] log-odds that the first is better, for the pairs asked of each group."""
+        given, seen = itertools.tee(asked)
+        groups = (self._whole(group) for group, _ in seen)
+        read = forward_groups(self.trunk, groups, self.tokens, logp=False)
+        for (_, pairs), (_, reading) in zip(given, read, strict=True):
+            if reading.score is None or reading.embedding is None or not len(pairs):
+                yield np.empty(0)
+                continue
+            i, j = np.array(pairs).T
+            yield cyclic_log_odds_matrix(reading.score, reading.embedding)[i, j]
+
+
+def cyclic_log_odds_matrix(score: FloatArray, embedding: FloatArray) -> FloatArray:
+    """Return [n, n] log-odds of a scalar plus cyclic model; antisymmetric.
+
+    Args:
+        score: [n] rewards.
+        embedding: [n, 2k]; components 2k and 2k + 1 turn against each other.
+    """
+    s, e = score.astype(np.float64), embedding.astype(np.float64)
+    turned = e[:, 0::2] @ e[:, 1::2].T
+    return s[:, None] - s[None, :] + turned - turned.T
+
+
+def _open_reader(checkpoint: Checkpoint, machine: Machine) -> _Reader:
+    """Open a folder by the kind that it says it is."""
+    trunk = open_scalar(checkpoint.path, machine)
+    kinds = {loading.PAIR: _PairReader, loading.EMBEDDING: _EmbeddingReader}
+    kind = loading.read_kind(trunk.inner)
+    if kind not in kinds:
+        raise JudgeError(
+            f"{checkpoint} scores one answer at a time",
+            "a preference model reads two answers as one sequence, or gives embeddings, and was "
+            "fitted so",
+            "use `RewardModel`, or a checkpoint of `methods.preference` or "
+            "`methods.cyclic_preference`",
+        )
+    tokenizer, limit = load_tokenizer(checkpoint.path), context_length(checkpoint.path)
+    return kinds[kind](trunk, tokenizer, limit, machine.tokens, checkpoint)
 
 
 def _several(group: Group, least: int, name: str) -> None:

@@ -17,6 +17,7 @@ from tandem.data.chat.tokens import tokenizer_hash
 from tandem.data.record import FloatArray, Group
 from tandem.errors import JudgeError
 from tandem.judges import Judge, ScoringFunction, open_judge
+from tandem.judges.open_preference import GroupPairs, PairProbability
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.forward import GroupOutputs, forward_groups
@@ -24,7 +25,9 @@ from tandem.models.opening import open_policy, open_scalar
 from tandem.models.packed import PackedModel
 from tandem.models.tokenise import tokenise
 from tandem.models.tokenizers import load_tokenizer
+from tandem.operators.columns import scores_of
 from tandem.runs.checkpoint import Checkpoint
+from tandem.statistics import win_probability_of
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,11 @@ class RewardModel:
             JudgeError: a preference model, which scores no single answer.
         """
         trunk = open_scalar(self.checkpoint.path, self.machine)
-        if loading.read_kind(trunk.inner) == loading.PAIR:
+        kind = loading.read_kind(trunk.inner)
+        if kind in (loading.PAIR, loading.EMBEDDING):
+            what = "reads two answers at a time" if kind == loading.PAIR else "gives embeddings"
             raise JudgeError(
-                f"{self.checkpoint} reads two answers at a time",
+                f"{self.checkpoint} {what}",
                 "a preference model says which is better, and scores neither alone",
                 "use `judges.preference_model`: PreferenceModel, or Pointwise for scores",
             )
@@ -78,6 +83,23 @@ class RewardModel:
 
         return score
 
+    def open_pairs(self) -> PairProbability:
+        """Load the weights once and return sigma(r_i - r_j), each answer read once.
+
+        Raises:
+            JudgeError: as `open` does.
+        """
+        score = self.open()
+
+        def probability(asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
+            given, seen = itertools.tee(asked)
+            for (_, pairs), group in zip(given, score(g for g, _ in seen), strict=True):
+                i, j = np.array(pairs, np.int64).reshape(-1, 2).T
+                r = scores_of(group, self.name) if len(i) else np.empty(0)
+                yield win_probability_of(r[i] - r[j])
+
+        return probability
+
 
 @dataclass(frozen=True)
 class ImplicitReward:
@@ -89,12 +111,14 @@ class ImplicitReward:
         policy: the trained policy.
         reference: the policy it was trained against.
         beta: the loss's beta.
+        temperature: logits of both are divided by it, above 0.
     """
 
     policy: Checkpoint
     reference: Checkpoint
     beta: float = 0.1
     name: str = "implicit"
+    temperature: float = 1.0
     machine: Machine = field(default=Machine(), compare=False)
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
@@ -116,6 +140,7 @@ class ImplicitReward:
                 "give the reference that the policy was trained against",
             )
         pi, ref = (open_policy(p, self.machine) for p in paths)
+        pi.temperature = ref.temperature = self.temperature
 
         def score(groups: Iterable[Group]) -> Iterator[Group]:
             mine, theirs = itertools.tee(groups)
@@ -139,6 +164,7 @@ class Shaped:
         policy: pi, whose answers are scored.
         reference: pi_ref.
         beta: KL coefficient.
+        temperature: at which the answers were sampled, above 0: both policies are read at it.
     """
 
     judge: Judge
@@ -146,6 +172,7 @@ class Shaped:
     reference: Checkpoint
     beta: float
     name: str = "shaped"
+    temperature: float = 1.0
     machine: Machine = field(default=Machine(), compare=False)
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
@@ -160,7 +187,13 @@ class Shaped:
                 judge writes no scores.
         """
         reward = open_judge(self.judge, self.machine)
-        price = ImplicitReward(self.policy, self.reference, self.beta, machine=self.machine).open()
+        price = ImplicitReward(
+            self.policy,
+            self.reference,
+            self.beta,
+            temperature=self.temperature,
+            machine=self.machine,
+        ).open()
 
         def score(groups: Iterable[Group]) -> Iterator[Group]:
             mine, theirs = itertools.tee(groups)

@@ -26,6 +26,7 @@ from tandem.rng import Seed
 
 Source = Literal["uniform", "active", "gold"]
 SETTINGS = "project"
+MOST_CRITERIA, LONGEST_CRITERION = 8, 40
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Project:
         model: folder of the model that the reward starts from.
         rationale: whether a reason is asked for: `off`, `optional`, `required`.
         better_answer: offer a box for a better answer.
-        criteria: further questions, each answered A, B or the same.
+        criteria: what else may be judged of a pair, each A, the same or B: `["helpful", "honest"]`.
         backup_minutes: minutes between two backups; 0 never.
     """
 
@@ -59,6 +60,7 @@ class Project:
     model: str = ""
     rationale: Literal["off", "optional", "required"] = "optional"
     better_answer: bool = True
+    criteria: tuple[str, ...] = ()
     backup_minutes: float = 60.0
 
     def __post_init__(self) -> None:
@@ -66,11 +68,28 @@ class Project:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ConfigError(f"--{name} {value}", "it is a share", "give 0 to 1")
+        _check_criteria(self.criteria)
         if self.lease_seconds < 1:
             raise ConfigError(
                 f"--lease_seconds {self.lease_seconds}",
                 "a lease has to last until the question is on the screen",
                 "give 60 or more; 900 is the default",
+            )
+
+
+def _check_criteria(criteria: tuple[str, ...]) -> None:
+    if len(criteria) > MOST_CRITERIA or len(set(criteria)) != len(criteria):
+        raise ConfigError(
+            f"--criteria {list(criteria)}",
+            f"a page holds at most {MOST_CRITERIA} criteria, each of another name",
+            "name the few that matter, each once",
+        )
+    for name in criteria:
+        if not name.strip() or len(name) > LONGEST_CRITERION or not name.isprintable():
+            raise ConfigError(
+                f"--criteria {list(criteria)}: {name[:60]!r}",
+                f"a criterion is a word or two on the page, at most {LONGEST_CRITERION} characters",
+                "give short names; what they mean stands in the rubric",
             )
 
 
@@ -110,7 +129,11 @@ def load_project(connection: sa.Connection) -> Project | None:
     """Return the project's settings, or None before there are any."""
     kept = connection.execute(sa.select(setting.c.value).where(setting.c.name == SETTINGS)).scalar()
     known = Project.__dataclass_fields__
-    return None if kept is None else Project(**{k: v for k, v in kept.items() if k in known})
+    if kept is None:
+        return None
+    own: dict[str, Any] = {k: v for k, v in kept.items() if k in known}
+    own["criteria"] = tuple(own.get("criteria", ()))
+    return Project(**own)
 
 
 def next_ticket(connection: sa.Connection, who: Person, project: Project) -> Ticket | None:
@@ -197,6 +220,13 @@ def renew_lease(connection: sa.Connection, token: str, project: Project) -> None
         .where(lease.c.token == token, lease.c.closed_at.is_(None))
         .values(expires_at=time.time() + project.lease_seconds)
     )
+
+
+def keep_lease(connection: sa.Connection, ticket: Ticket, project: Project) -> None:
+    """Renew a lease that still holds a place; one whose place went to others is not revived."""
+    now = time.time()
+    if ticket.expires_at > now or has_room(connection, ticket.item_id, ticket.person_id, now):
+        renew_lease(connection, ticket.token, project)
 
 
 def has_room(connection: sa.Connection, item_id: int, person_id: int, now: float) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -54,6 +54,7 @@ def write_card(
         f"- {len(found.rows)} judgements by {len(habits)} people: {_counts(kinds)}.",
         f"- Protocol: {_counts(protocols)}. Chosen by: {_counts(sources)}. Only `uniform` items "
         "are an unbiased sample.",
+        *_criteria_lines(found.rows),
         f"- Labels: {found.labels}" + _label_words(found.labels),
         *(f"- Left out of the pairs: {n} prompts, {why}." for why, n in left_out.items()),
         "",
@@ -99,6 +100,21 @@ def _head(has_pairs: bool) -> list[str]:
         for line in (f"- config_name: {name}", f"  data_files: {file}")
     ]
     return ["---", "tags: [preference, human-feedback, trl]", "configs:", *configs, "---", ""]
+
+
+def _criteria_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each criterion how often it was judged, and how often it agrees with the whole."""
+    said: dict[str, list[bool]] = {}
+    for row in rows:
+        for said_of in row["criteria"]:
+            whole = row["strength"] or 0
+            same = said_of["sign"] == (whole > 0) - (whole < 0)
+            said.setdefault(said_of["name"], []).append(same)
+    return [
+        f"- Criterion {name}: judged in {len(same)} votes, like the whole answer in "
+        f"{sum(same)} of them."
+        for name, same in said.items()
+    ]
 
 
 def _label_words(labels: str) -> str:

@@ -193,6 +193,10 @@ def _row(vote: Vote, gold: Mapping[Unit, float]) -> dict[str, Any]:
         "strength": vote.strength,
         "both_bad": event["both_bad"],
         "ranks": None if ranks is None else voting.ranks_by_answer(ranks, event["order"]),
+        "criteria": [
+            {"name": name, "sign": sign}
+            for name, sign in voting.criteria_by_answer(event["criteria"], event["order"]).items()
+        ],
         "reason": event["reason"],
         "rationale": event["rationale"],
         "better_answer": event["better_answer"],
@@ -229,6 +233,7 @@ VOTES = pa.schema(
         "strength": pa.int32(),
         "both_bad": pa.bool_(),
         "ranks": pa.list_(pa.int32()),
+        "criteria": pa.list_(pa.struct({"name": pa.string(), "sign": pa.int32()})),
         "reason": pa.string(),
         "rationale": pa.string(),
         "better_answer": pa.string(),

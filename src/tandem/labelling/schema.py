@@ -135,6 +135,7 @@ event = sa.Table(
     sa.Column(
         "ranks", sa.JSON(none_as_null=True)
     ),  # shown place -> rank, 1 the best, null unranked
+    sa.Column("criteria", sa.JSON(none_as_null=True)),  # name -> a, same or b, as it was shown
     sa.Column("reason", sa.Text),  # of a skip
     sa.Column("rationale", sa.Text),
     sa.Column("better_answer", sa.Text),

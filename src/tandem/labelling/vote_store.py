@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -47,6 +47,8 @@ SKIP_REASONS = {
     "broken": "It is shown wrongly",
     "other": "Another reason",
 }
+SIDES = {"a": 1, "same": 0, "b": -1}
+"""What may be said of a criterion -> its sign where the answer shown first is the item's first."""
 DEVICES = ("desktop", "phone", "unknown")
 LONGEST_TEXT = 20_000
 
@@ -59,6 +61,8 @@ class Judgement:
         key: chosen by the page; the same key sent twice is one event.
         choice: 1..7, or None in a ranking.
         ranks: shown place -> rank (1 the best, equal ranks allowed, None unranked).
+        criteria: name -> `a`, `same` or `b`, as the answers were shown; what is left out was not
+            judged.
         seconds: how long it was looked at, as the page measured it.
     """
 
@@ -66,6 +70,7 @@ class Judgement:
     choice: int | None = None
     both_bad: bool = False
     ranks: tuple[int | None, ...] | None = None
+    criteria: Mapping[str, str] = field(default_factory=dict[str, str])
     reason: str = ""
     rationale: str = ""
     better_answer: str = ""
@@ -178,6 +183,12 @@ def vote_strength(choice: int, order: Sequence[int]) -> int:
     return shown if order[0] == 0 else -shown
 
 
+def criteria_by_answer(given: Mapping[str, str] | None, order: Sequence[int]) -> dict[str, int]:
+    """Return criteria in the item's frame: 1 where its first answer is better, 0 the same, -1."""
+    turn = 1 if order[0] == 0 else -1
+    return {name: turn * SIDES[side] for name, side in (given or {}).items()}
+
+
 def ranks_by_answer(ranks: Sequence[int | None], order: Sequence[int]) -> list[int | None]:
     """Return ranks by place in the item instead of by shown place."""
     out: list[int | None] = [None] * len(order)
@@ -239,7 +250,7 @@ def _checked(said: Judgement, ticket: Ticket, project: Project) -> dict[str, Any
                 "a vote says which answer is better, or that it is a tie",
                 "choose one of the seven, both bad, or skip the question",
             )
-        values = {"choice": choice}
+        values = {"choice": choice, "criteria": _checked_criteria(said.criteria, project)}
     if project.rationale == "required" and not said.rationale.strip():
         raise DataError(
             "no reason is given",
@@ -247,6 +258,19 @@ def _checked(said: Judgement, ticket: Ticket, project: Project) -> dict[str, Any
             "write one sentence, then save again",
         )
     return {**values, "both_bad": said.both_bad}
+
+
+def _checked_criteria(given: Mapping[str, str], project: Project) -> dict[str, str] | None:
+    for name, side in given.items():
+        if name not in project.criteria or side not in SIDES:
+            raise DataError(
+                f"the criterion {name[:60]!r} is answered {side[:20]!r}",
+                "this project asks for "
+                + (", ".join(project.criteria) or "no criterion")
+                + f"; an answer is one of {', '.join(SIDES)}",
+                "reload the page, and choose again",
+            )
+    return dict(given) or None
 
 
 def _checked_ranks(ranks: Sequence[int | None] | None, n: int) -> list[int | None]:

@@ -35,8 +35,8 @@ class MethodRow:
         objective: what is minimised.
         init: where training starts.
         repeats: how often the whole is done.
-        fits: what its result is: a policy that is compared by judges, a reward, or a solver of
-            questions with one checkable answer; not a column.
+        fits: what its result is: a policy that is compared by judges, a reward, a solver of
+            questions with one checkable answer, or rounds that measure themselves; not a column.
         asks: what a solver is examined for: a path to the answer, or the answer alone.
     """
 
@@ -48,7 +48,7 @@ class MethodRow:
     objective: str
     init: str
     repeats: str
-    fits: Literal["policy", "reward", "preference", "solver"] = "policy"
+    fits: Literal["policy", "reward", "preference", "solver", "rounds"] = "policy"
     asks: Literal["path", "answer"] = "path"
 
 
@@ -60,6 +60,11 @@ METHODS: dict[str, MethodRow] = {
     ),
     "preference": MethodRow(
         "PreferenceConfig", "preference model", "D, 2", "humans", "-", "`two_argument`", "SFT", "1",
+        fits="preference",
+    ),
+    "cyclic_preference": MethodRow(
+        "CyclicPreferenceConfig", "scalar plus cyclic preference model", "D, 2", "humans", "-",
+        "`cyclic_log_odds`", "SFT", "1",
         fits="preference",
     ),
     "dpo": MethodRow(
@@ -74,6 +79,38 @@ METHODS: dict[str, MethodRow] = {
     "grpo": MethodRow(
         "GRPOConfig", "GRPO, RLOO, Dr. GRPO, DAPO, GSPO", "pi_theta, k", "r_phi", "-",
         "`ppo_clip`, group baseline", "SFT", "online",
+    ),
+    "online_dpo": MethodRow(
+        "OnlineDPOConfig", "online DPO, online IPO, online SLiC", "pi_theta, K", "any", "-",
+        "`sigmoid`, `ipo_sum`, `hinge_norm`", "SFT", "online",
+    ),
+    "xpo": MethodRow(
+        "XPOConfig", "XPO", "pi_theta, 1; pi_ref, 1", "any", "-",
+        "`sigmoid` + alpha log pi(y_ref)", "SFT", "online",
+    ),
+    "iterative_dpo": MethodRow(
+        "IterativeDPOConfig", "iterative DPO", "pi_theta, K", "r_phi",
+        "`rank_pairs(best-worst)`", "`sigmoid`", "pi_theta", "T",
+    ),
+    "nash_md": MethodRow(
+        "NashMDConfig", "Nash-MD-PG", "pi_theta, k; its mixture with pi_sft", "rho", "-",
+        "`ppo_clip`, wins minus KL", "SFT", "online",
+    ),
+    "nash_ema": MethodRow(
+        "NashEMAConfig", "Nash-EMA-PG", "pi_theta, k; its average", "rho", "-",
+        "`ppo_clip`, wins minus KL", "SFT", "online",
+    ),
+    "self_play": MethodRow(
+        "SelfPlayConfig", "self-play", "pi_theta, k", "rho", "-", "`ppo_clip`, wins minus KL",
+        "SFT", "online",
+    ),
+    "best_response": MethodRow(
+        "BestResponseConfig", "best response", "pi_theta, k; a frozen policy", "rho", "-",
+        "`ppo_clip`, wins minus KL", "SFT", "online",
+    ),
+    "past_play": MethodRow(
+        "PastPlayConfig", "play against past policies", "pi_theta, k; its past", "rho", "-",
+        "`ppo_clip`, wins minus KL", "SFT", "online",
     ),
     "best_of_n": MethodRow(
         "BestOfNConfig", "best-of-n", "pi_sft, n", "r_phi", "`best`", "(decoding)", "-", "-"
@@ -116,6 +153,11 @@ METHODS: dict[str, MethodRow] = {
         "`synthetic_pairs`, two views", "`bradley_terry` on D + D_hat, lambda `multiview`",
         "SFT, then PPO", "1",
     ),
+    "iterated_rlhf": MethodRow(
+        "IteratedRLHFConfig", "iterated RLHF", "pi_sft, pi_1, ..., pi_t, 2", "humans", "-",
+        "`bradley_terry` on all tranches, then PPO", "SFT", "T",
+        fits="rounds",
+    ),
 }  # fmt: skip
 
 __all__ = [
@@ -137,6 +179,7 @@ INPUTS: dict[str, str] = {
     "demonstrations": "Groups, one completion a prompt",
     "pi_sft": "Checkpoint: `base` after SFT on the demonstrations",
     "D": "Groups with preferences, for training",
+    "given_pairs": "Groups with preferences that came with the data, or None",
     "r_phi": "Checkpoint: a reward model fitted to D",
     "held_out": "Groups with preferences, of prompts that are not in D",
     "prompts": "Prompts without labels, tokenised, to sample from",
@@ -146,6 +189,8 @@ INPUTS: dict[str, str] = {
     "same": "Mapping by name: what makes two completions the same, the task's own choice first",
     "humans": "Judge: who gives preferences, now or tomorrow",
     "wording": "QuestionFormat: how questions with one checkable answer are put and read",
+    "preference_judge": "Callable: who says which of two answers is better, by name; fitted to D "
+    "where it is a model",
     "truth": "Judge: the programmatic truth, where there is one",
 }
 

@@ -21,12 +21,12 @@ import numpy as np
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.errors.ranges import Count, check_ranges
 from tandem.evaluation.tables import Table
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.operators.columns import scores_of
-from tandem.ranges import Count, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run

@@ -28,6 +28,7 @@ from typing import Literal
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.errors.ranges import Count, check_ranges
 from tandem.judges.position_bias import position_bias
 from tandem.judges.templates import FeedbackFormats
 from tandem.methods import sft
@@ -35,7 +36,6 @@ from tandem.methods.configs import SHARED
 from tandem.methods.rlaif import RLAIFConfig, fit_policy
 from tandem.methods.sft import SFTConfig
 from tandem.operators import asks
-from tandem.ranges import Count, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import encode

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal
+
+PreferenceKind = Literal["cyclic", "pairs", "reward", "people", "llm"]
+"""Who says which of two answers is better: a scalar plus cyclic model, a model of two arguments, a
+reward (Bradley-Terry), the task's people themselves, or a language model."""
 
 SHARED = {"shared": True}
 """Metadata of a field that holds another method's config as that method's own table sets it."""

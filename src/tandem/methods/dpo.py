@@ -12,15 +12,15 @@ Where we depart from TRL's names and numbers, `objectives.pairwise` says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, nearest_name
-from tandem.methods.reward import with_preferences
+from tandem.errors.ranges import Count, LabelNoise, NotNegative, Positive, check_ranges
+from tandem.methods.reward import largest_margin, with_preferences, with_scaled_margins
 from tandem.models.reference import reference_logprobs
 from tandem.objectives.pairwise import PAIRWISE
-from tandem.ranges import Count, LabelNoise, NotNegative, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
@@ -44,9 +44,10 @@ class DPOConfig:
         tau: IPO's regularisation, in beta's place.
         smoothing: cdpo's share of wrong labels.
         noise: robust's flip rate.
+        bound: robust's beta d beyond which a pair pulls no more; 10 unless given.
         gamma: SimPO's target margin.
-        margins: use the data's margins (sigmoid and hinges: ODPO); left out by default, because
-            DPO has none.
+        margins: use the data's margins (sigmoid and hinges: ODPO), scaled so that the largest is
+            1; left out by default, because DPO has none.
         epochs: passes over the comparisons.
         batch: prompts per optimiser step.
         optim: optimiser and schedule.
@@ -57,6 +58,7 @@ class DPOConfig:
     tau: Positive | None = None
     smoothing: LabelNoise | None = None
     noise: LabelNoise | None = None
+    bound: Positive | None = None
     gamma: NotNegative | None = None
     margins: bool = False
     epochs: Count = 2
@@ -78,11 +80,18 @@ class DPOConfig:
                     f"it takes {', '.join(PAIRWISE[self.loss].settings)}, and would ignore it",
                     "remove the setting, or choose a loss that has it",
                 )
+        if self.margins and not PAIRWISE[self.loss].takes_margins:
+            having = ", ".join(name for name, row in PAIRWISE.items() if row.takes_margins)
+            raise ConfigError(
+                f"dpo.margins = true with dpo.loss = {self.loss!r}",
+                "it regresses onto a fixed target, and a margin has no place in it",
+                f"leave dpo.margins out, or choose one of {having}",
+            )
 
     @property
     def settings(self) -> dict[str, float]:
         """The settings that were given, by name."""
-        names = ("beta", "tau", "smoothing", "noise", "gamma")
+        names = ("beta", "tau", "smoothing", "noise", "bound", "gamma")
         return {n: v for n in names if (v := getattr(self, n)) is not None}
 
 
@@ -108,17 +117,17 @@ def fit(
         name: the trained policy's name in tables and in `Completion.author`.
 
     Raises:
-        DataError: no group has a preference.
+        DataError: no group has a preference, or margins are asked for and none has one.
     """
     loss_fn = PAIRWISE[cfg.loss]
     data = with_preferences(data)
+    unit = largest_margin(data, "dpo", ctx.events) if cfg.margins else None
     if loss_fn.uses_ref:
         data = reference_logprobs(ref or init, data, ctx.machine, ctx.events)
     policy = open_trained(init, ctx)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        pairs = require_value(batch.pairs)
-        pairs = pairs if cfg.margins else replace(pairs, margin=None)
+        pairs = with_scaled_margins(require_value(batch.pairs), unit)
         return {cfg.loss: loss_fn(require_value(out.logp), batch.ref_logp, pairs, **cfg.settings)}
 
     batches = DatasetSource.of(

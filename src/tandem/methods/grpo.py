@@ -5,19 +5,21 @@ Each round: sample n completions of each prompt; advantage from the group's scor
     GRPO       A = (r - mean)/std,  clip .2 .2,  k3 to the reference as a loss   arXiv:2402.03300
     RLOO       A = r - mean of the others, KL in the reward (k1), REINFORCE      arXiv:2402.14740
     Dr. GRPO   A = r - mean, tokens averaged by a constant length                arXiv:2503.20783
-    DAPO       clip .2 .28, token average, groups without spread left out        arXiv:2503.14476
+    DAPO       clip .2 .28, token average, a soft penalty on overlong answers,
+               groups without spread replaced by others                          arXiv:2503.14476
     GSPO       the ratio and its clip are of whole sequences                     arXiv:2507.18071
 
-They are choices of `advantage`, `ratio`, `clip`, `per` and `kl`, not copies: `VARIANTS` has the
-papers' settings. GRPO's k3 loss has its own optimum, which is not the exponential tilt
+They are choices of `advantage`, `ratio`, `clip`, `per` and `kl`, not copies: `GRPO_VARIANTS` has
+the papers' settings. GRPO's k3 loss has its own optimum, which is not the exponential tilt
 (docs/theory/ppo.md#three-estimators-of-the-kl); `kl="reward"` and `kl="k2"` share PPO's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,13 +28,22 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.errors.ranges import (
+    MANY,
+    Count,
+    NotNegative,
+    Number,
+    Positive,
+    Range,
+    Share,
+    check_ranges,
+)
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel
 from tandem.models.packed import ActorCritic
 from tandem.objectives.advantages import group_mean, group_std, has_score_spread, leave_one_out
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
-from tandem.objectives.shaped_rewards import missing_eos
-from tandem.ranges import MANY, Count, NotNegative, Number, Positive, Range, check_ranges
+from tandem.objectives.shaped_rewards import missing_eos, overlong_penalty
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
@@ -66,12 +77,14 @@ class GRPOConfig:
         advantage: baseline: group `mean`, group mean over `std`, or mean of the others (`rest`).
         beta: KL coefficient.
         kl: where it acts: in the `reward` (k1), or as a loss `k2` or `k3`, averaged like the
-            surrogate.
+            surrogate; k2 on fresh samples alone.
         ratio: whose probability ratio is clipped; `none` is REINFORCE, on fresh samples alone.
         clip: lower and upper epsilon.
         per: average over tokens, sequences, or a `constant` length (the sampling limit).
-        informative: leave out groups whose scores are all equal (DAPO); they come back only
-            where a step would be empty.
+        informative: replace groups whose scores are all equal by samples of further prompts, ten
+            times at most (DAPO's dynamic sampling).
+        overlong: share of the longest answer over whose last tokens a penalty falls to -1 (DAPO:
+            0.2); 0 is no penalty.
         no_eos: score of an answer that never ends, in place of its own; None leaves it.
         optim: optimiser and schedule.
     """
@@ -88,17 +101,32 @@ class GRPOConfig:
     clip: tuple[Positive, Positive] = (0.2, 0.2)
     per: Literal["token", "sequence", "constant"] = "sequence"
     informative: bool = False
+    overlong: Share = 0.0
     no_eos: Number | None = None
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-6, schedule="constant"))
 
     def __post_init__(self) -> None:
         check_ranges(self, "grpo")
-        if self.ratio == "none" and self.inner > 1:
+        self._check_stale_steps()
+
+    def _check_stale_steps(self) -> None:
+        """Refuse losses that are right on fresh samples alone, where a round has several steps."""
+        if self.inner == 1 and self.minibatch >= self.prompts:
+            return
+        steps = f"inner = {self.inner}, prompts = {self.prompts}, minibatch = {self.minibatch}"
+        if self.ratio == "none":
             raise ConfigError(
-                f"grpo.ratio = none with grpo.inner = {self.inner}",
-                "REINFORCE is right on samples of the policy itself, and after the first pass "
-                "they are of an older one",
-                "set inner to 1, or ratio to token or sequence",
+                f"grpo.ratio = none with {steps}",
+                "REINFORCE is right on samples of the policy itself, and after a round's first "
+                "step they are of an older one",
+                f"set inner to 1 and minibatch to {self.prompts}, or ratio to token or sequence",
+            )
+        if self.kl == "k2" and self.beta:
+            raise ConfigError(
+                f"grpo.kl = k2 with {steps}",
+                "the gradient of k2 is the KL's on samples of the policy itself, and after a "
+                "round's first step they are of an older one",
+                f"set inner to 1 and minibatch to {self.prompts}, or kl to reward or k3",
             )
 
 
@@ -106,7 +134,7 @@ GRPO_VARIANTS: dict[str, GRPOConfig] = {
     "grpo": GRPOConfig(),
     "rloo": GRPOConfig(advantage="rest", kl="reward", ratio="none", per="constant", beta=0.05),
     "dr-grpo": GRPOConfig(advantage="mean", per="constant", beta=0.0),
-    "dapo": GRPOConfig(clip=(0.2, 0.28), per="token", beta=0.0, informative=True),
+    "dapo": GRPOConfig(clip=(0.2, 0.28), per="token", beta=0.0, informative=True, overlong=0.2),
     "gspo": GRPOConfig(ratio="sequence", clip=(3e-4, 4e-4), beta=0.0),
 }
 
@@ -120,8 +148,10 @@ class GRPOAlgorithm:
         longest: the most tokens that an answer may have; Dr. GRPO divides by it.
     """
 
+    is_policy_gradient = True
+
     def __init__(self, models: RolloutModels, cfg: GRPOConfig, longest: int) -> None:
-        self.models, self.cfg = models, cfg
+        self.models, self.cfg, self.longest = models, cfg, longest
         self.controllers: dict[str, Any] = {}
         # REINFORCE sums over tokens (arXiv:2402.14740); Dr. GRPO divides by the longest answer
         self.length = 1.0 if cfg.ratio == "none" else float(longest)
@@ -129,9 +159,11 @@ class GRPOAlgorithm:
     def experience(self, groups: list[Group]) -> Experience:
         """Score the group and centre it."""
         cfg, models = self.cfg, self.models
-        groups = list(models.reward(groups))
+        asked = len(groups)
+        groups = self.judge_samples(groups)
         score = missing_eos(models.scores(groups), is_finished(groups), replace=cfg.no_eos)
         old, _ = models.old_logprobs(groups)
+        score = score + self.length_penalty(old.count())
         ref = models.ref_logprobs(groups)
         r = score - cfg.beta * (old - ref).sum() if cfg.kl == "reward" else score
         group = _group(groups)
@@ -140,14 +172,22 @@ class GRPOAlgorithm:
             A = A / (group_std(r, group) + STD_FLOOR)
         metrics = models.metrics(groups, score, old, ref)
         metrics["spread"] = float(group_std(score, group).mean())
+        if asked > len(groups):
+            metrics["unrated"] = float(asked - len(groups))
         columns = {"old_logp": old, "ref_logp": ref, "advantages": old.expand(A)}
-        if cfg.informative:
-            spread = has_score_spread(score, group)
-            metrics["informative"] = float(spread.float().mean())
-            kept = _kept(group, spread, at_least=-(-cfg.prompts // cfg.minibatch))
-            columns = {name: c.select(kept) for name, c in columns.items()}
-            groups = [groups[i] for i in torch.unique(group[kept]).tolist()]
         return Experience(groups, columns, metrics)
+
+    def judge_samples(self, groups: list[Group]) -> list[Group]:
+        """Return the groups with the judge's scores; those whose rating failed are left out."""
+        fewest = -(-self.cfg.prompts // self.cfg.minibatch)
+        return self.models.judge(groups, fewest=min(fewest, len(groups)))
+
+    def length_penalty(self, length: Tensor) -> Tensor:
+        """[N] what answers of these lengths lose, from 0 to -1."""
+        if not self.cfg.overlong:
+            return torch.zeros_like(length)
+        buffer = max(1, round(self.cfg.overlong * self.longest))
+        return overlong_penalty(length, limit=self.longest, buffer=buffer)
 
     def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
         """Clipped surrogate or REINFORCE, and the KL where it is a loss."""
@@ -181,17 +221,43 @@ class GRPOAlgorithm:
         return terms
 
 
+class SelectiveGRPO(GRPOAlgorithm):
+    """The same on groups whose scores differ; a group of equal scores has no gradient.
+
+    Scores are the judge's own, before penalties for length: DAPO tells prompts that are always or
+    never solved by what was solved.
+    """
+
+    def __init__(self, models: RolloutModels, cfg: GRPOConfig, longest: int) -> None:
+        super().__init__(models, cfg, longest)
+        self._seen = self._kept = 0
+
+    def part_groups(self, groups: list[Group]) -> tuple[list[Group], list[Group]]:
+        """Judge fresh samples; return the groups in which scores differ, and the others."""
+        judged = super().judge_samples(groups)
+        spread = has_score_spread(self.models.scores(judged), _group(judged))
+        first = np.cumsum([0, *map(len, judged)])[:-1].tolist()
+        differs = [bool(spread[at]) for at in first]
+        self._seen, self._kept = self._seen + len(judged), self._kept + sum(differs)
+        kept = [g for g, yes in zip(judged, differs, strict=True) if yes]
+        return kept, [g for g, yes in zip(judged, differs, strict=True) if not yes]
+
+    def judge_samples(self, groups: list[Group]) -> list[Group]:
+        """Return the groups: `part_groups` has judged them."""
+        return groups
+
+    def experience(self, groups: list[Group]) -> Experience:
+        """Also log the share of the round's samples that were kept."""
+        found = super().experience(groups)
+        share = self._kept / max(1, self._seen)
+        self._seen = self._kept = 0
+        return replace(found, metrics={**found.metrics, "informative": share})
+
+
 def _group(groups: list[Group]) -> Tensor:
     """[N] the group of each completion."""
     sizes = torch.tensor([len(g) for g in groups])
     return torch.repeat_interleave(torch.arange(len(groups)), sizes)
-
-
-def _kept(group: Tensor, spread: Tensor, at_least: int) -> Tensor:
-    """Completions of groups with spread, filled up with the first others to `at_least` groups."""
-    good = torch.unique(group[spread])
-    rest = torch.unique(group[~spread])[: max(0, at_least - len(good))]
-    return torch.isin(group, torch.cat([good, rest])).nonzero()[:, 0]
 
 
 @every_rank
@@ -233,7 +299,8 @@ def fit(
         ctx.events.log("estimator", kl="k3", text=K3)
     policy = ActorCritic(open_trained(init, ctx))
     models = RolloutModels.open(policy, init, reward, ref=ref, sampling=sampling, ctx=ctx)
-    algorithm = GRPOAlgorithm(models, cfg, sampling.max_tokens)
+    kind = SelectiveGRPO if cfg.informative else GRPOAlgorithm
+    algorithm = kind(models, cfg, sampling.max_tokens)
     return train_on_policy(
         models, algorithm, prompts, rollout, cfg.optim, init=init, name=name, ctx=ctx
     )

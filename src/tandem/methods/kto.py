@@ -24,10 +24,10 @@ from tandem.batching.microbatches import cut_step
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
+from tandem.errors.ranges import Count, Positive, check_ranges
 from tandem.models.reference import reference_logprobs
 from tandem.objectives.unpaired import kto, kto_z0
 from tandem.operators import mismatch, unpair
-from tandem.ranges import Count, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
@@ -87,9 +87,10 @@ def fit(
     policy = open_trained(init, ctx)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        h, own = log_ratio(out, batch), batch.weight > 0
+        scores = require_value(batch.scores)
+        h, own = log_ratio(out, batch), ~_mismatched(batch)
         z0 = kto_z0(h[~own]) if batch.shared is None else batch.shared["z0"]
-        good = require_value(batch.scores)[own]
+        good = scores[own]
         return {"kto": kto(h[own], good, z0, beta=cfg.beta, lam_d=cfg.lam_d, lam_u=cfg.lam_u)}
 
     batches = MismatchedSource.of(
@@ -120,9 +121,14 @@ class MismatchedSource(DatasetSource):
             device = next(policy.parameters()).device
             with torch.no_grad():
                 placed = [batch.to(device) for batch in micro]
-                h = [log_ratio(policy(b.tokens), b)[b.weight == 0] for b in placed]
+                h = [log_ratio(policy(b.tokens), b)[_mismatched(b)] for b in placed]
             z0 = kto_z0(torch.cat(h)).cpu()
             yield [replace(batch, shared={"z0": z0}) for batch in micro]
+
+
+def _mismatched(batch: Batch) -> Tensor:
+    """[N] True for answers set beside prompts that they do not answer: nobody judged them."""
+    return require_value(batch.scores).isnan()
 
 
 def _marked(data: Groups) -> None:

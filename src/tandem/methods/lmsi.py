@@ -27,11 +27,11 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.data.verifiable import PromptStyle, QuestionFormat, without_answer
 from tandem.engines import Sampling
+from tandem.errors.ranges import Count, Positive, Share, check_ranges
 from tandem.judges.agreement import Agreement, SameAnswer
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
 from tandem.operators import majority
-from tandem.ranges import Count, Positive, Share, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Events
 from tandem.runs.run import Run

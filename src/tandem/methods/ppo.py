@@ -22,6 +22,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.errors.ranges import Count, NotNegative, Number, Positive, Share, check_ranges
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel, reward_models
 from tandem.models import loading
@@ -32,7 +33,6 @@ from tandem.objectives.advantages import explained_variance, gae, whiten
 from tandem.objectives.kl_controller import AdaptiveBeta
 from tandem.objectives.policy_gradient import ppo_clip, value_clip
 from tandem.objectives.shaped_rewards import kl_shaping, missing_eos
-from tandem.ranges import Count, NotNegative, Number, Positive, Share, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
@@ -115,6 +115,8 @@ class PPOConfig:
 class PPOAlgorithm:
     """PPO's experience and loss."""
 
+    is_policy_gradient = True
+
     def __init__(self, models: RolloutModels, cfg: PPOConfig) -> None:
         self.models, self.cfg = models, cfg
         self.controllers: dict[str, Any] = {}
@@ -124,7 +126,8 @@ class PPOAlgorithm:
     def experience(self, groups: list[Group]) -> Experience:
         """Score, shape, estimate advantages: everything frozen before the first gradient."""
         cfg, models = self.cfg, self.models
-        groups = list(models.reward(groups))
+        asked = len(groups)
+        groups = models.judge(groups, fewest=-(-cfg.prompts // cfg.minibatch))
         r = models.scores(groups)
         r = missing_eos(r, is_finished(groups), replace=cfg.no_eos, penalty=cfg.no_eos_penalty)
         old, V = models.old_logprobs(groups)
@@ -135,6 +138,8 @@ class PPOAlgorithm:
         R = kl_shaping(r, old, ref, beta, floor=cfg.kl_floor)
         A, G = gae(whiten(R, shift=False) if cfg.whiten_rewards else R, V, cfg.gamma, cfg.lam)
         metrics = models.metrics(groups, r, old, ref)
+        if asked > len(groups):
+            metrics["unrated"] = float(asked - len(groups))
         metrics |= {"beta": beta, "explained_variance": float(explained_variance(V, G))}
         if controller is not None:
             controller.update(metrics["kl"], len(r))

@@ -23,13 +23,13 @@ from tandem.data.groups import Groups
 from tandem.data.pair_sequences import PairSeparator, judged_in_both_orders, longest_sequence
 from tandem.data.record import Group
 from tandem.errors import DataError
+from tandem.errors.ranges import Count, LabelNoise, check_ranges
 from tandem.methods.reward import with_preferences
 from tandem.models import loading
 from tandem.models.folders import context_length
 from tandem.models.tokenise import TOKENIZER_KEY
 from tandem.models.tokenizers import load_tokenizer
 from tandem.objectives.reward import antisymmetric, two_argument
-from tandem.ranges import Count, LabelNoise, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.events import Events

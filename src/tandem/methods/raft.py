@@ -22,16 +22,18 @@ from typing import Annotated, Literal
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
+from tandem.errors import ConfigError
+from tandem.errors.ranges import MANY, Count, NotNegative, Range, check_ranges
 from tandem.judges import Judge
 from tandem.judges.reward_model import RewardModel, Shaped
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
 from tandem.operators import Operator, best, top_share
-from tandem.ranges import MANY, Count, NotNegative, Range, check_ranges
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.early_stopping import best_policy, run_validation, should_stop
+from tandem.stages.evaluate_policy import kl_temperature
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
@@ -70,9 +72,24 @@ class RAFTConfig:
         """What is kept of a stage's answers."""
         return best() if self.ranking == "local" else top_share(1 / self.k)
 
-    def reward(self, r: Judge, pi: Checkpoint, pi_0: Checkpoint) -> Judge:
-        """The reward that ranks the answers of pi."""
-        return Shaped(r, pi, pi_0, self.beta) if self.beta else r
+    def reward(self, r: Judge, pi: Checkpoint, pi_0: Checkpoint, sampling: Sampling) -> Judge:
+        """The reward that ranks the answers of pi, drawn with this sampling.
+
+        Raises:
+            ConfigError: `beta` above 0, and answers that are greedy or truncated.
+        """
+        if not self.beta:
+            return r
+        temperature = kl_temperature(sampling)
+        if temperature is None:
+            raise ConfigError(
+                f"raft.beta = {self.beta} with {sampling}",
+                "greedy or truncated answers come from another law than the policy's own, and "
+                "their log-ratio is no KL",
+                "set raft.beta to 0, or sampling.temperature above 0, top_k = 0, top_p = 1 and "
+                "min_p = 0",
+            )
+        return Shaped(r, pi, pi_0, self.beta, temperature=temperature)
 
 
 def stage_prompts(prompts: Groups, size: int, turn: int, *, seed: Seed) -> Iterator[Group]:
@@ -93,11 +110,12 @@ def recipe(
 ) -> Checkpoint:
     """Sample, rank by a reward, fine-tune on the best, repeat; return the best validated policy."""
     pi, r, shuffle = pi_sft, RewardModel(r_phi), run.seed.at("portions")
+    cfg.reward(r, pi, pi_sft, sampling)  # refuses a price that could not be read
     history = [run_validation(run, "watch-0", pi, validation, sampling)]
     for t in range(1, cfg.stages + 1):
         X = run(f"prompts-{t}", stage_prompts, prompts, cfg.prompts, t - 1, seed=shuffle)
         Y = run(f"samples-{t}", sample, pi, X, n=cfg.k, sampling=sampling)  # 1
-        Y = run(f"scores-{t}", judge, Y, cfg.reward(r, pi, pi_sft))  # 2
+        Y = run(f"scores-{t}", judge, Y, cfg.reward(r, pi, pi_sft, sampling))  # 2
         B = run(f"kept-{t}", select, Y, cfg.rank)  # 3
         pi = run(f"policy-{t}", sft.fit, pi, B, cfg.sft, name=f"RAFT-{t}")  # 4
         history.append(run_validation(run, f"watch-{t}", pi, validation, sampling))

@@ -27,11 +27,11 @@ from typing import Literal
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.errors.ranges import Count, CountOrZero, Decay, Positive, check_ranges
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
 from tandem.operators import Scope, above
-from tandem.ranges import Count, CountOrZero, Decay, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.combining import merge

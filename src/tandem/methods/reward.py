@@ -8,8 +8,8 @@ to unit variance) on reference answers; gain and bias are stored in the model's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ import torch
 from tandem.batching.batch import Batch, Outputs, Pairs, Terms
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
+from tandem.errors.ranges import Count, LabelNoise, NotNegative, Positive, check_ranges
 from tandem.machine import Machine
 from tandem.models.forward import forward_groups
 from tandem.models.packed import PackedModel
 from tandem.objectives.reward import bradley_terry, rank_weight
-from tandem.ranges import Count, LabelNoise, NotNegative, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
+from tandem.runs.events import Events
 from tandem.runs.run import Run
 from tandem.training.fitting import open_trained_scalar, require_value, save_checkpoint
 from tandem.training.loop import LossFunction, train
@@ -45,6 +46,10 @@ class RewardConfig:
         batch: prompts per optimiser step.
         smoothing: share of labels taken to be wrong, pulls them towards 1/2.
         noise: known flip rate, corrected for (excludes `smoothing`).
+        bound: with `noise`, the difference of rewards beyond which a pair pulls no more: its
+            corrected loss would fall for ever.
+        margins: the reward has to be larger by the pair's margin (Llama 2). The data's margins, or
+            differences of its scores, are scaled so that the largest is 1.
         centring: weight of (r_w + r_l)^2.
         per: `pair` counts every comparison once, `prompt` every prompt once (1/C(K,2) a pair).
         head: draw the new head from N(0, 1/(d + 1)), or start it at `zero`, which is steadier on
@@ -58,6 +63,8 @@ class RewardConfig:
     batch: Count = 16
     smoothing: LabelNoise = 0.0
     noise: LabelNoise = 0.0
+    bound: Positive = 10.0
+    margins: bool = False
     centring: NotNegative = 0.0
     per: Literal["pair", "prompt"] = "pair"
     head: Literal["normal", "zero"] = "normal"
@@ -91,16 +98,18 @@ def fit(
         uml: settings of multi-view learning.
 
     Raises:
-        DataError: no group has a preference, or the samples give no views.
+        DataError: no group has a preference, margins are asked for and none has one, or the
+            samples give no views.
         ConfigError: `lam` is below 0, or above 0 without views.
     """
     data = with_preferences(data)
     _check_views(views, lam)
+    unit = largest_margin(data, "reward", ctx.events) if cfg.margins else None
     model = open_trained_scalar(init, ctx, zero=cfg.head == "zero", layers=cfg.layers)
     batches = DatasetSource.of(data, model, ctx, size=cfg.batch, epochs=cfg.epochs)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
-        return {"bradley_terry": preference_terms(out, batch, cfg)}
+        return {"bradley_terry": preference_terms(out, batch, cfg, unit)}
 
     if views is None or lam == 0:
         train(model, batches, loss, cfg.optim, ctx)
@@ -110,16 +119,26 @@ def fit(
     return save_checkpoint(model, init, ctx, name)
 
 
-def preference_terms(out: Outputs, batch: Batch, cfg: RewardConfig) -> Terms:
-    """Bradley-Terry over the comparisons of a micro-batch, which may have none."""
+def preference_terms(
+    out: Outputs, batch: Batch, cfg: RewardConfig, unit: float | None = None
+) -> Terms:
+    """Bradley-Terry over the comparisons of a micro-batch, which may have none.
+
+    Args:
+        out: the model's outputs, its scores among them.
+        batch: the comparisons.
+        cfg: smoothing, noise, centring.
+        unit: what margins are divided by; None leaves them out.
+    """
     score = require_value(out.score)
     none = torch.zeros(0, dtype=torch.long, device=score.device)
-    pairs = batch.pairs or Pairs(none, none, none.float())
+    pairs = with_scaled_margins(batch.pairs or Pairs(none, none, none.float()), unit)
     return bradley_terry(
         score,
         pairs,
         smoothing=cfg.smoothing,
         noise=cfg.noise,
+        bound=cfg.bound,
         centring=cfg.centring,
         weight=rank_weight(pairs, batch.group) if cfg.per == "prompt" else None,
     )
@@ -164,11 +183,20 @@ def fit_with_views(
 def normalise_scores(
     model: PackedModel, answers: Groups, machine: Machine, unit_variance: bool
 ) -> None:
-    """Store the gain and bias that give these answers mean 0 (and variance 1)."""
+    """Make these answers' mean 0, by a stored bias (and their variance 1, by the head's weights).
+
+    So another program that serves the folder, and knows no gain or bias, gives the same scores up
+    to a constant.
+    """
     rows = [r.score for _, r in forward_groups(model, answers, machine.tokens, logp=False)]
     raw = np.concatenate([r for r in rows if r is not None]).astype(np.float64)
     gain = 1 / max(float(raw.std()), 1e-8) if unit_variance else 1.0
-    model.inner.config.tandem = {"gain": gain, "bias": -gain * float(raw.mean())}
+    if gain != 1.0:
+        head: Any = model.inner.score
+        with torch.no_grad():
+            for weight in head.parameters():
+                weight.mul_(gain)
+    model.inner.config.tandem = {"gain": 1.0, "bias": -gain * float(raw.mean())}
 
 
 def _check_views(views: Groups | None, lam: float) -> None:
@@ -179,6 +207,40 @@ def _check_views(views: Groups | None, lam: float) -> None:
             "would undo what the loss is for",
             "give `views` and a weight of 0 or more; the paper's is 0.5",
         )
+
+
+def largest_margin(data: Groups, method: str, events: Events) -> float:
+    """Return the largest margin of a collection, which becomes 1: Llama 2's "significantly better".
+
+    Margins are in the units of whoever gave them, 7 for scores of 9 and 2 and .7 for .9 and .2.
+
+    Args:
+        data: groups with preferences.
+        method: whose setting asked for margins.
+        events: where it is said how many pairs have one.
+
+    Raises:
+        DataError: no pair has a margin above 0.
+    """
+    votes = [vote.margin for group in data for vote in group.preferences]
+    said = [abs(margin) for margin in votes if margin is not None]
+    if not any(said):
+        raise DataError(
+            f"{method}.margins = true, and none of {len(votes)} comparisons has a margin above 0",
+            "a margin is a column `margin`, or the difference of two scores of a file",
+            f"leave {method}.margins out, or give data with margins or scores",
+        )
+    largest = max(said)
+    text = f"{len(said)} of {len(votes)} comparisons have a margin; the largest, {largest:g}, is 1"
+    events.log("margins", largest=largest, pairs=len(said), of=len(votes), text=text)
+    return largest
+
+
+def with_scaled_margins(pairs: Pairs, unit: float | None) -> Pairs:
+    """Return pairs whose margins are divided by a unit, or without margins where it is None."""
+    if unit is None or pairs.margin is None:
+        return replace(pairs, margin=None)
+    return replace(pairs, margin=pairs.margin / unit)
 
 
 def with_preferences(data: Groups) -> Groups:

@@ -19,6 +19,7 @@ from typing import Literal
 
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
+from tandem.errors.ranges import Count, check_ranges
 from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.llm import Rater
 from tandem.judges.position_bias import position_bias
@@ -29,7 +30,6 @@ from tandem.methods.configs import SHARED
 from tandem.methods.dpo import DPOConfig
 from tandem.methods.ppo import PPOConfig
 from tandem.methods.reward import RewardConfig
-from tandem.ranges import Count, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.judging import judge

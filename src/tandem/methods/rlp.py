@@ -21,6 +21,7 @@ import numpy as np
 
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
+from tandem.errors.ranges import MANY, Count, NotNegative, Range, Share, check_ranges
 from tandem.judges.agreement import Agreement, Equivalence
 from tandem.judges.reward_model import RewardModel
 from tandem.judges.semantic import find_equivalence
@@ -29,7 +30,6 @@ from tandem.methods.configs import SHARED
 from tandem.methods.ppo import PPOConfig
 from tandem.methods.reward import RewardConfig
 from tandem.operators import synthetic_pairs
-from tandem.ranges import MANY, Count, NotNegative, Range, Share, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.judging import judge

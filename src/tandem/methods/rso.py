@@ -6,8 +6,8 @@
     4. pairs of the accepted, each labelled by rho_psi
     5. a pairwise loss on them, with gamma = `dpo.beta`
 
-`source` leaves lines out: `sft` samples `keep` answers and accepts them all (sft-sample-rank),
-`direct` trains on D_hf as it is. By three losses these are the paper's nine settings; direct with
+`source` leaves lines out: `sft` accepts the first `keep` answers (sft-sample-rank), `direct` trains
+on D_hf as it is. By three losses these are the paper's nine settings; direct with
 sigmoid is DPO, hinge is SLiC's. beta shapes the data, gamma the answer: sigmoid's limit with soft
 labels and full-support pairs is pi_sft exp(r / gamma) / Z; with hard labels there is none. Ties
 stay, labelled 1/2. See docs/theory/rejection_sampling.md.
@@ -19,12 +19,14 @@ a step's batch counts prompts, not pairs; in a tournament r_psi says who meets a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
+from tandem.errors.ranges import MANY, Count, Range, check_ranges
 from tandem.judges import Judge
 from tandem.judges.preference_model import Pointwise, PreferenceModel
 from tandem.judges.reward_model import RewardModel
@@ -32,8 +34,7 @@ from tandem.methods import dpo, preference
 from tandem.methods.configs import SHARED
 from tandem.methods.dpo import DPOConfig
 from tandem.methods.preference import PreferenceConfig
-from tandem.operators import Pairing, rank_pairs, rejection
-from tandem.ranges import MANY, Count, Range, check_ranges
+from tandem.operators import Pairing, distinct, rank_pairs, rejection
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
@@ -54,11 +55,12 @@ class RSOConfig:
 
     Attributes:
         source: where pairs come from: `rso`, `sft` (sft-sample-rank) or `direct`.
-        pool: candidates a prompt, for `rso`.
+        pool: candidates a prompt, for `rso`, and for `sft` with `dedupe`.
         keep: answers a prompt that are paired, for `rso` and `sft` alike.
         beta: temperature of the tilt; 0 is top-k, infinity plain samples.
         unit: of beta: the ranker's `score`, or each prompt's `spread` of scores.
-        dedupe: candidates are told apart by text alone, as in the paper's code.
+        dedupe: answers are told apart by text alone, as in the paper's code, for every source: of
+            equal answers the first is a candidate, and `direct` drops a pair of equal ones.
         pairing: first-round (keep / 2 pairs) or tournament (keep - 1 pairs).
         soft: labels rho_psi in place of 1 and 0.
         ranker: rho_psi: a two-argument `preference` model, or the `reward` model's sigma(r - r').
@@ -93,8 +95,14 @@ class RSOConfig:
 
     @property
     def accept(self) -> rejection:
-        """Algorithm 1."""
-        return rejection(self.beta, self.keep, dedupe=self.dedupe, unit=self.unit)
+        """Algorithm 1; for `sft` at beta = infinity, which accepts the first."""
+        beta = self.beta if self.source == "rso" else math.inf
+        return rejection(beta, self.keep, dedupe=self.dedupe, unit=self.unit)
+
+    @property
+    def candidates(self) -> int:
+        """Answers drawn a prompt: `sft` needs more than it keeps only to find different ones."""
+        return self.pool if self.source == "rso" or self.dedupe else self.keep
 
 
 def open_ranker(
@@ -126,13 +134,13 @@ def recipe(
     """Human comparisons and prompts in, a policy out."""
     name = SOURCE_NAMES[cfg.source]
     if cfg.source == "direct":
+        D = run("distinct", select, D, distinct()) if cfg.dedupe else D
         return run("policy", dpo.fit, pi_sft, D, cfg.dpo, name=name)
     r_psi, rho_psi = open_ranker(run, pi_sft, prompts, D, r_phi, sampling, cfg)  # 1
-    drawn = cfg.pool if cfg.source == "rso" else cfg.keep
-    Y = run("pool", sample, pi_sft, prompts, n=drawn, sampling=sampling)  # 2
-    Y = run("scores", judge, Y, r_psi)
+    pool = run("pool", sample, pi_sft, prompts, n=cfg.candidates, sampling=sampling)  # 2
+    pool = run("scores", judge, pool, r_psi)
+    Y = run("accepted", select, pool, cfg.accept)  # 3
     if cfg.source == "rso":
-        pool, Y = Y, run("accepted", select, Y, cfg.accept)  # 3
         run("tilt", log_tilting, pool, Y, cfg.accept)
     D_p = run("pairs", select, Y, rank_pairs(cfg.pairing, cfg.soft))  # 4
     D_p = run("labels", judge, D_p, rho_psi) if rho_psi else D_p

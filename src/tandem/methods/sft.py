@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
-from tandem.objectives import Imitation, gold, nll, weighted
+from tandem.errors.ranges import Count, NotNegative, Positive, check_ranges
+from tandem.objectives import Imitation, gold, nll, soft_mean, weighted
 from tandem.operators.columns import scores_of
-from tandem.ranges import Count, NotNegative, Positive, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
 from tandem.runs.run import Run
@@ -74,7 +75,7 @@ def fit(
     Raises:
         DataError: the loss reads scores, and a group has none.
     """
-    mean = 0.0 if cfg.loss == "nll" else _mean(data, cfg.loss)
+    level = 0.0 if cfg.loss == "nll" else _level(data, cfg)
     policy = open_trained(init, ctx)
 
     def loss(out: Outputs, batch: Batch) -> dict[str, Terms]:
@@ -84,7 +85,7 @@ def fit(
             return {"nll": nll(logp, **own)}
         scores = require_value(batch.scores)
         if cfg.loss == "weighted":
-            terms = weighted(logp, scores, eta=cfg.eta, mean=mean, **own)
+            terms = weighted(logp, scores, eta=cfg.eta, level=level, **own)
         else:
             terms = gold(logp, scores, floor=cfg.floor, **own)
         return {cfg.loss: terms}
@@ -102,8 +103,11 @@ def fit(
     return save_checkpoint(policy, init, ctx, name)
 
 
-def _mean(data: Groups, loss: str) -> float:
-    return float(np.mean(np.concatenate([scores_of(g, loss) for g in data])))
+def _level(data: Groups, cfg: SFTConfig) -> float:
+    """Return the score whose weight is 1; every group must have scores."""
+    scores = np.concatenate([scores_of(g, cfg.loss) for g in data])
+    weights = np.array([c.weight for g in data for c in g.completions])
+    return soft_mean(torch.from_numpy(scores), cfg.eta, torch.from_numpy(weights))
 
 
 def recipe(

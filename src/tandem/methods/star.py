@@ -10,8 +10,8 @@ Zelikman et al. 2022, arXiv:2203.14465, Algorithm 1:
     6.     D += {(x, r', y'): y wrong, y' right}, the hint taken out of the prompt
     7.     M_n: M_0, the base again, fine-tuned on D
 
-Line 3 measures M_{n-1}. Where it is no better than the model before, nothing more is fitted, and
-the best measured model is returned; after all N loops M_N is, which nobody measured.
+Line 3 measures M_{n-1}, and after all N loops M_N. Where a model is no better than the one before,
+nothing more is fitted. The best measured model is returned.
 
 Departure: worked examples, where a task's first form has any, stay in every prompt (sampling,
 training, examination); the paper drops them once the model needs them no more.
@@ -28,11 +28,11 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.data.verifiable import QuestionFormat
 from tandem.engines import Sampling
+from tandem.errors.ranges import Count, CountOrZero, Range, check_ranges
 from tandem.judges import Judge
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
 from tandem.operators import correct, incorrect
-from tandem.ranges import Count, CountOrZero, Range, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import ask_questions
@@ -50,7 +50,7 @@ class STaRConfig:
     4
 
     Attributes:
-        loops: outer loops N, at most.
+        loops: outer loops N, at most; each fits a model.
         gain: stop when the share of right training answers rises by no more than this from one
             model to the next: 0 stops on a plateau, -1 lets all loops run.
         rationalise: give wrong ones a second try with a hint; False is the paper's ablation.
@@ -97,19 +97,15 @@ def recipe(
     """Questions with answer keys in, a policy that reasons out."""
     greedy, form, room = replace(sampling, temperature=0.0), wording.forms[0], sampling.max_tokens
     asked = run("asked", ask_questions, prompts, wording, form, base, room=room)
-    M, measured = base, list[tuple[float, Checkpoint]]()  # 1
-    for n in range(1, cfg.loops + 1):  # 2
+    M, measured, n = base, list[tuple[float, Checkpoint]](), 1  # 1
+    while True:  # 2
         tried = run(f"tried-{n}", sample, M, asked, n=1, sampling=greedy)  # 3
         marked = run(f"marked-{n}", judge, tried, truth)
         D = run(f"right-{n}", select, marked, correct())  # 5
         share = len(D) / len(asked)
         measured.append((share, M))
-        if n > 1 and share - measured[-2][0] <= cfg.gain:
-            best, M = max(measured, key=lambda model: model[0])
-            run.events.log(
-                "star", loop=n, right=share, text=f"no gain: {M} is kept, {best:.1%} right"
-            )
-            return M
+        if n > cfg.loops or (n > 1 and share - measured[-2][0] <= cfg.gain):
+            break
         if cfg.rationalise and share < 1:
             wrong = run(f"wrong-{n}", select, marked, incorrect())
             unsolved = run(f"unsolved-{n}", under_prompts, wrong, prompts)
@@ -122,6 +118,10 @@ def recipe(
             D = D + run(f"rationalised-{n}", select, remarked, correct())  # 6
         M = run(f"model-{n}", sft.fit, base, D, cfg.training(n), name="STaR")  # 7
         run.events.log("star", loop=n, right=share, learned_from=len(D) / len(asked))
+        n += 1
+    best, M = max(measured, key=lambda model: model[0])
+    why = "all loops are done" if n > cfg.loops else "no gain"
+    run.events.log("star", loop=n, right=share, text=f"{why}: {M} is kept, {best:.1%} right")
     return M
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from tandem.batching.batch import Outputs, move_to_device
+from tandem.batching.batch import Outputs, Packed, move_to_device
 from tandem.batching.microbatches import Cut, cut_step
-from tandem.batching.packing import pack_groups
+from tandem.batching.packing import Layout, pack_groups
 from tandem.batching.ragged import Ragged
 from tandem.data.record import FloatArray, Group
-from tandem.models.packed import ActorCritic, PackedModel
+from tandem.models.packed import PackedModel
+from tandem.runs.heartbeat import count_tokens
 
 GROUPS_PER_CHUNK = 256
 
@@ -31,18 +32,38 @@ class GroupOutputs:
     Attributes:
         logp: for each completion [T] log-probabilities, 0 where the loss mask is False; or None.
         score: [n] scalar head, or None.
+        embedding: [n, 2k] further outputs of that head, or None.
         value: for each completion [T] value head before each token; or None.
         features: [n, d] last hidden states, or None.
     """
 
     logp: tuple[FloatArray, ...] | None = None
     score: FloatArray | None = None
+    embedding: FloatArray | None = None
     value: tuple[FloatArray, ...] | None = None
     features: FloatArray | None = None
 
 
+class PackedReader(Protocol):
+    """What reads a packed batch: a `PackedModel`, an `ActorCritic`, or one without its adapters."""
+
+    @property
+    def layout(self) -> Layout:
+        """How its batches are laid out."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        ...
+
+    def __call__(self, tokens: Packed, **want: bool) -> Outputs:
+        """Read one pack."""
+        ...
+
+
 def forward_groups(
-    trunk: PackedModel | ActorCritic, groups: Iterable[Group], tokens: int = 16384, **want: bool
+    trunk: PackedReader, groups: Iterable[Group], tokens: int = 16384, **want: bool
 ) -> Iterator[tuple[Group, GroupOutputs]]:
     """Read groups in order, a chunk at a time, without gradient.
 
@@ -62,6 +83,7 @@ def forward_groups(
             with torch.inference_mode():
                 packed = pack_groups(pieces, trunk.layout).tokens
                 out = trunk(move_to_device(packed, trunk.device), **want)
+            count_tokens("read", packed.useful)
             for (n, _), reading in zip(micro, _readings(pieces, out), strict=True):
                 parts.setdefault(where[n], []).append(reading)
         for i, group in enumerate(chunk):
@@ -80,8 +102,10 @@ def with_logprobs(
 
 def _readings(groups: list[Group], out: Outputs) -> Iterator[GroupOutputs]:
     logp, value = _rows(out.logp), _rows(out.value)
-    score = None if out.score is None else out.score.float().cpu().numpy()
-    features = None if out.features is None else out.features.float().cpu().numpy()
+    score, embedding, features = (
+        None if x is None else x.float().cpu().numpy()
+        for x in (out.score, out.embedding, out.features)
+    )
     at = 0
     for group in groups:
         span = slice(at, at + len(group))
@@ -89,6 +113,7 @@ def _readings(groups: list[Group], out: Outputs) -> Iterator[GroupOutputs]:
         yield GroupOutputs(
             logp=_per_token(group, logp, span),
             score=None if score is None else score[span],
+            embedding=None if embedding is None else embedding[span],
             value=_per_token(group, value, span),
             features=None if features is None else features[span],
         )
@@ -123,10 +148,12 @@ def _joined(parts: list[GroupOutputs]) -> GroupOutputs:
     logp = [p.logp for p in parts if p.logp is not None]
     value = [p.value for p in parts if p.value is not None]
     score = [p.score for p in parts if p.score is not None]
+    embedding = [p.embedding for p in parts if p.embedding is not None]
     features = [p.features for p in parts if p.features is not None]
     return GroupOutputs(
         logp=tuple(chain(logp)) if logp else None,
         score=np.concatenate(score) if score else None,
+        embedding=np.concatenate(embedding) if embedding else None,
         value=tuple(chain(value)) if value else None,
         features=np.concatenate(features) if features else None,
     )

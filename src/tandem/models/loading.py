@@ -24,7 +24,15 @@ from transformers import (
 from tandem.errors import ModelError
 from tandem.machine import Machine
 from tandem.models.devices import resolve_device
-from tandem.models.folders import UNREADABLE, Source, check_exists, first_line, without_warnings
+from tandem.models.folders import (
+    UNREADABLE,
+    Source,
+    check_exists,
+    first_line,
+    read_config,
+    without_warnings,
+)
+from tandem.models.quantised import quantisation_of, use_one_product
 from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
 from tandem.runs.checkpoint import REMOVED
@@ -37,15 +45,24 @@ HEADS = frozenset(
 
 PAIR = "pair"
 """What `reads` says of a scalar model that reads two answers as one sequence."""
+EMBEDDING = "embedding"
+"""What it says of one whose head gives an answer a score and an embedding."""
+MOST_DIMENSIONS = 1024
 
 
-def load_policy(source: Source, machine: Machine) -> PreTrainedModel:
+def load_policy(source: Source, machine: Machine, *, packed: bool = False) -> PreTrainedModel:
     """Load a causal language model in fp32 onto the machine's device.
+
+    Args:
+        source: a folder.
+        machine: device settings.
+        packed: in 4 bits, where the machine asks for it.
 
     Raises:
         ModelError: the folder is missing, is not a causal language model, or has no safetensors.
     """
-    return _ready(_load(AutoModelForCausalLM, source), machine)
+    more = quantisation_of(machine) if packed else {}
+    return _ready(_load(AutoModelForCausalLM, source, **more), machine)
 
 
 def load_classifier(source: Source, machine: Machine) -> PreTrainedModel:
@@ -65,15 +82,22 @@ def load_scalar(
     fresh: Seed | None = None,
     zero: bool = False,
     layers: int | None = None,
+    dimensions: int = 0,
+    packed: bool = False,
 ) -> PreTrainedModel:
     """Load a model with a scalar head on the last token (one label, no bias).
+
+    The head of a cyclic preference model has further outputs, an embedding; its folder says how
+    many.
 
     Args:
         source: a folder of such a model, or of a causal language model when `fresh` is given.
         machine: device settings.
         fresh: draw a new head from N(0, 1/(d + 1)) with this seed.
-        zero: with `fresh`, start the head at zero instead.
+        zero: with `fresh`, start the score at zero instead.
         layers: keep only the first layers of the body: a smaller model of the same family.
+        dimensions: with `fresh`, of the embedding; it is drawn also where the score is zero.
+        packed: in 4 bits, where the machine asks for it.
 
     The padding token is written into the configuration, because transformers finds the last
     token by it. Where it is also the end of a sequence there is none to be told apart: the
@@ -84,16 +108,19 @@ def load_scalar(
     """
     tokenizer = load_tokenizer(source)
     head = () if fresh is None else ("score.weight",)
-    model = _load(AutoModelForSequenceClassification, source, new=head, num_labels=1)
+    wide = stored_dimensions(source) if fresh is None else dimensions
+    more = quantisation_of(machine) if packed else {}
+    model = _load(AutoModelForSequenceClassification, source, new=head, num_labels=1 + wide, **more)
     pad = tokenizer.pad_token_id
     model.config.pad_token_id = None if pad == tokenizer.eos_token_id else pad
     if layers is not None:
         _cut(model, layers)
     if fresh is not None:
         head: Any = model.score
-        std = 0.0 if zero else 1 / math.sqrt(head.weight.shape[1] + 1)
         draw = torch.Generator().manual_seed(int(fresh))
-        weight = torch.randn(head.weight.shape, generator=draw) * std
+        weight = torch.randn(head.weight.shape, generator=draw)
+        weight *= 1 / math.sqrt(head.weight.shape[1] + 1)
+        weight[0] *= 0.0 if zero else 1.0
         head.weight.data.copy_(weight)
     return _ready(model, machine)
 
@@ -127,8 +154,26 @@ def score_scale(model: PreTrainedModel) -> tuple[float, float]:
     return float(stored.get("gain", 1.0)), float(stored.get("bias", 0.0))
 
 
+def stored_dimensions(source: Source) -> int:
+    """Return how long the embedding is that a folder's head gives an answer; 0 for a reward.
+
+    Raises:
+        ModelError: the folder's configuration names a length that no embedding has.
+    """
+    check_exists(source)
+    stored = getattr(read_config(source), "tandem", None)
+    length = stored.get("dimensions", 0) if isinstance(stored, dict) else 0
+    if not isinstance(length, int) or length % 2 or not 0 <= length <= MOST_DIMENSIONS:
+        raise ModelError(
+            f"{source} names an embedding of {str(length)[:40]} dimensions",
+            f"their number is even, and at most {MOST_DIMENSIONS}",
+            "mend `tandem.dimensions` in its config.json, or fit the model again",
+        )
+    return length
+
+
 def read_kind(model: PreTrainedModel) -> str:
-    """Return what a scalar model reads as one sequence: an `answer`, or a `pair` of answers."""
+    """Return what a scalar model reads and gives: an `answer`, a `pair`, or an `embedding`."""
     return str((getattr(model.config, "tandem", None) or {}).get("reads", "answer"))
 
 
@@ -196,6 +241,7 @@ def _check_weights(source: Source) -> None:
 
 
 def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
+    use_one_product(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

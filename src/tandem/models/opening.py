@@ -12,16 +12,35 @@ from tandem.models.folders import Source
 from tandem.models.lora import add_adapters
 from tandem.models.packed import PackedModel
 from tandem.models.probe import probe_layout
+from tandem.models.quantised import check_adapters
 from tandem.rng import Seed
 
 NO_SEED = Seed()
 
 
 def open_policy(
-    source: Source, machine: Machine, *, train: bool = False, seed: Seed = NO_SEED
+    source: Source,
+    machine: Machine,
+    *,
+    train: bool = False,
+    reference: bool = False,
+    seed: Seed = NO_SEED,
 ) -> PackedModel:
-    """Load a causal language model; `train` adds the machine's LoRA adapters, drawn from `seed`."""
-    lm = loading.load_policy(source, machine)
+    """Load a causal language model as it is, to be trained, or as the reference of one that is.
+
+    Args:
+        source: a folder.
+        machine: device, precision, adapters; `quantise` matters where one of the next two is said.
+        train: add the machine's LoRA adapters, drawn from `seed`.
+        reference: read what is trained before its first step, packed as it is.
+        seed: of the adapters.
+
+    Raises:
+        ConfigError: a quantised model is to be trained without adapters.
+    """
+    if train:
+        check_adapters(machine)
+    lm = loading.load_policy(source, machine, packed=train or reference)
     return _opened(add_adapters(lm, machine.lora, seed) if train else lm, machine, train)
 
 
@@ -32,10 +51,19 @@ def open_scalar(
     fresh: Seed | None = None,
     zero: bool = False,
     layers: int | None = None,
+    dimensions: int = 0,
     train: bool = False,
 ) -> PackedModel:
     """Load a model with a scalar head (a reward model); see `models.loading.load_scalar`."""
-    lm = loading.load_scalar(source, machine, fresh=fresh, zero=zero, layers=layers)
+    lm = loading.load_scalar(
+        source,
+        machine,
+        fresh=fresh,
+        zero=zero,
+        layers=layers,
+        dimensions=dimensions,
+        packed=train and fresh is not None,
+    )
     seed = NO_SEED if fresh is None else fresh
     return _opened(add_adapters(lm, machine.lora, seed) if train else lm, machine, train)
 

@@ -13,6 +13,7 @@ Shapes: R rows, L columns, T trained tokens, N completions, d width.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -104,7 +105,8 @@ class PackedModel(nn.Module):
             fields["value"] = Ragged(self.heads["value"](before)[:, 0], tokens.owner, tokens.n)
         if "last" in states:
             last = states["last"].float()
-            fields["score"] = None if scalar is None else scalar(last)[:, 0]
+            if scalar is not None:
+                fields |= _head_outputs(scalar(last))
             fields["features"] = last if features else None
         return Outputs(**fields)
 
@@ -170,4 +172,11 @@ class ActorCritic(nn.Module):
         if self.critic is None:
             return out
         value = self.critic(tokens, logp=False).value
-        return Outputs(out.logp, out.entropy, value, out.score, out.features)
+        return replace(out, value=value)
+
+
+def _head_outputs(outputs: Tensor) -> dict[str, Tensor]:
+    """Name the outputs [N, 1 + 2k] of a head on the last token: a score, and an embedding."""
+    if outputs.shape[1] == 1:
+        return {"score": outputs[:, 0]}
+    return {"score": outputs[:, 0], "embedding": outputs[:, 1:]}

@@ -37,7 +37,7 @@ def reference_logprobs(
     limit = cache_limit()
 
     def columns() -> Iterator[Group]:
-        trunk = open_policy(policy.path, replace(machine, lora=None))
+        trunk = open_policy(policy.path, replace(machine, lora=None), reference=True)
         read = with_logprobs(trunk, groups, machine.tokens)
         yield from read if events is None else _counted(read, len(groups), events)
 

@@ -4,7 +4,7 @@ No function here knows a config, a mask, a model or a token id, and none average
 already carries its weight, and the loop divides the step's summed loss by its summed weight.
 """
 
-from tandem.objectives.imitation import Imitation, gold, weighted
+from tandem.objectives.imitation import Imitation, gold, soft_mean, weighted
 from tandem.objectives.multiview import (
     contrastive,
     multiview,
@@ -34,6 +34,7 @@ __all__ = [
     "Imitation",
     "weighted",
     "gold",
+    "soft_mean",
     "PAIRWISE",
     "PairwiseLoss",
     "sigmoid",

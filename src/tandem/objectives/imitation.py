@@ -3,7 +3,7 @@
 | name       | loss of a token                               | limit on answers drawn from q     |
 |------------|-----------------------------------------------|-----------------------------------|
 | `nll`      | -log pi(y_t)                                  | q                                 |
-| `weighted` | -exp((R - mean) / eta) log pi(y_t)            | q exp(R / eta) / Z                |
+| `weighted` | -exp((R - level) / eta) log pi(y_t)           | q exp(R / eta) / Z                |
 | `gold`     | -[max(pi(y_t), floor)] R log pi(y_t)          | at each token the largest q R     |
 
 In brackets: held fixed. `nll` is behaviour cloning, ReST's best. `weighted` is the simplest
@@ -23,7 +23,6 @@ from torch import Tensor
 
 from tandem.batching.batch import Terms
 from tandem.batching.ragged import Ragged
-from tandem.objectives.nll import nll
 from tandem.objectives.setting_ranges import check_positive
 from tandem.objectives.shares import unit_shares
 
@@ -35,20 +34,21 @@ def weighted(
     reward: Tensor,
     *,
     eta: float = 1.0,
-    mean: float = 0.0,
+    level: float = 0.0,
     weight: Tensor | None = None,
     per: Literal["token", "sequence"] = "token",
 ) -> Terms:
-    """Reward-weighted imitation: nll with the weight exp((R - mean) / eta).
+    """Reward-weighted imitation: nll times exp((R - level) / eta).
 
-    Weights are divided by their sum over the step, so `mean` changes nothing but the size of the
-    numbers; give the collection's mean reward.
+    The step is divided by its tokens (or completions), not by these weights: a step in which all
+    rewards are low moves the policy less. So the limit is the same for steps of any size.
 
     Args:
         logp: [T] log-probabilities.
-        reward: [N] rewards.
+        reward: [N] rewards; a completion with nan was scored by nobody, and counts for nothing.
         eta: temperature, above 0: infinity is plain imitation, 0 keeps the best alone.
-        mean: R-bar, one number for the whole collection.
+        level: the reward whose weight is 1, one number for the whole collection: `soft_mean` of
+            its rewards makes the weights 1 on average.
         weight: [N] the completions' own weights, or None.
         per: what is averaged, tokens or completions.
 
@@ -56,8 +56,28 @@ def weighted(
         Terms over the T tokens; metric `nll`.
     """
     check_positive("weighted", eta=eta)
-    share = torch.exp((reward.detach().to(logp.values) - mean) / eta)
-    return nll(logp, weight=share if weight is None else share * weight.to(share), per=per)
+    scored = ~torch.isnan(reward)
+    own = scored.to(logp.values) if weight is None else scored * weight.to(logp.values)
+    factor, share = unit_shares(logp, per, weight=own)
+    gain = torch.exp((torch.nan_to_num(reward.detach().to(logp.values)) - level) / eta)
+    loss = -logp.values
+    return Terms(factor * gain[logp.owner] * loss, share, {"nll": loss.detach()})
+
+
+def soft_mean(reward: Tensor, eta: float, weight: Tensor | None = None) -> float:
+    """Return eta log mean exp(R / eta): the level at which `weighted`'s weights are 1 on average.
+
+    >>> soft_mean(torch.tensor([0.0, 0.0]), eta=0.5)
+    0.0
+
+    Args:
+        reward: [N] rewards of a whole collection.
+        eta: the temperature, above 0; towards infinity it is the mean, towards 0 the largest.
+        weight: [N] the completions' own weights, or None.
+    """
+    check_positive("soft_mean", eta=eta)
+    own = torch.ones_like(reward) if weight is None else weight.to(reward)
+    return float(eta * (torch.logsumexp(reward / eta + own.log(), 0) - own.sum().log()))
 
 
 def gold(
@@ -76,7 +96,8 @@ def gold(
     Args:
         logp: [T] log-probabilities.
         reward: [N] the return of each completion, at each of its tokens (no discount, the
-            reward comes at the end); None is 1 for each (GOLD-delta). A negative one unlearns.
+            reward comes at the end); None is 1 for each (GOLD-delta). A negative one unlearns; a
+            completion with nan was scored by nobody, and counts for nothing.
         floor: least importance weight, in [0, 1]; 1 is reward times nll.
         weight: [N] the completions' own weights, or None.
         per: what is averaged, tokens or completions.
@@ -84,8 +105,12 @@ def gold(
     Returns:
         Terms over the T tokens. Metrics: `nll`, `importance`.
     """
-    factor, share = unit_shares(logp, per, weight=weight)
     importance = logp.values.detach().exp().clamp(min=floor)
-    gain = importance if reward is None else importance * reward.to(importance)[logp.owner]
+    gain = importance
+    if reward is not None:
+        scored = (~torch.isnan(reward)).to(importance)
+        weight = scored if weight is None else scored * weight.to(scored)
+        gain = importance * torch.nan_to_num(reward.to(importance))[logp.owner]
+    factor, share = unit_shares(logp, per, weight=weight)
     loss = -logp.values
     return Terms(factor * gain * loss, share, {"nll": loss.detach(), "importance": importance})

@@ -29,6 +29,7 @@ Shapes: N completions, M pairs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -39,6 +40,7 @@ from torch.nn.functional import logsigmoid
 from tandem.batching.batch import Pairs, Terms
 from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError, DataError, nearest_name
+from tandem.objectives.noise_bound import NOISE_BOUND, clip_log_odds
 from tandem.objectives.setting_ranges import check_below_half, check_positive
 
 
@@ -63,12 +65,14 @@ def sigmoid(h: Tensor, pairs: Pairs, *, beta: float, smoothing: float = 0.0) -> 
     return _terms(h, replace(pairs, p=certain), beta, _logistic, labels=pairs.p)
 
 
-def robust(h: Tensor, pairs: Pairs, *, beta: float, noise: float) -> Terms:
+def robust(
+    h: Tensor, pairs: Pairs, *, beta: float, noise: float, bound: float = NOISE_BOUND
+) -> Terms:
     """rDPO: unbiased for the clean DPO loss when labels are flipped at a known rate.
 
     L = [-(1 - eps) log s(u) + eps log s(-u)] / (1 - 2 eps), u = beta d - margin.
     dL/dd = -beta [(1 - eps) s(-u) + eps s(u)] / (1 - 2 eps): never zero, so on finite data
-    it pushes d up for ever; stop early.
+    it would push d up for ever. Beyond |u| = `bound` it is 0.
 
     Chowdhury et al. 2024, arXiv:2403.00409. (1 - eps) L(u) + eps L(-u) = -log s(u) exactly.
 
@@ -77,12 +81,13 @@ def robust(h: Tensor, pairs: Pairs, *, beta: float, noise: float) -> Terms:
         pairs: M comparisons; p and margin are honoured.
         beta: strength of the pull to the reference, above 0.
         noise: flip rate eps of the labels, in [0, 1/2).
+        bound: u is clipped to [-bound, bound], above 0; infinity is the paper's loss.
     """
-    check_positive("robust", beta=beta)
+    check_positive("robust", beta=beta, bound=bound)
     check_below_half("robust", noise=noise)
 
     corrected = (pairs.p - noise) / (1 - 2 * noise)
-    return _terms(h, replace(pairs, p=corrected), beta, _logistic, labels=pairs.p)
+    return _terms(h, replace(pairs, p=corrected), beta, _logistic, labels=pairs.p, bound=bound)
 
 
 def ipo(h: Tensor, pairs: Pairs, *, tau: float) -> Terms:
@@ -152,7 +157,7 @@ def simpo(h: Tensor, pairs: Pairs, *, beta: float, gamma: float) -> Terms:
 
     Args:
         h: [N] log-probabilities divided by length.
-        pairs: M comparisons; p is honoured.
+        pairs: M comparisons; p and margin are honoured.
         beta: scale, 2 to 2.5 in the paper; above 0.
         gamma: target margin, 0.5 to 1.5 in the paper.
     """
@@ -169,12 +174,14 @@ class PairwiseLoss:
         settings: the settings it takes, with their defaults (the papers').
         uses_ref: h is a log-ratio to the reference.
         length_norm: h is divided by the completion's length.
+        takes_margins: margins have a place in it; losses onto a fixed target have none.
     """
 
     function: Callable[..., Terms]
     settings: dict[str, float] = field(default_factory=dict[str, float])
     uses_ref: bool = True
     length_norm: bool = False
+    takes_margins: bool = True
 
     def h(self, logp: Ragged, ref: Ragged | None) -> Tensor:
         """Return the [N] numbers that the function reads.
@@ -227,14 +234,14 @@ class PairwiseLoss:
 PAIRWISE: dict[str, PairwiseLoss] = {
     "sigmoid": PairwiseLoss(sigmoid, {"beta": 0.1}),
     "cdpo": PairwiseLoss(sigmoid, {"beta": 0.1, "smoothing": 0.1}),
-    "robust": PairwiseLoss(robust, {"beta": 0.1, "noise": 0.1}),
-    "ipo": PairwiseLoss(ipo, {"tau": 0.1}, length_norm=True),
-    "ipo_sum": PairwiseLoss(ipo, {"tau": 0.1}),
+    "robust": PairwiseLoss(robust, {"beta": 0.1, "noise": 0.1, "bound": NOISE_BOUND}),
+    "ipo": PairwiseLoss(ipo, {"tau": 0.1}, length_norm=True, takes_margins=False),
+    "ipo_sum": PairwiseLoss(ipo, {"tau": 0.1}, takes_margins=False),
     "hinge_norm": PairwiseLoss(hinge, {"beta": 0.05}),
     "hinge": PairwiseLoss(hinge, {"beta": 0.05}, uses_ref=False),
     "sigmoid_unnormalised": PairwiseLoss(sigmoid, {"beta": 0.05}, uses_ref=False),
     "length_normalised": PairwiseLoss(sigmoid, {"beta": 0.1}, length_norm=True),
-    "sppo_hard": PairwiseLoss(sppo, {"beta": 0.001}),
+    "sppo_hard": PairwiseLoss(sppo, {"beta": 0.001}, takes_margins=False),
     "simpo": PairwiseLoss(simpo, {"beta": 2.0, "gamma": 1.0}, uses_ref=False, length_norm=True),
 }
 
@@ -251,10 +258,15 @@ def _terms(
     *,
     scale: float | None = None,
     labels: Tensor | None = None,
+    bound: float = math.inf,
 ) -> Terms:
-    """Expect f over the label; `scale` turns h into a reward, `labels` are p before smoothing."""
+    """Expect f over the label; `scale` turns h into a reward, `labels` are p before smoothing.
+
+    `bound` is for labels that are corrected for noise, see `noise_bound`.
+    """
     z = beta * (h[pairs.w] - h[pairs.l])
     z = z if pairs.margin is None else z - pairs.margin
+    z = z if math.isinf(bound) else clip_log_odds(z, bound)
     loss = pairs.p * f(z) + (1 - pairs.p) * f(-z)
     p = pairs.p if labels is None else labels
     return Terms(

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from tandem.batching.batch import Pairs, Terms
 from tandem.errors import ConfigError
+from tandem.objectives.noise_bound import NOISE_BOUND, clip_log_odds
 from tandem.objectives.setting_ranges import check_below_half, check_positive
 
 
@@ -23,7 +24,7 @@ def bradley_terry(
     smoothing: float = 0.0,
     noise: float = 0.0,
     centring: float = 0.0,
-    bound: float | None = None,
+    bound: float = NOISE_BOUND,
     weight: Tensor | None = None,
 ) -> Terms:
     """Bradley-Terry: -p log s(z) - (1 - p) log s(-z), z = r_w - r_l - margin.
@@ -31,18 +32,19 @@ def bradley_terry(
     dL/dz = s(z) - p. The population minimiser is z = logit(p). Options:
     the margin of Llama 2 (arXiv:2307.09288, eq. 2); `smoothing` eps replaces p by
     (1 - eps) p + eps (1 - p); `noise` eps gives the loss that is unbiased for clean labels when
-    labels are flipped at that rate, [(1 - eps) l(z) - eps l(-z)] / (1 - 2 eps); `centring` c adds
-    c (r_w + r_l)^2 (arXiv:2312.09244), which fixes the constant that the plain loss leaves free.
+    labels are flipped at that rate, [(1 - eps) l(z) - eps l(-z)] / (1 - 2 eps), bounded where it
+    would fall for ever; `centring` c adds c (r_w + r_l)^2 (arXiv:2312.09244), which fixes the
+    constant that the plain loss leaves free.
     See docs/theory/reward_models.md#losses.
 
     Args:
         score: [N] rewards, fp32.
         pairs: M comparisons; soft labels and margins are honoured.
         smoothing: in [0, 1/2).
-        noise: flip rate, in [0, 1/2). This loss falls without bound at slope eps/(1 - 2 eps):
-            stop early or set `bound`.
+        noise: flip rate, in [0, 1/2).
         centring: c, at least 0; 0.01 is usual.
-        bound: z is clipped to [-bound, bound] in the likelihood (no gradient beyond), or None.
+        bound: with `noise`, z is clipped to [-bound, bound] in the likelihood. Without it a pair's
+            loss falls for ever, at slope -eps/(1 - 2 eps). inf is no bound.
         weight: [M] weights; `rank_weight` for K-way rankings. None is 1 for each pair.
 
     Returns:
@@ -53,14 +55,12 @@ def bradley_terry(
         ConfigError: smoothing or noise out of range, or both at once; centring below 0.
     """
     _check(smoothing, noise, centring)
+    check_positive("bradley_terry", bound=bound)
     r_w, r_l, p = score[pairs.w], score[pairs.l], pairs.p
     z = r_w - r_l if pairs.margin is None else r_w - r_l - pairs.margin
-    if bound is not None:
-        check_positive("bradley_terry", bound=bound)
-        z = z.clamp(-bound, bound)
     # one soft label covers all three: smoothing moves it to 1/2, the correction away from it
     soft = (1 - 2 * smoothing) * p + smoothing if noise == 0 else (p - noise) / (1 - 2 * noise)
-    loss = two_argument(z, soft).loss
+    loss = two_argument(clip_log_odds(z, bound) if noise else z, soft).loss
     if centring:
         loss = loss + centring * (r_w + r_l) ** 2
     share = torch.ones_like(loss) if weight is None else weight.to(loss)
@@ -87,6 +87,22 @@ def two_argument(logit: Tensor, p: Tensor) -> Terms:
 def antisymmetric(forward: Tensor, backward: Tensor) -> Tensor:
     """Return [M] log-odds (f(a, b) - f(b, a)) / 2 from the logits of both orders."""
     return 0.5 * (forward - backward)
+
+
+def cyclic_log_odds(score: Tensor, embedding: Tensor, pairs: Pairs) -> Tensor:
+    """Return [M] log-odds of a scalar plus cyclic model, antisymmetric by construction.
+
+    s_w - s_l + sum_k (e_w[2k] e_l[2k+1] - e_w[2k+1] e_l[2k]): a reward's difference, and a
+    skew-symmetric form that can go in circles (general preference model, arXiv:2410.02197).
+
+    Args:
+        score: [N] rewards.
+        embedding: [N, 2k].
+        pairs: M comparisons.
+    """
+    w, l = embedding[pairs.w], embedding[pairs.l]  # noqa: E741
+    around = (w[:, 0::2] * l[:, 1::2] - w[:, 1::2] * l[:, 0::2]).sum(1)
+    return score[pairs.w] - score[pairs.l] + around
 
 
 def rank_weight(pairs: Pairs, group: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ def kto(
 
     Args:
         h: [N] log pi - log pi_ref, summed over tokens.
-        desirable: [N] bool, or 0 to 1.
+        desirable: [N] bool, or 0 to 1; an answer with nan was judged by nobody, and counts for
+            nothing.
         z0: scalar reference point of the whole step, from `kto_z0`.
         beta: how fast value saturates, above 0.
         lam_d: weight of desirable answers.
@@ -57,7 +58,8 @@ def kto(
         labelled side of z0; `z0`.
     """
     check_positive("kto", beta=beta, lam_d=lam_d, lam_u=lam_u)
-    good = desirable.to(h)
+    judged = (~torch.isnan(desirable)).to(h)
+    good = torch.nan_to_num(desirable.to(h))
     u = beta * (h - z0.detach())
     loss = lam_d * good * torch.sigmoid(-u) + lam_u * (1 - good) * torch.sigmoid(u)
     above = 0.5 * (1 + torch.sign(u.detach()))
@@ -66,4 +68,4 @@ def kto(
         "accuracy": good * above + (1 - good) * (1 - above),
         "z0": z0.detach().expand_as(h),
     }
-    return Terms(loss, torch.ones_like(h), metrics)
+    return Terms(judged * loss, judged, metrics)

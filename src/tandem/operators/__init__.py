@@ -9,7 +9,7 @@ It reads columns that judges wrote, never opens a model and never invents a comp
 does to a group depends on that group, its prompt's id and the seed alone, whatever the order;
 the two exceptions read the whole collection, and say so: a global threshold, and `mismatch`.
 
-    keep       best  above  top_share  rejection  majority  correct  incorrect
+    keep       best  above  top_share  rejection  distinct  majority  correct  incorrect
     compare    rank_pairs  synthetic_pairs  shuffled_clusters  clean_pairs
     unpaired   unpair  mismatch
     prompts    asks
@@ -28,6 +28,7 @@ from tandem.operators.keep import (
     above,
     best,
     correct,
+    distinct,
     incorrect,
     majority,
     rejection,
@@ -43,6 +44,7 @@ __all__ = [
     "Scope",
     "top_share",
     "rejection",
+    "distinct",
     "majority",
     "correct",
     "incorrect",

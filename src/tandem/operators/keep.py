@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -260,6 +260,27 @@ class rejection:
             )
         lucky = rng.random(len(pool)) < _tilt(scores[pool], self.bound, self.beta)
         return [i for i, yes in zip(pool, lucky, strict=True) if yes][: self.keep]
+
+
+@dataclass(frozen=True)
+class distinct:
+    """Keep each answer to a prompt once: of completions with equal text, the first.
+
+    Preferences follow. One between two equal answers is dropped; of two about the same texts both
+    stay. Scores and clusters are the first one's.
+    """
+
+    def __call__(self, groups: Iterable[Group], seed: Seed) -> Iterator[Group]:
+        """Yield each group with different answers."""
+        for group in groups:
+            first = {group.completions[i].text: i for i in _unique_texts(group)}
+            same = [first[c.text] for c in group.completions]
+            votes = tuple(
+                replace(vote, i=same[vote.i], j=same[vote.j])
+                for vote in group.preferences
+                if same[vote.i] != same[vote.j]
+            )
+            yield replace(group, preferences=votes).keep(list(first.values()))
 
 
 @dataclass(frozen=True)

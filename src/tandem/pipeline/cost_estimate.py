@@ -26,7 +26,8 @@ from tandem.models.folders import context_length
 from tandem.models.opening import open_policy
 from tandem.models.packed import PackedModel
 from tandem.models.tokenizers import load_tokenizer
-from tandem.pipeline.inputs import ENSEMBLE_SIZE
+from tandem.pipeline.inputs import ENSEMBLE_SIZE, Start
+from tandem.pipeline.run_method import Evaluation
 from tandem.rng import Seed
 from tandem.tasks import Task
 from tandem.training.free_memory import resident_memory
@@ -114,22 +115,29 @@ class _Fit:
 
 
 def estimate_run(
-    method: Method, configs: Mapping[str, Any], task: Task, machine: Machine, total: int
+    method: Method,
+    configs: Mapping[str, Any],
+    task: Task,
+    total: int,
+    start: Start = "sft",
+    evaluation: Evaluation = "full",
 ) -> RunEstimate:
     """Estimate the fits of a method on a task, or on your model and your data.
 
     Args:
         method: what would be run.
-        configs: its settings and those of what comes before.
+        configs: its settings, those of what comes before, and the machine's.
         task: where it starts.
-        machine: device, precision, adapters.
         total: bytes of memory that the process may use.
+        start: whether SFT comes before the method.
+        evaluation: `full` fits reward models to judge a policy by.
 
     Raises:
         DataError: there is no row that could be read.
     """
+    machine: Machine = configs["machine"]
     policy = open_policy(task.base.path, machine, train=True, seed=Seed())
-    fits = _fits(method, configs, task)
+    fits = _fits(method, configs, task, start, evaluation)
     sample = next((fit.sizes.sample for fit in fits if fit.sizes.sample), ())
     each_second = seconds_per_token(policy, sample or _drawn(policy))
     weights = sum(p.numel() for p in policy.parameters())
@@ -186,17 +194,25 @@ def _of_models(need: MemoryNeed, trained: int) -> MemoryNeed:
     )
 
 
-def _fits(method: Method, configs: Mapping[str, Any], task: Task) -> list[_Fit]:
+def _fits(
+    method: Method,
+    configs: Mapping[str, Any],
+    task: Task,
+    start: Start,
+    evaluation: Evaluation,
+) -> list[_Fit]:
     """List what is fitted, in order."""
     own, fits = configs[method.name], []
-    if method.name == "sft" or method.row.init.startswith("SFT"):
+    if method.name == "sft" or (start == "sft" and method.row.init.startswith("SFT")):
         fits.append(_of_data("sft", configs["sft"], _some(task.demonstrations, task)))
     preferences = task.preferences
     if task.compared and preferences is not None:
         pairs = _some(preferences, task)
-        times = 1 + ENSEMBLE_SIZE
-        reward = _of_data("reward", configs["reward"], pairs)
-        fits.append(replace(reward, times=times, head=False))
+        judged = evaluation == "full" or method.row.fits == "reward"
+        if judged or "r_phi" in _inputs(method):
+            reward = _of_data("reward", configs["reward"], pairs)
+            times = 1 + ENSEMBLE_SIZE * judged
+            fits.append(replace(reward, times=times, head=False))
         if "D" in _inputs(method) and method.name != "reward" and hasattr(own, "epochs"):
             reads = method.name in ("dpo", "kto")
             fits.append(replace(_of_data(method.name, own, pairs), reference=reads))

@@ -17,9 +17,21 @@ from tandem.pipeline.inputs import SFT_STAGES, Inputs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.encoding import ask_questions
-from tandem.stages.evaluate_policy import evaluate_policies
+from tandem.stages.evaluate_policy import evaluate_policies, kl_temperature
 from tandem.stages.evaluate_solutions import DecodingRule, evaluate_solutions
 from tandem.stages.sampling import Policy, sample
+
+
+def describe_gold(inputs: Inputs) -> list[str]:
+    """Say how often the gold reward is right on held-out comparisons, and whether it judges."""
+    if (exam := inputs.gold_exam) is None:
+        return []
+    measured = exam["numbers"]["measures"]["accuracy"]
+    used = "" if inputs.gold_rm else ": no better than a coin, so it judges nobody"
+    return [
+        f"gold_rm, which trained nothing, is right on {_cell(measured, interval=True)} of "
+        f"{exam['numbers']['judgments']} held-out comparisons{used}"
+    ]
 
 
 def evaluate_solver(inputs: Inputs, method: Method, result: Checkpoint) -> str:
@@ -42,17 +54,16 @@ def evaluate_solver(inputs: Inputs, method: Method, result: Checkpoint) -> str:
     return f"{heading}\n{exam['text']}\n\n{cost_table(inputs.run)}"
 
 
-def evaluate_against_sft(inputs: Inputs, trained: Mapping[str, Policy], spent: float) -> str:
-    """Sample every policy on the evaluation prompts and compare them with SFT."""
-    run, task = inputs.run, inputs.task
+def evaluate_against_start(inputs: Inputs, trained: Mapping[str, Policy], spent: float) -> str:
+    """Sample every policy on the evaluation prompts and compare them with what they began with."""
+    run, task, start = inputs.run, inputs.task, inputs.start_name
     answers: dict[str, Groups] = {}
-    trained = {"base": inputs.base, **trained}
     for name, policy in trained.items():
         stage = f"answers-{name.lower()}"
         answers[name] = run(
             stage, sample, policy, inputs.eval_prompts, n=1, sampling=inputs.sampling
         )
-    opponents = ["SFT"]
+    opponents = [start]
     if task.references is not None:
         answers["reference"] = inputs.eval_prompts
         opponents.append("reference")
@@ -67,9 +78,12 @@ def evaluate_against_sft(inputs: Inputs, trained: Mapping[str, Policy], spent: f
         judges=judges,
         opponents=tuple(opponents),
         annotator=task.annotator,
+        temperature=kl_temperature(inputs.sampling),
     )
     taken = dict.fromkeys(trained, spent)
-    taken |= {"base": 0.0, "SFT": stage_seconds(run, SFT_STAGES)}
+    taken["base"] = 0.0
+    if start == "SFT":
+        taken["SFT"] = stage_seconds(run, SFT_STAGES)
     parts = (
         f"policies on {len(inputs.eval_prompts)} evaluation prompts\n{exam['text']}",
         cost_table(run),
@@ -79,12 +93,12 @@ def evaluate_against_sft(inputs: Inputs, trained: Mapping[str, Policy], spent: f
 
 
 def summary_table(exam: Mapping[str, Any], spent: Mapping[str, float]) -> str:
-    """The table to take away: one row a policy, win rates against SFT with their intervals."""
-    rows = exam["numbers"]["policies"]
+    """The table to take away: one row a policy, win rates against the start with intervals."""
+    rows, start = exam["numbers"]["policies"], exam["numbers"]["opponents"][0]
     shown = {
-        "win vs SFT": f"{exam['numbers']['judge']} win vs SFT",
-        "gold_rm_win": "gold_rm win vs SFT",
-        "proxy_win": "proxy win vs SFT",
+        f"win vs {start}": f"{exam['numbers']['judge']} win vs {start}",
+        "gold_rm_win": f"gold_rm win vs {start}",
+        "proxy_win": f"proxy win vs {start}",
         "kl": "KL",
         "length": "length",
     }

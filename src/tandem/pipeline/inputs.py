@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from tandem.data.groups import Groups
 from tandem.data.verifiable import QuestionFormat
@@ -14,11 +14,12 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.agreement import Equivalence
-from tandem.judges.ensemble import Ensemble
+from tandem.judges.ai_feedback import AIFeedback
+from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.reward_model import RewardModel
 from tandem.judges.templates import FeedbackFormats
-from tandem.methods import Method, reward, sft
-from tandem.methods.configs import with_shared_parts
+from tandem.methods import Method, cyclic_preference, preference, reward, sft
+from tandem.methods.configs import PreferenceKind, with_shared_parts
 from tandem.models.folders import layer_count
 from tandem.operators import best
 from tandem.pipeline.costs import stage_seconds
@@ -26,15 +27,16 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.combining import mix
 from tandem.stages.encoding import encode
-from tandem.stages.evaluate_reward import evaluate_learning_curve
+from tandem.stages.evaluate_reward import evaluate_learning_curve, evaluate_reward
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
 from tandem.tasks import Task
 from tandem.training.validation import Validation
 
+Start = Literal["sft", "model"]
 ENSEMBLE_SIZE = 4
-"""Reward models on the same data, for their disagreement and for `gold_rm`."""
+"""Reward models on the same data with other seeds, for their disagreement."""
 CURVE_SHARES = (8, 4, 2, 1)
 """The learning curve's points: the labels divided by these."""
 VALIDATION_PROMPTS = 200
@@ -53,11 +55,18 @@ class Inputs:
         run: where stages are remembered.
         task: the task, or your model and data.
         configs: settings by name: `sft`, `reward`, `sampling`, the method's own.
+        start: what pi_sft is: the base after SFT, or the model as it came.
     """
 
     run: Run
     task: Task
     configs: Mapping[str, Any] = field(repr=False)
+    start: Start = "sft"
+
+    @property
+    def start_name(self) -> str:
+        """What the policy that methods start from is called in tables."""
+        return "SFT" if self.start == "sft" else "base"
 
     @property
     def base(self) -> Checkpoint:
@@ -78,7 +87,9 @@ class Inputs:
 
     @cached_property
     def pi_sft(self) -> Checkpoint:
-        """The base after SFT on the demonstrations."""
+        """The base after SFT on the demonstrations; or, where asked, the base itself."""
+        if self.start == "model":
+            return self.base
         return sft.recipe(self.run, self.base, self.demonstrations, self.configs["sft"])
 
     @cached_property
@@ -92,6 +103,12 @@ class Inputs:
     def D(self) -> Groups:
         """Preferences to train on."""
         return self._judged("preferences", self.task.preferences, self.task.asked)
+
+    @cached_property
+    def given_pairs(self) -> Groups | None:
+        """Preferences that came with the data; None where somebody is to be asked."""
+        given = self.task.preferences
+        return None if given is None else self._judged("preferences", given, None)
 
     @cached_property
     def held_out(self) -> Groups:
@@ -146,27 +163,90 @@ class Inputs:
         """The reward model fitted to D."""
         return reward.recipe(self.run, self.pi_sft, self.D, self.configs["reward"])
 
+    def preference_judge(self, kind: PreferenceKind, asking: AIFeedback) -> Judge:
+        """Return who says which of two answers is better; a model of it is fitted to D first.
+
+        Args:
+            kind: `cyclic`, `pairs`, `reward`, `people` or `llm`.
+            asking: which language model, where the kind is `llm`.
+
+        Raises:
+            ConfigError: nobody here can be asked.
+        """
+        if kind == "reward":
+            return RewardModel(self.r_phi)
+        if kind == "llm":
+            return asking.labeller(self.base, self.formats.compare, self.formats.principles)
+        if kind == "people":
+            if self.humans is None:
+                raise ConfigError(
+                    f"{self.task.name} has nobody to ask while a policy learns",
+                    "its preferences came with the data, and fresh answers have none",
+                    "set judge to cyclic, pairs, reward or llm",
+                )
+            return self.humans
+        fitted = cyclic_preference if kind == "cyclic" else preference
+        name = "cyclic_preference" if kind == "cyclic" else "preference"
+        return PreferenceModel(fitted.recipe(self.run, self.pi_sft, self.D, self.configs[name]))
+
     @cached_property
-    def members(self) -> tuple[Judge, ...]:
-        """More reward models on the same D, with other seeds: how far does one depend on luck?"""
-        cfg, names = self.configs["reward"], [f"member-{k}" for k in range(1, ENSEMBLE_SIZE + 1)]
+    def reward_ensemble(self) -> tuple[Judge, ...]:
+        """The proxy again with other seeds, on the same D: how far does it depend on luck?
+
+        They share its data, size and start, so they share its errors: their spread points at
+        luck, and their agreement is no second opinion.
+        """
+        cfg, names = self.configs["reward"], [f"ensemble-{k}" for k in range(1, ENSEMBLE_SIZE + 1)]
         fits = [self.run(n, reward.fit, self.pi_sft, self.D, cfg, name=n) for n in names]
         return tuple(RewardModel(fit) for fit in fits)
 
+    @cached_property
+    def gold_rm(self) -> Judge | None:
+        """A reward on human data that the proxy never saw, never optimised.
+
+        The task's own where it brings one. Else it is fitted to the comparisons that were held
+        back for it, from the base and not from pi_sft. None where there are none, or where it is
+        not better than a coin on held-out comparisons.
+        """
+        if self.task.gold is not None:
+            return self.task.gold
+        fitted = self._fitted_gold
+        if fitted is None or self._gold_accuracy["low"] is None:
+            return None
+        return fitted if self._gold_accuracy["low"] > 0.5 else None
+
+    @cached_property
+    def gold_exam(self) -> dict[str, Any] | None:
+        """The gold reward on held-out comparisons, with its accuracy; None where there is none."""
+        judged = self.task.gold or self._fitted_gold
+        if judged is None or not self.labelled:
+            return None
+        return self.run("gold-exam", evaluate_reward, judged, self.held_out)
+
+    @cached_property
+    def _fitted_gold(self) -> Judge | None:
+        if self.task.gold_labels is None and self.task.asked_gold is None:
+            return None
+        labels = self._judged("gold-labels", self.task.gold_labels, self.task.asked_gold)
+        cfg = self.configs["reward"]
+        return RewardModel(self.run("gold-rm", reward.fit, self.base, labels, cfg, name="gold_rm"))
+
     @property
-    def gold_rm(self) -> Judge:
-        """A larger reward on the same human data, never optimised: the members together."""
-        return Ensemble(self.members, centre="bias", name="gold_rm")
+    def _gold_accuracy(self) -> Mapping[str, Any]:
+        exam = self.gold_exam
+        return {"low": None} if exam is None else exam["numbers"]["measures"]["accuracy"]
 
     def judges(self) -> dict[str, Judge]:
         """Return who evaluates a policy, by column; the first decides who wins.
 
-        The programmatic `truth` where there is one; where there are preferences, `gold_rm`, that
-        was never optimised, and `proxy`, the reward model that was. Empty where nobody judges.
+        The programmatic `truth` where there is one; where there are preferences, `gold_rm` (not
+        everywhere), that was never optimised, and `proxy`, the reward model that was. Empty where
+        nobody judges.
         """
         found: dict[str, Judge] = {} if self.truth is None else {"truth": self.truth}
         if self.labelled:
-            found |= {"gold_rm": self.gold_rm, "proxy": RewardModel(self.r_phi)}
+            gold = {} if self.gold_rm is None else {"gold_rm": self.gold_rm}
+            found |= {**gold, "proxy": RewardModel(self.r_phi)}
         return found
 
     def curve(self) -> str:
@@ -197,6 +277,8 @@ class Inputs:
         asked = self.held_out.prompts() if task.asked_held_out is None else task.asked_held_out
         prompts = self.run("watched", encode, asked, self.base, room=self.sampling.max_tokens)
         judges: list[tuple[str, Judge]] = [("held_out", RewardModel(self.r_held))]
+        if self.gold_rm is not None:
+            judges.append(("gold_rm", self.gold_rm))
         if task.truth is not None:
             judges.append(("truth", task.truth))
         return Validation(prompts[:VALIDATION_PROMPTS], tuple(judges), choose="held_out")
@@ -230,8 +312,14 @@ class Inputs:
     def run_recipe(self, method: Method) -> tuple[Any, float]:
         """Run a method's recipe on what it names; return the result and its stages' seconds."""
         wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
-        given = {name: getattr(self, name) for name in wanted}
-        before = set(self.run.called)
         cfg = with_shared_parts(self.configs[method.name], self.configs)
+        unread = ("validation",) if _learns_offline(cfg) else ()
+        given = {name: None if name in unread else getattr(self, name) for name in wanted}
+        before = set(self.run.called)
         result = method.recipe(self.run, **given, cfg=cfg)
         return result, stage_seconds(self.run, set(self.run.called) - before)
+
+
+def _learns_offline(cfg: Any) -> bool:
+    """True where a recipe that may sample while it trains was told to fit pairs: no validation."""
+    return "dpo" in (getattr(part, "learn", None) for part in (cfg, getattr(cfg, "rlaif", None)))

@@ -1,24 +1,48 @@
-"""Whether data holds the judgments that a method learns from: said before the first stage."""
+"""Whether data holds the judgments and prompts that a run needs: said before the first stage."""
 
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
-from tandem.errors import DataError
+from tandem.data.groups import Groups
+from tandem.errors import ConfigError, DataError
 from tandem.methods import Method
 from tandem.methods.kto import require_both_marks
+from tandem.statistics import explain_few_prompts
 from tandem.tasks import Task
 
 COMPARED = {"D", "r_phi", "held_out", "validation"}
 """Inputs that are made from comparisons."""
 
 
-def check_labels(method: Method, task: Task) -> None:
+def check_labels(method: Method, task: Task, cfg: Any = None) -> None:
     """Refuse a method that learns from judgments which the task does not have.
 
+    Args:
+        method: the method.
+        task: its data and judges.
+        cfg: the method's settings, which may say who is asked.
+
     Raises:
-        DataError: nothing is compared; or, for KTO, all answers are good or all are bad.
+        DataError: nothing is compared; or, for KTO, all answers are good, all are bad, or all
+            are answers to one prompt.
+        ConfigError: somebody is to be asked, and the task brings nobody.
     """
+    if getattr(cfg, "annotator", None) == "task" and task.annotator is None:
+        raise ConfigError(
+            f"{method.name}.annotator = task, and {task.name} brings nobody to ask",
+            "every round has new answers compared",
+            f"give --{method.name}.annotator people, or model",
+        )
+    if getattr(cfg, "labels", None) == 0 and task.preferences is None:
+        raise ConfigError(
+            f"{method.name}.labels = 0, and {task.name} brings no comparisons",
+            "the first reward is fitted to something",
+            f"give --{method.name}.labels 100 or more, or data with comparisons",
+        )
+    if method.name == "kto" and task.preferences is not None:
+        _require_two_prompts(task.preferences)
     wanted = COMPARED & set(inspect.signature(method.recipe).parameters)
     if not wanted or task.compared:
         return
@@ -32,3 +56,25 @@ def check_labels(method: Method, task: Task) -> None:
         "two answers to one prompt must be judged: chosen and rejected, ranks or scores",
         "train on the marks: `tandem run kto`" if marked else "train on it with `tandem run sft`",
     )
+
+
+def explain_few_held_out(method: Method, task: Task) -> str:
+    """Say why the prompts that a method is examined on cannot decide anything; empty if they can.
+
+    Policies and solvers answer the evaluation prompts; rewards and preference models are examined
+    on the held-out comparisons.
+    """
+    if method.row.fits in ("policy", "solver"):
+        return explain_few_prompts(len(task.evaluation))
+    held_out = task.held_out if task.asked_held_out is None else task.asked_held_out
+    return explain_few_prompts(0 if held_out is None else len(held_out))
+
+
+def _require_two_prompts(data: Groups) -> None:
+    texts = {group.prompt.text for group in data}
+    if len(texts) == 1:
+        raise DataError(
+            f"all {len(data)} rows that KTO would train on have one prompt",
+            "KTO compares an answer with answers to other prompts, and there is none",
+            "add answers to other prompts; or, with chosen and rejected answers, `tandem run dpo`",
+        )

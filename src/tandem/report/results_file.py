@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+
+import jinja2
 
 from tandem.data.groups import Groups
 from tandem.data.record import Prompt
@@ -26,10 +29,37 @@ from tandem.runs.records import Record, read_records
 
 Results = dict[str, Any]
 BENCH = "results.json"
+DRAWN = ("answers-", "samples-")
+"""What stages of answers are called: of a full evaluation, and of a quick look."""
 SAMPLED = 60
 """Prompts whose answers are shown of a single run."""
 STANDING = ("base", "reference")
 """Authors in the table that no method trained."""
+
+
+UNREADABLE = (
+    LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError,
+    jinja2.TemplateError,
+)  # fmt: skip
+"""What a page raises that is made of something else than measurements."""
+
+
+@contextmanager
+def refusing_what_is_none(path: Path | str) -> Iterator[None]:
+    """Turn what results of a stranger's shape raise into an error that names their place.
+
+    Raises:
+        DataError: as said.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        raise DataError(
+            f"{path} holds no measurements that a page can show: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}",
+            "a page is made of what a bench or a run has measured, each number in its place",
+            "see `tandem runs check FOLDER`; bring the folder back from a copy, or do it again",
+        ) from error
 
 
 def read_results(path: Path) -> Results:
@@ -91,9 +121,10 @@ def results_from_run(folder: Path, done: list[Record]) -> Results:
     made = {str(c): r for r in done if isinstance(c := _checkpoint(r), Checkpoint)}
     snapshot, config = read_json(folder / "run.json") or {}, _config(folder)
     exam = _numbers(stages, "policy-exam")
-    answers = {n: r.load() for n, r in stages.items() if n.startswith("answers-")}
+    answers = {n: r.load() for n, r in stages.items() if n.startswith(DRAWN)}
     names = {n.lower(): n for n in (row["policy"] for row in exam.get("policies", []))}
-    drawn = {names.get(n.removeprefix("answers-"), n): groups for n, groups in answers.items()}
+    short = {n: n.partition("-")[2] for n in answers}
+    drawn = {names.get(short[n], short[n]): groups for n, groups in answers.items()}
     seed = snapshot.get("seed", 0)
     found: Results = {
         "title": _title(config, folder),
@@ -113,7 +144,8 @@ def results_from_run(folder: Path, done: list[Record]) -> Results:
         "samples": _samples(drawn, stages.get("evaluation"), Seed(seed)),
         "cost": [_cost(record, seed) for record in done],
     }
-    return {key: value for key, value in found.items() if value not in (None, [], {"numbers": {}})}
+    measured = {k: v for k, v in found.items() if v not in (None, [], {"numbers": {}})}
+    return {"policies": [], **measured}
 
 
 def missing_measurements(results: Mapping[str, Any]) -> list[str]:
@@ -126,7 +158,9 @@ def missing_measurements(results: Mapping[str, Any]) -> list[str]:
     if every and not any(row.get("truth") for row in every):
         told.append("No truth: this data has no programmatic judge, so rewards are what is known.")
     if every and not any(row.get("gold_rm") for row in every):
-        told.append("No gold reward: nothing that was not optimised scores these policies.")
+        told.append(
+            "No gold_rm: no reward of other data, which nobody optimised, scores these policies."
+        )
     if trained and not any(row.get("lc_win") for row in trained):
         told.append("No length-controlled win rate: a preference for length is not taken out.")
     if len(results.get("seeds", [0])) < 2:

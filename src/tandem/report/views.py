@@ -38,6 +38,7 @@ WIDTH = 116
 STRIP = {
     "pairs": "labelled pairs", "held_out": "held-out pairs", "flips": "labels flipped",
     "weaker": "pairs by weaker policies", "held_out_share": "share held out",
+    "gold_share": "share for gold_rm",
 }  # fmt: skip
 """Names of sizes, in words."""
 SAMPLE_BYTES = 420_000
@@ -85,7 +86,7 @@ def shown_columns(results: Mapping[str, Any]) -> list[Column]:
                f"share of prompts won by {judge}, ties one half", spell_percent, True),
         Column(f"{judge} gain", f"{judge} gained", f"paired, over {opponent}", spell_signed, True),
         Column("lc_win", "length-controlled", "win rate at equal length", spell_percent),
-        Column("gold_rm_win", "gold wins", "other rewards, which nobody optimised", spell_percent),
+        Column("gold_rm_win", "gold wins", "of other data, never optimised", spell_percent),
         Column("proxy_win", "proxy wins", "the reward that was optimised", spell_percent),
         Column(
             "annotator_win", "annotator", "who gave the preferences, asked again", spell_percent

@@ -25,6 +25,10 @@ class Display(Protocol):
         """Show how far a stage is."""
         ...
 
+    def beat(self, stage: str, describe: Callable[[], str]) -> None:
+        """Show that a stage is at work, if nothing was shown of it for long."""
+        ...
+
     def end(self, stage: str) -> None:
         """Take the stage's bar away."""
         ...
@@ -41,6 +45,9 @@ class Hidden:
     ) -> None:
         """Do nothing."""
 
+    def beat(self, stage: str, describe: Callable[[], str]) -> None:
+        """Do nothing."""
+
     def end(self, stage: str) -> None:
         """Do nothing."""
 
@@ -53,9 +60,11 @@ class Lines:
     ) -> None:
         self._out, self._clock, self._prefix = out, clock, prefix
         self._last: dict[str, float] = {}
+        self._spoken = clock()
 
     def say(self, text: str) -> None:
         """Print one line."""
+        self._spoken = self._clock()
         print(f"{self._prefix}{text}", file=self._out, flush=True)
 
     def progress(
@@ -68,6 +77,11 @@ class Lines:
             self.say(
                 f"{stage}  {spell_progress(done, total, unit)}  {spell_numbers(numbers)}".rstrip()
             )
+
+    def beat(self, stage: str, describe: Callable[[], str]) -> None:
+        """Print a line where none was printed for nearly ten seconds."""
+        if self._clock() - self._spoken >= PLAIN_SECONDS - 2:
+            self.say(f"{stage}  {describe()}")
 
     def end(self, stage: str) -> None:
         """Forget the stage."""
@@ -87,6 +101,7 @@ class Bars:
             SpinnerColumn(), *text, *more, console=Console(file=out), transient=True
         )
         self._tasks: dict[str, Any] = {}
+        self._reported: set[str] = set()
 
     def say(self, text: str) -> None:
         """Print one line above the bars."""
@@ -96,14 +111,22 @@ class Bars:
         self, stage: str, done: int, total: int | None, unit: str, numbers: Mapping[str, Any]
     ) -> None:
         """Move the stage's bar."""
+        self._reported.add(stage)
         if stage not in self._tasks:
             self._progress.start()
             self._tasks[stage] = self._progress.add_task("", total=total, stage=stage)
         line = f"{spell_progress(done, total, unit)}  {spell_numbers(numbers)}".rstrip()
         self._progress.update(self._tasks[stage], completed=done, total=total, description=line)
 
+    def beat(self, stage: str, describe: Callable[[], str]) -> None:
+        """Show a bar without an end for a stage that has reported nothing yet."""
+        if stage not in self._reported:
+            self.progress(stage, 0, None, describe(), {})
+            self._reported.discard(stage)
+
     def end(self, stage: str) -> None:
         """Take the stage's bar away."""
+        self._reported.discard(stage)
         if stage in self._tasks:
             self._progress.refresh()
             self._progress.remove_task(self._tasks.pop(stage))

@@ -16,6 +16,7 @@ import numpy as np
 
 from tandem.data.groups import Groups
 from tandem.errors import RunError
+from tandem.machine import WHEN_CHANGED
 from tandem.runs.checkpoint import Checkpoint, file_hash
 from tandem.runs.names import recorded_name
 
@@ -30,8 +31,9 @@ def describe_value(value: object) -> Any:
     """Return JSON that is equal exactly when the value's content is equal.
 
     Dataclasses (configs, judges, operators) are read field by field, without the fields declared
-    `compare=False`; collections and checkpoints by content hash; files and folders likewise;
-    functions of a module by name.
+    `compare=False`, and without newer fields (`machine.WHEN_CHANGED`) that are at their default,
+    so that folders made before them are kept; collections and checkpoints by content hash; files
+    and folders likewise; functions of a module by name.
 
     Raises:
         RunError: a type whose content cannot be known.
@@ -72,7 +74,10 @@ def _describe_composite(value: object) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         record = cast("Any", value)
         columns = {
-            f.name: describe_value(getattr(record, f.name)) for f in fields(record) if f.compare
+            f.name: describe_value(getattr(record, f.name))
+            for f in fields(record)
+            if f.compare
+            and not (WHEN_CHANGED in f.metadata and getattr(record, f.name) == f.default)
         }
         return {"class": kind, **columns}
     raise RunError(

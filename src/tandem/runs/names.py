@@ -33,9 +33,13 @@ RECORDED: dict[str, str] = {
     "evaluate_reward": "tandem.stages.evaluate_reward.evaluate_reward",
     "evaluate_learning_curve": "tandem.stages.evaluate_reward.evaluate_learning_curve",
     "evaluate_preferences": "tandem.stages.evaluate_reward.evaluate_preferences",
+    "evaluate_held_out": "tandem.stages.evaluate_held_out.evaluate_held_out",
     "evaluate_marks": "tandem.stages.evaluate_marks.evaluate_marks",
     "evaluate_policies": "tandem.stages.evaluate_policy.evaluate_policies",
     "evaluate": "tandem.stages.evaluate_policy.evaluate",
+    "evaluate_exploitability": "tandem.stages.evaluate_exploitability.evaluate_exploitability",
+    "evaluate_cycles": "tandem.stages.evaluate_cycles.evaluate_cycles",
+    "evaluate_win_matrix": "tandem.stages.evaluate_exploitability.evaluate_win_matrix",
     "evaluate_answers": "tandem.stages.evaluate_policy.evaluate_answers",
     "evaluate_solutions": "tandem.stages.evaluate_solutions.evaluate_solutions",
     "DecodingRule": "tandem.stages.evaluate_solutions.DecodingRule",
@@ -73,6 +77,11 @@ RECORDED: dict[str, str] = {
     "PositionBias": "tandem.judges.position_bias.PositionBias",
     "position_bias": "tandem.judges.position_bias.position_bias",
     "Labeller": "tandem.judges.llm.Labeller",
+    "ReasoningJudge": "tandem.judges.reasoning.ReasoningJudge",
+    "VerdictFormat": "tandem.judges.verdicts.VerdictFormat",
+    "JsonServer": "tandem.engines.json_server.JsonServer",
+    "RemoteReward": "tandem.judges.remote_reward.RemoteReward",
+    "RemotePreference": "tandem.judges.remote_reward.RemotePreference",
     "Rater": "tandem.judges.llm.Rater",
     "Entailment": "tandem.judges.semantic.Entailment",
     "Embedding": "tandem.judges.semantic.Embedding",
@@ -95,6 +104,7 @@ RECORDED: dict[str, str] = {
     "above": "tandem.operators.keep.above",
     "top_share": "tandem.operators.keep.top_share",
     "rejection": "tandem.operators.keep.rejection",
+    "distinct": "tandem.operators.keep.distinct",
     "majority": "tandem.operators.keep.majority",
     "correct": "tandem.operators.keep.correct",
     "incorrect": "tandem.operators.keep.incorrect",
@@ -117,7 +127,9 @@ RECORDED: dict[str, str] = {
     "Annotator": "tandem.tasks.micro.annotators.Annotator",
     "Camps": "tandem.tasks.micro.annotators.Camps",
     "TranslationRater": "tandem.tasks.micro.annotators.TranslationRater",
+    "Tastes": "tandem.tasks.micro.annotators.Tastes",
     "Drifting": "tandem.tasks.micro.annotators.Drifting",
+    "DriftingTruth": "tandem.tasks.micro.annotators.DriftingTruth",
     "Skill": "tandem.tasks.micro.skills.Skill",
     "Quality": "tandem.tasks.micro.posts.Quality",
     "Manner": "tandem.tasks.micro.dialogue.Manner",
@@ -148,6 +160,14 @@ RECORDED: dict[str, str] = {
     "RewardConfig": "tandem.methods.reward.RewardConfig",
     "preference.fit": "tandem.methods.preference.fit",
     "PreferenceConfig": "tandem.methods.preference.PreferenceConfig",
+    "cyclic_preference.fit": "tandem.methods.cyclic_preference.fit",
+    "CyclicPreferenceConfig": "tandem.methods.cyclic_preference.CyclicPreferenceConfig",
+    "nash.fit": "tandem.methods.nash_md.fit",
+    "NashMDConfig": "tandem.methods.nash_md.NashMDConfig",
+    "NashEMAConfig": "tandem.methods.nash_ema.NashEMAConfig",
+    "SelfPlayConfig": "tandem.methods.self_play.SelfPlayConfig",
+    "BestResponseConfig": "tandem.methods.best_response.BestResponseConfig",
+    "PastPlayConfig": "tandem.methods.past_play.PastPlayConfig",
     "dpo.fit": "tandem.methods.dpo.fit",
     "DPOConfig": "tandem.methods.dpo.DPOConfig",
     "kto.fit": "tandem.methods.kto.fit",
@@ -156,6 +176,18 @@ RECORDED: dict[str, str] = {
     "PPOConfig": "tandem.methods.ppo.PPOConfig",
     "grpo.fit": "tandem.methods.grpo.fit",
     "GRPOConfig": "tandem.methods.grpo.GRPOConfig",
+    "online_dpo.fit": "tandem.methods.online_dpo.fit",
+    "OnlineDPOConfig": "tandem.methods.online_dpo.OnlineDPOConfig",
+    "xpo.fit": "tandem.methods.xpo.fit",
+    "XPOConfig": "tandem.methods.xpo.XPOConfig",
+    "IteratedRLHFConfig": "tandem.methods.iterated_rlhf.IteratedRLHFConfig",
+    "portion_of": "tandem.stages.tranches.portion_of",
+    "questions_of": "tandem.stages.tranches.questions_of",
+    "meet_policies": "tandem.stages.evaluate_rounds.meet_policies",
+    "evaluate_rounds": "tandem.stages.evaluate_rounds.evaluate_rounds",
+    "select_pairs": "tandem.stages.pair_pool.select_pairs",
+    "HumanVotes": "tandem.judges.human.HumanVotes",
+    "IterativeDPOConfig": "tandem.methods.iterative_dpo.IterativeDPOConfig",
 }
 """Recorded name -> where the thing lives today."""
 
@@ -173,6 +205,19 @@ RENAMED: dict[str, dict[str, str]] = {
     "grpo.fit": {"how": "sampling", "watching": "validation"},
 }
 """Recorded name -> its parameters or fields that had another name: former -> today's."""
+
+ADDED: dict[str, dict[str, Any]] = {
+    "evaluate_policies": {"temperature": 1.0},
+    "evaluate_answers": {"temperature": 1.0},
+    "evaluate_rounds": {"temperature": 1.0},
+    "logprobs": {"temperature": 1.0},
+    "ImplicitReward": {"temperature": 1.0},
+    "Shaped": {"temperature": 1.0},
+    "RewardConfig": {"margins": False, "bound": 10.0},
+    "DPOConfig": {"bound": None},
+    "GRPOConfig": {"overlong": 0.0},
+}
+"""Recorded name -> parameters or fields that came later, at values that change nothing."""
 
 # Below: what folders of version 0.1 hold. These names are frozen.
 FORMER: dict[str, str] = {
@@ -384,8 +429,10 @@ def as_recorded(stored: Any, renamed: Mapping[str, str] | None = None) -> Any:
     if isinstance(own.get("enum"), str):
         kind, _, member = own["enum"].rpartition(".")
         own["enum"] = f"{FORMER.get(kind, kind)}.{member}"
-    keys = RENAMED.get(str(own.get("class", own.get("__class__"))), {}) | dict(renamed or {})
-    return {keys.get(key, key): as_recorded(value) for key, value in own.items()}
+    kind = str(own.get("class", own.get("__class__")))
+    keys = RENAMED.get(kind, {}) | dict(renamed or {})
+    today = {keys.get(key, key): as_recorded(value) for key, value in own.items()}
+    return ADDED.get(kind, {}) | today
 
 
 def stage_as_recorded(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -393,4 +440,6 @@ def stage_as_recorded(stored: Mapping[str, Any]) -> dict[str, Any]:
     function = stored.get("function")
     name = FORMER.get(str(function), function)
     arguments = as_recorded(stored.get("arguments"), RENAMED.get(str(name)))
+    if isinstance(arguments, dict):
+        arguments = ADDED.get(str(name), {}) | arguments
     return {"function": name, "arguments": arguments, "seed": stored.get("seed")}

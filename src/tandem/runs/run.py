@@ -44,6 +44,7 @@ from tandem.runs.context import INJECTED, StageContext
 from tandem.runs.display import Display, spell_duration
 from tandem.runs.environment import Meter, code_commit
 from tandem.runs.events import Events
+from tandem.runs.heartbeat import Heartbeat
 from tandem.runs.identity import describe_value, fingerprint, list_differences
 from tandem.runs.names import recorded_name, stage_as_recorded
 from tandem.runs.records import STAGE, Record, read_record, read_records, stage_folders
@@ -289,7 +290,7 @@ class Run:
         self._session.accept()
         events.log("started", resumed=str(any(scratch.iterdir())))
         try:
-            with Meter() as meter:
+            with Meter() as meter, Heartbeat(self._session.display, label):
                 value = stage(*args, **kw, **{n: given[n] for n in _injected(stage, kw)})
                 result = store_artifact(value, out)
         except BaseException as error:

@@ -82,8 +82,20 @@ def evaluate(
         judges={each.name: each for each in columns},
         opponents=(str(opponent),),
         annotator=annotator,
+        temperature=kl_temperature(sampling),
         machine=machine,
     )
+
+
+def kl_temperature(sampling: Sampling) -> float | None:
+    """Return the temperature at which a KL of sampled answers is read, or None where there is none.
+
+    At a temperature of its own a policy is another policy, and so is the one that it is compared
+    with. Greedy and truncated answers are not drawn from whole distributions: the mean of their
+    log-ratios is no KL.
+    """
+    whole = not sampling.top_k and sampling.top_p == 1 and not sampling.min_p
+    return sampling.temperature if whole and sampling.temperature > 0 else None
 
 
 def check_different(what: str, names: Iterable[str]) -> None:
@@ -108,6 +120,7 @@ def evaluate_policies(
     judges: Mapping[str, Judge],
     opponents: tuple[str, ...],
     annotator: Judge | None = None,
+    temperature: float | None = 1.0,
     machine: Machine,
 ) -> dict[str, Any]:
     """Compare policies by their answers to the same prompts, paired by prompt.
@@ -120,6 +133,8 @@ def evaluate_policies(
         judges: column -> scoring judge: `truth`, `gold_rm`, `proxy`; the first decides who wins.
         opponents: policies that the others are compared with, the main one first.
         annotator: who compares each policy's first answer with the main opponent's, or None.
+        temperature: at which answers were sampled and both policies are read for the KL; None
+            leaves the KL out, see `kl_temperature`.
 
     Returns:
         `text`, the table and verdicts, and `numbers`, the same for JSON.
@@ -134,6 +149,7 @@ def evaluate_policies(
             comparers={} if name == main else humans,
             policy=policies.get(name),
             opponent=policies.get(main),
+            temperature=temperature,
             machine=machine,
         )
         for name, groups in answers.items()
@@ -142,18 +158,26 @@ def evaluate_policies(
         for name in answers.keys() - {main}:
             won = outcomes_of(columns[name][column], columns[main][column])
             columns[name][f"{column}_win"] = won.tolist()
-    arrays = {name: {k: np.array(v) for k, v in own.items()} for name, own in columns.items()}
+    arrays = {
+        name: {k: np.array(v, np.float64) for k, v in own.items()} for name, own in columns.items()
+    }
     found = policy_evaluation(arrays, opponents=opponents, judge=next(iter(judges)))
     return {"text": "\n".join([str(found), *_caveats(policies)]), "numbers": found.as_dict()}
 
 
 def _kl(
-    mine: Policy | None, main: Policy | None, groups: Groups, machine: Machine
+    mine: Policy | None,
+    main: Policy | None,
+    groups: Groups,
+    temperature: float | None,
+    machine: Machine,
 ) -> np.ndarray | None:
     """Return [P] log-ratios of the answers, the bound for best-of-n, or None if nobody knows."""
     if isinstance(mine, Checkpoint) and isinstance(main, Checkpoint):
-        two = (logprobs(policy, groups, machine=machine) for policy in (mine, main))
-        return kl_column(*two)
+        if temperature is None:
+            return None
+        given = {"temperature": temperature, "machine": machine}
+        return kl_column(*(logprobs(policy, groups, **given) for policy in (mine, main)))
     if isinstance(mine, BestOf) and mine.policy == main:
         return np.full(len(groups), kl_bound(mine.n))
     return None
@@ -175,6 +199,7 @@ def evaluate_answers(
     comparers: Mapping[str, Judge],
     policy: Policy | None = None,
     opponent: Policy | None = None,
+    temperature: float | None = 1.0,
     machine: Machine,
 ) -> dict[str, list[float]]:
     """Measure one policy's answers, beside an opponent's answers to the same prompts.
@@ -187,24 +212,33 @@ def evaluate_answers(
         policy: who answered, where that is known; a model's KL is measured to the opponent,
             both log-probabilities by a forward pass, because a sampler's differ in bf16.
         opponent: the opponent.
+        temperature: at which the answers were sampled and both are read; None: no KL.
 
     Returns:
         [P] numbers by column: each judge's score, length, KL, and for each comparer `X_win`, the
-        outcome against the opponent.
+        outcome against the opponent, None where its verdict could not be read.
     """
     columns: dict[str, np.ndarray] = {}
     for name, who in judges.items():
         columns[name] = score_column(judge(answers, who, machine=machine))
     columns["length"] = length_column(answers)
-    if (kl := _kl(policy, opponent, answers, machine)) is not None:
+    if (kl := _kl(policy, opponent, answers, temperature, machine)) is not None:
         columns["kl"] = kl
     for name, who in comparers.items():
         columns[f"{name}_win"] = win_credit(answers, against, who, machine)
-    return {name: [float(x) for x in column] for name, column in columns.items()}
+    return {name: list(map(_number, column)) for name, column in columns.items()}
+
+
+def _number(x: Any) -> Any:
+    """A number for JSON, which has no nan."""
+    return None if np.isnan(x) else float(x)
 
 
 def win_credit(mine: Groups, theirs: Groups, who: Judge, machine: Machine) -> np.ndarray:
-    """Return [P] how much of each prompt's first comparison goes to `mine`: 1, .5 or 0."""
+    """Return [P] how much of each prompt's first comparison goes to `mine`: 1, .5 or 0.
+
+    nan where the judge gave no label: its verdict could not be read, or the question failed.
+    """
     first = (Groups.of(_first(g) for g in groups) for groups in (mine, theirs))
     both = Groups.of(merge(*first))
     return np.array([_share(g) for g in judge(both, who, machine=machine)])
@@ -215,7 +249,9 @@ def _first(group: Group) -> Group:
 
 
 def _share(group: Group) -> float:
+    if not group.preferences and group.scores is not None:
+        return 0.5 + 0.5 * float(np.sign(group.scores[0] - group.scores[1]))
     if not group.preferences:
-        return 0.5
+        return float("nan")
     vote = group.preferences[0]
     return vote.p if vote.i == 0 else 1 - vote.p

@@ -34,8 +34,17 @@ def judge(
             events.log("asked", **told)
 
 
-def logprobs(policy: Checkpoint, groups: Groups, *, machine: Machine) -> Iterator[Group]:
-    """Stage: write each completion's log-probabilities under a policy, in that policy's tokens."""
+def logprobs(
+    policy: Checkpoint, groups: Groups, *, temperature: float = 1.0, machine: Machine
+) -> Iterator[Group]:
+    """Stage: write each completion's log-probabilities under a policy, in that policy's tokens.
+
+    Args:
+        policy: whose probabilities.
+        groups: prompts with completions.
+        temperature: logits are divided by it, above 0: that at which completions were sampled.
+    """
     trunk = open_policy(policy.path, replace(machine, lora=None))
+    trunk.temperature = temperature
     own = tokenise(groups, load_tokenizer(policy.path))
     yield from with_logprobs(trunk, own, machine.tokens)

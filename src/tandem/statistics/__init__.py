@@ -3,7 +3,7 @@
 The prompt is the unit; methods are compared on the same prompts and seeds. No torch.
 
     intervals     mean_of, paired_difference, mean_over_seeds, by_prompt, bootstrap
-    rates         share_of, win_rate, rate_by_prompt, wilson, average_both_orders
+    rates         share_of, win_rate, bounded_win_rate, rate_by_prompt, wilson, average_both_orders
     crossed       the variance behind all of them; deviant_seeds
     power         minimum_detectable, comparisons_needed, explain_few_prompts, verdict_line, holm
     ranking       fit_bradley_terry, elo_gap, win_probability, length_controlled
@@ -67,6 +67,7 @@ from tandem.statistics.ranking import (
 from tandem.statistics.rates import (
     FEWEST_PROMPTS,
     average_both_orders,
+    bounded_win_rate,
     outcomes_of,
     rate_by_prompt,
     share_of,
@@ -93,6 +94,7 @@ __all__ = [
     "wilson",
     "by_prompt",
     "rate_by_prompt",
+    "bounded_win_rate",
     "bootstrap",
     "holm",
     "minimum_detectable",

@@ -38,13 +38,15 @@ def d_optimal(features: npt.ArrayLike, keep: int, ridge: float = 1.0) -> list[in
         )
     x: Floats = np.asarray(features, np.float64)
     covariance = np.eye(x.shape[1]) / ridge
+    gain = np.einsum("nd,nd->n", x, x) / ridge
     left = np.ones(len(x), np.bool_)
     chosen: list[int] = []
     while left.any() and len(chosen) < keep:
-        gain = np.einsum("nd,de,ne->n", x, covariance, x)
         best = int(np.argmax(np.where(left, gain, -np.inf)))
         direction = covariance @ x[best]
-        covariance -= np.outer(direction, direction) / (1 + gain[best])
+        shrink = 1 + float(x[best] @ direction)
+        covariance -= np.outer(direction, direction) / shrink
+        gain -= (x @ direction) ** 2 / shrink
         left[best] = False
         chosen.append(best)
     return chosen

@@ -17,13 +17,15 @@ from tandem.statistics.numerics import (
     find_root,
     noncentral_t,
     normal_cdf,
-    normal_quantile,
     spread_points,
+    t_quantile,
 )
 from tandem.statistics.rates import FEWEST_PROMPTS
 
 POINTS = 512
 """Runs over which the power of a plan is averaged."""
+MOST_DF = 1e4
+"""Degrees of freedom from which on a t is as good as normal."""
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
@@ -132,7 +134,13 @@ def comparisons_needed(estimate: Estimate, *, power: float = 0.8) -> int:
     """Return about how many more comparisons would resolve a difference of this size.
 
     The standard error shrinks with the square root of the number of comparisons (prompts times
-    seeds, grown together); 0 when it is resolved already.
+    seeds, grown together), and the degrees of freedom grow: with one seed as many as there are
+    prompts, with several as there are seeds. The power is that of the noncentral t. 0 when the
+    difference is resolved already.
+
+    Args:
+        estimate: a difference with its interval.
+        power: chance that the larger comparison resolves it, if it is as large as it seems.
 
     Raises:
         DataError: the estimate is exactly the null, which no number of comparisons resolves, or
@@ -154,9 +162,33 @@ def comparisons_needed(estimate: Estimate, *, power: float = 0.8) -> int:
             "say which difference would matter and ask `minimum_detectable` for the size",
         )
     have = estimate.n * estimate.seeds
-    z = normal_quantile(ALPHA / 2) + normal_quantile(1 - power)
-    needed = have * (z * estimate.se / distance) ** 2
-    return max(1, math.ceil(needed - have))
+    seen, df = distance / estimate.se, _degrees_of_freedom(estimate)
+
+    def missing(growth: float) -> float:
+        """How far the mean is from where a design that grew by a factor would resolve it."""
+        larger = (df + 1) * (growth if estimate.seeds == 1 else math.sqrt(growth)) - 1
+        known = min(larger, MOST_DF)
+        return noncentral_t(power, known, t_quantile(ALPHA / 2, known)) - seen * math.sqrt(growth)
+
+    enough = 2.0
+    while missing(enough) > 0:
+        enough *= 2
+    return max(1, math.ceil(have * (find_root(missing, enough / 2, enough) - 1)))
+
+
+def _degrees_of_freedom(estimate: Estimate) -> float:
+    """Return what is behind an interval: n - 1 with one seed, else what its width tells."""
+    if estimate.seeds == 1:
+        return max(1.0, estimate.n - 1.0)
+    critical = (estimate.high - estimate.low) / 2 / estimate.se
+
+    def wider(log_df: float) -> float:
+        return t_quantile(ALPHA / 2, math.exp(log_df)) - critical
+
+    last = math.log(MOST_DF)
+    if wider(0.0) <= 0:
+        return 1.0
+    return MOST_DF if wider(last) >= 0 else math.exp(find_root(wider, 0.0, last))
 
 
 def verdict_line(estimate: Estimate, a: str, b: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,33 @@ def win_rate(outcomes: npt.ArrayLike) -> Estimate:
         DataError: outcomes outside [0, 1], no outcome, or outcomes that are not finite.
     """
     return _share(outcomes, "outcomes", 0.5)
+
+
+def bounded_win_rate(outcomes: npt.ArrayLike) -> Estimate:
+    """Estimate a win rate where some verdicts could not be read: nan.
+
+    They count half in the rate. The interval reaches from that of losing all of them to that of
+    winning all of them, so it holds whatever they would have been.
+
+    Args:
+        outcomes: [P] or [S, P] in [0, 1], or nan.
+
+    Raises:
+        DataError: as `win_rate`.
+    """
+    values = np.asarray(outcomes, np.float64)
+    unread = np.isnan(values)
+    if not unread.any():
+        return win_rate(values)
+    lost, half, won = (win_rate(np.where(unread, filled, values)) for filled in (0.0, 0.5, 1.0))
+    p_value = max(lost.p_value, won.p_value) if (lost.mean - 0.5) * (won.mean - 0.5) > 0 else 1.0
+    return replace(
+        half,
+        low=lost.low,
+        high=won.high,
+        p_value=float("nan") if np.isnan(lost.p_value) else p_value,
+        method=f"{half.method}; bounds over {int(unread.sum())} unreadable",
+    )
 
 
 def _share(x: npt.ArrayLike, name: str, null: float) -> Estimate:

@@ -12,10 +12,10 @@ from typing import Annotated
 
 from tandem.data.groups import Groups, Prompts
 from tandem.data.verifiable import QuestionFormat
+from tandem.errors.ranges import LabelNoise, Range, Share, check_ranges
 from tandem.judges import Judge
 from tandem.judges.agreement import Equivalence
 from tandem.judges.templates import FeedbackFormats
-from tandem.ranges import LabelNoise, Range, Share, check_ranges
 from tandem.runs.checkpoint import Checkpoint
 
 Size = Annotated[int, Range(1, 1_000_000)]
@@ -24,13 +24,24 @@ Size = Annotated[int, Range(1, 1_000_000)]
 TASKS: dict[str, str] = {
     "micro": "summaries in a small language: truth is known, a laptop is enough",
     "micro-shared": "summaries whose demonstrations share their inventions: agreement misleads",
+    "micro-tastes": "summaries that three camps judge: a preference that goes in a circle",
+    "micro-rotation": "summaries for people whose taste turns from round to round, to short ones",
+    "micro-flip": "summaries for people who like them short, and from round 3 on long",
     "micro-dialogue": "helpful and harmful requests in the same language",
     "micro-arithmetic": "word problems with a chain of thought and one checkable answer",
     "micro-translation": "translation into a second surface of that language: ReST's own task",
     "constraints": "instructions with constraints that a program checks, for a chat model of yours",
 }
+LEAST_GOLD = 200
+"""Comparisons below which none are kept for a gold reward: it would be little but noise."""
+OF_FILES = ("held_out_share", "gold_share")
+"""Sizes that are read for files alone."""
 WITHOUT_MODEL = ("constraints",)
 """Tasks that are asked of a model of yours, because they come without one."""
+
+
+UNUSED = {"weaker": 0.0, "cyclic": 1.0}
+"""Amounts that are told only where they differ from this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +60,13 @@ class Sizes:
         prompts: unlabelled prompts to sample from.
         evaluation: prompts on which policies are compared.
         flips: share of the annotator's answers that are wrong.
+        cyclic: micro-tastes: share of the annotators who stand in the three camps; the others
+            follow the truth, so that 0 is a ranking and 1 a circle.
         weaker: share of the compared answers that other policies than pi_sft wrote: half of
             them the base, half an SFT policy of a tenth of the demonstrations.
         held_out_share: files: share of the prompts kept out of training.
+        gold_share: files: share of the prompts whose comparisons only `gold_rm` is fitted to, and
+            nothing else is; 0 leaves it out. Nothing is held back where it would be too little.
     """
 
     demonstrations: Size = 3000
@@ -60,8 +75,10 @@ class Sizes:
     prompts: Size = 4000
     evaluation: Size = 1000
     flips: LabelNoise = 0.25
+    cyclic: Share = 1.0
     weaker: Share = 0.0
     held_out_share: Annotated[float, Range(0, 1, above=True, below=True)] = 0.1
+    gold_share: Annotated[float, Range(0, 1, below=True)] = 0.2
 
     def __post_init__(self) -> None:
         check_ranges(self, "sizes")
@@ -69,9 +86,10 @@ class Sizes:
     def amounts(self, task: bool) -> dict[str, float]:
         """Return what is used of a task by name; of files, all is used but what is held out."""
         if not task:
-            return {"held_out_share": self.held_out_share}
+            return {name: getattr(self, name) for name in OF_FILES}
         every = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: v for k, v in every.items() if k != "held_out_share" and (v or k != "weaker")}
+        hidden = {*OF_FILES} | {k for k, v in UNUSED.items() if every[k] == v}
+        return {k: v for k, v in every.items() if k not in hidden}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +112,10 @@ class Task:
         held_out: judged groups of other prompts, or None when the annotator is asked.
         asked: prompts on which the annotator compares samples, or None.
         asked_held_out: the same for the held-out comparisons.
+        gold: a reward that was fitted to other people's comparisons, never optimised, or None.
+        gold_labels: judged groups of yet other prompts, to which a gold reward is fitted and
+            nothing else is, or None.
+        asked_gold: the same where the annotator is asked.
         prompts: unlabelled prompts to sample from while training.
         evaluation: prompts on which policies are compared; they are in no other split.
         weaker: share of the answers that the annotator compares which pi_sft did not write.
@@ -117,6 +139,9 @@ class Task:
     asked_held_out: Prompts | None
     prompts: Prompts
     evaluation: Prompts
+    gold: Judge | None = None
+    gold_labels: Groups | None = None
+    asked_gold: Prompts | None = None
     weaker: float = 0.0
     references: Groups | None = None
     annotator: Judge | None = None

@@ -1,35 +1,37 @@
-"""Open a task by name, or make one of your model and your data."""
+"""Open a task by its name."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tandem.data.formats import split_groups
-from tandem.data.formats.options import ReadingOptions
-from tandem.data.groups import Groups
 from tandem.data.record import Group
-from tandem.errors import ConfigError, DataError, nearest_name
-from tandem.judges.answer_key import AnswerKey
+from tandem.errors import ConfigError, nearest_name
+from tandem.judges import Judge
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes, Task, constraints, gsm8k
+from tandem.tasks import LEAST_GOLD, TASKS, WITHOUT_MODEL, Sizes, Task, constraints
 from tandem.tasks.micro import ASSETS, Micro
+from tandem.tasks.micro.annotators import Drift, Drifting, DriftingTruth
 from tandem.tasks.micro.feedback import FEEDBACK_FORMATS
 
+TASTES = "micro-tastes"
 MICRO = {
     "micro": Micro("summaries"),
     "micro-shared": Micro("summaries", shared=0.9),
+    TASTES: Micro("summaries"),
+    "micro-rotation": Micro("summaries"),
+    "micro-flip": Micro("summaries"),
     "micro-dialogue": Micro("dialogue"),
     "micro-arithmetic": Micro("arithmetic"),
     "micro-translation": Micro("translation"),
 }
+
+DRIFTS: dict[str, Drift] = {"micro-rotation": "rotation", "micro-flip": "flip"}
+"""Tasks whose annotators' taste moves, and how; only `tandem iterate` has rounds."""
 
 
 def task_settings(task: str | None) -> dict[str, Any]:
@@ -44,7 +46,9 @@ def task_settings(task: str | None) -> dict[str, Any]:
         place = ASSETS.parent
     else:
         return {}
-    return tomllib.loads((place / "settings.toml").read_text(encoding="utf-8"))
+    settings = tomllib.loads((place / "settings.toml").read_text(encoding="utf-8"))
+    own = settings.pop("task", {}).get(task, {})
+    return {n: {**settings.get(n, {}), **own.get(n, {})} for n in (*settings, *own)}
 
 
 def task_tallies(task: str | None) -> dict[str, Callable[[Group], float]]:
@@ -114,7 +118,10 @@ def check_task_model(task: str, model: str | None) -> None:
 @lru_cache(maxsize=4)
 def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
     task = MICRO[name]
-    asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
+    people, truth = _judges_of(name, task, sizes, at.at("annotator"))
+    wanted = sizes.pairs + sizes.held_out
+    gold = sizes.pairs if name == TASTES and sizes.pairs >= LEAST_GOLD else 0
+    asked = task.prompts("preference", wanted + gold, at)
     evaluation = task.prompts("evaluation", sizes.evaluation, examined)
     return Task(
         name=name,
@@ -123,26 +130,38 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
         preferences=None,
         held_out=None,
         asked=asked[: sizes.pairs],
-        asked_held_out=asked[sizes.pairs :],
+        asked_held_out=asked[sizes.pairs : wanted],
         prompts=task.prompts("unlabelled", sizes.prompts, at),
         evaluation=evaluation,
+        gold=None if name in (TASTES, *DRIFTS) else task.gold(),
+        asked_gold=asked[wanted:] if gold else None,
         weaker=sizes.weaker,
         references=task.references(evaluation),
-        annotator=(
-            task.rater(seed=at.at("rater"))
-            if task.skill == "translation"
-            else task.annotator(flips=sizes.flips, seed=at.at("annotator"))
-        ),
-        truth=task.truth(),
+        annotator=people,
+        truth=truth,
         wording=task.wording,
         formats=FEEDBACK_FORMATS,
         same=task.same(),
     )
 
 
+def _judges_of(name: str, task: Micro, sizes: Sizes, seed: Seed) -> tuple[Judge, Judge | None]:
+    """Who compares answers, and the truth where there is one."""
+    if name == TASTES:
+        return task.tastes(cyclic=sizes.cyclic, flips=sizes.flips, seed=seed), None
+    if name in DRIFTS:
+        taste = Drifting(DRIFTS[name], flips=sizes.flips, seed=seed)
+        return taste, DriftingTruth(taste)
+    if task.skill == "translation":
+        return task.rater(seed=seed), task.truth()
+    return task.annotator(flips=sizes.flips, seed=seed), task.truth()
+
+
 def _load_constraints(model: Path, sizes: Sizes, at: Seed, examined: Seed) -> Task:
     task = constraints.Constraints()
-    asked = task.prompts("preference", sizes.pairs + sizes.held_out, at)
+    wanted = sizes.pairs + sizes.held_out
+    gold = sizes.pairs if sizes.pairs >= LEAST_GOLD else 0
+    asked = task.prompts("preference", wanted + gold, at)
     return Task(
         name=task.name,
         base=Checkpoint(model, model.name),
@@ -150,7 +169,8 @@ def _load_constraints(model: Path, sizes: Sizes, at: Seed, examined: Seed) -> Ta
         preferences=None,
         held_out=None,
         asked=asked[: sizes.pairs],
-        asked_held_out=asked[sizes.pairs :],
+        asked_held_out=asked[sizes.pairs : wanted],
+        asked_gold=asked[wanted:] if gold else None,
         prompts=task.prompts("unlabelled", sizes.prompts, at),
         evaluation=task.prompts("evaluation", sizes.evaluation, examined),
         weaker=sizes.weaker,
@@ -158,96 +178,3 @@ def _load_constraints(model: Path, sizes: Sizes, at: Seed, examined: Seed) -> Ta
         rater=task.rater(seed=at.at("rater")),
         truth=task.truth(),
     )
-
-
-def task_from_files(
-    model: Path | str,
-    data: Path | str,
-    sizes: Sizes = Sizes(),
-    reading: ReadingOptions = ReadingOptions(),
-) -> Task:
-    """Make a task of your model and your data; a share of the prompts is held out.
-
-    Prompts are split by a hash of their text. The best answer of every training group is its
-    demonstration. Questions with an answer key (GSM8K's columns) bring a judge that knows it.
-
-    Args:
-        model: a Hugging Face folder.
-        data: a file, folder or hub id, as `read_data` takes it.
-        sizes: `held_out_share` alone is read.
-        reading: its columns, split and format, where they do not say it themselves.
-
-    Raises:
-        DataError: the data cannot be read, or nobody judged it.
-    """
-    found = reading.read(data)
-    share = sizes.held_out_share
-    parts = split_groups(found.groups, {"train": 1 - share, "held_out": share})
-    train, held_out = parts["train"], parts["held_out"]
-    for name, part in parts.items():
-        if not len(part):
-            raise DataError(
-                f"{data}: no prompt falls into the part `{name}` of {len(found.groups)} groups",
-                f"a share of {share:g} of the prompts is held out by a hash of their text",
-                "give more data, or another --sizes.held_out_share",
-            )
-    model = Path(model)
-    wording = gsm8k.GSM8K_WORDING if found.format == "gsm8k" else None
-    judged = any(g.preferences or g.scores is not None for g in train)
-    return Task(
-        name=Path(data).name.partition(".")[0],
-        base=Checkpoint(model, model.name),
-        demonstrations=best_answers(train, data),
-        preferences=train if judged else None,
-        held_out=held_out if judged else None,
-        asked=None,
-        asked_held_out=None,
-        prompts=train.prompts(),
-        evaluation=held_out.prompts(),
-        references=_references(held_out),
-        truth=None if wording is None else AnswerKey(wording.read),
-        wording=wording,
-        notes=(f"{data}: {found.format}, because {found.why}", *found.notes.lines()),
-    )
-
-
-def best_answers(groups: Groups, source: Path | str) -> Groups:
-    """Return each group with its best completion alone; of marked answers, the good ones.
-
-    Raises:
-        DataError: every answer is marked bad.
-    """
-    good = Groups.of(best_answer(g) for g in groups if not is_marked_bad(g))
-    if not len(good):
-        raise DataError(
-            f"{source}: all {len(groups)} answers are marked bad",
-            "there is no answer to imitate, and nothing to tell the bad ones from",
-            "add good answers (label true)",
-        )
-    return good
-
-
-def is_marked_bad(group: Group) -> bool:
-    """True for one answer alone that somebody marked bad (score 0)."""
-    return len(group) == 1 and group.scores is not None and float(group.scores[0]) == 0.0
-
-
-def _references(groups: Groups) -> Groups | None:
-    """Return one good answer for each prompt, or None where some prompt has none."""
-    if any(is_marked_bad(g) for g in groups):
-        return None
-    return Groups.of(best_answer(g) for g in groups)
-
-
-def best_answer(group: Group) -> Group:
-    """Return the group with its best completion alone: by score, else by wins, else the first."""
-    if group.scores is not None:
-        which = int(np.argmax(group.scores))
-    else:
-        wins = np.zeros(len(group))
-        for p in group.preferences:
-            wins[p.i] += p.p
-            wins[p.j] += 1 - p.p
-        which = int(np.argmax(wins))
-    alone = group.keep([which])
-    return replace(alone, scores=None, preferences=(), clusters=None)

@@ -10,9 +10,14 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import torch
+
+from tandem.machine import process_rank
 from tandem.models.opening import open_policy, open_scalar
 from tandem.models.packed import ActorCritic, PackedModel
-from tandem.models.saving import save_model
+from tandem.models.quantised import is_quantised
+from tandem.models.reopening import check_merged, check_reopened, read_probe
+from tandem.models.saving import STORED, round_weights, save_model, stored_dtype, unpack_model
 from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
@@ -34,7 +39,12 @@ def open_trained(init: Checkpoint, ctx: StageContext) -> PackedModel:
 
 
 def open_trained_scalar(
-    init: Checkpoint, ctx: StageContext, *, zero: bool = False, layers: int | None = None
+    init: Checkpoint,
+    ctx: StageContext,
+    *,
+    zero: bool = False,
+    layers: int | None = None,
+    dimensions: int = 0,
 ) -> PackedModel:
     """Open a model with a new scalar head to be trained: a reward or a preference model.
 
@@ -43,12 +53,20 @@ def open_trained_scalar(
         ctx: the stage; its seed draws the head, and the adapters where the machine asks for them.
         zero: start the head at zero instead.
         layers: keep only the first layers; None keeps all.
+        dimensions: of an embedding that the head gives beside the score.
 
     Raises:
         ModelError: the folder holds no model, or has fewer layers.
     """
-    head = ctx.seed.at("head")
-    return open_scalar(init.path, ctx.machine, fresh=head, zero=zero, layers=layers, train=True)
+    return open_scalar(
+        init.path,
+        ctx.machine,
+        fresh=ctx.seed.at("head"),
+        zero=zero,
+        layers=layers,
+        dimensions=dimensions,
+        train=True,
+    )
 
 
 def save_checkpoint(
@@ -61,10 +79,42 @@ def save_checkpoint(
         init: the checkpoint that it was opened from.
         ctx: the stage; the folder is its `out`.
         name: the model's name in tables and in `Completion.author`.
+
+    Raises:
+        ModelError: the folder, opened again, is not the model that was trained.
     """
     policy = model.actor if isinstance(model, ActorCritic) else model
-    save_model(policy.lm, load_tokenizer(init.path), ctx.out)
+    if process_rank() == 0:
+        _save_checked(policy, init, ctx)
     return Checkpoint(ctx.out, name)
+
+
+def _save_checked(policy: PackedModel, init: Checkpoint, ctx: StageContext) -> None:
+    """Save a model, then open the folder again: what is saved is what was trained."""
+    asked = ctx.machine.save_dtype
+    dtype = stored_dtype(init.path) if asked == "auto" else STORED[asked]
+    trained = read_probe(policy)
+    for text in save_model(policy.lm, load_tokenizer(init.path), ctx.out, dtype=dtype):
+        ctx.events.log("mended", text=text)
+    wanted = trained
+    if is_quantised(policy):
+        policy.lm = unpack_model(policy.lm)
+        wanted = read_probe(policy)
+        moved = float((trained - wanted).abs().mean())
+        text = f"saved unpacked: a token's log-probability moves by {moved:.2g} nats"
+        ctx.events.log("unpacked", text=text, moved=moved)
+    elif policy.lm is not policy.inner:  # adapters: `save_model` has merged them into `inner`
+        policy.lm = policy.inner
+        wanted = read_probe(policy)
+        check_merged(trained, wanted, ctx.out)
+    if dtype != torch.float32:
+        round_weights(policy.lm, dtype)
+        exact, wanted = wanted, read_probe(policy)
+        moved = float((exact - wanted).abs().mean())
+        name = str(dtype).removeprefix("torch.")
+        text = f"saved in {name}: rounding moves a token's log-probability by {moved:.2g} nats"
+        ctx.events.log("rounded", text=text, moved=moved)
+    check_reopened(policy, wanted, ctx.out)
 
 
 def require_value(value: T | None) -> T:

@@ -6,18 +6,16 @@ terms are added. So a step is exactly the same however it is cut.
 
 A killed loop resumes bit for bit from the last state it wrote: weights, optimiser, step, and the
 source's position. In a launch of several processes each takes its share of a step's micro-batches;
-gradients are summed by DDP, and rank 0 alone writes.
+`distributed` sums gradients, of whole weights or of slices, and rank 0 alone writes.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 
 from tandem.batching.batch import Batch, Outputs, Terms
@@ -28,10 +26,18 @@ from tandem.kernels.embedding_rows import train_only_rows
 from tandem.kernels.malloc import keep_freed_memory
 from tandem.models.devices import resolve_device
 from tandem.runs.context import StageContext
-from tandem.training.distributed import least_memory, most_memory, start_accelerator
+from tandem.runs.heartbeat import count_tokens
+from tandem.training.distributed import (
+    clip_gradients,
+    least_memory,
+    most_memory,
+    open_parallelism,
+    start_accelerator,
+    total_norm,
+)
 from tandem.training.free_memory import resident_memory, usable_memory
 from tandem.training.memory import fit_to_memory
-from tandem.training.optim import Optim, build_optimizer
+from tandem.training.optim import Optim
 from tandem.training.resume_state import ResumeState
 from tandem.training.sources import BatchSource
 from tandem.training.step_log import StepLog
@@ -62,16 +68,22 @@ def train(
     Raises:
         DataError: a loss or the gradient became infinite or not a number (with the step and the
             term), before the step reached the weights.
-        ConfigError: the launcher shards the weights (FSDP, DeepSpeed), or weights and optimiser
-            need more memory than there is.
+        ConfigError: the launch is not what was asked for, or weights and optimiser need more
+            memory than there is.
     """
     wanted = dict(want or {})
     accelerator = start_accelerator(ctx.machine)
     device = resolve_device(ctx.machine)
     there = least_memory(usable_memory(device), accelerator)
-    held = most_memory(memory_besides(module) if device.type == "cpu" else 0, accelerator)
     tokens = fit_to_memory(
-        module, source.cut.tokens, there, ctx.events, wanted, sizes=source.sizes(), held=held
+        module,
+        source.cut.tokens,
+        there,
+        ctx.events,
+        wanted,
+        sizes=source.sizes(),
+        held=most_memory(memory_besides(module) if device.type == "cpu" else 0, accelerator),
+        shards=accelerator.num_processes if ctx.machine.sharding == "fsdp2" else 1,
     )
     source.cut = Cut(tokens, parts=accelerator.num_processes)
     with train_only_rows(module, source.reads(), optim.weight_decay):
@@ -88,38 +100,35 @@ def _train(
     want: Mapping[str, bool],
     accelerator: Accelerator,
 ) -> None:
-    machine = ctx.machine
-    inner = module
-    optimiser = build_optimizer(module, optim)
-    module, prepared = accelerator.prepare(module, optimiser)
-    schedule = LambdaLR(optimiser, lambda step: optim.factor(step, source.total))
-    state = ResumeState(inner, optimiser, schedule, source, ctx.scratch, machine.save_seconds)
+    machine, size = ctx.machine, accelerator.num_processes
+    together = open_parallelism(module, optim, machine, accelerator)
+    schedule = LambdaLR(together.optimiser, lambda step: optim.factor(step, source.total))
+    state = ResumeState(module, schedule, source, together, ctx.scratch, machine.save_seconds)
     step = state.resume()
     log = StepLog(ctx.events, source.total, machine.log_every, accelerator)
-    module.train()
-    for micro in source.steps(inner):
+    together.module.train()
+    for micro in source.steps(module):
         weights = term_weights(loss, micro, accelerator.device)
-        mine = micro[accelerator.process_index :: accelerator.num_processes]
-        for k, batch in enumerate(mine or micro[:1]):
+        turns = together.turns(micro)
+        for k, (batch, counts) in enumerate(turns):
+            count_tokens("trained", batch.tokens.useful)
             batch = batch.to(accelerator.device)
-            last = k == len(mine) - 1 or not mine
-            with contextlib.nullcontext() if last else accelerator.no_sync(module):
-                terms = loss(module(batch.tokens, **want), batch)
-                value = sum_terms(terms, weights) * accelerator.num_processes
-                accelerator.backward(value if mine else value * 0)
-            log.add(terms, weights, share=1.0 if mine else 0.0)
+            with together.accumulate(last=k == len(turns) - 1):
+                terms = loss(together.module(batch.tokens, **want), batch)
+                value = sum_terms(terms, weights) * size
+                accelerator.backward(value if counts else value * 0)
+            log.add(terms, weights, share=1.0 if counts else 0.0)
         log.tokens += sum(batch.tokens.useful for batch in micro)
-        norm = log.check(step + 1, total_norm(module))
-        if optim.clip is not None and norm > optim.clip:
-            clip_grads_with_norm_(module.parameters(), optim.clip, torch.tensor(norm))
-        prepared.step()
-        schedule.step()
-        prepared.zero_grad(set_to_none=True)
+        norm = log.check(step + 1, total_norm(together.module))
+        if optim.clip is not None:
+            clip_gradients(together.module, optim.clip, norm)
+        together.step(schedule)
         step += 1
         log.step(step, float(schedule.get_last_lr()[0]), norm)
-        state.save(step, accelerator.is_main_process)
+        state.save(step)
     log.close(step)
     accelerator.wait_for_everyone()
+    together.close()
     accelerator.free_memory()
 
 
@@ -127,11 +136,6 @@ def memory_besides(module: nn.Module) -> int:
     """Return the bytes that this process has besides a module's weights."""
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
     return max(0, resident_memory() - weights)
-
-
-def total_norm(module: nn.Module) -> Tensor:
-    """Return the norm of all gradients together."""
-    return get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
 
 
 def sum_terms(terms: Mapping[str, Terms], weights: Mapping[str, Tensor]) -> Tensor:
@@ -174,4 +178,5 @@ def _zeros(batch: Batch) -> Outputs:
         entropy=per_token,
         value=per_token,
         score=torch.zeros(tokens.n),
+        embedding=torch.zeros(tokens.n, 2),
     )

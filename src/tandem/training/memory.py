@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from tandem.batching.packing import pack_groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, ModelError
 from tandem.kernels import logprobs
-from tandem.machine import GIB, Machine
+from tandem.machine import GIB, Machine, world_size
 from tandem.models import loading
 from tandem.models.devices import resolve_device
 from tandem.models.folders import UNREADABLE, Source, first_line, read_config, without_warnings
@@ -119,6 +119,7 @@ def fit_to_memory(
     *,
     sizes: StepSizes | None = None,
     held: int = 0,
+    shards: int = 1,
 ) -> int:
     """Choose a micro-batch size that fits into memory; recompute activations where it must be.
 
@@ -130,14 +131,15 @@ def fit_to_memory(
         want: what the kernel will be asked for.
         sizes: of the steps, where they are known.
         held: bytes that the process has besides the module.
+        shards: processes over which weights, gradients and moments are spread.
 
     Raises:
         ConfigError: weights and optimiser alone need more than there is.
     """
     if total is None or not _outermost(module):
         return tokens
-    _states(module, total)
-    choice = choose_microbatch(module, tokens, total, want, sizes=sizes, held=held)
+    _states(module, total, shards)
+    choice = choose_microbatch(module, tokens, total, want, sizes=sizes, held=held, shards=shards)
     words = [TOLD[choice.kept]] if choice.kept else []
     if choice.tokens < tokens:
         words.append(f"micro-batches of {choice.tokens:,} tokens")
@@ -157,6 +159,7 @@ def choose_microbatch(
     *,
     sizes: StepSizes | None = None,
     held: int = 0,
+    shards: int = 1,
 ) -> MicrobatchChoice:
     """Return the largest micro-batch that fits; changes what the module keeps where it must be."""
     lms = _outermost(module)
@@ -166,7 +169,9 @@ def choose_microbatch(
     comfort = COMFORT if on_processor else math.inf
 
     def need(each: float, layer: float, tokens: int) -> MemoryNeed:
-        return _need(module, each, layer, sizes.most(tokens), held, sizes.trained)
+        found = _need(module, each, layer, sizes.most(tokens), held, sizes.trained)
+        states = {"weights": found.weights // shards, "optimizer": found.optimizer // shards}
+        return replace(found, **states)
 
     rough = sum(map(_roughly, lms))
     if math.isfinite(rough):
@@ -201,7 +206,7 @@ def choose_microbatch(
 def _need(
     module: nn.Module, each: float, layer: float, tokens: int, held: int, trained: float
 ) -> MemoryNeed:
-    weights = sum(p.numel() for p in module.parameters()) * FROZEN
+    weights = sum(p.numel() * p.element_size() for p in module.parameters())
     moved = sum(p.numel() for p in module.parameters() if p.requires_grad)
     low = {getattr(m, "dtype", None) for m in module.modules()} & {torch.bfloat16, torch.float16}
     linear = (m for m in module.modules() if isinstance(m, nn.Linear))
@@ -241,7 +246,7 @@ def check_trainable(source: Source, machine: Machine) -> None:
         check_targets(lm, machine.lora)
         lm.requires_grad_(False)
     if (there := usable_memory(resolve_device(machine))) is not None:
-        _states(lm, there)
+        _states(lm, there, world_size() if machine.sharding == "fsdp2" else 1)
 
 
 def _outermost(module: nn.Module) -> list[PreTrainedModel]:
@@ -251,22 +256,26 @@ def _outermost(module: nn.Module) -> list[PreTrainedModel]:
     return [lm for lm in lms if id(lm) not in parts]
 
 
-def _states(module: nn.Module, total: int) -> int:
-    """Return the bytes of weights, gradients and moments.
+def _states(module: nn.Module, total: int, shards: int = 1) -> int:
+    """Return the bytes of weights, gradients and moments that one of several processes holds.
 
     Rows of an embedding that are not read have neither gradient nor moments (`vocabulary`): a
     run is refused only if it does not fit even without them.
     """
-    sizes = [p.numel() * (TRAINED if p.requires_grad else FROZEN) for p in module.parameters()]
+    sizes = [
+        p.numel() * (TRAINED if p.requires_grad else FROZEN) / shards for p in module.parameters()
+    ]
     tables = (p for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters())
-    fewest = sum(sizes) - sum(p.numel() * (TRAINED - FROZEN) for p in tables if p.requires_grad)
+    unread = sum(p.numel() * (TRAINED - FROZEN) for p in tables if p.requires_grad)
+    fewest = sum(sizes) - unread / shards
     if fewest > total:
         raise ConfigError(
             f"weights and optimiser need {fewest / GIB:.2f} GiB, there are {total / GIB:.2f}",
             "each trained weight has 16 bytes: itself, its gradient and Adam's two moments in fp32",
-            "train adapters (machine.lora.rank), or start from a smaller model",
+            "train adapters (machine.lora.rank), start from a smaller model, or spread it over "
+            "several processes (machine.sharding = fsdp2)",
         )
-    return sum(sizes)
+    return int(sum(sizes))
 
 
 def _roughly(lm: PreTrainedModel) -> float:

@@ -29,6 +29,7 @@ from tandem.batching.packing import Layout, pack_groups
 from tandem.data.groups import Groups
 from tandem.data.record import Group, IntArray
 from tandem.errors import ConfigError, DataError
+from tandem.errors.ranges import Count, Positive, Share, check_ranges
 from tandem.objectives.multiview import (
     contrastive,
     multiview,
@@ -36,7 +37,6 @@ from tandem.objectives.multiview import (
     skl_sample,
     skl_schedule,
 )
-from tandem.ranges import Count, Positive, Share, check_ranges
 from tandem.rng import Seed
 
 SIGMA_FLOOR = 1e-7

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 from torch.optim import AdamW
 
-from tandem.ranges import Decay, NotNegative, Positive, Share, check_ranges
+from tandem.errors.ranges import Decay, NotNegative, Positive, Share, check_ranges
 
 
 @dataclass(frozen=True, slots=True)

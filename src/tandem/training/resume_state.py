@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from tandem.errors import DataError, RunError
+from tandem.machine import process_rank
+from tandem.models.quantised import TrainedPart, is_quantised
+from tandem.training.distributed import Parallelism
 from tandem.training.sources import BatchSource
 from tandem.training.state_file import read_state, write_state
 
@@ -19,24 +21,36 @@ STATE, FORMER = "state.safetensors", "state.pt"
 
 
 class ResumeState:
-    """What a killed loop resumes from: one file, replaced as a whole."""
+    """What a killed loop resumes from: one file, replaced as a whole.
+
+    It holds whole tensors, whoever wrote it: one process or several, with whole weights or with
+    slices. So a fit may go on in another number of processes.
+
+    Args:
+        module: what is trained.
+        schedule: of its learning rate.
+        source: where its steps come from.
+        together: how several processes train it.
+        scratch: the folder of the file; None keeps nothing.
+        every: seconds between two files.
+    """
 
     def __init__(
         self,
         module: nn.Module,
-        optimiser: AdamW,
         schedule: LambdaLR,
         source: BatchSource,
+        together: Parallelism,
         scratch: Path | None,
         every: float,
     ) -> None:
         self.parts: dict[str, Any] = {
-            "module": module,
-            "optimiser": optimiser,
+            "module": TrainedPart(module) if is_quantised(module) else module,
+            "optimiser": together.optimiser,
             "schedule": schedule,
             "source": source,
         }
-        self.source = source
+        self.source, self.together = source, together
         self.path = None if scratch is None else scratch / STATE
         self.every, self.saved = every, time.monotonic()
 
@@ -60,6 +74,7 @@ class ResumeState:
             return 0
         state = read_state(self.path)
         try:
+            state = self.together.spread(state)
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
             self.source.cut = replace(self.source.cut, tokens=int(state["tokens"]))
@@ -71,10 +86,14 @@ class ResumeState:
             ) from error
         return int(state["step"])
 
-    def save(self, step: int, main: bool) -> None:
-        """Write the state, where it is due and this process is the one that writes."""
-        if self.path is None or not main or time.monotonic() - self.saved < self.every:
+    def save(self, step: int) -> None:
+        """Write the state where it is due; the first process writes."""
+        if self.path is None:
             return
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        write_state(self.path, {**state, "tokens": self.source.cut.tokens, "step": step})
+        if not self.together.is_save_due(time.monotonic() - self.saved >= self.every):
+            return
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        state = self.together.collect(parts)
+        if process_rank() == 0:
+            write_state(self.path, {**state, "tokens": self.source.cut.tokens, "step": step})
         self.saved = time.monotonic()

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tandem.batching.batch import Outputs, Packed
+from tandem.batching.packing import Layout
 from tandem.batching.ragged import Ragged
 from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import JudgeError
-from tandem.judges import Judge, ScoringFunction, open_judge
+from tandem.judges import Judge, ScoringFunction, only_compares, open_judge
+from tandem.judges.llm import is_unjudged
 from tandem.judges.reward_model import reward_models
 from tandem.machine import Machine
 from tandem.models.forward import forward_groups
@@ -26,25 +29,52 @@ from tandem.runs.context import StageContext
 from tandem.runs.events import Events
 
 
+class BaseOfAdapters:
+    """Reads a policy as it was before its adapters were trained: with the adapters switched off."""
+
+    def __init__(self, policy: PackedModel) -> None:
+        self.policy = policy
+
+    @property
+    def layout(self) -> Layout:
+        """The policy's."""
+        return self.policy.layout
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.policy.device
+
+    def __call__(self, tokens: Packed, **want: bool) -> Outputs:
+        """Read one pack."""
+        lm: Any = self.policy.lm
+        with lm.disable_adapter():
+            return self.policy(tokens, **want)
+
+
 @dataclass(frozen=True)
 class RolloutModels:
     """The models of on-policy training, and what they say of fresh samples.
 
         models = RolloutModels.open(policy, init, reward, ref=None, sampling=sampling, ctx=ctx)
-        judged = list(models.reward(groups))
+        judged = models.judge(groups, fewest=1)
         log_ratio = models.old_logprobs(groups)[0] - models.ref_logprobs(groups)
 
     Attributes:
         policy: the actor, and the critic where there is one; the only module that is trained.
-        reference: the frozen policy that the KL is measured to.
-        reward: the opened scoring judge.
+        reference: the frozen policy that the KL is measured to; over a quantised base it is the
+            policy itself without its adapters, so that the base is in memory once.
+        reward: the opened judge.
         machine: where they run.
+        compares: the judge compares answers and gives none a score, so that a single answer
+            cannot be followed by it.
     """
 
     policy: ActorCritic
-    reference: PackedModel
+    reference: PackedModel | BaseOfAdapters
     reward: ScoringFunction
     machine: Machine
+    compares: bool = False
 
     @classmethod
     def open(
@@ -62,16 +92,38 @@ class RolloutModels:
         Args:
             policy: the opened policy; its temperature is set.
             init: the checkpoint that it was opened from.
-            reward: a scoring judge.
+            reward: the judge.
             ref: the reference; `init` where there is none.
             sampling: how episodes are drawn.
             ctx: the stage.
         """
-        _log_other_tokenizer(reward, init, ctx.events)
-        policy.actor.temperature = sampling.temperature
-        reference = open_policy((ref or init).path, replace(ctx.machine, lora=None))
-        reference.temperature = sampling.temperature
-        return cls(policy, reference, open_judge(reward, ctx.machine), ctx.machine)
+        log_other_tokenizer(reward, init, ctx.events)
+        if ctx.machine.quantise != "none" and ref is None:
+            policy.actor.temperature = sampling.temperature
+            reference = BaseOfAdapters(policy.actor)
+        else:
+            reference = open_reference(policy, init, ref=ref, sampling=sampling, ctx=ctx)
+        judge = open_judge(reward, ctx.machine)
+        return cls(policy, reference, judge, ctx.machine, only_compares(reward))
+
+    def judge(self, groups: Sequence[Group], *, fewest: int) -> list[Group]:
+        """Return the judged groups; those about which questions failed at a server are left out.
+
+        Args:
+            groups: fresh samples.
+            fewest: groups that a round cannot do without: one for every minibatch of a pass.
+
+        Raises:
+            JudgeError: fewer are left.
+        """
+        kept = [group for group in self.reward(groups) if not is_unjudged(group)]
+        if len(kept) < fewest:
+            raise JudgeError(
+                f"{len(kept)} of {len(groups)} prompts of a round were judged",
+                f"questions about the others failed, and a round has {fewest} minibatches or more",
+                "look at the server, then give the same command again: what was answered is kept",
+            )
+        return kept
 
     def scores(self, groups: Sequence[Group]) -> Tensor:
         """[N] scores of all completions of judged groups.
@@ -130,6 +182,30 @@ class RolloutModels:
         }
 
 
+def open_reference(
+    policy: ActorCritic,
+    init: Checkpoint,
+    *,
+    ref: Checkpoint | None,
+    sampling: Sampling,
+    ctx: StageContext,
+) -> PackedModel:
+    """Open the frozen reference; it and the policy are read at the sampling temperature.
+
+    Args:
+        policy: the opened policy; its temperature is set.
+        init: the checkpoint that it was opened from.
+        ref: the reference; `init` where there is none.
+        sampling: how episodes are drawn.
+        ctx: the stage.
+    """
+    policy.actor.temperature = sampling.temperature
+    alone = replace(ctx.machine, lora=None)
+    reference = open_policy((ref or init).path, alone, reference=True)
+    reference.temperature = sampling.temperature
+    return reference
+
+
 def token_column(rows: Sequence[Sequence[Any]]) -> Ragged:
     """Join the arrays of each group's completions into one ragged column over all completions."""
     return Ragged.of([torch.from_numpy(np.array(x)).float() for group in rows for x in group])
@@ -146,7 +222,8 @@ def actor_of(module: nn.Module) -> nn.Module:
     return module.actor.lm
 
 
-def _log_other_tokenizer(reward: Judge, init: Checkpoint, events: Events) -> None:
+def log_other_tokenizer(reward: Judge, init: Checkpoint, events: Events) -> None:
+    """Say where a judge's model has another tokenizer than the policy."""
     for model in reward_models(reward):
         if not same_tokens(init.path, model.path):
             events.log(

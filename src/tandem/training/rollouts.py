@@ -7,15 +7,17 @@ the middle of a round, bit for bit; a round that ended is closed (reported, vali
 one would begin, so that a kill between the two loses no point of the curve.
 
 A prompt that comes round again, even inside one round, is drawn with other random numbers: its
-draws are keyed by the pass over the prompts.
+draws are keyed by the pass over the prompts. A method that keeps only some of its samples (DAPO)
+has the round filled up with samples of the prompts that come next.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,12 +31,18 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Engine, Sampling
 from tandem.errors import ConfigError
+from tandem.models.sharded_weights import whole_weights
 from tandem.runs.context import StageContext
-from tandem.training.rollout_models import actor_of
+from tandem.training.rollout_models import actor_of, token_column
 from tandem.training.sources import StepSizes
 from tandem.training.validation import Validation
 
+MISMATCH_CAP = 2.0
+"""Largest weight of a token that another engine than ours drew."""
+
 ValidationFunction = Callable[[int, nn.Module], bool]
+DRAWS = 10
+"""How often a round samples at most until it is full, as in DAPO's own code."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,7 @@ class Experience:
     """What a round learned from its samples.
 
     Attributes:
-        groups: the prompts with their judged completions; a method may leave groups out, but
-            keeps one for every minibatch of a pass.
+        groups: the prompts with their judged completions.
         columns: per-token numbers over all completions in order, named as in `Batch`: ref_logp,
             old_logp, advantages, returns, old_values.
         metrics: means to be logged: reward, kl, length, ...
@@ -128,6 +135,9 @@ class Algorithm(Protocol):
     Attributes:
         controllers: parts with a state of their own (an adaptive beta), saved and resumed with
             the run; mostly none.
+
+    One whose `is_policy_gradient` is True weighs each sample by its advantage, so that samples of
+    another engine than ours can be weighed by `correct_mismatch`.
     """
 
     controllers: dict[str, Any]
@@ -138,6 +148,15 @@ class Algorithm(Protocol):
 
     def loss(self, out: Outputs, batch: Batch) -> dict[str, Terms]:
         """The terms that are minimised."""
+        ...
+
+
+@runtime_checkable
+class SelectiveAlgorithm(Algorithm, Protocol):
+    """An algorithm that trains on some of its samples: the round is filled up with others."""
+
+    def part_groups(self, groups: list[Group]) -> tuple[list[Group], list[Group]]:
+        """Judge fresh samples; return those to train on and the others, judged."""
         ...
 
 
@@ -171,7 +190,7 @@ class RolloutSource:
         self.layout: Layout = layout
         self.cut, self.seed, self.events = Cut(ctx.machine.tokens), ctx.seed, ctx.events
         self.validator = validator
-        self.step = 0
+        self.step = self.asked = 0
         self.buffer: Experience | None = None
         self.metrics: dict[str, float] = {}
         self.began = time.monotonic()
@@ -191,7 +210,7 @@ class RolloutSource:
                 if enough or self.step >= self.total:
                     return
             if inside == 0 or self.buffer is None:
-                self.buffer = self._sampled(turn, policy)
+                self.buffer = self._sampled(policy)
                 self.began = time.monotonic()
             self.step += 1
             yield self._batches(turn, inside, self.buffer)
@@ -201,39 +220,82 @@ class RolloutSource:
         if turn > 0:
             metrics = {**self.metrics, "train_s": round(time.monotonic() - self.began, 4)}
             self.events.log("round", round=turn, **metrics)
-        return self.validator is not None and self.validator(turn, policy)
+        if self.validator is None:
+            return False
+        with whole_weights(policy):
+            return self.validator(turn, policy)
 
-    def _sampled(self, turn: int, policy: nn.Module) -> Experience:
+    def _sampled(self, policy: nn.Module) -> Experience:
+        with whole_weights(policy):
+            return self._draw(policy)
+
+    def _draw(self, policy: nn.Module) -> Experience:
         start = time.monotonic()
         self.engine.load(actor_of(policy))
-        asked = list(self._asked(turn))
+        with torch.no_grad():
+            groups, drawn, spent = self._filled_round()
+            found = self.algorithm.experience(groups)
+            if not self.engine.is_exact and getattr(self.algorithm, "is_policy_gradient", False):
+                found = correct_mismatch(found)
+        tokens = sum(len(c.tokens) for g in drawn for c in g.completions)
+        times = {
+            "sample_s": round(spent, 4),
+            "score_s": round(time.monotonic() - start - spent, 4),
+            "sample_tokens_per_s": round(tokens / max(spent, 1e-9), 1),
+        }
+        self.metrics = {**times, **found.metrics}
+        if isinstance(self.algorithm, SelectiveAlgorithm):
+            self.metrics["drawn"] = float(len(drawn))
+        return found
+
+    def _filled_round(self) -> tuple[list[Group], list[Group], float]:
+        """Return the round's groups, all groups that were drawn, and the seconds of drawing.
+
+        Where the algorithm keeps only some, prompts are drawn on until there are enough of them;
+        how many more follows from the share that was kept so far. If `DRAWS` times bring too
+        few, the round is smaller; one group for every minibatch there is always.
+        """
+        room, spent = self.shape.prompts, 0.0
+        groups, spare, drawn = list[Group](), list[Group](), list[Group]()
+        for _ in range(DRAWS):
+            share = max(len(groups), 1) / max(len(drawn), 1)
+            missing = math.ceil((room - len(groups)) / share)
+            begun = time.monotonic()
+            fresh = self._drawn(min(room, missing))
+            spent += time.monotonic() - begun
+            drawn += fresh
+            algorithm = self.algorithm
+            kept, left = (
+                algorithm.part_groups(fresh)
+                if isinstance(algorithm, SelectiveAlgorithm)
+                else (fresh, [])
+            )
+            groups, spare = groups + kept, spare + left
+            if len(groups) >= room:
+                break
+        fewest = max(0, self.shape.per_pass - len(groups))
+        return (groups + spare[:fewest])[:room], drawn, spent
+
+    def _drawn(self, count: int) -> list[Group]:
+        """Sample the next prompts."""
+        asked = list(self._next_prompts(count))
         draws = self.engine.sample(
             (_keyed(g, epoch) for epoch, g in asked),
             self.shape.n,
             self.sampling,
             self.seed.at("draws"),
         )
-        groups = [replace(d, prompt=g.prompt) for d, (_, g) in zip(draws, asked, strict=True)]
-        sampled = time.monotonic()
-        with torch.no_grad():
-            found = self.algorithm.experience(groups)
-        drawn = sum(len(c.tokens) for g in groups for c in g.completions)
-        times = {
-            "sample_s": round(sampled - start, 4),
-            "score_s": round(time.monotonic() - sampled, 4),
-            "sample_tokens_per_s": round(drawn / max(sampled - start, 1e-9), 1),
-        }
-        self.metrics = {**times, **found.metrics}
-        return found
+        return [replace(d, prompt=g.prompt) for d, (_, g) in zip(draws, asked, strict=True)]
 
-    def _asked(self, turn: int) -> Iterator[tuple[int, Group]]:
-        """(pass, prompt) of a round: the next B of an endless sequence of shuffled passes."""
+    def _next_prompts(self, count: int) -> Iterator[tuple[int, Group]]:
+        """(pass, prompt): the next of an endless sequence of shuffled passes."""
         orders: dict[int, np.ndarray] = {}
-        for at in range(turn * self.shape.prompts, (turn + 1) * self.shape.prompts):
+        for at in range(self.asked, self.asked + count):
             epoch, inside = divmod(at, len(self.prompts))
             if epoch not in orders:
                 orders[epoch] = self.seed.at("prompts", epoch).rng().permutation(len(self.prompts))
             yield epoch, self.prompts[int(orders[epoch][inside])]
+        self.asked += count
 
     def _batches(self, turn: int, inside: int, buffer: Experience) -> list[Batch]:
         epoch, which = divmod(inside, self.shape.per_pass)
@@ -263,8 +325,12 @@ class RolloutSource:
         return StepSizes(longest, self.shape.minibatch * longest, answers / longest)
 
     def state_dict(self) -> dict[str, Any]:
-        """Step, the buffer of the round under way, and what controllers and validator remember."""
-        state: dict[str, Any] = {"step": self.step, "numbers": dict(self.metrics)}
+        """Step, prompts asked, the buffer of the round under way, controllers and validator."""
+        state: dict[str, Any] = {
+            "step": self.step,
+            "asked": self.asked,
+            "numbers": dict(self.metrics),
+        }
         parts = {**self.algorithm.controllers, **_stateful(self.validator)}
         state["controllers"] = {name: part.state_dict() for name, part in parts.items()}
         if self.buffer is not None and self.step % self.shape.per_round:
@@ -274,9 +340,35 @@ class RolloutSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the step at which the state was taken."""
         self.step, self.metrics = int(state["step"]), dict(state["numbers"])
+        rounds = -(-self.step // self.shape.per_round)  # of states that did not count prompts
+        self.asked = int(state.get("asked", rounds * self.shape.prompts))
         for name, part in {**self.algorithm.controllers, **_stateful(self.validator)}.items():
             part.load_state_dict(state["controllers"][name])
         self.buffer = _restored(state["buffer"]) if "buffer" in state else None
+
+
+def correct_mismatch(found: Experience, cap: float = MISMATCH_CAP) -> Experience:
+    """Weigh each token's advantage by min(pi/q, cap), q the law of the engine that drew it.
+
+    Truncated importance sampling (Yao et al., 2025): a surrogate is linear in
+    its advantages, so the weight may stand there. Its mean, its largest value, and the mismatch
+    KL(q || pi) in nats a token are logged with the round.
+
+    Args:
+        found: the experience of a round; its completions hold log q, its columns log pi.
+        cap: the largest weight.
+    """
+    drawn = token_column([[c.logp for c in g.completions] for g in found.groups])
+    ratio = (found.columns["old_logp"] - drawn).values
+    weight = ratio.exp().clamp(max=cap)
+    A = found.columns["advantages"]
+    columns = {**found.columns, "advantages": replace(A, values=A.values * weight)}
+    metrics = {
+        "mismatch_nats": float((ratio.exp() - 1 - ratio).mean()),
+        "mismatch_weight": float(weight.mean()),
+        "mismatch_capped": float((ratio.exp() > cap).float().mean()),
+    }
+    return replace(found, columns=columns, metrics={**found.metrics, **metrics})
 
 
 def _keyed(group: Group, epoch: int) -> Group:

@@ -31,7 +31,8 @@ class Validator:
 
     Args:
         validation: the prompts, the judges, and which of them chooses the best policy.
-        models: the reward is validated as `proxy`; the KL is measured to the reference.
+        models: the reward is validated as `proxy`, if it scores; the KL is measured to the
+            reference.
         engine: samples the policy.
         rollout: how it is sampled, and how many rounds there are.
         ctx: the stage; the best weights are kept in its scratch folder.
@@ -48,7 +49,8 @@ class Validator:
         self.validation, self.models, self.engine = validation, models, engine
         self.rollout, self.ctx = rollout, ctx
         opened = {column: open_judge(j, ctx.machine) for column, j in validation.judges}
-        self.judges = {"proxy": models.reward, **opened}
+        proxy = {} if models.compares else {"proxy": models.reward}
+        self.judges = {**proxy, **opened}
         self.seed, self.keep = ctx.seed.at("watch"), ctx.scratch / "best"
         self.curve: list[dict[str, float]] = []
 

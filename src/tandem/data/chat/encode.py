@@ -27,8 +27,8 @@ from tandem.errors import ConfigError, DataError, ModelError
 GROUPS_PER_TASK = 256
 """Groups that are encoded by one call of the tokenizer, and by one worker at a time."""
 
-ENCODING_VERSION = "2"
-"""Part of the cache's key: raised when the same text becomes other tokens."""
+ENCODING_VERSION = "3"
+"""Part of the cache's key: raised when the same text becomes other tokens, or others are kept."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ def encode_groups(
         groups: texts and messages; tokens that are there are made anew.
         tokenizer: a Hugging Face tokenizer.
         max_length: longest prompt + completion in tokens; None for no limit.
-        truncation: `drop` and count what is longer (a group keeps the completions that fit, if
-            at least two do where there were several); `keep-start` cuts completions at their
-            end, all of a compared group alike; `keep-end` cuts the prompt at its start. Tokens
-            are cut, texts stay whole.
+        truncation: `drop` and count what is longer (a group keeps the completions that fit, a
+            compared one if a comparison is left); `keep-start` cuts completions at their end, all
+            of a compared group alike; `keep-end` cuts the prompt at its start. Tokens are cut,
+            texts stay whole.
         workers: worker processes; 0 encodes in this one.
         cache: a folder; the result is kept there under a hash of tokenizer, data and settings.
         progress: called with (groups done, groups in all).
@@ -311,6 +311,13 @@ def _bos(group: Group, length: int, tokens: TokenizerTraits) -> int:
 
 
 def _nothing(counts: Counts, max_length: int | None) -> DataError:
+    if not counts.groups:
+        return DataError(
+            "there are no groups to turn into tokens",
+            "what came before kept none of its prompts or answers",
+            "look at what the stages before printed; longer answers (--sampling.max_tokens), more "
+            "samples or a lower threshold leave more",
+        )
     reasons = "; ".join(f"{n} x {why}" for why, n in counts.dropped.items())
     if not any("tokens" in why for why in counts.dropped):
         return DataError(

@@ -142,10 +142,10 @@ def _equal(group: Group, i: int, j: int) -> bool:
 
 
 def _usable(before: Group, after: Group) -> bool:
-    """A group keeps its kind: pairs stay pairs, several stay several."""
+    """Compared answers stay compared; of others, one alone is worth keeping."""
     if before.preferences and not after.preferences:
         return False
-    return len(after) >= min(len(before), 2)
+    return len(after) >= min(len(before), 1)
 
 
 def _cut_prompt(group: Group, bos: int, limit: int) -> Group:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +30,6 @@ from tandem.engines import Sampling
 from tandem.engines.language_models import Labels, messages_of
 from tandem.engines.language_models.addresses import check_address
 from tandem.engines.language_models.chat_answer import (
-    LARGEST_BODY,
     InvalidAnswer,
     UnlabelledAnswer,
     read_answer,
@@ -42,10 +40,12 @@ from tandem.engines.language_models.retry import (
     Retrier,
     RetryPolicy,
     TransientError,
+    in_time,
+    read_limited,
 )
 from tandem.errors import ConfigError, EngineError
+from tandem.errors.ranges import Count, NotNegative, check_ranges
 from tandem.machine import Machine, cache_folder
-from tandem.ranges import Count, NotNegative, check_ranges
 from tandem.rng import Seed
 
 LABEL_TOKENS = 4
@@ -133,29 +133,21 @@ class ServerSession:
         """
         settings = {"temperature": 0.0, "logprobs": True, "top_logprobs": self.server.top}
         bodies = (self._body(p, LABEL_TOKENS, settings) for p in prompts)
-        good, bad = 0, 0
-        failure: FailedQuestion | None = None
-        for answer in self._answered(bodies, labelled=True):
-            if isinstance(answer, FailedQuestion):
-                bad, failure = bad + 1, answer
-                if not good and bad >= GIVE_UP_AFTER:
-                    raise _all_failed(bad, failure)
+        for answer in self._heard(bodies, labelled=True):
+            if answer is None:
                 yield np.full(len(labels), np.nan)
                 continue
-            good += 1
             with np.errstate(divide="ignore"):  # a label that is not named has log 0
                 yield np.log(label_probabilities(labels, _places(answer)))
-        if failure is not None and not good:
-            raise _all_failed(bad, failure)
 
     def complete(
         self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
-    ) -> Iterator[Completion]:
-        """Yield one completion of each prompt; see `OpenLanguageModel`.
+    ) -> Iterator[Completion | None]:
+        """Yield one completion of each prompt, or None for a question that failed.
 
         Raises:
             ConfigError: a truncation that the protocol does not know.
-            EngineError: the server does not answer.
+            EngineError: the server does not answer, or no question as it was asked.
         """
         if sampling.top_k or sampling.min_p:
             raise ConfigError(
@@ -170,9 +162,10 @@ class ServerSession:
             self._body(p, sampling.max_tokens, {**settings, "seed": seed.at(p.id).value >> 32})
             for p in prompts
         )
-        for answer in self._answered(bodies, labelled=False):
-            if isinstance(answer, FailedQuestion):
-                raise answer
+        for answer in self._heard(bodies, labelled=False):
+            if answer is None:
+                yield None
+                continue
             ended = answer["choices"][0].get("finish_reason") == "stop"
             yield Completion(_text(answer), author=self.server.model, stopped=ended)
 
@@ -205,6 +198,26 @@ class ServerSession:
     def _body(self, prompt: Prompt, tokens: int, settings: Mapping[str, Any]) -> Body:
         body = {"model": self.server.model, "messages": messages_of(prompt), **settings}
         return {**body, self.server.length: tokens}
+
+    def _heard(self, bodies: Iterable[Body], *, labelled: bool) -> Iterator[Body | None]:
+        """Yield answers in order, None for a question that failed.
+
+        Raises:
+            EngineError: none of the first questions, or none at all, was answered.
+        """
+        good, bad = 0, 0
+        failure: FailedQuestion | None = None
+        for answer in self._answered(bodies, labelled=labelled):
+            if isinstance(answer, FailedQuestion):
+                bad, failure = bad + 1, answer
+                if not good and bad >= GIVE_UP_AFTER:
+                    raise _all_failed(bad, failure)
+                yield None
+            else:
+                good += 1
+                yield answer
+        if failure is not None and not good:
+            raise _all_failed(bad, failure)
 
     def _answered(
         self, bodies: Iterable[Body], *, labelled: bool
@@ -298,7 +311,9 @@ class ServerSession:
                 str(error),
                 "labels are read from the probabilities of the first tokens, and a sampled letter "
                 "alone would be a hard label",
-                "use a server and a model with `logprobs` and `top_logprobs` in chat completions",
+                "use a server and a model with `logprobs` and `top_logprobs` in chat completions; "
+                "one that reasons first is asked for a verdict: asking.reads = verdict "
+                "(`ReasoningJudge`)",
             ) from None
         except InvalidAnswer as error:
             raise TransientError(str(error), answered=True) from None
@@ -323,7 +338,7 @@ class ServerSession:
         try:
             asked = self.client.chat.completions.with_streaming_response.create(**body)
             with asked as response:
-                return _limited(response.iter_bytes(), self.server.patience.timeout)
+                return read_limited(response.iter_bytes(), self.server.patience.timeout)
         except openai.APIStatusError as error:
             said = self._redacted(str(error.message))
             if _passes(error.status_code, getattr(error, "code", None)):
@@ -406,39 +421,6 @@ def _places(answer: Body) -> list[dict[str, Any]]:
 
 def _text(answer: Body) -> str:
     return answer["choices"][0]["message"]["content"]
-
-
-def _limited(chunks: Iterable[bytes], seconds: float) -> str:
-    """Join a body that comes in time and is not too large."""
-    until, body = time.monotonic() + seconds, bytearray()
-    for chunk in chunks:
-        body += chunk
-        if len(body) > LARGEST_BODY:
-            raise TransientError(f"the answer is larger than {LARGEST_BODY:,} bytes", answered=True)
-        if time.monotonic() > until:
-            raise TransientError(f"the answer was not complete after {seconds:g} s")
-    return body.decode("utf-8", "replace")
-
-
-def in_time(send: Callable[[], str], seconds: float) -> str:
-    """Return what a function returns, or raise TransientError when that takes too long.
-
-    A server that sends a byte now and then keeps every timeout of a client from passing; so the
-    request has a thread of its own, which is left behind.
-    """
-    done: Future[str] = Future()
-
-    def work() -> None:
-        try:
-            done.set_result(send())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=work, name="tandem-request", daemon=True).start()
-    try:
-        return done.result(seconds)
-    except TimeoutError:
-        raise TransientError(f"the answer was not complete after {seconds:g} s") from None
 
 
 def _all_failed(count: int, failure: FailedQuestion) -> EngineError:

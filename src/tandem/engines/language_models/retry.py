@@ -6,12 +6,14 @@ import email.utils
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
+from tandem.engines.language_models.chat_answer import LARGEST_BODY
 from tandem.errors import ConfigError, EngineError
-from tandem.ranges import CountOrZero, NotNegative, Positive, check_ranges
+from tandem.errors.ranges import CountOrZero, NotNegative, Positive, check_ranges
 from tandem.rng import Seed
 
 _A = TypeVar("_A")
@@ -146,3 +148,46 @@ class Retrier:
             f"{self.patience.longest:g} s",
             "look at the server, then give the same command again: what was answered is kept",
         )
+
+
+def read_limited(chunks: Iterable[bytes], seconds: float) -> str:
+    """Join a body that comes in time and is not too large.
+
+    Raises:
+        TransientError: it does not, it is, or the connection breaks off.
+    """
+    until, body = time.monotonic() + seconds, bytearray()
+    try:
+        for chunk in chunks:
+            body += chunk
+            if len(body) > LARGEST_BODY:
+                said = f"the answer is larger than {LARGEST_BODY:,} bytes"
+                raise TransientError(said, answered=True)
+            if time.monotonic() > until:
+                raise TransientError(f"the answer was not complete after {seconds:g} s")
+    except TransientError:
+        raise
+    except Exception as error:  # a connection that breaks off raises what the transport raises
+        raise TransientError(f"the answer broke off ({type(error).__name__})") from None
+    return body.decode("utf-8", "replace")
+
+
+def in_time(send: Callable[[], str], seconds: float) -> str:
+    """Return what a function returns, or raise TransientError when that takes too long.
+
+    A server that sends a byte now and then keeps every timeout of a client from passing; so the
+    request has a thread of its own, which is left behind.
+    """
+    done: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(send())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=work, name="tandem-request", daemon=True).start()
+    try:
+        return done.result(seconds)
+    except TimeoutError:
+        raise TransientError(f"the answer was not complete after {seconds:g} s") from None

@@ -25,9 +25,9 @@ from tandem.labelling.assignment import (
     Project,
     Ticket,
     find_ticket,
+    keep_lease,
     load_project,
     next_ticket,
-    renew_lease,
 )
 from tandem.labelling.people import Person
 from tandem.labelling.refit import latest_refit
@@ -41,7 +41,8 @@ Asked = Request[Any, Any, Any]
 Token = FromPath[str]
 LETTERS = "AB"
 MINE_SHOWN = 200
-_KEPT = ("choice", "both_bad", "ranks", "rationale", "better_answer")
+_KEPT = ("choice", "both_bad", "ranks", "criteria", "rationale", "better_answer")
+CRITERION = "criterion_"
 
 
 @get("/label", sync_to_thread=True)
@@ -116,9 +117,10 @@ def undo_route(request: Asked, data: Form, visitor: Visitor, room: Room) -> Resp
 def keep_route(token: Token, visitor: Visitor, room: Room) -> None:
     """Keep the place of a question whose page is open."""
     with room.database.write() as connection:
-        if find_ticket(connection, token, visitor) is None:
+        ticket = find_ticket(connection, token, visitor)
+        if ticket is None:
             raise NotFoundException
-        renew_lease(connection, token, load_project(connection) or Project())
+        keep_lease(connection, ticket, load_project(connection) or Project())
 
 
 @get("/label/{token:str}/answer/{place:int}", sync_to_thread=True, media_type="text/plain")
@@ -188,6 +190,11 @@ def read_judgement(form: dict[str, Any]) -> Judgement:
         choice=_number(form.get("choice")),
         both_bad=form_field(form, "both_bad") == "yes",
         ranks=tuple(_number(r) for r in ranks) if ranks else None,
+        criteria={
+            name.removeprefix(CRITERION): form_field(form, name, 20)
+            for name in form
+            if name.startswith(CRITERION) and form_field(form, name, 20)
+        },
         reason=form_field(form, "reason", 40),
         rationale=form_field(form, "rationale"),
         better_answer=form_field(form, "better_answer"),

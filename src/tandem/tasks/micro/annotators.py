@@ -1,5 +1,11 @@
 """People who compare: noisy, biased, drifting, or divided into camps without a common ranking.
 
+    who          P(a is preferred to b)
+    Annotator    the truth, with noise and biases
+    Camps        three camps alone: a circle
+    Tastes       a share of camps among people who follow the truth: from a ranking to a circle
+    Drifting     a truth that changes from round to round
+
 An annotator is a frozen value with a `name` and two questions: `p(first, second, ...)`, the chance
 that he prefers the first text, and the judge call, which writes one `Preference` for the
 completions (0, 1), (2, 3), ... of every group. What he says about a pair depends on his seed, the
@@ -11,12 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from tandem.data.record import Group, Preference
+from tandem.data.record import FloatArray, Group, Preference
 from tandem.errors import ConfigError, DataError
+from tandem.judges.open_preference import GroupPairs, PairProbability
 from tandem.rng import Seed
 from tandem.tasks.micro.posts import Meta
 from tandem.tasks.micro.truth import true_worth, truth_parts
@@ -89,6 +96,7 @@ class Annotator:
         seed: where his draws start.
     """
 
+    compares: ClassVar[bool] = True
     name: str = "annotator"
     flips: float = 0.25
     temperature: float = 0.0
@@ -109,6 +117,25 @@ class Annotator:
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the same groups with `preferences`."""
         return _vote(groups, self.name, self.seed, lambda meta, a, b, _: self.p(meta, a, b))
+
+    def open_pairs(self) -> PairProbability:
+        """Return the exact chance that he prefers the first of two answers."""
+        return exact_probability(self.p)
+
+
+def exact_probability(p: Callable[[Meta, str, str], float]) -> PairProbability:
+    """Return P(i is preferred to j) of the pairs asked of each group; no vote is drawn.
+
+    Args:
+        p: the chance by the facts and two texts.
+    """
+
+    def probability(asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
+        for group, pairs in asked:
+            meta, text = known_facts(group), [c.text for c in group.completions]
+            yield np.array([p(meta, text[i], text[j]) for i, j in pairs], np.float64)
+
+    return probability
 
 
 @dataclass(frozen=True)
@@ -183,12 +210,17 @@ class Camps:
     medium to long, and long to short. Within a band all of them follow the truth.
     """
 
+    compares: ClassVar[bool] = True
     name: str = "camps"
     seed: Seed = START_SEED
 
     def p(self, meta: Meta, first: str, second: str) -> float:
         """The share of the population that prefers the first text: the preference model's truth."""
         return float(np.mean([camp_prefers(camp, meta, first, second) for camp in range(3)]))
+
+    def open_pairs(self) -> PairProbability:
+        """Return the exact share of the population that prefers the first of two answers."""
+        return exact_probability(self.p)
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the same groups with `preferences`, each by a member drawn from the camps."""
@@ -197,6 +229,71 @@ class Camps:
             return camp_prefers(draw.value % 3, meta, first, second)
 
         return _vote(groups, self.name, self.seed, one)
+
+
+@dataclass(frozen=True)
+class Tastes:
+    """A population from transitive to cyclic, by one dial.
+
+    A share `cyclic` of it stands in three camps, as those of `Camps`. The rest follows the truth,
+    with the noise of Bradley and Terry. So at 0 the population's preference is exactly a reward's,
+    truth / temperature, and at 1 two in three prefer short to medium, medium to long and long to
+    short summaries, which no reward can say. Summaries of one band are compared by the truth, with
+    that noise, by everybody.
+
+    >>> from tandem.tasks.micro import Tastes
+    >>> Tastes(cyclic=0.5).name
+    'tastes'
+
+    Attributes:
+        cyclic: share of the population in the camps.
+        temperature: points of truth in a unit of log-odds.
+        flips: the chance that a vote is written down the wrong way round.
+        seed: where draws start.
+    """
+
+    name: str = "tastes"
+    cyclic: float = 1.0
+    temperature: float = 1.0
+    flips: float = 0.0
+    seed: Seed = START_SEED
+
+    def __post_init__(self) -> None:
+        _check("cyclic", self.cyclic, 0.0, 1.0)
+        _check("flips", self.flips, 0.0, 0.5)
+        _check("temperature", self.temperature, 1e-9, math.inf)
+
+    def p(self, meta: Meta, first: str, second: str) -> float:
+        """The share of the population that says it prefers the first text."""
+        gap = true_worth(meta, first) - true_worth(meta, second)
+        bands = (np.array([length_band(meta, text)]) for text in (first, second))
+        return float(self._shares(np.array([gap]), *bands)[0])
+
+    def _shares(self, gap: FloatArray, band: FloatArray, other: FloatArray) -> FloatArray:
+        """[M] the same from differences of truth and bands of length."""
+        likes = 0.5 * (1 + np.tanh(gap / (2 * self.temperature)))
+        around = (RANKED_FIRST[band, other] - likes) * (band != other)
+        return self.flips + (1 - 2 * self.flips) * (likes + self.cyclic * around)
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the same groups with `preferences`, each by somebody drawn from the population."""
+        return _vote(groups, self.name, self.seed, lambda meta, a, b, _: self.p(meta, a, b))
+
+    def open_pairs(self) -> PairProbability:
+        """Return the exact share of the population that prefers the first of two answers.
+
+        Each answer is read once, however many it is compared with.
+        """
+
+        def probability(asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
+            for group, pairs in asked:
+                meta, texts = known_facts(group), [c.text for c in group.completions]
+                worth = np.array([true_worth(meta, text) for text in texts])
+                band = np.array([length_band(meta, text) for text in texts])
+                i, j = np.array(pairs, np.int64).reshape(-1, 2).T
+                yield self._shares(worth[i] - worth[j], band[i], band[j])
+
+        return probability
 
 
 def length_band(meta: Meta, text: str) -> int:
@@ -208,11 +305,24 @@ def length_band(meta: Meta, text: str) -> int:
 
 def camp_prefers(camp: int, meta: Meta, first: str, second: str) -> float:
     """The chance that a member of a camp prefers the first text."""
-    ranks = [(length_band(meta, text) - camp) % 3 for text in (first, second)]
-    if ranks[0] != ranks[1]:
-        return float(ranks[0] < ranks[1])
+    bands = length_band(meta, first), length_band(meta, second)
+    if bands[0] != bands[1]:
+        return float(is_ranked_first(camp, *bands))
     return _sure(true_worth(meta, first) - true_worth(meta, second), 0.0)
 
+
+def is_ranked_first(camp: int, band: int, other: int) -> bool:
+    """True where a camp ranks one band of length before another."""
+    return (band - camp) % 3 < (other - camp) % 3
+
+
+RANKED_FIRST = np.array(
+    [
+        [np.mean([is_ranked_first(camp, band, other) for camp in range(3)]) for other in range(3)]
+        for band in range(3)
+    ]
+)
+"""[3, 3] share of the camps that rank one band of length before another."""
 
 Drift = Literal["rotation", "flip", "prompts"]
 
@@ -231,6 +341,7 @@ class Drifting:
         flips: the chance that a comparison comes out the wrong way round.
     """
 
+    compares: ClassVar[bool] = True
     kind: Drift = "rotation"
     round: int = 0
     angle: float = 0.2
@@ -272,3 +383,23 @@ class Drifting:
             return self.flips + (1 - 2 * self.flips) * _sure(gap, 0.0)
 
         return _vote(groups, f"{self.name}-{self.round}", self.seed, one)
+
+    def at_round(self, round: int) -> Drifting:
+        """Return the same people in another round."""
+        return replace(self, round=round)
+
+
+@dataclass(frozen=True)
+class DriftingTruth:
+    """Writes what a text is worth to people whose taste moves, as it is in their round."""
+
+    taste: Drifting = Drifting()
+    name: str = "truth"
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the same groups with `scores`."""
+        return self.taste.scores(groups)
+
+    def at_round(self, round: int) -> DriftingTruth:
+        """Return the truth of another round."""
+        return replace(self, taste=self.taste.at_round(round))

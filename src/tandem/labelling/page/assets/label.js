@@ -96,7 +96,7 @@
   });
 
   // ---- what was typed stays when the same question is drawn again
-  const DRAFT = "#work textarea, #vote select, #vote input[name=choice], #vote input[name=both_bad]";
+  const DRAFT = "#work textarea, #vote select, #vote input[name=choice], #vote input[name=both_bad], #criteria input";
   const isTick = (input) => input.type === "radio" || input.type === "checkbox";
   const remember = () => {
     if (!work()) return;
@@ -111,7 +111,7 @@
       if (isTick(input)) input.checked = state.draft[input.name] === input.value;
       else input.value = state.draft[input.name] || "";
       const box = input.closest("details.box");
-      if (box && input.value) box.open = true;
+      if (box && input.value && (!isTick(input) || input.checked)) box.open = true;
     }
   };
   document.addEventListener("htmx:beforeSwap", (event) => {
@@ -179,6 +179,7 @@
     u: () => submit("#undo"),
     r: () => toggle("#why", "textarea"),
     w: () => toggle("#better", "textarea"),
+    c: () => toggle("#criteria", "input:checked"),
     d: () => { const link = $("#differences"); if (link) link.click(); },
     a: () => { const auto = $("#auto"); if (auto) { auto.checked = !auto.checked; auto.dispatchEvent(new Event("change")); say(auto.checked ? "A key saves at once." : "Enter saves."); } },
     "?": () => toggle("#help"),
@@ -191,7 +192,7 @@
       if (box) {
         // what was written stays in view; then Enter saves
         const text = box.querySelector("textarea");
-        box.open = Boolean(text && text.value);
+        box.open = Boolean(text ? text.value : box.querySelector("input:checked:not([value=''])"));
         const row = $("#vote input:checked, #vote input[name=choice], #vote select");
         (row || box.querySelector("summary")).focus({ preventScroll: true });
       }

@@ -1,0 +1,184 @@
+"""Rounds in the micro world: an even mix of tranches, Elo over rounds, online beside offline DPO.
+
+    python experiments/iterated.py [--seeds 5] [--only dpo] [--runs runs/iterated] [--out FOLDER]
+
+See experiments/online.md for what was expected. Every seed is a run folder: a command that was
+stopped goes on where it was. Writes iterated.json and iterated.md of the seeds that are done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tandem.cli.run import default_configs
+from tandem.data.groups import Groups
+from tandem.evaluation import score_column
+from tandem.evaluation.tables import Table
+from tandem.judges.reward_model import RewardModel
+from tandem.methods import dpo, iterated_rlhf, load_method, online_dpo, ppo, reward
+from tandem.pipeline.inputs import Inputs
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.run import Run
+from tandem.stages.judging import judge
+from tandem.stages.sampling import BestOf, Policy, sample
+from tandem.statistics import paired_difference
+from tandem.tasks import Sizes
+from tandem.tasks.load import load_task
+
+SIZES = Sizes(demonstrations=3000, pairs=600, held_out=100, prompts=3000, evaluation=500)
+SHARE, LABELS_ONLINE = 200, 1280
+CLAIMS = (
+    ("mix", "base"), ("round 1", "SFT"), ("round 4", "round 1"), ("online DPO", "offline DPO"),
+    ("200 more labels", "free labels"),
+)  # fmt: skip
+
+
+def policies_of_mix(run: Run, inputs: Inputs) -> dict[str, Policy]:
+    """Bai's controlled experiment: one source against three, the same number of labels."""
+    configs, sampling, pi_sft = inputs.configs, inputs.sampling, inputs.pi_sft
+    asked, humans = inputs.task.asked, inputs.humans
+    assert asked is not None
+    assert humans is not None
+    base = inputs.D
+    first = run("first-reward", reward.fit, pi_sft, base[:SHARE], configs["reward"], name="first")
+    climbed = run(
+        "first-policy", ppo.fit, pi_sft, inputs.prompts, RewardModel(first), configs["ppo"],
+        sampling=sampling, name="first",
+    )  # fmt: skip
+    writers: tuple[Policy, ...] = (BestOf(pi_sft, RewardModel(first), 4), climbed)
+    tranches = [base[:SHARE]]
+    for k, writer in enumerate(writers):
+        X = asked[SHARE * (k + 1) : SHARE * (k + 2)]
+        pairs = run(f"tranche-{k + 1}-pairs", sample, writer, X, n=2, sampling=sampling)
+        tranches.append(run(f"tranche-{k + 1}", judge, pairs, humans))
+    mixed = Groups.of(g for tranche in tranches for g in tranche)
+    found: dict[str, Policy] = {}
+    for name, D in (("base", base), ("mix", mixed)):
+        r = run(f"reward-{name}", reward.fit, pi_sft, D, configs["reward"], name=f"r-{name}")
+        found[name] = run(
+            f"ppo-{name}", ppo.fit, pi_sft, inputs.prompts, RewardModel(r), configs["ppo"],
+            sampling=sampling, name=name,
+        )  # fmt: skip
+    return found
+
+
+def policies_of_rounds(run: Run, inputs: Inputs) -> dict[str, Policy]:
+    """Four rounds of 200 labels; and two rounds, the second with labels or with free ones."""
+    cfg = replace(
+        inputs.configs["iterated_rlhf"], rounds=4, labels=SHARE, comparisons=400,
+        **{part: inputs.configs[part] for part in ("reward", "ppo", "dpo", "rlp")},
+    )  # fmt: skip
+    found: dict[str, Policy] = {}
+    for name, own in {
+        "rounds": cfg,
+        "free": replace(cfg, rounds=2, free_labels=True, growth=1e-9, comparisons=0),
+    }.items():
+        scope = run.scope(name, run.seed)
+        iterated_rlhf.recipe(
+            scope, inputs.base, inputs.pi_sft, None, inputs.prompts, inputs.humans,
+            inputs.formats, inputs.same, inputs.truth, inputs.sampling, own,
+        )  # fmt: skip
+        last = [r for r in _below(scope) if r.name == "ppo"]
+        found |= {f"{name} {k + 1}": r.load() for k, r in enumerate(last)}
+    return {
+        **{f"round {k}": found[f"rounds {k}"] for k in range(1, 5)},
+        "200 more labels": found["rounds 2"],
+        "free labels": found[f"free {sum(n.startswith('free') for n in found)}"],
+    }
+
+
+def _below(scope: Run) -> list[Any]:
+    from tandem.runs.records import read_records
+
+    folders = [scope.path, *sorted(scope.path.glob("round-*"))]
+    return [record for folder in folders for record in read_records(folder)]
+
+
+def policies_of_dpo(run: Run, inputs: Inputs) -> dict[str, Policy]:
+    """Online and offline DPO: as many of the annotator's labels, as many optimiser steps."""
+    humans, sampling, pi_sft = inputs.humans, inputs.sampling, inputs.pi_sft
+    assert humans is not None
+    cfg = replace(inputs.configs["online_dpo"], prompts=64, minibatch=64, n=2)
+    cfg = replace(cfg, rounds=LABELS_ONLINE // cfg.prompts)
+    online = run("online", online_dpo.fit, pi_sft, inputs.prompts, humans, cfg, sampling=sampling)
+    X = inputs.prompts[:LABELS_ONLINE]
+    pairs = run("offline-pairs", sample, pi_sft, X, n=2, sampling=sampling)
+    D = run("offline-labels", judge, pairs, humans)
+    same = dpo.DPOConfig(beta=0.1, epochs=1, batch=cfg.minibatch, optim=cfg.optim)
+    offline = run("offline", dpo.fit, pi_sft, D, same, name="offline DPO")
+    return {"online DPO": online, "offline DPO": offline}
+
+
+PARTS: dict[str, Callable[[Run, Inputs], dict[str, Policy]]] = {
+    "dpo": policies_of_dpo, "mix": policies_of_mix, "rounds": policies_of_rounds,
+}  # fmt: skip
+
+
+def run_seed(place: Path, seed: int, only: list[str]) -> dict[str, list[float]]:
+    """Return the truth of every policy's answer to each evaluation prompt."""
+    configs: dict[str, Any] = default_configs(load_method("iterated_rlhf"), "micro")
+    configs |= default_configs(load_method("online_dpo"), "micro")
+    task = load_task("micro", SIZES, seed, exam=None)
+    with Run(place / f"seed-{seed}", seed, machine=configs["machine"]) as run:
+        inputs = Inputs(run, task, configs)
+        found: dict[str, Policy] = {"SFT": inputs.pi_sft}
+        for part in only:
+            found |= PARTS[part](run.scope(part, run.seed), inputs)
+        return {name: truth_of(run, name, pi, inputs) for name, pi in found.items()}
+
+
+def truth_of(run: Run, name: str, policy: Policy, inputs: Inputs) -> list[float]:
+    """[P] the truth of one answer to each evaluation prompt."""
+    assert inputs.truth is not None
+    assert isinstance(policy, Checkpoint | BestOf)
+    stage = f"said-{name.lower().replace(' ', '-')}"
+    said = run(stage, sample, policy, inputs.eval_prompts, n=1, sampling=inputs.sampling)
+    return [float(x) for x in score_column(inputs.truth(said))]
+
+
+def table_of(kept: Mapping[str, Mapping[str, list[float]]]) -> Table:
+    """Lay out the claims over the seeds that have both sides."""
+    rows = []
+    for better, worse in CLAIMS:
+        both = [told for told in kept.values() if better in told and worse in told]
+        if both:
+            a, b = (np.array([told[name] for told in both]) for name in (better, worse))
+            rows.append((better, worse, len(both), a.mean(), b.mean(), paired_difference(a, b)))
+    heads = ("policy", "against", "seeds", "truth", "truth of the other", "difference")
+    return Table(heads, tuple(rows), "expected: above 0")
+
+
+def main() -> int:
+    """Run what is missing, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--runs", type=Path, default=Path("runs/iterated"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "iterated.json"
+    kept: dict[str, dict[str, list[float]]] = json.loads(file.read_text()) if file.exists() else {}
+    for seed in range(args.seeds):
+        found = run_seed(args.runs, seed, args.only)
+        kept[str(seed)] = kept.get(str(seed), {}) | found
+        file.write_text(json.dumps(kept) + "\n")
+        print(table_of(kept), flush=True)
+    (args.out / "iterated.md").write_text(
+        "# Rounds in the micro world\n\nMade by `python experiments/iterated.py`; expected before: "
+        f"experiments/online.md. Truth of one answer to each evaluation prompt.\n\n```text\n"
+        f"{table_of(kept)}\n```\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,482 @@
+"""Preferences that circle: who can be exploited, and what it costs where they do not circle.
+
+    python experiments/nash.py --page docs/results/nash.md            # goes on where it stopped
+    python experiments/nash.py --page docs/results/nash.md --again    # the page, from its JSON
+
+Two worlds, both of the micro task's summaries: in the *circle* every annotator stands in one of
+three camps (`micro-tastes`, cyclic = 1), in the *ranking* all follow the truth with the noise of
+Bradley and Terry (cyclic = 0). Their preference is known exactly, so win rates and best-of-n are
+exact but for sampling. What is expected, and the rules of the comparison, were written down before
+the first run: docs/log/nash.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tandem.cli.run import default_configs
+from tandem.data.groups import Groups
+from tandem.data.record import Group
+from tandem.engines import Sampling
+from tandem.evaluation.win_matrix import WinMatrix, policy_win_matrix
+from tandem.judges import Judge
+from tandem.judges.open_preference import open_preference
+from tandem.judges.reward_model import RewardModel
+from tandem.machine import Machine
+from tandem.methods import dpo, grpo, load_method, nash_md, ppo
+from tandem.methods.best_response import BestResponseConfig
+from tandem.methods.nash_ema import NashEMAConfig
+from tandem.methods.nash_md import NashMDConfig
+from tandem.methods.past_play import PastPlayConfig
+from tandem.methods.self_play import SelfPlayConfig
+from tandem.pipeline.inputs import Inputs
+from tandem.rng import Seed
+from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.environment import code_commit
+from tandem.runs.events import Events
+from tandem.runs.run import Run
+from tandem.stages.encoding import encode
+from tandem.stages.evaluate_exploitability import play_all
+from tandem.stages.sampling import sample
+from tandem.statistics import holm, mean_of, paired_difference
+from tandem.statistics.best_of import best_of_n_curve
+from tandem.tasks import Sizes
+from tandem.tasks.load import load_task
+from tandem.training.validation import Validation
+
+WORLDS = {"circle": 1.0, "ranking": 0.0}
+PILOT = 0
+SEEDS = (1, 2, 3, 4, 5)
+EXAM = 900
+SIZES = {"demonstrations": 3000, "pairs": 1000, "held_out": 300, "prompts": 2000, "evaluation": 150}
+ANSWERS, CANDIDATES, NS = 8, 64, (1, 4, 16, 64)
+RATES = (1e-4, 3e-4)
+"""The one search: every method gets these two learning rates, on the pilot seed."""
+PRICE = 0.05
+"""Of a nat of KL, in units of a Bradley-Terry reward; a quarter of it in units of win rate, since
+near one half P - 1/2 is a quarter of a difference of rewards."""
+ROUNDS, LONG = 20, 60
+REWARD = ("PPO", "RLOO", "DPO")
+GAMES = {
+    "Nash-MD .125": lambda kw: NashMDConfig(share=0.125, **kw),
+    "Nash-MD .25": lambda kw: NashMDConfig(share=0.25, **kw),
+    "Nash-MD .5": lambda kw: NashMDConfig(share=0.5, **kw),
+    "Nash-EMA": lambda kw: NashEMAConfig(decay=0.8, **kw),
+    "past play": lambda kw: PastPlayConfig(keep=16, **kw),
+    "self-play": lambda kw: SelfPlayConfig(**kw),
+    "best response": lambda kw: BestResponseConfig(**kw),
+}
+ONLINE = ("online IPO",) if importlib.util.find_spec("tandem.methods.online_dpo") else ()
+"""Needs `methods.online_dpo`."""
+ARMS = (*REWARD, *GAMES, *ONLINE)
+CLAIMS = (
+    ("circle", "Nash-MD .125", "PPO"),
+    ("circle", "Nash-MD .125", "RLOO"),
+    ("circle", "Nash-MD .125", "DPO"),
+    ("circle", "Nash-MD .25", "RLOO"),
+    ("circle", "self-play", "RLOO"),
+    ("circle", "Nash-MD .125", "best response"),
+    ("ranking", "Nash-MD .125", "RLOO"),
+    ("ranking", "self-play", "RLOO"),
+)
+"""(world, who is less exploitable, than whom); Holm over all of them. Of the last two no difference
+is expected."""
+
+
+@dataclass(frozen=True)
+class BeatsSFT:
+    """Scores an answer by how likely it beats pi_sft's answers to the same prompt.
+
+    Attributes:
+        judge: who compares: the exact preference, or the model that a policy was trained on.
+        answers: pi_sft's, a few a prompt.
+    """
+
+    judge: Any
+    answers: Groups
+    name: str = "beats SFT"
+    machine: Machine = field(default=Machine(), compare=False)
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the groups with win rates in `scores`."""
+        return self.open()(groups)
+
+    def open(self) -> Any:
+        """Open the judge once."""
+        preference = open_preference(self.judge, self.machine)
+        theirs = {g.id: g.completions for g in self.answers}
+
+        def score(groups: Iterable[Group]) -> Iterator[Group]:
+            asked = list(groups)
+            others = [Group(g.prompt, theirs[g.id]) for g in asked]
+            for group, p in zip(asked, preference.against(asked, others), strict=True):
+                yield replace(group, scores=p.mean(axis=1))
+
+        return score
+
+
+def examine(
+    policy: Checkpoint,
+    prompts: Groups,
+    pool: Groups,
+    main: Groups,
+    judge: Judge,
+    *,
+    sampling: Sampling,
+    seed: Seed,
+    machine: Machine,
+    events: Events,
+) -> dict[str, Any]:
+    """What the exact preference says of a policy, prompt by prompt.
+
+    Args:
+        policy: who answers.
+        prompts: the evaluation prompts.
+        pool: candidates of pi_sft, the same for every policy.
+        main: pi_sft's answers.
+        judge: the exact preference.
+        sampling: how the policy is sampled.
+
+    Returns:
+        `win`, [P] over pi_sft; `exploit`, n -> [P] what best-of-n of the pool wins above one half,
+        chosen by one half of the answers and measured on the other; mean `clauses` and `length`.
+    """
+    how: dict[str, Any] = {"sampling": sampling, "machine": machine, "events": events}
+    mine = list(sample(policy, prompts, n=ANSWERS, seed=seed.at("answers"), **how))
+    preference = open_preference(judge, machine)
+    half = ANSWERS // 2
+    tables = []
+    for keep in (range(half), range(half, ANSWERS)):
+        part = [g.keep(list(keep)) for g in mine]
+        tables.append(np.stack([p.mean(1) for p in preference.against(list(pool), part)]))
+    curve = best_of_n_curve(tables[0], tables[1], list(NS)) - 0.5
+    win = [float(p.mean()) for p in preference.against(mine, list(main))]
+    length = [float(np.mean([len(c.tokens) for c in g.completions])) for g in mine]
+    clauses = [float(np.mean([c.text.count(",") + 1 for c in g.completions])) for g in mine]
+    return {
+        "win": win,
+        "exploit": {str(n): curve[:, k].tolist() for k, n in enumerate(NS)},
+        "length": length,
+        "clauses": clauses,
+    }
+
+
+def compare_all(
+    policies: Mapping[str, Checkpoint],
+    prompts: Groups,
+    judge: Judge,
+    *,
+    sampling: Sampling,
+    seed: Seed,
+    machine: Machine,
+    events: Events,
+) -> dict[str, list[float]]:
+    """Let every policy play every other: "a / b" -> [P] how likely a beats b, exactly."""
+    how: dict[str, Any] = {"sampling": sampling, "machine": machine, "events": events}
+    answers = {
+        name: Groups.of(sample(policy, prompts, n=4, seed=seed.at("answers"), **how))
+        for name, policy in policies.items()
+    }
+    return {f"{a} / {b}": x.tolist() for (a, b), x in play_all(answers, judge, machine)}
+
+
+@dataclass(frozen=True)
+class World:
+    """A seed of a world: what comes before every method."""
+
+    run: Run
+    inputs: Inputs
+    configs: Mapping[str, Any]
+
+    @property
+    def exact(self) -> Judge:
+        """The population's preference."""
+        return self.inputs.task.annotator  # type: ignore[return-value]
+
+    def fit(self, arm: str, rate: float, stage: str, **more: Any) -> Checkpoint:
+        """Train an arm from pi_sft at a learning rate."""
+        inputs, sampling = self.inputs, self.inputs.sampling
+        pi, prompts, r_phi = inputs.pi_sft, inputs.prompts, inputs.r_phi
+        if arm == "DPO":
+            own = self.configs["dpo"]
+            cfg = replace(own, beta=0.1, optim=replace(own.optim, lr=rate))
+            return self.run(stage, dpo.fit, pi, inputs.D, cfg, name=arm)
+        rounds = more.pop("rounds", ROUNDS)
+        how = {"sampling": sampling, "name": arm, **more}
+        if arm == "PPO":
+            own = self.configs["ppo"]
+            cfg = replace(own, beta=PRICE, rounds=rounds, optim=replace(own.optim, lr=rate))
+            return self.run(stage, ppo.fit, pi, prompts, RewardModel(r_phi), cfg, **how)
+        if arm == "RLOO":
+            own, base = self.configs["grpo"], grpo.GRPO_VARIANTS["rloo"]
+            cfg = replace(
+                base, prompts=own.prompts, n=own.n, minibatch=own.minibatch, rounds=rounds,
+                beta=PRICE, optim=replace(own.optim, lr=rate, schedule="linear"),
+            )  # fmt: skip
+            return self.run(stage, grpo.fit, pi, prompts, RewardModel(r_phi), cfg, **how)
+        own = self.configs["nash_md"]
+        kw = {
+            "prompts": own.prompts, "n": own.n, "rivals": own.rivals, "minibatch": own.minibatch,
+            "rounds": rounds, "tau": PRICE / 4, "optim": replace(own.optim, lr=rate),
+        }  # fmt: skip
+        judge = self.inputs.preference_judge("cyclic", own.asking)
+        if arm in ONLINE:
+            online = importlib.import_module("tandem.methods.online_dpo")
+            shared = {k: kw[k] for k in ("prompts", "n", "minibatch", "rounds", "optim")}
+            cfg = online.OnlineDPOConfig(loss="ipo", beta=PRICE / 4, **shared)
+            judge = replace(judge, pairs="all")  # type: ignore[type-var]
+            return self.run(stage, online.fit, pi, prompts, judge, cfg, **how)
+        return self.run(stage, nash_md.fit, pi, prompts, judge, GAMES[arm](kw), **how)
+
+
+def open_world(out: Path, name: str, seed: int) -> World:
+    """Open a seed of a world; everybody's evaluation prompts are the same."""
+    sizes = Sizes(**SIZES, flips=0.0, cyclic=WORLDS[name])
+    task = load_task("micro-tastes", sizes, seed, exam=Seed(EXAM))
+    configs: dict[str, Any] = {}
+    for method in ("ppo", "grpo", "dpo", "nash_md"):
+        configs |= default_configs(load_method(method), "micro-tastes")
+    run = Run(out / f"{name}-{seed}", seed, machine=configs["machine"])
+    return World(run, Inputs(run, task, configs), configs)
+
+
+def examined(world: World, arm: str, policy: Checkpoint, stage: str) -> dict[str, Any]:
+    """Examine a policy by the exact preference."""
+    inputs, run = world.inputs, world.run
+    how = {"sampling": inputs.sampling}
+    pool = run("candidates", sample, inputs.pi_sft, inputs.eval_prompts, n=CANDIDATES, **how)
+    main = run("sft-answers", sample, inputs.pi_sft, inputs.eval_prompts, n=4, **how)
+    asked = inputs.eval_prompts.prompts()
+    return run(stage, examine, policy, asked, pool, main, world.exact, **how)
+
+
+def stage_name(*words: str) -> str:
+    """Join words to the name of a stage."""
+    return "-".join(words).lower().replace(" ", "-").replace(".", "")
+
+
+def search(out: Path) -> dict[str, Any]:
+    """Try every rate with every arm on the pilot seed of both worlds; the best mean win is kept."""
+    rows: dict[str, dict[str, float]] = {arm: {} for arm in ARMS}
+    for name in WORLDS:
+        world = open_world(out, name, PILOT)
+        with world.run:
+            for arm in ARMS:
+                for rate in RATES:
+                    stage = stage_name("pilot", arm, f"{rate:g}")
+                    policy = world.fit(arm, rate, stage)
+                    won = float(np.mean(examined(world, arm, policy, f"exam-{stage}")["win"]))
+                    rows[arm][f"{rate:g}"] = rows[arm].get(f"{rate:g}", 0.0) + won / len(WORLDS)
+                    print(f"pilot {name}: {stage}: {won:.3f} over SFT", flush=True)
+    chosen = {arm: max(RATES, key=lambda r, a=arm: rows[a][f"{r:g}"]) for arm in ARMS}
+    return {"win over SFT": rows, "chosen": chosen}
+
+
+def one_seed(out: Path, name: str, seed: int, chosen: Mapping[str, float]) -> dict[str, Any]:
+    """Do every arm of a seed of a world."""
+    world = open_world(out, name, seed)
+    with world.run as run:
+        policies = {"SFT": world.inputs.pi_sft}
+        exams: dict[str, Any] = {}
+        for arm in ARMS:
+            policies[arm] = world.fit(arm, chosen[arm], stage_name(arm))
+        for arm, policy in policies.items():
+            exams[arm] = examined(world, arm, policy, stage_name("exam", arm))
+            gain = np.mean(exams[arm]["exploit"]["64"])
+            win = np.mean(exams[arm]["win"])
+            print(f"{name} {seed}: {arm}: win {win:.3f}, exploited {gain:.3f}", flush=True)
+        asked = world.inputs.eval_prompts.prompts()
+        sampling = world.inputs.sampling
+        wins = run("win-matrix", compare_all, policies, asked, world.exact, sampling=sampling)
+        return {"exams": exams, "wins": wins}
+
+
+def curves(out: Path, name: str, seed: int) -> dict[str, Any]:
+    """Train RLOO and Nash-MD three times as long, and follow proxy and truth."""
+    world = open_world(out, name, seed)
+    found: dict[str, Any] = {}
+    with world.run as run:
+        inputs = world.inputs
+        held_out = inputs.task.asked_held_out
+        assert held_out is not None
+        sampling = inputs.sampling
+        prompts = run("followed", encode, held_out[:150], inputs.base, room=sampling.max_tokens)
+        asked = run("followed-sft", sample, inputs.pi_sft, prompts, n=4, sampling=sampling)
+        models = {
+            "RLOO": RewardModel(inputs.r_phi),
+            "Nash-MD .125": inputs.preference_judge("cyclic", world.configs["nash_md"].asking),
+        }
+        for arm, model in models.items():
+            judges = (("model", BeatsSFT(model, asked)), ("exact", BeatsSFT(world.exact, asked)))
+            follow = Validation(asked.prompts(), judges, every=4)
+            stage = stage_name("long", arm)
+            world.fit(arm, max(RATES), stage, rounds=LONG, validation=follow)
+            events = (run.path / "events.jsonl").read_text(encoding="utf-8").splitlines()
+            rows = [json.loads(line) for line in events]
+            points = {
+                e["round"]: {k: e[k] for k in ("round", "model", "exact", "kl", "length")}
+                for e in rows if e["kind"] == "watch" and str(e["stage"]).endswith(stage)
+            }  # fmt: skip
+            found[arm] = [points[k] for k in sorted(points)]
+    return found
+
+
+def gather(out: Path, seeds: Sequence[int], chosen: Mapping[str, float]) -> dict[str, Any]:
+    """Do all seeds of both worlds."""
+    found: dict[str, Any] = {name: {} for name in WORLDS}
+    for seed in seeds:
+        for name in WORLDS:
+            found[name][str(seed)] = one_seed(out, name, seed, chosen)
+    return found
+
+
+def column(found: Mapping[str, Any], world: str, arm: str, what: str) -> np.ndarray:
+    """[S, P] numbers of an arm."""
+    rows = [seed["exams"][arm] for seed in found[world].values()]
+    return np.array([r["exploit"][what] if what in r["exploit"] else r[what] for r in rows])
+
+
+def verdicts(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Test what was claimed: exploitability of the first less that of the second, paired."""
+    tests = [
+        (w, a, b, paired_difference(column(found, w, a, "64"), column(found, w, b, "64")))
+        for w, a, b in CLAIMS
+    ]
+    adjusted = holm([t[3].p_value for t in tests])
+    return [
+        {"world": w, "a": a, "b": b, "difference": e.as_dict(), "holm": p,
+         "resolved": bool(p < 0.05)}
+        for (w, a, b, e), p in zip(tests, adjusted, strict=True)
+    ]  # fmt: skip
+
+
+def matrix_of(found: Mapping[str, Any], world: str) -> WinMatrix:
+    """The win matrix over all seeds."""
+    seeds = list(found[world].values())
+    pairs = seeds[0]["wins"]
+    wins = {tuple(pair.split(" / ")): np.array([s["wins"][pair] for s in seeds]) for pair in pairs}
+    return policy_win_matrix(wins)  # type: ignore[arg-type]
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """The page of results."""
+    found = record["found"]
+    parts = [
+        "# Preferences that circle",
+        "<!-- Made by `python experiments/nash.py`. -->",
+        f"{len(record['seeds'])} seeds of two worlds, {record['date']}, commit "
+        f"`{record['commit']}`. What was expected before the run, and how it is measured, stands "
+        "in [the log](../log/nash.md). Exploitability is a lower bound: what the best of 64 "
+        "answers of SFT wins above one half, by the annotators' exact preference.",
+    ]
+    for world in WORLDS:
+        parts += [f"## The {world}", _policies_table(found, world)]
+        parts += [f"```text\n{matrix_of(found, world)}\n```"]
+        parts += [f"![Win matrix of the {world}](nash-{world}.svg)"]
+    parts += ["## What was expected", _verdict_table(found)]
+    parts += ["## The search", _search_table(record["search"])]
+    if record.get("curves"):
+        parts += ["## Training on: model and truth", *_curve_tables(record["curves"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _policies_table(found: Mapping[str, Any], world: str) -> str:
+    rows = []
+    for arm in ("SFT", *ARMS):
+        win, most, few = (mean_of(column(found, world, arm, k)) for k in ("win", "64", "4"))
+        rows.append((arm, win, most, few, f"{column(found, world, arm, 'clauses').mean():.2f}"))
+    head = ("policy", "win over SFT", "exploitability, best of 64", "best of 4", "clauses")
+    return _table(head, rows)
+
+
+def _verdict_table(found: Mapping[str, Any]) -> str:
+    rows = []
+    for v in verdicts(found):
+        d = v["difference"]
+        low, high = (float("nan") if d[k] is None else d[k] for k in ("low", "high"))
+        interval = f"{d['mean']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        said = "resolved" if v["resolved"] else "not resolved"
+        rows.append((v["world"], v["a"], v["b"], interval, f"{v['holm']:.3g}", said))
+    return _table(("world", "less exploitable", "than", "difference", "Holm p", ""), rows)
+
+
+def _search_table(tried: Mapping[str, Any]) -> str:
+    won = tried["win over SFT"]
+    rows = [(arm, *(f"{won[arm][f'{r:g}']:.3f}" for r in RATES)) for arm in ARMS]
+    said = "Mean exact win rate over SFT on the pilot seed of both worlds."
+    return f"{said}\n\n{_table(('policy', *(f'rate {r:g}' for r in RATES)), rows)}"
+
+
+def _curve_tables(found: Mapping[str, Any]) -> Iterator[str]:
+    rows: list[Sequence[object]] = []
+    lost: dict[tuple[str, str], list[float]] = {}
+    for world, seeds in found.items():
+        for seed, arms in seeds.items():
+            for arm, points in arms.items():
+                best, last = max(p["exact"] for p in points), points[-1]
+                fall = best - last["exact"]
+                lost.setdefault((world, arm), []).append(fall)
+                numbers = (best, last["exact"], fall, last["model"], last["kl"])
+                rows.append((world, arm, seed, *(f"{x:.3f}" for x in numbers)))
+    head = ("world", "policy", "seed", "best exact", "last exact", "lost", "model at the end", "KL")
+    yield _table(head, rows)
+    for world in found:
+        a, b = lost[world, "RLOO"], lost[world, "Nash-MD .125"]
+        difference = paired_difference(np.array(a)[:, None], np.array(b)[:, None])
+        yield (
+            f"The {world}: RLOO lost {difference.mean:+.3f} more of its best exact win rate than "
+            f"Nash-MD did ({len(a)} seeds, one by one above)."
+        )
+
+
+def main() -> None:
+    """Do what is left, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/nash"))
+    parser.add_argument("--page", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("--again", action="store_true", help="the page, from its JSON alone")
+    parser.add_argument("--curves", type=int, default=0, help="seeds of the long runs")
+    options = parser.parse_args()
+    stored = options.page.with_suffix(".json")
+    if options.again:
+        record = json.loads(stored.read_text(encoding="utf-8"))
+    else:
+        seeds = SEEDS[: options.seeds]
+        tried = search(options.out)
+        record = {
+            "date": date.today().isoformat(), "commit": code_commit(), "seeds": list(seeds),
+            "sizes": SIZES, "search": tried,
+            "found": gather(options.out, seeds, tried["chosen"]),
+            "curves": {
+                name: {str(s): curves(options.out, name, s) for s in SEEDS[: options.curves]}
+                for name in WORLDS
+            } if options.curves else {},
+        }  # fmt: skip
+        stored.write_text(json.dumps(record, indent=None) + "\n", encoding="utf-8")
+    from tandem.report.win_matrix_picture import draw_win_matrix
+
+    for world in WORLDS:
+        picture = options.page.with_name(f"nash-{world}.svg")
+        picture.write_text(draw_win_matrix(matrix_of(record["found"], world)), encoding="utf-8")
+    options.page.write_text(page(record), encoding="utf-8")
+    print(options.page)
+
+
+if __name__ == "__main__":
+    main()

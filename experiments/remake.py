@@ -1,0 +1,59 @@
+"""Make every published page again from what is committed; nothing is sampled, nothing is fitted.
+
+    python experiments/remake.py        # `make pages`
+
+Comparisons by `tandem bench` have their outcomes, prompt by prompt, beside their JSON (Parquet):
+their statistics are made again from those. Other experiments keep what they measured in their JSON:
+their pages are made again from that. Those that were measured before outcomes were kept say so.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "docs" / "results"
+PAGES: tuple[tuple[str, ...], ...] = (
+    ("pages.py", "--again"),
+    ("coverage.py", "--page"),
+    ("gold_reward.py", "--page-only"),
+    ("search.py", "--page-only"),
+    ("moving_worlds.py",),
+    ("overoptimisation.py", "--page"),
+    ("rlaif.py", "--page", "--results", str(RESULTS / "rlaif.json")),
+    ("rlp_rewards.py", "--page"),
+    ("rlp_rewards.py", "--page", "--name", "rlp-shared-rewards"),
+    ("rlp_text.py", "--page"),
+    ("self_improvement.py", "--again", "--page", str(RESULTS / "self-improvement.md")),
+    ("self_improvement.py", "--again", "--page", str(RESULTS / "self-improvement-ways.md")),
+    ("self_improvement_search.py", "--again", "--page",
+     str(RESULTS / "self-improvement-search.md")),
+)  # fmt: skip
+"""Every page by the script that makes it; the last step is the index."""
+APART = {"label-plans": "its JSON does not hold the plan as text; experiments/label_plans.py does"}
+"""Pages that are made again only by doing the experiment again, and why."""
+
+
+def main() -> int:
+    """Make the pages one after another; the exit code is the number of those that failed."""
+    begun, failed = time.monotonic(), 0
+    for name, why in APART.items():
+        print(f"{name}: left as it is, {why}")
+    for script, *words in PAGES:
+        ended = subprocess.run(
+            [sys.executable, str(HERE / script), *words], cwd=HERE.parent, check=False,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        told = "made" if ended.returncode == 0 else f"exit code {ended.returncode}"
+        print(f"{script} {' '.join(words)}: {told}", flush=True)
+        failed += ended.returncode != 0
+    subprocess.run([sys.executable, str(HERE.parent / "docs" / "generate.py")], check=True)
+    print(f"{len(PAGES) - failed} of {len(PAGES)} in {time.monotonic() - begun:.0f} s")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

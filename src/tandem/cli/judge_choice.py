@@ -1,0 +1,110 @@
+"""Which judge a command asks: a reward model's folder, or a server and what it speaks.
+
+--judge runs/mine/03-reward/artifact                          a reward model
+--judge http://localhost:8000/v1 --judge_model qwen           a language model that reasons first
+--judge http://localhost:8000/v1 --judge_model qwen --judge_kind letters | rating
+--judge http://localhost:8000/classify --judge_kind classify  a reward model behind vLLM
+--judge http://localhost:9000/mine --judge_kind rewards       the plain JSON contract
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tandem.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tandem.judges import Judge
+
+JudgeKind = Literal[
+    "verdict", "letters", "rating", "rewards", "preferences", "classify", "pooling", "score"
+]
+LANGUAGE = ("verdict", "letters", "rating")
+KEY = "OPENAI_API_KEY"
+
+
+def add_judge_flags(parser: ArgumentParser) -> None:
+    """Add the flags that name a judge."""
+    parser.add_argument(
+        "--judge", type=str, default="", help="folder of a reward model, or address of a server"
+    )
+    parser.add_argument(
+        "--judge_model", type=str, default="", help="the model's name on the server"
+    )
+    parser.add_argument(
+        "--judge_kind",
+        type=JudgeKind,  # type: ignore[arg-type]
+        default="verdict",
+        help="what a server is asked. Language models: verdict (reasons first), letters "
+        "(probabilities), rating. Reward models: rewards, preferences, classify, pooling, score",
+    )
+    parser.add_argument(
+        "--judge_tokenizer", type=str, default="", help="classify, pooling: folder of the model"
+    )
+    parser.add_argument(
+        "--judge_room", type=int, default=2048, help="verdict: tokens of reasons and verdict"
+    )
+
+
+def open_judge_choice(options: Namespace) -> Judge:
+    """Return the judge that was named.
+
+    Raises:
+        ConfigError: none was named, or a server without a model.
+        ModelError: the folder holds no reward model.
+    """
+    if not options.judge:
+        raise ConfigError(
+            "--judge is missing",
+            "somebody has to say which answer is better",
+            f"give --judge FOLDER of a reward model, or --judge http://HOST:PORT/v1 --judge_model "
+            f"NAME --judge_kind {'|'.join(get_args(JudgeKind))}",
+        )
+    if "://" in options.judge:
+        return _remote(options)
+    from tandem.judges.reward_model import RewardModel
+    from tandem.models.checks import check_reward
+    from tandem.models.model_finder import find_model
+
+    found = find_model(options.judge)
+    check_reward(found.path)
+    return RewardModel(found)
+
+
+def _remote(options: Namespace) -> Judge:
+    kind, url, model = options.judge_kind, options.judge, options.judge_model
+    key = KEY if os.environ.get(KEY) and url.startswith("https://") else None
+    if kind in LANGUAGE:
+        return _language(options, url, model, key)
+    from tandem.engines.json_server import JsonServer
+    from tandem.judges.remote_reward import RemotePreference, RemoteReward
+
+    server = JsonServer(url, key=key)
+    if kind == "preferences":
+        return RemotePreference(server, model or "preference")
+    own = Path(options.judge_tokenizer) if options.judge_tokenizer else None
+    return RemoteReward(server, kind, model or "reward", own)
+
+
+def _language(options: Namespace, url: str, model: str, key: str | None) -> Judge:
+    from tandem.engines import Sampling
+    from tandem.engines.language_models.openai import Server
+    from tandem.judges.llm import Labeller, Rater
+    from tandem.judges.reasoning import ReasoningJudge
+
+    if not model:
+        raise ConfigError(
+            f"--judge {url} without --judge_model",
+            "a server may have several models",
+            "give --judge_model, its name on the server",
+        )
+    hosted = url.startswith("https://")
+    lm = Server(model, url, KEY if hosted or key else None)
+    if options.judge_kind == "verdict":
+        room = Sampling(temperature=0.0, max_tokens=options.judge_room)
+        return ReasoningJudge(lm, sampling=room)
+    return Labeller(lm) if options.judge_kind == "letters" else Rater(lm)

@@ -1,0 +1,44 @@
+"""What suites of answers share: outcomes of a judge, by category, also at equal length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tandem.data.record import Group
+from tandem.evaluation.tables import CellValue, Table
+from tandem.statistics import bounded_win_rate, length_controlled
+from tandem.statistics.numerics import Floats
+
+
+def outcome_table(
+    title: str, credit: Floats, answers: Sequence[Group], against: Sequence[Group], part: str
+) -> Table:
+    """Lay out a policy's win rate, plain and at equal length.
+
+    Length is counted in characters, as AlpacaEval does.
+
+    Args:
+        title: of the table.
+        credit: [P] 1 won, 0 lost, .5 tied, nan unreadable.
+        answers: the policy's, one a prompt.
+        against: the opponent's, in the same order.
+        part: the field of the prompt's meta by which parts are shown, or "".
+    """
+    gap = np.array([_length(a) - _length(b) for a, b in zip(answers, against, strict=True)])
+    names = [str(g.prompt.meta.get(part, "")) if part else "" for g in answers]
+    rows: list[tuple[CellValue, ...]] = []
+    for name in ("", *sorted({n for n in names if n})):
+        of = [k for k, found in enumerate(names) if not name or found == name]
+        mine, longer = credit[of], gap[of]
+        read = ~np.isnan(mine)
+        lc = length_controlled(mine[read], longer[read]) if read.sum() > 1 else None
+        rows.append((name or "all", len(of), bounded_win_rate(mine), lc,
+                     int((~read).sum()), float(longer.mean())))  # fmt: skip
+    columns = ("part", "prompts", "win rate", "at equal length", "unreadable", "longer by")
+    return Table(columns, tuple(rows), title)
+
+
+def _length(group: Group) -> float:
+    return float(np.mean([len(c.text) for c in group.completions]))

@@ -1,0 +1,105 @@
+"""The verdict of a judge that reasons first: asked for in a template, read by a stated rule.
+
+The rule, `last-line-1`, in this order:
+
+    1. An answer that was cut (it did not end by itself) has no verdict.
+    2. Reasoning is taken out: all up to the last closing tag </think>, </thinking>, </reasoning>.
+       A tag that is opened and never closed leaves no verdict.
+    3. The last line that begins with "Verdict:" counts, and says A, B or tie, and nothing else.
+    4. Without such a line the whole answer counts, if it is A, B or tie and nothing else.
+    5. Anything else is unreadable. It is an outcome of its own and never a label.
+
+So a letter that occurs in the reasons is never taken for the verdict. No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from tandem.data.record import Prompt
+from tandem.errors import ConfigError
+from tandem.judges.templates import asked_text, check_fields, sanitise_text
+
+Verdict = Literal["A", "B", "tie"]
+RULE = "last-line-1"
+_TAGS = r"think|thinking|reasoning|thought"
+_CLOSED = re.compile(rf"</\s*(?:{_TAGS})\s*>", re.I)
+_OPENED = re.compile(rf"<\s*(?:{_TAGS})\s*>", re.I)
+_LINE = re.compile(r"^[\s*_#>`]*verdict[\s*_`]*[:=][\s*_`]*(.*)$", re.I)
+_DRESSING = "()[]{}*_`'\"., \t"
+_NAMES: dict[str, Verdict] = {
+    "a": "A", "answer a": "A", "answer (a": "A",
+    "b": "B", "answer b": "B", "answer (b": "B",
+    "tie": "tie", "c": "tie", "equal": "tie", "both": "tie",
+}  # fmt: skip
+
+
+def read_verdict(text: str, *, stopped: bool = True) -> Verdict | None:
+    """Return what a judge decided, by the rule above; None where it cannot be read.
+
+    Args:
+        text: the judge's whole answer.
+        stopped: whether it ended by itself.
+
+    Example:
+        >>> read_verdict("<think>A seems fine (A)</think>\\nB is right.\\n**Verdict: B**")
+        'B'
+        >>> read_verdict("I prefer A to B") is None
+        True
+    """
+    if not stopped:
+        return None
+    if closed := list(_CLOSED.finditer(text)):
+        text = text[closed[-1].end() :]
+    if _OPENED.search(text):
+        return None
+    lines = [match[1] for line in text.splitlines() if (match := _LINE.match(line))]
+    said = lines[-1] if lines else text
+    return _NAMES.get(said.strip().strip(_DRESSING).lower())
+
+
+@dataclass(frozen=True)
+class VerdictFormat:
+    """Asks for reasons, and a verdict on the last line.
+
+    >>> VerdictFormat().mark
+    'reasons-1:...'
+
+    Attributes:
+        ask: the user's turn, with {principle}, {question}, {a} and {b}.
+        version: the template's name, changed by hand whenever its words change.
+        delimiters: what structures the template, and is taken out of all text put into it.
+    """
+
+    ask: str = (
+        "### Request\n{question}\n\n### Answer A\n{a}\n\n### Answer B\n{b}\n\n"
+        "### Task\nCompare the two answers by this principle: {principle}\n"
+        "First give your reasons in a few sentences. Then end with one line that says\n"
+        "Verdict: A\nor\nVerdict: B\nor\nVerdict: tie"
+    )
+    version: str = "reasons-1"
+    delimiters: tuple[str, ...] = ("###", "Verdict:", "<think>", "</think>")
+
+    def __post_init__(self) -> None:
+        check_fields("verdict.ask", self.ask, {"principle", "question", "a", "b"})
+        if not self.version:
+            raise ConfigError(
+                "verdict.version is empty",
+                "labels say by which template they were given",
+                "name the template, and change the name when its words change",
+            )
+
+    @property
+    def mark(self) -> str:
+        """The version, and a hash of the template's words and of the rule."""
+        words = "\0".join((self.ask, *self.delimiters, RULE))
+        return f"{self.version}:{hashlib.blake2b(words.encode(), digest_size=6).hexdigest()}"
+
+    def turn(self, prompt: Prompt, a: str, b: str, principle: str) -> str:
+        """Return the user's turn that compares answer a, shown first, with answer b."""
+        parts = {"question": asked_text(prompt), "a": a, "b": b}
+        clean = {name: sanitise_text(text, self.delimiters) for name, text in parts.items()}
+        return self.ask.format(principle=principle, **clean)

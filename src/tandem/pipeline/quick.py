@@ -1,0 +1,91 @@
+"""A quick look at what came out: losses on held-out answers and a few samples.
+
+No judge is fitted that the method does not need itself. `--evaluate full` adds win rates by reward
+models, which have to be fitted first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tandem.data.groups import Groups
+from tandem.evaluation.samples import lay_out_samples
+from tandem.judges.preference_model import PreferenceModel
+from tandem.judges.reward_model import RewardModel
+from tandem.methods import Method
+from tandem.pipeline.costs import cost_table
+from tandem.pipeline.inputs import Inputs
+from tandem.runs.checkpoint import Checkpoint
+from tandem.stages.evaluate_held_out import evaluate_held_out
+from tandem.stages.evaluate_marks import evaluate_marks
+from tandem.stages.evaluate_reward import evaluate_preferences, evaluate_reward
+from tandem.stages.sampling import Policy, sample
+
+SHOWN_PROMPTS = 8
+"""Held-out prompts that every policy answers."""
+
+
+def evaluate_quickly(inputs: Inputs, method: Method, result: Any) -> str:
+    """Examine a method's result without a judge that the method does not need."""
+    fits = method.row.fits
+    parts: list[str] = []
+    if fits == "reward":
+        exam = inputs.run("reward-exam", evaluate_reward, RewardModel(result), inputs.held_out)
+        parts.append(f"reward model on {len(inputs.held_out)} held-out comparisons\n{exam['text']}")
+    elif fits == "preference":
+        judges = {str(result): PreferenceModel(result)}
+        exam = inputs.run("preference-exam", evaluate_preferences, judges, inputs.held_out)
+        parts.append(exam["text"])
+    else:
+        parts += _policy_parts(inputs, result)
+    more = "" if fits == "solver" else "\nwin rates by reward models: --evaluate full"
+    return "\n\n".join([*parts, f"{cost_table(inputs.run)}{more}"])
+
+
+def _policy_parts(inputs: Inputs, result: Policy) -> list[str]:
+    policies = known_policies(inputs, result, sft="sft" in inputs.run.called)
+    models = {name: p for name, p in policies.items() if isinstance(p, Checkpoint)}
+    before = "SFT" in policies and str(result) != "SFT"
+    start, parts = "SFT" if before else "base", list[str]()
+    if inputs.task.marked and isinstance(result, Checkpoint):
+        exam = inputs.run("marks-exam", evaluate_marks, result, inputs.pi_sft, inputs.held_out)
+        parts.append(f"held-out marks, scored by log pi - log pi_0\n{exam['text']}")
+    elif (held := _answered(inputs)) is not None:
+        exam = inputs.run("held-out-exam", evaluate_held_out, models, held, start=start)
+        parts.append(exam["text"])
+    parts.append(show_samples(inputs, policies))
+    return parts
+
+
+def known_policies(inputs: Inputs, result: Policy, *, sft: bool) -> dict[str, Policy]:
+    """Return the policies of a run by name: the model as it came, SFT, the method's result.
+
+    Args:
+        inputs: what comes before the method.
+        result: of the method.
+        sft: with the model after SFT, which is trained where nobody has asked for it yet.
+    """
+    found: dict[str, Policy] = {"base": inputs.base}
+    if sft:
+        found["SFT"] = inputs.pi_sft
+    return found | {str(result): result}
+
+
+def show_samples(inputs: Inputs, policies: Mapping[str, Policy]) -> str:
+    """Let policies answer a few held-out prompts, and lay the answers side by side."""
+    shown = inputs.eval_prompts[:SHOWN_PROMPTS]
+    answers = {
+        name: inputs.run(
+            f"samples-{name.lower()}", sample, policy, shown, n=1, sampling=inputs.sampling
+        )
+        for name, policy in policies.items()
+    }
+    return f"answers to {len(shown)} held-out prompts\n\n{lay_out_samples(answers)}"
+
+
+def _answered(inputs: Inputs) -> Groups | None:
+    """Return held-out prompts with answers, in tokens; None where there are none."""
+    if inputs.task.held_out is not None:
+        return inputs.held_out
+    return inputs.eval_prompts if inputs.task.references is not None else None
