@@ -100,7 +100,7 @@ def test_a_model_learns_from_comparisons_of_its_own_answers(finished, model):
 
 
 def test_the_evaluation_is_by_the_truth_on_new_instructions_and_kinds(finished):
-    exam = found(finished, "policy-exam")
+    exam = found(finished, "policy-evaluation")
     assert exam["numbers"]["judge"] == "truth"
     evaluated, trained = found(finished, "evaluation"), found(finished, "preferences")
     for g in evaluated:

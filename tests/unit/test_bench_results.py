@@ -14,7 +14,7 @@ import pytest
 import pages
 from tandem.bench import Claim, Entry, Finished, Plan, collect_results, remake_statistics
 from tandem.bench.details import curves_by_round
-from tandem.bench.finished import FAILED, NEEDED
+from tandem.bench.finished import FAILED, JUDGED, NEEDED
 from tandem.bench.outcomes import read_outcomes, write_outcomes
 from tandem.bench.plan import folder_name
 from tandem.bench.results import ABOUT, restate_results
@@ -91,7 +91,7 @@ def write_seed(out: Path, seed: int, names: tuple[str, ...] = tuple(GAINS)) -> N
             scope("answers", said, [f"{name} {k} !{'!' * (k % 2)}" for k in range(PROMPTS)])
             if name == "same":
                 scope("curve", priced, seed)
-            scope("exam", given, examined(name, numbers[name]))
+            scope(JUDGED, given, examined(name, numbers[name]))
             write_json(scope.path / NEEDED, {"stages": ["answers"]})
         if len(names) == len(GAINS):
             failed = run.scope("fails", run.seed)

@@ -109,7 +109,7 @@ def make_number(value: float) -> dict[str, Any]:
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_page_of_values_that_are_none(value: float, tmp_path: Path, capsys):
     with Run(tmp_path / "run", 0, display=Hidden()) as run:
-        run("policy-exam", make_number, value)
+        run("policy-evaluation", make_number, value)
     assert cli.main(["report", str(tmp_path / "run")]) == 2
     assert "no measurements" in capsys.readouterr().err
 

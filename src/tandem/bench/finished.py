@@ -22,6 +22,8 @@ from tandem.runs.atomic_files import read_json
 from tandem.runs.records import Record, read_records
 
 FAILED, NEEDED = "failed.json", "needed.json"
+JUDGED = "judged-answers"
+"""The stage of a scope that ends it: what its answers are worth by every judge."""
 Tally = Callable[[Group], float]
 
 
@@ -113,10 +115,10 @@ class Finished:
 
     def _ended(self, seed: int, name: str) -> bool:
         scope = self._scope(seed, name)
-        return (scope / FAILED).exists() or has_stage(scope, "exam")
+        return (scope / FAILED).exists() or has_stage(scope, JUDGED)
 
     def _stacked(self, name: str) -> Stack:
-        exams = [load_stage(scope, "exam").load() for scope in self.scopes(name)]
+        exams = [load_stage(scope, JUDGED).load() for scope in self.scopes(name)]
         found = {
             k: np.array([e[k] for e in exams], np.float64)
             for k in exams[0]

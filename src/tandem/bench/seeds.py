@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tandem.bench.finished import FAILED, NEEDED
+from tandem.bench.finished import FAILED, JUDGED, NEEDED
 from tandem.bench.plan import OPPONENT, Entry, Plan, folder_name
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, Pending, RunError, TandemError
@@ -157,4 +157,4 @@ def judge_answers(
         )
     heat = kl_temperature(inputs.sampling)
     who = {"policy": policy, "opponent": inputs.pi_sft, "temperature": heat}
-    inputs.run("exam", evaluate_answers, answers, main, judges=judges, comparers=comparers, **who)
+    inputs.run(JUDGED, evaluate_answers, answers, main, judges=judges, comparers=comparers, **who)

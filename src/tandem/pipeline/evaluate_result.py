@@ -71,7 +71,7 @@ def evaluate_against_start(inputs: Inputs, trained: Mapping[str, Policy], spent:
     if not judges:
         return f"nobody judges: no preferences, no truth\n\n{cost_table(run)}"
     exam = run(
-        "policy-exam",
+        "policy-evaluation",
         evaluate_policies,
         answers,
         trained,

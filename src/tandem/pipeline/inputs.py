@@ -196,7 +196,7 @@ class Inputs:
         They share its data, size and start, so they share its errors: their spread points at
         luck, and their agreement is no second opinion.
         """
-        cfg, names = self.configs["reward"], [f"ensemble-{k}" for k in range(1, ENSEMBLE_SIZE + 1)]
+        cfg, names = self.configs["reward"], [f"member-{k}" for k in range(1, ENSEMBLE_SIZE + 1)]
         fits = [self.run(n, reward.fit, self.pi_sft, self.D, cfg, name=n) for n in names]
         return tuple(RewardModel(fit) for fit in fits)
 

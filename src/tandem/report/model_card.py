@@ -15,7 +15,7 @@ from tandem.runs.atomic_files import read_json, write_text
 from tandem.runs.policies import typed_command
 from tandem.runs.records import Record, read_records
 
-EXAMS = ("policy-exam", "held-out-exam", "marks-exam", "reward-exam")
+EXAMS = ("policy-evaluation", "policy-exam", "held-out-exam", "marks-exam", "reward-exam")
 FENCE = re.compile(r"`{3,}")
 LONGEST = 20_000
 """Characters of settings or results that a card holds."""

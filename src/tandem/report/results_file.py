@@ -120,7 +120,7 @@ def results_from_run(folder: Path, done: list[Record]) -> Results:
     stages = {record.name: record for record in done}
     made = {str(c): r for r in done if isinstance(c := _checkpoint(r), Checkpoint)}
     snapshot, config = read_json(folder / "run.json") or {}, _config(folder)
-    exam = _numbers(stages, "policy-exam")
+    exam = _numbers(stages, "policy-evaluation") or _numbers(stages, "policy-exam")
     answers = {n: r.load() for n, r in stages.items() if n.startswith(DRAWN)}
     names = {n.lower(): n for n in (row["policy"] for row in exam.get("policies", []))}
     short = {n: n.partition("-")[2] for n in answers}
