@@ -6,11 +6,14 @@ JOBS   ?= 2
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
+# waiting threads sleep early, so that JOBS processes share the cores (tandem/machine.py)
+export GOMP_SPINCOUNT ?= 10000
+export KMP_BLOCKTIME ?= 0
 
 # what `make reproduce` is made of
 PARTS = rlp full selection hacking solving feedback
 
-.PHONY: setup demo label test check docs pages site picture reproduce $(PARTS:%=reproduce-%) bench browser trackers slow clean
+.PHONY: setup demo label test check docs pages site picture reproduce $(PARTS:%=reproduce-%) bench browser fuzz trackers slow clean
 
 setup: $(READY)
 
@@ -91,6 +94,12 @@ reproduce-solving: $(READY)
 	  --page docs/results/self-improvement-ways.md
 reproduce-feedback: $(READY)
 	$(PY) experiments/rlaif.py $(seeds) --out $(runs)/rlaif --results docs/results/rlaif.json
+
+# An hour of damaged and hostile input; the same command goes on where it stopped, and what failed
+# is kept in build/fuzz/failures. `make fuzz FOR=60` is a minute.
+FOR ?= 3600
+fuzz: $(READY)
+	PYTHONPATH=tests $(PY) -m fuzz --seconds $(FOR)
 
 slow: $(READY)
 	$(PY) -m pytest -m slow

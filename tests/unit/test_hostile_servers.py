@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,16 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_server import ChatServer
+from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
+from tandem.engines import Sampling
 from tandem.engines.language_models.addresses import check_address
 from tandem.engines.language_models.chat_answer import InvalidAnswer, read_answer
 from tandem.engines.language_models.openai import Server, in_time
 from tandem.engines.language_models.retry import TransientError, retry_after
 from tandem.errors import ConfigError, JudgeError
 from tandem.judges.ai_feedback import AIFeedback
-from tandem.judges.llm import AI_KEY, Labeller
+from tandem.judges.llm import AI_KEY, Labeller, Rater, is_unjudged
 from tandem.judges.position_bias import measure_position_bias
+from tandem.judges.templates import CompareFormat, FeedbackFormats
 from tandem.machine import Machine
+from tandem.rng import Seed
+from tandem.runs.events import Silent
+from tandem.stages.revise import revise
 
 KEY = "sk-CANARY-0123456789abcdef"
 
@@ -146,6 +153,64 @@ def test_a_failed_question_is_counted_and_no_label():
     assert len(fine.preferences) == 1
     assert "1 of 2 pairs have no label" in judge.describe_cost()["text"]
     assert measure_position_bias([lost, fine]).pairs == 1
+
+
+def test_a_failed_rating_is_counted_and_no_score():
+    judge = Rater(Deaf("lost")).open()  # type: ignore[arg-type]
+    lost, fine = list(judge([pair("lost"), pair("fine")]))
+    assert lost.scores is None
+    assert is_unjudged(lost)
+    assert fine.scores is not None
+    assert not is_unjudged(fine)
+    assert "1 of 2 groups have no rating" in judge.describe_cost()["text"]
+    with pytest.raises(JudgeError):
+        list(Rater(Deaf("lost"))([pair("lost")]))  # type: ignore[arg-type]
+
+
+class Halting:
+    """A language model that writes an answer, but none to questions about a word."""
+
+    name = "halting"
+
+    def __init__(self, word: str) -> None:
+        self.word, self.asked = word, 0
+
+    def open(self, _: Machine) -> Halting:
+        return self
+
+    def complete(self, prompts, sampling, seed):
+        for prompt in prompts:
+            self.asked += 1
+            lost = self.word in str(prompt.messages)
+            yield None if lost else Completion(f"better {self.asked}")
+
+    def label(self, prompts, labels):
+        for _ in prompts:
+            yield np.log([0.7, 0.3])
+
+
+def test_an_answer_that_cannot_be_rewritten_is_left_out_and_said():
+    said: list[str] = []
+
+    class Heard(Silent):
+        def log(self, kind: str, **told) -> None:
+            said.append(f"{kind} {told.get('text', '')}")
+
+    asked = Groups.of(replace(pair(n), completions=(Completion("x"),)) for n in ("lost", "fine"))
+    kept = list(
+        revise(asked, Halting("lost"), FeedbackFormats(), K=2, sampling=Sampling(max_tokens=4),
+               seed=Seed(0), machine=Machine(), events=Heard())  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert [g.id for g in kept] == ["fine"]
+    assert [c.author for c in kept[0].completions] == ["revision-1", "revision-2"]
+    assert any("1 of 2 answers are left out" in line for line in said)
+
+
+def test_a_reason_that_was_not_given_makes_no_label():
+    judge = Labeller(Halting("lost"), compare=CompareFormat(think="{question}: think.")).open()  # type: ignore[arg-type]
+    lost, fine = list(judge([pair("lost"), pair("fine")]))
+    assert lost.preferences == ()
+    assert len(fine.preferences) == 1
 
 
 def test_without_any_label_there_is_nothing_to_go_on_with():

@@ -29,6 +29,7 @@ from tandem.machine import Machine
 from tandem.report import write_report
 from tandem.report.verdict import verdict_sentences
 from tandem.runs.atomic_files import write_json
+from tandem.runs.environment import hide_password
 from tandem.runs.trackers import check_known
 from tandem.statistics import explain_few_prompts, minimum_detectable
 from tandem.tasks.load import task_tallies
@@ -49,9 +50,8 @@ def bench_command(words: Sequence[str]) -> int:
         return 0
     run_seeds(plan, out, machine, workers=options.workers, engine=options.engine,
               trackers=tuple(options.tracker), redo=tuple(options.redo))  # fmt: skip
-    told = collect_results(
-        plan, out, f"tandem bench {shlex.join(words)}".strip(), task_tallies(plan.task)
-    )
+    given = hide_password(f"tandem bench {shlex.join(words)}".strip())
+    told = collect_results(plan, out, given, task_tallies(plan.task))
     write_json(out / "results.json", told)
     print(results_table(told))
     print(f"\n{verdict_lines(told)}\n\nthe report is in {write_report(out)}")

@@ -1,8 +1,9 @@
 """The record: one prompt, its completions, and what a judge thinks of them.
 
 A `Group` is a light view of one Arrow row: token arrays are numpy slices, nothing is copied and
-no Python object exists per token. `Groups` is the collection; it is immutable, memory-mapped
-when large, and its rows open as ordinary Parquet (`datasets.load_dataset("parquet", ...)`).
+no Python object exists per token. `Groups` is the collection; it is immutable, and its rows open as
+ordinary Parquet (`datasets.load_dataset("parquet", ...)`). A large one lies in a file that is
+mapped into memory, and whoever goes through it holds a few chunks of it at a time.
 
     n = 1 demonstrations and PPO    n = 2 preferences    n = k best-of-n, RSO, ReST, GRPO, RLP
 """
@@ -17,11 +18,13 @@ import bisect
 import functools
 import hashlib
 import itertools
+import mmap
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +35,7 @@ import pyarrow.parquet as pq
 from tandem.data.arrow import ROWS_PER_CHUNK, SCHEMA, GroupChunk, record_batches
 from tandem.data.record import Group, IntArray
 from tandem.errors import DataError
+from tandem.machine import cache_folder
 
 MAP_ABOVE_BYTES = 64 << 20
 
@@ -53,8 +57,9 @@ class Groups:
     True
     """
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, mappings: tuple[mmap.mmap, ...] = ()) -> None:
         self.table = table
+        self._mappings = mappings
         self._batches = [b for b in table.to_batches() if b.num_rows]
         sizes = (b.num_rows for b in self._batches)
         self._starts = list(itertools.accumulate(sizes, initial=0))
@@ -62,10 +67,40 @@ class Groups:
 
     @classmethod
     def of(cls, groups: Iterable[Group]) -> Groups:
-        """Build a collection in memory."""
-        if isinstance(groups, Groups):
-            return groups
-        return cls(pa.Table.from_batches(list(record_batches(groups)), SCHEMA))
+        """Build a collection: in memory, or in a file without a name above 64 MiB."""
+        return groups if isinstance(groups, Groups) else cls._collect(record_batches(groups))
+
+    @classmethod
+    def _collect(cls, batches: Iterable[pa.RecordBatch]) -> Groups:
+        """Keep batches in memory as long as they are few, else in a file of the cache folder."""
+        kept, size, stream = list[pa.RecordBatch](), 0, iter(batches)
+        for batch in stream:
+            kept.append(batch)
+            size += batch.nbytes
+            if size > MAP_ABOVE_BYTES:
+                break
+        else:
+            return cls(pa.Table.from_batches(kept, SCHEMA))
+        place = cache_folder()
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place) as file:
+            with ipc.new_file(file, SCHEMA) as sink:
+                while kept:
+                    sink.write_batch(kept.pop(0))
+                for batch in stream:
+                    sink.write_batch(batch)
+            file.flush()
+            return cls._map(file.fileno())
+
+    @classmethod
+    def _map(cls, descriptor: int) -> Groups:
+        """Map an Arrow file into memory; the mapping lives on when the file is closed."""
+        mapping = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        file, batches = ipc.open_file(pa.BufferReader(pa.py_buffer(mapping))), []
+        for k in range(file.num_record_batches):
+            batches.append(file.get_batch(k))
+            mapping.madvise(mmap.MADV_DONTNEED)
+        return cls(pa.Table.from_batches(batches, SCHEMA), (mapping,))
 
     @classmethod
     def stream(cls, path: Path, groups: Iterable[Group]) -> Groups:
@@ -92,7 +127,7 @@ class Groups:
             DataError: the file is missing or does not hold groups.
         """
         try:
-            source = pq.ParquetFile(path)
+            source = pq.ParquetFile(path, pre_buffer=False)  # else all of the file is kept
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(
                 f"cannot read groups from {path}: {error}",
@@ -107,7 +142,7 @@ class Groups:
             )
         parts = range(source.num_row_groups)
         if sum(source.metadata.row_group(k).total_byte_size for k in parts) <= MAP_ABOVE_BYTES:
-            return cls(source.read().cast(SCHEMA))
+            return cls(_cast(source.read(), path))
         mapped = path.with_suffix(".arrow")
         if not mapped.exists() or mapped.stat().st_mtime < path.stat().st_mtime:
             # ranks of one launch may open the same file at once
@@ -115,11 +150,12 @@ class Groups:
             try:
                 with ipc.new_file(part, SCHEMA) as sink:
                     for batch in source.iter_batches(ROWS_PER_CHUNK):
-                        sink.write_batch(batch.cast(SCHEMA))
+                        sink.write_batch(_cast(batch, path))
                 part.replace(mapped)
             finally:
                 part.unlink(missing_ok=True)
-        return cls(ipc.open_file(pa.memory_map(str(mapped))).read_all())
+        with mapped.open("rb") as file:
+            return cls._map(file.fileno())
 
     def write(self, path: Path) -> None:
         """Write one Parquet file."""
@@ -160,6 +196,12 @@ class Groups:
             chunk = GroupChunk(batch)
             for row in range(batch.num_rows):
                 yield chunk.group(row)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Give pages back that were read from a mapped file; they are read again when needed."""
+        for mapping in self._mappings:
+            mapping.madvise(mmap.MADV_DONTNEED)
 
     @overload
     def __getitem__(self, index: int) -> Group: ...
@@ -169,7 +211,7 @@ class Groups:
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             if step == 1:
-                return Groups(self.table.slice(start, max(0, stop - start)))
+                return Groups(self.table.slice(start, max(0, stop - start)), self._mappings)
             return self.take(range(start, stop, step))
         if index < 0:
             index += len(self)
@@ -181,7 +223,8 @@ class Groups:
         return self._decoded[which].group(index - self._starts[which])
 
     def __add__(self, other: Groups) -> Groups:
-        return Groups(pa.concat_tables([self.table, other.table]))
+        both = pa.concat_tables([self.table, other.table])
+        return Groups(both, (*self._mappings, *other._mappings))
 
     def __repr__(self) -> str:
         n = self.table.column("completions").combine_chunks().flatten()
@@ -190,6 +233,20 @@ class Groups:
     def take(self, indices: Iterable[int]) -> Groups:
         """Return these rows, in this order."""
         return Groups.of(self[i] for i in indices)
+
+    def keep_where(self, kept: npt.NDArray[np.bool_]) -> Groups:
+        """Return the rows whose entry is True, in their order.
+
+        Args:
+            kept: [len(self)].
+        """
+        places = zip(self._batches, itertools.pairwise(self._starts), strict=True)
+        return Groups._collect(self._filter(b, kept[slice(*place)]) for b, place in places)
+
+    def _filter(self, batch: pa.RecordBatch, kept: npt.NDArray[np.bool_]) -> pa.RecordBatch:
+        found = batch.filter(pa.array(kept))
+        self._let_go()
+        return found
 
     def map(self, change: Callable[[Group], Group]) -> Groups:
         """Return the collection with every group changed."""
@@ -209,11 +266,24 @@ class Groups:
                 column = part.column(name)
                 array = column.chunk(0) if column.num_chunks else pa.array([], column.type)
                 _digest(array, digest.update)
+            self._let_go()
         return digest.hexdigest()
 
 
 Prompts = Groups
 """A collection of which only the prompts are read."""
+
+
+def _cast(rows: Any, path: Path) -> Any:
+    """Return a table or a batch in our schema."""
+    try:
+        return rows.cast(SCHEMA)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{path}: a column is of another type than groups have: {error}",
+            "its columns have the names of Tandem's own groups, and hold something else",
+            "write the file again with `Groups.write`, or name its columns otherwise",
+        ) from error
 
 
 def _part_of(path: Path) -> Path:

@@ -181,14 +181,17 @@ class OpenLabeller:
                     yield user_prompt(_name(group, i, k, order), text)
 
     def _heard(self, asked: list[Prompt]) -> dict[str, FloatArray]:
-        """Log-masses of the two letters, by question."""
+        """Log-masses of the two letters, by question; nan for one that failed."""
+        labels = self.labeller.compare.labels
+        heard = {q.id: np.full(len(labels), np.nan) for q in asked}
         if self.labeller.compare.think:
             greedy = Sampling(temperature=0.0, max_tokens=self.labeller.reasons)
-            reasons = self.speaker.complete(asked, greedy, Seed())
+            reasons = list(self.speaker.complete(asked, greedy, Seed()))
             decide = self.labeller.compare.decide
-            asked = [add_turn(q, r.text, decide) for q, r in zip(asked, reasons, strict=True)]
-        logp = self.speaker.label(asked, self.labeller.compare.labels)
-        return {q.id: x for q, x in zip(asked, logp, strict=True)}
+            both = zip(asked, reasons, strict=True)
+            asked = [add_turn(q, r.text, decide) for q, r in both if r is not None]
+        logp = self.speaker.label(asked, labels)
+        return heard | {q.id: x for q, x in zip(asked, logp, strict=True)}
 
     def _labelled(self, group: Group, heard: dict[str, FloatArray]) -> Group:
         how, votes, kept, failed = self.labeller, [], [], 0
@@ -216,6 +219,8 @@ class OpenLabeller:
 @dataclass(frozen=True)
 class Rater:
     """A judge that asks a language model to rate each completion, in [-1, 1] (d-RLAIF).
+
+    A group about which a question failed has no scores; it is counted, see `is_unjudged`.
 
     >>> from tandem import Server
     >>> Rater(Server("gpt-4o-mini"), name="stars").name
@@ -250,12 +255,13 @@ class OpenRater:
 
     def __init__(self, rater: Rater, speaker: OpenLanguageModel) -> None:
         self.rater, self.speaker = rater, speaker
+        self.rated, self.failed = 0, 0
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
-        """Yield the groups with `scores`.
+        """Yield the groups with `scores`; without them where a question failed.
 
         Raises:
-            JudgeError: the model gave no number any mass.
+            JudgeError: the model gave no number any mass, whatever it was asked.
         """
         rate, stream = self.rater.rate, iter(groups)
         while chunk := list(itertools.islice(stream, GROUPS_PER_REQUEST)):
@@ -265,15 +271,35 @@ class OpenRater:
                 for i, c in enumerate(g.completions)
             ]
             heard = zip(asked, self.speaker.label(asked, rate.labels), strict=True)
-            for group in chunk:
-                mine = list(itertools.islice(heard, len(group)))
-                scores = np.array([_stars(q.id, x) for q, x in mine], np.float64)
-                rest = [_residual(x) for _, x in mine]
-                yield _keeping(replace(group, scores=scores), {"by": self.rater.name, "rest": rest})
+            rated = [self._rated(g, list(itertools.islice(heard, len(g)))) for g in chunk]
+            if self.failed and not self.rated:
+                raise _silent(asked[0].id, "no number")
+            yield from rated
+
+    def _rated(self, group: Group, heard: list[tuple[Prompt, FloatArray]]) -> Group:
+        failed = sum(not _is_heard(x) for _, x in heard)
+        if failed:
+            self.failed += 1
+            return _keeping(replace(group, scores=None), {"by": self.rater.name, "failed": failed})
+        self.rated += 1
+        scores = np.array([star_score(x) for _, x in heard], np.float64)
+        rest = [_residual(x) for _, x in heard]
+        return _keeping(replace(group, scores=scores), {"by": self.rater.name, "rest": rest})
 
     def describe_cost(self) -> dict[str, Any]:
-        """Return what the model's answers cost, where it costs anything."""
-        return cost_of(self.speaker)
+        """Return what the model's answers cost, and how many groups have no rating."""
+        told = cost_of(self.speaker)
+        if self.failed:
+            every = self.rated + self.failed
+            line = f"{self.failed} of {every} groups have no rating: a question about them failed"
+            told |= {"unrated": self.failed, "text": "; ".join([*_lines(told), line])}
+        return told
+
+
+def is_unjudged(group: Group) -> bool:
+    """True where nothing of a group was rated or compared, because questions about it failed."""
+    judged = group.scores is not None or bool(group.preferences)
+    return not judged and bool(group.prompt.meta.get(AI_KEY, {}).get("failed"))
 
 
 def neighbour_pairs(group: Group) -> list[tuple[int, int]]:
@@ -328,12 +354,6 @@ def _lines(told: dict[str, Any]) -> list[str]:
 
 def _odds(logp: FloatArray) -> float:
     return float(np.clip(logp[0] - logp[1], -SUREST, SUREST))
-
-
-def _stars(name: str, logp: FloatArray) -> float:
-    if not _is_heard(logp):
-        raise _silent(name, "no number")
-    return star_score(logp)
 
 
 def _residual(logp: FloatArray) -> float:

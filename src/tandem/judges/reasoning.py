@@ -121,8 +121,7 @@ class OpenReasoningJudge:
         return told | {"unreadable": self.unreadable, "text": "; ".join([*lines, line])}
 
     def _answers(self, asked: list[Prompt]) -> Iterator[Completion | None]:
-        ask = getattr(self.speaker, "try_complete", self.speaker.complete)
-        return ask(asked, self.judge.sampling, Seed())
+        return self.speaker.complete(asked, self.judge.sampling, Seed())
 
     def _questions(self, group: Group) -> Iterator[Prompt]:
         how = self.judge
@@ -143,7 +142,7 @@ class OpenReasoningJudge:
             if group.completions[i].text == group.completions[j].text:
                 votes.append(Preference(i, j, 0.5, by=how.name))
                 continue
-            said = [
+            said: list[list[Verdict | None]] = [
                 [_verdict(heard[f"{group.id}/{i}/{k}/{order}"]) for order in orders]
                 for k in range(len(how.principles))
             ]

@@ -6,7 +6,6 @@ processes), so that "is there room for one more vote?" and the vote itself are o
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -18,10 +17,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import exc
 from sqlalchemy.event import listen
 from sqlalchemy.pool import QueuePool
 
 from tandem.errors import ConfigError, RunError
+from tandem.runs.environment import hide_password
 
 FILE = "labels.sqlite"
 BUSY_SECONDS = 5.0
@@ -44,7 +45,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = _with_driver(url)
         self.engine = sa.create_engine(
-            self.url,
+            _parse_url(self.url),
             poolclass=QueuePool,
             pool_size=16,
             max_overflow=16,
@@ -103,11 +104,20 @@ class Database:
         """Bring the tables up to a revision of `migrations/`; an empty database gets them all.
 
         Raises:
-            RunError: the database is newer than this version of Tandem.
+            RunError: it cannot be opened, or is newer than this version of Tandem.
         """
         scripts = ScriptDirectory.from_config(self._alembic())
-        with self.engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
+        try:
+            with self.engine.connect() as connection:
+                current = MigrationContext.configure(connection).get_current_revision()
+        except exc.DBAPIError as error:
+            said = hide_password(str(error.orig).strip().partition("\n")[0])
+            raise RunError(
+                f"{self.shown_url} cannot be opened: {said[:300]}",
+                "votes are kept in this database, and nothing can be read or written without it",
+                "start the server, or mend the address, the user and the rights; then the same "
+                "command",
+            ) from None
         if current is not None and current not in {s.revision for s in scripts.walk_revisions()}:
             raise RunError(
                 f"{self.shown_url} is at revision {current}, which this version does not know",
@@ -119,7 +129,7 @@ class Database:
     @property
     def shown_url(self) -> str:
         """The URL without its password."""
-        return re.sub(r"://([^:/@]+):[^@]*@", r"://\1:***@", self.url)
+        return hide_password(self.url)
 
     def close(self) -> None:
         """Close every connection."""
@@ -146,10 +156,21 @@ def _with_driver(url: str) -> str:
     if scheme in ("sqlite", "postgresql+psycopg"):
         return url
     raise ConfigError(
-        f"--database {url!r}",
+        f"--database {hide_password(url)!r}",
         "votes are kept in SQLite (the default) or in PostgreSQL",
         "give `postgresql://USER@HOST/NAME`, or leave it out",
     )
+
+
+def _parse_url(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except (exc.ArgumentError, ValueError):
+        raise ConfigError(
+            f"--database {hide_password(url)!r} is no address of a database",
+            "an address has a user, a host, perhaps a port, and the name of the database",
+            "give `postgresql://USER@HOST/NAME`, or leave it out",
+        ) from None
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

@@ -159,6 +159,7 @@ class GRPOAlgorithm:
     def experience(self, groups: list[Group]) -> Experience:
         """Score the group and centre it."""
         cfg, models = self.cfg, self.models
+        asked = len(groups)
         groups = self.judge_samples(groups)
         score = missing_eos(models.scores(groups), is_finished(groups), replace=cfg.no_eos)
         old, _ = models.old_logprobs(groups)
@@ -171,12 +172,15 @@ class GRPOAlgorithm:
             A = A / (group_std(r, group) + STD_FLOOR)
         metrics = models.metrics(groups, score, old, ref)
         metrics["spread"] = float(group_std(score, group).mean())
+        if asked > len(groups):
+            metrics["unrated"] = float(asked - len(groups))
         columns = {"old_logp": old, "ref_logp": ref, "advantages": old.expand(A)}
         return Experience(groups, columns, metrics)
 
     def judge_samples(self, groups: list[Group]) -> list[Group]:
-        """Return the groups with the judge's scores."""
-        return list(self.models.reward(groups))
+        """Return the groups with the judge's scores; those whose rating failed are left out."""
+        fewest = -(-self.cfg.prompts // self.cfg.minibatch)
+        return self.models.judge(groups, fewest=min(fewest, len(groups)))
 
     def length_penalty(self, length: Tensor) -> Tensor:
         """[N] what answers of these lengths lose, from 0 to -1."""

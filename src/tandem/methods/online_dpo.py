@@ -135,7 +135,7 @@ class OnlineDPOAlgorithm:
         Raises:
             JudgeError: it wrote neither.
         """
-        judged = list(self.models.reward(groups))
+        judged = self.models.judge(groups, fewest=self.cfg.shape.per_pass)
         if all(g.preferences for g in judged):
             return judged
         if silent := next((g for g in judged if g.scores is None), None):

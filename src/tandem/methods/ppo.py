@@ -126,7 +126,8 @@ class PPOAlgorithm:
     def experience(self, groups: list[Group]) -> Experience:
         """Score, shape, estimate advantages: everything frozen before the first gradient."""
         cfg, models = self.cfg, self.models
-        groups = list(models.reward(groups))
+        asked = len(groups)
+        groups = models.judge(groups, fewest=-(-cfg.prompts // cfg.minibatch))
         r = models.scores(groups)
         r = missing_eos(r, is_finished(groups), replace=cfg.no_eos, penalty=cfg.no_eos_penalty)
         old, V = models.old_logprobs(groups)
@@ -137,6 +138,8 @@ class PPOAlgorithm:
         R = kl_shaping(r, old, ref, beta, floor=cfg.kl_floor)
         A, G = gae(whiten(R, shift=False) if cfg.whiten_rewards else R, V, cfg.gamma, cfg.lam)
         metrics = models.metrics(groups, r, old, ref)
+        if asked > len(groups):
+            metrics["unrated"] = float(asked - len(groups))
         metrics |= {"beta": beta, "explained_variance": float(explained_variance(V, G))}
         if controller is not None:
             controller.update(metrics["kl"], len(r))

@@ -10,10 +10,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from tandem.errors import ModelError
 from tandem.models.folders import Source, check_exists, read_config
 from tandem.models.loading import stored_dimensions
 from tandem.models.tokenizers import load_tokenizer
+from tandem.runs.weight_files import loaded_weights
+
+LARGEST = {
+    "num_hidden_layers": 10_000, "hidden_size": 10**6, "intermediate_size": 10**7,
+    "num_attention_heads": 10**5, "num_key_value_heads": 10**5, "head_dim": 10**5,
+    "vocab_size": 10**8, "max_position_embeddings": 10**9, "n_layer": 10_000, "n_embd": 10**6,
+}  # fmt: skip
+"""Sizes in a configuration, each far above any model that there is."""
 
 
 def check_policy(source: Source) -> None:
@@ -21,7 +31,8 @@ def check_policy(source: Source) -> None:
 
     Raises:
         ModelError: it is an adapter, is quantised, reads more than text, is no causal language
-            model, or its tokenizer has tokens that the model has no row for.
+            model, has sizes that no model has, its weights cannot be read, or its tokenizer has
+            tokens that the model has no row for.
     """
     _check_adapter(source)
     check_exists(source)
@@ -29,6 +40,8 @@ def check_policy(source: Source) -> None:
     _check_quantised(source, config)
     _check_text_alone(source, config)
     _check_causal(source, config)
+    _check_sizes(source, config)
+    _check_headers(source)
     check_rows(source)
 
 
@@ -120,6 +133,33 @@ def _check_text_alone(source: Source, config: Any) -> None:
         "its language part would have to be cut out and saved so that it loads again",
         "give the folder of a language model alone, such as its text-only release",
     )
+
+
+def _check_sizes(source: Source, config: Any) -> None:
+    """Refuse sizes that no model has, before a module of such a size is built."""
+    for name, largest in LARGEST.items():
+        size = getattr(config, name, None)
+        if isinstance(size, int) and not isinstance(size, bool) and not 1 <= size <= largest:
+            raise ModelError(
+                f"{source}: config.json says {name} = {size}",
+                f"{name} of a language model is from 1 to {largest:,}",
+                "fetch config.json again from where the model came from",
+            )
+
+
+def _check_headers(source: Source) -> None:
+    """Refuse weights whose header cannot be read; nothing behind it is read here."""
+    files = loaded_weights(Path(source)) if Path(source).is_dir() else []
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"{file} is no safetensors file that can be read: {error}",
+                "its header says where each weight lies, and how long the file is",
+                "fetch the file again, or save the model again with `save_pretrained`",
+            ) from error
 
 
 def _check_causal(source: Source, config: Any) -> None:

@@ -15,7 +15,7 @@ from tandem.errors import DataError
 from tandem.report import views
 from tandem.report.numbers import NONE, spell_interval
 from tandem.report.page import fill_template, save_page
-from tandem.report.results_file import BENCH, Results, read_results
+from tandem.report.results_file import BENCH, Results, read_results, refusing_what_is_none
 from tandem.report.verdict import OPEN, RESOLVED, WORSE, Sentence, listed_rows, open_estimate
 from tandem.statistics import Estimate, holm
 from tandem.statistics.numerics import normal_quantile, normal_tail
@@ -35,23 +35,24 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
     Raises:
         DataError: one of the two holds nothing, or they share no policy.
     """
-    results = {side: read_results(path) for side, path in zip(SIDES, (a, b), strict=True)}
-    rows = measured_changes(results["A"], results["B"])
-    settings = list(setting_differences(results["A"], results["B"]))
-    html = fill_template(
-        "compare.html.jinja",
-        "",
-        paths=dict(zip(SIDES, map(str, (a, b)), strict=True)),
-        headline=comparison_headline(rows),
-        rows=[_shown(row, rows) for row in rows],
-        settings=settings,
-    )
-    numbers = {
-        "a": str(a),
-        "b": str(b),
-        "changes": [_plain(row) for row in rows],
-        "settings": [{"setting": name, "a": x, "b": y} for name, x, y in settings],
-    }
+    with refusing_what_is_none(f"{a} or {b}"):
+        results = {side: read_results(path) for side, path in zip(SIDES, (a, b), strict=True)}
+        rows = measured_changes(results["A"], results["B"])
+        settings = list(setting_differences(results["A"], results["B"]))
+        html = fill_template(
+            "compare.html.jinja",
+            "",
+            paths=dict(zip(SIDES, map(str, (a, b)), strict=True)),
+            headline=comparison_headline(rows),
+            rows=[_shown(row, rows) for row in rows],
+            settings=settings,
+        )
+        numbers = {
+            "a": str(a),
+            "b": str(b),
+            "changes": [_plain(row) for row in rows],
+            "settings": [{"setting": name, "a": x, "b": y} for name, x, y in settings],
+        }
     target = out or (b if b.is_dir() else b.parent) / "report-diff.html"
     return save_page(html, numbers, target, (a, b, a / BENCH, b / BENCH))
 

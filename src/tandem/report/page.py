@@ -23,7 +23,7 @@ from tandem import __version__
 from tandem.errors import ConfigError
 from tandem.report import views
 from tandem.report.figures import Drawer, Figure
-from tandem.report.results_file import BENCH, Results, read_results
+from tandem.report.results_file import BENCH, Results, read_results, refusing_what_is_none
 from tandem.report.verdict import Sentence, listed_rows, verdict_sentences
 from tandem.runs.atomic_files import write_text
 
@@ -44,8 +44,9 @@ def write_report(path: Path, out: Path | None = None) -> Path:
         DataError: there is nothing to report.
         ConfigError: the report would be written over the results.
     """
-    results = read_results(path)
-    html, numbers = render_report(results)
+    with refusing_what_is_none(path):
+        results = read_results(path)
+        html, numbers = render_report(results)
     target = out or (path if path.is_dir() else path.parent) / "report.html"
     return save_page(html, numbers, target, (path, path / BENCH))
 

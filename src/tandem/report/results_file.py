@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+
+import jinja2
 
 from tandem.data.groups import Groups
 from tandem.data.record import Prompt
@@ -32,6 +35,31 @@ SAMPLED = 60
 """Prompts whose answers are shown of a single run."""
 STANDING = ("base", "reference")
 """Authors in the table that no method trained."""
+
+
+UNREADABLE = (
+    LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError,
+    jinja2.TemplateError,
+)  # fmt: skip
+"""What a page raises that is made of something else than measurements."""
+
+
+@contextmanager
+def refusing_what_is_none(path: Path | str) -> Iterator[None]:
+    """Turn what results of a stranger's shape raise into an error that names their place.
+
+    Raises:
+        DataError: as said.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        raise DataError(
+            f"{path} holds no measurements that a page can show: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}",
+            "a page is made of what a bench or a run has measured, each number in its place",
+            "see `tandem runs check FOLDER`; bring the folder back from a copy, or do it again",
+        ) from error
 
 
 def read_results(path: Path) -> Results:
@@ -116,7 +144,8 @@ def results_from_run(folder: Path, done: list[Record]) -> Results:
         "samples": _samples(drawn, stages.get("evaluation"), Seed(seed)),
         "cost": [_cost(record, seed) for record in done],
     }
-    return {key: value for key, value in found.items() if value not in (None, [], {"numbers": {}})}
+    measured = {k: v for k, v in found.items() if v not in (None, [], {"numbers": {}})}
+    return {"policies": [], **measured}
 
 
 def missing_measurements(results: Mapping[str, Any]) -> list[str]:

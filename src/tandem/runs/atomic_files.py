@@ -20,13 +20,17 @@ NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS,
 """What a file system says that has no hard links, or not so many, or not to that place."""
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What libraries of other languages say in words where a disk takes nothing more."""
+
+
 def describe_write_error(error: BaseException) -> str | None:
     """Return why something could not be written or read, or None for another kind of error."""
     if isinstance(error, OSError) and error.strerror:
         place = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{place}"
     said = str(error)
-    if any(os.strerror(n) in said for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)):
+    if any(os.strerror(n) in said for n in NO_ROOM):
         return said.splitlines()[0][:300]
     return None
 

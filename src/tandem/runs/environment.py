@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -24,7 +25,7 @@ PACKAGES = (
 def environment_snapshot() -> dict[str, Any]:
     """Return a snapshot: what one must know to explain a difference between two machines."""
     return {
-        "command": sys.argv,
+        "command": [hide_password(word) for word in sys.argv],
         "git": code_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -32,6 +33,15 @@ def environment_snapshot() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "versions": package_versions(),
     }
+
+
+def hide_password(text: str) -> str:
+    """Return a text in which addresses have *** for their password.
+
+    >>> hide_password("--database=postgresql://me:secret@host/votes")
+    '--database=postgresql://me:***@host/votes'
+    """
+    return re.sub(r"(\w://[^\s/:@]*):\S*@", r"\1:***@", text)
 
 
 def environment_changes(stored: Mapping[str, Any]) -> list[str]:

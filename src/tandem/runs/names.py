@@ -126,6 +126,7 @@ RECORDED: dict[str, str] = {
     "Truth": "tandem.tasks.micro.annotators.Truth",
     "Annotator": "tandem.tasks.micro.annotators.Annotator",
     "Camps": "tandem.tasks.micro.annotators.Camps",
+    "TranslationRater": "tandem.tasks.micro.annotators.TranslationRater",
     "Tastes": "tandem.tasks.micro.annotators.Tastes",
     "Drifting": "tandem.tasks.micro.annotators.Drifting",
     "DriftingTruth": "tandem.tasks.micro.annotators.DriftingTruth",
@@ -212,7 +213,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "logprobs": {"temperature": 1.0},
     "ImplicitReward": {"temperature": 1.0},
     "Shaped": {"temperature": 1.0},
-    "RewardConfig": {"margins": False, "bound": 5.0},
+    "RewardConfig": {"margins": False, "bound": 10.0},
     "DPOConfig": {"bound": None},
     "GRPOConfig": {"overlong": 0.0},
 }

@@ -17,6 +17,7 @@ from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.errors import JudgeError
 from tandem.judges import Judge, ScoringFunction, only_compares, open_judge
+from tandem.judges.llm import is_unjudged
 from tandem.judges.reward_model import reward_models
 from tandem.machine import Machine
 from tandem.models.forward import forward_groups
@@ -56,7 +57,7 @@ class RolloutModels:
     """The models of on-policy training, and what they say of fresh samples.
 
         models = RolloutModels.open(policy, init, reward, ref=None, sampling=sampling, ctx=ctx)
-        judged = list(models.reward(groups))
+        judged = models.judge(groups, fewest=1)
         log_ratio = models.old_logprobs(groups)[0] - models.ref_logprobs(groups)
 
     Attributes:
@@ -104,6 +105,25 @@ class RolloutModels:
             reference = open_reference(policy, init, ref=ref, sampling=sampling, ctx=ctx)
         judge = open_judge(reward, ctx.machine)
         return cls(policy, reference, judge, ctx.machine, only_compares(reward))
+
+    def judge(self, groups: Sequence[Group], *, fewest: int) -> list[Group]:
+        """Return the judged groups; those about which questions failed at a server are left out.
+
+        Args:
+            groups: fresh samples.
+            fewest: groups that a round cannot do without: one for every minibatch of a pass.
+
+        Raises:
+            JudgeError: fewer are left.
+        """
+        kept = [group for group in self.reward(groups) if not is_unjudged(group)]
+        if len(kept) < fewest:
+            raise JudgeError(
+                f"{len(kept)} of {len(groups)} prompts of a round were judged",
+                f"questions about the others failed, and a round has {fewest} minibatches or more",
+                "look at the server, then give the same command again: what was answered is kept",
+            )
+        return kept
 
     def scores(self, groups: Sequence[Group]) -> Tensor:
         """[N] scores of all completions of judged groups.

@@ -311,6 +311,13 @@ def _bos(group: Group, length: int, tokens: TokenizerTraits) -> int:
 
 
 def _nothing(counts: Counts, max_length: int | None) -> DataError:
+    if not counts.groups:
+        return DataError(
+            "there are no groups to turn into tokens",
+            "what came before kept none of its prompts or answers",
+            "look at what the stages before printed; longer answers (--sampling.max_tokens), more "
+            "samples or a lower threshold leave more",
+        )
     reasons = "; ".join(f"{n} x {why}" for why, n in counts.dropped.items())
     if not any("tokens" in why for why in counts.dropped):
         return DataError(

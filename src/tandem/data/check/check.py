@@ -7,6 +7,8 @@ gets, and which methods fit data of this shape.
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,21 +160,21 @@ def _lengths(
     named: Sequence[int],
 ) -> Lengths:
     if encoded is None:
-        sizes = [
+        sizes = Counter(
             len(g.prompt.text) + s
             for g in groups
             for s in [len(c.text) for c in g.completions] or [0]
-        ]
+        )
         return Lengths.of(sizes, "characters")
-    sizes: list[int] = []
+    sizes = Counter[int]()
     fitting = Counts()
     ends: dict[str, int] = {}
     double = inner = endless = 0
     stops = end_tokens(tokenizer, named)
     for group in groups:
-        sizes += [
+        sizes.update(
             len(group.prompt.tokens) + s for s in [len(c.tokens) for c in group.completions] or [0]
-        ]
+        )
         fit_to_length(group, 0, limit, "drop", fitting)
         head = group.prompt.tokens[:2].tolist()
         double += len(head) == 2 and head[0] == head[1] == tokenizer.bos_token_id
@@ -200,7 +202,13 @@ def _lengths(
 def _overlap(groups: Groups, others: dict[str, Groups]) -> dict[str, int]:
     if not others:
         return {}
-    mine = {prompt_key(g.prompt) for g in groups}
+    mine = np.unique(_prompt_hashes(groups))
     return {
-        name: len(mine & {prompt_key(g.prompt) for g in other}) for name, other in others.items()
+        name: len(np.intersect1d(mine, np.unique(_prompt_hashes(other)), assume_unique=True))
+        for name, other in others.items()
     }
+
+
+def _prompt_hashes(groups: Groups) -> array[int]:
+    """Return 64 bits of every prompt: millions of them are compared in little memory."""
+    return array("Q", (findings.hash_texts([prompt_key(g.prompt)]) for g in groups))

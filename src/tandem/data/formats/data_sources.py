@@ -34,6 +34,8 @@ from tandem.errors import DataError, nearest_name
 FILE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _CELL_CHARACTERS = 1 << 30
+STRUCTURED = ("completions", "ranks", "scores", "annotations", "data", "messages", "conversations")
+"""Columns that hold lists and objects in every format; in CSV they are written as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,12 +270,23 @@ def _csv_row(place: str, values: dict[Any, Any]) -> DataRow:
             "its values would land in the wrong columns",
             "quote cells that hold commas or line ends, or use JSON Lines",
         )
-    return DataRow(place, values, strings=True)
+    opened = {k: _open_cell(v) if k in STRUCTURED else v for k, v in values.items()}
+    return DataRow(place, opened, strings=True)
+
+
+def _open_cell(cell: str) -> Any:
+    """Return the list or the object that a cell spells as JSON; else the cell."""
+    if not cell.startswith(("[", "{")):
+        return cell
+    try:
+        return json.loads(cell, object_pairs_hook=_unique_keys)
+    except (_RepeatedKey, ValueError, RecursionError):
+        return cell  # whoever reads the column says what is wrong with it
 
 
 def _parquet(path: Path) -> Iterator[DataRow]:
     index = itertools.count()
-    with _sound(path), pq.ParquetFile(path) as table:
+    with _sound(path), pq.ParquetFile(path, pre_buffer=False) as table:
         for batch in table.iter_batches(1024):
             for values in batch.to_pylist():
                 yield DataRow(f"{path.name}[{next(index)}]", values)

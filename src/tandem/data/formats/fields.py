@@ -88,7 +88,7 @@ class DataRow:
         """True if the column holds messages, a list or one alone, rather than a string."""
         value = self.values.get(name)
         if self.strings and isinstance(value, str):
-            return value.startswith('[{"')
+            return value.startswith('[{"') or messages.is_message(_object_in(value))
         return isinstance(value, list) or messages.is_message(value)
 
     def is_several(self, name: str) -> bool:
@@ -102,6 +102,8 @@ class DataRow:
     def messages(self, name: str) -> tuple[Message, ...]:
         """Return a conversation, in the shape that chat templates take; see `read_message`."""
         value = self.values.get(name)
+        if self.strings and isinstance(value, str):
+            value = _object_in(value)
         turns = [value] if messages.is_message(value) else self.items(name)
         if not turns:
             raise SkipRow(f"`{name}` is an empty list")
@@ -211,6 +213,16 @@ def require_text(completion: Completion) -> Completion:
     if not completion.text.strip():
         raise SkipRow("empty answer")
     return completion
+
+
+def _object_in(cell: str) -> Any:
+    """Return the object that a CSV cell holds as JSON, or None."""
+    if not cell.startswith('{"'):
+        return None
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _column(name: str) -> str:

@@ -105,7 +105,7 @@ def _refusal(kind: str) -> str:
 
 def _from_sharegpt(turn: dict[str, Any]) -> Message:
     who, said = turn.pop("from"), turn.pop("value", None)
-    if who not in SPEAKERS:
+    if not isinstance(who, str) or who not in SPEAKERS:
         raise WrongMessage(".from", who, f"who speaks is one of {', '.join(SPEAKERS)}")
     if who != "function_call":
         return {"role": SPEAKERS[who], "content": said, **turn}

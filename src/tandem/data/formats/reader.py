@@ -17,24 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from tandem.data.cached_groups import keep_groups
-from tandem.data.chat.transcripts import prompt_key
 from tandem.data.formats.data_sources import DataSource, open_source
 from tandem.data.formats.detect import PEEK, detect_format, left_over, unread_columns
-from tandem.data.formats.fields import DataRow, SkipRow
-from tandem.data.formats.own_groups import check_groups
+from tandem.data.formats.fields import DataRow, SkipRow, shorten_text
+from tandem.data.formats.own_groups import read_own_groups
 from tandem.data.formats.prompt_context import add_context, context_columns
+from tandem.data.formats.prompt_ids import ID_COLUMNS, PromptIds
 from tandem.data.formats.registry import FORMATS, Format
 from tandem.data.formats.shaping import gather_rows, open_tasks, rename_columns
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError
+from tandem.errors.ranges import MANY, Range
 from tandem.machine import cache_folder
 
 STREAM_ABOVE_BYTES = 16 << 20
 READER_VERSION = "2"
 """Part of the cache's key: raised when a parser changes what it makes of the same rows."""
 
-_ID_COLUMNS = ("id", "prompt_id")
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a row raises that holds something of a shape that nobody thought of."""
 
 
 @dataclass
@@ -77,7 +79,7 @@ class ReadingNotes:
     def note_columns(self, name: str, rows: Sequence[DataRow]) -> None:
         """Note the columns of these rows that the format does not read."""
         self.unread = unread_columns(name, rows)
-        known = {*self.unread, *_ID_COLUMNS}
+        known = {*self.unread, *ID_COLUMNS}
         self.facts = tuple(c for c in left_over(name, rows) if c not in known)
 
     def lines(self) -> list[str]:
@@ -147,8 +149,12 @@ def read_data(
             or no row can be used.
         ConfigError: the format, or the limit, is none.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit = {limit}", "at least one row is needed", "give 1 or more")
+    if limit is not None and limit not in Range(1, MANY):
+        raise ConfigError(
+            f"limit = {limit}",
+            f"the number of rows that are read is {Range(1, MANY)}",
+            "give such a number, or leave it out to read all rows",
+        )
     found = open_source(source, split)
     if found.groups is not None:
         return _own(found, limit)
@@ -190,8 +196,8 @@ def _noting_late_columns(
 
 def _own(found: DataSource, limit: int | None) -> DataRead:
     assert found.groups is not None
-    groups = Groups.read(found.groups)[:limit] if limit else Groups.read(found.groups)
-    check_groups(groups, found.name)
+    whole = read_own_groups(found.groups, found.name)
+    groups = whole[:limit] if limit else whole
     notes = ReadingNotes(rows=len(groups), kept=len(groups))
     if not len(groups):
         raise _nothing(notes, found.name)
@@ -215,17 +221,19 @@ def _streamed(
 def _groups(
     rows: Iterable[DataRow], form: Format, notes: ReadingNotes, name: str
 ) -> Iterator[Group]:
-    ids = _Ids(notes)
+    ids = PromptIds()
     for row in rows:
         notes.rows += len(row.items(form.gathers[0])) if row.gathered else 1
-        if form.left_out is not None:
-            for why, n in form.left_out(row).items():
-                notes.left_out[why] = notes.left_out.get(why, 0) + n
         try:
+            if form.left_out is not None:
+                for why, n in form.left_out(row).items():
+                    notes.left_out[why] = notes.left_out.get(why, 0) + n
             group = add_context(row, form.parse(row))
         except SkipRow as reason:
             notes.drop(str(reason), row.place)
             continue
+        except UNREADABLE as error:
+            raise _unreadable(row, error) from error
         if "completions" in form.needs:
             notes.empty_completions += len(row.items("completions")) - len(group)
         notes.kept += 1
@@ -234,41 +242,14 @@ def _groups(
             notes.context[column] = notes.context.get(column, 0) + 1
         own = form.reads(row) if form.reads else ()
         used = {*form.needs, *form.uses, *beside, *own}
-        used.add(next((c for c in _ID_COLUMNS if row.has(c)), ""))
+        used.add(next((c for c in ID_COLUMNS if row.has(c)), ""))
         meta = {k: v for k, v in row.values.items() if k not in used and v is not None}
-        prompt = replace(
-            group.prompt, id=ids.of(row, group), meta={**group.prompt.meta, **_plain(meta, row)}
-        )
-        yield replace(group, prompt=prompt)
+        named = ids.name(row, group)
+        kept = {**group.prompt.meta, **_plain(meta, row)}
+        yield replace(group, prompt=replace(group.prompt, id=named, meta=kept))
+    notes.repeated_prompts, notes.repeated_ids = ids.repeated_prompts, ids.repeated_ids
     if not notes.kept:
         raise _nothing(notes, name)
-
-
-class _Ids:
-    """Names prompts: the file's id, or a hash of the prompt; repeats get #2, #3, ..."""
-
-    def __init__(self, notes: ReadingNotes) -> None:
-        self.notes = notes
-        self.seen: dict[str, tuple[int, bytes]] = {}
-        self.prompts: set[bytes] = set()
-
-    def of(self, row: DataRow, group: Group) -> str:
-        key = hashlib.blake2b(prompt_key(group.prompt).encode(), digest_size=8).digest()
-        self.notes.repeated_prompts += key in self.prompts
-        self.prompts.add(key)
-        given = next((row.values[c] for c in _ID_COLUMNS if row.has(c)), None)
-        name = key.hex() if given is None else row.sound("id", str(given))
-        times, before = self.seen.get(name, (0, key))
-        if before != key:  # seeds and resumes hang on ids: one id may name one prompt only
-            self.notes.repeated_ids += 1
-            name = f"{name}~{key.hex()}"
-            times, _ = self.seen.get(name, (0, key))
-        self.seen[name] = (times + 1, key)
-        if times == 0:
-            return name
-        again = next(n for k in itertools.count(times + 1) if (n := f"{name}#{k}") not in self.seen)
-        self.seen[again] = (1, key)
-        return again
 
 
 def _plain(meta: dict[str, Any], row: DataRow) -> dict[str, Any]:
@@ -281,6 +262,14 @@ def _plain(meta: dict[str, Any], row: DataRow) -> dict[str, Any]:
             "extra columns are kept beside the prompt as JSON",
             "remove the column that holds binary or nested data",
         ) from error
+
+
+def _unreadable(row: DataRow, error: Exception) -> DataError:
+    return DataError(
+        f"{row.place}: the row cannot be read: {type(error).__name__}: {shorten_text(str(error))}",
+        "one of its columns holds something of another shape than its format has",
+        "compare the row with those before it, and mend it; or say what its format is: --format",
+    )
 
 
 def _nothing(notes: ReadingNotes, name: str) -> DataError:

@@ -1,5 +1,3 @@
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 """Splits by prompt: all rows of a prompt fall on the same side, whatever their order or ids."""
 
 from __future__ import annotations
@@ -8,7 +6,7 @@ import bisect
 import itertools
 from collections.abc import Mapping
 
-import pyarrow as pa
+import numpy as np
 
 from tandem.data.chat.transcripts import prompt_key
 from tandem.data.groups import Groups
@@ -39,11 +37,6 @@ def split_groups(
         )
     root = (Seed(seed) if isinstance(seed, int) else seed).at("split")
     bounds = list(itertools.accumulate(fractions.values()))[:-1]
-    rows: list[list[int]] = [[] for _ in fractions]
-    for index, group in enumerate(groups):
-        share = root.at(prompt_key(group.prompt)).uniform()
-        rows[bisect.bisect_right(bounds, share)].append(index)
-    return {
-        name: Groups(groups.table.take(pa.array(which, pa.int64())))
-        for name, which in zip(fractions, rows, strict=True)
-    }
+    shares = (root.at(prompt_key(group.prompt)).uniform() for group in groups)
+    part = np.fromiter((bisect.bisect_right(bounds, x) for x in shares), np.int64, len(groups))
+    return {name: groups.keep_where(part == k) for k, name in enumerate(fractions)}

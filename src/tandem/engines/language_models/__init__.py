@@ -38,14 +38,18 @@ class OpenLanguageModel(Protocol):
     def label(self, prompts: Iterable[Prompt], labels: Labels) -> Iterator[FloatArray]:
         """Yield [L] log-probabilities, in nats, that each label comes next.
 
-        They need not sum to 1: what is missing is the mass of everything else.
+        They need not sum to 1: what is missing is the mass of everything else. A question that
+        failed has nan.
         """
         ...
 
     def complete(
         self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
-    ) -> Iterator[Completion]:
-        """Yield one completion of each prompt; draws depend on (seed, prompt id) alone."""
+    ) -> Iterator[Completion | None]:
+        """Yield one completion of each prompt; draws depend on (seed, prompt id) alone.
+
+        None stands for a question that failed: a server did not answer it as it was asked.
+        """
         ...
 
 

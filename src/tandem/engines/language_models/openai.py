@@ -133,36 +133,14 @@ class ServerSession:
         """
         settings = {"temperature": 0.0, "logprobs": True, "top_logprobs": self.server.top}
         bodies = (self._body(p, LABEL_TOKENS, settings) for p in prompts)
-        good, bad = 0, 0
-        failure: FailedQuestion | None = None
-        for answer in self._answered(bodies, labelled=True):
-            if isinstance(answer, FailedQuestion):
-                bad, failure = bad + 1, answer
-                if not good and bad >= GIVE_UP_AFTER:
-                    raise _all_failed(bad, failure)
+        for answer in self._heard(bodies, labelled=True):
+            if answer is None:
                 yield np.full(len(labels), np.nan)
                 continue
-            good += 1
             with np.errstate(divide="ignore"):  # a label that is not named has log 0
                 yield np.log(label_probabilities(labels, _places(answer)))
-        if failure is not None and not good:
-            raise _all_failed(bad, failure)
 
     def complete(
-        self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
-    ) -> Iterator[Completion]:
-        """Yield one completion of each prompt; see `OpenLanguageModel`.
-
-        Raises:
-            ConfigError: a truncation that the protocol does not know.
-            EngineError: the server does not answer.
-        """
-        for answer in self._completions(prompts, sampling, seed):
-            if isinstance(answer, FailedQuestion):
-                raise answer
-            yield answer
-
-    def try_complete(
         self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
     ) -> Iterator[Completion | None]:
         """Yield one completion of each prompt, or None for a question that failed.
@@ -171,20 +149,6 @@ class ServerSession:
             ConfigError: a truncation that the protocol does not know.
             EngineError: the server does not answer, or no question as it was asked.
         """
-        good, bad = 0, 0
-        for answer in self._completions(prompts, sampling, seed):
-            if isinstance(answer, FailedQuestion):
-                bad += 1
-                if not good and bad >= GIVE_UP_AFTER:
-                    raise _all_failed(bad, answer)
-                yield None
-            else:
-                good += 1
-                yield answer
-
-    def _completions(
-        self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
-    ) -> Iterator[Completion | FailedQuestion]:
         if sampling.top_k or sampling.min_p:
             raise ConfigError(
                 f"sampling.top_k = {sampling.top_k}, min_p = {sampling.min_p} with a server",
@@ -198,9 +162,9 @@ class ServerSession:
             self._body(p, sampling.max_tokens, {**settings, "seed": seed.at(p.id).value >> 32})
             for p in prompts
         )
-        for answer in self._answered(bodies, labelled=False):
-            if isinstance(answer, FailedQuestion):
-                yield answer
+        for answer in self._heard(bodies, labelled=False):
+            if answer is None:
+                yield None
                 continue
             ended = answer["choices"][0].get("finish_reason") == "stop"
             yield Completion(_text(answer), author=self.server.model, stopped=ended)
@@ -234,6 +198,26 @@ class ServerSession:
     def _body(self, prompt: Prompt, tokens: int, settings: Mapping[str, Any]) -> Body:
         body = {"model": self.server.model, "messages": messages_of(prompt), **settings}
         return {**body, self.server.length: tokens}
+
+    def _heard(self, bodies: Iterable[Body], *, labelled: bool) -> Iterator[Body | None]:
+        """Yield answers in order, None for a question that failed.
+
+        Raises:
+            EngineError: none of the first questions, or none at all, was answered.
+        """
+        good, bad = 0, 0
+        failure: FailedQuestion | None = None
+        for answer in self._answered(bodies, labelled=labelled):
+            if isinstance(answer, FailedQuestion):
+                bad, failure = bad + 1, answer
+                if not good and bad >= GIVE_UP_AFTER:
+                    raise _all_failed(bad, failure)
+                yield None
+            else:
+                good += 1
+                yield answer
+        if failure is not None and not good:
+            raise _all_failed(bad, failure)
 
     def _answered(
         self, bodies: Iterable[Body], *, labelled: bool

@@ -154,15 +154,21 @@ def read_limited(chunks: Iterable[bytes], seconds: float) -> str:
     """Join a body that comes in time and is not too large.
 
     Raises:
-        TransientError: it does not, or it is.
+        TransientError: it does not, it is, or the connection breaks off.
     """
     until, body = time.monotonic() + seconds, bytearray()
-    for chunk in chunks:
-        body += chunk
-        if len(body) > LARGEST_BODY:
-            raise TransientError(f"the answer is larger than {LARGEST_BODY:,} bytes", answered=True)
-        if time.monotonic() > until:
-            raise TransientError(f"the answer was not complete after {seconds:g} s")
+    try:
+        for chunk in chunks:
+            body += chunk
+            if len(body) > LARGEST_BODY:
+                said = f"the answer is larger than {LARGEST_BODY:,} bytes"
+                raise TransientError(said, answered=True)
+            if time.monotonic() > until:
+                raise TransientError(f"the answer was not complete after {seconds:g} s")
+    except TransientError:
+        raise
+    except Exception as error:  # a connection that breaks off raises what the transport raises
+        raise TransientError(f"the answer broke off ({type(error).__name__})") from None
     return body.decode("utf-8", "replace")
 
 
