@@ -231,7 +231,7 @@ def test_mixing_tokens_is_not_mixing_answers():
 @pytest.mark.slow
 def test_nash_md_on_two_tokens_rests_where_the_token_mixture_does(tmp_path: Path):
     judge = TablePreference(F2_NAMES, tuple(map(tuple, F2_GAME.p.tolist())))
-    own = shape(rounds=120, lr=0.01) | {"tau": F2_TAU}
+    own: dict[str, Any] = {**shape(rounds=120, lr=0.01), "tau": F2_TAU}
     cfg = nash_md.NashMDConfig(share=F2_SHARE, **own)
     folder = played(cfg, f2_model(tmp_path / "init"), tmp_path / "run", judge)
     first = next_law(folder)
@@ -244,7 +244,8 @@ def test_nash_md_on_two_tokens_rests_where_the_token_mixture_does(tmp_path: Path
 def test_adapters_play_and_leave_the_reference_alone(tmp_path: Path):
     """With LoRA past policies are adapters: kilobytes, and the mixture's reference is not moved."""
     machine = replace(FP32, lora=Lora(rank=2))
-    cfg = past_play.PastPlayConfig(keep=2, **(shape(rounds=3) | {"n": 4, "rivals": 2}))
+    own: dict[str, Any] = {**shape(rounds=3), "n": 4, "rivals": 2}
+    cfg = past_play.PastPlayConfig(keep=2, **own)
     init = rps_model(tmp_path / "init")
     folder = played(cfg, init, tmp_path / "run", machine=machine)
     kept = sorted((tmp_path / "run" / "scratch" / "past").glob("*.safetensors"))
