@@ -277,10 +277,10 @@ class Inputs:
         asked = self.held_out.prompts() if task.asked_held_out is None else task.asked_held_out
         prompts = self.run("watched", encode, asked, self.base, room=self.sampling.max_tokens)
         judges: list[tuple[str, Judge]] = [("held_out", RewardModel(self.r_held))]
-        if self.gold_rm is not None:
-            judges.append(("gold_rm", self.gold_rm))
         if task.truth is not None:
             judges.append(("truth", task.truth))
+        elif self.gold_rm is not None:
+            judges.append(("gold_rm", self.gold_rm))
         return Validation(prompts[:VALIDATION_PROMPTS], tuple(judges), choose="held_out")
 
     @property
