@@ -25,7 +25,7 @@ from tandem.statistics import Estimate, paired_difference
 FLIPS = (0.05, 0.15, 0.25, 0.35, 0.30)
 KINDS = ("linear", "tail", "narrow", "linear", "narrow")
 FRESH = 70_000
-"""The first number of the worlds that took no part; 50,000 and 60,000 were tried before."""
+"""The first number of the worlds that took no part; earlier tries had 50,000 and 60,000."""
 
 
 def realised(plan: LabelPlan, total: float, repeats: int) -> np.ndarray:
@@ -67,7 +67,7 @@ def compare(advice: BudgetAdvice, repeats: int) -> tuple[Table, dict[str, Any]]:
 
 def main() -> int:
     """Advise once, carry out, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--total", type=float, default=600)
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=40)

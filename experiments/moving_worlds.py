@@ -86,7 +86,7 @@ def draw_curves(done: dict[str, Any], path: Path) -> None:
 
 def main() -> int:
     """Run what is missing, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     args = parser.parse_args()

@@ -13,6 +13,8 @@ the first run: docs/log/nash.md.
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -74,7 +76,9 @@ GAMES = {
     "self-play": lambda kw: SelfPlayConfig(**kw),
     "best response": lambda kw: BestResponseConfig(**kw),
 }
-ARMS = (*REWARD, *GAMES)
+ONLINE = ("online IPO",) if importlib.util.find_spec("tandem.methods.online_dpo") else ()
+"""Needs `methods.online_dpo`."""
+ARMS = (*REWARD, *GAMES, *ONLINE)
 CLAIMS = (
     ("circle", "Nash-MD .125", "PPO"),
     ("circle", "Nash-MD .125", "RLOO"),
@@ -226,6 +230,12 @@ class World:
             "rounds": rounds, "tau": PRICE / 4, "optim": replace(own.optim, lr=rate),
         }  # fmt: skip
         judge = self.inputs.preference_judge("cyclic", own.asking)
+        if arm in ONLINE:
+            online = importlib.import_module("tandem.methods.online_dpo")
+            shared = {k: kw[k] for k in ("prompts", "n", "minibatch", "rounds", "optim")}
+            cfg = online.OnlineDPOConfig(loss="ipo", beta=PRICE / 4, **shared)
+            judge = replace(judge, pairs="all")  # type: ignore[type-var]
+            return self.run(stage, online.fit, pi, prompts, judge, cfg, **how)
         return self.run(stage, nash_md.fit, pi, prompts, judge, GAMES[arm](kw), **how)
 
 

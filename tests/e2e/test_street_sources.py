@@ -170,7 +170,7 @@ def test_only_what_was_asked_for_and_what_came_out(tmp_path: Path, capsys, monke
     assert cli.main(["export", str(run), "--out", str(tmp_path / "lora"), "--adapter"]) == 0
     again = find_model(tmp_path / "lora")
     one: Any = hf.AutoModelForCausalLM.from_pretrained(again.path)
-    two: Any = hf.AutoModelForCausalLM.from_pretrained(next(run.glob("*-dpo")) / "artifact")
+    two: Any = hf.AutoModelForCausalLM.from_pretrained(next(run.glob("0?-dpo")) / "artifact")
     with torch.no_grad():
         assert torch.allclose(one(input_ids=IDS).logits, two(input_ids=IDS).logits, atol=1e-5)
 
@@ -179,7 +179,7 @@ def test_an_adapter_over_sft_names_the_model_after_sft(tmp_path: Path, capsys):
     run = trained(tmp_path, "--machine.lora.rank", "2", "--sft.steps", "2", "--evaluate", "none")
     assert cli.main(["export", str(run), "--out", str(tmp_path / "lora"), "--adapter"]) == 0
     named = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
-    assert Path(named["base_model_name_or_path"]) == next(run.glob("*-sft")).resolve() / "artifact"
+    assert Path(named["base_model_name_or_path"]) == next(run.glob("0?-sft")).resolve() / "artifact"
     assert "not evaluated, as asked" in capsys.readouterr().out
 
 

@@ -69,7 +69,7 @@ CASES: dict[str, Case] = {
     "reward": Case("reward"),
     "preference": Case("preference"),
     "dpo": Case("dpo"),
-    "kto": Case("kto", {"batch": 16}),
+    "kto": Case("kto", {"batch": 16, "optim": {"lr": 2e-3}}),
     "ppo": Case("ppo"),
     "grpo": Case("grpo", {"prompts": 4, "n": 4, "rounds": 2, "minibatch": 2}),
     "online_dpo": Case("online_dpo", {"prompts": 4, "n": 4, "rounds": 2, "minibatch": 2}),

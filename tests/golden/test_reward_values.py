@@ -71,26 +71,22 @@ def slope(z: float, p: float = 1.0, **settings: float) -> float:
 
 
 def test_noise_correction_falls_for_ever_unless_bounded():
-    """Slope -> -eps/(1 - 2 eps) = -1/3 at eps = .2; from the bound on, 5 by default, it is 0."""
+    """Slope -> -eps/(1 - 2 eps) = -1/3 at eps = .2; beyond the bound, 10 by default, it is 0."""
     assert slope(60, noise=0.2, bound=math.inf) == pytest.approx(-1 / 3)
-    assert slope(4.9, noise=0.2) < -0.3
-    assert slope(5.1, noise=0.2) == 0
-    assert slope(7, noise=0.2, bound=8) < -0.3
-
-
-def test_the_bound_holds_on_the_falling_side_alone():
-    """A pair ordered wrongly keeps its slope (-1 - eps/(1 - 2 eps) = -4/3), whatever the distance.
-
-    A label against the first answer falls on the other side. Labels that stay probabilities, and
-    losses without a correction, have a floor of their own and no bound.
-    """
-    assert slope(-60, noise=0.2) == pytest.approx(-4 / 3)
-    assert slope(-60, p=0.0, noise=0.2) == 0
-    assert slope(60, p=0.0, noise=0.2) == pytest.approx(4 / 3)
-    assert slope(60, p=0.7, noise=0.2) == pytest.approx(1 - (0.7 - 0.2) / 0.6)
-    assert slope(6) == pytest.approx(-1 / (1 + math.exp(6)))
+    assert slope(9.9, noise=0.2) < -0.33
+    assert slope(10.1, noise=0.2) == 0
+    assert slope(10.1, noise=0.2, bound=12) < -0.33
+    assert slope(12) == pytest.approx(-1 / (1 + math.exp(12)))  # no correction, no bound
     with pytest.raises(ConfigError, match="bound"):
         bradley_terry(f64(1, 0), pair(), noise=0.2, bound=0.0)
+
+
+@pytest.mark.parametrize("z", [-15.0, -3.0, 9.0, 15.0])
+def test_the_bounded_correction_is_unbiased(z: float):
+    """(1 - eps) L(z) + eps L(-z) is the plain loss of the clipped z, for every pair."""
+    straight, flipped = (bradley_terry(f64(x, 0), pair(), noise=0.2).loss.item() for x in (z, -z))
+    plain = math.log1p(math.exp(-max(-10.0, min(10.0, z))))
+    assert 0.8 * straight + 0.2 * flipped == pytest.approx(plain, abs=1e-12)
 
 
 def test_a_bounded_loss_has_a_floor():
@@ -102,9 +98,9 @@ def test_a_bounded_loss_has_a_floor():
         bradley_terry(score, pair(), noise=0.2).loss.sum().backward()
         optimiser.step()
     z = (score[0] - score[1]).item()
-    assert 5 <= z < 6
+    assert 10 <= z < 11
     ell = lambda x: math.log1p(math.exp(-x))  # noqa: E731
-    floor = (0.8 * ell(5) - 0.2 * ell(-5)) / 0.6
+    floor = (0.8 * ell(10) - 0.2 * ell(-10)) / 0.6
     assert bradley_terry(score, pair(), noise=0.2).loss.item() == pytest.approx(floor)
 
 

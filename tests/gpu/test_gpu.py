@@ -53,7 +53,7 @@ def fit(init: Path, place: Path, machine: Machine, dies_at: int | None = None) -
 def test_losses_are_those_of_a_cpu(init: Path, tmp_path: Path) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     cpu, gpu = (fit(init, tmp_path / m.device, m) for m in (FP32, CUDA))
-    a, b = ([line["dpo_loss"] for line in h.of("train")] for h in (cpu, gpu))
+    a, b = ([line["sigmoid_loss"] for line in h.of("train")] for h in (cpu, gpu))
     assert b == pytest.approx(a, rel=1e-4)
 
 

@@ -158,6 +158,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a reward": ({"entry": [{"method": "reward"}]}, "reward fits a reward model"),
     "a preference": ({"entry": [{"method": "preference"}]}, "fits a preference model"),
     "a solver": ({"entry": [{"method": "star"}]}, "star fits a solver"),
+    "rounds": ({"entry": [{"method": "iterated_rlhf"}]}, "fits rewards and policies of several"),
 }  # fmt: skip
 
 

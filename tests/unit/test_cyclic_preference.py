@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from climbing import FP32, Heard
 from tandem.batching.batch import Pairs
+from tandem.cli.evaluate import open_folder
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import ConfigError, DataError, JudgeError, ModelError
@@ -21,11 +22,13 @@ from tandem.judges.open_preference import OpenPreference, open_preference
 from tandem.judges.preference_model import PreferenceModel, cyclic_log_odds_matrix
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import cyclic_preference, preference, reward
+from tandem.models.checks import check_reward
 from tandem.models.loading import stored_dimensions
 from tandem.objectives.reward import cyclic_log_odds
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
+from tandem.stages.evaluate_cycles import evaluate_cycles
 from tandem.tasks.micro import Annotator, Camps, Micro, Tastes
 from tandem.training.optim import Optim
 from tiny import folder, group
@@ -227,6 +230,12 @@ def test_what_is_no_probability_is_refused():
         )
 
 
+def test_a_folder_is_opened_as_what_it_is(models):
+    kinds = {k: type(open_folder(str(m.checkpoint.path))) for k, m in models.items()}
+    assert kinds == {"cyclic": PreferenceModel, "pairs": PreferenceModel, "reward": RewardModel}
+    check_reward(models["cyclic"].checkpoint.path)
+
+
 # --------------------------------------------------------------------------- people with tastes
 
 
@@ -271,6 +280,20 @@ def test_the_camps_are_the_tastes_without_noise():
         list(open_preference(who, FP32).matrices(groups)) for who in (Camps(), Tastes())
     )
     np.testing.assert_allclose(camps, tastes)
+
+
+def test_circles_are_counted_beside_the_truth():
+    """The camps see a circle in every triple of bands; a score sees none and agrees less."""
+    groups = Groups.of(summaries(8))
+    who = {"camps": Camps(), "brevity": Brevity()}
+    found = evaluate_cycles(who, groups, truth=Tastes(), machine=FP32)
+    rows = {row["judge"]: row for row in found["numbers"]}
+    assert rows["camps"]["cyclic triples"]["mean"] == rows["exact"]["cyclic triples"]["mean"] == 1
+    assert rows["brevity"]["cyclic triples"]["mean"] == 0
+    assert rows["exact"]["agreement"]["mean"] == pytest.approx(2 / 3)
+    assert rows["brevity"]["agreement"]["mean"] == pytest.approx(5 / 9)  # right in two of three
+    with pytest.raises(DataError, match="three answers"):
+        evaluate_cycles(who, Groups.of(g.keep([0, 1]) for g in groups), machine=FP32)
 
 
 def test_an_annotator_is_known_exactly():

@@ -81,7 +81,7 @@ def test_dpo_over_packed_weights_begins_at_its_reference_and_saves_what_it_compu
     ctx = StageContext.at(tmp_path / "run", machine=QLORA, events=heard, seed=Seed(3))
     cfg = dpo.DPOConfig(epochs=4, batch=4, optim=Optim(lr=1e-2, warmup=0.0))
     made = dpo.fit(Checkpoint(place), pairs(), cfg, ctx=ctx)
-    losses = [line["dpo_loss"] for line in heard.of("train")]
+    losses = [line["sigmoid_loss"] for line in heard.of("train")]
     assert losses[0] == pytest.approx(np.log(2), abs=1e-4)
     assert losses[-1] < losses[0] - 0.02
     saved = open_policy(made.path, FP32)

@@ -196,7 +196,12 @@ def _policy(method: str, where: str) -> None:
     """Refuse a method that does not end in a policy."""
     if (fits := find_method(method).fits) == "policy":
         return
-    what = {"reward": "a reward model", "preference": "a preference model", "solver": "a solver"}
+    what = {
+        "reward": "a reward model",
+        "preference": "a preference model",
+        "solver": "a solver",
+        "rounds": "rewards and policies of several rounds, and measures them itself",
+    }
     raise ConfigError(
         f"{where}: {method} fits {what[fits]}",
         "a bench compares policies by their answers to the same prompts; rewards and preference "

@@ -44,7 +44,7 @@ class DPOConfig:
         tau: IPO's regularisation, in beta's place.
         smoothing: cdpo's share of wrong labels.
         noise: robust's flip rate.
-        bound: robust's beta d from which on a pair pulls no more.
+        bound: robust's beta d beyond which a pair pulls no more; 10 unless given.
         gamma: SimPO's target margin.
         margins: use the data's margins (sigmoid and hinges: ODPO), scaled so that the largest is
             1; left out by default, because DPO has none.

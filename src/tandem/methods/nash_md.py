@@ -135,6 +135,8 @@ class NashAlgorithm:
         cfg: the settings.
     """
 
+    is_policy_gradient = True
+
     def __init__(
         self,
         models: RolloutModels,

@@ -46,7 +46,7 @@ class RewardConfig:
         batch: prompts per optimiser step.
         smoothing: share of labels taken to be wrong, pulls them towards 1/2.
         noise: known flip rate, corrected for (excludes `smoothing`).
-        bound: with `noise`, the difference of rewards from which on a pair pulls no more: its
+        bound: with `noise`, the difference of rewards beyond which a pair pulls no more: its
             corrected loss would fall for ever.
         margins: the reward has to be larger by the pair's margin (Llama 2). The data's margins, or
             differences of its scores, are scaled so that the largest is 1.
@@ -63,7 +63,7 @@ class RewardConfig:
     batch: Count = 16
     smoothing: LabelNoise = 0.0
     noise: LabelNoise = 0.0
-    bound: Positive = 5.0
+    bound: Positive = 10.0
     margins: bool = False
     centring: NotNegative = 0.0
     per: Literal["pair", "prompt"] = "pair"

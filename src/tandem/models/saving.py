@@ -85,6 +85,10 @@ def unpack_model(model: Any) -> Any:
         whole = type(inner)(config)
     state = {name: value.float() for name, value in merged_weights(model)}
     whole.load_state_dict(state, strict=False, assign=True)
+    for name, buffer in list(whole.named_buffers()):
+        if buffer.is_meta:  # angles and the like, which are not stored
+            owner, _, leaf = name.rpartition(".")
+            setattr(whole.get_submodule(owner), leaf, inner.get_buffer(name))
     whole.tie_weights()
     if hasattr(inner, "generation_config"):
         whole.generation_config = inner.generation_config

@@ -1,31 +1,25 @@
 """A floor under losses that are corrected for known label noise.
 
-The correction makes a label p to (p - eps) / (1 - 2 eps), which is above 1 for a click and below 0
-for a click on the other side. With such a label the logistic loss -p log s(z) - (1 - p) log s(-z)
-falls for ever as z goes to the side of the label, so one pair could pull for as long as it is
-trained on.
+The corrected loss of a click, [(1 - eps) l(z) - eps l(-z)] / (1 - 2 eps), falls for ever as z
+grows, so one pair could pull for as long as it is trained on. It has a floor exactly where l has a
+ceiling: l is taken at z clipped to [-bound, bound]. Averaged over flipped labels that is l of the
+clipped z, so the correction stays unbiased, for clean and for wrong labels alike.
 
 Shapes: M pairs.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-NOISE_BOUND = 5.0
-"""Log-odds at which a noise-corrected pair stops to pull: P = .9933."""
+NOISE_BOUND = 10.0
+"""Log-odds from which on a noise-corrected pair pulls no more: P = .99995."""
 
 
-def bound_falling_side(z: Tensor, label: Tensor, bound: float = NOISE_BOUND) -> Tensor:
-    """Return [M] z, held at `bound` on the side to which the loss of its label falls for ever.
+def clip_log_odds(z: Tensor, bound: float = NOISE_BOUND) -> Tensor:
+    """Return [M] log-odds within [-bound, bound], without gradient beyond; infinity clips nothing.
 
-    On the other side nothing is held, so a pair that the model orders wrongly keeps its gradient.
-
-    Args:
-        z: [M] log-odds of the first answer.
-        label: [M] corrected labels; those in [0, 1] have a loss with a floor, and are left alone.
-        bound: above 0; infinity holds nothing.
+    >>> clip_log_odds(torch.tensor([-20.0, 3.0]))
+    tensor([-10.,   3.])
     """
-    held = torch.where(label > 1, z.clamp(max=bound), z)
-    return torch.where(label < 0, held.clamp(min=-bound), held)
+    return z.clamp(-bound, bound)

@@ -40,7 +40,7 @@ from torch.nn.functional import logsigmoid
 from tandem.batching.batch import Pairs, Terms
 from tandem.batching.ragged import Ragged
 from tandem.errors import ConfigError, DataError, nearest_name
-from tandem.objectives.noise_bound import NOISE_BOUND, bound_falling_side
+from tandem.objectives.noise_bound import NOISE_BOUND, clip_log_odds
 from tandem.objectives.setting_ranges import check_below_half, check_positive
 
 
@@ -72,7 +72,7 @@ def robust(
 
     L = [-(1 - eps) log s(u) + eps log s(-u)] / (1 - 2 eps), u = beta d - margin.
     dL/dd = -beta [(1 - eps) s(-u) + eps s(u)] / (1 - 2 eps): never zero, so on finite data
-    it would push d up for ever. From u = `bound` on it is 0.
+    it would push d up for ever. Beyond |u| = `bound` it is 0.
 
     Chowdhury et al. 2024, arXiv:2403.00409. (1 - eps) L(u) + eps L(-u) = -log s(u) exactly.
 
@@ -81,7 +81,7 @@ def robust(
         pairs: M comparisons; p and margin are honoured.
         beta: strength of the pull to the reference, above 0.
         noise: flip rate eps of the labels, in [0, 1/2).
-        bound: u at which a pair stops to pull, above 0; infinity is the paper's loss.
+        bound: u is clipped to [-bound, bound], above 0; infinity is the paper's loss.
     """
     check_positive("robust", beta=beta, bound=bound)
     check_below_half("robust", noise=noise)
@@ -262,11 +262,11 @@ def _terms(
 ) -> Terms:
     """Expect f over the label; `scale` turns h into a reward, `labels` are p before smoothing.
 
-    `bound` is for labels outside [0, 1], see `noise_bound`.
+    `bound` is for labels that are corrected for noise, see `noise_bound`.
     """
     z = beta * (h[pairs.w] - h[pairs.l])
     z = z if pairs.margin is None else z - pairs.margin
-    z = z if math.isinf(bound) else bound_falling_side(z, pairs.p, bound)
+    z = z if math.isinf(bound) else clip_log_odds(z, bound)
     loss = pairs.p * f(z) + (1 - pairs.p) * f(-z)
     p = pairs.p if labels is None else labels
     return Terms(

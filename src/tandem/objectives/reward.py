@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from tandem.batching.batch import Pairs, Terms
 from tandem.errors import ConfigError
-from tandem.objectives.noise_bound import NOISE_BOUND, bound_falling_side
+from tandem.objectives.noise_bound import NOISE_BOUND, clip_log_odds
 from tandem.objectives.setting_ranges import check_below_half, check_positive
 
 
@@ -43,9 +43,8 @@ def bradley_terry(
         smoothing: in [0, 1/2).
         noise: flip rate, in [0, 1/2).
         centring: c, at least 0; 0.01 is usual.
-        bound: with `noise`, where a pair stops to pull. Its corrected loss falls for ever, at slope
-            -eps/(1 - 2 eps), as z goes to the side of its label; beyond `bound` there it is flat.
-            Labels that need a larger z (p = .9933 at 5) are not told apart. inf is no bound.
+        bound: with `noise`, z is clipped to [-bound, bound] in the likelihood. Without it a pair's
+            loss falls for ever, at slope -eps/(1 - 2 eps). inf is no bound.
         weight: [M] weights; `rank_weight` for K-way rankings. None is 1 for each pair.
 
     Returns:
@@ -61,7 +60,7 @@ def bradley_terry(
     z = r_w - r_l if pairs.margin is None else r_w - r_l - pairs.margin
     # one soft label covers all three: smoothing moves it to 1/2, the correction away from it
     soft = (1 - 2 * smoothing) * p + smoothing if noise == 0 else (p - noise) / (1 - 2 * noise)
-    loss = two_argument(bound_falling_side(z, soft, bound), soft).loss
+    loss = two_argument(clip_log_odds(z, bound) if noise else z, soft).loss
     if centring:
         loss = loss + centring * (r_w + r_l) ** 2
     share = torch.ones_like(loss) if weight is None else weight.to(loss)

@@ -212,7 +212,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "logprobs": {"temperature": 1.0},
     "ImplicitReward": {"temperature": 1.0},
     "Shaped": {"temperature": 1.0},
-    "RewardConfig": {"margins": False, "bound": 5.0},
+    "RewardConfig": {"margins": False, "bound": 10.0},
     "DPOConfig": {"bound": None},
     "GRPOConfig": {"overlong": 0.0},
 }

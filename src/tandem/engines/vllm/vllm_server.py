@@ -32,7 +32,8 @@ PYTHON = "TANDEM_VLLM"
 START_SECONDS = 600.0
 """A server that does not answer by then has failed: a large model is read and compiled first."""
 ANSWER_SECONDS = 3600.0
-EXTENSION = "worker_extension"
+EXTENSION, GUARD = "worker_extension", "guarded_server"
+"""Files of this package that vLLM's Python runs, copied to where it finds nothing else of ours."""
 
 
 class VllmServer:
@@ -53,11 +54,12 @@ class VllmServer:
     ) -> None:
         self.python = find_python()
         self.home = Path(tempfile.mkdtemp(prefix="tandem-vllm-"))
-        shutil.copy(Path(__file__).with_name(f"{EXTENSION}.py"), self.home)
+        for name in (EXTENSION, GUARD):
+            shutil.copy(Path(__file__).with_name(f"{name}.py"), self.home)
         self.log = self.home / "server.log"
         self.key, self.port = secrets.token_hex(16), _free_port()
         command = [
-            *(str(self.python), "-m", "vllm.entrypoints.openai.api_server"),
+            *(str(self.python), str(self.home / f"{GUARD}.py")),
             *("--model", str(folder), "--served-model-name", "policy"),
             *("--host", "127.0.0.1", "--port", str(self.port)),
             *("--dtype", str(dtype).removeprefix("torch.")),
