@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from tandem.data.formats.fields import shorten_text
 from tandem.data.formats.messages import WrongMessage, read_message
@@ -24,6 +25,7 @@ ONE_A_VOTE = ("worse", "p", "margin", "by")
 """List columns with one value for each of `better`."""
 NEVER_NULL = ("id", "prompt", "completions", "better", *ONE_AN_ANSWER, *ONE_A_VOTE)
 NO_NULL_INSIDE = ("completions", "author", "stopped", "weight", "better", "worse", "p", "by")
+pc = cast("Any", pyarrow.compute)  # it ships no types
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, pa.ArrowException)
 """What a row raises whose texts are no JSON, or JSON of something else."""
 
@@ -54,7 +56,7 @@ def read_own_groups(path: Path, name: str) -> Groups:
         done += 1
 
 
-def _check_shape(table: pa.Table, name: str) -> None:
+def _check_shape(table: Any, name: str) -> None:
     """Refuse list columns that do not go together, row by row."""
     for column in NEVER_NULL:
         inside = pc.list_flatten(table[column]).null_count if column in NO_NULL_INSIDE else 0
@@ -80,7 +82,7 @@ def _check_group(name: str, group: Group) -> None:
 
 
 def _check_messages(name: str, group: Group) -> None:
-    if not isinstance(group.prompt.meta, dict):
+    if not isinstance(cast("object", group.prompt.meta), dict):
         raise _wrong(name, group, "meta", group.prompt.meta, "it is an object")
     spoken = {"messages": (group.prompt.messages,), "turns": [c.turns for c in group.completions]}
     for column, several in spoken.items():
