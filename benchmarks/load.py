@@ -46,8 +46,8 @@ def do_first_stage(data: Path, out: Path) -> None:
     from tandem.runs.display import Hidden
     from tandem.runs.run import Run
     from tandem.stages.encoding import encode
-    from tandem.tasks.load import task_from_files
     from tandem.tasks.micro import ASSETS
+    from tandem.tasks.own_data import task_from_files
 
     task = task_from_files(ASSETS / "base", data)
     with Run(out, 0, display=Hidden()) as run:

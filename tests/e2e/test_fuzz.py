@@ -15,7 +15,7 @@ from fuzz.state import State, Tally
 from fuzz.verdicts import Answer, Verdict, has_three_parts, judge_answer, without_values
 from fuzz.worker import do_case, open_kinds
 
-CASES = {"data": 300, "configurations": 20, "plans": 2, "servers": 8, "models": 3, "runs": 3}
+CASES = {"data": 200, "configurations": 15, "plans": 2, "servers": 5, "models": 3, "runs": 2}
 """What fits into the time of the tests."""
 SEED = 1
 

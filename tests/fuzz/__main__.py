@@ -57,9 +57,10 @@ class Workers:
                 self.cpu += self.cpu_seconds() - used
                 return verdict, spent
             except EOFError:
-                self.process.join()
+                process: Any = self.process
+                process.join()
                 verdict = Verdict("crashed")
-                verdict.blame("crash", f"exit code {self.process.exitcode}")
+                verdict.blame("crash", f"exit code {process.exitcode}")
         self.cpu += max(0.0, self.cpu_seconds() - used)
         self.close()
         return verdict, time.monotonic() - begun

@@ -60,7 +60,7 @@ def draw_plan(dice: random.Random) -> dict[str, Any]:
     """Return a right plan of one to three entries."""
     names = dice.sample(METHODS, dice.randint(1, 3))
     entries = [
-        {"method": name, "name": f"row {k}", "settings": {"sampling": {"max_tokens": 8}}}
+        {"method": name, "name": f"row-{k}", "settings": {"sampling": {"max_tokens": 8}}}
         for k, name in enumerate(names)
     ]
     return {
@@ -69,7 +69,7 @@ def draw_plan(dice: random.Random) -> dict[str, Any]:
         "seeds": dice.randint(1, 3),
         "exam": dice.randint(0, 9),
         "referee": False,
-        "claims": [f"{entries[0]['name']} > SFT"] if dice.random() < 0.3 else [],
+        "claims": [f"SFT < {entries[0]['name']}"] if dice.random() < 0.3 else [],
         "sizes": dict(TINY),
         "settings": {"sft": {"epochs": dice.randint(1, 3)}, "reward": {"batch": 4}},
         "entry": entries,

@@ -17,8 +17,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import exc
 from sqlalchemy.event import listen
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from tandem.errors import ConfigError, RunError
@@ -110,7 +110,7 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 current = MigrationContext.configure(connection).get_current_revision()
-        except exc.DBAPIError as error:
+        except DBAPIError as error:
             said = hide_password(str(error.orig).strip().partition("\n")[0])
             raise RunError(
                 f"{self.shown_url} cannot be opened: {said[:300]}",
@@ -165,7 +165,7 @@ def _with_driver(url: str) -> str:
 def _parse_url(url: str) -> sa.URL:
     try:
         return sa.make_url(url)
-    except (exc.ArgumentError, ValueError):
+    except (ArgumentError, ValueError):
         raise ConfigError(
             f"--database {hide_password(url)!r} is no address of a database",
             "an address has a user, a host, perhaps a port, and the name of the database",

@@ -27,6 +27,7 @@ ONE_A_VOTE = ("worse", "p", "margin", "by")
 """List columns with one value for each of `better`."""
 NEVER_NULL = ("id", "prompt", "completions", "better", *ONE_AN_ANSWER, *ONE_A_VOTE)
 NO_NULL_INSIDE = ("completions", "author", "stopped", "weight", "better", "worse", "p", "by")
+pc = cast("Any", pyarrow.compute)  # it ships no types
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, pa.ArrowException)
 """What a row raises whose texts are no JSON, or JSON of something else."""
 
