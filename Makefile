@@ -6,6 +6,9 @@ JOBS   ?= 2
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
+# waiting threads sleep early, so that JOBS processes share the cores (tandem/machine.py)
+export GOMP_SPINCOUNT ?= 10000
+export KMP_BLOCKTIME ?= 0
 
 # what `make reproduce` is made of
 PARTS = rlp full selection hacking solving feedback

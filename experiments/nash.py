@@ -219,8 +219,9 @@ class World:
             return self.run(stage, ppo.fit, pi, prompts, RewardModel(r_phi), cfg, **how)
         if arm == "RLOO":
             own, base = self.configs["grpo"], grpo.GRPO_VARIANTS["rloo"]
-            cfg = replace(
-                base, prompts=own.prompts, n=own.n, minibatch=own.minibatch, rounds=rounds,
+            cfg = replace(  # a step a round, on fresh samples: as many steps and samples
+                base, prompts=own.minibatch, n=own.n, minibatch=own.minibatch,
+                rounds=rounds * own.prompts // own.minibatch,
                 beta=PRICE, optim=replace(own.optim, lr=rate, schedule="linear"),
             )  # fmt: skip
             return self.run(stage, grpo.fit, pi, prompts, RewardModel(r_phi), cfg, **how)

@@ -35,7 +35,10 @@ EVALUATION, UNLABELLED = 300, 500
 """Prompts of evaluation, and those that online methods sample from."""
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 NS = (4, 8, 16, 32)
-RLOO = {"grpo.advantage": "rest", "grpo.kl": "reward", "grpo.ratio": "none", "grpo.per": "constant"}
+RLOO = {
+    "grpo.advantage": "rest", "grpo.kl": "reward", "grpo.ratio": "none", "grpo.per": "constant",
+    "grpo.prompts": 16, "grpo.minibatch": 16, "grpo.rounds": 40,  # a step a round, as many as GRPO
+}  # fmt: skip
 UML = {"rlp.gamma": "null", "rlp.lam": 0.5}
 METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "DPO": ("dpo", "dpo.optim.lr", {}),

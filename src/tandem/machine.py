@@ -17,6 +17,13 @@ from tandem.errors.ranges import Count, NotNegative, Positive, Range, check_rang
 
 GIB = 2**30
 """Bytes."""
+SPINNING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
+"""How long threads spin before they sleep: GNU's OpenMP, in turns, and LLVM's, in ms.
+
+`benchmarks/shared_cores.py` measures it (docs/log/speed.md).
+"""
+WAITING = ("OMP_WAIT_POLICY", *SPINNING)
+"""Settings of the user's with which nothing is changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,8 @@ class Machine:
         save_dtype: of the weights that are saved; `auto` is that of the model a fit started from.
         save_seconds: how often a long stage writes what it can resume from.
         log_every: optimiser steps between two log lines.
+        keep_models: `all` models that stages fitted, or when a run has ended its `result` alone:
+            the others' weights are deleted.
     """
 
     device: str = "auto"
@@ -91,6 +100,7 @@ class Machine:
     )
     save_seconds: NotNegative = field(default=30.0, compare=False)
     log_every: Count = field(default=10, compare=False)
+    keep_models: Literal["all", "result"] = field(default="all", compare=False)
 
     def __post_init__(self) -> None:
         check_ranges(self, "machine")
@@ -112,6 +122,20 @@ class Machine:
 def cache_folder() -> Path:
     """Return the folder of what is kept between runs: `$TANDEM_CACHE`, or `~/.cache/tandem`."""
     return Path(os.environ.get("TANDEM_CACHE") or "~/.cache/tandem").expanduser()
+
+
+def bound_thread_spinning() -> None:
+    """Let threads that wait for each other sleep early, so that several programs share the cores.
+
+    By default OpenMP's threads spin for milliseconds at the end of each operation, and take the
+    cores from another program's threads that have work. It takes hold where OpenMP is loaded
+    afterwards, by this process or by one that it starts: call it before torch is imported. What
+    the user has set is left as it is.
+
+    >>> bound_thread_spinning()
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ.update(SPINNING)
 
 
 def process_rank() -> int:

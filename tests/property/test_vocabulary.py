@@ -58,6 +58,9 @@ class Unknown(DatasetSource):
     def reads(self) -> Any:
         return None
 
+    def sizes(self) -> Any:
+        return None
+
 
 def trained(model: Any, told: bool, loss: Any, optim: Optim = OPTIM) -> tuple[Tensor, int]:
     """Return all weights after some steps, and how many rows the table had meanwhile."""

@@ -111,7 +111,7 @@ def played(
 
 def shape(rounds: int = 320, lr: float = 0.005) -> dict[str, Any]:
     """Settings of all. With less the game has not stopped turning: without any noise at all, 80
-    rounds at .01 leave self-play at TV .044 and Nash-MD at .012, 320 at .005 both below .003.
+    rounds at .01 leave self-play at TV .044 and Nash-MD at .012, 300 at .005 both below .003.
     """
     optim = Optim(lr=lr, schedule="linear", warmup=0.0, clip=None, eps=1e-5)
     return {

@@ -80,7 +80,7 @@ def test_the_micro_task_ships_a_gold_reward_that_is_larger_than_any_proxy():
 
 
 def test_the_shipped_gold_reward_knows_the_truth_within_a_prompt():
-    """Summaries of every quality for posts that nobody trained on: docs/results/gold-reward.md."""
+    """Summaries of every quality for posts that nobody trained on."""
     world, writers = (
         Micro(),
         [Quality(), Quality(wrong=0.5), Quality(missing=0.6), Quality(extra=1)],

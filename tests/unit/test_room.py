@@ -14,18 +14,22 @@ import torch
 import transformers as hf
 
 from climbing import Heard
+from tandem.batching.microbatches import unique_tokens
+from tandem.batching.packing import pack_groups
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError
 from tandem.machine import Lora, Machine
 from tandem.methods import dpo
+from tandem.models.loading import recompute_activations
 from tandem.models.opening import open_policy
 from tandem.models.packed import PackedModel
 from tandem.models.probe import probe_layout
+from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
-from tandem.training import loop, memory
+from tandem.training import free_memory, loop, memory
 from tandem.training.optim import Optim
-from tandem.training.sources import DatasetSource
+from tandem.training.sources import DatasetSource, StepSizes
 from tiny import folder, group, labelled
 
 FP32 = Machine(device="cpu", precision="fp32")
@@ -48,8 +52,9 @@ def asked(policy: PackedModel, tokens: int, total: int) -> tuple[int, list[dict[
 def enough(policy: PackedModel, tokens: float) -> int:
     """Memory in which a step of so many tokens just fits."""
     each = memory.bytes_per_token(policy, [policy.inner], {})
-    fixed = memory._states(policy, 10**12) + memory._logits([policy.inner], 1000)
-    return int((fixed + each * tokens) / memory.SHARE) + 1
+    layer = memory.PASSING * each / policy.inner.config.num_hidden_layers
+    need = memory._need(policy, each, layer, int(tokens), 0, 1.0)
+    return int(need.total / memory.SHARE) + 1
 
 
 def recomputes(policy: PackedModel) -> bool:
@@ -93,19 +98,77 @@ def test_micro_batches_are_halved_until_they_fit(tmp_path: Path):
     policy = trunk(tmp_path)
     tokens, [line] = asked(policy, 4096, enough(policy, 1500))
     assert tokens == 1024
-    assert line["text"].startswith("little memory: micro-batches of 1,024 tokens; about 0.0")
+    assert line["text"].startswith("memory: micro-batches of 1,024 tokens; about 0.0")
     assert not recomputes(policy)
 
 
-def test_after_three_halvings_activations_are_recomputed(tmp_path: Path):
+def test_where_1024_tokens_do_not_fit_cheap_activations_are_recomputed_first(tmp_path: Path):
+    policy = trunk(tmp_path)
+    each = memory.bytes_per_token(policy, [policy.inner], {})
+    tokens, [line] = asked(policy, 4096, enough(policy, 900))
+    assert recomputes(policy)
+    assert "cheap activations recomputed" in line["text"]
+    lean = memory.bytes_per_token(policy, [policy.inner], {}, products=True)
+    assert line["bytes_per_token"] == lean < each
+    assert 1024 <= tokens <= 4096
+
+
+def test_where_that_is_not_enough_all_of_them_are(tmp_path: Path):
     policy = trunk(tmp_path)
     each, there = memory.bytes_per_token(policy, [policy.inner], {}), enough(policy, 300)
-    tokens, [line] = asked(policy, 4096, there)
+    _, [line] = asked(policy, 4096, there)
     assert recomputes(policy)
-    assert "activations recomputed" in line["text"]
-    lean = memory.bytes_per_token(policy, [policy.inner], {})
-    assert lean < 0.2 * each
-    assert 300 < tokens <= 4096
+    assert "memory: activations recomputed" in line["text"]
+    assert memory.bytes_per_token(policy, [policy.inner], {}) < 0.2 * each
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
+def test_what_is_recomputed_changes_no_gradient(tmp_path: Path, lora: Lora | None):
+    found: list[torch.Tensor] = []
+    for kept in (memory.KEEP_ALL, memory.KEEP_PRODUCTS, memory.KEEP_INPUTS):
+        policy = trunk(tmp_path / str(kept), replace(FP32, lora=lora, precision="bf16"))
+        if kept:
+            recompute_activations(policy.inner, products=kept == memory.KEEP_INPUTS)
+        out = policy(pack_groups(list(groups(3)), policy.layout).tokens)
+        assert out.logp is not None
+        out.logp.values.sum().backward()
+        found.append(
+            torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+        )
+    assert found[0].norm() > 0
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_on_a_processor_a_micro_batch_keeps_no_more_than_is_comfortable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    policy = trunk(tmp_path)
+    each = memory.bytes_per_token(policy, [policy.inner], {})
+    monkeypatch.setattr(memory, "COMFORT", int(each * 2500))
+    assert asked(policy, 8192, 10**12)[0] == 2048
+    monkeypatch.setattr(memory, "COMFORT", 1)
+    assert asked(policy, 8192, 10**12)[0] == memory.EFFICIENT
+    assert not recomputes(policy)
+
+
+def test_a_long_group_counts_whole(tmp_path: Path):
+    """It is not cut, however small a micro-batch is asked for."""
+    policy = trunk(tmp_path)
+    sizes = StepSizes(longest=3000, largest=9000)
+    choice = memory.choose_microbatch(policy, 4096, enough(policy, 2000), {}, sizes=sizes)
+    assert choice.kept != memory.KEEP_ALL
+    assert choice.need.activations == int((choice.each or 0) * max(3000, choice.tokens))
+
+
+def test_sizes_of_a_collection_bound_every_step():
+    data = groups(12)
+    source = DatasetSource(data, size=5, epochs=1, seed=Seed(0), layout="shared", tokens=64)
+    found = source.sizes()
+    per_step = [sum(map(unique_tokens, (data[i] for i in source._indices(k)))) for k in range(3)]
+    assert found.largest >= max(per_step)
+    assert found.longest == max(map(unique_tokens, data))
+    assert 0 < found.trained < 1
 
 
 def test_a_model_that_cannot_recompute_has_smaller_micro_batches(tmp_path: Path):
@@ -141,6 +204,7 @@ def test_a_fit_with_little_memory_ends_at_the_same_weights(
     ends, sizes = [], []
     cut = DatasetSource.batches
     monkeypatch.setattr(memory, "FEWEST", 21)
+    monkeypatch.setattr(loop, "memory_besides", lambda _: 0)
     for name, there in (("plenty", 10**12), ("little", enough(trunk(tmp_path / "again"), 60))):
         largest = [0]
 
@@ -166,6 +230,7 @@ def test_a_killed_fit_goes_on_with_the_cut_it_began_with(
     init, data, ends = Checkpoint(folder(tmp_path / "init")), groups(), []
     cfg = dpo.DPOConfig(epochs=3, batch=6, optim=Optim(lr=1e-2))
     monkeypatch.setattr(memory, "FEWEST", 21)
+    monkeypatch.setattr(loop, "memory_besides", lambda _: 0)
     little = enough(trunk(tmp_path / "again"), 60)
     for name in ("whole", "killed"):
         machine = replace(FP32, tokens=240, save_seconds=0.0, log_every=1)
@@ -196,9 +261,9 @@ def test_memory_is_that_of_the_control_groups(tmp_path: Path, monkeypatch: pytes
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
-    assert sorted(memory._limits(tmp_path, groups)) == [5000, 7000, 9000]
-    assert list(memory._limits(tmp_path, tmp_path / "none")) == []
-    monkeypatch.setattr(memory, "_limits", lambda _: [4000])
-    assert memory.usable_memory(torch.device("cpu")) == 4000
+    assert sorted(free_memory._limits(tmp_path, groups)) == [5000, 7000, 9000]
+    assert list(free_memory._limits(tmp_path, tmp_path / "none")) == []
+    monkeypatch.setattr(free_memory, "_limits", lambda _: [4000])
+    assert free_memory.usable_memory(torch.device("cpu")) == 4000
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert memory.usable_memory(torch.device("cpu")) == 2000
+    assert free_memory.usable_memory(torch.device("cpu")) == 2000

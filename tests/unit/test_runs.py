@@ -22,6 +22,8 @@ import pytest
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import ModelError, Pending, RunError
+from tandem.machine import Machine
+from tandem.models import loading
 from tandem.rng import Seed
 from tandem.runs import atomic_files
 from tandem.runs.checkpoint import Checkpoint
@@ -32,6 +34,7 @@ from tandem.runs.identity import describe_value, fingerprint
 from tandem.runs.names import record_as
 from tandem.runs.records import read_records
 from tandem.runs.run import Run
+from tandem.runs.verification import verify_run
 
 CALLS: list[str] = []
 
@@ -152,6 +155,22 @@ def test_a_checkpoint_is_a_folder_and_follows_it(tmp_path):
         run("next", fit, moved, Config(beta=0.4))
     assert CALLS == ["fit from 0", "fit from 0"]
     assert not (tmp_path / "moved/01-policy/scratch").exists()
+
+
+def test_models_besides_the_result_can_be_removed(tmp_path):
+    """Their stages stay done and equal; what would load them is told how to have them again."""
+    for _ in range(2):  # the second time nothing is done again
+        with opened(tmp_path / "run") as run:
+            first = run("sft", fit, None, Config(beta=0.3))
+            last = run("dpo", fit, first, Config(beta=0.4))
+            freed = run.remove_weights_except(last)
+    assert CALLS == ["fit from 0", "fit from 0"]
+    assert freed == 0
+    assert not list(first.path.rglob("*.safetensors"))
+    assert list(last.path.rglob("*.safetensors"))
+    assert all(found.problem is None for found in verify_run(tmp_path / "run"))
+    with pytest.raises(ModelError, match="--redo 01-sft"):
+        loading.load_policy(first.path, Machine(device="cpu"))
 
 
 def test_a_checkpoint_elsewhere_is_referred_to(tmp_path):

@@ -308,11 +308,13 @@ def _block(stack: list[_Piece], positions: np.ndarray, *, whole: bool) -> PlanBl
         own_q[b], own_q[b, : len(q)] = asked[0], asked
     # prompts alone: query i sees key j <= i, which is causal attention without a mask
     if whole and not stack[0].completions:
-        distance = np.arange(rows)[None, :, None] - np.arange(width)[None, None, :]
+        q, k = np.arange(rows, dtype=np.int32), np.arange(width, dtype=np.int32)
+        distance = q[None, :, None] - k[None, None, :]
         q_t, k_t, distance_t = map(torch.from_numpy, (queries, keys, distance))
         return PlanBlock(q_t, k_t, True, None, distance_t)
     # else a query sees keys of its own completion and of the prompt, none behind itself
-    distance = positions[queries][:, :, None].astype(np.int32) - positions[keys][:, None, :]
+    place = positions.astype(np.int32)
+    distance = place[queries][:, :, None] - place[keys][:, None, :]
     known = (own_q[:, :, None] == own_k[:, None, :]) | (own_k == -1)[:, None, :]
     allowed = known & (distance >= 0)
     tensors = map(torch.from_numpy, (queries, keys, allowed, distance))

@@ -22,11 +22,16 @@ from collections.abc import Sequence
 
 from tandem import __version__
 from tandem.errors import ConfigError, Pending, RunError, TandemError, nearest_name
+from tandem.machine import bound_thread_spinning
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": (
         "tandem.cli.run:run_command_line",
         "run a method on a task, or on your model and your data",
+    ),
+    "plan": (
+        "tandem.cli.run_plan:plan_command",
+        "print what a run will take: memory by part, tokens, time, disk",
     ),
     "iterate": (
         "tandem.cli.run:iterate_command",
@@ -118,6 +123,7 @@ FAULT = 70
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    bound_thread_spinning()
     try:
         code = run_command(words)
         sys.stdout.flush()

@@ -102,7 +102,7 @@ def _check_options(options: Namespace) -> None:
             "give both, or neither",
         )
     for name, low, high in (("flips", 0, 0.49), ("evaluation", 0, 0.9), ("free_accuracy", 0, 1)):
-        if not low <= options[name] <= high:
+        if options[name] is not None and not low <= options[name] <= high:
             raise ConfigError(
                 f"--{name} {options[name]}",
                 f"it lies between {low} and {high}",
@@ -132,7 +132,7 @@ def _pilot_worlds(options: Namespace) -> tuple[WorldSource, str]:
     from tandem.data.groups import Groups
     from tandem.engines import Sampling
     from tandem.models.checks import check_policy
-    from tandem.planning.pilot import read_pilot
+    from tandem.planning.pilot import read_pilot, require_comparisons
     from tandem.runs.checkpoint import Checkpoint
     from tandem.runs.run import Run
     from tandem.stages.encoding import encode
@@ -142,6 +142,7 @@ def _pilot_worlds(options: Namespace) -> tuple[WorldSource, str]:
     model = Checkpoint(Path(options.model), Path(options.model).name)
     given = formats.read_data(options.pilot).groups
     judged = Groups.of(g for g in given if g.preferences)
+    require_comparisons(judged)
     sampling = Sampling(max_tokens=options.max_tokens)
     with Run(options.out, options.seed) as run:
         D = run("pilot", encode, judged, model)

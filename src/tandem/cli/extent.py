@@ -97,12 +97,29 @@ def resolve_extent(
             "a task brings its own evaluation prompts",
             "give --model and --data as well, or leave --eval_data out",
         )
-    evaluate = options.evaluate or ("quick" if own else "full")
+    before = _extent_before(options, method.name)
+    evaluate = options.evaluate or before.get("evaluate") or ("quick" if own else "full")
+    start = options.start or before.get("start")
     needs_start = "pi_sft" in inspect.signature(method.recipe).parameters
-    if options.start is not None or not own or not needs_start:
-        return Extent(options.start or "sft", evaluate, options.eval_data)
+    if start is not None or not own or not needs_start:
+        return Extent(start or "sft", evaluate, options.eval_data)
     start, why = _choose_start(model, words, files)
     return Extent(start, evaluate, options.eval_data, f"starts from {why}: {START_WHY}")
+
+
+def _extent_before(options: Namespace, method: str) -> dict[str, Any]:
+    """Return how much the run in this folder does already: the same command goes on with it.
+
+    Folders of earlier versions, which say nothing of it, had SFT and a full evaluation.
+    """
+    name = options.task or Path(options.data).name.partition(".")[0]
+    file = Path(options.out or f"runs/{method}-{name}-{options.seed}") / "run.toml"
+    if not file.is_file():
+        return {}
+    table = read_file(file)
+    known = {"start": ("sft", "model"), "evaluate": ("none", "quick", "full")}
+    first = {"start": "sft", "evaluate": "full"}
+    return {k: table[k] if table.get(k) in known[k] else first[k] for k in known}
 
 
 def _choose_start(

@@ -148,10 +148,11 @@ def _run_and_print(
         work.save_config(to_toml(resolved))
         for line in task.notes:
             work.events.log("note", text=line)
-        given = {"start": extent.start, "evaluation": extent.evaluate}
         if warning:
             work.events.log("few-prompts", text=warning)
-        print(run_method(work, method, configs, task, **given))
+        print(
+            run_method(work, method, configs, task, start=extent.start, evaluation=extent.evaluate)
+        )
     print(f"\nthe run is in {path}")
     return 0
 

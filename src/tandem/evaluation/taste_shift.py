@@ -194,7 +194,9 @@ def cut_by_time(pairs: Sequence[DatedPair], tranches: int) -> list[Tranche]:
     if tranches:
         edges = [k * len(pairs) // tranches for k in range(tranches + 1)]
         cuts = itertools.pairwise(edges)
-        spans = [tuple(pairs[start:end]) for start, end in cuts if end > start]
+        spans: list[tuple[DatedPair, ...]] = [
+            tuple(pairs[start:end]) for start, end in cuts if end > start
+        ]
         return [Tranche(f"{s[0].time:%Y-%m-%d} to {s[-1].time:%Y-%m-%d}", s) for s in spans]
     months = itertools.groupby(pairs, key=lambda pair: f"{pair.time:%Y-%m}")
     return [Tranche(name, tuple(inside)) for name, inside in months]

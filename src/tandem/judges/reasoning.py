@@ -142,7 +142,7 @@ class OpenReasoningJudge:
             if group.completions[i].text == group.completions[j].text:
                 votes.append(Preference(i, j, 0.5, by=how.name))
                 continue
-            said = [
+            said: list[list[Verdict | None]] = [
                 [_verdict(heard[f"{group.id}/{i}/{k}/{order}"]) for order in orders]
                 for k in range(len(how.principles))
             ]

@@ -17,6 +17,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import exc
 from sqlalchemy.event import listen
 from sqlalchemy.pool import QueuePool
 
@@ -109,7 +110,7 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 current = MigrationContext.configure(connection).get_current_revision()
-        except sa.exc.DBAPIError as error:
+        except exc.DBAPIError as error:
             said = hide_password(str(error.orig).strip().partition("\n")[0])
             raise RunError(
                 f"{self.shown_url} cannot be opened: {said[:300]}",
@@ -164,7 +165,7 @@ def _with_driver(url: str) -> str:
 def _parse_url(url: str) -> sa.URL:
     try:
         return sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError):
+    except (exc.ArgumentError, ValueError):
         raise ConfigError(
             f"--database {hide_password(url)!r} is no address of a database",
             "an address has a user, a host, perhaps a port, and the name of the database",

@@ -7,11 +7,13 @@ sampled and a policy that is trained must be the same function), and master weig
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -33,6 +35,7 @@ from tandem.models.folders import (
 from tandem.models.quantised import quantisation_of, use_one_product
 from tandem.models.tokenizers import load_tokenizer
 from tandem.rng import Seed
+from tandem.runs.checkpoint import REMOVED
 from tandem.runs.weight_files import loaded_weights
 
 HEADS = frozenset(
@@ -221,6 +224,13 @@ def _check_all_used(source: Source, model: PreTrainedModel, ignored: list[str]) 
 
 def _check_weights(source: Source) -> None:
     folder = Path(source)
+    if folder.is_dir() and (folder / REMOVED).is_file() and not loaded_weights(folder):
+        stage = folder.absolute().parent.name
+        raise ModelError(
+            f"the weights of {source} were removed when its run had ended",
+            "machine.keep_models = result keeps the run's result alone",
+            f"the same command with `--redo {stage}` makes them again",
+        )
     if folder.is_dir() and not loaded_weights(folder):
         found = [p.name for p in sorted(folder.glob("*.bin"))] or ["no weights at all"]
         raise ModelError(
@@ -244,7 +254,22 @@ def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
     return model.to(resolve_device(machine))  # type: ignore[arg-type]
 
 
-def recompute_activations(model: Any) -> None:
-    """Recompute activations in the backward pass; transformers renamed the switch in 5.x."""
-    switch = getattr(model, "activation_checkpointing_enable", None)
-    (switch or model.gradient_checkpointing_enable)({"use_reentrant": False})
+def recompute_activations(model: Any, *, products: bool = True) -> None:
+    """Recompute activations in the backward pass.
+
+    Args:
+        model: of transformers, maybe with adapters.
+        products: also recompute the products of linear layers, which are most of the time and
+            half of the memory. Without them what is cheap is made again: norms, activations,
+            rotations, attention.
+    """
+    switch = getattr(model, "activation_checkpointing_enable", None)  # since transformers 5
+    how: dict[str, Any] = {"use_reentrant": False}
+    if not products:
+        how["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
+    (switch or model.gradient_checkpointing_enable)(how)
+
+
+def _keep_products(_: Any, operation: Any, *args: Any, **kw: Any) -> CheckpointPolicy:
+    kept = operation in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

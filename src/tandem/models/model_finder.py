@@ -97,7 +97,7 @@ def fetch_model(name: str, revision: str | None = None) -> Path:
     wanted = f"{name}@{revision}" if revision else name
     try:
         with without_warnings():
-            patterns = list(MODEL_FILES)
+            patterns: list[str] = list(MODEL_FILES)
             return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except GatedRepoError as error:
         raise ModelError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tandem.kernels import rms_norm, rotary
+from tandem.kernels import linear_inputs, rms_norm, rotary
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.devices import resolve_precision
@@ -71,6 +71,7 @@ def open_scalar(
 def _opened(lm: Any, machine: Machine, train: bool) -> PackedModel:
     rms_norm.patch_rms_norm(lm)
     rotary.patch_rotary(lm)
+    linear_inputs.patch_linear(lm)
     trunk = PackedModel(lm, dtype=resolve_precision(machine))
     if machine.layout == "auto":
         probe_layout(trunk, compiled=machine.compiled)

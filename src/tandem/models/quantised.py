@@ -89,7 +89,9 @@ def unpack_weight(weight: Tensor) -> Tensor:
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight
-    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.functional import (  # type: ignore[reportMissingImports]
+        dequantize_4bit,
+    )
 
     return dequantize_4bit(weight.data, state)
 

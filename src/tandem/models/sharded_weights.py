@@ -98,7 +98,7 @@ class ShardedWeights:
             cast("FSDPModule", unit).reshard()
         with torch.no_grad(), torch.inference_mode(False):
             for parameter, piece in self._pairs:
-                parameter.data = piece.detach().full_tensor()
+                parameter.data = cast("DTensor", piece.detach()).full_tensor()
         self._swap()
 
     def _swap(self) -> None:
@@ -161,7 +161,7 @@ def collect_state(state: Any, *, keep: bool) -> Any:
         keep: False on processes that only help: they get None for each tensor.
     """
     if isinstance(state, DTensor):
-        whole = state.detach().full_tensor()
+        whole = cast("DTensor", state.detach()).full_tensor()
         return whole.cpu() if keep else None
     if isinstance(state, Mapping):
         return {k: collect_state(v, keep=keep) for k, v in state.items()}

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from tandem.judges.open_preference import PairwiseJudge
 from tandem.judges.preference_model import PreferenceModel
-from tandem.judges.reward_model import RewardModel
+from tandem.judges.reward_model import RewardModel, reward_models
+from tandem.machine import GIB
 from tandem.methods import Method
 from tandem.pipeline.costs import cost_table
 from tandem.pipeline.evaluate_result import describe_gold, evaluate_against_start, evaluate_solver
@@ -51,10 +52,22 @@ def run_method(
     """
     inputs = Inputs(run, task, configs, start)
     result, spent = inputs.run_recipe(method)
+    tables = _evaluated(inputs, method, result, spent, evaluation)
+    if run.machine.keep_models == "result" and method.row.fits != "rounds":
+        policy = getattr(result, "policy", result)  # of a way of decoding one, with its judge
+        freed = run.remove_weights_except(policy, *reward_models(result))
+        run.events.log("freed", text=f"models besides the result removed: {freed / GIB:.2f} GiB")
+    return tables
+
+
+def _evaluated(
+    inputs: Inputs, method: Method, result: Any, spent: float, evaluation: Evaluation
+) -> str:
+    """Return the tables that say how good a method's result is."""
     if method.row.fits == "rounds":
-        return tell_rounds(run)
+        return tell_rounds(inputs.run)
     if evaluation == "none":
-        return f"not evaluated, as asked\n\n{cost_table(run)}"
+        return f"not evaluated, as asked\n\n{cost_table(inputs.run)}"
     if evaluation == "quick" and method.row.fits != "solver":
         return evaluate_quickly(inputs, method, result)
     return evaluate_fully(inputs, method, result, spent)

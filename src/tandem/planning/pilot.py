@@ -89,22 +89,32 @@ def read_pilot(
     Raises:
         DataError: there are too few comparisons.
     """
+    require_comparisons(judged)
     seen, _ = read_answers(judged, model, machine)
     rows = [
         (seen[g][p.i] - seen[g][p.j], p.p)
         for g, group in enumerate(judged)
         for p in group.preferences
     ]
-    if len(rows) < FEWEST:
-        raise DataError(
-            f"the pilot has {len(rows)} comparisons",
-            f"below {FEWEST} they say hardly more than nothing does",
-            "label some more, or leave --pilot out and plan with a simulated world",
-        )
     pairs, axes = main_directions(np.stack([d for d, _ in rows]), size)
     labels = np.array([p for _, p in rows])
     told = np.stack(read_answers(answers, model, machine)[0]) @ axes
     return fit_pilot(pairs, labels, told - told.mean(axis=1, keepdims=True))
+
+
+def require_comparisons(judged: Groups) -> None:
+    """Refuse a pilot that says too little, before a model is asked.
+
+    Raises:
+        DataError: there are too few comparisons.
+    """
+    count = sum(len(group.preferences) for group in judged)
+    if count < FEWEST:
+        raise DataError(
+            f"the pilot has {count} comparisons",
+            f"below {FEWEST} they say hardly more than nothing does",
+            "label some more, or leave --pilot out and plan with a simulated world",
+        )
 
 
 def fit_pilot(pairs: Floats, labels: Floats, answers: Floats) -> Pilot:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from tandem.errors import ModelError
-from tandem.runs.weight_files import loaded_weights
+from tandem.runs.weight_files import INDEX, loaded_weights, read_model_json
 
 MODEL_FILES = (
     "*.safetensors",
@@ -20,6 +21,8 @@ MODEL_FILES = (
     "vocab.txt",
 )
 READ_SIZE = 1 << 20
+REMOVED = "weights-removed.json"
+"""In a model folder whose weights were deleted: the hash of what it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,32 @@ class Checkpoint:
         Raises:
             ModelError: the folder is missing or holds no model files.
         """
+        if (marker := self.path / REMOVED).is_file() and not loaded_weights(self.path):
+            return str(read_model_json(marker).get("hash", ""))
         digest = hashlib.blake2b(digest_size=16)
         for file in self.files():
             digest.update(f"{file.relative_to(self.path).as_posix()}\0".encode())
             digest.update(file_hash(file).encode())
         return digest.hexdigest()
+
+    def remove_weights(self) -> int:
+        """Delete the weights and remember the hash of what was there; return the freed bytes.
+
+        The folder stays equal to what it was, for everything that compares and nothing that loads.
+
+        Raises:
+            ModelError: the folder is missing or holds no model files.
+        """
+        weights = [file for file in self.path.rglob("*.safetensors") if not file.is_symlink()]
+        if not weights:
+            return 0
+        marker = self.path / REMOVED
+        marker.write_text(json.dumps({"hash": self.hash}) + "\n", encoding="utf-8")
+        freed = sum(file.stat().st_size for file in weights)
+        for file in weights:
+            file.unlink()
+        (self.path / INDEX).unlink(missing_ok=True)
+        return freed
 
     def __str__(self) -> str:
         return self.name or self.path.name

@@ -126,6 +126,7 @@ RECORDED: dict[str, str] = {
     "Truth": "tandem.tasks.micro.annotators.Truth",
     "Annotator": "tandem.tasks.micro.annotators.Annotator",
     "Camps": "tandem.tasks.micro.annotators.Camps",
+    "TranslationRater": "tandem.tasks.micro.annotators.TranslationRater",
     "Tastes": "tandem.tasks.micro.annotators.Tastes",
     "Drifting": "tandem.tasks.micro.annotators.Drifting",
     "DriftingTruth": "tandem.tasks.micro.annotators.DriftingTruth",

@@ -39,6 +39,7 @@ from tandem.runs.atomic_files import (
     write_json,
 )
 from tandem.runs.atomic_files import hard_link_tree as link
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import INJECTED, StageContext
 from tandem.runs.display import Display, spell_duration
 from tandem.runs.environment import Meter, code_commit
@@ -180,6 +181,25 @@ class Run:
     def records(self) -> list[Record]:
         """List the finished stages."""
         return read_records(self.path)
+
+    def remove_weights_except(self, *kept: Checkpoint) -> int:
+        """Delete the weights of all models that stages fitted but one; return the freed bytes.
+
+        Stages stay finished, and the same command prints the same tables again. A later stage that
+        would load such a model is refused, with the `--redo` that makes it again.
+
+        Args:
+            kept: the models that stay.
+        """
+        stay, freed = {model.path.resolve() for model in kept}, 0
+        for record in self.records() if process_rank() == 0 else ():
+            if record.result.get("kind") != "checkpoint":
+                continue
+            model = cast("Checkpoint", record.load(verify=False))
+            place = model.path.resolve()
+            if place.is_relative_to(self.path.resolve()) and place not in stay:
+                freed += model.remove_weights()
+        return freed
 
     def save_config(self, toml: str) -> None:
         """Keep the resolved configuration as `run.toml`, once no stage has refused it."""

@@ -29,6 +29,7 @@ TASKS: dict[str, str] = {
     "micro-flip": "summaries for people who like them short, and from round 3 on long",
     "micro-dialogue": "helpful and harmful requests in the same language",
     "micro-arithmetic": "word problems with a chain of thought and one checkable answer",
+    "micro-translation": "translation into a second surface of that language: ReST's own task",
     "constraints": "instructions with constraints that a program checks, for a chat model of yours",
 }
 LEAST_GOLD = 200

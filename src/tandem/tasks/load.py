@@ -27,6 +27,7 @@ MICRO = {
     "micro-flip": Micro("summaries"),
     "micro-dialogue": Micro("dialogue"),
     "micro-arithmetic": Micro("arithmetic"),
+    "micro-translation": Micro("translation"),
 }
 
 DRIFTS: dict[str, Drift] = {"micro-rotation": "rotation", "micro-flip": "flip"}
@@ -151,6 +152,8 @@ def _judges_of(name: str, task: Micro, sizes: Sizes, seed: Seed) -> tuple[Judge,
     if name in DRIFTS:
         taste = Drifting(DRIFTS[name], flips=sizes.flips, seed=seed)
         return taste, DriftingTruth(taste)
+    if task.skill == "translation":
+        return task.rater(seed=seed), task.truth()
     return task.annotator(flips=sizes.flips, seed=seed), task.truth()
 
 

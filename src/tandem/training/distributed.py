@@ -217,6 +217,11 @@ def start_accelerator(machine: Machine) -> Accelerator:
     return accelerator
 
 
+def most_memory(memory: int, accelerator: Accelerator) -> int:
+    """Return the most of all ranks' memory, so that all make the same choice."""
+    return -(least_memory(-memory, accelerator) or 0)
+
+
 def _refuse_engines() -> None:
     """Refuse what `accelerate launch` was told to run: some of it falls back without a word."""
     for variable, engine in ASKED.items():

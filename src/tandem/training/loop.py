@@ -30,11 +30,13 @@ from tandem.runs.heartbeat import count_tokens
 from tandem.training.distributed import (
     clip_gradients,
     least_memory,
+    most_memory,
     open_parallelism,
     start_accelerator,
     total_norm,
 )
-from tandem.training.memory import fit_to_memory, usable_memory
+from tandem.training.free_memory import resident_memory, usable_memory
+from tandem.training.memory import fit_to_memory
 from tandem.training.optim import Optim
 from tandem.training.resume_state import ResumeState
 from tandem.training.sources import BatchSource
@@ -71,9 +73,18 @@ def train(
     """
     wanted = dict(want or {})
     accelerator = start_accelerator(ctx.machine)
-    there = least_memory(usable_memory(resolve_device(ctx.machine)), accelerator)
-    shards = accelerator.num_processes if ctx.machine.sharding == "fsdp2" else 1
-    tokens = fit_to_memory(module, source.cut.tokens, there, ctx.events, wanted, shards=shards)
+    device = resolve_device(ctx.machine)
+    there = least_memory(usable_memory(device), accelerator)
+    tokens = fit_to_memory(
+        module,
+        source.cut.tokens,
+        there,
+        ctx.events,
+        wanted,
+        sizes=source.sizes(),
+        held=most_memory(memory_besides(module) if device.type == "cpu" else 0, accelerator),
+        shards=accelerator.num_processes if ctx.machine.sharding == "fsdp2" else 1,
+    )
     source.cut = Cut(tokens, parts=accelerator.num_processes)
     with train_only_rows(module, source.reads(), optim.weight_decay):
         _train(module, source, loss, optim, ctx, wanted, accelerator)
@@ -119,6 +130,12 @@ def _train(
     accelerator.wait_for_everyone()
     together.close()
     accelerator.free_memory()
+
+
+def memory_besides(module: nn.Module) -> int:
+    """Return the bytes that this process has besides a module's weights."""
+    weights = sum(p.numel() * p.element_size() for p in module.parameters())
+    return max(0, resident_memory() - weights)
 
 
 def sum_terms(terms: Mapping[str, Terms], weights: Mapping[str, Tensor]) -> Tensor:

@@ -1,26 +1,24 @@
-"""How much of a step fits into memory at once, estimated before the first one.
+"""How much memory a fit needs, estimated before its first step, and what is done about it.
 
-    weights and optimiser + logits + (bytes that a token keeps for the backward pass) x tokens
+    held + weights + optimiser + casts + logits + (bytes that a token keeps) x tokens + passing
 
-The first two are counted. The last, unless a rough bound fits, is measured: two toy batches go
-through the module, and the difference of what they keep, over the difference of their tokens, is a
-token's own share; weights that were cast are in neither. It follows architecture, dtype and
-adapters by itself, and knows nothing of attention over longer prompts than the toys'. So it is an
-estimate: a third of the memory is left for the reference, the data and what a backward pass holds
-for a moment.
+All but the last two are counted; `held` is what the process has besides the trained module:
+libraries, data, a frozen reference, a reward model. What a token keeps for the backward pass,
+unless a rough bound fits, is measured on rows of the data: a few go through the module, and what
+one more row keeps is divided by its tokens. That follows architecture, dtype, adapters and lengths
+by itself.
 
-Where a micro-batch of `machine.tokens` does not fit, it is halved until it does; where three times
-are not enough, activations are recomputed as well. Neither changes a result but in its last bits.
-Weights and optimiser that are larger than the memory are refused before the first step.
+A micro-batch of `machine.tokens` is halved until it fits. On a processor it is also halved where
+it would keep more than `COMFORT`: it would be no faster. Where 1,024 tokens do not fit, what is
+cheap is recomputed in the backward pass, then everything is. None of it changes a result but in
+its last bits. Weights and optimiser that are larger than the memory are refused.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,20 +37,77 @@ from tandem.models.devices import resolve_device
 from tandem.models.folders import UNREADABLE, Source, first_line, read_config, without_warnings
 from tandem.models.lora import check_targets
 from tandem.runs.events import Events
+from tandem.training.free_memory import usable_memory
+from tandem.training.sources import StepSizes
 
-SHARE = 2 / 3
-"""Of the memory that a device has, for what is estimated here."""
+SHARE = 0.8
+"""Of the memory that there is, for what is estimated here."""
+COMFORT = 2 * GIB
+"""Bytes that a micro-batch keeps at most on a processor, where a larger one is no faster."""
 TOYS = (32, 96)
 """Tokens of the toy batches, full rows of them; fewer where a model has fewer positions."""
 TRAINED, FROZEN = 16, 4
 """Bytes of a weight: fp32, with gradient and two moments; fp32 alone."""
-MICROBATCH_HALVINGS = 3
-"""So often a micro-batch is halved before activations are recomputed."""
+EFFICIENT = 1024
+"""Tokens of a micro-batch below which recomputing costs less time than halving."""
 FEWEST = 256
 """Tokens of a micro-batch below which halving saves little: groups are not cut."""
-CGROUPS = Path("/sys/fs/cgroup")
 ROUGH = 16
 """Bytes a token for each weight of a model, over its width: where they fit, nothing is measured."""
+PASSING = 2
+"""Layers whose share of the activations a backward pass holds once more, for a moment."""
+KEEP_ALL, KEEP_PRODUCTS, KEEP_INPUTS = range(3)
+"""What a layer keeps: everything; the products of its linear layers; its input alone."""
+TOLD = ("", "cheap activations recomputed", "activations recomputed")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes that a fit needs at most, by part.
+
+    Attributes:
+        held: what the process has besides the trained module.
+        weights: in fp32.
+        optimizer: gradients and Adam's moments of what is trained.
+        casts: copies of weights in the compute dtype.
+        logits: what the language head keeps.
+        activations: what a micro-batch keeps for its backward pass.
+        passing: what the backward pass holds for a moment.
+    """
+
+    held: int
+    weights: int
+    optimizer: int
+    casts: int
+    logits: int
+    activations: int
+    passing: int
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, int]:
+        """Name -> bytes, in the order of the table."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class MicrobatchChoice:
+    """What was chosen, and what it needs.
+
+    Attributes:
+        tokens: unique tokens of a micro-batch at most.
+        kept: what a layer keeps, one of `KEEP_ALL`, `KEEP_PRODUCTS`, `KEEP_INPUTS`.
+        each: bytes that a token keeps; None where the rough bound was enough.
+        need: the estimate.
+    """
+
+    tokens: int
+    kept: int
+    each: float | None
+    need: MemoryNeed
 
 
 def fit_to_memory(
@@ -62,6 +117,8 @@ def fit_to_memory(
     events: Events,
     want: Mapping[str, bool],
     *,
+    sizes: StepSizes | None = None,
+    held: int = 0,
     shards: int = 1,
 ) -> int:
     """Choose a micro-batch size that fits into memory; recompute activations where it must be.
@@ -70,38 +127,99 @@ def fit_to_memory(
         module: what is to be trained, before its first step.
         tokens: the most, `machine.tokens`.
         total: bytes of memory, the same for all ranks; None where nobody knows.
-        events: hears of what was changed.
+        events: hears of what was changed, and of what a large fit will need.
         want: what the kernel will be asked for.
+        sizes: of the steps, where they are known.
+        held: bytes that the process has besides the module.
         shards: processes over which weights, gradients and moments are spread.
 
     Raises:
         ConfigError: weights and optimiser alone need more than there is.
     """
+    if total is None or not _outermost(module):
+        return tokens
+    _states(module, total, shards)
+    choice = choose_microbatch(module, tokens, total, want, sizes=sizes, held=held, shards=shards)
+    words = [TOLD[choice.kept]] if choice.kept else []
+    if choice.tokens < tokens:
+        words.append(f"micro-batches of {choice.tokens:,} tokens")
+    need = choice.need.total
+    if choice.each is not None and (words or need > GIB):
+        about = f"about {need / GIB:.2f} of {total / GIB:.2f} GiB"
+        text = f"memory: {'; '.join([', '.join(words), about] if words else [about])}"
+        events.log("room", text=text, tokens=choice.tokens, bytes_per_token=choice.each, need=need)
+    return choice.tokens
+
+
+def choose_microbatch(
+    module: nn.Module,
+    tokens: int,
+    total: int,
+    want: Mapping[str, bool],
+    *,
+    sizes: StepSizes | None = None,
+    held: int = 0,
+    shards: int = 1,
+) -> MicrobatchChoice:
+    """Return the largest micro-batch that fits; changes what the module keeps where it must be."""
     lms = _outermost(module)
-    if not lms or total is None:
-        return tokens
-    fixed = _states(module, total, shards) + _logits(lms, tokens)
-    room = SHARE * total - fixed
-    if sum(map(_roughly, lms)) * tokens <= room:
-        return tokens
-    each = bytes_per_token(module, lms, want)
-    if each * tokens <= room:
-        return tokens
-    words = []
-    if each * tokens > room * 2**MICROBATCH_HALVINGS and all(map(_could_recompute, lms)):
+    sizes = sizes or StepSizes(0, tokens)
+    room = int(SHARE * total)
+    on_processor = all(p.device.type == "cpu" for p in module.parameters())
+    comfort = COMFORT if on_processor else math.inf
+
+    def need(each: float, layer: float, tokens: int) -> MemoryNeed:
+        found = _need(module, each, layer, sizes.most(tokens), held, sizes.trained)
+        states = {"weights": found.weights // shards, "optimizer": found.optimizer // shards}
+        return replace(found, **states)
+
+    rough = sum(map(_roughly, lms))
+    if math.isfinite(rough):
+        bound = need(rough, 0.0, tokens)
+        if bound.total <= room and bound.activations <= comfort:
+            return MicrobatchChoice(tokens, KEEP_ALL, None, bound)
+    each = whole = bytes_per_token(module, lms, want, sizes.sample)
+    layer = PASSING * whole / max(1, min(map(_layers, lms)))
+
+    def halved(fewest: int) -> int:
+        fits = tokens
+        while fits > fewest:
+            found = need(each, layer, fits)
+            if found.total <= room and found.activations <= comfort:
+                break
+            fits //= 2
+        return fits
+
+    kept, fits = KEEP_ALL, halved(EFFICIENT)
+    able = all(map(_could_recompute, lms))
+    while need(each, layer, fits).total > room and kept < KEEP_INPUTS and able:
+        kept += 1
         for lm in lms:
-            loading.recompute_activations(lm)
-        each = bytes_per_token(module, lms, want)
-        words.append("activations recomputed")
-    fits = tokens
-    while fits > FEWEST and each * fits > room:
-        fits //= 2
-    if fits < tokens:
-        words.append(f"micro-batches of {fits:,} tokens")
-    need = fixed + each * fits
-    text = f"little memory: {', '.join(words)}; about {need / GIB:.2f} of {total / GIB:.2f} GiB"
-    events.log("room", text=text, tokens=fits, bytes_per_token=each)
-    return fits
+            loading.recompute_activations(lm, products=kept == KEEP_INPUTS)
+        each = bytes_per_token(module, lms, want, sizes.sample, products=kept == KEEP_PRODUCTS)
+        fits = halved(EFFICIENT)
+    if need(each, layer, fits).total > room:
+        fits = halved(FEWEST)
+    return MicrobatchChoice(fits, kept, each, need(each, layer, fits))
+
+
+def _need(
+    module: nn.Module, each: float, layer: float, tokens: int, held: int, trained: float
+) -> MemoryNeed:
+    weights = sum(p.numel() * p.element_size() for p in module.parameters())
+    moved = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    low = {getattr(m, "dtype", None) for m in module.modules()} & {torch.bfloat16, torch.float16}
+    linear = (m for m in module.modules() if isinstance(m, nn.Linear))
+    lms = _outermost(module)
+    return MemoryNeed(
+        held=held,
+        weights=weights,
+        optimizer=moved * (TRAINED - FROZEN),
+        casts=2 * sum(m.weight.numel() for m in linear) if low else 0,
+        logits=_logits(lms, int(tokens * trained), 2 if low else 4),
+        activations=int(each * tokens),
+        passing=int(layer * tokens),
+    )
 
 
 def check_trainable(source: Source, machine: Machine) -> None:
@@ -166,11 +284,15 @@ def _roughly(lm: PreTrainedModel) -> float:
     return ROUGH * sum(p.numel() for p in lm.parameters()) / width if width else math.inf
 
 
-def _logits(lms: Sequence[PreTrainedModel], tokens: int) -> int:
-    """Return the bytes of logits that the head keeps at most."""
+def _logits(lms: Sequence[PreTrainedModel], tokens: int, size: int) -> int:
+    """Return the bytes of logits that the head keeps at most, `size` a logit."""
     weights = [getattr(lm.get_output_embeddings(), "weight", None) for lm in lms]
     words = max((len(w) for w in weights if w is not None), default=0)
-    return min(logprobs.KEEP_BYTES, 4 * tokens * words)
+    return min(logprobs.KEEP_BYTES, size * tokens * words)
+
+
+def _layers(lm: PreTrainedModel) -> int:
+    return int(getattr(lm.config.get_text_config(), "num_hidden_layers", None) or 1)
 
 
 def _could_recompute(lm: PreTrainedModel) -> bool:
@@ -179,57 +301,30 @@ def _could_recompute(lm: PreTrainedModel) -> bool:
     return not does and bool(getattr(lm, "supports_gradient_checkpointing", False))
 
 
-def usable_memory(device: torch.device) -> int | None:
-    """Return the bytes of memory that a process may use on a device, or None where unknown.
-
-    That is what is free now and what the process has already. On a CPU it is also bounded by the
-    limits of the control groups, and shared among the processes of a launch.
-    """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free + torch.cuda.memory_reserved(device))
-    if device.type != "cpu":
-        return None
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
-    free = _kibibytes(Path("/proc/meminfo"), "MemAvailable")
-    if free is not None:
-        total = min(total, free + (_kibibytes(Path("/proc/self/status"), "VmRSS") or 0))
-    return min([total, *_limits(CGROUPS)]) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def _kibibytes(file: Path, name: str) -> int | None:
-    """Return the bytes that a line `NAME: 12 kB` of a file of the kernel says, or None."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in file.read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
-def _limits(mounted: Path, groups: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
-    """Yield the limits of this process's control groups, of version 2 and 1, up to the root."""
-    with suppress(OSError):
-        for line in groups.read_text().splitlines():
-            _, kinds, path = line.split(":", 2)
-            if kinds in ("", "memory"):
-                name = "memory.limit_in_bytes" if kinds else "memory.max"
-                own = Path(path.lstrip("/"))
-                for folder in (own, *own.parents):
-                    with suppress(OSError, ValueError):  # no such file, or `max`
-                        yield int((mounted / kinds / folder / name).read_text())
-
-
 def bytes_per_token(
-    module: nn.Module, lms: Sequence[PreTrainedModel], want: Mapping[str, bool]
+    module: nn.Module,
+    lms: Sequence[PreTrainedModel],
+    want: Mapping[str, bool],
+    sample: Sequence[Group] = (),
+    *,
+    products: bool = False,
 ) -> float:
-    """Measure how many bytes one more token keeps for the backward pass."""
+    """Measure how many bytes one more token keeps for the backward pass.
+
+    Args:
+        module: the trained module.
+        lms: the language models in it.
+        want: what the kernel will be asked for.
+        sample: two or more groups of the data; toys where there are none.
+        products: also count what linear layers return, which selective recomputing keeps.
+    """
     longest = min(_positions(lm) for lm in lms)
     words = min(int(lm.config.get_text_config().vocab_size) for lm in lms)
-    few, many = (_toy(min(n, longest // k), words) for n, k in zip(TOYS, (3, 1), strict=True))
-    (a, small), (b, large) = (measure_saved_bytes(module, [toy], want) for toy in (few, many))
+    toys = [_toy(min(n, longest // k), words) for n, k in zip(TOYS, (3, 1), strict=True)]
+    few, many = (sample[:1], sample) if len(sample) > 1 else ([toys[0]], [toys[1]])
+    (a, small), (b, large) = (
+        measure_saved_bytes(module, groups, want, products=products) for groups in (few, many)
+    )
     return max(0.0, (large - small) / max(1, b - a))
 
 
@@ -248,7 +343,11 @@ def _toy(tokens: int, words: int) -> Group:
 
 
 def measure_saved_bytes(
-    module: nn.Module, groups: Sequence[Group], want: Mapping[str, bool]
+    module: nn.Module,
+    groups: Sequence[Group],
+    want: Mapping[str, bool],
+    *,
+    products: bool = False,
 ) -> tuple[int, int]:
     """Return unique tokens, and the bytes that autograd keeps of their forward pass, no logits."""
     held: Any = module
@@ -260,8 +359,19 @@ def measure_saved_bytes(
         seen[storage.data_ptr()] = storage  # held, so that its address is not another's
         return x.detach()  # x itself would be a circle that nothing frees
 
+    linear = (m for m in module.modules() if products and isinstance(m, nn.Linear))
+    watched = [m.register_forward_hook(lambda _, __, y: _count(note, y)) for m in linear]
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda x: x)
-    with torch.enable_grad(), logprobs.recompute_logits(), hooks:
-        out = module(tokens, **want)
+    try:
+        with torch.enable_grad(), logprobs.recompute_logits(), hooks:
+            out = module(tokens, **want)
+    finally:
+        for hook in watched:
+            hook.remove()
     del out
     return sum(map(unique_tokens, groups)), sum(x.nbytes() for x in seen.values())
+
+
+def _count(note: Callable[[Tensor], Tensor], made: Tensor) -> None:
+    """Note what a module made; a forward hook that returns nothing changes nothing."""
+    note(made)

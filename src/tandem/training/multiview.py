@@ -211,6 +211,9 @@ class MultiViewSource:
         """The different tokens of all samples."""
         return self.groups.vocabulary()
 
+    def sizes(self) -> None:
+        """Views are drawn anew in every step."""
+
     def state_dict(self) -> dict[str, Any]:
         """The position: steps already given out."""
         return {"position": self.position}

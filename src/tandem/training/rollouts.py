@@ -34,6 +34,7 @@ from tandem.errors import ConfigError
 from tandem.models.sharded_weights import whole_weights
 from tandem.runs.context import StageContext
 from tandem.training.rollout_models import actor_of, token_column
+from tandem.training.sources import StepSizes
 from tandem.training.validation import Validation
 
 MISMATCH_CAP = 2.0
@@ -316,6 +317,12 @@ class RolloutSource:
 
     def reads(self) -> None:
         """Samples may have any token."""
+
+    def sizes(self) -> StepSizes:
+        """What a step holds where every answer is as long as it may be."""
+        answers = self.shape.n * self.sampling.max_tokens
+        longest = max((len(g.prompt.tokens) for g in self.prompts), default=0) + answers
+        return StepSizes(longest, self.shape.minibatch * longest, answers / longest)
 
     def state_dict(self) -> dict[str, Any]:
         """Step, prompts asked, the buffer of the round under way, controllers and validator."""

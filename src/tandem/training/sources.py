@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from torch import nn
 
 from tandem.batching.batch import Batch
-from tandem.batching.microbatches import Cut, Piece, cut_step
+from tandem.batching.microbatches import Cut, Piece, cut_step, unique_tokens
 from tandem.batching.packing import Layout, pack_groups
 from tandem.data.groups import Groups
 from tandem.data.record import FloatArray, Group, IntArray
@@ -17,6 +18,54 @@ from tandem.errors import DataError
 from tandem.models.packed import PackedModel
 from tandem.rng import Seed
 from tandem.runs.context import StageContext
+
+LOOKED_AT = 2000
+"""Groups of a collection whose lengths are read, evenly spread."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSizes:
+    """What the steps of a source hold at most, for an estimate of memory.
+
+    Attributes:
+        longest: unique tokens of the largest group, which is not cut.
+        largest: unique tokens of the largest step, or more.
+        trained: share of the tokens that are trained.
+        sample: some groups of usual and large size, to be measured.
+    """
+
+    longest: int
+    largest: int
+    trained: float = 1.0
+    sample: tuple[Group, ...] = ()
+
+    def most(self, tokens: int) -> int:
+        """Return the tokens of the largest micro-batch where `tokens` are allowed."""
+        return max(self.longest, min(tokens, self.largest))
+
+
+def sizes_of_groups(groups: Sequence[Group], size: int, *, divisible: bool) -> StepSizes:
+    """Measure a collection whose steps hold `size` groups.
+
+    Args:
+        groups: the collection, with tokens.
+        size: groups of a step.
+        divisible: True if a group's completions may be trained apart.
+    """
+    few = [groups[i] for i in range(0, len(groups), -(-len(groups) // LOOKED_AT))]
+    few = sorted((g for g in few if len(g)), key=unique_tokens)
+    if not few:
+        return StepSizes(0, 0)
+    lengths = [unique_tokens(g) for g in few]
+    alone = [len(g.prompt.tokens) + max(len(c.tokens) for c in g.completions) for g in few]
+    answers = sum(len(c.tokens) for g in few for c in g.completions)
+    usual = [few[int(q * (len(few) - 1))] for q in (0.5, 0.8, 0.9)]
+    return StepSizes(
+        longest=max(alone if divisible else lengths),
+        largest=size * (sum(lengths[-size:]) // len(lengths[-size:])),
+        trained=answers / sum(lengths),
+        sample=tuple(usual) if len(few) > 1 else (),
+    )
 
 
 class DatasetSource:
@@ -122,6 +171,10 @@ class DatasetSource:
         """The different tokens of the collection."""
         return self.groups.vocabulary()
 
+    def sizes(self) -> StepSizes:
+        """What a step holds at most."""
+        return sizes_of_groups(self.groups, self.size, divisible=self.divisible)
+
     def state_dict(self) -> dict[str, Any]:
         """The position: steps already given out."""
         return {"position": self.position}
@@ -182,6 +235,10 @@ class ZippedSource:
         mine, theirs = self.main.reads(), self.other.reads()
         return None if theirs is None else np.union1d(mine, theirs)
 
+    def sizes(self) -> StepSizes | None:
+        """What a step of the first holds: its rows are the longer ones."""
+        return self.main.sizes()
+
     def state_dict(self) -> dict[str, Any]:
         """The state of both."""
         return {"main": self.main.state_dict(), "other": self.other.state_dict()}
@@ -214,6 +271,10 @@ class BatchSource(Protocol):
 
     def reads(self) -> IntArray | None:
         """Return the different tokens of all steps, or None where nobody knows them before."""
+        ...
+
+    def sizes(self) -> StepSizes | None:
+        """Return what a step holds at most, or None where nobody knows it before."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 
 BINS, BAR = 10, 40
+ROUNDING = 1e-9
+"""Floats are cut to whole numbers: 3.9999999999 is 4."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _quantile(values: Any, often: Any, q: float) -> int:
     below, above = (
         values[np.searchsorted(ends, k, side="right")] for k in (int(at), int(np.ceil(at)))
     )
-    return int(below + (above - below) * (at - int(at)))
+    return int(below + (above - below) * (at - int(at)) + ROUNDING)
 
 
 class _Votes:

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from tandem.data.formats.fields import shorten_text
 from tandem.data.formats.messages import WrongMessage, read_message
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
+
+_compute: Any = pyarrow.compute  # its functions are made when it is loaded
 
 ONE_AN_ANSWER = ("tokens", "author", "logp", "stopped", "mask", "weight", "turns")
 """List columns with one value for each completion."""
@@ -54,17 +57,17 @@ def read_own_groups(path: Path, name: str) -> Groups:
         done += 1
 
 
-def _check_shape(table: pa.Table, name: str) -> None:
+def _check_shape(table: Any, name: str) -> None:
     """Refuse list columns that do not go together, row by row."""
     for column in NEVER_NULL:
-        inside = pc.list_flatten(table[column]).null_count if column in NO_NULL_INSIDE else 0
+        inside = _compute.list_flatten(table[column]).null_count if column in NO_NULL_INSIDE else 0
         if table[column].null_count or inside:
             raise _broken(name, f"the column `{column}` holds a null")
     for first, others in (("completions", (*ONE_AN_ANSWER, *ONE_OR_NONE)), ("better", ONE_A_VOTE)):
-        wanted = pc.list_value_length(table[first])
+        wanted = _compute.list_value_length(table[first])
         for column in others:
-            same = pc.equal(pc.list_value_length(table[column]), wanted)
-            if (row := pc.index(same, False).as_py()) >= 0:
+            same = _compute.equal(_compute.list_value_length(table[column]), wanted)
+            if (row := _compute.index(same, False).as_py()) >= 0:
                 raise _broken(name, f"row {row}: `{column}` is not as long as `{first}`")
 
 
@@ -80,7 +83,7 @@ def _check_group(name: str, group: Group) -> None:
 
 
 def _check_messages(name: str, group: Group) -> None:
-    if not isinstance(group.prompt.meta, dict):
+    if not isinstance(cast("object", group.prompt.meta), dict):
         raise _wrong(name, group, "meta", group.prompt.meta, "it is an object")
     spoken = {"messages": (group.prompt.messages,), "turns": [c.turns for c in group.completions]}
     for column, several in spoken.items():

@@ -18,11 +18,11 @@ difference with a paired interval: a reward that cannot beat the ruler has learn
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tandem.data.record import Group
 from tandem.errors import DataError
@@ -121,14 +121,18 @@ def score_ties(ref: Mapping[str, Group], tied: Mapping[str, Group]) -> TiesScore
     g_least = np.array([min(_gap(ref[n]), _gap(tied[n])) for n in both])
     spread = np.array([_spread(tied[n]) for n in both])
     ratio = np.divide(g_least, spread, out=np.ones_like(g_least), where=spread > 0)
-    mean = lambda x: float(np.mean(x)) if len(x) else 0.0  # noqa: E731
     return TiesScore(
-        mean([g > 0 for g in gaps["r"]]),
-        mean([g > 0 for g in gaps["t"]]),
-        mean(g_tied > spread),
-        mean(g_least > spread),
-        mean(np.tanh(ratio - 1)),
+        _mean([g > 0 for g in gaps["r"]]),
+        _mean([g > 0 for g in gaps["t"]]),
+        _mean(g_tied > spread),
+        _mean(g_least > spread),
+        _mean(np.tanh(ratio - 1)),
     )
+
+
+def _mean(values: npt.ArrayLike) -> float:
+    found = np.asarray(values, np.float64)
+    return float(found.mean()) if found.size else 0.0
 
 
 def _ties_row(groups: Sequence[Group], seed: Seed) -> tuple[tuple[CellValue, ...], float]:
@@ -140,13 +144,13 @@ def _ties_row(groups: Sequence[Group], seed: Seed) -> tuple[tuple[CellValue, ...
             "give the file with its column `id`",
         )
 
-    def statistic(length: bool) -> Any:
+    def statistic(length: bool) -> Callable[[Ints], float]:
         scored = [_by_length(g) if length else g for g in groups]
         ref = {n: g for g in scored if (kind := _number(g))[0] == "ref" for n in [kind[1]]}
         tied = {n: g for g in scored if (kind := _number(g))[0] == "tied" for n in [kind[1]]}
 
         def overall(rows: Ints) -> float:
-            chosen = [numbers[k] for k in rows]
+            chosen = [numbers[int(k)] for k in rows]
             names = {f"{n}#{k}": n for k, n in enumerate(chosen)}
             return score_ties(
                 {k: ref[n] for k, n in names.items() if n in ref},
@@ -157,10 +161,11 @@ def _ties_row(groups: Sequence[Group], seed: Seed) -> tuple[tuple[CellValue, ...
 
     mine, ruler = statistic(False), statistic(True)
     at = np.array(numbers)
-    found = [
-        bootstrap(f, at, draws=DRAWS, seed=seed.at("ties"))
-        for f in (mine, ruler, lambda rows: mine(rows) - ruler(rows))
-    ]
+
+    def difference(rows: Ints) -> float:
+        return mine(rows) - ruler(rows)
+
+    found = [bootstrap(f, at, draws=DRAWS, seed=seed.at("ties")) for f in (mine, ruler, difference)]
     return (TIES, len(groups), *found, None), found[0].mean
 
 

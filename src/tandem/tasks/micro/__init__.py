@@ -32,16 +32,18 @@ from tandem.tasks.micro.annotators import (
     Drifting,
     DriftingTruth,
     Tastes,
+    TranslationRater,
     Truth,
     known_facts,
 )
 from tandem.tasks.micro.arithmetic import WORDING
 from tandem.tasks.micro.same_facts import SameFacts
 from tandem.tasks.micro.skills import DEMONSTRATION, SKILLS, draw_prompts
+from tandem.tasks.micro.translation_metrics import translation_tallies
 from tandem.tasks.micro.truth import TruthParts, fact_rates, true_worth, truth_parts
 from tandem.tasks.micro.words import ASSETS
 
-SkillName = Literal["summaries", "dialogue", "arithmetic"]
+SkillName = Literal["summaries", "dialogue", "arithmetic", "translation"]
 
 __all__ = [
     "ASSETS",
@@ -51,6 +53,7 @@ __all__ = [
     "DriftingTruth",
     "SameFacts",
     "Micro",
+    "TranslationRater",
     "SkillName",
     "Tastes",
     "Truth",
@@ -64,8 +67,8 @@ class Micro:
     """The micro task with one of its skills: summaries, dialogue or arithmetic.
 
     Attributes:
-        skill: "summaries" of posts, "dialogue" with helpful and harmful requests, or
-            "arithmetic" word problems with a chain of thought.
+        skill: "summaries" of posts, "dialogue" with helpful and harmful requests, "arithmetic"
+            word problems with a chain of thought, or "translation" into a second surface.
         version: version of the frozen settings behind prompts, truth and base model.
         shared: summaries only: chance that a demonstration tells a fact with the wrong value that
             all demonstrations share for its kind, so that a policy's samples agree on it.
@@ -173,6 +176,10 @@ class Micro:
         """Somebody who compares completions (0, 1), (2, 3), ... and errs at this rate."""
         return Annotator(flips=flips, seed=seed)
 
+    def rater(self, noise: float = 0.2, seed: Seed = START_SEED) -> TranslationRater:
+        """Somebody who rates every completion on a scale, and likes the better rated one more."""
+        return TranslationRater(noise=noise, seed=seed)
+
     def tastes(self, cyclic: float = 1.0, flips: float = 0.0, seed: Seed = START_SEED) -> Tastes:
         """A population whose preference goes from a ranking (0) to a circle (1)."""
         return Tastes(cyclic=cyclic, flips=flips, seed=seed)
@@ -194,8 +201,11 @@ class Micro:
     def tallies(self) -> dict[str, Callable[[Group], float]]:
         """What is counted in an answer beside its worth: column -> the group's mean count.
 
-        `invented` are the facts of a summary that the post does not tell.
+        `invented` are the facts of a summary that the post does not tell; translations have `BLEU`
+        and `chrF` against the reference, where sacrebleu is installed.
         """
+        if self.skill == "translation":
+            return translation_tallies()
         return {"invented": invented_facts} if self.skill == "summaries" else {}
 
     def _misled(self, groups: Iterable[Group]) -> Groups:

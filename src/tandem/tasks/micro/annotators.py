@@ -25,6 +25,7 @@ from tandem.data.record import FloatArray, Group, Preference
 from tandem.errors import ConfigError, DataError
 from tandem.judges.open_preference import GroupPairs, PairProbability
 from tandem.rng import Seed
+from tandem.statistics.numerics import Ints
 from tandem.tasks.micro.posts import Meta
 from tandem.tasks.micro.truth import true_worth, truth_parts
 
@@ -138,6 +139,45 @@ def exact_probability(p: Callable[[Meta, str, str], float]) -> PairProbability:
     return probability
 
 
+@dataclass(frozen=True)
+class TranslationRater:
+    """Somebody who rates answers on a scale, as translations are rated, with noise.
+
+    An answer of worth t gets the nearest of `levels` steps to t + noise, and of two answers he
+    prefers the one that he rated higher; equal ratings are no preference.
+
+    Attributes:
+        noise: standard deviation of what is added to the worth, which lies between 0 and 1.
+        levels: steps of the scale, 1 to `levels`.
+        seed: where the draws start; a rating depends on the prompt's id and the text alone.
+    """
+
+    name: str = "rater"
+    noise: float = 0.2
+    levels: int = 5
+    seed: Seed = START_SEED
+
+    def __post_init__(self) -> None:
+        _check("noise", self.noise, 0.0, math.inf)
+        _check("levels", self.levels, 2, 1000)
+
+    def rating(self, group: Group, text: str) -> float:
+        """Return how he rates a text, from 1 to `levels`."""
+        luck = float(self.seed.at(self.name, group.id, text).rng().normal())
+        felt = true_worth(known_facts(group), text) + self.noise * luck
+        return float(np.clip(round(1 + (self.levels - 1) * felt), 1, self.levels))
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the same groups with a preference for the pairs (0, 1), (2, 3), ..."""
+        for group in groups:
+            rated = [self.rating(group, c.text) for c in group.completions]
+            votes = tuple(
+                Preference(i, j, 0.5 + 0.5 * float(np.sign(rated[i] - rated[j])), by=self.name)
+                for i, j in answer_pairs(group)
+            )
+            yield replace(group, preferences=votes)
+
+
 def _sure(gap: float, temperature: float) -> float:
     if temperature > 0:
         return 0.5 * (1 + math.tanh(gap / (2 * temperature)))
@@ -227,10 +267,10 @@ class Tastes:
     def p(self, meta: Meta, first: str, second: str) -> float:
         """The share of the population that says it prefers the first text."""
         gap = true_worth(meta, first) - true_worth(meta, second)
-        bands = (np.array([length_band(meta, text)]) for text in (first, second))
-        return float(self._shares(np.array([gap]), *bands)[0])
+        band, other = (np.array([length_band(meta, text)]) for text in (first, second))
+        return float(self._shares(np.array([gap]), band, other)[0])
 
-    def _shares(self, gap: FloatArray, band: FloatArray, other: FloatArray) -> FloatArray:
+    def _shares(self, gap: FloatArray, band: Ints, other: Ints) -> FloatArray:
         """[M] the same from differences of truth and bands of length."""
         likes = 0.5 * (1 + np.tanh(gap / (2 * self.temperature)))
         around = (RANKED_FIRST[band, other] - likes) * (band != other)

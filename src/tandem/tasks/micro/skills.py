@@ -15,7 +15,7 @@ from numpy.random import Generator
 from tandem.data.record import Group, Prompt
 from tandem.errors import DataError, nearest_name
 from tandem.rng import Seed
-from tandem.tasks.micro import arithmetic, dialogue, posts
+from tandem.tasks.micro import arithmetic, dialogue, posts, translation
 from tandem.tasks.micro.posts import Meta, Quality
 from tandem.tasks.micro.words import KINDS
 
@@ -77,6 +77,16 @@ SKILLS: dict[str, Skill] = {
         demonstrate=lambda meta, _: arithmetic.right_solution(meta),
         ideal=arithmetic.right_solution,
         shifted=lambda meta, round: meta["stratum"] == round % len(arithmetic.STRATA),
+    ),
+    "translation": Skill(
+        draw=lambda rng, _: translation.make_source(rng),
+        ask=translation.translation_question,
+        held_out=translation.is_held_out_source,
+        demonstrate=lambda meta, rng: translation.write_translation(meta, rng, translation.HUMAN),
+        ideal=translation.ideal_translation,
+        shifted=lambda meta, round: (
+            KINDS[round % len(KINDS)] in {kind for _, kind, _ in meta["told"]}
+        ),
     ),
 }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 
-from tandem.tasks.micro import arithmetic
+from tandem.tasks.micro import arithmetic, translation
 from tandem.tasks.micro.dialogue import TOLD
 from tandem.tasks.micro.posts import Fact, Meta
 from tandem.tasks.micro.words import AUTHOR, CLAUSES, FILLER, NAMES, RUDE, STEPS, TOOLS, VALUES
@@ -125,6 +125,7 @@ PARTS: dict[str, Callable[[Meta, str], TruthParts]] = {
     "summaries": summary_parts,
     "dialogue": dialogue_parts,
     "arithmetic": arithmetic_parts,
+    "translation": translation.translation_parts,
 }
 
 
@@ -154,6 +155,7 @@ MEANINGS: dict[str, Callable[[str], Hashable | None]] = {
     "summaries": lambda text: frozenset(summary_claims(text)[0]) or None,
     "dialogue": _reply,
     "arithmetic": lambda text: answer(text) or None,
+    "translation": lambda text: tuple(translation.translation_facts(text)),
 }
 
 
