@@ -20,7 +20,7 @@ GIB = 2**30
 SPINNING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
 """How long threads spin before they sleep: GNU's OpenMP, in turns, and LLVM's, in ms.
 
-`benchmarks/shared_cores.py` measures it (docs/log/speed.md).
+`benchmarks/shared_cores.py` measures what it costs alone and saves where cores are shared.
 """
 WAITING = ("OMP_WAIT_POLICY", *SPINNING)
 """Settings of the user's with which nothing is changed."""

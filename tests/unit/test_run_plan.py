@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tandem.cli import main
-from tandem.cli.run_plan import advice_lines, table_lines, verdict_lines
+from tandem.cli.run_plan import advice_lines, table_lines, room_lines
 from tandem.machine import GIB, Lora, Machine
 from tandem.pipeline.cost_estimate import FitEstimate, RunEstimate
 from tandem.training import free_memory
@@ -30,10 +30,10 @@ def test_parts_add_up_and_repeated_fits_count():
 
 
 def test_what_does_not_fit_is_said_with_settings_that_are_not_given_yet():
-    lines = list(verdict_lines(estimate(), 3 * GIB, 100 * GIB, Machine()))
+    lines = list(room_lines(estimate(), 3 * GIB, 100 * GIB, Machine()))
     assert "it fits" not in lines
-    assert list(verdict_lines(estimate(), 5 * GIB, 100 * GIB, Machine()))[-1] == "it fits"
-    assert any("disk" in x for x in verdict_lines(estimate(), 5 * GIB, 7 * GIB, Machine()))
+    assert list(room_lines(estimate(), 5 * GIB, 100 * GIB, Machine()))[-1] == "it fits"
+    assert any("disk" in x for x in room_lines(estimate(), 5 * GIB, 7 * GIB, Machine()))
     heavy = estimate(optimizer=9)
     assert any("lora" in line for line in advice_lines(heavy, Machine()))
     assert not any("lora" in line for line in advice_lines(heavy, Machine(lora=Lora())))

@@ -69,7 +69,7 @@ def plan_command(words: Sequence[str]) -> int:
     found = estimate_run(method, configs, task, there, extent.start, extent.evaluate)
     place = run_command.run_folder(method.name, options, task)
     free = shutil.disk_usage(_existing(place)).free
-    print("\n".join([*table_lines(found), "", *verdict_lines(found, total, free, machine)]))
+    print("\n".join([*table_lines(found), "", *room_lines(found, total, free, machine)]))
     return int((total is not None and found.memory > total) or found.disk + found.scratch > free)
 
 
@@ -89,9 +89,7 @@ def table_lines(found: RunEstimate) -> Iterator[str]:
         yield f"{label:<{wide}}  " + "  ".join(f"{cell:>12}" for cell in cells)
 
 
-def verdict_lines(
-    found: RunEstimate, total: int | None, free: int, machine: Machine
-) -> Iterator[str]:
+def room_lines(found: RunEstimate, total: int | None, free: int, machine: Machine) -> Iterator[str]:
     """Yield whether it fits, and what to change where it does not."""
     there = "unknown" if total is None else f"{_gib(total)} GiB"
     fits = total is None or found.memory <= total

@@ -9,7 +9,7 @@ one more row keeps is divided by its tokens. That follows architecture, dtype, a
 by itself.
 
 A micro-batch of `machine.tokens` is halved until it fits. On a processor it is also halved where
-it would keep more than `COMFORT`: it would be no faster. Where 1,024 tokens do not fit, what is
+it would keep more than `COMFORT`, to leave room for others. Where 1,024 tokens do not fit, what is
 cheap is recomputed in the backward pass, then everything is. None of it changes a result but in
 its last bits. Weights and optimiser that are larger than the memory are refused.
 """
@@ -43,7 +43,7 @@ from tandem.training.sources import StepSizes
 SHARE = 0.8
 """Of the memory that there is, for what is estimated here."""
 COMFORT = 2 * GIB
-"""Bytes that a micro-batch keeps at most on a processor, where a larger one is no faster."""
+"""Bytes that a micro-batch keeps at most on a processor."""
 TOYS = (32, 96)
 """Tokens of the toy batches, full rows of them; fewer where a model has fewer positions."""
 TRAINED, FROZEN = 16, 4
