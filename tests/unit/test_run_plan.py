@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tandem.cli import main
-from tandem.cli.run_plan import advice_lines, table_lines, room_lines
+from tandem.cli.run_plan import advice_lines, room_lines, table_lines
 from tandem.machine import GIB, Lora, Machine
 from tandem.pipeline.cost_estimate import FitEstimate, RunEstimate
 from tandem.training import free_memory
