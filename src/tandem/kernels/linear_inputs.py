@@ -68,7 +68,7 @@ def patch_linear(lm: nn.Module) -> None:
     """
     for module in lm.modules():
         if type(module) is nn.Linear:
-            module.__class__ = _quick(nn.Linear)
+            module.__class__ = _quick(nn.Linear)  # type: ignore[assignment]
         if hasattr(module, "lora_A"):
             module.cast_input_dtype_enabled = False  # type: ignore[assignment]
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -360,7 +360,9 @@ def measure_saved_bytes(
         return x.detach()  # x itself would be a circle that nothing frees
 
     linear = (m for m in module.modules() if products and isinstance(m, nn.Linear))
-    watched = [m.register_forward_hook(lambda _, __, y: _count(note, y)) for m in linear]
+    watched = [
+        m.register_forward_hook(lambda _, __, y: _count(note, cast("Tensor", y))) for m in linear
+    ]
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda x: x)
     try:
         with torch.enable_grad(), logprobs.recompute_logits(), hooks:

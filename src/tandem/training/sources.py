@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, cast
 
 import numpy as np
 from torch import nn
@@ -173,7 +173,9 @@ class DatasetSource:
 
     def sizes(self) -> StepSizes:
         """What a step holds at most."""
-        return sizes_of_groups(self.groups, self.size, divisible=self.divisible)
+        return sizes_of_groups(
+            cast("Sequence[Group]", self.groups), self.size, divisible=self.divisible
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The position: steps already given out."""

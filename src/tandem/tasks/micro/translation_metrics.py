@@ -61,6 +61,6 @@ def _sacrebleu() -> Any:
             "they are computed by the library that papers report them with",
             "pip install 'tandem-rlhf[translation]', or pip install sacrebleu",
         )
-    import sacrebleu
+    import sacrebleu  # type: ignore[reportMissingImports]
 
     return sacrebleu
