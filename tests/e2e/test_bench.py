@@ -73,6 +73,7 @@ def test_a_method_that_fails_takes_nobody_along(finished, capsys):
     assert "benches.py" in told["traceback"]
 
 
+@pytest.mark.slow
 def test_two_workers_find_the_same_numbers(finished, plan, tmp_path, monkeypatch):
     monkeypatch.setattr(workers.os, "cpu_count", lambda: 2)  # one thread each, as in this process
     assert cli.main(["bench", str(plan), f"--out={tmp_path}", "--workers=2", *STEADY]) == 0

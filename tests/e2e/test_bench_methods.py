@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_every_method_of_the_full_preset_gets_into_the_report(tmp_path):
     full = tomllib.loads((ROOT / "src/tandem/bench/presets/full.toml").read_text())
     entries = full["entry"]

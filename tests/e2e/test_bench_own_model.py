@@ -34,11 +34,12 @@ def tables(flags: list[str]) -> dict[str, dict[str, Any]]:
     for flag in flags:
         name, _, value = flag.removeprefix("--").partition("=")
         method, _, setting = name.partition(".")
-        if method not in ("machine", "sizes"):
+        if setting and method not in ("machine", "sizes"):
             found.setdefault(method, {})[setting] = json.loads(value)
     return found
 
 
+@pytest.mark.slow
 def test_without_truth_the_gold_reward_decides(tmp_path):
     """A part of the data is held back for it, and its accuracy is printed."""
     model, pairs = save_model(tmp_path / "model"), save_pairs(tmp_path / "pairs.jsonl", 1100)

@@ -49,6 +49,7 @@ COMMON: dict[str, dict[str, Any]] = {
     "sft": {"epochs": 1, "batch": 16},
     "reward": {"batch": 8},
     "preference": {"batch": 8},
+    "cyclic_preference": {"batch": 8},
     "dpo": {"epochs": 1, "batch": 8},
     "ppo": {"prompts": 8, "rounds": 2, "minibatch": 4},
     "sampling": {"max_tokens": 24},
@@ -78,6 +79,11 @@ CASES: dict[str, Case] = {
         "iterative_dpo",
         {"iterations": 2, "prompts": 8, "n": 4, "dpo": {"epochs": 1, "batch": 4}},
     ),
+    "cyclic_preference": Case("cyclic_preference"),
+    **{
+        name: Case(name, {"prompts": 4, "n": 4, "rounds": 3, "minibatch": 4, "optim": {"lr": 1e-2}})
+        for name in ("nash_md", "nash_ema", "self_play", "best_response", "past_play")
+    },
     "best_of_n": Case("best_of_n", {"n": 2, "pool": 4}),
     "rso": Case("rso", {"pool": 8, "keep": 2}),
     "raft": Case("raft", {"stages": 2, "prompts": 8, "k": 2, "sft": {"epochs": 1, "batch": 4}}),

@@ -236,7 +236,7 @@ def test_gamma_shapes_the_answer_and_the_source_does_not(source, pi_sft, r_phi, 
     tilted = PI_REF * np.exp(R)
     assert tv(law(policy), tilted / tilted.sum()) < 0.02
     names = [r.name for r in run.records()]
-    assert ("accepted" in names) == (source == "rso")
+    assert ("tilt" in names) == (source == "rso")
     assert len(stage(run, "pool")[0]) == (64 if source == "rso" else 8)
     assert {len(g.preferences) for g in stage(run, "pairs")} == {7}
 
@@ -305,6 +305,7 @@ def test_a_recipe_again_keeps_every_stage(pi_sft, r_phi, tmp_path):
 # RAFT ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_stages_of_raft_are_best_of_four(pi_sft, r_phi, run):
     """K = 2, T = 2, fitted to the end: best-of-4. 1,000 kept a stage: an error of TV .02 each."""
     cfg = RAFTConfig(stages=2, prompts=1000, k=2, sft=whole())
@@ -431,6 +432,7 @@ def test_a_shaped_reward_has_the_price_at_the_sampling_temperature(
     np.testing.assert_allclose(shaped.scores, plain.scores - 0.7 * np.log(mine / ref), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_second_stage_of_raft_pays_the_price(pi_sft, r_phi, run):
     """Stage 2 is best-of-2 of pi_1 by r - 5 log(pi_1 / pi_0): what became likelier now loses."""
     cfg = RAFTConfig(stages=2, prompts=800, k=2, beta=5.0, sft=whole())

@@ -24,7 +24,7 @@ RESULTS = rlp_rewards.FOLDER
 
 def answers(*texts: str) -> Group:
     name = "-".join(texts)
-    return Group(Prompt(name, "?"), tuple(Completion(t) for t in texts))
+    return Group(Prompt(name, f"{name}?"), tuple(Completion(t) for t in texts))
 
 
 PAIRS = Groups.of([answers("abc", "xyz"), answers("xx", "aa"), answers("ab", "cd"),

@@ -270,6 +270,12 @@ def recompute_activations(model: Any, *, products: bool = True) -> None:
     (switch or model.gradient_checkpointing_enable)(how)
 
 
+def keep_activations(model: Any) -> None:
+    """Take `recompute_activations` back: what the backward pass needs is kept."""
+    switch = getattr(model, "activation_checkpointing_disable", None)  # since transformers 5
+    (switch or model.gradient_checkpointing_disable)()
+
+
 def _keep_products(_: Any, operation: Any, *args: Any, **kw: Any) -> CheckpointPolicy:
     kept = operation in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -23,6 +23,7 @@ from tandem.errors import DataError
 from tandem.machine import Machine
 from tandem.methods import Method
 from tandem.models.folders import context_length
+from tandem.models.loading import keep_activations
 from tandem.models.opening import open_policy
 from tandem.models.packed import PackedModel
 from tandem.models.tokenizers import load_tokenizer
@@ -149,7 +150,7 @@ def estimate_run(
         sizes = replace(fit.sizes, trained=fit.sizes.trained if fit.head else 0.0)
         choice = choose_microbatch(policy, machine.tokens, total, {}, sizes=sizes, held=held)
         if choice.kept:  # the next fit begins with everything kept
-            policy.inner.gradient_checkpointing_disable()
+            keep_activations(policy.inner)
         reading = READ_SHARE if fit.reference else 0.0
         found.append(
             FitEstimate(

@@ -81,12 +81,6 @@ def load_task(
     Raises:
         ConfigError: there is no such task, or it needs a model, or brings its own.
     """
-    if name not in TASKS:
-        raise ConfigError(
-            f"there is no task {name!r}.{nearest_name(name, TASKS)}",
-            "a task is one of those in tandem/tasks",
-            f"name one of: {', '.join(TASKS)}; or give --model and --data",
-        )
     check_task_model(name, None if model is None else str(model))
     at = (seed if isinstance(seed, Seed) else Seed(seed)).at("world", name)
     examined = at if exam is None else exam.at("world", name)
@@ -96,11 +90,17 @@ def load_task(
 
 
 def check_task_model(task: str, model: str | None) -> None:
-    """Refuse a task without the model that it needs, and one with a model that it does not.
+    """Refuse a task that there is not, one without the model that it needs, or with one too many.
 
     Raises:
-        ConfigError: the task and the model do not go together.
+        ConfigError: there is no such task, or the task and the model do not go together.
     """
+    if task not in TASKS:
+        raise ConfigError(
+            f"there is no task {task!r}.{nearest_name(task, TASKS)}",
+            "a task is one of those in tandem/tasks",
+            f"name one of: {', '.join(TASKS)}; or give --model and --data",
+        )
     if task in WITHOUT_MODEL and model is None:
         raise ConfigError(
             f"--task {task} without --model",
