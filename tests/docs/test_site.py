@@ -146,7 +146,7 @@ def test_a_formula_that_cannot_be_drawn_is_refused():
 @pytest.mark.parametrize(
     ("target", "led"),
     [
-        ("../src/tandem/errors.py#L3", "R/blob/main/src/tandem/errors.py#L3"),
+        ("../src/tandem/rng.py#L3", "R/blob/main/src/tandem/rng.py#L3"),
         ("../experiments", "R/tree/main/experiments"),
         ("adr", "adr/index.md"),
         ("guide.md", "guide.md"),
