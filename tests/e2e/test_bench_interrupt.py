@@ -11,7 +11,7 @@ from bench_process import PATIENCE, is_gone, start_bench, wait_for_news
 import benches
 
 
-@pytest.mark.parametrize("count", ["1", "2"])
+@pytest.mark.parametrize("count", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_an_interrupt_ends_it_cleanly(count, tmp_path):
     plan = benches.plan(tmp_path / "tiny.yaml")
     out = tmp_path / "out"
