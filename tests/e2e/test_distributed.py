@@ -144,6 +144,7 @@ def test_two_processes_resume_together(base: Path, tmp_path: Path):
         assert (torn / model).read_bytes() == (calm / model).read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_step_of_one_micro_batch(tmp_path: Path):
     """Each reads half of the 8 groups: two answers of 10 tokens, each behind 20 of the prompt."""
     script = str(Path(__file__).with_name("sharing.py"))

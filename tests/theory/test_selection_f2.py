@@ -241,6 +241,7 @@ def test_gamma_shapes_the_answer_and_the_source_does_not(source, pi_sft, r_phi, 
     assert {len(g.preferences) for g in stage(run, "pairs")} == {7}
 
 
+@pytest.mark.slow
 def test_rso_with_a_preference_model_as_its_ranker(pi_sft, r_phi, run):
     """rho_psi in place of r_phi, scored against three decodes: pi* again, as both know r.
 
@@ -490,6 +491,7 @@ def test_rest_mixes_the_original_data_in(pi_sft, r_phi, run):
     assert tv(wanted, restricted(PI_REF, 0.4)) > 0.1
 
 
+@pytest.mark.slow
 def test_no_improve_is_cloning_of_everything(pi_sft, r_phi, run):
     """G1 I0: half samples, half demonstrations, nothing filtered."""
     p_D = np.array([0.1, 0.4, 0.4, 0.1])
