@@ -16,7 +16,6 @@ from tandem.bench import Claim, Entry, Finished, Plan, collect_results, remake_s
 from tandem.bench.details import curves_by_round
 from tandem.bench.finished import FAILED, JUDGED, NEEDED
 from tandem.bench.outcomes import read_outcomes, write_outcomes
-from tandem.bench.plan import folder_name
 from tandem.bench.results import ABOUT, restate_results
 from tandem.cli.bench import results_table, verdict_lines
 from tandem.data.groups import Groups
@@ -25,6 +24,7 @@ from tandem.errors import DataError, RunError
 from tandem.report import write_report
 from tandem.runs.atomic_files import write_json
 from tandem.runs.display import Hidden
+from tandem.runs.names import folder_name
 from tandem.runs.run import Run
 from tandem.statistics import holm, paired_difference
 from tandem.tasks import Sizes

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from tandem.bench.outcomes import Outcomes, Stack
-from tandem.bench.plan import OPPONENT, Plan, folder_name
+from tandem.bench.plan import OPPONENT, Plan
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import RunError
 from tandem.runs.atomic_files import read_json
+from tandem.runs.names import folder_name
 from tandem.runs.records import Record, read_records
 
 FAILED, NEEDED = "failed.json", "needed.json"

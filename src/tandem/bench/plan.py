@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import Any
 
 from tandem.data.formats.options import ReadingOptions
 from tandem.errors import ConfigError, nearest_name
+from tandem.runs.names import folder_name
 from tandem.tasks import Sizes
 
 OPPONENT = "SFT"
@@ -148,8 +148,3 @@ def parse_claims(text: str) -> list[Claim]:
             'write it as "SFT < DPO", or as a chain "SFT < DPO < PPO"',
         )
     return [Claim(a, b) for a, b in pairwise(names)]
-
-
-def folder_name(name: str) -> str:
-    """Spell a name as a folder: letters, digits and dashes."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from tandem.bench.finished import FAILED, JUDGED, NEEDED
-from tandem.bench.plan import OPPONENT, Entry, Plan, folder_name
+from tandem.bench.plan import OPPONENT, Entry, Plan
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, Pending, RunError, TandemError
 from tandem.judges import Judge
@@ -26,6 +26,7 @@ from tandem.pipeline.inputs import SFT_STAGES, Inputs
 from tandem.rng import Seed
 from tandem.runs.atomic_files import write_json
 from tandem.runs.display import Display
+from tandem.runs.names import folder_name
 from tandem.runs.run import Run
 from tandem.runs.trackers import open_trackers
 from tandem.stages.evaluate_policy import evaluate_answers, kl_temperature

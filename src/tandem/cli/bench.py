@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from tandem.bench import Plan, collect_results, run_seeds
-from tandem.bench.plan import folder_name
 from tandem.bench.seeds import open_plan_task
 from tandem.cli.plans import PRESET_FILES, make_plan
 from tandem.cli.reading import add_reading_flags
@@ -30,6 +29,7 @@ from tandem.report import write_report
 from tandem.report.verdict import verdict_sentences
 from tandem.runs.atomic_files import write_json
 from tandem.runs.environment import hide_password
+from tandem.runs.names import folder_name
 from tandem.runs.trackers import check_known
 from tandem.statistics import explain_few_prompts, minimum_detectable
 from tandem.tasks.load import task_tallies

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ class JsonSession:
         self._secret = secret
         headers = {"authorization": f"Bearer {secret}"} if secret else {}
         self.client = httpx.Client(headers=headers, timeout=server.patience.timeout)
+        weakref.finalize(self, self.client.close)
         self.sent, self.found = 0, 0
 
     def ask(self, bodies: Iterable[Body]) -> Iterator[Body]:

@@ -15,6 +15,7 @@ from tandem.methods import Method
 from tandem.pipeline.costs import cost_table, stage_seconds
 from tandem.pipeline.inputs import SFT_STAGES, Inputs
 from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.names import folder_name
 from tandem.runs.run import Run
 from tandem.stages.encoding import ask_questions
 from tandem.stages.evaluate_policy import evaluate_policies, kl_temperature
@@ -59,7 +60,7 @@ def evaluate_against_start(inputs: Inputs, trained: Mapping[str, Policy], spent:
     run, task, start = inputs.run, inputs.task, inputs.start_name
     answers: dict[str, Groups] = {}
     for name, policy in trained.items():
-        stage = f"answers-{name.lower()}"
+        stage = f"answers-{folder_name(name)}"
         answers[name] = run(
             stage, sample, policy, inputs.eval_prompts, n=1, sampling=inputs.sampling
         )

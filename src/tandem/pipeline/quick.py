@@ -17,6 +17,7 @@ from tandem.methods import Method
 from tandem.pipeline.costs import cost_table
 from tandem.pipeline.inputs import Inputs
 from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.names import folder_name
 from tandem.stages.evaluate_held_out import evaluate_held_out
 from tandem.stages.evaluate_marks import evaluate_marks
 from tandem.stages.evaluate_reward import evaluate_preferences, evaluate_reward
@@ -77,7 +78,7 @@ def show_samples(inputs: Inputs, policies: Mapping[str, Policy]) -> str:
     shown = inputs.eval_prompts[:SHOWN_PROMPTS]
     answers = {
         name: inputs.run(
-            f"samples-{name.lower()}", sample, policy, shown, n=1, sampling=inputs.sampling
+            f"samples-{folder_name(name)}", sample, policy, shown, n=1, sampling=inputs.sampling
         )
         for name, policy in policies.items()
     }

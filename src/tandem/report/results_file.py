@@ -25,6 +25,7 @@ from tandem.rng import Seed
 from tandem.runs.atomic_files import read_json
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import read_events
+from tandem.runs.names import folder_name
 from tandem.runs.records import Record, read_records
 
 Results = dict[str, Any]
@@ -122,7 +123,7 @@ def results_from_run(folder: Path, done: list[Record]) -> Results:
     snapshot, config = read_json(folder / "run.json") or {}, _config(folder)
     exam = _numbers(stages, "policy-evaluation") or _numbers(stages, "policy-exam")
     answers = {n: r.load() for n, r in stages.items() if n.startswith(DRAWN)}
-    names = {n.lower(): n for n in (row["policy"] for row in exam.get("policies", []))}
+    names = {folder_name(n): n for n in (row["policy"] for row in exam.get("policies", []))}
     short = {n: n.partition("-")[2] for n in answers}
     drawn = {names.get(short[n], short[n]): groups for n, groups in answers.items()}
     seed = snapshot.get("seed", 0)

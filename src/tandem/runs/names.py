@@ -12,6 +12,7 @@ Nothing is ever imported because a file says so.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any, TypeVar, cast
@@ -443,3 +444,12 @@ def stage_as_recorded(stored: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(arguments, dict):
         arguments = ADDED.get(str(name), {}) | arguments
     return {"function": name, "arguments": arguments, "seed": stored.get("seed")}
+
+
+def folder_name(name: str) -> str:
+    """Spell a name as a folder, or as a part of a stage's name: letters, digits and dashes.
+
+    >>> folder_name("online DPO")
+    'online-dpo'
+    """
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()

@@ -1,9 +1,9 @@
 """Any OpenAI-compatible server as a language model: hosted ones, vLLM, llama.cpp, Ollama, TGI.
 
 Needs the extra `tandem-rlhf[openai]`. A request goes out through the official client; what can
-pass is tried again (`engines/patience.py`), what was answered is kept (`engines/answers.py`) and
-never asked again, not even by a run that was killed. The key comes from the environment, goes
-into the request's header, and nowhere else.
+pass is tried again (`retry`), what was answered is kept (`response_cache`) and never asked again,
+not even by a run that was killed. The key comes from the environment, goes into the request's
+header, and nowhere else.
 
 Labels are read from the `logprobs` of chat completions: the server names the likeliest tokens at
 each place, and spellings are followed along the tokens that it chose. Mass that cannot be
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -119,6 +120,7 @@ class ServerSession:
 
     def __init__(self, server: Server, client: Any, answers: ResponseCache) -> None:
         self.server, self.client, self.answers = server, client, answers
+        weakref.finalize(self, client.close)
         self.waiting = Retrier(server.patience)
         self.paid, self.found = TokenUse(), 0
         self.failed, self.first_failure = 0, ""
