@@ -18,7 +18,8 @@ counts it in. All n answers teach; the paper's code keeps the best and the worst
 
 Pitfalls: the paper's eta of 1000 asks for hundreds of nats, so its learning rate and its one pass
 stop the step, and eta alone does not say how far it goes. Where a step is fitted to the end, the
-loss's minimum is the multiplicative step up to the square of eta.
+loss's minimum is the multiplicative step up to the cube of eta. Few passes at a high rate overshoot
+it, because Adam's momentum goes on.
 """
 
 from __future__ import annotations
