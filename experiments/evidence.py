@@ -83,7 +83,7 @@ class Store:
         return _read(file) if file.exists() else None
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _read(file: Path) -> Outcomes:
     return read_outcomes(file)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import claims
+import world
 from claims import REGISTRY, claim_verdict, judge_registry, paper_error, read_registry
 from evidence import Store, follow_path, kendall_tau, missing_paths, slope_weights, weigh_test
 from tandem.bench.outcomes import Outcomes, write_outcomes
@@ -175,3 +176,37 @@ def test_every_test_names_what_is_there():
         words = about["command"].split()
         assert words[0] in ("python", "tandem")
         assert all((ROOT / w).exists() for w in words if w.startswith("experiments/"))
+
+
+def test_the_world_is_laid_beside_people(capsys):
+    """The committed page is that of the outcomes; a number says on which side of people's it is."""
+    assert world.main(["--check"]) == 0, capsys.readouterr().err
+    people = {"reward": {"low": 65.0, "high": 76.0, "said": "65 to 76 %", "sources": ["a", "b"]}}
+    numbers = [
+        world.Number("one", 56.0, "56%", "full", "reward"),
+        world.Number("two", 70.0, "70%", "full", "reward"),
+        world.Number("three", float("nan"), "not run yet: there is no x.json", "x", "reward"),
+        world.Number("four", 3.0, "3", "full"),
+    ]
+    page = world.world_page(numbers, people)
+    assert "| one | 56% | full | 65 to 76 % ([1](a), [2](b)) | below |" in page
+    assert "| two | 70% | full | 65 to 76 % ([1](a), [2](b)) | inside |" in page
+    assert (
+        "| three | not run yet: there is no x.json | x | 65 to 76 % ([1](a), [2](b)) | - |" in page
+    )
+    assert "| four | 3 | full | - | - |" in page
+    assert "Outside of what is known of people: one." in page
+
+
+def test_a_number_without_outcomes_is_not_run_yet(tmp_path: Path):
+    found = list(world.world_numbers(Store(tmp_path)))
+    assert len(found) >= len(world.MEASURED)
+    assert all(n.spelled.startswith("not run yet: there is no ") for n in found)
+
+
+def test_two_annotators_of_the_task_agree_as_their_errors_say(tmp_path: Path):
+    """Each errs on a quarter of the pairs, so they agree on 5/8 of them."""
+    (tmp_path / "full.json").write_text(json.dumps({"budget": {"flips": 0.25}}))
+    agree, right, _ = world.people_of_task(Store(tmp_path))
+    assert agree.value == pytest.approx(62.5, abs=7)
+    assert right.value == pytest.approx(75, abs=6)
