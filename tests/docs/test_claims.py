@@ -86,7 +86,7 @@ def test_claims_hold_fail_and_stay_open(store: Store, tmp_path: Path):
     }  # fmt: skip
     page = claims.claims_page(registry, judged)
     assert "**7 claims:** 2 holds, 1 holds when, 1 fails, 2 not resolved, 1 not run yet." in page
-    assert "**Holds when: proxy.**" in page
+    assert "**Holds when: proxy; fails when: truth.**" in page
     later = page.split("### later")[1]
     assert "later: there is no later.json" in later
     assert "`python later.py`" in later
