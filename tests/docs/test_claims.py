@@ -157,6 +157,20 @@ def test_paths_and_contrasts():
     assert kendall_tau(a, a * [1, -1]).tolist() == [1, -1]
 
 
+def test_seeds_that_have_both_decide(tmp_path: Path):
+    """A seed that is half done is left out, of both sides."""
+    seeds = {"0": {"a": [1.0, 2.0, 3.0], "b": [2.0, 4.0, 3.5]}, "1": {"a": [0.0, 0.0, 9.0]}}
+    seeds["2"] = {"a": [1.0, 1.0, 1.0], "b": [2.0, 3.0, 1.0]}
+    (tmp_path / "later.json").write_text(json.dumps(seeds))
+    test = {"file": "later", "label": "l", "low": ["*", "a"], "high": ["*", "b"]}
+    found = weigh_test(test, Store(tmp_path)).estimate
+    assert found is not None
+    assert (found.seeds, found.n) == (2, 3)
+    assert found.mean == pytest.approx(np.mean([1, 2, 0.5, 1, 2, 0]))
+    gone = weigh_test(test | {"high": ["*", "c"]}, Store(tmp_path))
+    assert gone.missing == "no seed has both"
+
+
 def test_the_committed_page_is_made_from_the_committed_outcomes(capsys):
     assert claims.main(["--check"]) == 0, capsys.readouterr().err
 
