@@ -188,8 +188,13 @@ def fill(found: dict[str, Any], draws: int, out: Path) -> None:
         print(f"{cell.name}: {min(result['sequence'].values()):.1%} at worst", flush=True)
 
 
-def simulate(cell: Cell, draws: int) -> dict[str, Any]:
+def simulate(cell: Cell, draws: int, part: int = FIXED_PART) -> dict[str, Any]:
     """Return how often each interval holds the truth when its experiment stops, by rule.
+
+    Args:
+        cell: the world.
+        draws: how many experiments.
+        part: the ordinary interval is tried on one in so many; 0 leaves it out.
 
     Returns:
         `sequence` and `fixed`, rule -> share; `seeds` and `resolved`, of the sequence that stops
@@ -202,7 +207,7 @@ def simulate(cell: Cell, draws: int) -> dict[str, Any]:
     seeds, resolved = 0, 0
     while (left := draws - done["sequence"]) > 0:
         d = cell.draw(min(left, many), rng)
-        fixed = done["fixed"] < draws / FIXED_PART
+        fixed = part > 0 and done["fixed"] < draws / part
         for name, looks in look(d, cell, fixed).items():
             rows = np.arange(len(d))
             done[name] += len(d)
@@ -212,7 +217,9 @@ def simulate(cell: Cell, draws: int) -> dict[str, Any]:
                 at = RULES["resolved"](looks)
                 seeds += int((at + FEWEST_SEEDS).sum())
                 resolved += int(looks.resolved[rows, at].sum())
-    shares = {k: {r: round(c / done[k], 5) for r, c in own.items()} for k, own in hits.items()}
+    shares = {
+        k: {r: round(c / done[k], 5) for r, c in own.items()} for k, own in hits.items() if done[k]
+    }
     return {**shares, "seeds": seeds / draws, "resolved": resolved / draws, "draws": draws}
 
 
