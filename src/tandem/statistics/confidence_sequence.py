@@ -159,7 +159,7 @@ def unresolved_cells(cells: Mapping[str, npt.ArrayLike], most: int) -> list[str]
             "give 3 or more",
         )
     estimates = {name: confidence_sequence(d) for name, d in cells.items()}
-    adjusted = holm([e.p_value for e in estimates.values()]).tolist() if cells else []
+    adjusted = [float(p) for p in holm([e.p_value for e in estimates.values()])]
     return [
         name
         for (name, estimate), p in zip(estimates.items(), adjusted, strict=True)
