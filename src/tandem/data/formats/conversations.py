@@ -70,7 +70,7 @@ def _behind_prompt(
 
 def are_whole(row: DataRow) -> bool:
     """True where both answers are conversations that hold their prompt."""
-    if not (row.is_list("chosen") and row.is_list("rejected")):
+    if not (row.is_list("chosen") and row.is_list("rejected")) or best_of.has_several(row):
         return False
     return all(row.messages(name)[0]["role"] != "assistant" for name in ("chosen", "rejected"))
 

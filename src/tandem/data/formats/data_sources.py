@@ -30,6 +30,8 @@ from tandem.data.formats.text_files import open_text, sound_file, starts_with
 from tandem.errors import DataError, nearest_name
 
 FILE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+WRAPPERS = ("data", "rows", "examples", "instances", "records", "train", "test", "validation")
+"""Names under which a .json file may hold its rows."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _LONG_INTEGER = re.compile(r"\d{4301}")
 
@@ -170,7 +172,7 @@ def _row(place: str, value: Any) -> DataRow:
 def _json(path: Path) -> Iterator[DataRow]:
     with sound_file(path), open_text(path) as stream:
         first = stream.readline()
-    if first.lstrip().startswith("{") and _is_json(first):
+    if first.lstrip().startswith("{") and _is_row(first):
         yield from _lines(path)
     else:
         yield from _list(path)
@@ -180,7 +182,7 @@ def _list(path: Path) -> Iterator[DataRow]:
     """Read a file that is parsed whole: one list, or an object in which one list is alone."""
     with sound_file(path), open_text(path) as stream:
         found = _parsed(path.name, stream.read(), "a .json file holds one list of objects")
-    inside = [key for key, v in found.items() if _holds_rows(v)] if isinstance(found, dict) else []
+    inside = _row_lists(found)
     rows = found[inside[0]] if len(inside) == 1 else found
     if not isinstance(rows, list):
         lists = f"; of its lists ({', '.join(map(str, inside))}) one is read" if inside else ""
@@ -193,18 +195,20 @@ def _list(path: Path) -> Iterator[DataRow]:
         yield _row(f"{path.name}{' ' + inside[0] if inside else ''}[{index}]", value)
 
 
-def _holds_rows(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+def _row_lists(value: Any) -> list[str]:
+    """Return the names in an object under which lists of rows stand."""
+    lists = {k: v for k, v in value.items() if k in WRAPPERS} if isinstance(value, dict) else {}
+    return [k for k, v in lists.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
 
 
-def _is_json(text: str) -> bool:
+def _is_row(text: str) -> bool:
+    """True for a first line that is an object, and no object around the rows."""
     try:
-        json.loads(text)
+        return not _row_lists(json.loads(text))
     except json.JSONDecodeError:
         return False
     except (ValueError, RecursionError):
         return True  # it is JSON that cannot be read: the reading names its line
-    return True
 
 
 def _parquet(path: Path) -> Iterator[DataRow]:

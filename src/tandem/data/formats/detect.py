@@ -94,12 +94,13 @@ def _refuse_guessed_prompt(rows: Sequence[DataRow], name: str) -> None:
     maybe = [c for c in columns if c not in FORMATS["implicit-prompt"].needs and asks(c, rows)]
     if not maybe:
         return
+    hold = "; or, if the answers do begin with their prompt, --format implicit-prompt"
+    apart = any(row.is_list(side) for row in rows for side in FORMATS["implicit-prompt"].needs)
     raise DataError(
         f"{name}: `chosen` and `rejected` without `prompt`, and {quote_names(maybe)} unread",
         "the words that both answers begin with are taken for the prompt only where no other "
         "column could hold it; else a model would be trained on a prompt that nobody wrote",
-        f"say which one holds it: --columns prompt={maybe[0]}; or, if the answers do begin with "
-        "their prompt, --format implicit-prompt",
+        f"say which one holds it: --columns prompt={maybe[0]}{'' if apart else hold}",
     )
 
 
