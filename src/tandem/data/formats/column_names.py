@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from tandem.data.formats.fields import DataRow
@@ -148,13 +149,14 @@ def _speak_of_answers(columns: Iterable[str]) -> bool:
 
 
 def _best(role: str, columns: Sequence[str]) -> str | None:
-    """Return the column that a role's words fit best: the role's own name, else its first word."""
+    """Return the column that a role's words fit best: its first word, ..., or its name misspelt."""
     for word in ROLES[role]:
         for column in sorted(columns, key=len):
             words = name_words(column)
             if "".join(words) == word or word in words:
                 return column
-    return None
+    near = get_close_matches(role, [c for c in columns if len(c) > len(role) / 2], 1, 0.85)
+    return near[0] if near else None
 
 
 def _plain(column: str) -> str:
@@ -172,5 +174,7 @@ def _is_object(column: str, rows: Sequence[DataRow]) -> bool:
 
 def _holds_texts(column: str, rows: Sequence[DataRow]) -> bool:
     values = _values(column, rows)
-    texts = [v for v in values if isinstance(v, list | dict) or (isinstance(v, str) and v.strip())]
-    return bool(texts) and len(texts) >= len(values) / 2
+    full = sum(
+        isinstance(v, list | dict) or (isinstance(v, str) and bool(v.strip())) for v in values
+    )
+    return full > 0 and full >= len(values) / 2

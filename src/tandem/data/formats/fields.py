@@ -115,8 +115,8 @@ class DataRow:
             except ValueError:
                 return False
         answers = cast("list[Any]", value) if isinstance(value, list) else []
-        kinds = {type(v) for v in answers if v is not None}
-        return bool(kinds) and kinds <= {str, list, int, float}
+        known = [isinstance(v, str | list | int | float) for v in answers if v is not None]
+        return bool(known) and all(known)
 
     def several(self, name: str) -> list[Completion | None]:
         """Return a list of answers, or one answer alone; None for those that hold nothing."""

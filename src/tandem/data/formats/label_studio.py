@@ -35,7 +35,7 @@ def read_label_studio(row: DataRow) -> Group:
     text, messages = conversations.ask_in_messages(*row.prompt(question))
     answers = row.answer(left), row.answer(right)
     conversations.refuse_equal(answers)
-    pairs = dict(zip(SIDES, ((0, 1), (1, 0)), strict=True))
+    pairs: dict[str, tuple[int, int]] = dict(zip(SIDES, ((0, 1), (1, 0)), strict=True))
     for side, _ in votes:
         if side not in pairs:
             row.wrong("annotations.selected", side, "a pairwise choice is `left` or `right`")
