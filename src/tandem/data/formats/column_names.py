@@ -92,7 +92,7 @@ def spell_columns(mapping: Mapping[str, str]) -> str:
     return "--columns " + ",".join(f"{ours}={theirs}" for ours, theirs in mapping.items())
 
 
-def asks(column: str, rows: Sequence[DataRow]) -> bool:
+def is_question(column: str, rows: Sequence[DataRow]) -> bool:
     """True for a column that could hold the prompt: by its name, or by texts like questions."""
     values = [row.values[column] for row in rows if row.has(column)]
     if _plain(column) in QUESTIONS:

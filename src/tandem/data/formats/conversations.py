@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tandem.data.chat import transcripts
-from tandem.data.formats import best_of
+from tandem.data.formats import chosen_answers
 from tandem.data.formats.fields import DataRow, SkipRow, require_answer, require_text
 from tandem.data.record import Completion, Group, Message, Preference, Prompt
 from tandem.data.verifiable import StatedAnswer
@@ -47,8 +47,8 @@ def read_asked_pair(row: DataRow, name: str) -> Group:
 
 def build_asked_pair(row: DataRow, text: str, messages: Messages) -> Group:
     """Make a group of `chosen` and `rejected`, one answer each or several, to a conversation."""
-    if best_of.has_several(row):
-        return best_of.build_best_of(row, text, messages)
+    if chosen_answers.has_several(row):
+        return chosen_answers.build_best_of(row, text, messages)
     answers = row.answer("chosen"), row.answer("rejected")
     said = str(messages[-1].get("content") or "")
     return build_pair(row, text, messages, _behind_prompt(said, None, answers))
@@ -70,7 +70,7 @@ def _behind_prompt(
 
 def are_whole(row: DataRow) -> bool:
     """True where both answers are conversations that hold their prompt."""
-    if not (row.is_list("chosen") and row.is_list("rejected")) or best_of.has_several(row):
+    if not (row.is_list("chosen") and row.is_list("rejected")) or chosen_answers.has_several(row):
         return False
     return all(row.messages(name)[0]["role"] != "assistant" for name in ("chosen", "rejected"))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tandem.data.formats.column_names import (
     answers_in,
-    asks,
+    is_question,
     judgments_in,
     labels_in,
     questions_in,
@@ -91,11 +91,13 @@ def _refuse_guessed_prompt(rows: Sequence[DataRow], name: str) -> None:
     if all(are_whole(row) for row in rows if row.has("chosen") and row.has("rejected")):
         return
     columns = dict.fromkeys(c for row in rows for c in row.values)
-    maybe = [c for c in columns if c not in FORMATS["implicit-prompt"].needs and asks(c, rows)]
+    maybe = [
+        c for c in columns if c not in FORMATS["implicit-prompt"].needs and is_question(c, rows)
+    ]
     if not maybe:
         return
     hold = "; or, if the answers do begin with their prompt, --format implicit-prompt"
-    apart = any(row.is_list(side) for row in rows for side in FORMATS["implicit-prompt"].needs)
+    apart = any(row.is_list(side) for row in rows for side in sides)
     raise DataError(
         f"{name}: `chosen` and `rejected` without `prompt`, and {quote_names(maybe)} unread",
         "the words that both answers begin with are taken for the prompt only where no other "

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 from tandem.data.chat import transcripts
 from tandem.data.formats import (
-    best_of,
     compared_pairs,
     conversations,
     judged,
     label_studio,
     published,
+    chosen_answers,
 )
 from tandem.data.formats.fields import DataRow
 from tandem.data.record import Group
@@ -61,7 +61,7 @@ def _worked(rows: Sequence[DataRow]) -> bool:
 
 
 def _several_answers(rows: Sequence[DataRow]) -> bool:
-    return any(map(best_of.has_several, rows))
+    return any(map(chosen_answers.has_several, rows))
 
 
 def _several_outputs(rows: Sequence[DataRow]) -> bool:
@@ -132,9 +132,9 @@ FORMATS: dict[str, Format] = {
     "rewardbench-2": Format(
         ("prompt", "chosen", "rejected"),
         "RewardBench 2: lists of chosen and of rejected answers; every chosen beats every rejected",
-        best_of.read_best_of,
+        chosen_answers.read_best_of,
         fits=_several_answers,
-        left_out=best_of.best_of_left_out,
+        left_out=chosen_answers.count_left_out,
     ),
     "preference": Format(
         ("prompt", "chosen", "rejected"),

@@ -41,7 +41,7 @@ def read_best_of(row: DataRow) -> Group:
     return build_best_of(row, *row.prompt())
 
 
-def best_of_left_out(row: DataRow) -> dict[str, int]:
+def count_left_out(row: DataRow) -> dict[str, int]:
     """Count the answers of a row that `build_best_of` leaves out, by reason."""
     if not has_several(row):
         return {}
