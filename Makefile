@@ -13,7 +13,7 @@ export KMP_BLOCKTIME ?= 0
 # what `make reproduce` is made of
 PARTS = rlp full selection hacking solving feedback
 
-.PHONY: setup demo label test check docs pages site picture reproduce $(PARTS:%=reproduce-%) bench browser fuzz trackers slow clean
+.PHONY: setup demo label test check docs pages site picture reproduce $(PARTS:%=reproduce-%) bench browser fuzz kills trackers slow clean
 
 setup: $(READY)
 
@@ -96,10 +96,13 @@ reproduce-feedback: $(READY)
 	$(PY) experiments/rlaif.py $(seeds) --out $(runs)/rlaif --results docs/results/rlaif.json
 
 # An hour of damaged and hostile input; the same command goes on where it stopped, and what failed
-# is kept in build/fuzz/failures. `make fuzz FOR=60` is a minute.
+# is kept in build/fuzz/failures. `make fuzz FOR=60` is a minute. `make kills` is an hour of runs
+# and benches that are killed.
 FOR ?= 3600
 fuzz: $(READY)
 	PYTHONPATH=tests $(PY) -m fuzz --seconds $(FOR)
+kills: $(READY)
+	PYTHONPATH=tests $(PY) -m fuzz --seconds $(FOR) --only kills,benches --folder build/kills
 
 slow: $(READY)
 	$(PY) -m pytest -m slow

@@ -204,7 +204,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--pairs", action="store_true", help="also the model of two arguments")
     parser.add_argument("--rounds", type=int, default=5, help="of the clock")
+    parser.add_argument("--again", action="store_true", help="the page, from its JSON alone")
     options = parser.parse_args()
+    stored = options.page.with_suffix(".json")
+    if not options.again:
+        record = measure(options)
+        stored.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    record = json.loads(stored.read_text(encoding="utf-8"))
+    options.page.write_text(page(record), encoding="utf-8")
+    print(options.page)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Do what is left of all seeds, and return what the page is made of."""
     seeds = list(range(1, options.seeds + 1))
     names = MODELS if options.pairs else MODELS[:2]
     found = {w: {str(s): one_seed(options.out, w, s, names) for s in seeds} for w in WORLDS}
@@ -220,10 +232,7 @@ def main() -> None:
     }  # fmt: skip
     for seed in (s for w in found.values() for s in w.values()):
         del seed["models"]
-    stored = options.page.with_suffix(".json")
-    stored.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    options.page.write_text(page(record), encoding="utf-8")
-    print(options.page)
+    return record
 
 
 if __name__ == "__main__":

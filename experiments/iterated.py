@@ -1,6 +1,7 @@
 """Rounds in the micro world: an even mix of tranches, Elo over rounds, online beside offline DPO.
 
     python experiments/iterated.py [--seeds 5] [--only dpo] [--runs runs/iterated] [--out FOLDER]
+    python experiments/iterated.py --page-only [--out FOLDER]    # the page, from its JSON alone
 
 See experiments/online.md for what was expected. Every seed is a run folder: a command that was
 stopped goes on where it was. Writes iterated.json and iterated.md of the seeds that are done.
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,16 @@ from tandem.judges.reward_model import RewardModel
 from tandem.methods import dpo, iterated_rlhf, load_method, online_dpo, ppo, reward
 from tandem.pipeline.inputs import Inputs
 from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.records import read_records
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.sampling import BestOf, Policy, sample
-from tandem.statistics import paired_difference
+from tandem.statistics import Estimate, fit_bradley_terry, mean_of, paired_difference
 from tandem.tasks import Sizes
 from tandem.tasks.load import load_task
 
 SIZES = Sizes(demonstrations=3000, pairs=600, held_out=100, prompts=3000, evaluation=500)
-SHARE, LABELS_ONLINE = 200, 1280
+SHARE, LABELS_ONLINE, ROUNDS = 200, 1280, 4
 CLAIMS = (
     ("mix", "base"), ("round 1", "SFT"), ("round 4", "round 1"), ("online DPO", "offline DPO"),
     ("200 more labels", "free labels"),
@@ -73,7 +75,7 @@ def policies_of_mix(run: Run, inputs: Inputs) -> dict[str, Policy]:
 def policies_of_rounds(run: Run, inputs: Inputs) -> dict[str, Policy]:
     """Four rounds of 200 labels; and two rounds, the second with labels or with free ones."""
     cfg = replace(
-        inputs.configs["iterated_rlhf"], rounds=4, labels=SHARE, comparisons=400,
+        inputs.configs["iterated_rlhf"], rounds=ROUNDS, labels=SHARE, comparisons=400,
         **{part: inputs.configs[part] for part in ("reward", "ppo", "dpo", "rlp")},
     )  # fmt: skip
     found: dict[str, Policy] = {}
@@ -89,15 +91,13 @@ def policies_of_rounds(run: Run, inputs: Inputs) -> dict[str, Policy]:
         last = [r for r in _below(scope) if r.name == "ppo"]
         found |= {f"{name} {k + 1}": r.load() for k, r in enumerate(last)}
     return {
-        **{f"round {k}": found[f"rounds {k}"] for k in range(1, 5)},
+        **{f"round {k}": found[f"rounds {k}"] for k in range(1, ROUNDS + 1)},
         "200 more labels": found["rounds 2"],
         "free labels": found[f"free {sum(n.startswith('free') for n in found)}"],
     }
 
 
 def _below(scope: Run) -> list[Any]:
-    from tandem.runs.records import read_records
-
     folders = [scope.path, *sorted(scope.path.glob("round-*"))]
     return [record for folder in folders for record in read_records(folder)]
 
@@ -122,8 +122,12 @@ PARTS: dict[str, Callable[[Run, Inputs], dict[str, Policy]]] = {
 }  # fmt: skip
 
 
-def run_seed(place: Path, seed: int, only: list[str]) -> dict[str, list[float]]:
-    """Return the truth of every policy's answer to each evaluation prompt."""
+Seedful = dict[str, Any]
+"""Of a seed: policy -> [P] truths; and `meetings` and `rounds`, where the rounds were done."""
+
+
+def run_seed(place: Path, seed: int, only: list[str]) -> Seedful:
+    """Return the truth of every policy's answer to each evaluation prompt, and Elo's votes."""
     configs: dict[str, Any] = default_configs(load_method("iterated_rlhf"), "micro")
     configs |= default_configs(load_method("online_dpo"), "micro")
     task = load_task("micro", SIZES, seed, exam=None)
@@ -132,7 +136,12 @@ def run_seed(place: Path, seed: int, only: list[str]) -> dict[str, list[float]]:
         found: dict[str, Policy] = {"SFT": inputs.pi_sft}
         for part in only:
             found |= PARTS[part](run.scope(part, run.seed), inputs)
-        return {name: truth_of(run, name, pi, inputs) for name, pi in found.items()}
+        told: Seedful = {name: truth_of(run, name, pi, inputs) for name, pi in found.items()}
+        if "rounds" in only:
+            rounds = run.path / "rounds" / "rounds"
+            last = next(r for r in read_records(rounds) if r.name == "rounds")
+            told |= {"meetings": meetings_of(rounds), "rounds": last.load()["numbers"]}
+        return told
 
 
 def truth_of(run: Run, name: str, policy: Policy, inputs: Inputs) -> list[float]:
@@ -144,7 +153,45 @@ def truth_of(run: Run, name: str, policy: Policy, inputs: Inputs) -> list[float]
     return [float(x) for x in score_column(inputs.truth(said))]
 
 
-def table_of(kept: Mapping[str, Mapping[str, list[float]]]) -> Table:
+def meetings_of(place: Path) -> list[list[Any]]:
+    """Return what was compared at the end of the rounds: first, second, P(first wins), prompt."""
+    met = next((r for r in read_records(place) if r.name == "comparisons"), None)
+    return [
+        [g.completions[v.i].author, g.completions[v.j].author, v.p, g.prompt.text]
+        for g in (met.load() if met is not None else ())
+        for v in g.preferences
+    ]
+
+
+def elo_table(kept: Mapping[str, Seedful]) -> Table:
+    """Place the snapshots of all rounds by Elo above SFT, over prompts and seeds."""
+    votes = [(*row, seed) for seed, told in kept.items() for row in told.get("meetings", ())]
+    first, second, wins, prompt, seeds = zip(*votes, strict=True)
+    fitted = fit_bradley_terry(first, second, wins, prompt, seeds)
+    rows = tuple((name, elo) for name, elo in sorted(fitted.elo("SFT").items()))
+    title = (
+        f"{len(votes)} comparisons of {len(set(seeds))} seeds by the annotators; SFT stands at 0"
+    )
+    return Table(("snapshot", "Elo above SFT"), rows, title)
+
+
+def accuracy_table(kept: Mapping[str, Seedful]) -> Table:
+    """Show how often each round's reward is right on held-out labels of each tranche."""
+    told = [seed["rounds"] for seed in kept.values() if "rounds" in seed]
+    rows = tuple(
+        (f"reward of round {t}", *(_mean_right(told, t, k) for k in range(ROUNDS)))
+        for t in range(1, ROUNDS + 1)
+    )
+    heads = ("", *(f"tranche {k}" for k in range(ROUNDS)))
+    title = f"mean over {len(told)} seeds; tranche 0 is of SFT's answers, later ones of snapshots'"
+    return Table(heads, rows, title)
+
+
+def _mean_right(told: Sequence[Sequence[Mapping[str, Any]]], t: int, k: int) -> Estimate:
+    return mean_of([seed[t][f"right on {k}"]["mean"] for seed in told])
+
+
+def table_of(kept: Mapping[str, Seedful]) -> Table:
     """Lay out the claims over the seeds that have both sides."""
     rows = []
     for better, worse in CLAIMS:
@@ -163,21 +210,39 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--runs", type=Path, default=Path("runs/iterated"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--page-only", action="store_true", help="the page, from its JSON alone")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "iterated.json"
-    kept: dict[str, dict[str, list[float]]] = json.loads(file.read_text()) if file.exists() else {}
-    for seed in range(args.seeds):
+    kept: dict[str, Seedful] = json.loads(file.read_text()) if file.exists() else {}
+    for seed in () if args.page_only else range(args.seeds):
         found = run_seed(args.runs, seed, args.only)
         kept[str(seed)] = kept.get(str(seed), {}) | found
         file.write_text(json.dumps(kept) + "\n")
         print(table_of(kept), flush=True)
-    (args.out / "iterated.md").write_text(
-        "# Rounds in the micro world\n\nMade by `python experiments/iterated.py`; expected before: "
-        f"experiments/online.md. Truth of one answer to each evaluation prompt.\n\n```text\n"
-        f"{table_of(kept)}\n```\n"
-    )
+    (args.out / "iterated.md").write_text(page_of(kept))
     return 0
+
+
+def page_of(kept: Mapping[str, Seedful]) -> str:
+    """Return the page of the seeds that are done."""
+    parts = [
+        "# Rounds in the micro world",
+        "Made by `python experiments/iterated.py`. What was expected was written down before: "
+        "[experiments/online.md](../../experiments/online.md).",
+        "## What was expected, and what came",
+        "Truth of one answer to each evaluation prompt. Differences are paired over prompts and "
+        "seeds; one whose interval holds 0 is not resolved.",
+        f"```text\n{table_of(kept)}\n```",
+    ]
+    if any("meetings" in seed for seed in kept.values()):
+        parts += [
+            "## Elo over the rounds",
+            f"```text\n{elo_table(kept)}\n```",
+            "## Is the reward right on new answers?",
+            f"```text\n{accuracy_table(kept)}\n```",
+        ]
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ PAGES: tuple[tuple[str, ...], ...] = (
     ("coverage.py", "--page"),
     ("gold_reward.py", "--page-only"),
     ("search.py", "--page-only"),
+    ("iterated.py", "--page-only"),
+    ("cyclic_preferences.py", "--again", "--page", str(RESULTS / "cyclic-preferences.md")),
+    ("nash.py", "--again", "--page", str(RESULTS / "nash.md")),
     ("moving_worlds.py",),
     ("overoptimisation.py", "--page"),
     ("rlaif.py", "--page", "--results", str(RESULTS / "rlaif.json")),
@@ -40,6 +43,9 @@ APART = {"label-plans": "its JSON does not hold the plan as text; experiments/la
 WAITING = {
     "gold_reward.py": RESULTS / "gold-reward.json",
     "search.py": RESULTS / "search.json",
+    "cyclic_preferences.py": RESULTS / "cyclic-preferences.json",
+    "iterated.py": RESULTS / "iterated.json",
+    "nash.py": RESULTS / "nash.json",
 }
 """Pages whose experiment may not have been run yet, by what it leaves."""
 

@@ -1,4 +1,4 @@
-"""python -m fuzz: do cases of every kind for some time, and say what came of them."""
+"""python -m fuzz: do cases of all kinds of input for some time, and say what came of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from fuzz.corpus import Corpus
 from fuzz.state import State, Tally, figures_table
 from fuzz.verdicts import Kind, Verdict, tell
-from fuzz.worker import open_kinds, work
+from fuzz.worker import KILLED, open_kinds, work
 
 SAVED_EVERY, TOLD_EVERY, RENEWED_AFTER = 5.0, 60.0, 20_000
 FIRST = 240.0
@@ -153,7 +153,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600.0, help="how long to go on")
     parser.add_argument("--seed", type=int, default=0, help="root of every draw")
     parser.add_argument("--folder", type=Path, default=Path("build/fuzz"), help="what is kept")
-    parser.add_argument("--only", default="", help="kinds, with commas")
+    parser.add_argument("--only", default="", help=f"kinds, with commas; all but {KILLED}")
     parser.add_argument("--case", type=int, default=None, help="do this case of --only alone")
     parser.add_argument("--table", type=Path, help="print a file of figures as a table")
     args = parser.parse_args()
@@ -163,7 +163,8 @@ def main() -> int:
     home = args.folder.resolve()
     home.mkdir(parents=True, exist_ok=True)
     every = open_kinds(Corpus())
-    chosen = [name for name in args.only.split(",") if name] or list(every)
+    inputs = [name for name in every if name not in KILLED]
+    chosen = [name for name in args.only.split(",") if name] or inputs
     if unknown := set(chosen) - set(every):
         parser.error(f"no kind {', '.join(unknown)}; there are {', '.join(every)}")
     kinds = {name: every[name] for name in chosen}
@@ -172,7 +173,7 @@ def main() -> int:
         print(json.dumps({"ending": verdict.ending, "faults": verdict.faults}, indent=1))
         return int(bool(verdict.faults))
     state = State.load(home / "state.json", args.seed)
-    for name in every:
+    for name in chosen:
         state.tallies.setdefault(name, Tally())
     run_campaign(home, state, kinds, args.seconds)
     figures = state.figures({name: kind.goal for name, kind in every.items()})

@@ -36,15 +36,30 @@ OWN: dict[str, tuple[str, ...]] = {
     "direct": ("--direct.sft.steps=3", "--direct.sft.batch=4"),
     "rlaif": ("--rlaif.pairs=6", "--rlaif.learn=dpo", "--dpo.epochs=1", "--dpo.batch=4"),
     "cai": ("--cai.K=1", "--rlaif.pairs=6", "--rlaif.learn=dpo", "--dpo.epochs=1"),
-    "rlp": (
-        "--rlp.n=3",
-        "--rlp.gamma=0.0",
-        "--ppo.rounds=1",
-        "--ppo.prompts=4",
-        "--ppo.minibatch=4",
+    "cyclic_preference": ("--cyclic_preference.epochs=1", "--cyclic_preference.batch=4"),
+    "online_dpo": ("--online_dpo.rounds=2", "--online_dpo.prompts=4", "--online_dpo.minibatch=4"),
+    "xpo": ("--xpo.rounds=2", "--xpo.prompts=4", "--xpo.minibatch=4"),
+    "iterative_dpo": (
+        "--iterative_dpo.iterations=2", "--iterative_dpo.prompts=4", "--iterative_dpo.n=2",
+        "--iterative_dpo.dpo.epochs=1", "--iterative_dpo.dpo.batch=4",
     ),
-}
+    "iterated_rlhf": (
+        "--iterated_rlhf.rounds=2", "--iterated_rlhf.labels=8", "--ppo.rounds=1",
+        "--ppo.prompts=4", "--ppo.minibatch=4",
+    ),
+    "rlp": (
+        "--rlp.n=3", "--rlp.gamma=0.0", "--ppo.rounds=1", "--ppo.prompts=4", "--ppo.minibatch=4",
+    ),
+}  # fmt: skip
 """What makes each method as brief as it can be."""
+TASKS = {"cai": "micro-dialogue"}
+"""Methods that need a task of their own, beside solvers."""
+GAMES = ("nash_md", "nash_ema", "self_play", "best_response", "past_play")
+PLAYED = ("rounds=2", "prompts=4", "n=2", "rivals=1", "minibatch=4")
+OWN |= {
+    game: (*OWN["cyclic_preference"], *(f"--{game}.{setting}" for setting in PLAYED))
+    for game in GAMES
+}
 MOST = 4
 
 
@@ -116,7 +131,9 @@ class Kills:
     ) -> Ending:
         if self.victims is None:
             self.victims = Victims()
-        task = "micro-arithmetic" if METHODS[method].fits == "solver" else "micro"
+        task = (
+            "micro-arithmetic" if METHODS[method].fits == "solver" else TASKS.get(method, "micro")
+        )
         own = (f"--task={task}", *SMALL, *OWN.get(method, ()), f"--out={folder / name}")
         words = ["run", method, *own]
         return self.victims.do(Order(words, str(folder / f"{name}.log"), operation, seconds))

@@ -139,6 +139,7 @@ ROWS: dict[str, Callable[[random.Random], Row]] = {
     "alpacaeval-groups": _alpacaeval,
     "ranked": lambda d: _several(d, "ranks"),
     "scored": lambda d: _several(d, "scores"),
+    "answers": lambda d: {"prompt": say(d), "completions": [say(d) for _ in range(3)]},
     "alpaca-comparison": lambda d: _outputs(d, "instruction", "preference"),
     "llmbar": lambda d: _outputs(d, "input", "label"),
     "unpaired": lambda d: {

@@ -15,6 +15,8 @@ from pathlib import Path
 from fuzz.corpus import Corpus
 from fuzz.verdicts import Kind, Verdict, judge_error
 
+KILLED = ("kills", "benches")
+"""Kinds whose cases take minutes: a campaign has them by name alone."""
 MEMORY = 6 << 30
 """Bytes of data segment above which an allocation fails, as on a small machine."""
 

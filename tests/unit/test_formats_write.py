@@ -116,6 +116,18 @@ def test_unpaired_round_trip(groups: list[Group], good: bool):
 
 
 @quick
+@given(
+    st.lists(
+        prompts().flatmap(lambda p: st.builds(Group, st.just(p), completion_lists(p, 3))),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_answers_round_trip(groups: list[Group]):
+    check(groups, "answers")
+
+
+@quick
 @given(st.lists(prompts(), min_size=1, max_size=3))
 def test_prompt_round_trip(found: list[Prompt]):
     check([Group(p) for p in found], "prompt")

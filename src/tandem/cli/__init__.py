@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from tandem import __version__
 from tandem.errors import ConfigError, Pending, RunError, TandemError, nearest_name
 from tandem.machine import bound_thread_spinning
+from tandem.runs.interrupts import remember_interrupts
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": (
@@ -124,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     bound_thread_spinning()
+    remember_interrupts()
     try:
         code = run_command(words)
         sys.stdout.flush()

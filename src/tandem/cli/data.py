@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from tandem.cli.reading import add_reading_flags, reading_options
 from tandem.cli.settings import make_parser, parse_words
@@ -19,32 +19,7 @@ if TYPE_CHECKING:
 
 def check_command(words: Sequence[str]) -> int:
     """Print what was found; exit code 1 if something must be mended before training."""
-    parser = make_parser("data check", "Examine preference data before training on it.")
-    parser.add_argument("data", type=str, help="JSONL, JSON, CSV, Parquet, a folder, a hub id")
-    parser.add_argument("--model", type=str, default="", help="count its tokens, show its template")
-    parser.add_argument(
-        "--against", action="append", default=[], help="may share no prompt with it"
-    )
-    add_reading_flags(parser)
-    parser.add_argument(
-        "--data.max_length",
-        dest="max_length",
-        type=int | None,
-        default=None,
-        help="count what is longer; the model's context if not given",
-    )
-    parser.add_argument(
-        "--data.time", dest="time", type=str, default="", help="column of dates: has taste moved?"
-    )
-    parser.add_argument(
-        "--data.tranches",
-        dest="tranches",
-        type=int,
-        default=0,
-        help="with --data.time: cut into so many of equal size, not by month",
-    )
-    parser.add_argument("--json", action="store_true", help="for programs")
-    options = parse_words(parser, words)
+    options = parse_words(_make_check_parser(), words)
     if options.tranches < 0 or (options.tranches and not options.time):
         raise ConfigError(
             f"--data.tranches {options.tranches}"
@@ -82,6 +57,35 @@ def check_command(words: Sequence[str]) -> int:
         parts = [found.text(colour=sys.stdout.isatty()), *([str(shift)] if shift else [])]
         print("\n\n".join(parts))
     return int(not found.ok)
+
+
+def _make_check_parser() -> ArgumentParser:
+    parser = make_parser("data check", "Examine preference data before training on it.")
+    parser.add_argument("data", type=str, help="JSONL, JSON, CSV, Parquet, a folder, a hub id")
+    parser.add_argument("--model", type=str, default="", help="count its tokens, show its template")
+    parser.add_argument(
+        "--against", action="append", default=[], help="may share no prompt with it"
+    )
+    add_reading_flags(parser)
+    parser.add_argument(
+        "--data.max_length",
+        dest="max_length",
+        type=int | None,
+        default=None,
+        help="count what is longer; the model's context if not given",
+    )
+    parser.add_argument(
+        "--data.time", dest="time", type=str, default="", help="column of dates: has taste moved?"
+    )
+    parser.add_argument(
+        "--data.tranches",
+        dest="tranches",
+        type=int,
+        default=0,
+        help="with --data.time: cut into so many of equal size, not by month",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    return parser
 
 
 def _taste_shift(options: Namespace) -> TasteShift:

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from tandem.labelling import vote_store as voting
-from tandem.labelling.annotator_agreement import Interval, describe_habits, measure_agreement
+from tandem.labelling.annotator_agreement import (
+    AgreementStatistics,
+    Habits,
+    Interval,
+    describe_habits,
+    measure_agreement,
+)
 from tandem.labelling.judgements import load_gold, load_votes
 
 if TYPE_CHECKING:
@@ -26,19 +32,9 @@ def write_card(
 ) -> None:
     """Write README.md of an export."""
     votes = load_votes(connection)
-    agreement = measure_agreement(votes)
     habits = describe_habits(votes, load_gold(connection))
     version, rubric = voting.current_rubric(connection)
-    kinds = Counter(row["kind"] for row in found.rows)
-    sources = Counter(row["source"] for row in found.rows if row["kind"] == "vote")
-    protocols = Counter(row["protocol"] for row in found.rows if row["kind"] == "vote")
-    splits = Counter(found.split.values())
     has_pairs = not left_out.get("every pair is a tie")
-    people = "\n".join(
-        f"| {h.pseudonym} | {h.votes} | {_spelled(h.left)} | {_spelled(h.longer)} | "
-        f"{_spelled(h.gold)} | {_accuracy(found, h.pseudonym)} |"
-        for h in habits
-    )
     lines = [
         *_head(has_pairs),
         f"# {title or 'Preferences of people'}",
@@ -47,17 +43,43 @@ def write_card(
         "random order without names; the order is kept with each vote. Votes are append-only: "
         "edits and undos are events, and what is here is what counted at the time of the export.",
         "",
+        *_content_lines(found, left_out, len(habits)),
+        *_agreement_lines(measure_agreement(votes)),
+        *_people_lines(found, habits),
+        f"## Rubric, version {version}",
+        "",
+        rubric or "None was given.",
+        "",
+        "## Privacy",
+        "",
+        "Names are not in this export. Each person has a random pseudonym; somebody who deletes "
+        "the account gets a new one.",
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _content_lines(found: Collected, left_out: Mapping[str, int], people: int) -> list[str]:
+    kinds = Counter(row["kind"] for row in found.rows)
+    sources = Counter(row["source"] for row in found.rows if row["kind"] == "vote")
+    protocols = Counter(row["protocol"] for row in found.rows if row["kind"] == "vote")
+    splits = Counter(found.split.values())
+    return [
         "## What is in it",
         "",
         f"- {len(found.judged)} prompts ({_counts(splits)}), "
         f"{sum(len(j.pairs) for j in found.judged)} labelled pairs, {found.ties} of them ties.",
-        f"- {len(found.rows)} judgements by {len(habits)} people: {_counts(kinds)}.",
+        f"- {len(found.rows)} judgements by {people} people: {_counts(kinds)}.",
         f"- Protocol: {_counts(protocols)}. Chosen by: {_counts(sources)}. Only `uniform` items "
         "are an unbiased sample.",
         *_criteria_lines(found.rows),
         f"- Labels: {found.labels}" + _label_words(found.labels),
         *(f"- Left out of the pairs: {n} prompts, {why}." for why, n in left_out.items()),
         "",
+    ]
+
+
+def _agreement_lines(agreement: AgreementStatistics) -> list[str]:
+    return [
         "## Agreement",
         "",
         f"On {agreement.items} items with two or more votes; 95 % intervals resample "
@@ -69,25 +91,25 @@ def write_card(
         f"| {agreement.kappa_name} | {_spelled(agreement.kappa)} |",
         f"| Krippendorff's alpha, ordinal | {_spelled(agreement.alpha)} |",
         "",
+    ]
+
+
+def _people_lines(found: Collected, habits: Sequence[Habits]) -> list[str]:
+    return [
         "## People, and what to beware of",
         "",
         "| by | votes | picks the left | picks the longer | right on gold | accuracy, modelled |",
         "| --- | --- | --- | --- | --- | --- |",
-        people,
+        *(
+            f"| {h.pseudonym} | {h.votes} | {_spelled(h.left)} | {_spelled(h.longer)} | "
+            f"{_spelled(h.gold)} | {_accuracy(found, h.pseudonym)} |"
+            for h in habits
+        ),
         "",
         "Picks of the left away from one half are position bias; picks of the longer answer may be "
         "length bias, or longer answers may be better here.",
         "",
-        f"## Rubric, version {version}",
-        "",
-        rubric or "None was given.",
-        "",
-        "## Privacy",
-        "",
-        "Names are not in this export. Each person has a random pseudonym; somebody who deletes "
-        "the account gets a new one.",
     ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _head(has_pairs: bool) -> list[str]:

@@ -54,7 +54,10 @@ def check_labels(method: Method, task: Task, cfg: Any = None) -> None:
         f"{task.name} holds {'single marked answers' if marked else 'no judgment'}, and "
         f"{method.name} learns from comparisons",
         "two answers to one prompt must be judged: chosen and rejected, ranks or scores",
-        "train on the marks: `tandem run kto`" if marked else "train on it with `tandem run sft`",
+        "train on the marks: `tandem run kto`"
+        if marked
+        else "train on it with `tandem run sft`; or, where prompts have two answers each, have "
+        "people judge them: `tandem label serve FILE`",
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, SupportsFloat, cast
 
 from tandem.runs.display import Display
+from tandem.runs.interrupts import raise_if_interrupted
 
 Number = SupportsFloat | str | list[float] | None
 
@@ -151,6 +152,7 @@ class StageEvents:
 
     def progress(self, done: int, total: int | None, unit: str, **numbers: Number) -> None:
         """Show, and record at most once a second."""
+        raise_if_interrupted()
         now = self._log.clock()
         shown = {name: _plain(value) for name, value in numbers.items()}
         rates = self._window.add(now, done, total, shown.pop("tokens", None))

@@ -46,6 +46,7 @@ from tandem.runs.environment import Meter, code_commit
 from tandem.runs.events import Events
 from tandem.runs.heartbeat import Heartbeat
 from tandem.runs.identity import describe_value, fingerprint, list_differences
+from tandem.runs.interrupts import raise_if_interrupted
 from tandem.runs.names import recorded_name, stage_as_recorded
 from tandem.runs.records import STAGE, Record, read_record, read_records, stage_folders
 from tandem.runs.session import Session
@@ -124,6 +125,7 @@ class Run:
         Raises:
             RunError: the stage was done with other arguments, or its name is used twice.
         """
+        raise_if_interrupted()
         folder = self._folder(name)
         if process_rank() != 0:
             return self._follow(name, stage, args, kw)

@@ -64,6 +64,10 @@ def task_from_files(
         notes.append(few)
     wording = gsm8k.GSM8K_WORDING if found.format == "gsm8k" else None
     judged = any(g.preferences or g.scores is not None for g in train)
+    if not judged and (several := sum(len(g) > 1 for g in train)):
+        notes.append(
+            f"nobody judged the answers to {several} prompts: the first is the demonstration"
+        )
     return Task(
         name=Path(data).name.partition(".")[0],
         base=base,

@@ -1,4 +1,4 @@
-"""Rows of several completions with a judgement: ranks, scores, win probabilities, labels 1 or 2."""
+"""Rows of several completions: with ranks, scores, win probabilities, labels 1 or 2, or bare."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from tandem.data.formats.fields import DataRow, SkipRow, require_answer, require
 from tandem.data.record import Completion, Group, Preference, Prompt
 
 LAST_DIGIT = 1e-4
+
+
+def read_unjudged(row: DataRow) -> Group:
+    """`prompt`, `completions`: several answers that nobody has judged yet."""
+    group, _ = _answers(row)
+    return group
 
 
 def read_ranked(row: DataRow) -> Group:
@@ -102,12 +108,19 @@ def _probability(entry: DataRow) -> float:
 
 
 def _several(row: DataRow, name: str) -> tuple[Group, Sequence[float]]:
-    text, messages = row.prompt()
     entries, numbers = row.items("completions"), row.numbers(name)
     if len(entries) != len(numbers):
         row.wrong(
             name, numbers, f"{len(entries)} completions need as many {name}, not {len(numbers)}"
         )
+    group, full_ones = _answers(row)
+    return group, [numbers[k] for k in full_ones]
+
+
+def _answers(row: DataRow) -> tuple[Group, list[int]]:
+    """Return the answers that are not empty, and which of the row's they are."""
+    text, messages = row.prompt()
+    entries = row.items("completions")
     if messages is None and any(isinstance(e, list) for e in entries):
         text, messages = transcripts.prompt_of([{"role": "user", "content": text}])
     answers = [_entry(row, k) for k in range(len(entries))]
@@ -115,7 +128,7 @@ def _several(row: DataRow, name: str) -> tuple[Group, Sequence[float]]:
     if not full_ones:
         raise SkipRow("empty answer")
     completions = tuple(a for a in answers if a is not None)
-    return Group(Prompt("", text, messages), completions), [numbers[k] for k in full_ones]
+    return Group(Prompt("", text, messages), completions), full_ones
 
 
 def _entry(row: DataRow, k: int) -> Completion | None:

@@ -50,6 +50,13 @@ def _entries_are_objects(rows: Sequence[DataRow]) -> bool:
     return all(isinstance(v, list) for v in values) and all(isinstance(x, dict) for x in entries)
 
 
+def _lists_of_answers(rows: Sequence[DataRow]) -> bool:
+    values = [row.values.get("completions") for row in rows]
+    entries = [x for v in values if isinstance(v, list) for x in cast("list[Any]", v)]
+    known = all(isinstance(x, str | list) for x in entries)
+    return bool(entries) and known and all(isinstance(v, list) for v in values)
+
+
 def _transcripts(rows: Sequence[DataRow]) -> bool:
     texts = [row.values.get(name) for row in rows for name in ("chosen", "rejected")]
     return all(isinstance(t, str) and transcripts.is_transcript(t) for t in texts)
@@ -302,6 +309,12 @@ FORMATS: dict[str, Format] = {
         "questions with worked solutions that end in `#### 42`, the answer key",
         conversations.read_worked_solution,
         fits=_worked,
+    ),
+    "answers": Format(
+        ("prompt", "completions"),
+        "a prompt with several answers that nobody has judged: to be labelled, or by a judge",
+        judged.read_unjudged,
+        fits=_lists_of_answers,
     ),
     "prompt": Format(("prompt",), "prompts alone", conversations.read_prompt),
 }

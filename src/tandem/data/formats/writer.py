@@ -184,6 +184,12 @@ def _scored(group: Group) -> Iterator[Values]:
     yield {**_completions(group), "scores": [float(s) for s in group.scores]}
 
 
+def _answers(group: Group) -> Iterator[Values]:
+    if not group.completions:
+        raise _LeftOut("no completion")
+    yield _completions(group)
+
+
 def _completions(group: Group) -> Values:
     answers = [_answer(group, c) for c in group.completions]
     return {"prompt": _prompt(group), "completions": answers}
@@ -201,6 +207,7 @@ ROW_WRITERS: dict[str, Callable[[Group], Iterator[Values]]] = {
     "messages": _messages,
     "ranked": _ranked,
     "scored": _scored,
+    "answers": _answers,
     "prompt": _prompt_only,
 }
 
