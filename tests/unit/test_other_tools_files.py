@@ -167,7 +167,10 @@ SEVERAL = [
        ":1: `output`", "the better and the worse"),
     no("02 numbers", {"prompt": "2+2", "chosen": [4], "rejected": [5]}, "`chosen[0]`", "a string"),
     no("02 the number of the chosen", {"prompt": Q, "completions": [A, B], "chosen": 0},
-       "`completions` would be left out", "--format prompt"),
+       "`chosen` would be left out", "--format answers"),
+    one("02 answers that nobody judged", {"prompt": Q, "completions": [A, B]}, TEXT, votes=()),
+    no("02 ratings", {"prompt": Q, "completions": [A, B], "ratings": [2, 1]},
+       "--columns scores=ratings", "--format answers"),
     one("02 ranks with a tie", {"prompt": Q, "completions": [A, B, "c"], "ranks": [1, 2, 2]}, TEXT,
         votes=((A, B), (A, "c"))),
     one("02 equal scores", {"prompt": Q, "completions": [A, B], "scores": [1, 1]}, TEXT, votes=(),
@@ -318,7 +321,7 @@ THUMBS = [
     no("10 question and answer", {"question": Q, "answer": A, "label": 1},
        "--columns prompt=question,completion=answer"),
     no("10 labels of steps", {"prompt": Q, "completions": [A, B], "labels": [True, False]},
-       "`completions` would be left out"),
+       "`labels` would be left out"),
 ]  # fmt: skip
 
 

@@ -22,7 +22,8 @@ from tandem.errors import ConfigError, DataError, nearest_name
 PEEK = 64
 """Rows that are looked at before the format is decided."""
 
-UNJUDGED = ("prompt-completion", "messages", "sharegpt", "alpaca", "gsm8k", "prompt")
+UNJUDGED = ("prompt-completion", "messages", "sharegpt", "alpaca", "gsm8k", "answers",
+            "prompt")  # fmt: skip
 NEAREST = 4
 """Formats that an error names, where no format fits."""
 
@@ -83,6 +84,8 @@ def _refuse_guess(found: str, rows: Sequence[DataRow], name: str) -> None:
         _refuse_guessed_prompt(rows, name)
     elif found == "prompt":
         _refuse_unread_answers(rows, name)
+    elif found == "answers":
+        _refuse_unread_judgments(rows, name)
     elif found in UNJUDGED:
         _refuse_unread_labels(found, rows, name)
 
@@ -91,9 +94,8 @@ def _refuse_guessed_prompt(rows: Sequence[DataRow], name: str) -> None:
     if all(are_whole(row) for row in rows if row.has("chosen") and row.has("rejected")):
         return
     columns = dict.fromkeys(c for row in rows for c in row.values)
-    maybe = [
-        c for c in columns if c not in FORMATS["implicit-prompt"].needs and is_question(c, rows)
-    ]
+    sides = FORMATS["implicit-prompt"].needs
+    maybe = [c for c in columns if c not in sides and is_question(c, rows)]
     if not maybe:
         return
     hold = "; or, if the answers do begin with their prompt, --format implicit-prompt"
@@ -118,6 +120,20 @@ def _refuse_unread_answers(rows: Sequence[DataRow], name: str) -> None:
         "prompts alone are read where no column could hold an answer; else what somebody wrote or "
         "judged would be lost without a word",
         f"{better}to read the prompts alone, --format prompt",
+    )
+
+
+def _refuse_unread_judgments(rows: Sequence[DataRow], name: str) -> None:
+    left = left_over("answers", rows)
+    judgments = judgments_in(left, rows)
+    if not judgments:
+        return
+    mapping = suggest_columns(["prompt", "completions", *left])
+    better = f"say which columns hold what: {spell_columns(mapping)}; or, " if mapping else ""
+    raise DataError(
+        f"{name}: answers that nobody judged, and {quote_names(judgments)} would be left out",
+        "several answers to a prompt are judged by `scores` or by `ranks`, one for each",
+        f"{better}to read the answers without it, --format answers",
     )
 
 

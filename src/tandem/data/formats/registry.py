@@ -8,12 +8,12 @@ from typing import Any, cast
 
 from tandem.data.chat import transcripts
 from tandem.data.formats import (
+    chosen_answers,
     compared_pairs,
     conversations,
     judged,
     label_studio,
     published,
-    chosen_answers,
 )
 from tandem.data.formats.fields import DataRow
 from tandem.data.record import Group
