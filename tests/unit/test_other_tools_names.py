@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +66,20 @@ def test_nothing_of_ours_is_hidden():
     """A name that is ours is never explained as another trainer's."""
     assert not {*COMMANDS, *NEAREST_METHODS} & {*METHODS, *cli.COMMANDS}
     assert not {*FLAGS} & {*ELSEWHERE}
+
+
+@pytest.mark.parametrize(
+    ("method", "advice"),
+    [("grpo", "examples/grpo_with_your_reward.py"), ("sft", "give data with answers"),
+     ("dpo", "give data with `chosen` and `rejected`"), ("direct", "")],
+)  # fmt: skip
+def test_prompts_alone(method: str, advice: str, tmp_path: Path, capsys):
+    """What GRPO is trained on elsewhere: prompts, and a column for a reward in Python."""
+    rows = [{"prompt": f"What is {k} and 2?", "solution": str(k + 2)} for k in range(20)]
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = Path(cli.__file__).parents[1] / "tasks" / "micro" / "assets" / "base"
+    words = ["run", method, "--model", str(base), "--data", str(data), "--dry_run",
+             "--sampling.max_tokens", "32", "--start", "model"]  # fmt: skip
+    assert cli.main(words) == (2 if advice else 0)
+    assert advice in capsys.readouterr().err
