@@ -46,7 +46,7 @@ def main() -> tuple[float, float]:
     task = task_from_files(model, data)
     short = Sampling(max_tokens=256 if options.model else 24)
     rate = 1e-6 if options.model else 3e-4
-    cfg = GRPOConfig(prompts=16, n=8, rounds=15, minibatch=16, optim=Optim(lr=rate))
+    cfg = GRPOConfig(prompts=16, n=4, rounds=10, minibatch=16, optim=Optim(lr=rate))
     with Run(Path(options.out) / "grpo", seed=0) as run:
         prompts = run("prompts", encode, task.prompts, model, room=short.max_tokens)
         held_out = run("held-out", encode, task.evaluation[:50], model, room=short.max_tokens)
