@@ -195,8 +195,7 @@ def _check_stored_whole(source: Source, stored: Mapping[str, tuple[str, list[int
     notes = [name for name in NOTES if (Path(source) / name).exists()]
     if packed or notes:
         raise ModelError(
-            f"{source} holds weights quantised by a method that "
-            f"{notes[0] if notes else 'config.json does not name'} ({(packed or notes)[0]})",
+            f"{source} holds quantised weights: see {(packed or notes)[0]}",
             "quantised weights cannot be trained: a step is smaller than the distance between them",
             "give the model in bf16 or fp32 that it was made from",
         )
