@@ -137,7 +137,7 @@ def test_an_end_that_the_text_spells_out(tmp_path: Path):
         (pair("a", "b", "c"), "dpo"),
         ({"prompt": "a", "completion": "b", "label": True}, "kto"),
         ({"prompt": "a", "completion": "b"}, "sft"),
-        ({"prompt": "a"}, "best_of_n"),
+        ({"prompt": "a"}, "direct"),
         ({"prompt": "a", "completions": ["x", "y", "z"], "ranks": [1, 2, 3]}, "reward"),
     ],
 )
