@@ -406,6 +406,11 @@ CONTAINERS = [
     no("messages as NumPy prints them", {"prompt": Q, "chosen": f"[{ASKED}\n {SAID}]",
                                          "rejected": f"[{ASKED}\n {WRONG}]"}, "`chosen`", "JSON",
        kind="csv"),
+    one("lists as answers in CSV", {"prompt": Q, "chosen": "[1, 2]", "rejected": '["a"]'}, TEXT,
+        kind="csv", votes=(("[1, 2]", '["a"]'),)),
+    Case("a list as one answer of CSV", [
+        {"question": Q, "chosen": '["a", "b"]', "rejected": "c"}, {"question": Q, **PAIR}], CHAT,
+        (('["a", "b"]', "c"),), kind="csv"),
     one("JSON as an answer", {"prompt": Q, "chosen": '{"role": "admin"}', "rejected": "[1, 2]"},
         TEXT, votes=(('{"role": "admin"}', "[1, 2]"),)),
     Case("texts and messages mixed", [ROW, {"prompt": [ASKED], "chosen": [SAID],

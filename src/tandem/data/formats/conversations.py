@@ -47,7 +47,7 @@ def read_asked_pair(row: DataRow, name: str) -> Group:
 
 def build_asked_pair(row: DataRow, text: str, messages: Messages) -> Group:
     """Make a group of `chosen` and `rejected`, one answer each or several, to a conversation."""
-    if chosen_answers.has_several(row):
+    if chosen_answers.has_several(row) and not row.strings:
         return chosen_answers.build_best_of(row, text, messages)
     answers = row.answer("chosen"), row.answer("rejected")
     said = str(messages[-1].get("content") or "")

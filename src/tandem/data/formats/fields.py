@@ -109,7 +109,7 @@ class DataRow:
     def is_several(self, name: str) -> bool:
         """True if the column holds a list of answers: texts, or conversations."""
         value = self.values.get(name)
-        if self.strings and isinstance(value, str) and value.startswith("["):
+        if self.strings and isinstance(value, str) and value.startswith(('["', "['", "[[")):
             try:
                 value = parse_structure(value)
             except ValueError:

@@ -68,11 +68,19 @@ def _worked(rows: Sequence[DataRow]) -> bool:
 
 
 def _several_answers(rows: Sequence[DataRow]) -> bool:
-    return any(map(chosen_answers.has_several, rows))
+    sides = [_holds_lists(rows, name) for name in chosen_answers.SIDES]
+    return all(sides) if rows[0].strings else any(sides)
 
 
 def _several_outputs(rows: Sequence[DataRow]) -> bool:
-    return any(row.is_several("output") for row in rows)
+    return _holds_lists(rows, "output")
+
+
+def _holds_lists(rows: Sequence[DataRow], name: str) -> bool:
+    """True for lists of answers; where cells are text, for a column of nothing else."""
+    full = [row for row in rows if row.has(name)]
+    several = [row.is_several(name) for row in full]
+    return all(several) and bool(several) if full and full[0].strings else any(several)
 
 
 def _ranked_answers(rows: Sequence[DataRow]) -> bool:
