@@ -175,6 +175,14 @@ SEVERAL = [
 
 SAIL = {"name": "sail", "parameters": {"type": "object", "properties": {"boat": {}}}}
 TOOL = {"type": "function", "function": SAIL}
+TOOLS: dict[str, tuple[Any, bool]] = {
+    "a list": ([TOOL], True), "text": (json.dumps([TOOL]), True), "one": (TOOL, True),
+    "one as text": (json.dumps(TOOL), True), "a list of texts": ([json.dumps(TOOL)], True),
+    "as Python prints it": (repr([TOOL]), True), "nothing": (None, False), "empty": ([], False),
+    "empty text": ("[]", False), "null as text": ("null", False), "blank": (" ", False),
+    "other words": ("hammer and saw", False),
+}  # fmt: skip
+"""What stands in a column `tools`, and whether it is TOOL."""
 CALLED = '{"name": "sail", "arguments": {"boat": "b"}}'
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from other_tools import ALL, Case, said, write
+from other_tools import ALL, ASKED, TOOL, TOOLS, A, B, Case, Q, said, write
 from tandem import cli
+from tandem.data.chat.template import tools_of
 from tandem.data.formats import read_data
 from tandem.errors import DataError
 
@@ -34,6 +36,24 @@ def test_the_right_value_or_an_error_by_name(case: Case, tmp_path: Path):
     assert {(texts[v.winner], texts[v.loser]) for v in group.preferences} == set(case.votes)
     scores = None if group.scores is None else float(group.scores[0])
     assert scores == case.score
+
+
+@pytest.mark.parametrize("asked", [Q, [ASKED]], ids=["text", "messages"])
+@pytest.mark.parametrize("column", ["tools", "functions"])
+@pytest.mark.parametrize("name", TOOLS)
+def test_tools_reach_the_prompt(name: str, column: str, asked: Any, tmp_path: Path):
+    given, there = TOOLS[name]
+    row = {"prompt": asked, "chosen": A, "rejected": B, column: given}
+    prompt = read_data(write(tmp_path, Case(name, [row]))).groups[0].prompt
+    assert tools_of(prompt) == ([TOOL] if there else [])
+    assert (prompt.messages is not None) == (there or asked != Q)
+
+
+@pytest.mark.parametrize("given", [3, "[{'a': ", '{"a": ', [3], ["x"]])
+def test_what_is_no_tool_is_refused(given: Any, tmp_path: Path):
+    row = {"prompt": Q, "chosen": A, "rejected": B, "tools": given}
+    with pytest.raises(DataError, match=":1: `tools`"):
+        read_data(write(tmp_path, Case("", [row])))
 
 
 ADVISED = [case for case in ALL if any("--" in words for words in case.refused)]

@@ -48,7 +48,7 @@ def add_context(row: DataRow, group: Group, used: Sequence[str] = ()) -> Group:
     system = _system(row, by_kind.get("system"))
     history = _history(row, by_kind.get("history"))
     tools = _tools(row, by_kind.get("tools"))
-    if system or history:
+    if system or history or (tools and prompt.messages is None):  # a template writes all of them
         prompt = _with_turns(row, prompt, system, history, by_kind.get("system", "system"))
     if tools:
         prompt = replace(prompt, meta={**prompt.meta, "tools": tools})
