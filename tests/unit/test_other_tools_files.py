@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from other_tools import ALL, ASKED, TOOL, TOOLS, A, B, Case, Q, said, write
@@ -36,6 +38,28 @@ def test_the_right_value_or_an_error_by_name(case: Case, tmp_path: Path):
     assert {(texts[v.winner], texts[v.loser]) for v in group.preferences} == set(case.votes)
     scores = None if group.scores is None else float(group.scores[0])
     assert scores == case.score
+
+
+def test_parquet_says_what_json_lines_say(tmp_path: Path):
+    """Arrow gives every row the keys of all rows, and nulls where a row had none."""
+    compared = 0
+    for case in (c for c in ALL if isinstance(c.rows, list) and c.kind in ("json", "jsonl")):
+        try:
+            paths = [write(tmp_path, replace(case, kind=kind)) for kind in ("jsonl", "parquet")]
+        except (pa.ArrowException, OverflowError):
+            continue  # rows of several types, or numbers that Arrow does not hold
+        one, other = map(outcome, paths)
+        assert one == other, case.name
+        compared += 1
+    assert compared > 150
+
+
+def outcome(path: Path) -> object:
+    try:
+        groups = read_data(path).groups
+    except DataError as error:
+        return str(error).splitlines()[1:]
+    return [(said(g), [c.text for c in g.completions], g.preferences) for g in groups]
 
 
 @pytest.mark.parametrize("asked", [Q, [ASKED]], ids=["text", "messages"])
