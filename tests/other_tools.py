@@ -107,6 +107,15 @@ QUESTIONS = [
     one("01 answers repeat the question", {
         "question": Q, "chosen": f"{Q}\n{A}", "rejected": f"{Q}\n{B}"},
         votes=((f"\n{A}", f"\n{B}"),)),
+    one("01 a greeting is no prompt", {"question": "Hi", "chosen": "Hi! Yes?",
+                                       "rejected": "Hi you"}, "user:Hi",
+        votes=(("Hi! Yes?", "Hi you"),)),
+    one("01 a greeting beside prompt", {"prompt": "Hi", "chosen": "Hi! Yes?",
+                                        "rejected": "Hi you"}, "Hi",
+        votes=(("Hi! Yes?", "Hi you"),)),
+    one("01 answers repeat the prompt", {
+        "prompt": Q, "chosen": f"{Q} {A}", "rejected": f"{Q} {B}"}, TEXT,
+        votes=((f" {A}", f" {B}"),)),
     *(no(f"01 {column}", asking(column, value), f"`{column}`", "unread",
          f"--columns prompt={column}")
       for column, value in {

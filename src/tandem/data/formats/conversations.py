@@ -20,6 +20,8 @@ from tandem.data.verifiable import StatedAnswer
 Messages = tuple[Message, ...]
 
 _KEY = StatedAnswer(("####",))
+WORDS_THAT_REPEAT = 3
+"""Answers that both begin with a prompt of so many words repeat it."""
 _OTHER_PROMPT = "the two answers are conversations, and they begin with another prompt"
 _READ_ANSWERS = (
     "mend that row; or, to take the prompt that they begin with, --format implicit-prompt"
@@ -35,7 +37,7 @@ def read_preference(row: DataRow) -> Group:
     if messages is None and (row.is_list("chosen") or row.is_list("rejected")):
         messages = ({"role": "user", "content": text},)
         return build_pair(row, *transcripts.prompt_of(messages), answers)
-    return build_pair(row, text, messages, _behind_prompt(text, messages, answers))
+    return build_pair(row, text, messages, answers if messages else _behind_prompt(text, answers))
 
 
 def read_asked_pair(row: DataRow, name: str) -> Group:
@@ -50,8 +52,9 @@ def build_asked_pair(row: DataRow, text: str, messages: Messages) -> Group:
     if chosen_answers.has_several(row) and not row.strings:
         return chosen_answers.build_best_of(row, text, messages)
     answers = row.answer("chosen"), row.answer("rejected")
-    said = str(messages[-1].get("content") or "")
-    return build_pair(row, text, messages, _behind_prompt(said, None, answers))
+    if not (row.is_list("chosen") or row.is_list("rejected")):
+        answers = _behind_prompt(str(messages[-1].get("content") or ""), answers)
+    return build_pair(row, text, messages, answers)
 
 
 def ask_in_messages(text: str, messages: Messages | None) -> tuple[str, Messages]:
@@ -59,11 +62,14 @@ def ask_in_messages(text: str, messages: Messages | None) -> tuple[str, Messages
     return transcripts.prompt_of(messages or ({"role": "user", "content": text},))
 
 
-def _behind_prompt(
-    text: str, messages: Messages | None, answers: tuple[Completion, ...]
-) -> tuple[Completion, ...]:
-    """Return answers without the prompt, where all of them repeat it at their start."""
-    if messages is not None or not text or not all(a.text.startswith(text) for a in answers):
+def _behind_prompt(text: str, answers: tuple[Completion, ...]) -> tuple[Completion, ...]:
+    """Return answers without the prompt, where all of them repeat it at their start.
+
+    A prompt of a word or two is no proof: "Hi!" may well be answered by "Hi! How are you?". No
+    answer begins with somebody else's question.
+    """
+    proof = len(text.split()) >= WORDS_THAT_REPEAT or text[-1:].isspace() or text[-1:] in "?:"
+    if not proof or not all(a.text.startswith(text) for a in answers):
         return answers
     return tuple(require_text(Completion(a.text[len(text) :])) for a in answers)
 
