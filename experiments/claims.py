@@ -197,7 +197,8 @@ def _head(judged: Mapping[str, list[Judged]]) -> Iterator[str]:
     yield f"**{len(judged)} claims:** " + ", ".join(f"{counts[v]} {v}" for v in VERDICTS) + "."
     yield (
         "- *Holds*: all of its tests are resolved in its favour, p < .05 after Holm.\n"
-        "- *Holds when*: some are and others are not; those that hold are named.\n"
+        "- *Holds when*: some are and others are not. Those that hold are named, and those that "
+        "are resolved the other way.\n"
         "- *Fails*: none is, and at least one is resolved the other way; it is named where others "
         "are open.\n"
         "- *Not resolved*: no test is. It says nothing against the claim.\n"
@@ -239,11 +240,19 @@ def _table(registry: Mapping[str, Any], judged: Mapping[str, list[Judged]]) -> s
 
 
 def _verdict(tests: Sequence[Judged]) -> str:
+    """Spell a claim's verdict, with the tests that hold and fail where they differ."""
     verdict = claim_verdict(tests)
-    told = {WHEN: HOLDS, FAILS: FAILS}.get(verdict)
-    named = [t.test["label"] for t in tests if t.verdict == told]
-    whole = verdict == FAILS and len(named) == sum(t.verdict != LEFT for t in tests)
-    return verdict if told is None or whole else f"{verdict}: {'; '.join(named)}"
+    run = [t for t in tests if t.verdict != LEFT]
+    held, failed = (_labels(run, v) for v in (HOLDS, FAILS))
+    if verdict == WHEN:
+        return f"{WHEN}: {held}" + (f"; fails when: {failed}" if failed else "")
+    if verdict == FAILS and any(t.verdict != FAILS for t in run):
+        return f"fails when: {failed}"
+    return verdict
+
+
+def _labels(tests: Sequence[Judged], verdict: str) -> str:
+    return ", ".join(t.test["label"].replace(", ", " ") for t in tests if t.verdict == verdict)
 
 
 def _claim(

@@ -202,11 +202,30 @@ def _step(found: Any, step: Any) -> Any:
 
 
 def _numbers(test: Test, found: Any) -> Estimate:
-    low, high = (np.asarray(follow_path(found, test[k]), np.float64) for k in ("low", "high"))
+    """Estimate how much higher one is than the other, over the seeds that have both."""
+    sides = (_each_seed(found, test[k]) for k in ("low", "high"))
+    both = [(a, b) for a, b in zip(*sides, strict=True) if a is not None and b is not None]
+    if not both:
+        raise Absent("no seed has both")
+    low, high = (np.asarray(x, np.float64) for x in zip(*both, strict=True))
     if reduce := test.get("reduce"):
         low, high = (REDUCED[reduce](x, axis=-1) for x in (low, high))
     difference = high - low
     return mean_over_seeds(difference) if difference.ndim == 1 else mean_of(difference)
+
+
+def _each_seed(found: Any, path: Sequence[Any]) -> list[Any]:
+    """Return what a path leads to in every seed; None in those that lack it."""
+    if ALL not in path:
+        return list(follow_path(found, path))
+    at = path.index(ALL)
+    items, each = follow_path(found, path[:at]), list[Any]()
+    for item in items.values() if isinstance(items, Mapping) else items:
+        try:
+            each.append(follow_path(item, path[at + 1 :]))
+        except Absent:
+            each.append(None)
+    return each
 
 
 def read_estimate(value: Any) -> tuple[Estimate, bool]:

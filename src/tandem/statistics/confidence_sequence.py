@@ -22,7 +22,7 @@ and Ramdas (2024) for the sequence.
 diverges breaks it, as it breaks every interval (`deviant_seeds`). It says nothing about other seeds
 with two. It is about twice as wide as an interval for a fixed number: that is the price of looking.
 
-Shapes: S seeds, P prompts; leading dimensions are experiments of their own.
+Shapes: S seeds, P prompts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.errors import ConfigError
-from tandem.statistics.crossed import ALPHA, crossed_squares
+from tandem.statistics.crossed import ALPHA, Crossed, crossed_squares
 from tandem.statistics.intervals import NO_INTERVAL, Estimate, mean_of, read_design
 from tandem.statistics.numerics import Floats, find_root, t_quantile
 from tandem.statistics.power import holm
@@ -79,30 +79,30 @@ def confidence_sequence(d: npt.ArrayLike, *, null: float = 0.0) -> Estimate:
         why = f"{NO_INTERVAL}: {s} seeds, and none holds at any stopping time with fewer than 3"
         nan = float("nan")
         return replace(plain, low=nan, high=nan, p_value=nan, method=why)
-    half = float(sequence_half_width(values))
+    squares = crossed_squares(values)
+    half = float(sequence_half_width(squares))
     return replace(
         plain,
         low=plain.mean - half,
         high=plain.mean + half,
-        p_value=_p_value(values, abs(plain.mean - null)),
+        p_value=_p_value(squares, abs(plain.mean - null)),
         method=METHOD,
     )
 
 
-def sequence_half_width(d: npt.ArrayLike, alpha: float = ALPHA) -> Floats:
-    """Return half the length of the confidence sequence after the seeds of d [..., S, P].
+def sequence_half_width(squares: Crossed, alpha: float = ALPHA) -> Floats:
+    """Return half the length of the confidence sequence, from the mean squares of one or of many.
 
     Infinite with fewer than three seeds. Seeds vary at least as much as the noise in their means:
     three that agree by luck do not make it narrow.
     """
-    x = np.asarray(d, np.float64)
-    s, p = x.shape[-2:]
+    s, p = squares.seeds, squares.prompts
+    prompt_square = np.asarray(squares.prompt_square, np.float64)
     t = critical_t(s, SEED_SHARE * alpha)
     if math.isinf(t):
-        return np.full(x.shape[:-2], np.inf)
-    squares = crossed_squares(x)
+        return np.full(prompt_square.shape, np.inf)
     by_seed = np.sqrt(np.maximum(squares.seed_square, squares.noise_square) / (s * p))
-    by_prompt = np.sqrt(np.asarray(squares.prompt_square) / (s * p))
+    by_prompt = np.sqrt(prompt_square / (s * p))
     prompts = t_quantile((1 - SEED_SHARE) * alpha / 2, p - 1)
     return np.asarray(t * by_seed + prompts * by_prompt, np.float64)
 
@@ -122,11 +122,11 @@ def critical_t(seeds: int, alpha: float) -> float:
     return math.sqrt((seeds - 1) * (ratio - 1) / (1 - ratio / known))
 
 
-def _p_value(d: Floats, distance: float) -> float:
+def _p_value(squares: Crossed, distance: float) -> float:
     """Return the smallest error at which the sequence leaves out a mean this far away."""
 
     def inside(log_alpha: float) -> float:
-        half = float(sequence_half_width(d, math.exp(log_alpha)))
+        half = float(sequence_half_width(squares, math.exp(log_alpha)))
         return min(half, 1e300) - distance
 
     least, most = math.log(LEAST_P), 0.0
@@ -159,7 +159,7 @@ def unresolved_cells(cells: Mapping[str, npt.ArrayLike], most: int) -> list[str]
             "give 3 or more",
         )
     estimates = {name: confidence_sequence(d) for name, d in cells.items()}
-    adjusted = holm([e.p_value for e in estimates.values()]).tolist() if cells else []
+    adjusted = [float(p) for p in holm([e.p_value for e in estimates.values()])]
     return [
         name
         for (name, estimate), p in zip(estimates.items(), adjusted, strict=True)
