@@ -34,6 +34,7 @@ PAGES: tuple[tuple[str, ...], ...] = (
     ("self_improvement.py", "--again", "--page", str(RESULTS / "self-improvement-ways.md")),
     ("self_improvement_search.py", "--again", "--page",
      str(RESULTS / "self-improvement-search.md")),
+    ("claims.py",),
 )  # fmt: skip
 """Every page by the script that makes it; the last step is the index."""
 APART = {"label-plans": "its JSON does not hold the plan as text; experiments/label_plans.py does"}
