@@ -121,6 +121,7 @@ def check_steps(heard: Heard, per_round: int) -> None:
     assert min(x for k, x in enumerate(moved) if k % per_round) > 1e-3
 
 
+@pytest.mark.slow
 @BOTH
 def test_it_learns_what_is_preferred(method: Any, cfg: Any, init: Path, tmp_path: Path):
     """Against the reference's answers the trained policy wins more than half, by the judge."""
