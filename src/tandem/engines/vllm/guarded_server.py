@@ -32,6 +32,7 @@ class RequiredKey:
         self.expected = f"Bearer {os.environ[KEY]}".encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, or refuse it."""
         if scope["type"] == "lifespan" or self._holds(scope):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
