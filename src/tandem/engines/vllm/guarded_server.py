@@ -8,6 +8,7 @@ workers. `RequiredKey` asks for it on all.
 from __future__ import annotations
 
 import hmac
+import importlib
 import os
 import runpy
 import signal
@@ -58,6 +59,20 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def serve() -> None:
+    """Run vLLM's OpenAI-compatible server with the arguments of this process.
+
+    It is called from this file, not run as a module: the engine's process begins with the main
+    file once more, and this one imports nothing large.
+    """
+    try:
+        entry = importlib.import_module("vllm.entrypoints.launchers.api_server.entry")
+    except ModuleNotFoundError:  # in earlier versions
+        runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__", alter_sys=True)
+    else:
+        entry.main()
+
+
 if __name__ == "__main__":
     end_with_parent()
-    runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__", alter_sys=True)
+    serve()
