@@ -6,8 +6,8 @@ The reward is the share of an answer's letters that stand in the first half of t
 that anybody's model can climb without a judge. Without `--model` the policy is a random Llama of
 0.8 M parameters (4 layers, width 128) that writes single letters. Printed and written as JSON for
 each engine: reward, KL of the sampler from the trainer in nats a token (0 by construction for our
-own engine), the largest share of weights that were cut, seconds of sampling at each step, and the
-seconds until the first sample.
+own engine), the largest share of weights that were cut, and seconds of sampling and of training at
+each step. Starting the server is not in them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import os
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import date
@@ -63,15 +62,13 @@ class EarlyLetters:
 
 
 class Rounds:
-    """Keeps the numbers of each round, and says when the first had come."""
+    """Keeps and prints the numbers of each round."""
 
     def __init__(self) -> None:
-        self.began, self.first = time.perf_counter(), 0.0
         self.rounds: list[dict[str, Any]] = []
 
     def log(self, kind: str, **numbers: Any) -> None:
         if kind == "round":
-            self.first = self.first or time.perf_counter() - self.began
             self.rounds.append(numbers)
             print({k: v for k, v in numbers.items() if k in SHOWN}, flush=True)
 
@@ -128,7 +125,6 @@ def fitted(engine: str, model: Path, args: argparse.Namespace, place: Path) -> d
         "sample_s_median": round(statistics.median(seconds), 4),
         "train_s_median": round(statistics.median(r["train_s"] for r in rounds), 4),
         "tokens_per_s_median": statistics.median(r["sample_tokens_per_s"] for r in rounds),
-        "seconds_to_first_round": round(heard.first, 1),
     }  # fmt: skip
 
 
