@@ -155,6 +155,7 @@ class VllmServer:
             "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several runs would all sit on the same core
             "OMP_NUM_THREADS": str(torch.get_num_threads()),
+            "TORCH_COMPILE_DISABLE": "1",  # else the first answer waits for a C++ compiler
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker in the engine's own process
         }
         return {
