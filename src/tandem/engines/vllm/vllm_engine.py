@@ -27,6 +27,8 @@ from tandem.rng import Seed
 CONCURRENCY = 64
 """Prompts on their way at once; vLLM itself decides how many it decodes together."""
 DEFAULT_POSITIONS = 4096
+COLDEST = 0.01
+"""vLLM samples at this temperature where a lower one above 0 is asked for."""
 
 
 class VllmEngine:
@@ -86,9 +88,11 @@ class VllmEngine:
         """Yield each prompt with n new completions, in the order of the prompts.
 
         Raises:
+            ConfigError: vLLM would draw from another law than ours with these settings.
             EngineError: a prompt has no tokens, or does not fit with `max_tokens` after it, or
                 the server is gone.
         """
+        check_sampling(sampling)
         ends = StopCondition(self.tokenizer, self.ends, sampling.stop)
         asked = list(prompts)
         for group in asked:
@@ -111,6 +115,7 @@ class VllmEngine:
             "min_p": sampling.min_p,
             "stop": list(sampling.stop),
             "stop_token_ids": self.ends,
+            "ignore_eos": True,  # the tokens above are all that end an answer
             "include_stop_str_in_output": True,
             "add_special_tokens": False,
             "logprobs": 0,
@@ -163,6 +168,28 @@ def check_support(mixture: bool) -> None:
             f"machine.engine = vllm in {world_size()} processes",
             "all processes learn from the same samples, and each would ask a server of its own",
             "leave machine.engine out, or train in one process",
+        )
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse settings with which vLLM draws from another law than our engine.
+
+    Raises:
+        ConfigError: top-p and min-p together, which vLLM applies in the other order; or a
+            temperature that it raises.
+    """
+    if sampling.top_p < 1 and sampling.min_p > 0:
+        raise ConfigError(
+            f"sampling.top_p = {sampling.top_p} with sampling.min_p = {sampling.min_p} for vLLM",
+            "vLLM takes the share of top_p from what min_p has left, and our engine of the whole "
+            "law: the same settings would be two laws",
+            "give one of the two, or leave machine.engine out",
+        )
+    if 0 < sampling.temperature < COLDEST:
+        raise ConfigError(
+            f"sampling.temperature = {sampling.temperature} for vLLM",
+            f"vLLM samples at {COLDEST} where less is asked for",
+            f"give 0 for greedy answers or {COLDEST} and more, or leave machine.engine out",
         )
 
 

@@ -29,9 +29,11 @@ from tandem.errors import EngineError
 
 PYTHON = "TANDEM_VLLM"
 """Names the Python in whose environment vLLM is installed."""
-START_SECONDS = 600.0
+START_SECONDS = 1800.0
 """A server that does not answer by then has failed: a large model is read and compiled first."""
 ANSWER_SECONDS = 3600.0
+FORGET_SECONDS = 60.0
+"""The last request's blocks are freed a moment after its answer."""
 EXTENSION, GUARD = "worker_extension", "guarded_server"
 """Files of this package that vLLM's Python runs, copied to where it finds nothing else of ours."""
 
@@ -66,6 +68,7 @@ class VllmServer:
             *("--max-model-len", str(positions)),
             *("--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"),
             *("--worker-extension-cls", f"{EXTENSION}.WeightFiles"),
+            *("--middleware", f"{GUARD}.RequiredKey"),
             # compiling for a CPU takes minutes, and small models gain little
             *(() if torch.cuda.is_available() else ("--enforce-eager",)),
             *arguments,
@@ -113,9 +116,22 @@ class VllmServer:
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in weights}, path)
             self._post("/collective_rpc", {"method": "take_weight_file", "args": [str(path)]})
-            self._post("/reset_prefix_cache", None)
+            self._forget_prompts()
         finally:
             path.unlink(missing_ok=True)
+
+    def _forget_prompts(self) -> None:
+        """Empty the prefix cache: its keys and values were computed with the old weights."""
+        until = time.monotonic() + FORGET_SECONDS
+        while self._post("/reset_prefix_cache", None).get("success") is not True:
+            if time.monotonic() > until:
+                raise EngineError(
+                    "vLLM does not empty its prefix cache after new weights",
+                    "keys and values of the old weights would be read with the new ones",
+                    "take a version of vLLM that docs/scaling.md names, or leave machine.engine "
+                    "out",
+                )
+            time.sleep(0.1)
 
     def close(self) -> None:
         """Stop the server and delete its folder."""
@@ -135,12 +151,19 @@ class VllmServer:
         launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK",
                     "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH")  # fmt: skip
         kept = {k: v for k, v in os.environ.items() if k not in launcher}
+        on_cpu = {
+            "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several runs would all sit on the same core
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+            "TORCH_COMPILE_DISABLE": "1",  # else the first answer waits for a C++ compiler
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker in the engine's own process
+        }
         return {
-            "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; read on CPUs alone
+            **({} if torch.cuda.is_available() else on_cpu),
             **kept,
             "PYTHONPATH": str(self.home),
             "VLLM_API_KEY": self.key,
-            "VLLM_SERVER_DEV_MODE": "1",  # serves collective_rpc, to whoever has the key
+            "VLLM_SERVER_DEV_MODE": "1",  # serves collective_rpc; RequiredKey guards it
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",
         }

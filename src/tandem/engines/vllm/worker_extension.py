@@ -19,4 +19,18 @@ class WeightFiles:
         from safetensors.torch import load_file
 
         self.model_runner.reload_weights(weights_iterator=iter(load_file(path).items()))
+        repack_tables(self.model_runner.get_model())
         return "taken"
+
+
+def repack_tables(model: Any) -> None:
+    """Make the packed copies of tables on a CPU anew from the weights beside them.
+
+    On a CPU vLLM multiplies by a packed copy of each matrix. Loading makes those copies of the
+    layers that a file names. A language head that is the embeddings' own table is not named, and
+    its copy would stay that of the old weights.
+    """
+    for layer in model.modules():
+        weight = getattr(layer, "weight", None)
+        if hasattr(layer, "cpu_linear") and weight is not None and weight.numel():
+            layer.quant_method.process_weights_after_loading(layer)
