@@ -6,14 +6,15 @@ Summaries of one to five clauses are written by program, some facts wrong, and c
 people of `micro-tastes`: in the *circle* all stand in three camps, in the *ranking* all follow the
 truth with Bradley-Terry noise. Models learn from the same 8,000 votes, from the same base, with the
 same rate and passes: a Bradley-Terry reward, the scalar plus cyclic model, and with `--pairs` (it
-takes longer than all else together) the model of two arguments. They are examined on 400 pairs of other prompts by the exact preference: a model's credit for a pair is the
-share of the population that agrees with its choice. Five seeds, crossed with the pairs.
+takes longer than all else together) the model of two arguments. They are examined on 400 pairs of
+other prompts by the exact preference: a model's credit for a pair is the share of the population
+that agrees with its choice. Five seeds, crossed with the pairs.
 
 Expected, written before the first run: in the circle both preference models beat Bradley-Terry in
 credit; in the ranking nobody differs from it; a group of sixteen answers costs the cyclic model at
 most 1.3 times the reward model's time, and the model of two arguments more than ten times.
 
-A first run had 1,000 votes and no search, and in its circle nobody learned anything (docs/log/nash.md).
+A first run had 1,000 votes and no search, and nobody learned its circle (docs/log/nash.md).
 """
 
 from __future__ import annotations

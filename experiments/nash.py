@@ -58,7 +58,7 @@ WORLDS = {"circle": 1.0, "ranking": 0.0}
 PILOT = 0
 SEEDS = (1, 2, 3, 4, 5)
 EXAM = 900
-SIZES = {"demonstrations": 3000, "pairs": 1000, "held_out": 300, "prompts": 2000, "evaluation": 150}
+SIZES = {"demonstrations": 3000, "pairs": 8000, "held_out": 300, "prompts": 2000, "evaluation": 150}
 ANSWERS, CANDIDATES, NS = 8, 64, (1, 4, 16, 64)
 RATES = (1e-4, 3e-4)
 """The one search: every method gets these two learning rates, on the pilot seed."""
@@ -247,6 +247,8 @@ def open_world(out: Path, name: str, seed: int) -> World:
     configs: dict[str, Any] = {}
     for method in ("ppo", "grpo", "dpo", "nash_md"):
         configs |= default_configs(load_method(method), "micro-tastes")
+    own, cyclic = configs["reward"], configs["cyclic_preference"]
+    configs["reward"] = replace(own, epochs=cyclic.epochs, optim=cyclic.optim)
     run = Run(out / f"{name}-{seed}", seed, machine=configs["machine"])
     return World(run, Inputs(run, task, configs), configs)
 
