@@ -275,8 +275,10 @@ class Mixture:
 
     def _mixed(self, logits: Sequence[Tensor]) -> Tensor:
         """Weigh the logits: each model's log-normaliser is constant and drops out."""
-        terms = [x.float() * share for x, share in zip(logits, self.shares, strict=True)]
-        return torch.stack(terms).sum(0)
+        mixed, *others = (x.float() * s for x, s in zip(logits, self.shares, strict=True))
+        for term in others:
+            mixed += term
+        return mixed
 
 
 def _opened(weights: Weights, dtype: torch.dtype | None) -> nn.Module:
