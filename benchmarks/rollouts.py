@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -98,7 +98,9 @@ def random_model(folder: Path) -> Path:
     return folder
 
 
-def fitted(engine: str, model: Path, args: argparse.Namespace, place: Path) -> dict[str, Any]:
+def fitted(
+    engine: Literal["torch", "vllm"], model: Path, args: argparse.Namespace, place: Path
+) -> dict[str, Any]:
     """Fit by GRPO with an engine; return what is compared."""
     tokenizer = load_tokenizer(model)
     asked = QUESTIONS if tokenizer.chat_template else [LETTERS[i : i + 6] for i in range(8)]
