@@ -20,6 +20,7 @@ PARTS = (
 )  # fmt: skip
 PLAYS = (
     "cyclic_preference", "nash_md", "nash_ema", "self_play", "best_response", "past_play",
+    "ipo_md", "sppo",
 )  # fmt: skip
 """Methods that are shown on preferences that go in a circle."""
 Told = Mapping[str, Any]

@@ -70,12 +70,19 @@ def opening(module: str, config: str) -> str:
 
 
 def knobs(module: str, config: str) -> Iterator[Knob]:
-    """Yield the settings of a config dataclass, in order, those that it inherits first."""
+    """Yield the settings of a config dataclass, in order, those that it inherits first.
+
+    One that it gives another default stays where its base has it, as in `dataclasses.fields`.
+    """
+    yield from {knob.name: knob for knob in _inherited_first(module, config)}.values()
+
+
+def _inherited_first(module: str, config: str) -> Iterator[Knob]:
     node = _child(_tree(file_of(module)), config, f"{module}:{config}")
     assert isinstance(node, ast.ClassDef)
     for base in node.bases:
         if isinstance(base, ast.Name):
-            yield from knobs(_home(module, base.id), base.id)
+            yield from _inherited_first(_home(module, base.id), base.id)
     said = _attributes(ast.get_docstring(node) or "")
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value:

@@ -235,8 +235,14 @@ def reading(found: Mapping[str, Any]) -> str:
     over = "prompts and seeds" if len(found["seeds"]) > 1 else "prompts, for one training seed"
     if "intervals" in found and len(found["seeds"]) > 1:
         over += ", for seed effects that are about normal"
+    made = found.get("intervals", FIRST)
+    if until := found.get("until_resolved"):
+        made = (
+            f"docs/adr/0019: seeds were added after the first {until['fewest']} until every claim "
+            f"was resolved, {until['most']} at most, and intervals hold whenever one stops"
+        )
     return (
-        f"Means with 95 % intervals over {over} ({found.get('intervals', FIRST)}). "
+        f"Means with 95 % intervals over {over} ({made}). "
         f"Wins are against {found['opponent']} on the same prompts, ties one half. *Resolved* is "
         f"after Holm over the table; *worse* is resolved the other way."
     )

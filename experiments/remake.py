@@ -34,6 +34,9 @@ PAGES: tuple[tuple[str, ...], ...] = (
     ("self_improvement.py", "--again", "--page", str(RESULTS / "self-improvement-ways.md")),
     ("self_improvement_search.py", "--again", "--page",
      str(RESULTS / "self-improvement-search.md")),
+    ("optional_stopping.py", "--page"),
+    ("claims.py",),
+    ("world.py",),
 )  # fmt: skip
 """Every page by the script that makes it; the last step is the index."""
 APART = {"label-plans": "its JSON does not hold the plan as text; experiments/label_plans.py does"}
@@ -46,6 +49,7 @@ WAITING = {
     "cyclic_preferences.py": RESULTS / "cyclic-preferences.json",
     "iterated.py": RESULTS / "iterated.json",
     "nash.py": RESULTS / "nash.json",
+    "optional_stopping.py": RESULTS / "optional-stopping.json",
 }
 """Pages whose experiment may not have been run yet, by what it leaves."""
 

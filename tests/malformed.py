@@ -151,7 +151,7 @@ DATA = [
     Case(
         "CSV row too short", _bytes("d.csv", b"prompt,completion\na\n"), ("d.csv:2", "fewer cells")
     ),
-    Case("CSV score", _bytes("d.csv", b"prompt,completion,label\na,b,yes\n"), (":2", "'yes'")),
+    Case("CSV score", _bytes("d.csv", b"prompt,completion,label\na,b,maybe\n"), (":2", "'maybe'")),
     Case("Parquet cut short", _truncated_parquet, ("data.parquet", "cannot be read")),
     Case("Parquet by name only", _bytes("data.parquet", b"prompt"), ("data.parquet",)),
     Case("folder without files", _folder(), ("folder without data", "no files")),
@@ -159,8 +159,8 @@ DATA = [
     Case("broken dataset folder", _folder("state.json"), ("`datasets` cannot open",)),
     Case(
         "label no boolean",
-        _second({**_LABEL, "label": "good"}, _LABEL),
-        (":2", "`label` is 'good'"),
+        _second({**_LABEL, "label": "so so"}, _LABEL),
+        (":2", "`label` is 'so so'"),
     ),
     Case("label 2 of KTO", _second({**_LABEL, "label": 2}, _LABEL), (":2", "`label` is 2")),
     Case("label 3 of LLMBar", _second({**_OUTPUTS, "label": 3}, _OUTPUTS), (":2", "`label` is 3")),
@@ -187,7 +187,7 @@ DATA = [
     Case("margin is text", _second({**PAIR, "margin": "much"}), (":2", "`margin` is 'much'")),
     Case("margin NaN", _second({**PAIR, "margin": float("nan")}), (":2", "`margin` is nan")),
     Case("messages without role", _messages({"content": "a"}, BOT), (":2", "messages[0].role")),
-    Case("messages of unknown role", _messages({**USER, "role": "bot"}, BOT), (":2", "'bot'")),
+    Case("messages of unknown role", _messages({**USER, "role": "crowd"}, BOT), (":2", "'crowd'")),
     Case("messages of text", _messages("Hi?", "Hello."), (":2", "messages[0]", "'Hi?'")),
     Case("message content of parts", _messages({**USER, "content": [1]}, BOT), (":2", ".content")),
     Case("no assistant turn", _rows({"messages": [USER]}), ("no assistant turn", ":1")),

@@ -29,8 +29,8 @@ def there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 def test_there_is_one_for_each_thing_that_people_come_for():
     assert SCRIPTS == [
-        "align_your_pairs", "export_a_model", "kto_on_thumbs", "label_with_a_reasoning_judge",
-        "reward_over_http",
+        "align_your_pairs", "export_a_model", "grpo_with_your_reward", "kto_on_thumbs",
+        "label_with_a_reasoning_judge", "reward_over_http",
     ]  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_an_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert float(right[1]) > 0.6
     elif name == "kto_on_thumbs":
         assert float(re.findall(r"in (\d+\.\d)%", found)[0]) > 60
-    elif name == "reward_over_http":
+    elif name in ("reward_over_http", "grpo_with_your_reward"):
         assert found[1] > found[0]
     elif name == "label_with_a_reasoning_judge":
         assert re.search(r": 0 of \d+ unreadable", said)

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from safetensors.torch import load_file, save_file
 
 from tandem import cli
 from tandem.data.chat import encode_groups
 from tandem.data.chat.clock import frozen_date
 from tandem.data.chat.ends import end_tokens
+from tandem.data.chat.template import ChatTemplate
 from tandem.data.formats import read_data
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
@@ -271,6 +273,86 @@ def test_folders_that_cannot_be_trained_are_refused_by_name(name: str, tmp_path:
     ):
         assert cli.main(command) == 2
         assert words in capsys.readouterr().err
+
+
+def packed(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.qweight"] = torch.zeros(4, 4, dtype=torch.int32)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def longer(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vocab_size": 512}))
+
+
+def beside(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
+
+
+def noted(folder: Path) -> None:
+    (folder / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (packed, "qweight"),
+        (noted, "hf_quant_config.json"),
+        (pickled, "pytorch_model.bin and no safetensors"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no weights at all"),
+        (longer, "vocab_size = 512, and .* has 376 rows"),
+        (beside, "a model .* and an adapter"),
+    ],
+)
+def test_folders_whose_weights_are_not_whole(change: Any, words: str, tmp_path: Path):
+    source = model(tmp_path / "model")
+    check_policy(source)
+    change(source)
+    with pytest.raises(ModelError, match=words):
+        check_policy(source)
+
+
+PHI = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
+)
+"""Phi-3's: each turn has an end, and the conversation another."""
+TWICE = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|im_end|></s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "end", "finale"),
+    [(PHI, "<|im_end|>", "</s>"), (CHATML, "<|im_end|>", ""), (TWICE, "<|im_end|></s>", ""),
+     (ENDLESS, "</s>", "")],
+)  # fmt: skip
+def test_the_end_of_a_conversation_belongs_to_no_turn(template: str, end: str, finale: str):
+    tokenizer = byte_bpe(template)
+    assert ChatTemplate(tokenizer).finale == finale
+    asked = {"role": "user", "content": "say it"}
+    said = [
+        {"role": "assistant", "content": text, "weight": text != "no"} for text in ("no", "yes")
+    ]
+    turns = (said[0], asked, said[1])
+    groups = [Group(Prompt("a", "", (asked,)), (Completion(text, turns=talk),))
+              for text, talk in (("yes", None), ("both", turns))]  # fmt: skip
+    one, two = (
+        g.completions[0]
+        for g in encode_groups(Groups.of(groups), tokenizer, max_length=None).groups
+    )
+    assert tokenizer.decode(one.tokens).strip() == f"yes{end}"
+    assert int(one.tokens[-1]) in end_tokens(tokenizer)
+    assert two.mask is not None
+    assert tokenizer.decode(two.tokens[two.mask]).strip() == f"yes{end}", (
+        "weight 0 is not trained on"
+    )
 
 
 def test_an_adapter_is_named_with_its_base(tmp_path: Path):

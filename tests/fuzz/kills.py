@@ -54,11 +54,16 @@ OWN: dict[str, tuple[str, ...]] = {
 """What makes each method as brief as it can be."""
 TASKS = {"cai": "micro-dialogue"}
 """Methods that need a task of their own, beside solvers."""
-GAMES = ("nash_md", "nash_ema", "self_play", "best_response", "past_play")
-PLAYED = ("rounds=2", "prompts=4", "n=2", "rivals=1", "minibatch=4")
+PLAYED = ("rounds=2", "prompts=4", "n=2", "minibatch=4")
+GAMES = {
+    **dict.fromkeys(("ipo_md", "sppo"), PLAYED),
+    **dict.fromkeys(
+        ("nash_md", "nash_ema", "self_play", "best_response", "past_play"), (*PLAYED, "rivals=1")
+    ),
+}
 OWN |= {
-    game: (*OWN["cyclic_preference"], *(f"--{game}.{setting}" for setting in PLAYED))
-    for game in GAMES
+    game: (*OWN["cyclic_preference"], *(f"--{game}.{setting}" for setting in settings))
+    for game, settings in GAMES.items()
 }
 MOST = 4
 

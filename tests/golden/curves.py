@@ -84,6 +84,10 @@ CASES: dict[str, Case] = {
         name: Case(name, {"prompts": 4, "n": 4, "rounds": 3, "minibatch": 4, "optim": {"lr": 1e-2}})
         for name in ("nash_md", "nash_ema", "self_play", "best_response", "past_play")
     },
+    **{
+        name: Case(name, {"prompts": 4, "n": 4, "rounds": 2, "minibatch": 2, "optim": {"lr": 1e-2}})
+        for name in ("ipo_md", "sppo")
+    },
     "best_of_n": Case("best_of_n", {"n": 2, "pool": 4}),
     "rso": Case("rso", {"pool": 8, "keep": 2}),
     "raft": Case("raft", {"stages": 2, "prompts": 8, "k": 2, "sft": {"epochs": 1, "batch": 4}}),

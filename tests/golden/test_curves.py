@@ -11,7 +11,8 @@ CLOSE = 1e-3
 """How far a rounded loss may be from the kept one on a processor without digests of its own."""
 DRAWN = (
     "ppo", "grpo", "online_dpo", "xpo", "iterative_dpo", "raft", "rest", "rso", "best_of_n",
-    "lmsi", "star", "rlaif", "cai", "rlp", "iterated_rlhf",
+    "lmsi", "star", "rlaif", "cai", "rlp", "iterated_rlhf", "nash_md", "nash_ema", "self_play",
+    "best_response", "past_play", "ipo_md", "sppo",
 )  # fmt: skip
 """Methods that sample, where one bit can change a token and with it all that follows."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tandem.data.check.check import DataCheck, check_data
+from tandem.errors import DataError
 from vocabularies import CHATML, byte_bpe
 
 
@@ -48,10 +49,14 @@ def test_the_longest_answer_baseline(tmp_path: Path):
 
 
 def test_a_misspelt_column_is_not_passed_over(tmp_path: Path):
-    result = found(tmp_path, {"prompt": "a", "chosen": "b", "rejcted": "c"})
-    assert result.format == "prompt"
-    assert any("`chosen` look like judgments" in w for w in result.warnings)
-    assert "not read: chosen" in result.text()
+    row = {"prompt": "a", "chosen": "b", "rejcted": "c"}
+    with pytest.raises(DataError, match="`chosen` would be left out") as error:
+        found(tmp_path, row)
+    assert "--columns rejected=rejcted" in error.value.do
+    row = {"prompt": "a", "completion": "b", "ratings": [4]}
+    result = found(tmp_path, row)
+    assert any("`ratings` look like judgments" in w for w in result.warnings)
+    assert "not read: ratings" in result.text()
 
 
 def test_examples_say_which_answer_was_preferred(tmp_path: Path):
@@ -132,7 +137,7 @@ def test_an_end_that_the_text_spells_out(tmp_path: Path):
         (pair("a", "b", "c"), "dpo"),
         ({"prompt": "a", "completion": "b", "label": True}, "kto"),
         ({"prompt": "a", "completion": "b"}, "sft"),
-        ({"prompt": "a"}, "best_of_n"),
+        ({"prompt": "a"}, "direct"),
         ({"prompt": "a", "completions": ["x", "y", "z"], "ranks": [1, 2, 3]}, "reward"),
     ],
 )

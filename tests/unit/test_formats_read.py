@@ -204,7 +204,7 @@ def test_unknown_columns_name_the_formats_and_a_way_out(tmp_path: Path):
 
 def test_ambiguous_columns_say_so_and_can_be_chosen(tmp_path: Path):
     row = {**CASES["preference"], "messages": [USER, BOT]}
-    assert "also fit `messages`" in rows(tmp_path, row).why
+    assert "also fit `messages-preference`, `messages`" in rows(tmp_path, row).why
     assert rows(tmp_path, row, format="messages").format == "messages"
     with pytest.raises(ConfigError, match="'mesages'") as error:
         rows(tmp_path, row, format="mesages")

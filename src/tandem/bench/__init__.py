@@ -4,6 +4,7 @@ plan       what is compared, and what is expected: written down before it is run
 seeds      one seed: every method from the same start, on the same evaluation prompts
 workers    seeds side by side: processes, or a Ray cluster
 finished   what the finished seeds have left on disk
+anytime_results   seeds that are added until all is resolved, and intervals that hold then
 outcomes   every policy's numbers on every prompt, kept as Parquet
 results    their exams as `results.json`
 shown      what a report shows beside the table

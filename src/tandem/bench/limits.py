@@ -97,6 +97,13 @@ def _rows(found: Finished) -> Iterator[str]:
 
 
 def _seeds(found: Finished) -> Iterator[str]:
+    plan = found.plan
+    if plan.fewest_seeds is not None:
+        yield (
+            f"Seeds were added after the first {plan.fewest_seeds} until every claim was resolved, "
+            f"{len(plan.seeds)} at most: intervals of policies and claims hold whenever one stops "
+            "(docs/adr/0019). Those of the reward's page and of wins by length do not."
+        )
     if len(found.seeds) > 1:
         yield (
             "Intervals are for seed effects that are about normal: a seed that diverged is named "
@@ -106,6 +113,7 @@ def _seeds(found: Finished) -> Iterator[str]:
             f"Samples, the reward model's page and the drawing of lengths are of seed "
             f"{found.seeds[0]} alone."
         )
-    if left := len(found.plan.seeds) - len(found.seeds):
+    left = len(plan.seeds) - len(found.seeds) if plan.fewest_seeds is None else len(found.begun)
+    if left:
         begun = f", {len(found.begun)} of them begun" if found.begun else ""
         yield f"{left} of {len(found.plan.seeds)} planned seeds are not finished{begun}."

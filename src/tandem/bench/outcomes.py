@@ -28,6 +28,8 @@ import pyarrow.parquet as pq
 
 from tandem.bench.plan import OPPONENT
 from tandem.errors import DataError
+from tandem.statistics import Estimate, outcomes_of
+from tandem.statistics.crossed import ALPHA
 
 JUDGES = ("truth", "gold_rm", "proxy")
 """Who may decide, the most trusted first."""
@@ -59,6 +61,25 @@ class Outcomes:
     def judge(self) -> str:
         """Who decides: the most trusted judge that has seen every answer."""
         return next(j for j in JUDGES if j in self.main)
+
+
+def with_wins(outcomes: Outcomes) -> dict[str, Stack]:
+    """Return every policy's columns, with outcomes against SFT by every judge not deciding."""
+    main, more = outcomes.main, dict[str, Stack]()
+    for name, own in outcomes.columns.items():
+        if name == OPPONENT:
+            more[name] = {k: v for k, v in own.items() if not k.endswith("_win")}
+        else:
+            others = [j for j in JUDGES if j in own and j in main and j != outcomes.judge]
+            more[name] = own | {f"{j}_win": outcomes_of(own[j], main[j]) for j in others}
+    return more
+
+
+def claim_standing(gain: Estimate, adjusted_p: float) -> str:
+    """Say what became of a claim: `resolved`, `not resolved`, or `reversed`."""
+    if not adjusted_p < ALPHA:
+        return "not resolved"
+    return "resolved" if gain.mean > gain.null else "reversed"
 
 
 def write_outcomes(outcomes: Outcomes, path: Path, *, single: bool = False) -> Path:

@@ -74,6 +74,8 @@ class Plan:
         referee: a language model, the task's base, compares every answer with SFT's, in both
             orders: the AutoSxS column of the RSO paper.
         seconds: start no seed that would end later than this; None runs all seeds.
+        fewest_seeds: seeds that are always done, the others only until every claim is resolved
+            (docs/adr/0019); None runs all seeds.
     """
 
     title: str
@@ -89,6 +91,7 @@ class Plan:
     exam: int = 0
     referee: bool = False
     seconds: float | None = None
+    fewest_seeds: int | None = None
 
     def __post_init__(self) -> None:
         if not self.entries or not self.seeds:

@@ -17,9 +17,18 @@ from typing import Any
 import numpy as np
 
 from tandem.bench import details
+from tandem.bench.anytime_results import with_anytime_intervals
 from tandem.bench.finished import Finished, Tally
 from tandem.bench.limits import limit_notes
-from tandem.bench.outcomes import JUDGES, OUTCOMES, Outcomes, Stack, read_outcomes, write_outcomes
+from tandem.bench.outcomes import (
+    JUDGES,
+    OUTCOMES,
+    Outcomes,
+    claim_standing,
+    read_outcomes,
+    with_wins,
+    write_outcomes,
+)
 from tandem.bench.plan import OPPONENT, Plan
 from tandem.errors import DataError
 from tandem.evaluation import policy_evaluation
@@ -69,7 +78,7 @@ def collect_results(
     """
     found = Finished(plan, out, tallies or {})
     write_outcomes(found.outcomes, out / OUTCOMES)
-    return {
+    told = {
         "title": plan.title,
         "question": plan.question,
         "task": plan.start_label,
@@ -95,6 +104,10 @@ def collect_results(
         "cost": list(details.stage_costs(found)),
         "limits": limit_notes(found),
     }
+    if plan.fewest_seeds is None:
+        return told
+    told["until_resolved"] = {"fewest": plan.fewest_seeds, "most": len(plan.seeds)}
+    return with_anytime_intervals(told, found.outcomes)
 
 
 def remake_statistics(folder: Path, outcomes: Path | None = None) -> dict[str, Any]:
@@ -141,7 +154,7 @@ def restate_results(results: Mapping[str, Any], outcomes: Outcomes) -> dict[str,
     length = dict(results.get("length_bias") or {})
     if by := length.get("by"):
         length["by_difference"] = details.sort_by_difference(outcomes, by)
-    return {
+    told = {
         **results,
         "intervals": INTERVALS,
         "policies": found,
@@ -149,6 +162,7 @@ def restate_results(results: Mapping[str, Any], outcomes: Outcomes) -> dict[str,
         "matrix": win_matrix(outcomes),
         "length_bias": length,
     }
+    return with_anytime_intervals(told, outcomes) if results.get("until_resolved") else told
 
 
 def _policies(found: Finished) -> Iterator[dict[str, Any]]:
@@ -168,21 +182,9 @@ def _policies(found: Finished) -> Iterator[dict[str, Any]]:
 def policy_statistics(outcomes: Outcomes) -> dict[str, dict[str, Any]]:
     """Return every policy's numbers with their intervals, as JSON holds them."""
     rows = policy_evaluation(
-        _with_wins(outcomes), opponents=(OPPONENT,), judge=outcomes.judge
+        with_wins(outcomes), opponents=(OPPONENT,), judge=outcomes.judge
     ).table()
     return {row["policy"]: row | _against(outcomes, row["policy"]) for row in rows.as_dicts()}
-
-
-def _with_wins(outcomes: Outcomes) -> dict[str, Stack]:
-    """Add outcomes against the opponent by every judge that does not decide."""
-    main, more = outcomes.main, dict[str, Stack]()
-    for name, own in outcomes.columns.items():
-        if name == OPPONENT:
-            more[name] = {k: v for k, v in own.items() if not k.endswith("_win")}
-        else:
-            others = [j for j in JUDGES if j in own and j in main and j != outcomes.judge]
-            more[name] = own | {f"{j}_win": outcomes_of(own[j], main[j]) for j in others}
-    return more
 
 
 def _costs(found: Finished, name: str) -> dict[str, Any]:
@@ -232,13 +234,6 @@ def _needs(gain: Estimate) -> int | None:
     """Return how many more comparisons would resolve a difference; None where that is unknown."""
     unknown = gain.mean == gain.null or math.isnan(gain.se)
     return None if unknown else comparisons_needed(gain)
-
-
-def claim_standing(gain: Estimate, adjusted_p: float) -> str:
-    """Say what became of a claim: `resolved`, `not resolved`, or `reversed`."""
-    if not adjusted_p < ALPHA:
-        return "not resolved"
-    return "resolved" if gain.mean > gain.null else "reversed"
 
 
 def win_matrix(outcomes: Outcomes) -> dict[str, Any]:

@@ -57,12 +57,16 @@ def run_seeds(
     engine: PoolKind = "processes",
     trackers: tuple[str, ...] = (),
     redo: tuple[str, ...] = (),
+    is_resolved: Callable[[], bool] | None = None,
 ) -> list[int]:
-    """Do every seed of a plan, or as many as fit into `plan.seconds`.
+    """Do every seed of a plan, or as many as fit into `plan.seconds`, or as are needed.
 
     Every worker's first seed is always done. Another is started when the mean time of those that
     were finished says that it will end in time: which seeds are done depends on the clock alone,
     never on a result.
+
+    Where `plan.fewest_seeds` is given, `is_resolved` is asked before each seed after those; once it
+    says so, no other is started. Intervals have to hold whenever one stops (docs/adr/0019).
 
     Args:
         plan: what is compared.
@@ -72,6 +76,7 @@ def run_seeds(
         engine: who works.
         trackers: who follows the events of every seed.
         redo: stages to do again, where a seed has them.
+        is_resolved: says of the finished seeds whether they resolve every claim.
 
     Returns:
         the seeds that were started, all finished.
@@ -92,6 +97,11 @@ def run_seeds(
             if len(started) >= workers and plan.seconds is not None:
                 each = sum(spent) / len(spent)
                 if time.monotonic() - begun + each > plan.seconds:
+                    break
+            if plan.fewest_seeds is not None and len(started) >= plan.fewest_seeds:
+                while len(spent) < plan.fewest_seeds:
+                    spent += crew.wait()
+                if is_resolved is not None and is_resolved():
                     break
             crew.start(seed)
             started.append(seed)

@@ -201,11 +201,17 @@ def run_command(words: list[str]) -> int:
     if family and (len(words) == 1 or words[1] in ("-h", "--help")):
         print(list_commands(family))
         return 0
+    from tandem.cli.other_names import explain_command
+
+    ours = "" if family else explain_command(words)
+    near = nearest_name(" ".join(words[:2]) if family else words[0], COMMANDS)
     raise ConfigError(
         f"there is no command `{' '.join(words[:2] if family else words[:1])}`."
-        + nearest_name(" ".join(words[:2]) if family else words[0], COMMANDS),
+        + ("" if ours else near),
         "a command is one of those that `tandem --help` lists",
-        f"type one of: {', '.join(COMMANDS)}",
+        f"type {ours}; `tandem run --help` lists the methods"
+        if ours
+        else f"type one of: {', '.join(COMMANDS)}",
     )
 
 

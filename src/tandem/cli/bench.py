@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.bench import Plan, collect_results, run_seeds
+from tandem.bench.anytime_results import unresolved_claims
 from tandem.bench.seeds import open_plan_task
 from tandem.cli.plans import PRESET_FILES, make_plan
 from tandem.cli.reading import add_reading_flags
@@ -49,7 +50,8 @@ def bench_command(words: Sequence[str]) -> int:
     if options.dry_run:
         return 0
     run_seeds(plan, out, machine, workers=options.workers, engine=options.engine,
-              trackers=tuple(options.tracker), redo=tuple(options.redo))  # fmt: skip
+              trackers=tuple(options.tracker), redo=tuple(options.redo),
+              is_resolved=lambda: not unresolved_claims(plan, out))  # fmt: skip
     given = hide_password(f"tandem bench {shlex.join(words)}".strip())
     told = collect_results(plan, out, given, task_tallies(plan.task))
     write_json(out / "results.json", told)
@@ -108,6 +110,8 @@ def make_bench_parser() -> Any:
     add_reading_flags(parser)
     parser.add_argument("--seeds", type=int | None, default=None, help="number of training seeds")
     parser.add_argument("--first_seed", type=int, default=0, help="the first of them")
+    told = "add seeds after those of --seeds (3 or more) until every claim is resolved, N in all"
+    parser.add_argument("--until_resolved", type=int | None, default=None, metavar="N", help=told)
     parser.add_argument("--workers", type=int, default=1, help="seeds done side by side")
     parser.add_argument("--engine", type=str, default="processes", help="processes, or ray")
     told = "feed every seed's events also to: tensorboard, trackio, wandb"
@@ -132,7 +136,7 @@ def open_files(plan: Plan) -> tuple[str, ...]:
 
 def comparison_notes(plan: Plan) -> str:
     """Say what is compared and what it will be able to resolve."""
-    sizes, seeds = plan.sizes, len(plan.seeds)
+    sizes, seeds = plan.sizes, plan.fewest_seeds or len(plan.seeds)
     amounts = (
         f"{sizes.evaluation} evaluation prompts, {sizes.pairs} labelled pairs, "
         f"{sizes.prompts} unlabelled prompts"
@@ -141,7 +145,7 @@ def comparison_notes(plan: Plan) -> str:
     )
     lines = [
         f"{plan.title}: {plan.question}",
-        f"{plan.start_label}; seeds {', '.join(map(str, plan.seeds))}; {amounts}",
+        f"{plan.start_label}; {spell_seeds(plan)}; {amounts}",
         f"methods: {', '.join(e.name for e in plan.entries)}",
     ]
     if plan.task and (warning := explain_few_prompts(sizes.evaluation)):
@@ -154,6 +158,16 @@ def comparison_notes(plan: Plan) -> str:
             f"({one if seeds == 1 else 'if seeds hardly differ'})"
         )
     return "\n".join([*lines, *(f"expected: {c}" for c in plan.claims)])
+
+
+def spell_seeds(plan: Plan) -> str:
+    """Say which seeds are done, and which only where they are needed."""
+    if plan.fewest_seeds is None:
+        return f"seeds {', '.join(map(str, plan.seeds))}"
+    first = ", ".join(map(str, plan.seeds[: plan.fewest_seeds]))
+    if len(plan.seeds) == plan.fewest_seeds:
+        return f"seeds {first}"
+    return f"seeds {first}, and more up to {plan.seeds[-1]} until every claim is resolved"
 
 
 def results_table(told: Mapping[str, Any]) -> str:

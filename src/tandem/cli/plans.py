@@ -29,6 +29,7 @@ from tandem.cli.settings import (
 from tandem.errors import ConfigError, nearest_name
 from tandem.methods import METHODS, find_method, load_method
 from tandem.methods.configs import with_shared_parts
+from tandem.statistics.confidence_sequence import FEWEST_SEEDS
 from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes
 from tandem.tasks.load import check_task_model, task_settings
 
@@ -73,13 +74,14 @@ def make_plan(options: Any) -> Plan:
     claims: list[Claim] = []
     for text in table.get("claims", []) if names is None else []:
         claims += parse_claims(text)
-    count = table.get("seeds", 1) if options.seeds is None else options.seeds
+    count, most = _seed_counts(options, table)
     sizes = with_table_values(Sizes(), task_settings(start.get("task")).get("sizes", {}))
     return Plan(
         title=table.get("title", "methods compared"),
         question=table.get("question", "Which method is better than SFT on the same prompts?"),
         entries=tuple(_entry(row, common, start.get("task")) for row in rows),
-        seeds=tuple(range(options.first_seed, options.first_seed + count)),
+        seeds=tuple(range(options.first_seed, options.first_seed + most)),
+        fewest_seeds=None if options.until_resolved is None else count,
         sizes=_typed({"sizes": sizes}, {"sizes": table.get("sizes", {})}, "sizes")["sizes"],
         claims=tuple(claims),
         exam=table.get("exam", 0),
@@ -88,6 +90,24 @@ def make_plan(options: Any) -> Plan:
         reading=reading_options(options),
         **start,
     )
+
+
+def _seed_counts(options: Any, table: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many seeds are always done, and how many there may be."""
+    count = table.get("seeds", 1) if options.seeds is None else options.seeds
+    if options.until_resolved is None:
+        return count, count
+    count = max(count, FEWEST_SEEDS)
+    if options.until_resolved < count:
+        raise ConfigError(
+            f"--until_resolved {options.until_resolved}, and {count} seeds are done in any case",
+            f"seeds are added after the first ones, of which an interval that holds whenever one "
+            f"stops needs {FEWEST_SEEDS}",
+            f"give --until_resolved {count} or more, or fewer --seeds"
+            if count > FEWEST_SEEDS
+            else f"give --until_resolved {FEWEST_SEEDS} or more",
+        )
+    return count, options.until_resolved
 
 
 def parse_duration(text: str) -> float:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from tandem.cli.extent import Extent, add_extent_flags, resolve_extent
+from tandem.cli.other_names import NEAREST_METHODS
 from tandem.cli.reading import (
     FLAGS,
     add_encoding_flags,
@@ -65,6 +66,12 @@ def run_command_line(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(RUN_USAGE + "\n".join(f"  {name:<10}  {row.title}" for name, row in METHODS.items()))
         return 0
+    if words[0] in NEAREST_METHODS:
+        raise ConfigError(
+            f"there is no method {words[0]!r}",
+            "`tandem run --help` lists the methods; some are settings of another",
+            f"write tandem run {NEAREST_METHODS[words[0]]}",
+        )
     find_method(words[0])
     method = load_method(words[0])
     files = [Path(given) for given in _given(words[1:], "--config")]
@@ -87,9 +94,10 @@ def run_command_line(words: Sequence[str]) -> int:
         task = replace(task, notes=(*task.notes, extent.note))
     if folder is not None:
         check_answer_lengths(folder, [(method.name, configs)])
-    from tandem.pipeline.labels import check_labels, explain_few_held_out
+    from tandem.pipeline.labels import check_demonstrations, check_labels, explain_few_held_out
 
     check_labels(method, task, configs[method.name])
+    check_demonstrations(method, task, extent.start)
     warning = explain_few_held_out(method, task)
     rules = encoding_rules(options, run_folder(method.name, options, task), task.base.path)
     if rules.max_length is not None:

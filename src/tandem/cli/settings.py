@@ -19,6 +19,7 @@ from typing import Any, cast, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from tandem.cli.other_names import explain_flag
 from tandem.errors import ConfigError, nearest_name
 from tandem.errors.ranges import Range, check_value, range_of_field
 from tandem.methods.configs import shared_parts
@@ -101,7 +102,9 @@ def parse_words(parser: ArgumentParser, words: Sequence[str], *files: Path) -> N
     known = {o for a in parser._actions for o in a.option_strings if o.startswith("--")}
     for word in words:
         if word.startswith("--"):
-            _check_known(word.removeprefix("--").partition("=")[0], known, "the command line")
+            _check_known(
+                word.removeprefix("--").partition("=")[0], known, "the command line", parser
+            )
     early: list[str] = []
     for file in files:
         early += _spell_file(parser, file)
@@ -147,7 +150,7 @@ def _spell_file(parser: ArgumentParser, file: Path) -> list[str]:
                 "a file holds settings; that it leads to another file would be lost",
                 f"give both on the command line: --{name} FIRST --{name} SECOND",
             )
-        _check_known(name, known, str(file))
+        _check_known(name, known, str(file), parser)
         append = type(actions.get(f"--{name}")).__name__ == "_AppendAction"
         members = value if append and isinstance(value, list) else [value]
         words += [f"--{name}={spell_value(member)}" for member in members]
@@ -285,14 +288,16 @@ def nested_tables(config: object) -> dict[str, Any]:
     return table
 
 
-def _check_known(name: str, known: set[str], where: str) -> None:
+def _check_known(name: str, known: set[str], where: str, parser: ArgumentParser) -> None:
     options = {option.removeprefix("--") for option in known}
     if name in options or any(name.startswith(f"{option}.") for option in options):
         return
+    method = str(parser.prog).rpartition(" ")[2]
+    ours = explain_flag(name, options, method)
     raise ConfigError(
-        f"unknown setting `{name}` in {where}.{nearest_name(name, options)}",
+        f"unknown setting `{name}` in {where}.{'' if ours else nearest_name(name, options)}",
         "a setting that nobody reads would be lost without a word",
-        "correct its name or leave it out; --help lists all of them",
+        ours or "correct its name or leave it out; --help lists all of them",
     )
 
 

@@ -1,11 +1,12 @@
 """The verdict of a judge that reasons first: asked for in a template, read by a stated rule.
 
-The rule, `last-line-1`, in this order:
+The rule, `last-line-2`, in this order:
 
     1. An answer that was cut (it did not end by itself) has no verdict.
-    2. Reasoning is taken out: all up to the last closing tag </think>, </thinking>, </reasoning>.
-       A tag that is opened and never closed leaves no verdict.
-    3. The last line that begins with "Verdict:" counts, and says A, B or tie, and nothing else.
+    2. Reasoning is taken out: all up to the last closing mark, such as </think>, [/THINK] or
+       <|end_of_thought|>. A mark that is opened and never closed leaves no verdict.
+    3. The last line that begins with "Verdict:" (or "Final verdict:"), or that is [[A]], [[B]] or
+       [[C]] alone, counts. It says A, B or tie, or who is better, and nothing else.
     4. Without such a line the whole answer counts, if it is A, B or tie and nothing else.
     5. Anything else is unreadable. It is an outcome of its own and never a label.
 
@@ -24,17 +25,21 @@ from tandem.errors import ConfigError
 from tandem.judges.templates import asked_text, check_fields, sanitise_text
 
 Verdict = Literal["A", "B", "tie"]
-RULE = "last-line-1"
-_TAGS = r"think|thinking|reasoning|thought"
-_CLOSED = re.compile(rf"</\s*(?:{_TAGS})\s*>", re.I)
-_OPENED = re.compile(rf"<\s*(?:{_TAGS})\s*>", re.I)
-_LINE = re.compile(r"^[\s*_#>`]*verdict[\s*_`]*[:=][\s*_`]*(.*)$", re.I)
+RULE = "last-line-2"
+_TAGS = r"(?:seed:)?(?:think|thinking|reasoning|thought)"
+_CLOSED = re.compile(rf"</\s*{_TAGS}\s*>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>", re.I)
+_OPENED = re.compile(rf"<\s*{_TAGS}\s*>|\[THINK\]|◁think▷|<\|begin_of_thought\|>", re.I)
+_LINE = re.compile(
+    r"^[\s*_#>`]*(?:(?:final|my|overall)\s+)?verdict[\s*_`]*[:=][\s*_`]*(.*)$"
+    r"|^[\s*_]*(\[\[[ABC]\]\])[\s*_.]*$",
+    re.I,
+)
 _DRESSING = "()[]{}*_`'\"., \t"
-_NAMES: dict[str, Verdict] = {
-    "a": "A", "answer a": "A", "answer (a": "A",
-    "b": "B", "answer b": "B", "answer (b": "B",
-    "tie": "tie", "c": "tie", "equal": "tie", "both": "tie",
-}  # fmt: skip
+_SAID = re.compile(
+    r"(?:(?:answer|assistant|response|option)\s+)?\(?([ab])\)?"
+    r"(?:\s+(?:wins|is (?:clearly )?(?:better|best|the better (?:one|answer|response))))?"
+)
+_TIES = ("tie", "c", "equal", "both")
 
 
 def read_verdict(text: str, *, stopped: bool = True) -> Verdict | None:
@@ -56,9 +61,12 @@ def read_verdict(text: str, *, stopped: bool = True) -> Verdict | None:
         text = text[closed[-1].end() :]
     if _OPENED.search(text):
         return None
-    lines = [match[1] for line in text.splitlines() if (match := _LINE.match(line))]
-    said = lines[-1] if lines else text
-    return _NAMES.get(said.strip().strip(_DRESSING).lower())
+    lines = [m[1] or m[2] or "" for line in text.splitlines() if (m := _LINE.match(line))]
+    said = (lines[-1] if lines else text).strip().strip(_DRESSING).lower()
+    if said in _TIES:
+        return "tie"
+    found = _SAID.fullmatch(said) if lines or len(said) < len("answer (a)") else None
+    return None if found is None else "A" if found[1] == "a" else "B"
 
 
 @dataclass(frozen=True)

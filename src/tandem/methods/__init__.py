@@ -112,6 +112,13 @@ METHODS: dict[str, MethodRow] = {
         "PastPlayConfig", "play against past policies", "pi_theta, k; its past", "rho", "-",
         "`ppo_clip`, wins minus KL", "SFT", "online",
     ),
+    "ipo_md": MethodRow(
+        "IPOMDConfig", "IPO-MD", "mixture of pi_theta and pi_sft, k", "rho", "-", "`ipo_sum`",
+        "SFT", "online",
+    ),
+    "sppo": MethodRow(
+        "SPPOConfig", "SPPO", "pi_theta, k", "rho", "-", "`sppo_regression`", "pi_theta", "T",
+    ),
     "best_of_n": MethodRow(
         "BestOfNConfig", "best-of-n", "pi_sft, n", "r_phi", "`best`", "(decoding)", "-", "-"
     ),

@@ -9,7 +9,8 @@ may go round in circles. Each round, for every prompt:
 The bracket carries no gradient, and log-ratios are sums over the answer. With n answers a prompt
 1/2 gives way to the mean bracket of the other n - 1, which has the same expectation and less
 noise. Nash-EMA-PG, self-play, best responses and play against past policies are the same update
-with another opponent: `methods.nash_ema`, `self_play`, `best_response`, `past_play`.
+with another opponent: `methods.nash_ema`, `self_play`, `best_response`, `past_play`. IPO-MD and
+SPPO learn from the same comparisons by losses of their own: `methods.ipo_md`, `sppo`.
 
 Where it comes to rest (docs/theory/nash.md#nash-md): self-play at the equilibrium of the game in
 which leaving mu costs tau a nat. Nash-MD-PG at b > 0 elsewhere: its mixture is the equilibrium at
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.data.groups import Groups
-from tandem.data.record import Group
+from tandem.data.record import FloatArray, Group
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.errors.ranges import Count, Positive, Share, check_ranges
@@ -55,18 +56,15 @@ from tandem.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class NashConfig:
-    """What all methods that play share; each adds its opponent.
+class PlayConfig:
+    """What all methods share that sample answers and have them compared.
 
     Attributes:
         prompts: prompts per round.
         n: answers of the policy to a prompt.
-        rivals: answers of the opponent to a prompt; each of the n is compared with each of them.
         rounds: how often to sample.
         inner: passes over a round's answers.
         minibatch: prompts per optimiser step.
-        tau: price of a nat of KL to the reference.
-        clip: epsilon of the probability ratio, which is 1 on a round's first step.
         judge: who says which answer is better: a `cyclic` model, a model of `pairs`, a `reward`
             (Bradley-Terry), the `people` of the task themselves, or an `llm`.
         asking: which language model, and how it is asked, where the judge is one.
@@ -77,12 +75,9 @@ class NashConfig:
 
     prompts: Count = 64
     n: Count = 4
-    rivals: Count = 2
     rounds: Count = 40
     inner: Count = 1
     minibatch: Count = 64
-    tau: Positive = 0.008
-    clip: Positive = 0.2
     judge: PreferenceKind = "cyclic"
     asking: AIFeedback = field(default=AIFeedback())
     cyclic_preference: CyclicPreferenceConfig = field(
@@ -95,6 +90,21 @@ class NashConfig:
     def shape(self) -> RolloutShape:
         """How much is sampled, and how often it is gone over."""
         return RolloutShape(self.prompts, self.n, self.rounds, self.inner, self.minibatch)
+
+
+@dataclass(frozen=True)
+class NashConfig(PlayConfig):
+    """What the methods share that play against an opponent; each adds its own.
+
+    Attributes:
+        rivals: answers of the opponent to a prompt; each of the n is compared with each of them.
+        tau: price of a nat of KL to the reference.
+        clip: epsilon of the probability ratio, which is 1 on a round's first step.
+    """
+
+    rivals: Count = 2
+    tau: Positive = 0.008
+    clip: Positive = 0.2
 
     def opponent(self, players: Players) -> Opponent | None:
         """Open the opponent; None where a group's answers play against each other."""
@@ -177,8 +187,7 @@ class NashAlgorithm:
     def _wins(self, groups: list[Group]) -> Tensor:
         """[N] how likely each answer beats its opponent's, averaged over these."""
         if self.opponent is None:
-            own = self.preference.matrices(groups)
-            rows = [(p.sum(axis=1) - 0.5) / (len(p) - 1) for p in own]
+            rows = [mean_wins(p) for p in self.preference.matrices(groups)]
         else:
             rivals = self.opponent.draw(groups, self.cfg.rivals)
             rows = [p.mean(axis=1) for p in self.preference.against(groups, rivals)]
@@ -222,17 +231,54 @@ def fit(
         JudgeError: the judge gives no probability.
     """
     rollout = RolloutConfig(cfg.shape, sampling, validation)
+    models, preference, players = open_players(
+        init, judge, ref=ref, against=against, sampling=sampling, ctx=ctx
+    )
+    algorithm = NashAlgorithm(models, preference, cfg.opponent(players), cfg)
+    return train_on_policy(
+        models, algorithm, prompts, rollout, cfg.optim, init=init, name=name, ctx=ctx
+    )
+
+
+def open_players(
+    init: Checkpoint,
+    judge: Judge,
+    *,
+    ref: Checkpoint | None,
+    against: Checkpoint | None = None,
+    sampling: Sampling,
+    ctx: StageContext,
+) -> tuple[RolloutModels, OpenPreference, Players]:
+    """Open who plays and who compares; a policy is followed by its wins over the reference.
+
+    Args:
+        init: the policy to start from.
+        judge: who says which of two answers is better.
+        ref: the frozen reference policy; `init` where there is none.
+        against: a frozen policy to play against, or None.
+        sampling: how answers are drawn.
+        ctx: the stage.
+    """
     log_other_tokenizer(judge, init, ctx.events)
     policy = ActorCritic(open_trained(init, ctx))
     reference = open_reference(policy, init, ref=ref, sampling=sampling, ctx=ctx)
     preference = open_preference(judge, ctx.machine)
     players = Players(policy.actor, reference, init, sampling, ctx, against)
     proxy = wins_over_reference(preference, players)
-    models = RolloutModels(policy, reference, proxy, ctx.machine)
-    algorithm = NashAlgorithm(models, preference, cfg.opponent(players), cfg)
-    return train_on_policy(
-        models, algorithm, prompts, rollout, cfg.optim, init=init, name=name, ctx=ctx
-    )
+    return RolloutModels(policy, reference, proxy, ctx.machine), preference, players
+
+
+def mean_wins(p: FloatArray) -> FloatArray:
+    """[n] how likely each answer of a group beats another of it.
+
+    >>> import numpy as np
+    >>> mean_wins(np.array([[0.5, 0.75, 1.0], [0.25, 0.5, 0.75], [0.0, 0.25, 0.5]])).tolist()
+    [0.875, 0.5, 0.125]
+
+    Args:
+        p: [n, n] that answer i beats j, one half on the diagonal; n of 2 or more.
+    """
+    return (p.sum(axis=1) - 0.5) / (len(p) - 1)
 
 
 def check_several(config: str, n: int) -> None:

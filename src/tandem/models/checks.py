@@ -7,6 +7,7 @@ are refused by name, by every command that is given a model.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,18 @@ from safetensors import SafetensorError, safe_open
 
 from tandem.errors import ModelError
 from tandem.models.folders import Source, check_exists, read_config
-from tandem.models.loading import stored_dimensions
+from tandem.models.loading import check_weights, stored_dimensions
 from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.weight_files import loaded_weights
 
+PACKED = (
+    ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".absmax",
+    ".quant_map", ".SCB", ".input_scale", "_blocks", "_scales",
+)  # fmt: skip
+"""How the names of packed weights, and of what unpacks them, end."""
+NOTES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+"""Files beside config.json in which some programs say how they quantised."""
+TABLES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 LARGEST = {
     "num_hidden_layers": 10_000, "hidden_size": 10**6, "intermediate_size": 10**7,
     "num_attention_heads": 10**5, "num_key_value_heads": 10**5, "head_dim": 10**5,
@@ -41,8 +50,11 @@ def check_policy(source: Source) -> None:
     _check_text_alone(source, config)
     _check_causal(source, config)
     _check_sizes(source, config)
-    _check_headers(source)
+    check_weights(source)
+    stored = _stored_weights(source)
+    _check_stored_whole(source, stored)
     check_rows(source)
+    _check_table(source, config, stored)
 
 
 def check_rows(source: Source) -> None:
@@ -95,8 +107,15 @@ def check_reward(source: Source) -> None:
 
 def _check_adapter(source: Source) -> None:
     settings = Path(source) / "adapter_config.json"
-    if not settings.exists() or (Path(source) / "config.json").exists():
+    if not settings.exists():
         return
+    if (Path(source) / "config.json").exists():
+        raise ModelError(
+            f"{source} holds a model (config.json) and an adapter (adapter_config.json)",
+            "transformers would open the adapter's base and not the weights that are here",
+            "move one of the two into a folder of its own, for example: mkdir "
+            f"{source}/adapter && mv {source}/adapter_* {source}/adapter/",
+        )
     try:
         base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError):
@@ -147,19 +166,52 @@ def _check_sizes(source: Source, config: Any) -> None:
             )
 
 
-def _check_headers(source: Source) -> None:
-    """Refuse weights whose header cannot be read; nothing behind it is read here."""
+def _stored_weights(source: Source) -> dict[str, tuple[str, list[int]]]:
+    """Return weight -> (dtype, shape) of a folder, from the headers of its files alone.
+
+    Raises:
+        ModelError: a header cannot be read.
+    """
     files = loaded_weights(Path(source)) if Path(source).is_dir() else []
+    stored: dict[str, tuple[str, list[int]]] = {}
     for file in files:
         try:
-            with safe_open(file, framework="numpy"):
-                pass
+            with safe_open(file, framework="numpy") as weights:
+                for name in weights.keys():  # noqa: SIM118  it is no mapping
+                    part = weights.get_slice(name)
+                    stored[name] = str(part.get_dtype()), [int(n) for n in part.get_shape()]
         except (OSError, SafetensorError) as error:
             raise ModelError(
                 f"{file} is no safetensors file that can be read: {error}",
                 "its header says where each weight lies, and how long the file is",
                 "fetch the file again, or save the model again with `save_pretrained`",
             ) from error
+    return stored
+
+
+def _check_stored_whole(source: Source, stored: Mapping[str, tuple[str, list[int]]]) -> None:
+    """Refuse packed weights, whether or not config.json or a file beside it speaks of them."""
+    packed = [n for n, (kind, _) in stored.items() if n.endswith(PACKED) or kind.startswith("F8")]
+    notes = [name for name in NOTES if (Path(source) / name).exists()]
+    if packed or notes:
+        raise ModelError(
+            f"{source} holds quantised weights: see {(packed or notes)[0]}",
+            "quantised weights cannot be trained: a step is smaller than the distance between them",
+            "give the model in bf16 or fp32 that it was made from",
+        )
+
+
+def _check_table(source: Source, config: Any, stored: Mapping[str, tuple[str, list[int]]]) -> None:
+    """Refuse a table of embeddings that is not as long as config.json says."""
+    rows = int(getattr(config.get_text_config(), "vocab_size", 0) or 0)
+    for name, (_, shape) in stored.items():
+        if rows and name.endswith(TABLES) and len(shape) == 2 and shape[0] != rows:
+            raise ModelError(
+                f"{source}: config.json says vocab_size = {rows}, and `{name}` has {shape[0]} rows",
+                "the table would not fit into the model",
+                "mend vocab_size in config.json, or fetch config.json again from where the model "
+                "came from",
+            )
 
 
 def _check_causal(source: Source, config: Any) -> None:

@@ -180,7 +180,7 @@ def read_kind(model: PreTrainedModel) -> str:
 def _load(auto: Any, source: Source, new: tuple[str, ...] = (), **extra: Any) -> PreTrainedModel:
     """Load weights, all of them but `new`: nothing else is ever drawn at random."""
     check_exists(source)
-    _check_weights(source)
+    check_weights(source)
     try:
         with without_warnings():
             model, found = auto.from_pretrained(
@@ -222,7 +222,12 @@ def _check_all_used(source: Source, model: PreTrainedModel, ignored: list[str]) 
         )
 
 
-def _check_weights(source: Source) -> None:
+def check_weights(source: Source) -> None:
+    """Refuse a folder without weights in safetensors.
+
+    Raises:
+        ModelError: it has none, they are pickled, or they were removed when the run had ended.
+    """
     folder = Path(source)
     if folder.is_dir() and (folder / REMOVED).is_file() and not loaded_weights(folder):
         stage = folder.absolute().parent.name

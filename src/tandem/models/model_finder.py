@@ -34,6 +34,7 @@ from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import MODEL_FILES, Checkpoint, file_hash
 from tandem.runs.identity import fingerprint
 from tandem.runs.policies import policy_of
+from tandem.runs.weight_files import loaded_weights
 
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -60,7 +61,7 @@ def _find(given: str, depth: int) -> Checkpoint:
     if path.is_dir():
         if (made := policy_of(path)) is not None:
             return made
-        if (path / ADAPTER_CONFIG).exists() and not (path / "config.json").exists():
+        if (path / ADAPTER_CONFIG).exists() and not _holds_model(path):
             return Checkpoint(_merge_adapter(path, depth), path.name)
         return Checkpoint(path, path.resolve().name)
     if (match := HUB_ID.fullmatch(given)) is not None and not path.exists():
@@ -70,6 +71,11 @@ def _find(given: str, depth: int) -> Checkpoint:
         folder = fetch_model(owner_name, revision)
         return Checkpoint(folder, owner_name.partition("/")[2])
     raise _nothing(given, path)
+
+
+def _holds_model(path: Path) -> bool:
+    """True for a whole model; some programs put the base's config.json beside an adapter."""
+    return (path / "config.json").exists() and bool(loaded_weights(path))
 
 
 def _nothing(given: str, path: Path) -> ModelError:

@@ -27,7 +27,7 @@ from tandem.objectives.pairwise import (
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce, value_clip
 from tandem.objectives.reward import antisymmetric, bradley_terry, rank_weight, two_argument
 from tandem.objectives.shares import Per, unit_shares
-from tandem.objectives.unpaired import kto, kto_z0
+from tandem.objectives.unpaired import kto, kto_z0, sppo_regression
 
 __all__ = [
     "nll",
@@ -45,6 +45,7 @@ __all__ = [
     "simpo",
     "kto",
     "kto_z0",
+    "sppo_regression",
     "bradley_terry",
     "two_argument",
     "antisymmetric",

@@ -1,4 +1,4 @@
-"""KTO: learning from single answers marked good or bad.
+"""Losses of single answers: KTO of answers marked good or bad, SPPO of answers with a win rate.
 
 Shapes: N completions.
 """
@@ -69,3 +69,23 @@ def kto(
         "z0": z0.detach().expand_as(h),
     }
     return Terms(judged * loss, judged, metrics)
+
+
+def sppo_regression(h: Tensor, wins: Tensor, *, eta: float) -> Terms:
+    """SPPO: (h - eta (P - 1/2))^2 for each answer, P its chance to beat the policy that drew it.
+
+    dL/dh = 2 (h - eta (P - 1/2)): at h = 0 that is a policy gradient with eta (P - 1/2) for its
+    advantage. Wu et al. 2024, arXiv:2405.00675, Algorithm 1; `sppo` is its form for pairs of which
+    one is taken to win always.
+
+    Args:
+        h: [N] log pi - log pi_t, summed over tokens; pi_t drew the answers.
+        wins: [N] P, from 0 to 1.
+        eta: step of the multiplicative update, in nats a win rate, above 0.
+
+    Returns:
+        Terms over the N answers. Metrics: `log_ratio` = |h|, in nats.
+    """
+    check_positive("sppo_regression", eta=eta)
+    loss = (h - eta * (wins.detach() - 0.5)) ** 2
+    return Terms(loss, torch.ones_like(loss), {"log_ratio": h.detach().abs()})

@@ -12,6 +12,10 @@ from tandem.methods.kto import require_both_marks
 from tandem.statistics import explain_few_prompts
 from tandem.tasks import Task
 
+TEACHERS = (
+    "let a language model score (`tandem run direct`), or score answers in Python "
+    "(examples/grpo_with_your_reward.py)"
+)
 COMPARED = {"D", "r_phi", "held_out", "validation"}
 """Inputs that are made from comparisons."""
 
@@ -50,14 +54,40 @@ def check_labels(method: Method, task: Task, cfg: Any = None) -> None:
         require_both_marks(task.preferences)
         return
     marked = task.preferences is not None
+    alone = not len(task.demonstrations)
     raise DataError(
         f"{task.name} holds {'single marked answers' if marked else 'no judgment'}, and "
         f"{method.name} learns from comparisons",
         "two answers to one prompt must be judged: chosen and rejected, ranks or scores",
         "train on the marks: `tandem run kto`"
         if marked
+        else f"{TEACHERS}, or give data with `chosen` and `rejected`"
+        if alone
         else "train on it with `tandem run sft`; or, where prompts have two answers each, have "
         "people judge them: `tandem label serve FILE`",
+    )
+
+
+def check_demonstrations(method: Method, task: Task, start: str) -> None:
+    """Refuse prompts alone where answers are to be imitated.
+
+    Args:
+        method: the method.
+        task: its data.
+        start: what methods start from, `sft` or `model`.
+
+    Raises:
+        DataError: there is no answer in the data.
+    """
+    wanted = set(inspect.signature(method.recipe).parameters)
+    imitates = "demonstrations" in wanted or ("pi_sft" in wanted and start == "sft")
+    if not imitates or task.rater is not None or len(task.demonstrations):
+        return
+    before = "" if method.name == "sft" else "--start model starts from the model as it is; "
+    raise DataError(
+        f"{task.name} holds prompts alone, and {method.name} begins with answers to imitate",
+        "supervised fine-tuning learns from prompts with a good answer each",
+        f"{before}give data with answers (`completion`, or `messages`), or {TEACHERS}",
     )
 
 

@@ -5,6 +5,7 @@ The prompt is the unit; methods are compared on the same prompts and seeds. No t
     intervals     mean_of, paired_difference, mean_over_seeds, by_prompt, bootstrap
     rates         share_of, win_rate, bounded_win_rate, rate_by_prompt, wilson, average_both_orders
     crossed       the variance behind all of them; deviant_seeds
+    confidence_sequence    intervals that hold whenever one stops; unresolved_cells
     power         minimum_detectable, comparisons_needed, explain_few_prompts, verdict_line, holm
     ranking       fit_bradley_terry, elo_gap, win_probability, length_controlled
     calibration   accuracy, log_loss, brier, ece, temperature_scale, auroc
@@ -27,6 +28,7 @@ from tandem.statistics.calibration import (
     temperature_scale,
     win_probability_of,
 )
+from tandem.statistics.confidence_sequence import confidence_sequence, unresolved_cells
 from tandem.statistics.crossed import deviant_seeds
 from tandem.statistics.curves import (
     AggregateRule,
@@ -87,6 +89,8 @@ __all__ = [
     "share_of",
     "FEWEST_PROMPTS",
     "deviant_seeds",
+    "confidence_sequence",
+    "unresolved_cells",
     "explain_few_prompts",
     "win_rate",
     "outcomes_of",

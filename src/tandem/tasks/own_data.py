@@ -164,11 +164,13 @@ def _check_left(train: Groups, data: Path | str, eval_data: Path | str) -> None:
 def best_answers(groups: Groups, source: Path | str) -> Groups:
     """Return each group with its best completion alone; of marked answers, the good ones.
 
+    Prompts alone have none: what comes back is then empty.
+
     Raises:
         DataError: every answer is marked bad.
     """
-    good = Groups.of(best_answer(g) for g in groups if not is_marked_bad(g))
-    if not len(good):
+    good = Groups.of(best_answer(g) for g in groups if len(g) and not is_marked_bad(g))
+    if not len(good) and any(len(g) for g in groups):
         raise DataError(
             f"{source}: all {len(groups)} answers are marked bad",
             "there is no answer to imitate, and nothing to tell the bad ones from",

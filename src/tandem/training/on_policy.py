@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tandem.data.groups import Groups
 from tandem.engines.open_engine import open_engine
+from tandem.models.packed import PackedModel
 from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
@@ -29,6 +30,7 @@ def train_on_policy(
     init: Checkpoint,
     name: str,
     ctx: StageContext,
+    mixture: tuple[PackedModel, float] | None = None,
 ) -> Checkpoint:
     """Sample from the policy, score, take gradient steps, repeat; save the best policy or the last.
 
@@ -50,14 +52,18 @@ def train_on_policy(
             result.
         name: the saved policy's name in tables.
         ctx: the stage.
+        mixture: (other, share) to learn from samples of the geometric mixture with another model,
+            token by token; the policy alone is validated.
     """
-    tokenizer = load_tokenizer(init.path)
-    engine = open_engine(models.policy.actor, tokenizer, ctx.machine, name=name)
+    tokenizer, actor = load_tokenizer(init.path), models.policy.actor
+    engine = drawing = open_engine(actor, tokenizer, ctx.machine, name=name)
+    if mixture is not None:
+        drawing = open_engine(actor, tokenizer, ctx.machine, name=name, mixture=mixture)
     validator = None
     if rollout.validation is not None:
         validator = Validator(rollout.validation, models, engine, rollout, ctx)
     layout = models.policy.layout
-    rollouts = RolloutSource(prompts, engine, algorithm, rollout, layout, ctx, validator)
+    rollouts = RolloutSource(prompts, drawing, algorithm, rollout, layout, ctx, validator)
     train(models.policy, rollouts, algorithm.loss, optim, ctx)
     if validator is not None:
         validator.restore_best(models.policy)

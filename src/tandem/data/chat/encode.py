@@ -27,7 +27,7 @@ from tandem.errors import ConfigError, DataError, ModelError
 GROUPS_PER_TASK = 256
 """Groups that are encoded by one call of the tokenizer, and by one worker at a time."""
 
-ENCODING_VERSION = "3"
+ENCODING_VERSION = "4"
 """Part of the cache's key: raised when the same text becomes other tokens, or others are kept."""
 
 

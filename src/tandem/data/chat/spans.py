@@ -13,7 +13,7 @@ from typing import Any
 
 from tandem.data.chat.template import TemplateRefused, tools_of
 from tandem.data.chat.tokens import TokenizerTraits
-from tandem.data.chat.transcripts import answer_segments, common_prefix_length
+from tandem.data.chat.transcripts import answer_segments, common_prefix_length, is_trained_on
 from tandem.data.record import Completion, Group, Message, Prompt
 from tandem.errors import ModelError
 
@@ -92,7 +92,7 @@ def _templated(
         start = place if k == len(asked) else _end_of(messages, tools, k, whole, tokens, ask=True)
         end = _end_of(messages, tools, k + 1, whole, tokens)
         body = whole[start:end].rstrip()
-        pieces += [(whole[place:start], False), (body, True)]
+        pieces += [(whole[place:start], False), (body, is_trained_on(messages[k]))]
         place = start + len(body)
     return _closed([p for p in pieces if p[0]], completion.stopped, tokens)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 from tandem.data.chat.clock import stop_clock, template_date
 from tandem.data.chat.template_limits import rendering_deadline
+from tandem.data.chat.transcripts import common_prefix_length
 from tandem.data.record import Message, Prompt
 from tandem.errors import ModelError
 
@@ -63,7 +64,40 @@ class ChatTemplate:
             if self.call_form is None:
                 raise TemplateRefused("the chat template writes no tool calls")
             messages = [_with_arguments(m, self.call_form) for m in messages]
-        return self._apply(messages, tools, ask, self.date)
+        text = self._apply(messages, tools, ask, self.date)
+        return text if ask or not self.finale else text.removesuffix(self.finale)
+
+    @cached_property
+    def finale(self) -> str:
+        """What is written once, behind the last turn, although each turn is closed by itself.
+
+        Some templates (Phi-3's) end a conversation in EOS behind the end of its last turn. It
+        belongs to no turn: a conversation that goes on does not have it, so `render` leaves it out.
+        """
+        said = {"role": "assistant", "content": _VALUE}
+        try:
+            last, inner = (
+                text[text.rfind(_VALUE) + len(_VALUE) :]
+                for text in (
+                    self._apply([_ASKED, said, *more], (), False, self.date)
+                    for more in ((), ({"role": "user", "content": "And there?"},))
+                )
+            )
+        except (TemplateRefused, ModelError):
+            return ""
+        names = self._special_names
+        for start in range(common_prefix_length(last, inner), 0, -1):  # they may share a "<"
+            behind = last[start:]
+            closed = any(name in last[:start] for name in names)
+            own = not inner[start:].startswith(behind.rstrip())
+            if closed and own and _consists_of(behind, names):
+                return behind
+        return ""
+
+    @cached_property
+    def _special_names(self) -> tuple[str, ...]:
+        added = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
+        return tuple(filter(None, {*added, *self.tokenizer.all_special_tokens}))
 
     @cached_property
     def takes_tools(self) -> bool:
@@ -147,6 +181,14 @@ def tools_of(prompt: Prompt) -> list[Any]:
     tools = prompt.meta.get("tools")
     known = cast("list[Any]", tools) if isinstance(tools, list) else []
     return known if all(isinstance(tool, dict) for tool in known) else []
+
+
+def _consists_of(text: str, names: Sequence[str]) -> bool:
+    """True for one or more special tokens and nothing else."""
+    left = text
+    for name in sorted(names, key=len, reverse=True):
+        left = left.replace(name, "")
+    return bool(text) and not left.strip()
 
 
 def _is_plain(message: Message) -> bool:

@@ -8,6 +8,7 @@ The one space behind the colon separates; it belongs to neither prompt nor answe
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,8 +42,7 @@ def parse_transcript(text: str) -> tuple[Message, ...]:
 def render_transcript(messages: Sequence[Message], *, open_end: bool = False) -> str:
     """Write messages as a transcript; `open_end` adds the `Assistant:` that asks for an answer."""
     said = "".join(
-        f"\n\n{ROLE_NAMES.get(m['role'], m['role'].title())}: {m.get('content') or ''}"
-        for m in messages
+        f"\n\n{ROLE_NAMES.get(m['role'], m['role'].title())}: {turn_text(m)}" for m in messages
     )
     return said + (ASSISTANT if open_end else "")
 
@@ -55,11 +55,38 @@ def answer_segments(turns: Sequence[Message]) -> list[tuple[str, bool]]:
     pieces: list[tuple[str, bool]] = []
     for k, turn in enumerate(turns):
         name = ROLE_NAMES.get(turn["role"], turn["role"].title())
-        answer = turn["role"] == "assistant"
+        answer = is_trained_on(turn)
         if k:
             pieces.append((f"\n\n{name}:", False))
-        pieces.append((f" {turn.get('content') or ''}", answer))
+        pieces.append((f" {turn_text(turn)}", answer))
     return pieces
+
+
+def is_trained_on(turn: Message) -> bool:
+    """True for an assistant's turn that no `weight` of 0 and no `train: false` takes out.
+
+    Example:
+        >>> is_trained_on({"role": "assistant", "content": "no", "weight": 0})
+        False
+    """
+    kept = turn.get("weight", 1) != 0 and turn.get("train") is not False
+    return turn["role"] == "assistant" and kept and turn.get("training") is not False
+
+
+def turn_text(turn: Message) -> str:
+    """Return what a turn says: its content, and below it the calls that it makes, as JSON.
+
+    Example:
+        >>> function = {"name": "look", "arguments": {"at": "sea"}}
+        >>> turn_text({"role": "assistant", "tool_calls": [{"function": function}]})
+        '{"name": "look", "arguments": {"at": "sea"}}'
+    """
+    said = [turn["content"]] if turn.get("content") else []
+    for call in turn.get("tool_calls") or ():
+        function = call.get("function", call)
+        named = {key: function.get(key) for key in ("name", "arguments")}
+        said.append(json.dumps(named, ensure_ascii=False))
+    return "\n".join(said)
 
 
 def split_transcripts(chosen: str, rejected: str) -> int | None:

@@ -35,7 +35,11 @@ def fitting_methods(facts: DataFacts) -> tuple[str, ...]:
         return (
             "sft: demonstrations; nothing is compared yet, so sample pairs and label them next",
         )
-    return ("best_of_n, ppo, grpo, rso, online: prompts alone need a reward model or a judge",)
+    return (
+        "direct: prompts alone, whose answers a language model scores",
+        "grpo with a reward that you write in Python: examples/grpo_with_your_reward.py",
+        "the other methods learn from comparisons: `tandem label serve` asks people for them",
+    )
 
 
 def data_errors(overlap: dict[str, int], lengths: Lengths) -> list[str]:

@@ -2,40 +2,38 @@
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 """Files, folders and hub ids as streams of rows, each with the place where it stands.
 
-JSON Lines, JSON, CSV (each plain or gzipped), Parquet, folders that `datasets.save_to_disk`
-wrote, folders of data files, and ids of the Hugging Face hub. Rows stream, so a file may be
-larger than memory; only a `.json` file that holds one list is parsed whole.
+JSON Lines, JSON, CSV (each plain or gzipped), Parquet, Arrow, folders that
+`datasets.save_to_disk` wrote, folders of data files, and ids of the Hugging Face hub. Rows stream,
+so a file may be larger than memory; only a file that holds one list of JSON is parsed whole.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import io
 import itertools
 import json
 import re
-import zlib
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tandem.data.arrow import SCHEMA
+from tandem.data.formats.csv_files import read_csv
 from tandem.data.formats.fields import DataRow, shorten_text
 from tandem.data.formats.split_files import find_split_files
+from tandem.data.formats.structured_text import RepeatedKey, parse_json
+from tandem.data.formats.text_files import open_text, sound_file, starts_with
 from tandem.errors import DataError, nearest_name
 
-FILE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+FILE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+WRAPPERS = ("data", "rows", "examples", "instances", "records", "train", "test", "validation")
+"""Names under which a .json file may hold its rows."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_CELL_CHARACTERS = 1 << 30
-STRUCTURED = ("completions", "ranks", "scores", "annotations", "data", "messages", "conversations")
-"""Columns that hold lists and objects in every format; in CSV they are written as JSON."""
+_LONG_INTEGER = re.compile(r"\d{4301}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ def _file(path: Path) -> DataSource:
             "there is no row in it to detect a format from",
             "look at what wrote it; an interrupted download leaves such a file",
         )
-    open_rows = {".json": _json, ".csv": _csv, ".parquet": _parquet}.get(kind, _lines)
+    open_rows = READERS.get(kind, _lines)
     return DataSource(
         path.name,
         lambda: open_rows(path),
@@ -116,70 +114,29 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-@contextmanager
-def _sound(path: Path) -> Generator[None]:
-    """Turn what a broken file raises into a DataError that names the file."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        gzipped = _starts(path, b"\x1f\x8b") and not path.name.endswith(".gz")
-        raise DataError(
-            f"{path}: byte {shorten_text(error.object[error.start : error.start + 1])} at offset "
-            f"{error.start} of a block is not UTF-8",
-            "the file is gzipped but not named .gz" if gzipped else "text files are read as UTF-8",
-            "add .gz to its name"
-            if gzipped
-            else f"convert it: iconv -f latin1 -t utf-8 {path.name}",
-        ) from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path}: broken gzip: {error}",
-            "the end of the data is missing or damaged; a part of it would be trained on silently",
-            "fetch the file again, or test it with `gzip -t`",
-        ) from error
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise DataError(
-            f"{path}: cannot be read: {error}",
-            "the file is damaged, cut short, or not what its name says",
-            "write or fetch it again",
-        ) from error
-
-
-def _starts(path: Path, magic: bytes) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(magic)) == magic
-
-
-def _text(path: Path, newline: str | None = None) -> IO[str]:
-    if path.name.endswith(".gz"):
-        return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig", newline=newline)
-    return path.open(encoding="utf-8-sig", newline=newline)
-
-
 def _lines(path: Path) -> Iterator[DataRow]:
-    with _sound(path), _text(path, newline="\n") as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                place = f"{path.name}:{number}"
-                yield _row(place, _parsed(place, line))
+    with sound_file(path), open_text(path, newline="\n") as stream:
+        filled = ((n, line) for n, line in enumerate(stream, 1) if line.strip())
+        first = next(filled, None)
+        if first is not None and _opens_list(first[1]):
+            yield from _list(path)
+            return
+        for number, line in itertools.chain([first] if first else [], filled):
+            place = f"{path.name}:{number}"
+            yield _row(place, _parsed(place, line))
 
 
-class _RepeatedKey(Exception):
-    """An object gives a key a second time."""
+def _opens_list(line: str) -> bool:
+    """True for the first line of one list of objects, which is JSON and not JSON Lines."""
+    return line.strip() == "[" or line.lstrip().startswith(("[{", "[ {"))
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
-    return table
-
-
-def _parsed(place: str, text: str) -> Any:
+def _parsed(
+    place: str, text: str, rule: str = "each line of a JSON Lines file is an object"
+) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
-    except _RepeatedKey as error:
+        return parse_json(text)
+    except RepeatedKey as error:
         raise DataError(
             f"{place}: the key `{shorten_text(str(error))}` is given twice in one object",
             "one of its two values would be lost without a word",
@@ -187,17 +144,19 @@ def _parsed(place: str, text: str) -> Any:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{place}: not JSON: {_json_reason(error)}; it begins {shorten_text(text[:60])}",
-            "each line of a JSON Lines file is one whole object",
-            "mend that line, or rename the file to what it holds",
+            f"{place}: not JSON: {_json_reason(error, text)}; it begins {shorten_text(text[:60])}",
+            rule,
+            "mend that place, or rename the file to what it holds",
         ) from error
 
 
-def _json_reason(error: Exception) -> str:
-    text = str(error)
+def _json_reason(error: Exception, text: str) -> str:
+    said = str(error)
     if isinstance(error, json.JSONDecodeError | RecursionError):
-        return text
-    return f"an integer in it has too many digits ({text.partition(';')[0]})"
+        return said
+    found = _LONG_INTEGER.search(text)
+    line = text.count("\n", 0, found.start()) + 1 if found else 1
+    return f"an integer in line {line} has too many digits ({said.partition(';')[0]})"
 
 
 def _row(place: str, value: Any) -> DataRow:
@@ -211,89 +170,79 @@ def _row(place: str, value: Any) -> DataRow:
 
 
 def _json(path: Path) -> Iterator[DataRow]:
-    with _sound(path), _text(path) as stream:
+    with sound_file(path), open_text(path) as stream:
         first = stream.readline()
-        if first.lstrip().startswith("{") and _is_json(first):
-            yield from _lines(path)
-            return
-        rows = _parsed(path.name, first + stream.read())
+    if first.lstrip().startswith("{") and _is_row(first):
+        yield from _lines(path)
+    else:
+        yield from _list(path)
+
+
+def _list(path: Path) -> Iterator[DataRow]:
+    """Read a file that is parsed whole: one list, or an object in which one list is alone."""
+    with sound_file(path), open_text(path) as stream:
+        found = _parsed(path.name, stream.read(), "a .json file holds one list of objects")
+    inside = _row_lists(found)
+    rows = found[inside[0]] if len(inside) == 1 else found
     if not isinstance(rows, list):
+        lists = f"; of its lists ({', '.join(map(str, inside))}) one is read" if inside else ""
         raise DataError(
             f"{path}: the top level is {shorten_text(rows)} ({type(rows).__name__})",
-            "a .json file holds one list of objects, or one object a line",
-            "put the rows into a list",
+            f"a .json file holds one list of objects, or one object a line{lists}",
+            "write each list into a file of its own" if inside else "put the rows into a list",
         )
     for index, value in enumerate(rows):
-        yield _row(f"{path.name}[{index}]", value)
+        yield _row(f"{path.name}{' ' + inside[0] if inside else ''}[{index}]", value)
 
 
-def _is_json(text: str) -> bool:
+def _row_lists(value: Any) -> list[str]:
+    """Return the names in an object under which lists of rows stand."""
+    lists = {k: v for k, v in value.items() if k in WRAPPERS} if isinstance(value, dict) else {}
+    return [k for k, v in lists.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+
+
+def _is_row(text: str) -> bool:
+    """True for a first line that is an object, and no object around the rows."""
     try:
-        json.loads(text)
+        return not _row_lists(json.loads(text))
     except json.JSONDecodeError:
         return False
     except (ValueError, RecursionError):
         return True  # it is JSON that cannot be read: the reading names its line
-    return True
-
-
-def _csv(path: Path) -> Iterator[DataRow]:
-    csv.field_size_limit(_CELL_CHARACTERS)
-    with _sound(path), _text(path, newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)
-        try:
-            _refuse_repeated_columns(path, list(reader.fieldnames or ()))
-            for values in reader:
-                yield _csv_row(f"{path.name}:{reader.line_num}", values)
-        except csv.Error as error:
-            raise DataError(
-                f"{path.name}, after line {reader.line_num}: not CSV: {error}",
-                "a quote is not closed as CSV (RFC 4180) asks, so rows would run together",
-                'double the quotes inside a cell ("") or use JSON Lines',
-            ) from error
-
-
-def _refuse_repeated_columns(path: Path, names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError(
-                f"{path.name}:1: the column `{shorten_text(name)}` is there twice",
-                "one of its two values would be lost without a word",
-                "remove one of the columns, or give it a name of its own",
-            )
-
-
-def _csv_row(place: str, values: dict[Any, Any]) -> DataRow:
-    if None in values or None in values.values():
-        raise DataError(
-            f"{place}: the row has {'more' if None in values else 'fewer'} cells than the header",
-            "its values would land in the wrong columns",
-            "quote cells that hold commas or line ends, or use JSON Lines",
-        )
-    opened = {k: _open_cell(v) if k in STRUCTURED else v for k, v in values.items()}
-    return DataRow(place, opened, strings=True)
-
-
-def _open_cell(cell: str) -> Any:
-    """Return the list or the object that a cell spells as JSON; else the cell."""
-    if not cell.startswith(("[", "{")):
-        return cell
-    try:
-        return json.loads(cell, object_pairs_hook=_unique_keys)
-    except (_RepeatedKey, ValueError, RecursionError):
-        return cell  # whoever reads the column says what is wrong with it
 
 
 def _parquet(path: Path) -> Iterator[DataRow]:
     index = itertools.count()
-    with _sound(path), pq.ParquetFile(path, pre_buffer=False) as table:
+    with sound_file(path), pq.ParquetFile(path, pre_buffer=False) as table:
         for batch in table.iter_batches(1024):
             for values in batch.to_pylist():
                 yield DataRow(f"{path.name}[{next(index)}]", values)
 
 
+def _arrow(path: Path) -> Iterator[DataRow]:
+    """Read an Arrow file (Feather), or a stream, as `datasets` writes them."""
+    index = itertools.count()
+    opener = pa.ipc.open_file if starts_with(path, b"ARROW1") else pa.ipc.open_stream
+    with sound_file(path), pa.memory_map(str(path)) as stream, opener(stream) as table:
+        kept = table.num_record_batches if starts_with(path, b"ARROW1") else None
+        batches = table if kept is None else map(table.get_batch, range(kept))
+        for batch in batches:
+            for values in batch.to_pylist():
+                yield DataRow(f"{path.name}[{next(index)}]", values)
+
+
+READERS: dict[str, Callable[[Path], Iterator[DataRow]]] = {
+    ".json": _json,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+    ".feather": _arrow,
+}
+
+
 def _holds_groups(path: Path) -> bool:
-    with _sound(path):
+    with sound_file(path):
         return pq.read_schema(path).names == SCHEMA.names
 
 

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tandem.data.formats.fields import DataRow
-from tandem.data.formats.prompt_context import CONTEXT
+from tandem.data.formats.column_names import (
+    answers_in,
+    is_question,
+    judgments_in,
+    labels_in,
+    questions_in,
+    spell_columns,
+    suggest_columns,
+)
+from tandem.data.formats.conversations import are_whole
+from tandem.data.formats.fields import DataRow, quote_names
+from tandem.data.formats.prompt_context import context_columns, plain_name, says_nothing
 from tandem.data.formats.registry import FORMATS
 from tandem.errors import ConfigError, DataError, nearest_name
 
 PEEK = 64
 """Rows that are looked at before the format is decided."""
 
-UNJUDGED = ("prompt-completion", "messages", "sharegpt", "alpaca", "gsm8k", "prompt")
-JUDGMENTS = {"chosen", "rejected", "completions", "ranks", "scores", "output_1", "output_2",
-             "preference", "label", "kto_tag", "helpfulness", "overall_preference",
-             "preferred_output", "non_preferred_output"}  # fmt: skip
-QUESTIONS = ("question", "instruction", "input", "query", "system", "history", "conversations",
-             "conversation", "messages", "context", "problem", "user", "human")  # fmt: skip
-"""Columns that hold a prompt or a part of it."""
-WORDS_OF_A_PROMPT = 3
+UNJUDGED = ("prompt-completion", "messages", "sharegpt", "alpaca", "gsm8k", "answers",
+            "prompt")  # fmt: skip
+NEAREST = 4
+"""Formats that an error names, where no format fits."""
 
 
 def detect_format(rows: Sequence[DataRow], name: str, asked: str | None = None) -> tuple[str, str]:
@@ -39,65 +45,109 @@ def detect_format(rows: Sequence[DataRow], name: str, asked: str | None = None) 
     ]
     if not fitting:
         raise DataError(
-            f"{name}: the columns {_quoted(sorted(columns))} fit no format",
-            f"a format is known by its columns: {_list_formats()}",
-            f"say which columns hold what: {_suggestion(columns)}",
+            f"{name}: the columns {quote_names(sorted(columns))} fit no format",
+            f"a format is known by its columns; the nearest are {_nearest_formats(columns)}",
+            _say_columns(columns),
         )
-    if fitting[0] == "implicit-prompt":
-        _refuse_guess(rows, name)
+    _refuse_guess(fitting[0], rows, name)
     chosen = FORMATS[fitting[0]]
-    why = f"it has {_quoted(chosen.needs)}: {chosen.means}"
+    why = f"it has {quote_names(chosen.needs)}: {chosen.means}"
     others = [k for k in fitting[1:] if not set(FORMATS[k].needs) <= set(chosen.needs)]
     if others:
-        why += f" (its columns also fit {_quoted(others)}; say --format NAME to choose)"
+        why += f" (its columns also fit {quote_names(others)}; say --format NAME to choose)"
     return fitting[0], why
 
 
 def unread_columns(name: str, rows: Sequence[DataRow]) -> tuple[str, ...]:
     """Return columns that look like judgments, or like a prompt, and that the format leaves."""
     left = left_over(name, rows)
-    words = QUESTIONS if name not in UNJUDGED else (*QUESTIONS, *JUDGMENTS)
-    return tuple(column for column in left if column.lower() in words)
+    found = questions_in(left, rows)
+    return (*found, *judgments_in(left, rows)) if name in UNJUDGED else found
 
 
 def left_over(name: str, rows: Sequence[DataRow]) -> tuple[str, ...]:
     """Return the columns that the format does not read; they are kept beside the prompt."""
     form = FORMATS[name]
-    columns = {c for row in rows for c, value in row.values.items() if value is not None}
-    read = {*form.needs, *form.uses, *CONTEXT, *(form.reads(rows[0]) if form.reads else ())}
+    columns = {c for row in rows for c, value in row.values.items() if not says_nothing(value)}
+    read = {*form.needs, *form.uses, *(form.reads(rows[0]) if form.reads else ())}
+    read |= {c for row in rows for c in context_columns(row.values)}
     return tuple(sorted(columns - read))
 
 
-def _refuse_guess(rows: Sequence[DataRow], name: str) -> None:
-    """Refuse to take the words that two answers begin with for a prompt that a column may hold."""
-    if all(row.is_list("chosen") and row.is_list("rejected") for row in rows):
+def _refuse_guess(found: str, rows: Sequence[DataRow], name: str) -> None:
+    """Refuse a format that would leave out a prompt, an answer, or a judgment that a column holds.
+
+    Raises:
+        DataError: with the column, and the flags that say what it is.
+    """
+    if found == "implicit-prompt":
+        _refuse_guessed_prompt(rows, name)
+    elif found == "prompt":
+        _refuse_unread_answers(rows, name)
+    elif found == "answers":
+        _refuse_unread_judgments(rows, name)
+    elif found in UNJUDGED:
+        _refuse_unread_labels(found, rows, name)
+
+
+def _refuse_guessed_prompt(rows: Sequence[DataRow], name: str) -> None:
+    if all(are_whole(row) for row in rows if row.has("chosen") and row.has("rejected")):
         return
     columns = dict.fromkeys(c for row in rows for c in row.values)
-    maybe = [c for c in columns if c not in FORMATS["implicit-prompt"].needs and _asks(c, rows)]
+    sides = FORMATS["implicit-prompt"].needs
+    maybe = [c for c in columns if c not in sides and is_question(c, rows)]
     if not maybe:
         return
+    hold = "; or, if the answers do begin with their prompt, --format implicit-prompt"
+    apart = any(row.is_list(side) for row in rows for side in sides)
     raise DataError(
-        f"{name}: `chosen` and `rejected` without `prompt`, and {_quoted(maybe)} unread",
+        f"{name}: `chosen` and `rejected` without `prompt`, and {quote_names(maybe)} unread",
         "the words that both answers begin with are taken for the prompt only where no other "
         "column could hold it; else a model would be trained on a prompt that nobody wrote",
-        f"say which one holds it: --columns prompt={maybe[0]}; or, if the answers do begin with "
-        "their prompt, --format implicit-prompt",
+        f"say which one holds it: --columns prompt={maybe[0]}{'' if apart else hold}",
     )
 
 
-def _asks(column: str, rows: Sequence[DataRow]) -> bool:
-    """True for a column that could hold the prompt: by its name, or by texts like questions."""
-    values = [row.values[column] for row in rows if row.has(column)]
-    if column.lower() in QUESTIONS:
-        return bool(values)
-    texts = [v for v in values if isinstance(v, str)]
-    if not texts or len(set(texts)) <= len(texts) / 2 or len(texts) < len(rows) / 2:
-        return False
-    inside = sum(
-        str(v) in str(row.values.get("chosen")) for row, v in zip(rows, values, strict=False)
+def _refuse_unread_answers(rows: Sequence[DataRow], name: str) -> None:
+    left = left_over("prompt", rows)
+    answers = answers_in(left, rows)
+    if not answers:
+        return
+    mapping = suggest_columns(["prompt", *left])
+    better = f"say which columns hold what: {spell_columns(mapping)}; or, " if mapping else ""
+    raise DataError(
+        f"{name}: `prompt` alone is read, and {quote_names(answers)} would be left out",
+        "prompts alone are read where no column could hold an answer; else what somebody wrote or "
+        "judged would be lost without a word",
+        f"{better}to read the prompts alone, --format prompt",
     )
-    words = sorted(len(text.split()) for text in texts)
-    return words[len(words) // 2] >= WORDS_OF_A_PROMPT and inside < len(texts)
+
+
+def _refuse_unread_judgments(rows: Sequence[DataRow], name: str) -> None:
+    left = left_over("answers", rows)
+    judgments = judgments_in(left, rows)
+    if not judgments:
+        return
+    mapping = suggest_columns(["prompt", "completions", *left])
+    better = f"say which columns hold what: {spell_columns(mapping)}; or, " if mapping else ""
+    raise DataError(
+        f"{name}: answers that nobody judged, and {quote_names(judgments)} would be left out",
+        "several answers to a prompt are judged by `scores` or by `ranks`, one for each",
+        f"{better}to read the answers without it, --format answers",
+    )
+
+
+def _refuse_unread_labels(found: str, rows: Sequence[DataRow], name: str) -> None:
+    labels = labels_in(left_over(found, rows), rows)
+    if not labels:
+        return
+    ours = {"alpaca": "kto_tag", "sharegpt": "kto_tag"}.get(found, "label")
+    raise DataError(
+        f"{name}: demonstrations, and {quote_names(labels)} says good of some and bad of others",
+        "a model would be trained to imitate the bad answers too",
+        f"say that it is the label: --columns {ours}={labels[0]}; or, to imitate all of them, "
+        f"--format {found}",
+    )
 
 
 def _asked(asked: str, columns: set[str], name: str) -> tuple[str, str]:
@@ -110,35 +160,33 @@ def _asked(asked: str, columns: set[str], name: str) -> tuple[str, str]:
     missing = [c for c in FORMATS[asked].needs if c not in columns]
     if missing:
         raise DataError(
-            f"{name}: {_quoted(missing)} missing for format `{asked}`; "
-            f"there are {_quoted(sorted(columns))}",
+            f"{name}: {quote_names(missing)} missing for format `{asked}`; "
+            f"there are {quote_names(sorted(columns))}",
             f"`{asked}` is {FORMATS[asked].means}",
-            f"say which columns hold what: {_suggestion(columns)}",
+            _say_columns(columns),
         )
     return asked, f"it was asked for: {FORMATS[asked].means}"
 
 
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f"`{n}`" for n in names) or "none"
+def _nearest_formats(columns: set[str]) -> str:
+    """Return the formats that share most columns with a file, with what each needs."""
+    names = {plain_name(c) for c in columns}
+
+    def missing(key: str) -> tuple[float, int]:
+        needs = FORMATS[key].needs
+        return -sum(plain_name(n) in names for n in needs) / len(needs), len(needs)
+
+    nearest = sorted(FORMATS, key=missing)[:NEAREST]
+    shown = "; ".join(f"{key} ({', '.join(FORMATS[key].needs)})" for key in nearest)
+    return f"{shown}; docs/formats.md lists all"
 
 
-def _list_formats() -> str:
-    return "; ".join(f"{key} ({', '.join(form.needs)})" for key, form in FORMATS.items())
-
-
-def _suggestion(columns: set[str]) -> str:
-    usual = {
-        "prompt": ("question", "query", "instruction", "input", "text", "problem"),
-        "completion": ("answer", "response", "output", "solution"),
-        "messages": ("conversation", "dialog", "dialogue", "turns"),
-        "chosen": ("preferred", "better", "win", "accepted"),
-        "rejected": ("dispreferred", "worse", "lose"),
-    }
-    lower = {c.lower(): c for c in columns}
-    found = {
-        role: next(lower[n] for n in names if n in lower)
-        for role, names in usual.items()
-        if any(n in lower for n in names)
-    }
-    pairs = ",".join(f"{ours}={theirs}" for ours, theirs in found.items())
-    return f"--columns {pairs or 'prompt=COLUMN'}"
+def _say_columns(columns: set[str]) -> str:
+    mapping = suggest_columns(columns)
+    if mapping:
+        return f"say which columns hold what: {spell_columns(mapping)}"
+    return (
+        "write each row with the columns of one of them, for example "
+        '{"prompt": "...", "chosen": "...", "rejected": "..."}, or a whole text as '
+        '{"messages": [{"role": "user", "content": "..."}, ...]}'
+    )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, NoReturn, cast
 
 from tandem.data.chat import transcripts
 from tandem.data.formats import messages
+from tandem.data.formats.label_words import read_label
+from tandem.data.formats.structured_text import parse_structure, spells_turns
 from tandem.data.record import Completion, Message
 from tandem.errors import DataError
 
@@ -40,8 +42,10 @@ class DataRow:
         return value is not None and not (self.strings and value == "")
 
     def text(self, name: str) -> str:
-        """Return a string column; raises DataError on anything else."""
+        """Return a string column, or its text parts joined; raises DataError on anything else."""
         value = self._need(name)
+        if not isinstance(value, str) and (messages.is_part(value) or self._holds_parts(value)):
+            value = self._joined(name, value)
         if not isinstance(value, str):
             self.wrong(name, value, "it must be a string")
         return self.sound(name, value)
@@ -51,26 +55,34 @@ class DataRow:
         return self._finite(name, self._need(name))
 
     def label(self, name: str) -> bool:
-        """Return True or False from a boolean, 0 or 1, or their words; raises DataError else."""
+        """Return True or False from a boolean, 0 or 1, or their words; see `read_label`.
+
+        Raises:
+            SkipRow: nobody gave one.
+            DataError: it says neither.
+        """
+        if not self.has(name):
+            raise SkipRow("no label given")
         value = self._need(name)
-        if isinstance(value, str):
-            value = _LABELS.get(value.strip().lower(), value)
-        if isinstance(value, str) or value not in (0, 1):
-            self.wrong(name, value, "a label says good (true or 1) or bad (false or 0)")
-        return bool(value)
+        found = read_label(value)
+        if found is None:
+            self.wrong(
+                name, value, "a label says good (true, 1, good, ...) or bad (false, 0, bad, ...)"
+            )
+        return found
 
     def numbers(self, name: str) -> list[float]:
         """Return a list of finite numbers; raises DataError on anything else."""
         return [self._finite(f"{name}[{k}]", x) for k, x in enumerate(self.items(name))]
 
     def items(self, name: str) -> list[Any]:
-        """Return a list column; in CSV it is written as JSON."""
+        """Return a list column; where cells are text it is written as JSON."""
         value = self._need(name)
-        if self.strings and isinstance(value, str):
+        if isinstance(value, str) and (self.strings or spells_turns(value)):
             try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                self.wrong(name, value, "in CSV a list is written as JSON")
+                value = parse_structure(value)
+            except ValueError:
+                self.wrong(name, value, "a list in a cell of text is written as JSON")
         if not isinstance(value, list):
             self.wrong(name, value, "it must be a list")
         return cast("list[Any]", value)
@@ -85,25 +97,38 @@ class DataRow:
         return rows
 
     def is_list(self, name: str) -> bool:
-        """True if the column holds messages, a list or one alone, rather than a string."""
+        """True if the column holds messages, a list or one alone, rather than a text."""
         value = self.values.get(name)
-        if self.strings and isinstance(value, str):
-            return value.startswith('[{"') or messages.is_message(_object_in(value))
+        if isinstance(value, str):
+            begins = spells_turns(value) or (self.strings and value.startswith('[{"'))
+            return begins and (value.lstrip().startswith("[") or self._spoken(value) is not None)
+        if self._holds_parts(value):
+            return False
         return isinstance(value, list) or messages.is_message(value)
 
     def is_several(self, name: str) -> bool:
-        """True if the column holds a list of texts."""
+        """True if the column holds a list of answers: texts, or conversations."""
         value = self.values.get(name)
-        if self.strings and isinstance(value, str):
-            return value.startswith('["')
-        texts = cast("list[Any]", value) if isinstance(value, list) else []
-        return bool(texts) and all(isinstance(v, str) for v in texts)
+        if self.strings and isinstance(value, str) and value.startswith(('["', "['", "[[")):
+            try:
+                value = parse_structure(value)
+            except ValueError:
+                return False
+        answers = cast("list[Any]", value) if isinstance(value, list) else []
+        known = [isinstance(v, str | list | int | float) for v in answers if v is not None]
+        return bool(known) and all(known)
+
+    def several(self, name: str) -> list[Completion | None]:
+        """Return a list of answers, or one answer alone; None for those that hold nothing."""
+        texts = self.items(name) if self.is_several(name) else [self._need(name)]
+        rows = [replace(self, values={f"{name}[{k}]": v}) for k, v in enumerate(texts)]
+        return [row._answer_or_none(f"{name}[{k}]") for k, row in enumerate(rows)]
 
     def messages(self, name: str) -> tuple[Message, ...]:
         """Return a conversation, in the shape that chat templates take; see `read_message`."""
         value = self.values.get(name)
-        if self.strings and isinstance(value, str):
-            value = _object_in(value)
+        if isinstance(value, str):
+            value = self._spoken(value)
         turns = [value] if messages.is_message(value) else self.items(name)
         if not turns:
             raise SkipRow(f"`{name}` is an empty list")
@@ -119,8 +144,9 @@ class DataRow:
         text = self.text(name)
         if not text.strip():
             raise SkipRow("empty prompt")
-        if transcripts.is_transcript(text) and text.endswith(transcripts.ASSISTANT):
-            return text, transcripts.parse_transcript(text)
+        open_end = text.rstrip()
+        if transcripts.is_transcript(text) and open_end.endswith(transcripts.ASSISTANT):
+            return open_end, transcripts.parse_transcript(open_end)
         return text, None
 
     def answer(self, name: str) -> Completion:
@@ -132,12 +158,12 @@ class DataRow:
             self.wrong(name, turns[0], "a completion starts with an assistant message")
         return require_answer(turns)
 
-    def wrong(self, name: str, value: Any, rule: str) -> NoReturn:
-        """Raise a DataError about one value."""
+    def wrong(self, name: str, value: Any, rule: str, do: str = "") -> NoReturn:
+        """Raise a DataError about one value; what to do, where mending the row is not all."""
         raise DataError(
             f"{self._place(name)}: `{name}` is {shorten_text(value)} ({type(value).__name__})",
             f"{rule}; reading on would train on something that the file does not say",
-            f"mend that row, or say which column holds it: --columns {_column(name)}=COLUMN",
+            do or "mend that row, or leave it out",
         )
 
     def _place(self, name: str) -> str:
@@ -162,7 +188,7 @@ class DataRow:
                 value = float(value)
             except ValueError:
                 self.wrong(name, value, "it must be a number")
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
             self.wrong(name, value, "it must be a number")
         try:
             number = float(value)
@@ -181,6 +207,34 @@ class DataRow:
                 self.wrong(name, text, "it holds a lone surrogate, which is not Unicode text")
         return text
 
+    def _holds_parts(self, value: Any) -> bool:
+        parts = cast("list[Any]", value) if isinstance(value, list) else []
+        return bool(parts) and all(messages.is_part(part) for part in parts)
+
+    def _joined(self, name: str, value: Any) -> str:
+        try:
+            return messages.join_text_parts(messages.without_nulls(value))
+        except messages.WrongMessage as wrong:
+            self.wrong(f"{name}{wrong.place}", wrong.value, wrong.rule)
+
+    def _answer_or_none(self, name: str) -> Completion | None:
+        try:
+            return None if self.values[name] in (None, "") else self.answer(name)
+        except SkipRow:
+            return None
+
+    def _spoken(self, cell: str) -> Any:
+        """Return the one message that a cell spells, or None."""
+        if not cell.lstrip().startswith("{"):
+            return None
+        try:
+            value = parse_structure(cell)
+        except ValueError:
+            return None
+        who = messages.object_of(value).get("role", messages.object_of(value).get("from"))
+        known = str(who).strip().lower() in messages.SPEAKERS
+        return value if messages.is_message(value) and (self.strings or known) else None
+
     def _message(self, name: str, turn: Any) -> Message:
         try:
             message = messages.read_message(turn)
@@ -189,8 +243,6 @@ class DataRow:
         self.sound(f"{name}.content", message.get("content") or "")
         return message
 
-
-_LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 TEXTS = frozenset({"prompt", "chosen", "rejected", "completion", "instruction", "output"})
 """Columns in which an empty CSV cell is an empty text, not a missing value."""
@@ -215,19 +267,9 @@ def require_text(completion: Completion) -> Completion:
     return completion
 
 
-def _object_in(cell: str) -> Any:
-    """Return the object that a CSV cell holds as JSON, or None."""
-    if not cell.startswith('{"'):
-        return None
-    try:
-        return json.loads(cell)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _column(name: str) -> str:
-    """Return the column in a place such as `chosen[0].content`."""
-    return name.partition("[")[0].partition(".")[0]
+def quote_names(names: Sequence[str]) -> str:
+    """Return names as an error shows them: `one`, `two`."""
+    return ", ".join(f"`{name}`" for name in names) or "none"
 
 
 def shorten_text(value: Any, limit: int = 80) -> str:

@@ -32,7 +32,7 @@ from tandem.errors.ranges import MANY, Range
 from tandem.machine import cache_folder
 
 STREAM_ABOVE_BYTES = 16 << 20
-READER_VERSION = "2"
+READER_VERSION = "3"
 """Part of the cache's key: raised when a parser changes what it makes of the same rows."""
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -228,7 +228,7 @@ def _groups(
             if form.left_out is not None:
                 for why, n in form.left_out(row).items():
                     notes.left_out[why] = notes.left_out.get(why, 0) + n
-            group = add_context(row, form.parse(row))
+            group = add_context(row, form.parse(row), form.needs)
         except SkipRow as reason:
             notes.drop(str(reason), row.place)
             continue
@@ -237,7 +237,7 @@ def _groups(
         if "completions" in form.needs:
             notes.empty_completions += len(row.items("completions")) - len(group)
         notes.kept += 1
-        beside = context_columns(row.values)
+        beside = [c for c in context_columns(row.values) if c not in form.needs]
         for column in beside:
             notes.context[column] = notes.context.get(column, 0) + 1
         own = form.reads(row) if form.reads else ()
@@ -279,5 +279,6 @@ def _nothing(notes: ReadingNotes, name: str) -> DataError:
     return DataError(
         f"{name}: none of {notes.rows} rows can be used: {reasons or 'there are no rows'}",
         "rows without a prompt, an answer or a difference between answers teach nothing",
-        "mend the rows, or say which columns hold what: --columns prompt=COLUMN,chosen=COLUMN",
+        "mend the rows, beginning with the first that is named; where a column of another name "
+        "holds the prompt or an answer, --columns says so",
     )

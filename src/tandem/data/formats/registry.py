@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from tandem.data.chat import transcripts
-from tandem.data.formats import conversations, judged, published
+from tandem.data.formats import (
+    chosen_answers,
+    compared_pairs,
+    conversations,
+    judged,
+    label_studio,
+    published,
+)
 from tandem.data.formats.fields import DataRow
 from tandem.data.record import Group
 
@@ -60,9 +67,30 @@ def _worked(rows: Sequence[DataRow]) -> bool:
     return all(isinstance(t, str) and "####" in t for t in texts)
 
 
-def _lists_of_texts(rows: Sequence[DataRow]) -> bool:
-    names = ("chosen", "rejected")
-    return all(row.is_several(name) or row.values.get(name) == [] for row in rows for name in names)
+def _several_answers(rows: Sequence[DataRow]) -> bool:
+    sides = [_holds_lists(rows, name) for name in chosen_answers.SIDES]
+    return all(sides) if rows[0].strings else any(sides)
+
+
+def _several_outputs(rows: Sequence[DataRow]) -> bool:
+    return _holds_lists(rows, "output")
+
+
+def _holds_lists(rows: Sequence[DataRow], name: str) -> bool:
+    """True for lists of answers; where cells are text, for a column of nothing else."""
+    full = [row for row in rows if row.has(name)]
+    several = [row.is_several(name) for row in full]
+    return all(several) and bool(several) if full and full[0].strings else any(several)
+
+
+def _ranked_answers(rows: Sequence[DataRow]) -> bool:
+    values = [row.values.get("answers") for row in rows]
+    entries = [x for v in values if isinstance(v, list) for x in cast("list[Any]", v)]
+    return bool(entries) and all(isinstance(x, dict) and "rank" in x for x in entries)
+
+
+def _sides(rows: Sequence[DataRow]) -> bool:
+    return any(label_studio.side_column(row) for row in rows)
 
 
 def _responses(rows: Sequence[DataRow]) -> bool:
@@ -119,8 +147,9 @@ FORMATS: dict[str, Format] = {
     "rewardbench-2": Format(
         ("prompt", "chosen", "rejected"),
         "RewardBench 2: lists of chosen and of rejected answers; every chosen beats every rejected",
-        published.read_best_of,
-        fits=_lists_of_texts,
+        chosen_answers.read_best_of,
+        fits=_several_answers,
+        left_out=chosen_answers.count_left_out,
     ),
     "preference": Format(
         ("prompt", "chosen", "rejected"),
@@ -152,6 +181,19 @@ FORMATS: dict[str, Format] = {
         published.read_sharegpt_pair,
         _WEIGHTS,
     ),
+    "messages-preference": Format(
+        ("messages", "chosen", "rejected"),
+        "axolotl: messages, and a chosen and a rejected answer to them",
+        published.read_messages_pair,
+        _WEIGHTS,
+    ),
+    "llama-factory-ranked": Format(
+        ("instruction", "output"),
+        "LLaMA-Factory before 2024: an instruction, and a list of the better and the worse output",
+        published.read_ranked_outputs,
+        ("input",),
+        fits=_several_outputs,
+    ),
     "openai-preference": Format(
         ("input", "preferred_output", "non_preferred_output"),
         "OpenAI's preference files: messages and tools, the preferred and the other answer",
@@ -160,10 +202,43 @@ FORMATS: dict[str, Format] = {
     "label-studio": Format(
         ("annotations",),
         "Label Studio's export of pairwise tasks: each annotation that chose is a vote",
-        published.read_label_studio,
+        label_studio.read_label_studio,
         fits=_labelled,
-        left_out=published.annotations_left_out,
-        reads=published.label_studio_columns,
+        left_out=label_studio.annotations_left_out,
+        reads=label_studio.label_studio_columns,
+    ),
+    "label-studio-min": Format(
+        ("annotation_id",),
+        "Label Studio's short export (JSON-MIN, CSV): a column says `left` or `right` of a pair",
+        label_studio.read_side,
+        fits=_sides,
+        reads=label_studio.side_columns,
+    ),
+    "safe-rlhf": Format(
+        ("prompt", "response_0", "response_1", "better_response_id"),
+        "PKU-SafeRLHF: two responses, and the number of the better one",
+        compared_pairs.read_safe_rlhf,
+    ),
+    "shp": Format(
+        ("history", "human_ref_A", "human_ref_B", "labels"),
+        "SHP: a post, two comments, and 1 where the first was preferred",
+        compared_pairs.read_shp,
+    ),
+    "arena": Format(
+        ("conversation_a", "conversation_b", "winner"),
+        "Chatbot Arena: two conversations of one user, and the winner",
+        compared_pairs.read_arena,
+    ),
+    "arena-prompts": Format(
+        ("prompt", "response_a", "response_b", *compared_pairs.ARENA_CHOICES),
+        "Chatbot Arena as a table: prompts, two lists of responses, and three columns for who won",
+        compared_pairs.read_arena_prompts,
+    ),
+    "nectar": Format(
+        ("prompt", "answers"),
+        "Nectar: a prompt with ranked answers, 1 the best",
+        compared_pairs.read_nectar,
+        fits=_ranked_answers,
     ),
     "ultrafeedback": Format(
         ("instruction", "completions"),

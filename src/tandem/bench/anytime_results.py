@@ -1,0 +1,155 @@
+"""A comparison that adds seeds until it is resolved: when to go on, and intervals that hold then.
+
+Whoever looks after every seed and stops when it suits him needs a confidence sequence: ordinary
+intervals are for a number of seeds that was fixed before (docs/adr/0019). No torch.
+
+Shapes: S seeds, P prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tandem.bench.finished import Finished
+from tandem.bench.outcomes import Outcomes, claim_standing, with_wins
+from tandem.bench.plan import OPPONENT, Plan
+from tandem.evaluation.tables import plain_cell
+from tandem.statistics import (
+    Estimate,
+    confidence_sequence,
+    holm,
+    length_controlled,
+    outcomes_of,
+    unresolved_cells,
+)
+from tandem.statistics.intervals import without_interval
+
+NOT_HERE = "no interval: none is known that holds at any stopping time"
+
+
+def unresolved_claims(plan: Plan, out: Path) -> list[str]:
+    """Name what the finished seeds of a comparison do not resolve yet, of those that may go on.
+
+    These are the plan's claims, or every method against SFT where it has none.
+
+    Args:
+        plan: what is compared; its seeds are the most there may be.
+        out: the comparison's folder.
+
+    Raises:
+        RunError: no seed is finished.
+    """
+    outcomes = Finished(plan, out, {}).outcomes
+    judge, columns = outcomes.judge, outcomes.columns
+    asked = [(c.a, c.b) for c in plan.claims] or [(OPPONENT, e.name) for e in plan.entries]
+    cells = {
+        f"{a} < {b}": columns[b][judge] - columns[a][judge]
+        for a, b in asked
+        if a in columns and b in columns
+    }
+    return unresolved_cells(cells, len(plan.seeds))
+
+
+def with_anytime_intervals(results: Mapping[str, Any], outcomes: Outcomes) -> dict[str, Any]:
+    """Return results with intervals and p-values that hold whenever one stops.
+
+    The length-controlled win rate, a fit, keeps its number and has no interval.
+    """
+    wins = {
+        (a, b): _win(outcomes, a, b)
+        for a in outcomes.columns for b in outcomes.columns if a != b
+    }  # fmt: skip
+    names = [n for n in outcomes.columns if n != OPPONENT]
+    adjusted = holm([wins[n, OPPONENT].p_value for n in names]).tolist() if names else []
+    p_values = dict(zip(names, adjusted, strict=True))
+    columns = with_wins(outcomes)
+    return {
+        **results,
+        "policies": [
+            row | _row(outcomes, row["policy"], columns[row["policy"]], wins, p_values)
+            if row["policy"] in columns and row["status"] == "done"
+            else row
+            for row in results["policies"]
+        ],
+        "order": _order(results.get("order", []), outcomes, wins),
+        "matrix": _matrix(outcomes, wins),
+    }
+
+
+def _row(
+    outcomes: Outcomes,
+    name: str,
+    columns: Mapping[str, np.ndarray],
+    wins: Mapping[tuple[str, str], Estimate],
+    p_values: Mapping[str, float],
+) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        k: _bounded(confidence_sequence(x, null=0.5)) if k.endswith("_win") else
+        confidence_sequence(x)
+        for k, x in columns.items()
+    }  # fmt: skip
+    if name != OPPONENT:
+        own, main = outcomes.columns[name], outcomes.main
+        won = outcomes_of(own[outcomes.judge], main[outcomes.judge])
+        fitted = length_controlled(won, own["length"] - main["length"])
+        told |= {
+            f"win vs {OPPONENT}": wins[name, OPPONENT],
+            f"{outcomes.judge} gain": _gain(outcomes, OPPONENT, name),
+            "lc_win": without_interval(fitted.mean, fitted.n, NOT_HERE, fitted.seeds, 0.5),
+        }
+    cells = {k: plain_cell(x) for k, x in told.items()}
+    return cells | ({"Holm p": p_values[name]} if name in p_values else {})
+
+
+def _order(
+    claims: list[dict[str, Any]],
+    outcomes: Outcomes,
+    wins: Mapping[tuple[str, str], Estimate],
+) -> list[dict[str, Any]]:
+    gains = [_gain(outcomes, c["a"], c["b"]) for c in claims]
+    adjusted = holm([g.p_value for g in gains]).tolist() if gains else []
+    return [
+        {
+            **claim,
+            "verdict": claim_standing(gain, p),
+            "holm_p": p,
+            "gain": plain_cell(gain),
+            "win": plain_cell(wins[claim["b"], claim["a"]]),
+            "needs": None,
+        }
+        for claim, gain, p in zip(claims, gains, adjusted, strict=True)
+    ]
+
+
+def _matrix(outcomes: Outcomes, wins: Mapping[tuple[str, str], Estimate]) -> dict[str, Any]:
+    names = list(outcomes.columns)
+    pairs = list(combinations(names, 2))
+    told = holm([wins[pair].p_value for pair in pairs]).tolist()
+    adjusted = dict(zip(pairs, told, strict=True))
+    adjusted |= {(b, a): p for (a, b), p in adjusted.items()}
+    return {
+        "names": names,
+        "win": [[plain_cell(wins.get((a, b))) for b in names] for a in names],
+        "holm_p": [[adjusted.get((a, b)) for b in names] for a in names],
+    }
+
+
+def _gain(outcomes: Outcomes, less: str, more: str) -> Estimate:
+    columns, judge = outcomes.columns, outcomes.judge
+    return confidence_sequence(columns[more][judge] - columns[less][judge])
+
+
+def _win(outcomes: Outcomes, a: str, b: str) -> Estimate:
+    columns, judge = outcomes.columns, outcomes.judge
+    won = outcomes_of(columns[a][judge], columns[b][judge])
+    return _bounded(confidence_sequence(won, null=0.5))
+
+
+def _bounded(share: Estimate) -> Estimate:
+    return replace(share, low=max(share.low, 0.0), high=min(share.high, 1.0))
