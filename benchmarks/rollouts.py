@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tandem.data.groups import Groups
 from tandem.data.record import Group, Prompt
 from tandem.engines import Sampling
-from tandem.machine import Machine
+from tandem.machine import Lora, Machine
 from tandem.methods import grpo
 from tandem.models.tokenise import tokenise
 from tandem.models.tokenizers import load_tokenizer
@@ -98,7 +98,9 @@ def random_model(folder: Path) -> Path:
     return folder
 
 
-def fitted(engine: str, model: Path, args: argparse.Namespace, place: Path) -> dict[str, Any]:
+def fitted(
+    engine: Literal["torch", "vllm"], model: Path, args: argparse.Namespace, place: Path
+) -> dict[str, Any]:
     """Fit by GRPO with an engine; return what is compared."""
     tokenizer = load_tokenizer(model)
     asked = QUESTIONS if tokenizer.chat_template else [LETTERS[i : i + 6] for i in range(8)]
@@ -109,7 +111,8 @@ def fitted(engine: str, model: Path, args: argparse.Namespace, place: Path) -> d
         prompts=args.prompts, n=args.n, rounds=args.steps, minibatch=args.prompts, beta=0.0,
         optim=Optim(lr=args.lr, schedule="constant", warmup=0.0),
     )  # fmt: skip
-    machine = Machine(device="cpu", precision=args.precision, engine=engine, log_every=1)
+    lora = Lora(rank=args.lora, alpha=2.0 * args.lora) if args.lora else None
+    machine = Machine(device="cpu", precision=args.precision, engine=engine, lora=lora, log_every=1)
     heard = Rounds()
     ctx = StageContext.at(place / engine, seed=Seed(5), events=heard, machine=machine)
     sampling = Sampling(max_tokens=args.tokens)
@@ -139,6 +142,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=8, help="answers to a prompt")
     parser.add_argument("--tokens", type=int, default=32, help="of the longest answer")
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument(
+        "--lora", type=int, default=0, help="rank of adapters; 0 trains all weights"
+    )
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=RESULTS / f"rollouts-{date.today()}.json")

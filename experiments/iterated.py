@@ -10,6 +10,7 @@ stopped goes on where it was. Writes iterated.json and iterated.md of the seeds 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -154,13 +155,20 @@ def truth_of(run: Run, name: str, policy: Policy, inputs: Inputs) -> list[float]
 
 
 def meetings_of(place: Path) -> list[list[Any]]:
-    """Return what was compared at the end of the rounds: first, second, P(first wins), prompt."""
+    """Return what was compared at the end of the rounds: first, second, P(first wins), prompt.
+
+    A prompt is named by a few digits of its text's hash.
+    """
     met = next((r for r in read_records(place) if r.name == "comparisons"), None)
     return [
-        [g.completions[v.i].author, g.completions[v.j].author, v.p, g.prompt.text]
+        [g.completions[v.i].author, g.completions[v.j].author, v.p, _mark(g.prompt.text)]
         for g in (met.load() if met is not None else ())
         for v in g.preferences
     ]
+
+
+def _mark(text: str) -> str:
+    return hashlib.blake2s(text.encode(), digest_size=5).hexdigest()
 
 
 def elo_table(kept: Mapping[str, Seedful]) -> Table:

@@ -59,7 +59,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def serve() -> None:
+def serve_policy() -> None:
     """Run vLLM's OpenAI-compatible server with the arguments of this process.
 
     It is called from this file, not run as a module: the engine's process begins with the main
@@ -75,4 +75,4 @@ def serve() -> None:
 
 if __name__ == "__main__":
     end_with_parent()
-    serve()
+    serve_policy()
