@@ -100,11 +100,13 @@ ARGUMENTS: dict[str, Callable[[dict[str, Any], Batch], Any]] = {
     "old": lambda out, batch: batch.old_logp,
     "adv": lambda out, batch: batch.advantages,
     "ret": lambda out, batch: batch.returns,
+    "wins": lambda out, batch: batch.returns.mean(),
     "reward": lambda out, batch: scores_of(batch),
     "desirable": lambda out, batch: scores_of(batch),
     "weight": lambda out, batch: batch.weight,
     "z0": lambda out, batch: Z0,
     # of one loss alone
+    "sppo_regression.h": lambda out, batch: (out["logp"] - batch.old_logp).sum(),
     "value_clip.old": lambda out, batch: batch.old_values,
     "bradley_terry.weight": lambda out, batch: rank_weight(some_pairs(batch), batch.group),
 }
