@@ -21,9 +21,8 @@ _MARKS = re.compile("[\\s_\\-\ufe0f\U0001f3fb-\U0001f3ff]+")
 def read_label(value: Any) -> bool | None:
     """Return whether a label says good; None where it says neither.
 
-    Example:
-        >>> [read_label(label) for label in (True, 0.0, "Thumbs up", "bad", 0.5)]
-        [True, False, True, False, None]
+    >>> list(map(read_label, (True, 0.0, "Thumbs up", "bad", 0.5)))
+    [True, False, True, False, None]
     """
     if isinstance(value, str):
         word = value.strip().lower()
