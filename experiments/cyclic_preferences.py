@@ -105,7 +105,8 @@ def examine(
         q = p.clip(1e-9, 1 - 1e-9)
         loss = -truth * np.log(q) - (1 - truth) * np.log(1 - q)
         cyclic = [_cyclic(m) for m in opened.matrices(sixteen)]
-        found[name] = {"credit": credit.tolist(), "log_loss": loss.tolist(), "cyclic": cyclic}
+        columns = {"credit": credit, "log_loss": loss, "cyclic": np.array(cyclic)}
+        found[name] = {key: x.round(5).tolist() for key, x in columns.items()}
     return found
 
 
