@@ -56,14 +56,15 @@ def train_on_policy(
             token by token; the policy alone is validated.
     """
     tokenizer, actor = load_tokenizer(init.path), models.policy.actor
-    engine = drawing = open_engine(actor, tokenizer, ctx.machine, name=name)
-    if mixture is not None:
-        drawing = open_engine(actor, tokenizer, ctx.machine, name=name, mixture=mixture)
+    engine = open_engine(actor, tokenizer, ctx.machine, name=name, mixture=mixture)
     validator = None
     if rollout.validation is not None:
-        validator = Validator(rollout.validation, models, engine, rollout, ctx)
+        alone = engine
+        if mixture is not None:
+            alone = open_engine(actor, tokenizer, ctx.machine, name=name)
+        validator = Validator(rollout.validation, models, alone, rollout, ctx)
     layout = models.policy.layout
-    rollouts = RolloutSource(prompts, drawing, algorithm, rollout, layout, ctx, validator)
+    rollouts = RolloutSource(prompts, engine, algorithm, rollout, layout, ctx, validator)
     train(models.policy, rollouts, algorithm.loss, optim, ctx)
     if validator is not None:
         validator.restore_best(models.policy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tandem.data.formats.column_names import (
     answers_in,
@@ -83,9 +83,18 @@ def _refuse_guess(found: str, rows: Sequence[DataRow], name: str) -> None:
     if found == "implicit-prompt":
         _refuse_guessed_prompt(rows, name)
     elif found == "prompt":
-        _refuse_unread_answers(rows, name)
+        _refuse_unread(
+            found, rows, name, answers_in, "`prompt` alone is read",
+            "prompts alone are read where no column could hold an answer; else what somebody wrote "
+            "or judged would be lost without a word",
+            "to read the prompts alone",
+        )  # fmt: skip
     elif found == "answers":
-        _refuse_unread_judgments(rows, name)
+        _refuse_unread(
+            found, rows, name, judgments_in, "answers that nobody judged",
+            "several answers to a prompt are judged by `scores` or by `ranks`, one for each",
+            "to read the answers without it",
+        )  # fmt: skip
     elif found in UNJUDGED:
         _refuse_unread_labels(found, rows, name)
 
@@ -108,32 +117,25 @@ def _refuse_guessed_prompt(rows: Sequence[DataRow], name: str) -> None:
     )
 
 
-def _refuse_unread_answers(rows: Sequence[DataRow], name: str) -> None:
-    left = left_over("prompt", rows)
-    answers = answers_in(left, rows)
-    if not answers:
+def _refuse_unread(
+    found: str,
+    rows: Sequence[DataRow],
+    name: str,
+    look: Callable[[Sequence[str], Sequence[DataRow]], Sequence[str]],
+    what: str,
+    why: str,
+    alone: str,
+) -> None:
+    left = left_over(found, rows)
+    unread = look(left, rows)
+    if not unread:
         return
-    mapping = suggest_columns(["prompt", *left])
+    mapping = suggest_columns([*FORMATS[found].needs, *left])
     better = f"say which columns hold what: {spell_columns(mapping)}; or, " if mapping else ""
     raise DataError(
-        f"{name}: `prompt` alone is read, and {quote_names(answers)} would be left out",
-        "prompts alone are read where no column could hold an answer; else what somebody wrote or "
-        "judged would be lost without a word",
-        f"{better}to read the prompts alone, --format prompt",
-    )
-
-
-def _refuse_unread_judgments(rows: Sequence[DataRow], name: str) -> None:
-    left = left_over("answers", rows)
-    judgments = judgments_in(left, rows)
-    if not judgments:
-        return
-    mapping = suggest_columns(["prompt", "completions", *left])
-    better = f"say which columns hold what: {spell_columns(mapping)}; or, " if mapping else ""
-    raise DataError(
-        f"{name}: answers that nobody judged, and {quote_names(judgments)} would be left out",
-        "several answers to a prompt are judged by `scores` or by `ranks`, one for each",
-        f"{better}to read the answers without it, --format answers",
+        f"{name}: {what}, and {quote_names(unread)} would be left out",
+        why,
+        f"{better}{alone}, --format {found}",
     )
 
 

@@ -332,7 +332,7 @@ class ServerSession:
         """Send a request once; return the answer's text.
 
         Raises:
-            Passing: it may go better another time.
+            TransientError: it may go better another time.
             EngineError: it will not.
         """
         import openai

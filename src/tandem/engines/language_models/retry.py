@@ -105,7 +105,7 @@ class Retrier:
 
         Args:
             key: whose jitter it is, so that threads do not come back all at once.
-            attempt: raises `Passing` for what may go better another time.
+            attempt: raises `TransientError` for what may go better another time.
             enough: set when nobody waits for the answer any more.
 
         Raises:
