@@ -65,7 +65,8 @@ OWN |= {
     game: (*OWN["cyclic_preference"], *(f"--{game}.{setting}" for setting in settings))
     for game, settings in GAMES.items()
 }
-MOST = 4
+REACHES = (1, 2, 4, 8)
+"""With a reach of 4 a run is killed within the time of a fourth of it, up to eight times."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ class Calm:
 
 
 class Kills:
-    """A run that is killed up to four times, and then left to end."""
+    """A run that is killed up to sixteen times, and then left to end."""
 
-    name, goal, deadline = "kills", 400, 1200.0
+    name, goal, deadline = "kills", 300, 1200.0
 
     def __init__(self, corpus: Corpus) -> None:
         del corpus
@@ -97,9 +98,10 @@ class Kills:
         calm = self._calm(method)
         verdict = Verdict("same", told={"method": method, "kills": []})
         kills, code = 0, -9
-        for _ in range(dice.randint(1, MOST)):
-            late = dice.uniform(0.02, calm.seconds) if dice.random() < 0.4 else 0.0
-            at = 0 if late else dice.randint(1, calm.operations)
+        reach = dice.choice(REACHES)
+        for _ in range(dice.randint(1, 2 * reach)):
+            late = dice.uniform(0.02, calm.seconds / reach) if dice.random() < 0.4 else 0.0
+            at = 0 if late else dice.randint(1, calm.operations // reach)
             ended = self._do(method, folder, "torn", operation=at, seconds=late)
             code = ended.code
             if code >= 0:
