@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: export OMP_NUM_THREADS = $(JOBS)
 demo: $(READY)
-	$(PY) -m tandem bench --preset laptop --out runs/demo
+	$(PY) -m tandem bench --budget 8min --out runs/demo
 
 test: $(READY)
 	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not site"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ import benches
 from tandem import cli
 from tandem.bench import Claim, Plan, parse_claims
 from tandem.cli.bench import comparison_notes, make_bench_parser
-from tandem.cli.plans import PRESET_FILES, make_plan, parse_duration, preset_for_budget
+from tandem.cli.plans import (
+    BY_SIZE,
+    CHOSEN,
+    FOLDER,
+    PRESET_FILES,
+    make_plan,
+    preset_for_budget,
+    preset_seconds,
+)
 from tandem.cli.settings import parse_words
 from tandem.errors import ConfigError
 
@@ -96,16 +105,39 @@ def test_the_presets_compare_what_they_promise():
     assert len(planned("--preset=full").seeds) == 5
 
 
-@pytest.mark.parametrize(
-    ("budget", "preset"),
-    [(None, "smoke"), ("299s", "smoke"), ("5min", "laptop"), ("59min", "laptop"), ("1h", "full")],
-)
-def test_a_budget_chooses_the_preset(budget, preset):
-    assert preset_for_budget(budget) == preset
-    words = () if budget is None else (f"--budget={budget}",)
-    plan = planned(*words)
-    assert plan.title == preset
-    assert plan.seconds == (None if budget is None else parse_duration(budget))
+def test_a_preset_costs_what_it_was_measured_at_times_the_speed():
+    for name in BY_SIZE:
+        costs = tomllib.loads((FOLDER / f"{name}.toml").read_text())["costs"]
+        rows = {"base", "SFT", *(e.name for e in planned(f"--preset={name}").entries)}
+        assert costs.keys() == {"probe", *rows}
+        once = preset_seconds(name, costs["probe"])
+        assert preset_seconds(name, 3 * costs["probe"]) == pytest.approx(3 * once)
+    seconds = [preset_seconds(name, 0.1) for name in BY_SIZE]
+    assert seconds == sorted(seconds)
+    assert set(BY_SIZE) == set(PRESET_FILES)
+
+
+@pytest.mark.parametrize("speed", [0.02, 0.3])
+def test_a_budget_chooses_the_longest_preset_that_ends_in_time(speed):
+    for name in BY_SIZE:
+        needed = preset_seconds(name, speed)
+        assert preset_for_budget(f"{needed + 1:.0f}s", speed) == (name, needed)
+    assert preset_for_budget("1s", speed)[0] == "smoke"
+
+
+def test_a_folder_keeps_the_preset_that_its_budget_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert planned().title == "smoke"
+    assert planned("--budget=2s").title == "smoke"
+    begun = tmp_path / "runs/bench-1000h"
+    assert planned("--budget=1000h").title == "full"
+    begun.mkdir(parents=True)
+    (begun / CHOSEN).write_text('{"preset": "brief"}')
+    plan = planned("--budget=1000h")
+    assert (plan.title, plan.seconds) == ("brief", 3.6e6)
+    (begun / CHOSEN).write_text('{"preset": 3}')
+    with pytest.raises(ConfigError, match="there is no preset '3'"):
+        planned("--budget=1000h")
 
 
 def test_ones_own_data_are_not_a_smoke_test(tmp_path):

@@ -16,8 +16,10 @@ from tandem.bench import Claim, Entry, Finished, Plan, collect_results, remake_s
 from tandem.bench.details import curves_by_round
 from tandem.bench.finished import FAILED, JUDGED, NEEDED
 from tandem.bench.outcomes import read_outcomes, write_outcomes
+from tandem.bench.progress import describe_seed, scale_costs
 from tandem.bench.results import ABOUT, restate_results
-from tandem.cli.bench import results_table, verdict_lines
+from tandem.bench.table import results_table
+from tandem.cli.bench import verdict_lines
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import DataError, RunError
@@ -235,6 +237,37 @@ def test_a_failed_method_is_a_row_with_its_reason(told):
     assert "fails failed: seed 0: the moon is missing" in results_table(told)
     assert "fails" not in told["matrix"]["names"]
     assert any("fails failed" in line for line in told["limits"])
+
+
+def test_what_is_known_after_two_methods_is_their_part_of_the_table(out, told):
+    """A seed at work: rows of what ended, none of what is still to come, as at the end."""
+    said = describe_seed(PLAN, out, 1, 2)
+    assert said.endswith("2 of 4 methods are done, about 0.0 s left")
+    assert "better" in said
+    assert "worse" not in said
+    alone = replace(PLAN, seeds=(1,), entries=PLAN.entries[:2], claims=())
+    whole = collect_results(alone, out, "again")
+    table = results_table(whole | {"order": []})
+    assert said.startswith(table)
+    collect_results(PLAN, out, "as before", {"invented": exclamations})
+
+
+@pytest.mark.parametrize(
+    ("costs", "left", "seconds"),
+    [
+        ({"SFT": 10.0, "DPO": 20.0, "PPO": 60.0}, ["PPO"], 120.0),
+        ({"SFT": 10.0, "DPO": 20.0}, ["PPO", "KTO"], 120.0),
+        ({}, ["PPO"], 60.0),
+        ({"SFT": 10.0, "DPO": 20.0}, [], 0.0),
+    ],
+)
+def test_the_rest_is_scaled_by_what_was_done(costs, left, seconds):
+    """SFT and DPO took twice what they cost where it was measured: 60 s in all."""
+    assert scale_costs(costs, ["base", "SFT", "DPO"], left, took=60.0) == seconds
+
+
+def test_nobody_knows_how_long_a_first_method_takes():
+    assert scale_costs({}, ["base", "SFT"], ["DPO"], took=9.0) is None
 
 
 def test_the_matrix_adds_up_to_one(told):

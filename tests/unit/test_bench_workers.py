@@ -78,8 +78,10 @@ def test_no_seed_is_begun_that_would_end_late(budget, begun, tmp_path: Path, mon
     clock = Clock(10.0)
     monkeypatch.setattr(workers, "time_seed", clock)
     monkeypatch.setattr(workers.time, "monotonic", lambda: clock.now)
-    plan = replace(PLAN, seconds=budget)
-    assert run_seeds(plan, tmp_path, Machine()) == list(range(begun)) == clock.done
+    plan, told = replace(PLAN, seconds=budget), list[int]()
+    done = run_seeds(plan, tmp_path, Machine(), tell=lambda spent: told.append(len(spent)))
+    assert done == list(range(begun)) == clock.done
+    assert told == list(range(1, begun + 1))
 
 
 @pytest.mark.parametrize(

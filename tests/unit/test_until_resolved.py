@@ -17,7 +17,8 @@ from tandem.bench import Plan, collect_results, run_seeds, workers
 from tandem.bench.anytime_results import unresolved_claims
 from tandem.bench.outcomes import read_outcomes
 from tandem.bench.results import restate_results
-from tandem.cli.bench import comparison_notes, make_bench_parser, results_table, verdict_lines
+from tandem.bench.table import results_table
+from tandem.cli.bench import comparison_notes, make_bench_parser, verdict_lines
 from tandem.cli.plans import make_plan
 from tandem.cli.settings import parse_words
 from tandem.errors import ConfigError

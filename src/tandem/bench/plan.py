@@ -76,6 +76,8 @@ class Plan:
         seconds: start no seed that would end later than this; None runs all seeds.
         fewest_seeds: seeds that are always done, the others only until every claim is resolved
             (docs/adr/0019); None runs all seeds.
+        costs: row -> seconds that it took when it was measured, without what rows above it had
+            done for it; only their proportions are used.
     """
 
     title: str
@@ -92,6 +94,7 @@ class Plan:
     referee: bool = False
     seconds: float | None = None
     fewest_seeds: int | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.entries or not self.seeds:

@@ -110,6 +110,22 @@ def collect_results(
     return with_anytime_intervals(told, found.outcomes)
 
 
+def results_so_far(plan: Plan, out: Path) -> dict[str, Any]:
+    """Return the part of the results that a table on a terminal shows; nothing is written.
+
+    Raises:
+        RunError: no seed of the plan is finished.
+    """
+    found = Finished(plan, out, {})
+    claims = [(c.a, c.b, str(c)) for c in plan.claims]
+    return {
+        "judge": found.judge,
+        "opponent": OPPONENT,
+        "policies": list(_policies(found)),
+        "order": judge_claims(found.outcomes, claims),
+    }
+
+
 def remake_statistics(folder: Path, outcomes: Path | None = None) -> dict[str, Any]:
     """Make every statistic of a comparison again from its outcomes; nothing is sampled.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tandem.bench.finished import FAILED, JUDGED, NEEDED
 from tandem.bench.plan import OPPONENT, Entry, Plan
+from tandem.bench.progress import describe_seed
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, Pending, RunError, TandemError
 from tandem.judges import Judge
@@ -69,8 +70,10 @@ def run_seed(
             _ = start.gold_exam
         base = Inputs(run.scope("base", run.seed), task, configs)
         judge_answers(plan, base, answer_prompts(base, base.base), main, base.base)
-        for entry in plan.entries:
+        for done, entry in enumerate(plan.entries, 1):
             run_entry(run, plan, task, entry, main)
+            if display is None and done < len(plan.entries):
+                run.say(describe_seed(plan, out, seed, done) + "\n")
 
 
 def open_plan_task(plan: Plan, seed: int) -> Task:

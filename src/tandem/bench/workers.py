@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -58,6 +58,7 @@ def run_seeds(
     trackers: tuple[str, ...] = (),
     redo: tuple[str, ...] = (),
     is_resolved: Callable[[], bool] | None = None,
+    tell: Callable[[Sequence[float]], None] | None = None,
 ) -> list[int]:
     """Do every seed of a plan, or as many as fit into `plan.seconds`, or as are needed.
 
@@ -77,6 +78,7 @@ def run_seeds(
         trackers: who follows the events of every seed.
         redo: stages to do again, where a seed has them.
         is_resolved: says of the finished seeds whether they resolve every claim.
+        tell: called with the seconds of the finished seeds, each time that there are more.
 
     Returns:
         the seeds that were started, all finished.
@@ -90,26 +92,33 @@ def run_seeds(
     job = partial(time_seed, plan, out=out.resolve(), machine=machine, trackers=trackers, redo=redo)
     crew = _crew(engine, workers, job)
     begun, spent, started = time.monotonic(), list[float](), list[int]()
+
+    def wait_for_seeds(fewest: int) -> None:
+        while len(spent) < fewest:
+            spent.extend(crew.wait())
+            if tell is not None:
+                tell(spent)
+
     try:
         for seed in plan.seeds:
-            while len(crew) >= workers:
-                spent += crew.wait()
-            if len(started) >= workers and plan.seconds is not None:
-                each = sum(spent) / len(spent)
-                if time.monotonic() - begun + each > plan.seconds:
-                    break
+            wait_for_seeds(len(started) - workers + 1)
+            if len(started) >= workers and _would_end_late(plan, time.monotonic() - begun, spent):
+                break
             if plan.fewest_seeds is not None and len(started) >= plan.fewest_seeds:
-                while len(spent) < plan.fewest_seeds:
-                    spent += crew.wait()
+                wait_for_seeds(plan.fewest_seeds)
                 if is_resolved is not None and is_resolved():
                     break
             crew.start(seed)
             started.append(seed)
-        while len(crew):
-            spent += crew.wait()
+        wait_for_seeds(len(started))
     finally:
         crew.close()
     return started
+
+
+def _would_end_late(plan: Plan, elapsed: float, spent: Sequence[float]) -> bool:
+    """Say whether another seed, as long as those that ended, would end after the budget."""
+    return plan.seconds is not None and elapsed + sum(spent) / len(spent) > plan.seconds
 
 
 def time_seed(

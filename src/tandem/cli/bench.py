@@ -14,13 +14,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tandem.bench import Plan, collect_results, run_seeds
 from tandem.bench.anytime_results import unresolved_claims
+from tandem.bench.progress import spell_rest
+from tandem.bench.results import results_so_far
 from tandem.bench.seeds import open_plan_task
-from tandem.cli.plans import PRESET_FILES, make_plan
+from tandem.bench.table import results_table
+from tandem.cli.plans import CHOSEN, PRESET_FILES, make_plan
 from tandem.cli.reading import add_reading_flags
 from tandem.cli.run import check_answer_lengths, check_machine
 from tandem.cli.settings import add_settings, make_parser, parse_words, with_parsed_values
@@ -39,6 +43,7 @@ from tandem.tasks.load import task_tallies
 def bench_command(words: Sequence[str]) -> int:
     """Run a comparison, write its numbers and its report, print who won."""
     options = parse_words(make_bench_parser(), words)
+    options.note = ""
     plan = with_model_folder(make_plan(options))
     for name in options.tracker:
         check_known(name)
@@ -46,18 +51,33 @@ def bench_command(words: Sequence[str]) -> int:
     check_machine(plan.model, machine)
     out = Path(options.out or f"runs/bench-{folder_name(plan.title)}")
     check_redo(plan, out, options.redo)
-    print("\n".join([comparison_notes(plan), *open_files(plan)]), flush=True)
+    told = [options.note, comparison_notes(plan), *open_files(plan)]
+    print("\n".join(filter(None, told)), flush=True)
     if options.dry_run:
         return 0
+    if options.note:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / CHOSEN, {"preset": options.preset})
     run_seeds(plan, out, machine, workers=options.workers, engine=options.engine,
               trackers=tuple(options.tracker), redo=tuple(options.redo),
-              is_resolved=lambda: not unresolved_claims(plan, out))  # fmt: skip
+              is_resolved=lambda: not unresolved_claims(plan, out),
+              tell=partial(tell_seeds, plan, out, options.workers))  # fmt: skip
     given = hide_password(f"tandem bench {shlex.join(words)}".strip())
     told = collect_results(plan, out, given, task_tallies(plan.task))
     write_json(out / "results.json", told)
     print(results_table(told))
     print(f"\n{verdict_lines(told)}\n\nthe report is in {write_report(out)}")
     return 0
+
+
+def tell_seeds(plan: Plan, out: Path, workers: int, spent: Sequence[float]) -> None:
+    """Print what the finished seeds say, and how long the others will take."""
+    left = len(plan.seeds) - len(spent)
+    if left <= 0:
+        return
+    rest = sum(spent) / len(spent) * left / workers
+    print(results_table(results_so_far(plan, out)))
+    print(f"\n{len(spent)} of {len(plan.seeds)} seeds are done, {spell_rest(rest)}", flush=True)
 
 
 def with_model_folder(plan: Plan) -> Plan:
@@ -103,7 +123,7 @@ def make_bench_parser() -> Any:
         "--model": "folder of a causal language model, with --data or --task constraints",
         "--data": "preferences: JSONL, JSON, CSV, Parquet, a folder, a hub id",
         "--budget": "30min, 2h: start no seed that would end later; every worker's first is always "
-        "done. Without a plan: the preset smoke below 5min, laptop below 1h, else full",
+        "done. Without a plan: the longest preset that ends in time on this machine",
         "--out": "the comparison's folder; runs/bench-TITLE if not given",
     }.items():
         parser.add_argument(option, type=str | None, default=None, help=text)
@@ -170,48 +190,6 @@ def spell_seeds(plan: Plan) -> str:
     return f"seeds {first}, and more up to {plan.seeds[-1]} until every claim is resolved"
 
 
-def results_table(told: Mapping[str, Any]) -> str:
-    """Return the results for the terminal: one row a policy, then the expected orderings."""
-    judge = told["judge"]
-    wins = {"gold_rm_win": "gold_rm win", "proxy_win": "proxy win"}
-    heads = {f"win vs {told['opponent']}": f"{judge} win", f"{judge} gain": f"{judge} gain", **wins,
-             "kl": "KL", "length": "length"}  # fmt: skip
-    done = [p for p in told["policies"] if p["status"] == "done"]
-    shown = {k: v for k, v in heads.items() if any(isinstance(p.get(k), Mapping) for p in done)}
-    rows = [("method", *shown.values(), "seconds")]
-    for p in done:
-        rows.append((p["policy"], *(_cell(p.get(k), k) for k in shown), _spent(p)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    lines += [
-        f"{p['policy']} failed: {p['reason']}" for p in told["policies"] if p["status"] == "failed"
-    ]
-    for row in told["order"]:
-        gain = _cell(row["gain"], "gain")
-        lines.append(
-            f"{row['verdict']}: {row['claim']}, {judge} {gain}, Holm p {row['holm_p']:.2g}"
-        )
-    return "\n".join(["", *lines])
-
-
 def verdict_lines(told: Mapping[str, Any]) -> str:
     """Return the report's verdict as sentences."""
     return "\n".join(f"{s.claim} {s.evidence}".strip() for s in verdict_sentences(told))
-
-
-def _spent(row: Mapping[str, Any]) -> str:
-    return f"{row['seconds']['mean']:.0f}"
-
-
-def _cell(value: Any, key: str) -> str:
-    if not isinstance(value, Mapping):
-        return "-"
-    if value["low"] is None and ("win" in key or "gain" in key):  # `method` says why
-        return f"{value['mean']:.1%} [-]" if "win" in key else f"{value['mean']:+.3f} [-]"
-    if "win" in key:
-        form = "{mean:.1%} [{low:.1%}, {high:.1%}]"
-    else:
-        form = "{mean:+.3f} [{low:+.3f}, {high:+.3f}]" if "gain" in key else "{mean:.2f}"
-    return form.format_map(value)

@@ -1,8 +1,8 @@
 """A plan from a file, a preset and flags. Every mistake in it is found before anything runs.
 
 A plan's file is TOML or YAML: title, question, task, seeds, exam, referee, claims, [sizes],
-[settings.METHOD], and one [[entry]] a row with name, method, recipe, settings and the paper's
-numbers. Flags win over the file.
+[settings.METHOD], [costs], and one [[entry]] a row with name, method, recipe, settings and the
+paper's numbers. Flags win over the file.
 """
 
 from __future__ import annotations
@@ -29,18 +29,23 @@ from tandem.cli.settings import (
 from tandem.errors import ConfigError, nearest_name
 from tandem.methods import METHODS, find_method, load_method
 from tandem.methods.configs import with_shared_parts
+from tandem.runs.atomic_files import read_json
+from tandem.runs.display import spell_duration
+from tandem.runs.names import folder_name
 from tandem.statistics.confidence_sequence import FEWEST_SEEDS
 from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes
 from tandem.tasks.load import check_task_model, task_settings
 
 FOLDER = Path(__file__).parent.parent / "bench" / "presets"
 PRESET_FILES = tuple(sorted(p.stem for p in FOLDER.glob("*.toml")))
-ROOMS = (("smoke", 300.0), ("laptop", 3600.0), ("full", float("inf")))
-"""The preset that a budget below so many seconds is given, where no plan is named."""
+BY_SIZE = ("smoke", "brief", "laptop", "full")
+"""Presets from the shortest to the longest."""
+CHOSEN = "preset.json"
+"""File of a comparison's folder that says which preset a budget was given."""
 
 KEYS: dict[str, type] = {
     "title": str, "question": str, "task": str, "seeds": int, "exam": int, "referee": bool,
-    "claims": list, "sizes": dict, "settings": dict, "entry": list,
+    "claims": list, "sizes": dict, "settings": dict, "costs": dict, "entry": list,
 }  # fmt: skip
 ENTRY: dict[str, type] = {
     "name": str, "method": str, "recipe": str, "settings": dict, "paper": dict,
@@ -88,6 +93,7 @@ def make_plan(options: Any) -> Plan:
         referee=table.get("referee", False),
         seconds=parse_duration(options.budget) if options.budget else None,
         reading=reading_options(options),
+        costs={name: float(x) for name, x in table.get("costs", {}).items() if name != "probe"},
         **start,
     )
 
@@ -124,11 +130,45 @@ def parse_duration(text: str) -> float:
     return float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
 
 
-def preset_for_budget(budget: str | None) -> str:
-    """Name the preset for a budget: smoke below 5 minutes, laptop below an hour, else full."""
-    if budget is None:
-        return "smoke"
-    return next(name for name, room in ROOMS if parse_duration(budget) < room)
+def preset_for_budget(budget: str, speed: float) -> tuple[str, float]:
+    """Choose the longest preset that ends within a budget; the shortest where none does.
+
+    Args:
+        budget: `30min`.
+        speed: seconds that `measure_speed` takes on this machine.
+
+    Returns:
+        the preset's name, and about how many seconds it takes here.
+    """
+    room = parse_duration(budget)
+    expected = {name: preset_seconds(name, speed) for name in BY_SIZE}
+    fits = [name for name in BY_SIZE if expected[name] <= room] or [BY_SIZE[0]]
+    return fits[-1], expected[fits[-1]]
+
+
+def preset_seconds(name: str, speed: float) -> float:
+    """Return about how many seconds a preset takes, from what it took where it was measured."""
+    table = read_file(FOLDER / f"{name}.toml")
+    costs = dict(table["costs"])
+    return speed / costs.pop("probe") * sum(costs.values()) * table["seeds"]
+
+
+def _choose_preset(options: Any) -> None:
+    """Give a budget its preset: the one it was given before, where its folder is there."""
+    if options.budget is None:
+        options.preset = BY_SIZE[0]
+        return
+    parse_duration(options.budget)
+    options.out = options.out or f"runs/bench-{folder_name(options.budget)}"
+    kept = read_json(Path(options.out) / CHOSEN)
+    if kept is not None:
+        options.preset = str(kept.get("preset"))
+        options.note = f"preset {options.preset}, as {options.out} was begun"
+        return
+    from tandem.bench.speed import measure_speed
+
+    options.preset, seconds = preset_for_budget(options.budget, measure_speed())
+    options.note = f"preset {options.preset}: about {spell_duration(seconds)} on this machine"
 
 
 def _table(options: Any) -> dict[str, Any]:
@@ -143,7 +183,7 @@ def _table(options: Any) -> dict[str, Any]:
         if options.model is not None and options.budget is None:
             options.methods = OWN
         else:
-            options.preset = preset_for_budget(options.budget)
+            _choose_preset(options)
     if options.preset and options.preset not in PRESET_FILES:
         raise ConfigError(
             f"there is no preset {options.preset!r}.{nearest_name(options.preset, PRESET_FILES)}",
@@ -232,13 +272,19 @@ def _policy(method: str, where: str) -> None:
 
 def _typed(configs: Mapping[str, Any], table: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return configs with a table's values, checked like flags."""
+    touched = configs  # every setting stands beside one that is misspelt
+    if table.keys() <= configs.keys():
+        touched = {name: configs[name] for name in table}
+    if not touched:
+        return dict(configs)
     parser = make_parser(where, "")
-    add_settings(parser, configs)
+    add_settings(parser, touched)
     known = {o for a in parser._actions if a.nargs != 0 for o in a.option_strings}
     words = [f"--{name}={spell_value(value)}" for name, value in flatten_table(table, known)]
     options = parse_words(parser, words)
     return {
-        name: with_parsed_values(config, options[name], name) for name, config in configs.items()
+        name: with_parsed_values(config, options[name], name) if name in touched else config
+        for name, config in configs.items()
     }
 
 

@@ -170,6 +170,10 @@ class Run:
         child.encoding = self.encoding
         return child
 
+    def say(self, text: str) -> None:
+        """Show lines to whoever watches the run; nothing is recorded."""
+        self._session.display.say(text)
+
     @property
     def events(self) -> Events:
         """Events of the run as a whole."""

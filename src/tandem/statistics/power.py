@@ -122,10 +122,9 @@ def explain_few_prompts(prompts: int) -> str:
     """
     if prompts >= FEWEST_PROMPTS:
         return ""
-    chance = 2 * 0.5**prompts if prompts else 1.0
     return (
         f"{prompts} held-out prompt{'' if prompts == 1 else 's'}: no verdict is possible, because "
-        f"chance alone wins or loses all of them with p = {min(1.0, chance):.2g}; hold out "
+        "no interval of so few covers a share as often as it says; hold out "
         f"{FEWEST_PROMPTS} prompts or more, and some hundreds for differences of ten points"
     )
 
