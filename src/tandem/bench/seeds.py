@@ -52,28 +52,44 @@ def run_seed(
     redo: tuple[str, ...] = (),
 ) -> None:
     """Do every entry of a plan with one seed; finished stages are kept."""
-    task = open_plan_task(plan, seed)
-    configs, folder = plan.entries[0].configs, plan.folder(out, seed)
+    task, folder = open_plan_task(plan, seed), plan.folder(out, seed)
     follow = partial(open_trackers, trackers, folder, {"title": plan.title, "seed": seed})
     again = [place for place in redo if any(folder.glob(f"{place}*"))]
     with Run(folder, seed, redo=again, machine=machine, display=display, follow=follow) as run:
         if told := explain_few_prompts(len(task.evaluation)):
             run.events.log("few-prompts", text=told)
-        start = Inputs(run.scope(folder_name(OPPONENT), run.seed), task, configs)
-        write_json(start.run.path / NEEDED, {"stages": list(SFT_STAGES)})
-        main = answer_prompts(start, start.pi_sft)
-        judge_answers(plan, start, main, main, start.pi_sft)
-        if start.labelled:
-            judge = RewardModel(start.r_phi)
-            members = start.reward_ensemble if seed == plan.seeds[0] else ()  # reported of it alone
-            start.run("reward-exam", evaluate_reward, judge, start.held_out, members=members)
-            _ = start.gold_exam
-        base = Inputs(run.scope("base", run.seed), task, configs)
-        judge_answers(plan, base, answer_prompts(base, base.base), main, base.base)
+        main = run_start(run, plan, task, members=seed == plan.seeds[0])  # reported of it alone
         for done, entry in enumerate(plan.entries, 1):
             run_entry(run, plan, task, entry, main)
             if display is None and done < len(plan.entries):
                 run.say(describe_seed(plan, out, seed, done) + "\n")
+
+
+def run_start(run: Run, plan: Plan, task: Task, *, members: bool = False) -> Groups:
+    """Do what every method starts from: the base and SFT, examined, and SFT's reward.
+
+    Args:
+        run: of the seed, or a part of it.
+        plan: what is compared.
+        task: opened for this seed.
+        members: fit an ensemble of rewards too, and examine it.
+
+    Returns:
+        SFT's answers, with which every other policy's are compared.
+    """
+    configs = plan.entries[0].configs
+    start = Inputs(run.scope(folder_name(OPPONENT), run.seed), task, configs)
+    write_json(start.run.path / NEEDED, {"stages": list(SFT_STAGES)})
+    main = answer_prompts(start, start.pi_sft)
+    judge_answers(plan, start, main, main, start.pi_sft)
+    if start.labelled:
+        ensemble = start.reward_ensemble if members else ()
+        judge = RewardModel(start.r_phi)
+        start.run("reward-exam", evaluate_reward, judge, start.held_out, members=ensemble)
+        _ = start.gold_exam
+    base = Inputs(run.scope("base", run.seed), task, configs)
+    judge_answers(plan, base, answer_prompts(base, base.base), main, base.base)
+    return main
 
 
 def open_plan_task(plan: Plan, seed: int) -> Task:
