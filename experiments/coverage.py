@@ -377,9 +377,9 @@ def text(found: dict[str, Any]) -> str:
         f"**Asked for: {LOW:.0%} to {HIGH:.0%} in every cell; with two seeds it may be more.** "
         f"{verdict(found)}",
         "",
-        "A share of ten prompts has no interval: where the truth is 90 %, the outcomes 8 to 10 have "
-        "92.98 % of the probability and 7 to 10 already 98.7 %, so none holds it in 93 to 98 % of "
-        "draws. From twelve prompts on there is one.",
+        "A share of ten prompts has no interval: where the truth is 90 %, the outcomes 8 to 10 "
+        "have 92.98 % of the probability and 7 to 10 already 98.7 %, so none holds it in 93 to "
+        "98 % of draws. From twelve prompts on there is one.",
         "",
         "Intervals are for seed effects that are about normal. With one seed of five that falls "
         "out of line no interval covers: such a seed is named instead (`deviant_seeds`).",
