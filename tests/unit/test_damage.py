@@ -21,6 +21,7 @@ from tandem.errors import DataError, ModelError, RunError
 from tandem.runs import atomic_files
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.display import Hidden
+from tandem.runs.records import COLUMNS, read_record
 from tandem.runs.run import Run
 from tandem.training.state_file import read_state, write_state
 
@@ -103,6 +104,19 @@ def test_damage_is_an_error_in_three_parts(tmp_path, name):
     (tmp_path / "run" / file).write_text(text)
     with pytest.raises(RunError):
         do_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_stage_without_a_column_is_damaged(tmp_path, column):
+    do_run(tmp_path / "run")
+    file = tmp_path / "run/02-number/stage.json"
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in stored.items() if k != column}))
+    if column == "same_as":  # only who took an artifact over has it
+        assert read_record(file.parent).same_as is None
+        return
+    with pytest.raises(RunError, match=f"is damaged: `{column}`"):
+        read_record(file.parent)
 
 
 def test_a_stage_that_is_a_file_is_refused(tmp_path):

@@ -73,6 +73,25 @@ def test_what_is_no_number_lies_in_no_range(value):
     assert value not in Range()
 
 
+@pytest.mark.parametrize("digits", [301, 401, 5001])
+@pytest.mark.parametrize("name", ["best_response.prompts", "best_response.optim.lr"])
+def test_numbers_of_hundreds_of_digits_are_refused(name, digits, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    number, table = "1" * digits, name.removesuffix(".prompts").removesuffix(".lr")
+    Path("given.toml").write_text(f"[{table}]\n{name.rpartition('.')[2]} = {number}\n")
+    for words in ([f"--{name}={number}"], [f"--{name}", number], ["--config=given.toml"]):
+        assert cli.main(["run", "best_response", "--task=micro-tastes", "--dry_run", *words]) == 2
+        said = capsys.readouterr().err
+        assert name in said or "given.toml: Exceeds the limit (4300 digits)" in said
+        assert len(said) < 500
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400)])
+def test_a_number_that_no_float_holds_lies_in_no_range(number):
+    assert number not in Range()
+    assert number not in Range(0, 10, infinite=True)
+
+
 def test_machines_that_are_not_there_are_refused(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for word, said in {

@@ -108,6 +108,7 @@ def parse_words(parser: ArgumentParser, words: Sequence[str], *files: Path) -> N
     early: list[str] = []
     for file in files:
         early += _spell_file(parser, file)
+    _check_digits([*early, *words])
     try:
         return parser.instantiate(parser.parse_args([*early, *words]))
     except (ArgumentError, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -118,6 +119,18 @@ def parse_words(parser: ArgumentParser, words: Sequence[str], *files: Path) -> N
             "a setting has a type, and often a range",
             f"see `{parser.prog} --help`",
         ) from error
+
+
+def _check_digits(words: Sequence[str]) -> None:
+    """Refuse a whole number of more digits than any setting has, before it is read as one."""
+    for before, word in zip(["", *words], words, strict=False):
+        name, _, value = word.rpartition("=") if "=" in word else (before, "", word)
+        if re.fullmatch(r"-?\d{300,}", value):
+            raise ConfigError(
+                f"{name.removeprefix('--')} = {value[:20]}..., {len(value)} digits",
+                "no setting is such a number",
+                "write a smaller number",
+            )
 
 
 def _by_flag(text: str, parser: ArgumentParser) -> str:

@@ -14,6 +14,7 @@ The command line checks the same declarations before it makes anything.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, fields
 from functools import cache
 from types import NoneType, UnionType
@@ -42,6 +43,8 @@ class Range:
 
     def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
             return False
         if math.isinf(value) and not self.infinite:
             return False

@@ -69,6 +69,7 @@ COLUMNS: dict[str, tuple[type, ...]] = {
     "seconds": (int, float),
     "peak_bytes": (int,),
     "git": (str, type(None)),
+    "same_as": (str, type(None)),
 }
 """What a finished stage's stage.json holds, and of which types."""
 
@@ -86,15 +87,16 @@ def read_record(folder: Path) -> Record:
             "a finished stage says there how it was made",
             f"delete {folder} to have the stage done again",
         )
+    stored.setdefault("same_as", None)
     for name, kinds in COLUMNS.items():
-        if not isinstance(stored.get(name), kinds) or isinstance(stored.get(name), bool):
+        given = stored.get(name)
+        if name not in stored or not isinstance(given, kinds) or isinstance(given, bool):
             raise RunError(
-                f"{folder / 'stage.json'} is damaged: `{name}` is {str(stored.get(name))[:60]}",
+                f"{folder / 'stage.json'} is damaged: `{name}` is {str(given)[:60]}",
                 "a finished stage says there how it was made",
                 f"bring the file back from a copy, or delete {folder} to have the stage done again",
             )
-    given = {name: stored[name] for name in COLUMNS} | stage_as_recorded(stored)
-    return Record(folder, **given, same_as=stored.get("same_as"))
+    return Record(folder, **{name: stored[name] for name in COLUMNS} | stage_as_recorded(stored))
 
 
 STAGE = re.compile(r"(\d{2,})-([A-Za-z0-9_-]+)(\.part)?")
