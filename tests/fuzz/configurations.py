@@ -170,7 +170,9 @@ def nest(values: Mapping[str, Any]) -> dict[str, Any]:
         *path, last = name.split(".")
         place = table
         for key in path:
-            place = place.setdefault(key, {})
+            if not isinstance(place.get(key), dict):
+                place[key] = {}  # in the place of a value for the table as a whole
+            place = place[key]
         place[last] = value
     return table
 
