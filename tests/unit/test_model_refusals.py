@@ -13,6 +13,7 @@ from tandem.errors import ConfigError, ModelError
 from tandem.machine import Machine
 from tandem.models.checks import check_policy
 from tandem.models.loading import load_policy
+from tandem.models.tokenizers import load_tokenizer
 from tandem.training.memory import check_trainable
 from tiny import folder
 
@@ -51,6 +52,21 @@ def test_a_model_that_is_too_large_is_refused_before_it_is_loaded(tmp_path: Path
     with pytest.raises(ConfigError, match=r"weights and optimiser need [\d.]+ GiB"):
         check_trainable(model, CPU)
     assert time.monotonic() - begun < 60
+
+
+@pytest.mark.parametrize("names", [10**13, "LlamaForCausalLM", [3], {"a": 1}])
+def test_architectures_are_a_list_of_texts(names: object, tmp_path: Path):
+    model = change(folder(tmp_path / "m"), architectures=names)
+    with pytest.raises(ModelError, match="architectures = "):
+        check_policy(model)
+
+
+def test_a_setting_of_the_tokenizer_of_a_wrong_type_is_found_at_once(tmp_path: Path):
+    model = folder(tmp_path / "m")
+    file = model / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": "many"}))
+    with pytest.raises(ModelError, match="no tokenizer can be loaded"):
+        load_tokenizer(model)
 
 
 @pytest.mark.parametrize("name", ["num_hidden_layers", "hidden_size", "vocab_size"])

@@ -27,6 +27,7 @@ def load_tokenizer(source: Source, *, ends: bool = True) -> PreTrainedTokenizerB
     check_exists(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer.decode(tokenizer("a").input_ids)  # settings of a wrong type are found here
     except UNREADABLE as error:
         raise ModelError(
             f"no tokenizer can be loaded from {source}: {first_line(error)}",

@@ -48,7 +48,8 @@ def read_model_json(path: Path) -> dict[str, Any]:
     """Read a table of a model folder; one that is missing is empty.
 
     Raises:
-        ModelError: it is there and no JSON table.
+        ModelError: it is there and no JSON table, or names its architectures otherwise than in a
+            list of texts.
     """
     if not path.is_file():
         return {}
@@ -68,7 +69,15 @@ def read_model_json(path: Path) -> dict[str, Any]:
             "a model folder describes itself in tables of names and values",
             "fetch or save the model again",
         )
-    return cast("dict[str, Any]", table)
+    found = cast("dict[str, Any]", table)
+    names: Any = found.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in cast("list[Any]", names)):
+        raise ModelError(
+            f"{path}: architectures = {str(names)[:60]}",
+            "the names of the model's classes stand there, as a list of texts",
+            "fetch or save the model again",
+        )
+    return found
 
 
 def _checked(folder: Path, name: str, source: Path) -> Path:
