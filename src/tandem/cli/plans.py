@@ -169,6 +169,8 @@ def _choose_preset(options: Any) -> None:
 
     options.preset, seconds = preset_for_budget(options.budget, measure_speed())
     options.note = f"preset {options.preset}: about {spell_duration(seconds)} on this machine"
+    if seconds > parse_duration(options.budget):
+        options.note += f", longer than {options.budget}; there is no shorter one"
 
 
 def _table(options: Any) -> dict[str, Any]:
