@@ -403,3 +403,31 @@ def test_an_estimate_counts_packed_bytes(tmp_path: Path):
     linear = 2 * (3 * 64 * 128 + 2 * 64 * 64 + 2 * 64 * 32)
     saved = needs[0].weights - needs[1].weights
     assert saved == pytest.approx(linear * (4 - 0.5625), rel=1e-3)
+
+
+@needs_bitsandbytes
+@pytest.mark.filterwarnings("ignore")
+def test_a_packed_folder_on_the_command_line(tmp_path: Path, capsys):
+    """Planned, trained without and with its 4 bits, exported."""
+    model = packed(tmp_path / "packed", wide(tmp_path / "whole"))
+    rows = tmp_path / "d.jsonl"
+    words = ("abc", "bca", "cab", "acb", "bac", "cba", "aab", "bbc", "cca", "abb")
+    rows.write_text(
+        "".join(
+            json.dumps({"prompt": a + b, "chosen": a, "rejected": b}) + "\n"
+            for a in words
+            for b in words
+            if a != b
+        )
+    )
+    given = ["dpo", f"--model={model}", f"--data={rows}", "--start=model", "--evaluate=none"]
+    small = ["--dpo.epochs=1", "--dpo.batch=8", "--machine.lora.rank=4"]
+    four = [*given, *small, "--machine.quantise=nf4", f"--out={tmp_path / 'four'}"]
+    assert cli.main(["plan", *four]) == 0
+    assert cli.main(["run", *four]) == 0
+    assert cli.main(["run", *given, *small, f"--out={tmp_path / 'whole-run'}"]) == 0
+    capsys.readouterr()
+    out = tmp_path / "out"
+    assert cli.main(["export", str(tmp_path / "four"), f"--out={out}", "--dtype=bf16"]) == 0
+    assert not is_quantised(load_policy(out, FP32))
+    check_policy(out)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,9 @@ from tandem.errors import ConfigError
 from tandem.kernels.linear_inputs import cast_once
 from tandem.machine import Machine
 from tandem.models.devices import resolve_device, resolve_precision
+
+# It recommends, when it is imported, a product for sampling that is not used here.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 BLOCK = 64
 """Weights that share a scale."""
