@@ -407,6 +407,21 @@ def test_an_estimate_counts_packed_bytes(tmp_path: Path):
 
 @needs_bitsandbytes
 @pytest.mark.filterwarnings("ignore")
+def test_a_packed_matrix_that_is_turned_is_refused(tmp_path: Path):
+    """As many codes and scales as it should have, of the other shape."""
+    model = packed(tmp_path / "packed", wide(tmp_path / "whole"))
+    weights = load_file(model / "model.safetensors")
+    name = f"model.layers.0.mlp.up_proj.weight.{STATE}"
+    known = json.loads(weights[name].numpy().tobytes())
+    raw = json.dumps({**known, "shape": known["shape"][::-1]}).encode()
+    weights[name] = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"up_proj.weight` is packed as \[64, 128\]"):
+        load_policy(model, QLORA, packed=True)
+
+
+@needs_bitsandbytes
+@pytest.mark.filterwarnings("ignore")
 def test_a_packed_folder_on_the_command_line(tmp_path: Path, capsys):
     """Planned, trained without and with its 4 bits, exported."""
     model = packed(tmp_path / "packed", wide(tmp_path / "whole"))

@@ -32,7 +32,7 @@ from tandem.models.folders import (
     read_config,
     without_warnings,
 )
-from tandem.models.packed_folder import read_packing
+from tandem.models.packed_folder import check_shapes, read_packing
 from tandem.models.quantised import patch_packed_layers, quantisation_of
 from tandem.models.tokenizers import load_tokenizer
 from tandem.models.unpacking import unpack_model
@@ -231,13 +231,9 @@ def _load(
             "give a Hugging Face folder with config.json and model.safetensors",
         ) from error
     _check_all_used(source, model, sorted(found["unexpected_keys"]))
-    if missing := sorted(set(found["missing_keys"]) - set(new)):
-        raise ModelError(
-            f"{source} lacks {len(missing)} weights of a {type(model).__name__}: {missing[0]}...",
-            "they would be random numbers, and so would everything that is computed with them",
-            "give a folder of this kind: a language model for a policy, and for a judge a reward "
-            "model that `methods.reward` fitted",
-        )
+    _check_all_there(source, model, sorted(set(found["missing_keys"]) - set(new)))
+    if stored:
+        check_shapes(source, model)
     keep = packed and machine.quantise != "none"
     return unpack_model(model) if stored and not keep else model
 
@@ -253,6 +249,17 @@ def _check_all_used(source: Source, model: PreTrainedModel, ignored: list[str]) 
             "ignored is not trained, not sampled from, and lost when the model is saved",
             "mend config.json (num_hidden_layers, architectures), or save the model again with "
             "`save_pretrained`",
+        )
+
+
+def _check_all_there(source: Source, model: PreTrainedModel, missing: list[str]) -> None:
+    """Refuse a folder without some of the model's weights."""
+    if missing:
+        raise ModelError(
+            f"{source} lacks {len(missing)} weights of a {type(model).__name__}: {missing[0]}...",
+            "they would be random numbers, and so would everything that is computed with them",
+            "give a folder of this kind: a language model for a policy, and for a judge a reward "
+            "model that `methods.reward` fitted",
         )
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from tandem.errors import ModelError
 from tandem.models.folders import Source, read_config
@@ -141,6 +142,26 @@ def check_stored(source: Source, config: Any, stored: Stored) -> None:
                     size = math.prod(stored[name][1])
                     raw = weights.get_tensor(name).tobytes() if size <= LARGEST_STATE else b""
                     _check_matrix(source, name, raw, stored)
+
+
+def check_shapes(source: Source, model: nn.Module) -> None:
+    """Refuse packed matrices of another shape than their layers: they would be read turned.
+
+    Raises:
+        ModelError: naming the first.
+    """
+    for name, layer in model.named_modules():
+        state = getattr(getattr(layer, "weight", None), "quant_state", None)
+        if state is None:
+            continue
+        wanted = (getattr(layer, "out_features", 0), getattr(layer, "in_features", 0))
+        if tuple(state.shape) != wanted:
+            raise ModelError(
+                f"{source}: `{name}.weight` is packed as {list(state.shape)}, and the layer is "
+                f"{list(wanted)}",
+                "config.json and the weights describe other sizes",
+                "fetch the folder again from where it came from, or pack the model again",
+            )
 
 
 def _check_matrix(source: Source, name: str, raw: bytes, stored: Stored) -> None:

@@ -27,7 +27,6 @@ from tandem.models import loading
 from tandem.models.lora import merged_weights
 from tandem.models.packed import PackedModel
 from tandem.models.probe import toy_groups
-from tandem.models.quantised import plain_state
 
 SAME = 1e-3
 """Nats: what two ways to add up the same numbers in fp32 may differ by."""
@@ -143,9 +142,11 @@ def _gap(a: Tensor, b: Tensor) -> float:
 
 def _unlike_weights(trained: Any, opened: Any) -> list[str]:
     """Name the weights that one of both lacks, or that differ; one is compared at a time."""
-    theirs, unlike = dict(plain_state(opened)), list[str]()
+    theirs, unlike, seen = opened.state_dict(), list[str](), set[int]()
     for name, mine in merged_weights(trained):
         there = theirs.pop(name, None)
         if there is None or not torch.equal(mine.to(there.dtype), there):
             unlike.append(name)
-    return [*unlike, *theirs]
+        else:
+            seen.add(there.data_ptr())
+    return [*unlike, *(name for name, left in theirs.items() if left.data_ptr() not in seen)]
