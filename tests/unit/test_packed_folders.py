@@ -198,7 +198,7 @@ def test_whole_weights_beside_a_note_are_whole(tmp_path: Path):
     assert not is_quantised(lm)
     assert getattr(lm.config, "quantization_config", None) is None
     assert torch.equal(
-        lm.get_input_embeddings().weight,
+        lm.get_parameter("model.embed_tokens.weight"),
         load_file(tmp_path / "m" / "model.safetensors")["model.embed_tokens.weight"],
     )
 
@@ -436,7 +436,7 @@ def test_a_packed_folder_on_the_command_line(tmp_path: Path, capsys):
         )
     )
     given = ["dpo", f"--model={model}", f"--data={rows}", "--start=model", "--evaluate=none"]
-    small = ["--dpo.epochs=1", "--dpo.batch=8", "--machine.lora.rank=4"]
+    small = ["--dpo.epochs=1", "--dpo.batch=8", "--machine.lora.rank=4", "--sampling.max_tokens=8"]
     four = [*given, *small, "--machine.quantise=nf4", f"--out={tmp_path / 'four'}"]
     assert cli.main(["plan", *four]) == 0
     assert cli.main(["run", *four]) == 0

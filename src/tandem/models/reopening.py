@@ -13,6 +13,7 @@ Numbers are log-probabilities of toy completions, or scores where there is no la
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,12 +127,12 @@ def _read_in_fp32(lm: nn.Module) -> None:
         layer.register_forward_hook(partial(_put_back, low))
 
 
-def _cast_up(low: list[tuple[Tensor, Tensor]], *_: Any) -> None:
+def _cast_up(low: Sequence[tuple[Tensor, Tensor]], *_: Any) -> None:
     for p, data in low:
         p.data = data.float()
 
 
-def _put_back(low: list[tuple[Tensor, Tensor]], *_: Any) -> None:
+def _put_back(low: Sequence[tuple[Tensor, Tensor]], *_: Any) -> None:
     for p, data in low:
         p.data = data
 
