@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -68,6 +69,16 @@ def check_packages() -> Iterator[Finding]:
             yield Finding("fail", name, f"does not import: {error}", fix)
         else:
             yield Finding("pass", name, str(package_versions().get(name)))
+
+
+def check_extras() -> Iterator[Finding]:
+    """What 4-bit weights need."""
+    from tandem.models.quantised import INSTALL, has_bitsandbytes
+
+    if has_bitsandbytes():
+        yield Finding("pass", "4-bit weights", f"bitsandbytes {version('bitsandbytes')}")
+    else:
+        yield Finding("pass", "4-bit weights", f"not here; --machine.quantise nf4 needs {INSTALL}")
 
 
 def check_device() -> Iterator[Finding]:
@@ -186,6 +197,7 @@ def check_model(path: Path) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_python,
     check_packages,
+    check_extras,
     check_device,
     check_space,
     check_folders,

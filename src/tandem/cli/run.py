@@ -222,18 +222,22 @@ def check_machine(model: str | None, machine: Machine) -> None:
         machine: its settings.
 
     Raises:
-        ConfigError: the device is not here, the memory is too small, or adapters fit nowhere.
+        ConfigError: the device is not here, the memory is too small, adapters fit nowhere, or
+            4-bit weights have no adapters or no bitsandbytes.
         ModelError: the folder holds what cannot be trained.
     """
     own = model is not None and Path(model).is_dir()
-    if machine.device in ("auto", "cpu") and machine.lora is None and not own:
+    plain = machine.lora is None and machine.quantise == "none"
+    if machine.device in ("auto", "cpu") and plain and not own:
         return
     from tandem.models.checks import check_policy
     from tandem.models.devices import check_device_name
+    from tandem.models.quantised import check_quantise
     from tandem.tasks.micro import ASSETS
     from tandem.training.memory import check_trainable
 
     check_device_name(machine)
+    check_quantise(machine)
     if own and model is not None:
         check_policy(Path(model))
     if own or machine.lora is not None:

@@ -119,6 +119,9 @@ def advice_lines(found: RunEstimate, machine: Machine) -> Iterator[str]:
         )
     if machine.lora is None and largest.optimizer > half / 2:
         yield "--machine.lora.rank 16: adapters alone have gradients and moments"
+    if machine.quantise == "none" and largest.weights > half / 2:
+        also = "" if machine.lora else "--machine.lora.rank 16 "
+        yield f"{also}--machine.quantise nf4: frozen weights in 4 bits, by the extra `quantise`"
     if machine.precision == "fp32":
         yield "--machine.precision bf16: activations take half"
     if largest.held > half:

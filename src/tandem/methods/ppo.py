@@ -215,7 +215,7 @@ def actor_critic(
     if cfg.value == "shared":
         policy.heads["value"] = loading.value_head(policy.inner).to(policy.device)
         return ActorCritic(policy)
-    full = replace(ctx.machine, lora=None)
+    full = replace(ctx.machine, lora=None, quantise="none")  # all its weights are trained
     ours = [c for c in reward_models(reward) if same_tokens(init.path, c.path)]
     fresh = None if ours else ctx.seed.at("critic")
     start = ours[0] if ours else init

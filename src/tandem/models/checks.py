@@ -1,31 +1,21 @@
 """What a model's folder must be, seen before its weights are read.
 
-Quantised weights, adapters, models of pictures and text, and tokens without a row in the table
-are refused by name, by every command that is given a model.
+Quantised weights that cannot be opened, adapters, models of pictures and text, and tokens without
+a row in the table are refused by name, by every command that is given a model.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from tandem.errors import ModelError
 from tandem.models.folders import Source, check_exists, read_config
 from tandem.models.loading import check_weights, stored_dimensions
+from tandem.models.packed_folder import Stored, check_note, check_stored, read_headers
 from tandem.models.tokenizers import load_tokenizer
-from tandem.runs.weight_files import loaded_weights
 
-PACKED = (
-    ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".absmax",
-    ".quant_map", ".SCB", ".input_scale", "_blocks", "_scales",
-)  # fmt: skip
-"""How the names of packed weights, and of what unpacks them, end."""
-NOTES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-"""Files beside config.json in which some programs say how they quantised."""
 TABLES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 LARGEST = {
     "num_hidden_layers": 10_000, "hidden_size": 10**6, "intermediate_size": 10**7,
@@ -39,20 +29,20 @@ def check_policy(source: Source) -> None:
     """Refuse a folder that cannot be trained as a language model.
 
     Raises:
-        ModelError: it is an adapter, is quantised, reads more than text, is no causal language
-            model, has sizes that no model has, its weights cannot be read, or its tokenizer has
-            tokens that the model has no row for.
+        ModelError: it is an adapter, is quantised in a way that is not opened here, reads more
+            than text, is no causal language model, has sizes that no model has, its weights
+            cannot be read, or its tokenizer has tokens that the model has no row for.
     """
     _check_adapter(source)
     check_exists(source)
     config = read_config(source)
-    _check_quantised(source, config)
+    check_note(source, config)
     _check_text_alone(source, config)
     _check_causal(source, config)
     _check_sizes(source, config)
     check_weights(source)
-    stored = _stored_weights(source)
-    _check_stored_whole(source, stored)
+    stored = read_headers(source)
+    check_stored(source, config, stored)
     check_rows(source)
     _check_table(source, config, stored)
 
@@ -86,7 +76,7 @@ def check_reward(source: Source) -> None:
     _check_adapter(source)
     check_exists(source)
     config = read_config(source)
-    _check_quantised(source, config)
+    check_note(source, config)
     names = [str(n) for n in getattr(config, "architectures", None) or ()]
     several = config.num_labels != 1 + stored_dimensions(source)
     if any("SequenceClassification" in n for n in names) and several:
@@ -129,19 +119,6 @@ def _check_adapter(source: Source) -> None:
     )
 
 
-def _check_quantised(source: Source, config: Any) -> None:
-    quantised = getattr(config, "quantization_config", None)
-    if quantised is None:
-        return
-    known = quantised if isinstance(quantised, dict) else quantised.to_dict()
-    method = known.get("quant_method") or "a method that it does not name"
-    raise ModelError(
-        f"{source} holds weights quantised by {method}",
-        "quantised weights cannot be trained: a step is smaller than the distance between them",
-        "give the model in bf16 or fp32 that it was made from",
-    )
-
-
 def _check_text_alone(source: Source, config: Any) -> None:
     if config.get_text_config() is config:
         return
@@ -166,42 +143,7 @@ def _check_sizes(source: Source, config: Any) -> None:
             )
 
 
-def _stored_weights(source: Source) -> dict[str, tuple[str, list[int]]]:
-    """Return weight -> (dtype, shape) of a folder, from the headers of its files alone.
-
-    Raises:
-        ModelError: a header cannot be read.
-    """
-    files = loaded_weights(Path(source)) if Path(source).is_dir() else []
-    stored: dict[str, tuple[str, list[int]]] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="numpy") as weights:
-                for name in weights.keys():  # noqa: SIM118  it is no mapping
-                    part = weights.get_slice(name)
-                    stored[name] = str(part.get_dtype()), [int(n) for n in part.get_shape()]
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"{file} is no safetensors file that can be read: {error}",
-                "its header says where each weight lies, and how long the file is",
-                "fetch the file again, or save the model again with `save_pretrained`",
-            ) from error
-    return stored
-
-
-def _check_stored_whole(source: Source, stored: Mapping[str, tuple[str, list[int]]]) -> None:
-    """Refuse packed weights, whether or not config.json or a file beside it speaks of them."""
-    packed = [n for n, (kind, _) in stored.items() if n.endswith(PACKED) or kind.startswith("F8")]
-    notes = [name for name in NOTES if (Path(source) / name).exists()]
-    if packed or notes:
-        raise ModelError(
-            f"{source} holds quantised weights: see {(packed or notes)[0]}",
-            "quantised weights cannot be trained: a step is smaller than the distance between them",
-            "give the model in bf16 or fp32 that it was made from",
-        )
-
-
-def _check_table(source: Source, config: Any, stored: Mapping[str, tuple[str, list[int]]]) -> None:
+def _check_table(source: Source, config: Any, stored: Stored) -> None:
     """Refuse a table of embeddings that is not as long as config.json says."""
     rows = int(getattr(config.get_text_config(), "vocab_size", 0) or 0)
     for name, (_, shape) in stored.items():

@@ -32,8 +32,10 @@ from tandem.models.folders import (
     read_config,
     without_warnings,
 )
-from tandem.models.quantised import quantisation_of, use_one_product
+from tandem.models.packed_folder import check_shapes, read_packing
+from tandem.models.quantised import patch_packed_layers, quantisation_of
 from tandem.models.tokenizers import load_tokenizer
+from tandem.models.unpacking import unpack_model
 from tandem.rng import Seed
 from tandem.runs.checkpoint import REMOVED
 from tandem.runs.weight_files import loaded_weights
@@ -50,29 +52,36 @@ EMBEDDING = "embedding"
 MOST_DIMENSIONS = 1024
 
 
-def load_policy(source: Source, machine: Machine, *, packed: bool = False) -> PreTrainedModel:
+def load_policy(
+    source: Source,
+    machine: Machine,
+    *,
+    packed: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
     """Load a causal language model in fp32 onto the machine's device.
 
     Args:
-        source: a folder.
+        source: a folder; one of packed weights is unpacked, unless they are to stay packed.
         machine: device settings.
         packed: in 4 bits, where the machine asks for it.
+        dtype: of the weights.
 
     Raises:
         ModelError: the folder is missing, is not a causal language model, or has no safetensors.
     """
-    more = quantisation_of(machine) if packed else {}
-    return _ready(_load(AutoModelForCausalLM, source, **more), machine)
+    lm = _load(AutoModelForCausalLM, source, machine, packed=packed, dtype=dtype)
+    return _ready(lm, machine)
 
 
 def load_classifier(source: Source, machine: Machine) -> PreTrainedModel:
     """Load a sequence classifier, its labels as they are; raises what `load_policy` raises."""
-    return _ready(_load(AutoModelForSequenceClassification, source), machine)
+    return _ready(_load(AutoModelForSequenceClassification, source, machine), machine)
 
 
 def load_encoder(source: Source, machine: Machine) -> PreTrainedModel:
     """Load a model without a head; raises what `load_policy` raises."""
-    return _ready(_load(AutoModel, source), machine)
+    return _ready(_load(AutoModel, source, machine), machine)
 
 
 def load_scalar(
@@ -84,6 +93,7 @@ def load_scalar(
     layers: int | None = None,
     dimensions: int = 0,
     packed: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
     """Load a model with a scalar head on the last token (one label, no bias).
 
@@ -98,6 +108,7 @@ def load_scalar(
         layers: keep only the first layers of the body: a smaller model of the same family.
         dimensions: with `fresh`, of the embedding; it is drawn also where the score is zero.
         packed: in 4 bits, where the machine asks for it.
+        dtype: of the weights.
 
     The padding token is written into the configuration, because transformers finds the last
     token by it. Where it is also the end of a sequence there is none to be told apart: the
@@ -109,8 +120,15 @@ def load_scalar(
     tokenizer = load_tokenizer(source)
     head = () if fresh is None else ("score.weight",)
     wide = stored_dimensions(source) if fresh is None else dimensions
-    more = quantisation_of(machine) if packed else {}
-    model = _load(AutoModelForSequenceClassification, source, new=head, num_labels=1 + wide, **more)
+    model = _load(
+        AutoModelForSequenceClassification,
+        source,
+        machine,
+        new=head,
+        packed=packed,
+        dtype=dtype,
+        num_labels=1 + wide,
+    )
     pad = tokenizer.pad_token_id
     model.config.pad_token_id = None if pad == tokenizer.eos_token_id else pad
     if layers is not None:
@@ -177,19 +195,34 @@ def read_kind(model: PreTrainedModel) -> str:
     return str((getattr(model.config, "tandem", None) or {}).get("reads", "answer"))
 
 
-def _load(auto: Any, source: Source, new: tuple[str, ...] = (), **extra: Any) -> PreTrainedModel:
+def _load(
+    auto: Any,
+    source: Source,
+    machine: Machine,
+    *,
+    new: tuple[str, ...] = (),
+    packed: bool = False,
+    dtype: torch.dtype = torch.float32,
+    **settings: Any,
+) -> PreTrainedModel:
     """Load weights, all of them but `new`: nothing else is ever drawn at random."""
     check_exists(source)
     check_weights(source)
+    stored, config = read_packing(source)
+    if config is not None:
+        config.num_labels = settings.pop("num_labels", config.num_labels)
+        settings["config"] = config
+    if packed or stored:
+        settings |= quantisation_of(machine, stored)
     try:
         with without_warnings():
             model, found = auto.from_pretrained(
                 source,
-                dtype=torch.float32,
+                dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                **extra,
+                **settings,
             )
     except UNREADABLE as error:
         raise ModelError(
@@ -198,14 +231,11 @@ def _load(auto: Any, source: Source, new: tuple[str, ...] = (), **extra: Any) ->
             "give a Hugging Face folder with config.json and model.safetensors",
         ) from error
     _check_all_used(source, model, sorted(found["unexpected_keys"]))
-    if missing := sorted(set(found["missing_keys"]) - set(new)):
-        raise ModelError(
-            f"{source} lacks {len(missing)} weights of a {type(model).__name__}: {missing[0]}...",
-            "they would be random numbers, and so would everything that is computed with them",
-            "give a folder of this kind: a language model for a policy, and for a judge a reward "
-            "model that `methods.reward` fitted",
-        )
-    return model
+    _check_all_there(source, model, sorted(set(found["missing_keys"]) - set(new)))
+    if stored:
+        check_shapes(source, model)
+    keep = packed and machine.quantise != "none"
+    return unpack_model(model) if stored and not keep else model
 
 
 def _check_all_used(source: Source, model: PreTrainedModel, ignored: list[str]) -> None:
@@ -219,6 +249,17 @@ def _check_all_used(source: Source, model: PreTrainedModel, ignored: list[str]) 
             "ignored is not trained, not sampled from, and lost when the model is saved",
             "mend config.json (num_hidden_layers, architectures), or save the model again with "
             "`save_pretrained`",
+        )
+
+
+def _check_all_there(source: Source, model: PreTrainedModel, missing: list[str]) -> None:
+    """Refuse a folder without some of the model's weights."""
+    if missing:
+        raise ModelError(
+            f"{source} lacks {len(missing)} weights of a {type(model).__name__}: {missing[0]}...",
+            "they would be random numbers, and so would everything that is computed with them",
+            "give a folder of this kind: a language model for a policy, and for a judge a reward "
+            "model that `methods.reward` fitted",
         )
 
 
@@ -246,7 +287,7 @@ def check_weights(source: Source) -> None:
 
 
 def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
-    use_one_product(model)
+    patch_packed_layers(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -54,7 +54,13 @@ def open_scalar(
     dimensions: int = 0,
     train: bool = False,
 ) -> PackedModel:
-    """Load a model with a scalar head (a reward model); see `models.loading.load_scalar`."""
+    """Load a model with a scalar head (a reward model); see `models.loading.load_scalar`.
+
+    Raises:
+        ConfigError: a quantised model is to be trained without adapters.
+    """
+    if train:
+        check_adapters(machine)
     lm = loading.load_scalar(
         source,
         machine,

@@ -4,7 +4,7 @@ A model can be trained as one function and saved as another: adapters on two tab
 configuration ties are merged into one, a weight gets no place in the folder, a setting is lost.
 So after every fit
 
-    1. adapters are merged, and the numbers must not move
+    1. adapters are merged, and packed weights unpacked: the numbers must not move
     2. weights are rounded to the dtype in which they are saved, and it is said how far they moved
     3. the folder is opened again: every weight must be equal, and the numbers must not move
 
@@ -13,16 +13,19 @@ Numbers are log-probabilities of toy completions, or scores where there is no la
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tandem.batching.packing import pack_groups
 from tandem.errors import ModelError
 from tandem.machine import Machine
 from tandem.models import loading
+from tandem.models.lora import merged_weights
 from tandem.models.packed import PackedModel
 from tandem.models.probe import toy_groups
 
@@ -71,26 +74,31 @@ def check_merged(before: Tensor, after: Tensor, out: Path) -> None:
         )
 
 
-def check_reopened(trunk: PackedModel, wanted: Tensor, out: Path) -> None:
+def check_reopened(
+    trunk: PackedModel, wanted: Tensor, out: Path, dtype: torch.dtype = torch.float32
+) -> None:
     """Open a folder again and refuse it if it is not the model in memory.
 
     Args:
-        trunk: what was saved, its weights rounded as they were saved.
+        trunk: what was saved; its numbers are those of weights rounded as they were saved.
         wanted: its `read_probe`.
         out: the folder.
+        dtype: in which it was saved; it is opened in it, and read in fp32 layer by layer.
 
     Raises:
         ModelError: weights are missing or differ, or the folder's numbers do.
     """
     scalar = trunk.inner.get_output_embeddings() is None
     machine = Machine(device=str(trunk.device), precision="fp32", layout="rows")
-    opened = loading.load_scalar(out, machine) if scalar else loading.load_policy(out, machine)
-    if unlike := _unlike_weights(trunk.inner, opened):
+    load = loading.load_scalar if scalar else loading.load_policy
+    opened = load(out, machine, dtype=dtype)
+    if unlike := _unlike_weights(trunk.lm, opened):
         raise ModelError(
             f"{out}: {len(unlike)} weights are not those that were trained, first {unlike[0]}",
             "what is saved has to be what was trained",
             "report this with the model's config.json; --machine.lora.rank 16 may help meanwhile",
         )
+    _read_in_fp32(opened)
     again = PackedModel(opened)
     gap = _gap(wanted, read_probe(again.eval()))
     if gap > SAME or loading.score_scale(trunk.inner) != loading.score_scale(opened):
@@ -101,17 +109,45 @@ def check_reopened(trunk: PackedModel, wanted: Tensor, out: Path) -> None:
         )
 
 
+def _read_in_fp32(lm: nn.Module) -> None:
+    """Let a model of a lower dtype compute in fp32: a layer's weights are cast while it is read."""
+    lists = (m for m in lm.modules() if isinstance(m, nn.ModuleList))
+    layers, inside = list[nn.Module](), set[int]()
+    for layer in (layer for several in lists for layer in several):
+        if id(layer) not in inside:
+            layers.append(layer)
+            inside |= {id(part) for part in layer.modules()}
+    cast_later = {id(p) for layer in layers for p in layer.parameters()}
+    for p in lm.parameters():
+        if id(p) not in cast_later and p.is_floating_point():
+            p.data = p.data.float()
+    for layer in layers:
+        low = [(p, p.data) for p in layer.parameters() if p.is_floating_point()]
+        layer.register_forward_pre_hook(partial(_cast_up, low))
+        layer.register_forward_hook(partial(_put_back, low))
+
+
+def _cast_up(low: Sequence[tuple[Tensor, Tensor]], *_: Any) -> None:
+    for p, data in low:
+        p.data = data.float()
+
+
+def _put_back(low: Sequence[tuple[Tensor, Tensor]], *_: Any) -> None:
+    for p, data in low:
+        p.data = data
+
+
 def _gap(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max()) if a.shape == b.shape else float("inf")
 
 
 def _unlike_weights(trained: Any, opened: Any) -> list[str]:
-    mine, theirs = trained.state_dict(), opened.state_dict()
-    every = dict.fromkeys([*mine, *theirs])
-    return [
-        name
-        for name in every
-        if name not in mine
-        or name not in theirs
-        or not torch.equal(mine[name].to(theirs[name].dtype), theirs[name])
-    ]
+    """Name the weights that one of both lacks, or that differ; one is compared at a time."""
+    theirs, unlike, seen = opened.state_dict(), list[str](), set[int]()
+    for name, mine in merged_weights(trained):
+        there = theirs.pop(name, None)
+        if there is None or not torch.equal(mine.to(there.dtype), there):
+            unlike.append(name)
+        else:
+            seen.add(there.data_ptr())
+    return [*unlike, *(name for name, left in theirs.items() if left.data_ptr() not in seen)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -19,8 +18,9 @@ from transformers import (
 from tandem.data.chat.ends import end_tokens, named_ends
 from tandem.machine import process_rank
 from tandem.models.folders import without_warnings
-from tandem.models.lora import merged_weights
+from tandem.models.packed_folder import PACKED
 from tandem.models.quantised import is_quantised
+from tandem.models.unpacking import write_unpacked
 from tandem.runs.weight_files import loaded_weights
 
 STORED: Mapping[str, torch.dtype] = {
@@ -64,10 +64,13 @@ def save_model(
         with without_warnings():
             model.save_pretrained(out / "adapter", save_embedding_layers=False)
         _same_everywhere(out / "adapter")
-        model = unpack_model(model) if is_quantised(model) else model.merge_and_unload()
-    weights = {} if dtype is None else {"state_dict": _weights_in(model, dtype)}
+        model = model if is_quantised(model) else model.merge_and_unload()
     with without_warnings():
-        model.save_pretrained(out, **weights)
+        if is_quantised(model):
+            write_unpacked(model, out, dtype or torch.float32)
+        else:
+            weights = {} if dtype is None else {"state_dict": _weights_in(model, dtype)}
+            model.save_pretrained(out, **weights)
         tokenizer.save_pretrained(out)
     if dtype is not None:
         _write_dtype(out / "config.json", dtype)
@@ -76,32 +79,18 @@ def save_model(
     return mended
 
 
-def unpack_model(model: Any) -> Any:
-    """Return a model in fp32 that computes what one of packed weights and adapters does."""
-    inner = model.get_base_model()
-    config = copy.deepcopy(inner.config)
-    del config.quantization_config
-    with torch.device("meta"):
-        whole = type(inner)(config)
-    state = {name: value.float() for name, value in merged_weights(model)}
-    whole.load_state_dict(state, strict=False, assign=True)
-    for name, buffer in list(whole.named_buffers()):
-        if buffer.is_meta:  # angles and the like, which are not stored
-            owner, _, leaf = name.rpartition(".")
-            setattr(whole.get_submodule(owner), leaf, inner.get_buffer(name))
-    whole.tie_weights()
-    if hasattr(inner, "generation_config"):
-        whole.generation_config = inner.generation_config
-    return whole
-
-
 def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the dtype in which most of a folder's weights are stored; fp32 where it is unusual."""
+    """Return the dtype in which most of a folder's weights are stored; fp32 where it is unusual.
+
+    Of packed weights, that of the others.
+    """
     sizes = Counter[str]()
     for file in loaded_weights(folder):
         with safe_open(file, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118  it is no mapping
                 part = weights.get_slice(name)
+                if part.get_dtype() == "U8" or name.endswith(PACKED):
+                    continue
                 count = 1
                 for length in part.get_shape():
                     count *= int(length)

@@ -26,6 +26,7 @@ from tandem.models.folders import context_length
 from tandem.models.loading import keep_activations
 from tandem.models.opening import open_policy
 from tandem.models.packed import PackedModel
+from tandem.models.quantised import is_quantised, weight_bytes, weight_count
 from tandem.models.tokenizers import load_tokenizer
 from tandem.pipeline.inputs import ENSEMBLE_SIZE, Start
 from tandem.pipeline.run_method import Evaluation
@@ -141,12 +142,14 @@ def estimate_run(
     fits = _fits(method, configs, task, start, evaluation)
     sample = next((fit.sizes.sample for fit in fits if fit.sizes.sample), ())
     each_second = seconds_per_token(policy, sample or _drawn(policy))
-    weights = sum(p.numel() for p in policy.parameters())
+    weights = sum(map(weight_count, policy.parameters()))
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    besides = max(0, resident_memory() - FROZEN * weights)
+    packed = is_quantised(policy)
+    besides = max(0, resident_memory() - sum(map(weight_bytes, policy.parameters())))
     found: list[FitEstimate] = []
     for fit in fits:
-        held = besides + fit.frozen * FROZEN * weights
+        frozen = fit.frozen - 1 if packed and fit.frozen else fit.frozen  # the reference is itself
+        held = besides + frozen * FROZEN * weights
         sizes = replace(fit.sizes, trained=fit.sizes.trained if fit.head else 0.0)
         choice = choose_microbatch(policy, machine.tokens, total, {}, sizes=sizes, held=held)
         if choice.kept:  # the next fit begins with everything kept
@@ -167,7 +170,7 @@ def estimate_run(
     lengths = sorted(unique_tokens(g) for g in sample) or [0]
     return RunEstimate(
         fits=tuple(found),
-        scratch=FROZEN * weights + (TRAINED - 2 * FROZEN) * trained,
+        scratch=FROZEN * (trained if packed else weights) + (TRAINED - 2 * FROZEN) * trained,
         longest=max(fit.sizes.longest for fit in fits),
         usual=lengths[len(lengths) // 2],
     )

@@ -17,8 +17,9 @@ from tandem.models.opening import open_policy, open_scalar
 from tandem.models.packed import ActorCritic, PackedModel
 from tandem.models.quantised import is_quantised
 from tandem.models.reopening import check_merged, check_reopened, read_probe
-from tandem.models.saving import STORED, round_weights, save_model, stored_dtype, unpack_model
+from tandem.models.saving import STORED, round_weights, save_model, stored_dtype
 from tandem.models.tokenizers import load_tokenizer
+from tandem.models.unpacking import merge_products
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
 
@@ -96,25 +97,25 @@ def _save_checked(policy: PackedModel, init: Checkpoint, ctx: StageContext) -> N
     trained = read_probe(policy)
     for text in save_model(policy.lm, load_tokenizer(init.path), ctx.out, dtype=dtype):
         ctx.events.log("mended", text=text)
-    wanted = trained
-    if is_quantised(policy):
-        policy.lm = unpack_model(policy.lm)
-        wanted = read_probe(policy)
-        moved = float((trained - wanted).abs().mean())
-        text = f"saved unpacked: a token's log-probability moves by {moved:.2g} nats"
-        ctx.events.log("unpacked", text=text, moved=moved)
-    elif policy.lm is not policy.inner:  # adapters: `save_model` has merged them into `inner`
-        policy.lm = policy.inner
+    wanted, packed = trained, is_quantised(policy)
+    if policy.lm is not policy.inner:
+        if packed:
+            merge_products(policy.lm)
+        else:  # `save_model` has merged the adapters into `inner`
+            policy.lm = policy.inner
         wanted = read_probe(policy)
         check_merged(trained, wanted, ctx.out)
     if dtype != torch.float32:
-        round_weights(policy.lm, dtype)
+        if packed:
+            merge_products(policy.lm, dtype)
+        else:
+            round_weights(policy.lm, dtype)
         exact, wanted = wanted, read_probe(policy)
         moved = float((exact - wanted).abs().mean())
         name = str(dtype).removeprefix("torch.")
         text = f"saved in {name}: rounding moves a token's log-probability by {moved:.2g} nats"
         ctx.events.log("rounded", text=text, moved=moved)
-    check_reopened(policy, wanted, ctx.out)
+    check_reopened(policy, wanted, ctx.out, dtype)
 
 
 def require_value(value: T | None) -> T:

@@ -25,6 +25,7 @@ from tandem.errors import DataError
 from tandem.kernels.embedding_rows import train_only_rows
 from tandem.kernels.malloc import keep_freed_memory
 from tandem.models.devices import resolve_device
+from tandem.models.quantised import weight_bytes
 from tandem.runs.context import StageContext
 from tandem.runs.heartbeat import count_tokens
 from tandem.training.distributed import (
@@ -134,7 +135,7 @@ def _train(
 
 def memory_besides(module: nn.Module) -> int:
     """Return the bytes that this process has besides a module's weights."""
-    weights = sum(p.numel() * p.element_size() for p in module.parameters())
+    weights = sum(map(weight_bytes, module.parameters()))
     return max(0, resident_memory() - weights)
 
 

@@ -17,7 +17,7 @@ its last bits. Weights and optimiser that are larger than the memory are refused
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -36,6 +36,12 @@ from tandem.models import loading
 from tandem.models.devices import resolve_device
 from tandem.models.folders import UNREADABLE, Source, first_line, read_config, without_warnings
 from tandem.models.lora import check_targets
+from tandem.models.quantised import (
+    PACKED_BYTES,
+    packable_weights,
+    weight_bytes,
+    weight_count,
+)
 from tandem.runs.events import Events
 from tandem.training.free_memory import usable_memory
 from tandem.training.sources import StepSizes
@@ -47,7 +53,7 @@ COMFORT = 2 * GIB
 TOYS = (32, 96)
 """Tokens of the toy batches, full rows of them; fewer where a model has fewer positions."""
 TRAINED, FROZEN = 16, 4
-"""Bytes of a weight: fp32, with gradient and two moments; fp32 alone."""
+"""Bytes of a weight: fp32, with gradient and two moments; fp32 alone. Packed ones have fewer."""
 EFFICIENT = 1024
 """Tokens of a micro-batch below which recomputing costs less time than halving."""
 FEWEST = 256
@@ -67,9 +73,9 @@ class MemoryNeed:
 
     Attributes:
         held: what the process has besides the trained module.
-        weights: in fp32.
+        weights: in fp32, or packed in 4 bits with their scales.
         optimizer: gradients and Adam's moments of what is trained.
-        casts: copies of weights in the compute dtype.
+        casts: copies of weights in the compute dtype; of packed ones, a matrix at a time.
         logits: what the language head keeps.
         activations: what a micro-batch keeps for its backward pass.
         passing: what the backward pass holds for a moment.
@@ -206,16 +212,19 @@ def choose_microbatch(
 def _need(
     module: nn.Module, each: float, layer: float, tokens: int, held: int, trained: float
 ) -> MemoryNeed:
-    weights = sum(p.numel() * p.element_size() for p in module.parameters())
+    weights = sum(map(weight_bytes, module.parameters()))
     moved = sum(p.numel() for p in module.parameters() if p.requires_grad)
     low = {getattr(m, "dtype", None) for m in module.modules()} & {torch.bfloat16, torch.float16}
-    linear = (m for m in module.modules() if isinstance(m, nn.Linear))
+    linear = [m.weight for m in module.modules() if isinstance(m, nn.Linear)]
+    packed = [weight_count(w) for w in linear if hasattr(w, "quant_state")]
+    plain = sum(w.numel() for w in linear if not hasattr(w, "quant_state"))
+    one = max(packed, default=0) * (2 if low else 4)  # unpacked for a product, then dropped
     lms = _outermost(module)
     return MemoryNeed(
         held=held,
         weights=weights,
         optimizer=moved * (TRAINED - FROZEN),
-        casts=2 * sum(m.weight.numel() for m in linear) if low else 0,
+        casts=(2 * plain if low else 0) + one,
         logits=_logits(lms, int(tokens * trained), 2 if low else 4),
         activations=int(each * tokens),
         passing=int(layer * tokens),
@@ -246,7 +255,8 @@ def check_trainable(source: Source, machine: Machine) -> None:
         check_targets(lm, machine.lora)
         lm.requires_grad_(False)
     if (there := usable_memory(resolve_device(machine))) is not None:
-        _states(lm, there, world_size() if machine.sharding == "fsdp2" else 1)
+        packed = packable_weights(lm) if machine.quantise != "none" else set[int]()
+        _states(lm, there, world_size() if machine.sharding == "fsdp2" else 1, packed)
 
 
 def _outermost(module: nn.Module) -> list[PreTrainedModel]:
@@ -256,15 +266,26 @@ def _outermost(module: nn.Module) -> list[PreTrainedModel]:
     return [lm for lm in lms if id(lm) not in parts]
 
 
-def _states(module: nn.Module, total: int, shards: int = 1) -> int:
+def _states(module: nn.Module, total: int, shards: int = 1, packable: Container[int] = ()) -> int:
     """Return the bytes of weights, gradients and moments that one of several processes holds.
 
     Rows of an embedding that are not read have neither gradient nor moments (`vocabulary`): a
     run is refused only if it does not fit even without them.
+
+    Args:
+        module: what is to be trained.
+        total: bytes that there are.
+        shards: processes over which they are spread.
+        packable: ids of the weights that will be packed in 4 bits.
     """
-    sizes = [
-        p.numel() * (TRAINED if p.requires_grad else FROZEN) / shards for p in module.parameters()
-    ]
+
+    def each(p: Tensor) -> float:
+        if p.requires_grad:
+            return p.numel() * TRAINED / shards
+        size = PACKED_BYTES * p.numel() if id(p) in packable else weight_bytes(p)
+        return size / shards
+
+    sizes = [each(p) for p in module.parameters()]
     tables = (p for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters())
     unread = sum(p.numel() * (TRAINED - FROZEN) for p in tables if p.requires_grad)
     fewest = sum(sizes) - unread / shards
@@ -272,8 +293,8 @@ def _states(module: nn.Module, total: int, shards: int = 1) -> int:
         raise ConfigError(
             f"weights and optimiser need {fewest / GIB:.2f} GiB, there are {total / GIB:.2f}",
             "each trained weight has 16 bytes: itself, its gradient and Adam's two moments in fp32",
-            "train adapters (machine.lora.rank), start from a smaller model, or spread it over "
-            "several processes (machine.sharding = fsdp2)",
+            "train adapters (machine.lora.rank) over 4-bit weights (machine.quantise = nf4), start "
+            "from a smaller model, or spread it over several processes (machine.sharding = fsdp2)",
         )
     return int(sum(sizes))
 
@@ -281,7 +302,7 @@ def _states(module: nn.Module, total: int, shards: int = 1) -> int:
 def _roughly(lm: PreTrainedModel) -> float:
     """Return some times the bytes that a token keeps: a layer keeps as much as it multiplies."""
     width = getattr(lm.config.get_text_config(), "hidden_size", None)
-    return ROUGH * sum(p.numel() for p in lm.parameters()) / width if width else math.inf
+    return ROUGH * sum(map(weight_count, lm.parameters())) / width if width else math.inf
 
 
 def _logits(lms: Sequence[PreTrainedModel], tokens: int, size: int) -> int:

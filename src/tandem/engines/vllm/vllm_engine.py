@@ -22,6 +22,8 @@ from tandem.engines.vllm.vllm_server import VllmServer
 from tandem.errors import ConfigError, EngineError
 from tandem.machine import world_size
 from tandem.models.lora import merged_weights
+from tandem.models.quantised import is_quantised
+from tandem.models.unpacking import write_unpacked
 from tandem.rng import Seed
 
 CONCURRENCY = 64
@@ -199,6 +201,8 @@ def _inner(lm: Any) -> Any:
 
 def _write_model(lm: Any, tokenizer: Any, folder: Path) -> None:
     """Write what vLLM starts from; `load` brings the weights up to date later."""
-    inner = _inner(lm)
-    inner.save_pretrained(folder, state_dict=dict(merged_weights(lm)))
+    if is_quantised(lm):
+        write_unpacked(lm, folder, torch.float32)
+    else:
+        _inner(lm).save_pretrained(folder, state_dict=dict(merged_weights(lm)))
     tokenizer.save_pretrained(folder)
