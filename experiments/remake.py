@@ -35,6 +35,7 @@ PAGES: tuple[tuple[str, ...], ...] = (
     ("self_improvement_search.py", "--again", "--page",
      str(RESULTS / "self-improvement-search.md")),
     ("optional_stopping.py", "--page"),
+    ("phases.py", "--again"),
     ("claims.py",),
     ("world.py",),
 )  # fmt: skip
