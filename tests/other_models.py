@@ -75,7 +75,8 @@ CONTENT = "{{ m.content }}"
 FAMILIES: dict[str, Family] = {
     "Llama 3": Family(HEADED, LLAMA, "<|end_of_text|>", "<|eot_id|>", ends=("<|eot_id|>",)),
     "Llama 3.1": Family(
-        HEADED, LLAMA, "<|eot_id|>", "<|eot_id|>", named=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
+        HEADED, LLAMA, "<|eot_id|>", "<|eot_id|>",
+        named=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
         ends=("<|end_of_text|>", "<|eom_id|>"),
     ),
     "Qwen 2.5": Family(
@@ -185,7 +186,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "17 an end right behind it": ({"eos_token_id": 376}, "eos_token_id = 376"),
     "17 one end of several": ({"eos_token_id": [1, 128009]}, r"eos_token_id = \[1, 128009\]"),
     "17 padding beyond the table": ({"pad_token_id": 32000}, "pad_token_id = 32000"),
-    "19 LLaVA": ({"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava"}, PARTS),
+    "19 LLaVA": ({"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava"},
+                 PARTS),
     "19 Qwen2.5-VL": ({"architectures": ["Qwen2_5_VLForConditionalGeneration"],
                        "model_type": "qwen2_5_vl"}, PARTS),
     "19 Qwen2-Audio": ({"architectures": ["Qwen2AudioForConditionalGeneration"],
