@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.cli.extent import Extent, add_extent_flags, resolve_extent
+from tandem.cli.extent import Extent, add_extent_flags, add_test_set_flag, resolve_extent
 from tandem.cli.other_names import NEAREST_METHODS
 from tandem.cli.reading import (
     FLAGS,
@@ -209,6 +209,7 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
         "--resume", action="store_true", help="the default: finished stages are kept"
     )
     add_extent_flags(parser)
+    add_test_set_flag(parser)
     add_reading_flags(parser)
     add_encoding_flags(parser)
     add_settings(parser, configs)
