@@ -52,11 +52,16 @@ def given(tmp_path: Path, template: str | None = CHATML) -> list[str]:
     ("template", "more", "settings", "flags", "start"),
     [
         (CHATML, "", "", [], "the model as it is"),
-        (None, "", "", [], "the model after SFT on the better answers"),
-        (CHATML, "", SFT, [], ""),
-        (CHATML, 'claims = ["SFT < DPO"]', "", [], "the model after SFT, because"),
-        (CHATML, 'start = "sft"', "", [], ""),
-        (CHATML, "", "", ["--start", "sft"], ""),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in (
+                (None, "", "", [], "the model after SFT on the better answers"),
+                (CHATML, "", SFT, [], ""),
+                (CHATML, 'claims = ["SFT < DPO"]', "", [], "the model after SFT, because"),
+                (CHATML, 'start = "sft"', "", [], ""),
+                (CHATML, "", "", ["--start", "sft"], ""),
+            )
+        ),
     ],
 )
 def test_what_a_comparison_starts_from(
@@ -77,7 +82,7 @@ def test_what_a_comparison_starts_from(
         ("evaluate = 1", [], "evaluate is a text"),
         ('claims = ["SFT < DPO"]', ["--start", "model"], "give --start sft"),
         ("", ["--evaluate", "quick", "--until_resolved", "4"], "give --evaluate full"),
-        ("", ["--start", "base"], "--start"),
+        ("", ["--start", "base"], "base"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_made(
@@ -99,6 +104,7 @@ def test_who_is_compared_with_whom():
         Plan("a", "b", (dpo,), (0,), Sizes(), claims=(Claim("SFT", "DPO"),), start="model")
 
 
+@pytest.mark.slow
 def test_a_quick_look_fits_no_judge_and_a_full_one_goes_on_from_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

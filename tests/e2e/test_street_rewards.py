@@ -27,8 +27,8 @@ from tandem.runs.checkpoint import Checkpoint
 from worlds import letters
 
 MACHINE = Machine(device="cpu", precision="fp32")
-HEADED = ("llama", "llama-tied", "qwen2", "qwen2-window", "qwen3", "gpt2", "neox", "mistral",
-          "gemma2", "gemma3", "granite")  # fmt: skip
+HEADED = ("llama", "llama-tied", "qwen3", "gpt2", "neox", "mistral",
+          "gemma2", "gemma3")  # fmt: skip
 
 
 def reward_folder(folder: Path, kind: str = "llama", dtype: Any = torch.float32) -> Path:
@@ -67,7 +67,8 @@ def configure(folder: Path, **changes: Any) -> None:
 
 
 FOLDERS: dict[str, tuple[Any, str]] = {
-    "OpenRLHF's value head": (lambda f: rename(f, "score.weight", "value_head.weight"), "lacks 1"),
+    "OpenRLHF's value head": (lambda f: rename(f, "score.weight", "value_head.weight"),
+                              "would ignore"),
     "TRL's value head": (lambda f: rename(f, "score.weight", "v_head.summary.weight"), "lacks 1"),
     "a language model": (
         lambda f: (configure(f, architectures=["LlamaForCausalLM"]),
