@@ -152,8 +152,8 @@ def test_rows_without_a_token_are_counted():
     tokenizer = FAMILIES["SmolLM2"].tokenizer()
     unknown = UnknownTokens(tokenizer)
     size = len(tokenizer)
-    unknown.look_at(np.array([3, size - 1, size, size + 200], np.int32))
-    unknown.look_at(np.array([], np.int32))
+    unknown.count_in(np.array([3, size - 1, size, size + 200], np.int32))
+    unknown.count_in(np.array([], np.int32))
     assert (unknown.found, unknown.seen) == (2, 4)
 
 

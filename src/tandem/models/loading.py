@@ -253,7 +253,7 @@ def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        without_chance(module)
+        switch_off_chance(module)
         if isinstance(module, nn.Embedding):
             module.padding_idx = None  # the padding token may be EOS, which learns like any other
     if machine.checkpointing:
@@ -261,7 +261,7 @@ def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
     return model.to(resolve_device(machine))  # type: ignore[arg-type]
 
 
-def without_chance(thing: Any) -> None:
+def switch_off_chance(thing: Any) -> None:
     """Set what a module or a configuration calls dropout, left-out layers or noise to 0."""
     for name, value in list(vars(thing).items()):
         if isinstance(value, float) and any(part in name for part in RANDOM_PARTS):

@@ -16,7 +16,7 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ModelError
 from tandem.kernels import attention
 from tandem.kernels.last_layer import find_last_layer
-from tandem.models.loading import without_chance
+from tandem.models.loading import switch_off_chance
 from tandem.models.packed import PackedModel
 
 SAME_MODE = 1e-3
@@ -73,7 +73,7 @@ def check_training_mode(trunk: PackedModel) -> None:
     """
     if _training_gap(trunk) < SAME_MODE:
         return
-    without_chance(trunk.inner.config)
+    switch_off_chance(trunk.inner.config)
     if not (gap := _training_gap(trunk)) < SAME_MODE:
         raise ModelError(
             f"{type(trunk.inner).__name__} says something else while it is trained: {gap:.3g} nats",

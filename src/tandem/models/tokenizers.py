@@ -67,7 +67,7 @@ class UnknownTokens:
         self.known[ids] = True
         self.found = self.seen = 0
 
-    def look_at(self, tokens: IntArray) -> None:
+    def count_in(self, tokens: IntArray) -> None:
         """Count the tokens of one answer."""
         inside = tokens[tokens < len(self.known)]
         self.seen += len(tokens)

@@ -100,7 +100,7 @@ def sample(
     unknown = UnknownTokens(tokenizer)
     for done, group in enumerate(engine.sample(own, n, sampling, seed), 1):
         for completion in group.completions:
-            unknown.look_at(completion.tokens)
+            unknown.count_in(completion.tokens)
         yield _by(policy)(group)
         if done % 64 == 0 or done == len(prompts):
             events.progress(done, len(prompts), "prompts")

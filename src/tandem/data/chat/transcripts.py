@@ -142,11 +142,11 @@ def prompt_key(prompt: Prompt) -> str:
     return render_transcript(prompt.messages)
 
 
-def whole_text(text: str) -> Group:
+def group_whole_text(text: str) -> Group:
     """Return a text without a prompt as a group: all of it is trained on.
 
     Example:
-        >>> prompt_key(whole_text("Barges float on rivers.").prompt)
+        >>> prompt_key(group_whole_text("Barges float on rivers.").prompt)
         'Barges float on rivers. (8b5d...)'
     """
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

@@ -193,7 +193,7 @@ def read_text(row: DataRow) -> Group:
     text = row.text("text")
     if not text.strip():
         raise SkipRow("empty text")
-    return transcripts.whole_text(text)
+    return transcripts.group_whole_text(text)
 
 
 def instruction_prompt(row: DataRow, name: str = "instruction") -> tuple[str, Messages]:

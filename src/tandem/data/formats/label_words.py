@@ -64,7 +64,7 @@ class LabelScale:
     column: str
     first: dict[int, str] = field(default_factory=dict[int, str])
 
-    def see(self, value: Any, place: str) -> None:
+    def note_label(self, value: Any, place: str) -> None:
         """Note a row's label.
 
         Raises:

@@ -230,7 +230,7 @@ def _groups(
                 for why, n in form.left_out(row).items():
                     notes.left_out[why] = notes.left_out.get(why, 0) + n
             group = add_context(row, form.parse(row), form.needs)
-            scale.see(row.values.get(form.mark), row.place)
+            scale.note_label(row.values.get(form.mark), row.place)
         except SkipRow as reason:
             notes.drop(str(reason), row.place)
             continue
