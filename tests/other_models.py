@@ -43,7 +43,7 @@ class Family:
     def tokenizer(self) -> Any:
         """Return the tests' byte vocabulary with this family's tokens and template."""
         tokenizer = byte_bpe(self.template, bos=False)
-        new = [AddedToken(t, special=self.special, normalized=False) for t in self.added]
+        new: list[Any] = [AddedToken(t, special=self.special, normalized=False) for t in self.added]
         tokenizer.add_tokens(new, special_tokens=self.special)
         tokenizer.eos_token = self.eos
         return tokenizer

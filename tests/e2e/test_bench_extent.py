@@ -79,10 +79,15 @@ def test_what_a_comparison_starts_from(
     [
         ('start = "base"', [], "start is one of sft, model"),
         ('evaluate = "quikc"', [], "Did you mean `quick`"),
-        ("evaluate = 1", [], "evaluate is a text"),
+        pytest.param("evaluate = 1", [], "evaluate is a text", marks=pytest.mark.slow),
         ('claims = ["SFT < DPO"]', ["--start", "model"], "give --start sft"),
-        ("", ["--evaluate", "quick", "--until_resolved", "4"], "give --evaluate full"),
-        ("", ["--start", "base"], "base"),
+        pytest.param(
+            "",
+            ["--evaluate", "quick", "--until_resolved", "4"],
+            "give --evaluate full",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("", ["--start", "base"], "base", marks=pytest.mark.slow),
     ],
 )
 def test_mistakes_are_said_before_anything_is_made(

@@ -36,7 +36,7 @@ ROWS = {
     "recurrent_gemma", "lfm2", "jamba", "bamba", "falcon_h1", "granitemoehybrid", "qwen3_next",
 }  # fmt: skip
 """Families that read one sequence a row: positions or states of their own."""
-EVERY_DAY = ("opt", "recurrent_gemma", "granitemoehybrid")
+EVERY_DAY = ("opt", "granitemoehybrid")
 KINDS = [k if k in EVERY_DAY else pytest.param(k, marks=pytest.mark.slow) for k in ARCHITECTURES]
 
 

@@ -49,6 +49,7 @@ def test_scores_are_those_that_transformers_gives_one_row_at_a_time(kind: str, t
     groups = Groups.of(tiny.group(f"g{k}", rng, 6, (5, 4)) for k in range(3))
     lm: Any = hf.AutoModelForSequenceClassification.from_pretrained(source).eval()
     for group in RewardModel(Checkpoint(source), machine=MACHINE)(groups):
+        assert group.scores is not None
         for completion, score in zip(group.completions, group.scores, strict=True):
             ids = torch.tensor([[*group.prompt.tokens, *completion.tokens]])
             with torch.no_grad():
@@ -153,6 +154,7 @@ def test_what_servers_answer(route: Any, answer: Any, words: str, tmp_path: Path
         server = JsonServer(f"{url}/{route}", patience=QUICK, kept=tmp_path / "kept.sqlite")
         if not words:
             (group,) = RemoteReward(server, route)(pairs(1))
+            assert group.scores is not None
             assert list(group.scores) == [2.0, -1.0]
             return
         with pytest.raises(EngineError) as error:

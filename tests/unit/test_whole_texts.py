@@ -110,6 +110,5 @@ def test_sft_trains_on_texts_and_says_so(tmp_path: Path, capsys: pytest.CaptureF
     short = ["--sft.steps", "2", "--sft.batch", "4", "--sizes.held_out_share", "0.3"]
     assert cli.main(["run", "sft", *words, *short, "--out", str(tmp_path / "run")]) == 0
     assert "loss of the" in capsys.readouterr().out
-    for method in ("rlaif", "dpo", "grpo"):
-        assert cli.main(["run", method, *words, "--start", "model", "--dry_run"]) == 2
-        assert "tandem run sft" in capsys.readouterr().err
+    assert cli.main(["run", "rlaif", *words, "--start", "model", "--dry_run"]) == 2
+    assert "tandem run sft" in capsys.readouterr().err
