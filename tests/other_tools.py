@@ -128,6 +128,8 @@ QUESTIONS = [
        "--columns prompt=Prompt,chosen=Chosen,rejected=Rejected"),
     no("01 axolotl's argilla", {"instruction": Q, "chosen_response": A, "rejected_response": B},
        "--columns prompt=instruction,chosen=chosen_response,rejected=rejected_response"),
+    no("01 q, good and bad", {"q": Q, "good": A, "bad": B},
+       "--columns prompt=q,chosen=good,rejected=bad"),
     no("01 response_j and response_k", {"question": Q, "response_j": A, "response_k": B},
        "--columns prompt=question,chosen=response_j,rejected=response_k"),
     no("01 distilabel", {"instruction": Q, "generations": [A, B], "ratings": [5, 2]},

@@ -54,7 +54,7 @@ def task_from_files(
     if eval_data is None:
         train, held_out = _split(found, data, sizes.held_out_share)
     else:
-        test = reading.read(eval_data)
+        test = _read_test_set(reading, eval_data, notes)
         keyed = keyed or test.format == "gsm8k"
         notes += [f"{eval_data}: {test.format}, because {test.why}", *test.notes.lines()]
         train, held_out = without_prompts(found.groups, test.groups), test.groups
@@ -86,6 +86,21 @@ def task_from_files(
         wording=wording,
         notes=tuple(notes),
     )
+
+
+def _read_test_set(reading: ReadingOptions, path: Path | str, notes: list[str]) -> DataRead:
+    """Read a test set; without --columns where these are names of the training data alone."""
+    try:
+        return reading.read(path)
+    except DataError as error:
+        if not reading.columns or "no column" not in error.what:
+            raise
+        try:
+            found = replace(reading, columns="").read(path)
+        except DataError:
+            raise error from None
+        notes.append(f"{path}: read without --columns, which names no columns of it")
+        return found
 
 
 def without_gold(train: Groups, sizes: Sizes, notes: list[str]) -> tuple[Groups, Groups | None]:

@@ -39,7 +39,7 @@ WORDS_OF_A_PROMPT, LETTERS_OF_A_PROMPT = 3, 6
 
 ROLES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("prompt", "question", "query", "instruction", "problem", "input", "request", "post",
-               "context", "user"),
+               "context", "user", "q"),
     "chosen": ("chosen", "preferred", "better", "win", "winner", "accepted", "good", "positive",
                "best", "j"),
     "rejected": ("rejected", "reject", "dispreferred", "worse", "lose", "loser", "bad", "negative",
