@@ -30,7 +30,7 @@ from phase_page import contrast_cells, draw_phase, phase_page
 from tandem.bench import OPPONENT, Entry, Finished, Plan
 from tandem.bench.finished import JUDGED, has_stage
 from tandem.bench.outcomes import Outcomes, read_outcomes, write_outcomes
-from tandem.bench.seeds import open_plan_task, run_entry, run_start
+from tandem.bench.seeds import judge_start, open_plan_task, run_entry
 from tandem.cli.bench import make_bench_parser
 from tandem.cli.plans import make_plan
 from tandem.cli.settings import parse_words
@@ -180,7 +180,7 @@ def run_seeds(plans: Sequence[PlacedPlan], seeds: Sequence[int], out: Path) -> N
             for plan in plans:
                 task = open_plan_task(plan, seed)
                 part = run.scope(plan.place, run.seed)
-                main = run_start(part, plan, task)
+                main = judge_start(part, plan, task, exam_ensemble=False)
                 for entry in plan.entries:
                     run_entry(part, plan, task, entry, main)
                     done += 1

@@ -12,6 +12,7 @@ import pytest
 from test_street_models import model
 
 from tandem import cli
+from tandem.data.formats.options import ReadingOptions
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import DataError
 from tandem.evaluation import reward_evaluation, with_other_prompts
@@ -85,6 +86,20 @@ def test_a_test_set_of_ones_own(tmp_path: Path):
     assert any("5 groups of" in line and "not trained on" in line for line in task.notes)
     with pytest.raises(DataError, match="stands in"):
         task_from_files(tmp_path / "model", data, Sizes(), eval_data=data)
+
+
+def test_names_of_columns_are_those_of_the_training_data(tmp_path: Path):
+    model(tmp_path / "model")
+    theirs = [{"q": f"say {k}", "good": f"yes {k}", "bad": "no"} for k in range(20)]
+    data, test = tmp_path / "theirs.jsonl", rows(tmp_path / "test.jsonl", 9, 1, first=50)
+    data.write_text("".join(json.dumps(row) + "\n" for row in theirs))
+    named = ReadingOptions(columns="prompt=q,chosen=good,rejected=bad")
+    task = task_from_files(tmp_path / "model", data, Sizes(), named, eval_data=test)
+    assert len(task.evaluation) == 9
+    assert any("read without --columns" in line for line in task.notes)
+    test.write_text('{"q": "say 3"}\n')
+    with pytest.raises(DataError, match="no column `good`"):
+        task_from_files(tmp_path / "model", data, Sizes(), named, eval_data=test)
 
 
 def test_a_long_step_speaks_within_ten_seconds():

@@ -71,7 +71,9 @@ def test_nothing_of_ours_is_hidden():
 @pytest.mark.parametrize(
     ("method", "advice"),
     [("grpo", "examples/grpo_with_your_reward.py"), ("sft", "give data with answers"),
-     ("dpo", "give data with `chosen` and `rejected`"), ("direct", "")],
+     ("dpo", "give data with `chosen` and `rejected`"), ("rlaif --rlaif.learn dpo", ""),
+     ("direct", "#### 42"), ("star", "tandem run star --task micro-arithmetic"),
+     ("lmsi", "or add --eval_data FILE")],
 )  # fmt: skip
 def test_prompts_alone(method: str, advice: str, tmp_path: Path, capsys):
     """What GRPO is trained on elsewhere: prompts, and a column for a reward in Python."""
@@ -79,7 +81,12 @@ def test_prompts_alone(method: str, advice: str, tmp_path: Path, capsys):
     data = tmp_path / "prompts.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     base = Path(cli.__file__).parents[1] / "tasks" / "micro" / "assets" / "base"
-    words = ["run", method, "--model", str(base), "--data", str(data), "--dry_run",
+    words = ["run", *method.split(), "--model", str(base), "--data", str(data), "--dry_run",
              "--sampling.max_tokens", "32", "--start", "model"]  # fmt: skip
     assert cli.main(words) == (2 if advice else 0)
     assert advice in capsys.readouterr().err
+    if method == "lmsi":  # what the error advises is done as it stands
+        keyed = [{"question": f"{k} and 2?", "answer": f"#### {k + 2}"} for k in range(50, 60)]
+        test = tmp_path / "test.jsonl"
+        test.write_text("".join(json.dumps(row) + "\n" for row in keyed))
+        assert cli.main([*words, "--eval_data", str(test)]) == 0

@@ -18,7 +18,7 @@ import numpy as np
 
 from tandem.bench.finished import Finished
 from tandem.bench.outcomes import Outcomes, claim_standing, with_wins
-from tandem.bench.plan import OPPONENT, Plan
+from tandem.bench.plan import Plan
 from tandem.evaluation.tables import plain_cell
 from tandem.statistics import (
     Estimate,
@@ -47,7 +47,7 @@ def unresolved_claims(plan: Plan, out: Path) -> list[str]:
     """
     outcomes = Finished(plan, out, {}).outcomes
     judge, columns = outcomes.judge, outcomes.columns
-    asked = [(c.a, c.b) for c in plan.claims] or [(OPPONENT, e.name) for e in plan.entries]
+    asked = [(c.a, c.b) for c in plan.claims] or [(plan.opponent, e.name) for e in plan.entries]
     cells = {
         f"{a} < {b}": columns[b][judge] - columns[a][judge]
         for a, b in asked
@@ -65,8 +65,9 @@ def with_anytime_intervals(results: Mapping[str, Any], outcomes: Outcomes) -> di
         (a, b): _win(outcomes, a, b)
         for a in outcomes.columns for b in outcomes.columns if a != b
     }  # fmt: skip
-    names = [n for n in outcomes.columns if n != OPPONENT]
-    adjusted = holm([wins[n, OPPONENT].p_value for n in names]).tolist() if names else []
+    main = outcomes.opponent
+    names = [n for n in outcomes.columns if n != main]
+    adjusted = holm([wins[n, main].p_value for n in names]).tolist() if names else []
     p_values = dict(zip(names, adjusted, strict=True))
     columns = with_wins(outcomes)
     return {
@@ -94,13 +95,14 @@ def _row(
         confidence_sequence(x)
         for k, x in columns.items()
     }  # fmt: skip
-    if name != OPPONENT:
+    opponent = outcomes.opponent
+    if name != opponent:
         own, main = outcomes.columns[name], outcomes.main
         won = outcomes_of(own[outcomes.judge], main[outcomes.judge])
         fitted = length_controlled(won, own["length"] - main["length"])
         told |= {
-            f"win vs {OPPONENT}": wins[name, OPPONENT],
-            f"{outcomes.judge} gain": _gain(outcomes, OPPONENT, name),
+            f"win vs {opponent}": wins[name, opponent],
+            f"{outcomes.judge} gain": _gain(outcomes, opponent, name),
             "lc_win": without_interval(fitted.mean, fitted.n, NOT_HERE, fitted.seeds, 0.5),
         }
     cells = {k: plain_cell(x) for k, x in told.items()}

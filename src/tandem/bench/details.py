@@ -12,7 +12,6 @@ import numpy as np
 
 from tandem.bench.finished import Finished, has_stage, load_stage
 from tandem.bench.outcomes import JUDGES, Outcomes
-from tandem.bench.plan import OPPONENT
 from tandem.evaluation.tables import plain_cell
 from tandem.runs.events import read_events
 from tandem.runs.records import read_records
@@ -71,7 +70,9 @@ def best_of_n_details(found: Finished) -> Rows:
 
 def reward_details(found: Finished) -> dict[str, Any] | None:
     """Return the reward model's evaluation, of the first seed."""
-    scopes = [scope for scope in found.scopes(OPPONENT) if has_stage(scope, "reward-exam")]
+    scopes = [
+        scope for scope in found.scopes(found.plan.opponent) if has_stage(scope, "reward-exam")
+    ]
     if not scopes:
         return None
     exam = load_stage(scopes[0], "reward-exam").load()
@@ -80,7 +81,7 @@ def reward_details(found: Finished) -> dict[str, Any] | None:
 
 def gold_details(found: Finished) -> dict[str, Any] | None:
     """Return the gold reward's accuracy on held-out comparisons, of the first seed."""
-    scopes = [scope for scope in found.scopes(OPPONENT) if has_stage(scope, "gold-exam")]
+    scopes = [scope for scope in found.scopes(found.plan.opponent) if has_stage(scope, "gold-exam")]
     if not scopes:
         return None
     numbers = load_stage(scopes[0], "gold-exam").load()["numbers"]
@@ -109,7 +110,7 @@ def sort_by_difference(found: Outcomes, judge: str) -> Rows:
 
     The middle of the longer and of the shorter answers, in tokens, parts them into two halves.
     """
-    others = [own for name, own in found.columns.items() if name != OPPONENT]
+    others = [own for name, own in found.columns.items() if name != found.opponent]
     gap = np.concatenate([own["length"] - found.main["length"] for own in others])  # [R, P]
     won = np.concatenate([outcomes_of(own[judge], found.main[judge]) for own in others])
     prompt = np.broadcast_to(np.arange(gap.shape[1]), gap.shape)
@@ -135,7 +136,7 @@ def sample_details(found: Finished) -> Rows:
     """Return answers side by side, of the first seed."""
     drawn = {name: found.answers(name)[:MOST_SAMPLES] for name in found.columns}
     rows: Rows = []
-    for k, group in enumerate(drawn[OPPONENT]):
+    for k, group in enumerate(drawn[found.plan.opponent]):
         answers: Rows = []
         for name, groups in drawn.items():
             own = found.columns[name]

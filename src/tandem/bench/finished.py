@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tandem.bench.outcomes import Outcomes, Stack
-from tandem.bench.plan import OPPONENT, Plan
+from tandem.bench.plan import Plan
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import RunError
@@ -45,7 +45,7 @@ class Finished:
     @property
     def names(self) -> list[str]:
         """Every row of the table."""
-        return ["base", OPPONENT, *(e.name for e in self.plan.entries)]
+        return list(self.plan.policies)
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -91,7 +91,7 @@ class Finished:
     @property
     def main(self) -> Stack:
         """The opponent's columns."""
-        return self.columns[OPPONENT]
+        return self.columns[self.plan.opponent]
 
     @cached_property
     def judge(self) -> str:
@@ -101,7 +101,7 @@ class Finished:
     @cached_property
     def outcomes(self) -> Outcomes:
         """What every policy did on every prompt."""
-        return Outcomes(self.seeds, [g.id for g in self.answers(OPPONENT)], self.columns)
+        return Outcomes(self.seeds, [g.id for g in self.answers(self.plan.opponent)], self.columns)
 
     def answers(self, name: str, k: int = 0) -> Groups:
         """Return what a policy answered in the k-th finished seed."""

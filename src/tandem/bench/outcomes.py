@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tandem.bench.plan import OPPONENT
+from tandem.bench.plan import BASE, OPPONENT
 from tandem.errors import DataError
 from tandem.statistics import Estimate, outcomes_of
 from tandem.statistics.crossed import ALPHA
@@ -53,9 +53,14 @@ class Outcomes:
     columns: dict[str, Stack]
 
     @property
+    def opponent(self) -> str:
+        """The policy that every other is compared with: SFT, or the base where there is none."""
+        return OPPONENT if OPPONENT in self.columns else BASE
+
+    @property
     def main(self) -> Stack:
         """The opponent's columns."""
-        return self.columns[OPPONENT]
+        return self.columns[self.opponent]
 
     @property
     def judge(self) -> str:
@@ -64,10 +69,10 @@ class Outcomes:
 
 
 def with_wins(outcomes: Outcomes) -> dict[str, Stack]:
-    """Return every policy's columns, with outcomes against SFT by every judge not deciding."""
+    """Return every policy's columns, with outcomes against the opponent by judges not deciding."""
     main, more = outcomes.main, dict[str, Stack]()
     for name, own in outcomes.columns.items():
-        if name == OPPONENT:
+        if name == outcomes.opponent:
             more[name] = {k: v for k, v in own.items() if not k.endswith("_win")}
         else:
             others = [j for j in JUDGES if j in own and j in main and j != outcomes.judge]
@@ -161,10 +166,10 @@ def _stacks(
             for k, v in each.items()
             if not any(x is None for x in v)
         }
-    if OPPONENT not in found:
+    if not {OPPONENT, BASE} & found.keys():
         raise DataError(
-            f"{path} has no policy {OPPONENT!r}",
-            "every policy is compared with it",
+            f"{path} has no policy {OPPONENT!r}, and no {BASE!r}",
+            "every policy is compared with one of them",
             f"give the {OUTCOMES} of a whole comparison",
         )
     return found

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tandem.data.formats.options import ReadingOptions
 from tandem.errors import ConfigError, nearest_name
 from tandem.runs.names import folder_name
 from tandem.tasks import Sizes
 
-OPPONENT = "SFT"
-"""The policy that every other is compared with."""
+OPPONENT, BASE = "SFT", "base"
+"""The policy that every other is compared with: SFT, or the model itself where it is the start."""
+Start = Literal["auto", "sft", "model"]
+Evaluation = Literal["none", "quick", "full"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class Claim:
 class Plan:
     """A comparison, written down before it is run.
 
+    >>> dpo = Entry("DPO", "dpo", {})
+    >>> Plan("mine", "Is DPO better?", (dpo,), (0, 1), Sizes(), start="model").policies
+    ('base', 'DPO')
+
     Attributes:
         title: of the report.
         question: what it is to answer.
@@ -78,6 +84,10 @@ class Plan:
             (docs/adr/0019); None runs all seeds.
         costs: row -> seconds that it took when it was measured, without what rows above it had
             done for it; only their proportions are used.
+        start: what methods start from: `sft`, or the `model` as it is, which is then the opponent;
+            `auto` until it is known which model it is (`start_of`).
+        evaluate: `full` judges every policy's answers; `quick` reads held-out answers with them
+            and shows samples; `none` trains alone.
     """
 
     title: str
@@ -95,6 +105,8 @@ class Plan:
     seconds: float | None = None
     fewest_seeds: int | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
+    start: Start = "sft"
+    evaluate: Evaluation = "full"
 
     def __post_init__(self) -> None:
         if not self.entries or not self.seeds:
@@ -103,7 +115,13 @@ class Plan:
                 "a comparison needs at least one of each",
                 "name methods with --methods and give --seeds 1 or more",
             )
-        names = [OPPONENT, "base", *(e.name for e in self.entries)]
+        if self.evaluate != "full" and self.fewest_seeds is not None:
+            raise ConfigError(
+                f"evaluate = {self.evaluate} with --until_resolved",
+                "a claim is resolved by judges of the answers, and none is asked",
+                "give --evaluate full, or leave --until_resolved out",
+            )
+        names = [OPPONENT, BASE, *(e.name for e in self.entries)]
         scopes = [folder_name(n) for n in names]
         for k, scope in enumerate(scopes):
             if not scope[:1].isalpha():
@@ -119,14 +137,26 @@ class Plan:
                     "always there",
                     "rename one, or leave it out",
                 )
+        names = [n for n in names if n != OPPONENT or self.start != "model"]
         for claim in self.claims:
             for name in (claim.a, claim.b):
                 if name not in names:
                     raise ConfigError(
                         f"the claim `{claim}` names {name!r}.{nearest_name(name, names)}",
                         f"a claim is about the policies that are compared: {', '.join(names)}",
-                        "correct the name, or add the entry",
+                        "correct the name, or add the entry"
+                        + (", or give --start sft" if name == OPPONENT else ""),
                     )
+
+    @property
+    def opponent(self) -> str:
+        """The policy that every other is compared with."""
+        return BASE if self.start == "model" else OPPONENT
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Every row of the table, by name."""
+        return (*dict.fromkeys((BASE, self.opponent)), *(e.name for e in self.entries))
 
     @property
     def start_label(self) -> str:

@@ -40,7 +40,7 @@ def seconds_left(plan: Plan, out: Path, seed: int, done: int) -> float | None:
     method takes as long as one of those.
     """
     names = [e.name for e in plan.entries]
-    before = ["base", OPPONENT, *names[:done]]
+    before = list(dict.fromkeys(["base", plan.opponent, *names[:done]]))
     took = sum(work_seconds(plan.folder(out, seed) / folder_name(n)) for n in before)
     return scale_costs(plan.costs, before, names[done:], took)
 

@@ -29,7 +29,7 @@ from tandem.bench.outcomes import (
     with_wins,
     write_outcomes,
 )
-from tandem.bench.plan import OPPONENT, Plan
+from tandem.bench.plan import Plan
 from tandem.errors import DataError
 from tandem.evaluation import policy_evaluation
 from tandem.evaluation.tables import plain_cell
@@ -89,7 +89,7 @@ def collect_results(
         "prompts": int(found.main["length"].shape[1]),
         "budget": plan.sizes.amounts(plan.task is not None),
         "judge": found.judge,
-        "opponent": OPPONENT,
+        "opponent": plan.opponent,
         "alpha": ALPHA,
         "intervals": INTERVALS,
         "policies": list(_policies(found)),
@@ -120,7 +120,7 @@ def results_so_far(plan: Plan, out: Path) -> dict[str, Any]:
     claims = [(c.a, c.b, str(c)) for c in plan.claims]
     return {
         "judge": found.judge,
-        "opponent": OPPONENT,
+        "opponent": plan.opponent,
         "policies": list(_policies(found)),
         "order": judge_claims(found.outcomes, claims),
     }
@@ -198,7 +198,7 @@ def _policies(found: Finished) -> Iterator[dict[str, Any]]:
 def policy_statistics(outcomes: Outcomes) -> dict[str, dict[str, Any]]:
     """Return every policy's numbers with their intervals, as JSON holds them."""
     rows = policy_evaluation(
-        with_wins(outcomes), opponents=(OPPONENT,), judge=outcomes.judge
+        with_wins(outcomes), opponents=(outcomes.opponent,), judge=outcomes.judge
     ).table()
     return {row["policy"]: row | _against(outcomes, row["policy"]) for row in rows.as_dicts()}
 
@@ -217,9 +217,13 @@ def _against(outcomes: Outcomes, name: str) -> dict[str, Any]:
     gain = own[judge] - main[judge]
     won = outcomes_of(own[judge], main[judge])
     means = {k: own[k].mean(axis=1) for k in ("kl", "length", *JUDGES) if k in own}
-    each = {f"{judge} gain": gain.mean(axis=1), f"win vs {OPPONENT}": won.mean(axis=1), **means}
+    each = {
+        f"{judge} gain": gain.mean(axis=1),
+        f"win vs {outcomes.opponent}": won.mean(axis=1),
+        **means,
+    }
     told: dict[str, Any] = {"per_seed": {k: v.tolist() for k, v in each.items()}}
-    if name != OPPONENT:
+    if name != outcomes.opponent:
         told["lc_win"] = plain_cell(length_controlled(won, own["length"] - main["length"]))
         told["deviant_seeds"] = [outcomes.seeds[k] for k in deviant_seeds(gain)]
     return told

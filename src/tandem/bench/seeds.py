@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from tandem.bench.finished import FAILED, JUDGED, NEEDED
-from tandem.bench.plan import OPPONENT, Entry, Plan
+from tandem.bench.plan import BASE, OPPONENT, Entry, Plan
 from tandem.bench.progress import describe_seed
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, Pending, RunError, TandemError
@@ -24,8 +25,10 @@ from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import Method, load_method
 from tandem.pipeline.inputs import SFT_STAGES, Inputs
+from tandem.pipeline.quick import compare_policies
 from tandem.rng import Seed
-from tandem.runs.atomic_files import write_json
+from tandem.runs.atomic_files import write_json, write_text
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.display import Display
 from tandem.runs.names import folder_name
 from tandem.runs.run import Run
@@ -38,6 +41,8 @@ from tandem.tasks import Task
 from tandem.tasks import load as worlds
 from tandem.tasks.own_data import task_from_files
 
+LOOK = "look.txt"
+"""What is seen of a seed's policies where no judge is asked."""
 OBSERVING_STAGES = ("evaluation", "watched", "held-out", "reward-held", "gold")
 """Stages that only look on, and those named after them: no part of what a method costs."""
 
@@ -58,38 +63,68 @@ def run_seed(
     with Run(folder, seed, redo=again, machine=machine, display=display, follow=follow) as run:
         if told := explain_few_prompts(len(task.evaluation)):
             run.events.log("few-prompts", text=told)
-        main = run_start(run, plan, task, members=seed == plan.seeds[0])  # reported of it alone
+        if plan.evaluate != "full":
+            look_at_seed(run, plan, task)
+            return
+        main = judge_start(run, plan, task, exam_ensemble=seed == plan.seeds[0])
         for done, entry in enumerate(plan.entries, 1):
             run_entry(run, plan, task, entry, main)
             if display is None and done < len(plan.entries):
                 run.say(describe_seed(plan, out, seed, done) + "\n")
 
 
-def run_start(run: Run, plan: Plan, task: Task, *, members: bool = False) -> Groups:
-    """Do what every method starts from: the base and SFT, examined, and SFT's reward.
+def open_inputs(run: Run, plan: Plan, task: Task, name: str, entry: Entry | None = None) -> Inputs:
+    """Open what comes before a policy, in a scope of its own; the first entry's settings if none.
 
     Args:
-        run: of the seed, or a part of it.
+        run: the seed's.
         plan: what is compared.
-        task: opened for this seed.
-        members: fit an ensemble of rewards too, and examine it.
-
-    Returns:
-        SFT's answers, with which every other policy's are compared.
+        task: of this seed.
+        name: the policy's.
+        entry: whose settings count.
     """
-    configs = plan.entries[0].configs
-    start = Inputs(run.scope(folder_name(OPPONENT), run.seed), task, configs)
-    write_json(start.run.path / NEEDED, {"stages": list(SFT_STAGES)})
+    configs = (entry or plan.entries[0]).configs
+    start = "model" if plan.start == "model" else "sft"
+    return Inputs(run.scope(folder_name(name), run.seed), task, configs, start)
+
+
+def judge_start(run: Run, plan: Plan, task: Task, *, exam_ensemble: bool) -> Groups:
+    """Judge what every method starts from, and the base; return the start's answers."""
+    start = open_inputs(run, plan, task, plan.opponent)
+    stages = SFT_STAGES if plan.opponent == OPPONENT else ()
+    write_json(start.run.path / NEEDED, {"stages": list(stages)})
     main = answer_prompts(start, start.pi_sft)
     judge_answers(plan, start, main, main, start.pi_sft)
     if start.labelled:
-        ensemble = start.reward_ensemble if members else ()
         judge = RewardModel(start.r_phi)
-        start.run("reward-exam", evaluate_reward, judge, start.held_out, members=ensemble)
+        members = start.reward_ensemble if exam_ensemble else ()  # reported of one seed alone
+        start.run("reward-exam", evaluate_reward, judge, start.held_out, members=members)
         _ = start.gold_exam
-    base = Inputs(run.scope("base", run.seed), task, configs)
-    judge_answers(plan, base, answer_prompts(base, base.base), main, base.base)
+    if plan.opponent != BASE:
+        base = open_inputs(run, plan, task, BASE)
+        judge_answers(plan, base, answer_prompts(base, base.base), main, base.base)
     return main
+
+
+def look_at_seed(run: Run, plan: Plan, task: Task) -> None:
+    """Train every entry, and look at the policies without a judge where that is asked for.
+
+    What was seen is written to `look.txt` in the seed's folder.
+    """
+    start = open_inputs(run, plan, task, plan.opponent)
+    policies: dict[str, Policy] = {BASE: start.base}
+    if plan.opponent == OPPONENT:
+        policies[OPPONENT] = start.pi_sft
+    lines = [f"seed {run.seed}"]
+    for entry in plan.entries:
+        if (policy := fit_entry(run, plan, task, entry)) is not None:
+            policies[entry.name] = policy
+        else:
+            lines.append(f"{entry.name} failed")
+    lines += [f"{name}: {p.path}" for name, p in policies.items() if isinstance(p, Checkpoint)]
+    if plan.evaluate == "quick":
+        lines += compare_policies(start, policies, plan.opponent)
+    write_text(run.path / LOOK, "\n\n".join(lines) + "\n")
 
 
 def open_plan_task(plan: Plan, seed: int) -> Task:
@@ -104,20 +139,35 @@ def open_plan_task(plan: Plan, seed: int) -> Task:
         return worlds.load_task(plan.task, plan.sizes, at, exam=exam, model=own)
     assert plan.model is not None and plan.data is not None  # noqa: PT018
     task = task_from_files(plan.model, plan.data, plan.sizes, plan.reading)
-    if task.truth is None and task.preferences is None:
+    if task.truth is None and task.preferences is None and plan.evaluate == "full":
         raise ConfigError(
             f"nobody can judge answers to {plan.data}",
             "it holds neither preferences, from which a reward could be learned, nor answers "
             "that can be checked",
-            "give data with preferences or scores",
+            "give data with preferences or scores, or --evaluate quick",
         )
     return task
 
 
 def run_entry(run: Run, plan: Plan, task: Task, entry: Entry, main: Groups) -> None:
-    """Do one entry, or write down why it failed."""
-    scope = run.scope(entry.scope, run.seed)
-    inputs = Inputs(scope, task, entry.configs)
+    """Do one entry and judge its answers, or write down why it failed."""
+
+    def judged(inputs: Inputs, policy: Policy) -> None:
+        judge_answers(plan, inputs, answer_prompts(inputs, policy), main, policy)
+
+    fit_entry(run, plan, task, entry, judged)
+
+
+def fit_entry(
+    run: Run,
+    plan: Plan,
+    task: Task,
+    entry: Entry,
+    then: Callable[[Inputs, Policy], None] | None = None,
+) -> Policy | None:
+    """Do one entry, and what comes `then`; write down why, and return None, where it failed."""
+    inputs = open_inputs(run, plan, task, entry.name, entry)
+    scope = inputs.run
     told = scope.path / FAILED
     told.unlink(missing_ok=True)
     try:
@@ -127,13 +177,16 @@ def run_entry(run: Run, plan: Plan, task: Task, entry: Entry, main: Groups) -> N
             {"stages": [s for s in scope.called if not s.startswith(OBSERVING_STAGES)]},
         )
         policy = replace(result, name=entry.name)
-        judge_answers(plan, inputs, answer_prompts(inputs, policy), main, policy)
+        if then is not None:
+            then(inputs, policy)
     except (Pending, RunError):
         raise
     except Exception as error:
         reason = error.what if isinstance(error, TandemError) else f"{error!r}"
         write_json(told, {"reason": reason, "traceback": traceback.format_exc()})
         scope.events.log("failed", text=f"{entry.name} failed: {reason}")
+        return None
+    return policy
 
 
 def open_method(entry: Entry) -> Method:

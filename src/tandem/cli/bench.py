@@ -20,10 +20,12 @@ from typing import Any
 
 from tandem.bench import Plan, collect_results, run_seeds
 from tandem.bench.anytime_results import unresolved_claims
+from tandem.bench.plan import OPPONENT
 from tandem.bench.progress import spell_rest
 from tandem.bench.results import results_so_far
-from tandem.bench.seeds import open_plan_task
+from tandem.bench.seeds import LOOK, open_plan_task
 from tandem.bench.table import results_table
+from tandem.cli.extent import START_WHY, add_extent_flags, choose_start
 from tandem.cli.plans import CHOSEN, PRESET_FILES, make_plan
 from tandem.cli.reading import add_reading_flags
 from tandem.cli.run import check_answer_lengths, check_machine
@@ -50,8 +52,9 @@ def bench_command(words: Sequence[str]) -> int:
     machine = with_parsed_values(Machine(), options["machine"], "machine")
     check_machine(plan.model, machine)
     out = Path(options.out or f"runs/bench-{folder_name(plan.title)}")
+    plan, why = with_start(plan, out)
     check_redo(plan, out, options.redo)
-    told = [options.note, comparison_notes(plan), *open_files(plan)]
+    told = [options.note, comparison_notes(plan), why, *open_files(plan)]
     print("\n".join(filter(None, told)), flush=True)
     if options.dry_run:
         return 0
@@ -62,6 +65,11 @@ def bench_command(words: Sequence[str]) -> int:
               trackers=tuple(options.tracker), redo=tuple(options.redo),
               is_resolved=lambda: not unresolved_claims(plan, out),
               tell=partial(tell_seeds, plan, out, options.workers))  # fmt: skip
+    if plan.evaluate != "full":
+        looks = (plan.folder(out, seed) / LOOK for seed in plan.seeds)
+        print("\n".join(["", *(look.read_text("utf-8") for look in looks if look.is_file())]))
+        print(f"not compared: --evaluate full compares them and writes a report into {out}")
+        return 0
     given = hide_password(f"tandem bench {shlex.join(words)}".strip())
     told = collect_results(plan, out, given, task_tallies(plan.task))
     write_json(out / "results.json", told)
@@ -76,7 +84,8 @@ def tell_seeds(plan: Plan, out: Path, workers: int, spent: Sequence[float]) -> N
     if left <= 0:
         return
     rest = sum(spent) / len(spent) * left / workers
-    print(results_table(results_so_far(plan, out)))
+    if plan.evaluate == "full":
+        print(results_table(results_so_far(plan, out)))
     print(f"\n{len(spent)} of {len(plan.seeds)} seeds are done, {spell_rest(rest)}", flush=True)
 
 
@@ -91,6 +100,20 @@ def with_model_folder(plan: Plan) -> Plan:
     from tandem.models.model_finder import find_model
 
     return replace(plan, model=str(find_model(plan.model).path))
+
+
+def with_start(plan: Plan, out: Path) -> tuple[Plan, str]:
+    """Return the plan with what its methods start from, and why, where nobody has said it.
+
+    As in `tandem run`: your model as it is where it has a chat template. With settings of SFT, with
+    a claim about it, and where SFT was done in this folder before, it comes first.
+    """
+    if plan.start != "auto":
+        return plan, ""
+    claimed = any(OPPONENT in (c.a, c.b) for c in plan.claims)
+    done = any(out.glob(f"seed-*/{folder_name(OPPONENT)}/*-sft"))
+    start, why = choose_start(plan.model, sft=claimed or done)
+    return replace(plan, start=start), f"starts from {why}: {START_WHY}"
 
 
 def check_redo(plan: Plan, out: Path, redo: Sequence[str]) -> None:
@@ -127,6 +150,8 @@ def make_bench_parser() -> Any:
         "--out": "the comparison's folder; runs/bench-TITLE if not given",
     }.items():
         parser.add_argument(option, type=str | None, default=None, help=text)
+    add_extent_flags(parser, "full, the default: reward models are fitted that compare the "
+                     "policies; quick: held-out losses and samples; none: train alone")  # fmt: skip
     add_reading_flags(parser)
     parser.add_argument("--seeds", type=int | None, default=None, help="number of training seeds")
     parser.add_argument("--first_seed", type=int, default=0, help="the first of them")
@@ -168,6 +193,10 @@ def comparison_notes(plan: Plan) -> str:
         f"{plan.start_label}; {spell_seeds(plan)}; {amounts}",
         f"methods: {', '.join(e.name for e in plan.entries)}",
     ]
+    if plan.evaluate != "full":
+        return "\n".join(
+            [*lines, f"evaluate {plan.evaluate}: nobody judges, so no claim is tested"]
+        )
     if plan.task and (warning := explain_few_prompts(sizes.evaluation)):
         lines.append(warning)
     elif plan.task:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tandem.methods import Method
 
 EXTENT_FLAGS = ("start", "evaluate", "eval_data")
+EVALUATE_HELP = (
+    "quick: held-out losses and samples, the default with --data; full: reward models are fitted "
+    "that compare the policies, the default with --task; none: train alone"
+)
 START_WHY = "the reference, and the policy that is compared with, is what a method starts from"
 
 
@@ -47,22 +51,30 @@ class Extent:
         return {name: value for name, value in given.items() if value is not None}
 
 
-def add_extent_flags(parser: ArgumentParser) -> None:
-    """Add the flags that say how much a run does."""
+def add_extent_flags(parser: ArgumentParser, evaluate: str = EVALUATE_HELP) -> None:
+    """Add the flags that say what methods start from, and how much is evaluated.
+
+    Args:
+        parser: of `tandem run` or of `tandem bench`.
+        evaluate: the help of --evaluate.
+    """
     parser.add_argument(
         "--start",
         type=Literal["sft", "model"] | None,  # type: ignore[arg-type]
         default=None,
         help="sft: train on the chosen answers first; model: start from the model as it is. By "
-        "default model where it has a chat template and no --sft setting is given",
+        "default model where it is your own, has a chat template, and SFT has no settings",
     )
     parser.add_argument(
         "--evaluate",
         type=Literal["none", "quick", "full"] | None,  # type: ignore[arg-type]
         default=None,
-        help="quick: held-out losses and samples, the default with --data; full: reward models are "
-        "fitted that compare the policies, the default with --task; none: train alone",
+        help=evaluate,
     )
+
+
+def add_test_set_flag(parser: ArgumentParser) -> None:
+    """Add the flag that names a test set."""
     parser.add_argument(
         "--eval_data",
         type=str | None,  # type: ignore[arg-type]
@@ -103,7 +115,9 @@ def resolve_extent(
     needs_start = "pi_sft" in inspect.signature(method.recipe).parameters
     if start is not None or not own or not needs_start:
         return Extent(start or "sft", evaluate, options.eval_data)
-    start, why = _choose_start(model, words, files)
+    asked = any(word.startswith("--sft.") for word in words)
+    asked = asked or any("sft" in read_file(file) for file in files)
+    start, why = choose_start(model, sft=asked)
     return Extent(start, evaluate, options.eval_data, f"starts from {why}: {START_WHY}")
 
 
@@ -122,11 +136,14 @@ def _extent_before(options: Namespace, method: str) -> dict[str, Any]:
     return {k: table[k] if table.get(k) in known[k] else first[k] for k in known}
 
 
-def _choose_start(
-    model: str | None, words: Sequence[str], files: Sequence[Path]
-) -> tuple[Literal["sft", "model"], str]:
-    asked = any(word.startswith("--sft.") for word in words)
-    if asked or any("sft" in read_file(file) for file in files):
+def choose_start(model: str | None, *, sft: bool) -> tuple[Literal["sft", "model"], str]:
+    """Return what methods start from where nobody has said it, and why.
+
+    Args:
+        model: your model's folder, or None.
+        sft: SFT is spoken of: it has settings, or a claim is about it.
+    """
+    if sft:
         return "sft", "the model after SFT, because SFT has settings here (--start model: without)"
     if model is not None and _has_template(Path(model)):
         return (

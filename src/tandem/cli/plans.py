@@ -1,8 +1,8 @@
 """A plan from a file, a preset and flags. Every mistake in it is found before anything runs.
 
-A plan's file is TOML or YAML: title, question, task, seeds, exam, referee, claims, [sizes],
-[settings.METHOD], [costs], and one [[entry]] a row with name, method, recipe, settings and the
-paper's numbers. Flags win over the file.
+A plan's file is TOML or YAML: title, question, task, seeds, exam, referee, start, evaluate,
+claims, [sizes], [settings.METHOD], [costs], and one [[entry]] a row with name, method, recipe,
+settings and the paper's numbers. Flags win over the file.
 """
 
 from __future__ import annotations
@@ -45,8 +45,11 @@ CHOSEN = "preset.json"
 
 KEYS: dict[str, type] = {
     "title": str, "question": str, "task": str, "seeds": int, "exam": int, "referee": bool,
-    "claims": list, "sizes": dict, "settings": dict, "costs": dict, "entry": list,
+    "claims": list, "sizes": dict, "settings": dict, "costs": dict, "entry": list, "start": str,
+    "evaluate": str,
 }  # fmt: skip
+CHOICES = {"start": ("sft", "model"), "evaluate": ("none", "quick", "full")}
+"""Keys of a plan that are flags too, and what they may say."""
 ENTRY: dict[str, type] = {
     "name": str, "method": str, "recipe": str, "settings": dict, "paper": dict,
 }  # fmt: skip
@@ -81,6 +84,8 @@ def make_plan(options: Any) -> Plan:
         claims += parse_claims(text)
     count, most = _seed_counts(options, table)
     sizes = with_table_values(Sizes(), task_settings(start.get("task")).get("sizes", {}))
+    spoken = "sft" in common or any("sft" in row.get("settings", {}) for row in rows)
+    own = "sft" if spoken else "auto"
     return Plan(
         title=table.get("title", "methods compared"),
         question=table.get("question", "Which method is better than SFT on the same prompts?"),
@@ -94,8 +99,22 @@ def make_plan(options: Any) -> Plan:
         seconds=parse_duration(options.budget) if options.budget else None,
         reading=reading_options(options),
         costs={name: float(x) for name, x in table.get("costs", {}).items() if name != "probe"},
+        start=_chosen(options, table, "start") or (own if "data" in start else "sft"),
+        evaluate=_chosen(options, table, "evaluate") or "full",
         **start,
     )
+
+
+def _chosen(options: Any, table: Mapping[str, Any], name: str) -> Any:
+    """Return what the flag says, else the plan's file, else None."""
+    said = getattr(options, name) or table.get(name)
+    if said is not None and said not in CHOICES[name]:
+        raise ConfigError(
+            f"{name} = {said!r}.{nearest_name(str(said), CHOICES[name])}",
+            f"{name} is one of {', '.join(CHOICES[name])}",
+            f"correct it in {options.file or options.preset}, or give --{name}",
+        )
+    return said
 
 
 def _seed_counts(options: Any, table: Mapping[str, Any]) -> tuple[int, int]:

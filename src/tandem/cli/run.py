@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.cli.extent import Extent, add_extent_flags, resolve_extent
+from tandem.cli.extent import Extent, add_extent_flags, add_test_set_flag, resolve_extent
 from tandem.cli.other_names import NEAREST_METHODS
 from tandem.cli.reading import (
     FLAGS,
@@ -94,11 +94,12 @@ def run_command_line(words: Sequence[str]) -> int:
         task = replace(task, notes=(*task.notes, extent.note))
     if folder is not None:
         check_answer_lengths(folder, [(method.name, configs)])
-    from tandem.pipeline.labels import check_demonstrations, check_labels, explain_few_held_out
+    from tandem.pipeline import labels
 
-    check_labels(method, task, configs[method.name])
-    check_demonstrations(method, task, extent.start)
-    warning = explain_few_held_out(method, task)
+    labels.check_labels(method, task, configs[method.name])
+    labels.check_demonstrations(method, task, extent.start)
+    labels.check_prompts(method, task)
+    warning = labels.explain_few_held_out(method, task)
     rules = encoding_rules(options, run_folder(method.name, options, task), task.base.path)
     if rules.max_length is not None:
         check_length(rules.max_length, task.base.path)
@@ -208,6 +209,7 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
         "--resume", action="store_true", help="the default: finished stages are kept"
     )
     add_extent_flags(parser)
+    add_test_set_flag(parser)
     add_reading_flags(parser)
     add_encoding_flags(parser)
     add_settings(parser, configs)

@@ -150,7 +150,7 @@ class OpenRemoteReward:
     def _scores(self, body: Body, size: int, answer: Body) -> list[float]:
         try:
             return _read_scores(self.judge.route, answer, size)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             self.session.forget(body)
             raise EngineError(
                 f"{self.judge.server.url} gave no {size} scores: {error}",
@@ -224,10 +224,10 @@ class RemotePreference:
     def _read(self, session: JsonSession, body: Body, answer: Body) -> list[float]:
         size = len(body["inputs"])
         try:
-            found = _numbers(answer["preferences"], size)
+            found = _numbers(_column(answer, "preferences"), size)
             if not all(0 <= p <= 1 for p in found):
                 raise ValueError(f"a probability of {min(found):g} or {max(found):g}")
-        except (KeyError, TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             session.forget(body)
             raise EngineError(
                 f"{self.server.url} gave no {size} probabilities: {error}",
@@ -257,15 +257,29 @@ def _asked(prompt: Prompt) -> str:
 
 def _read_scores(route: Route, answer: Body, size: int) -> list[float]:
     if route == "rewards":
-        return _numbers(answer["scores"], size)
-    rows = cast("list[dict[str, Any]]", answer["data"])
-    if len(rows) != size:
+        return _numbers(_column(answer, "scores"), size)
+    rows: Any = _column(answer, "data")
+    if not isinstance(rows, list):
+        raise TypeError(f"`data` is {str(rows)[:40]}, no list")
+    if len(rows := cast("list[Any]", rows)) != size:
         raise ValueError(f"{len(rows)} rows")
-    ordered = sorted(rows, key=lambda row: int(row.get("index", 0)))
-    if [int(row.get("index", k)) for k, row in enumerate(ordered)] != list(range(size)):
+    places = [row.get("index", k) if isinstance(row, dict) else k for k, row in enumerate(rows)]
+    if any(type(k) is not int for k in places) or sorted(places) != list(range(size)):
         raise ValueError("rows whose `index` does not count the inputs")
+    ordered = [row for _, row in sorted(zip(places, rows, strict=True), key=lambda x: x[0])]
     column = {"classify": "probs", "pooling": "data", "score": "score"}[route]
-    return _numbers([_single(row[column]) for row in ordered], size)
+    return _numbers([_single(_column(row, column)) for row in ordered], size)
+
+
+def _column(table: Any, name: str) -> Any:
+    """Return what a table says under a name; raise ValueError where it says nothing."""
+    if not isinstance(table, dict):
+        raise TypeError(f"{str(table)[:40]} is no table")
+    known = cast("dict[str, Any]", table)
+    if name not in known:
+        there = ", ".join(f"`{str(k)[:20]}`" for k in [*known][:5]) or "nothing"
+        raise ValueError(f"`{name}` is missing; it has {there}")
+    return known[name]
 
 
 def _single(value: Any) -> Any:
@@ -287,7 +301,11 @@ def _numbers(values: Any, size: int) -> list[float]:
     for value in cast("list[Any]", values):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{str(value)[:40]!r} is no number")
-        if not math.isfinite(number := float(value)):
-            raise ValueError(f"{value} is not finite")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ValueError(f"{str(value)[:40]} is not finite")
         found.append(number)
     return found

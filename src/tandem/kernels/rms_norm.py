@@ -11,6 +11,7 @@ off; that is put back. `benchmarks/norms.py` measures it.
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import torch
@@ -73,12 +74,18 @@ def _quick(own: type[nn.Module]) -> type[nn.Module]:
     return type(own.__name__, (_Quick, own), {"__module__": own.__module__})
 
 
+@functools.cache
+def _takes_one(own: type[nn.Module]) -> bool:
+    """True for a forward of one input; a gated norm is given a gate as well."""
+    return len(inspect.signature(own.forward).parameters) == 2
+
+
 def _is_rms(module: nn.Module) -> bool:
     """True for a module that has a weight and an epsilon, and on some numbers computes x r w."""
     weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
     if eps is None or weight is None or weight.dim() != 1 or weight.device.type != "cpu":
         return False
-    if weight.dtype != torch.float32:
+    if weight.dtype != torch.float32 or not _takes_one(type(module)):
         return False
     x = torch.linspace(-2, 3, 3 * len(weight)).sin().view(3, -1)
     with torch.no_grad():

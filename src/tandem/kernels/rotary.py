@@ -58,12 +58,18 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rotate_heads(
-    own: Rotary, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor
+    own: Callable[..., tuple[Tensor, Tensor]],
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    *args: Any,
+    **more: Any,
 ) -> tuple[Tensor, Tensor]:
     """Turn queries and keys by their positions' angles, by the model's own function if need be."""
-    whole = cos.shape[-1] == q.shape[-1]
+    whole = cos.shape[-1] == q.shape[-1] and not args and not more
     if not whole or cos.dtype != torch.float32 or q.device.type != "cpu":
-        return own(q, k, cos, sin)
+        return own(q, k, cos, sin, *args, **more)
     return RotateHeads.apply(q, k, cos, sin)  # type: ignore[no-any-return]
 
 

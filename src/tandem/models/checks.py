@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tandem.errors import ModelError
 from tandem.models.folders import Source, check_exists, read_config
@@ -31,7 +31,8 @@ def check_policy(source: Source) -> None:
     Raises:
         ModelError: it is an adapter, is quantised in a way that is not opened here, reads more
             than text, is no causal language model, has sizes that no model has, its weights
-            cannot be read, or its tokenizer has tokens that the model has no row for.
+            cannot be read, its tokenizer has tokens that the model has no row for, or its settings
+            name an end that is no token.
     """
     _check_adapter(source)
     check_exists(source)
@@ -45,6 +46,7 @@ def check_policy(source: Source) -> None:
     check_stored(source, config, stored)
     check_rows(source)
     _check_table(source, config, stored)
+    _check_ends(source, config)
 
 
 def check_rows(source: Source) -> None:
@@ -154,6 +156,38 @@ def _check_table(source: Source, config: Any, stored: Stored) -> None:
                 "mend vocab_size in config.json, or fetch config.json again from where the model "
                 "came from",
             )
+
+
+def _check_ends(source: Source, config: Any) -> None:
+    """Refuse an end or a padding token without a row: no answer could end by it."""
+    rows = int(getattr(config.get_text_config(), "vocab_size", 0) or 0)
+    for file in ("generation_config.json", "config.json"):
+        settings = _settings_in(Path(source) / file)
+        for name in ("eos_token_id", "pad_token_id"):
+            value: Any = settings.get(name)
+            for token in cast("list[Any]", value) if isinstance(value, list) else [value]:
+                known = isinstance(token, int) and not isinstance(token, bool)
+                if token is None or (known and token < max(rows, 1)):
+                    continue  # below 0 stands for none
+                raise ModelError(
+                    f"{source}: {file} says {name} = {str(value)[:60]}, and the table has {rows} "
+                    "rows",
+                    "a token without a row is never drawn, so no answer would end by it",
+                    f"mend {name} in {file}, or fetch the file again from where the model came "
+                    "from",
+                )
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    """Return what a file of settings holds; nothing where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    inner = found.get("text_config") if isinstance(found, dict) else {}
+    return (
+        {**(inner if isinstance(inner, dict) else {}), **found} if isinstance(found, dict) else {}
+    )
 
 
 def _check_causal(source: Source, config: Any) -> None:

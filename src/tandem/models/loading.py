@@ -45,6 +45,9 @@ HEADS = frozenset(
 )
 """Parts of names that belong to heads, or to buffers that are computed again."""
 
+RANDOM_PARTS = ("drop", "jitter")
+"""In names of what is random in training alone: dropout, left-out layers, noise of routers."""
+
 PAIR = "pair"
 """What `reads` says of a scalar model that reads two answers as one sequence."""
 EMBEDDING = "embedding"
@@ -291,13 +294,19 @@ def _ready(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
+        switch_off_chance(module)
         if isinstance(module, nn.Embedding):
             module.padding_idx = None  # the padding token may be EOS, which learns like any other
     if machine.checkpointing:
         recompute_activations(model)
     return model.to(resolve_device(machine))  # type: ignore[arg-type]
+
+
+def switch_off_chance(thing: Any) -> None:
+    """Set what a module or a configuration calls dropout, left-out layers or noise to 0."""
+    for name, value in list(vars(thing).items()):
+        if isinstance(value, float) and any(part in name for part in RANDOM_PARTS):
+            setattr(thing, name, 0.0)
 
 
 def recompute_activations(model: Any, *, products: bool = True) -> None:

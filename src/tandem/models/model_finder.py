@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tandem.errors import ModelError, nearest_name
@@ -146,6 +147,7 @@ def _merge_adapter(adapter: Path, depth: int) -> Path:
         try:
             with without_warnings(), without_peft_warnings():
                 wrapped: Any = PeftModel.from_pretrained(lm, str(adapter))
+                strange = _strange_weights(wrapped, adapter)
                 merged = wrapped.merge_and_unload()
         except UNREADABLE as error:
             raise ModelError(
@@ -154,9 +156,28 @@ def _merge_adapter(adapter: Path, depth: int) -> Path:
                 "give the adapter beside its own base: base_model_name_or_path in "
                 f"{ADAPTER_CONFIG} names it",
             ) from error
+        if strange:
+            raise ModelError(
+                f"{adapter} cannot be put on {base}: {len(strange)} weights have no place in it or "
+                f"are missing, first {strange[0]}",
+                "what has no place would be left out, and the model would be its base",
+                "give the adapter beside its own base: base_model_name_or_path in "
+                f"{ADAPTER_CONFIG} names it",
+            )
         save_model(merged, _adapter_tokenizer(adapter, base), out, dtype=stored_dtype(base))
 
     return _kept(f"merged-{fingerprint(mark)}", make)
+
+
+def _strange_weights(wrapped: Any, adapter: Path) -> list[str]:
+    """Return what an adapter's file holds that the model has no place for, and what it lacks."""
+    from peft import get_peft_model_state_dict
+
+    with safe_open(adapter / ADAPTER_WEIGHTS, framework="numpy") as file:
+        given = set(file.keys())
+    placed = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    known = placed | set(wrapped.state_dict())
+    return sorted((given - known) | {name for name in placed - given if "lora_" in name})
 
 
 def _adapter_tokenizer(adapter: Path, base: Path) -> PreTrainedTokenizerBase:

@@ -11,7 +11,7 @@ from tandem.models.devices import resolve_precision
 from tandem.models.folders import Source
 from tandem.models.lora import add_adapters
 from tandem.models.packed import PackedModel
-from tandem.models.probe import probe_layout
+from tandem.models.probe import check_training_mode, probe_layout
 from tandem.models.quantised import check_adapters
 from tandem.rng import Seed
 
@@ -81,4 +81,6 @@ def _opened(lm: Any, machine: Machine, train: bool) -> PackedModel:
     trunk = PackedModel(lm, dtype=resolve_precision(machine))
     if machine.layout == "auto":
         probe_layout(trunk, compiled=machine.compiled)
+    if train:
+        check_training_mode(trunk)
     return trunk.train(train)

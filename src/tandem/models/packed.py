@@ -25,6 +25,9 @@ from tandem.batching.packing import Layout
 from tandem.batching.ragged import Ragged
 from tandem.kernels.logprobs import Logits, token_logp
 
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What architectures call the value that their logits do not reach."""
+
 
 class PackedModel(nn.Module):
     """A Hugging Face model with its heads, read one packed batch at a time.
@@ -62,7 +65,9 @@ class PackedModel(nn.Module):
     @property
     def body(self) -> nn.Module:
         """The transformer below the head."""
-        return getattr(self.inner, self.inner.base_model_prefix)
+        inner: Any = self.inner
+        found = getattr(inner, inner.base_model_prefix, None)
+        return inner.model if found is None else found  # a text model of a larger family
 
     @property
     def device(self) -> torch.device:
@@ -97,7 +102,7 @@ class PackedModel(nn.Module):
             states = self.states(tokens, *(name for name, wanted in read.items() if wanted))
         fields: dict[str, Any] = {}
         if logp:
-            values, ent = self._logp(states["source"], tokens.target, entropy)
+            values, ent = self.read_head(states["source"], tokens.target, entropy)
             fields["logp"] = Ragged(values, tokens.owner, tokens.n)
             fields["entropy"] = None if ent is None else Ragged(ent, tokens.owner, tokens.n)
         if "value" in self.heads:
@@ -129,18 +134,24 @@ class PackedModel(nn.Module):
         states = out.last_hidden_state.flatten(0, 1)
         return {name: states[at[name]] for name in names}
 
-    def _logp(self, h: Tensor, target: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def read_head(
+        self, h: Tensor, target: Tensor, entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return log-probabilities [T] of targets [T] under states [T, d], and entropies."""
         head: Any = self.inner.get_output_embeddings()
         form = self.logits()
         form = Logits(form.scale / self.temperature, form.cap)
-        return token_logp(h.to(self.dtype), head.weight, head.bias, target, form, entropy)
+        bias = getattr(head, "bias", None)
+        return token_logp(h.to(self.dtype), head.weight, bias, target, form, entropy)
 
     def logits(self) -> Logits:
         """What this architecture does to its logits, from its configuration."""
         config = self.inner.config
         scale = float(getattr(config, "logit_scale", None) or 1.0)
+        scale *= float(getattr(config, "lm_head_multiplier", None) or 1.0)
         scale /= float(getattr(config, "logits_scaling", None) or 1.0)
-        return Logits(scale, getattr(config, "final_logit_softcapping", None))
+        caps = (getattr(config, name, None) for name in CAPS)
+        return Logits(scale, next((float(cap) for cap in caps if cap), None))
 
 
 class ActorCritic(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tandem.batching.attention_plan import AttentionPlan
 from tandem.batching.batch import Packed
@@ -16,7 +16,13 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ModelError
 from tandem.kernels import attention
 from tandem.kernels.last_layer import find_last_layer
+from tandem.models.loading import switch_off_chance
 from tandem.models.packed import PackedModel
+
+SAME_MODE = 1e-3
+"""Nats that a reading in training mode may differ by."""
+LOUD = 16.0
+"""So many times as large as they are, the states are given to the head once."""
 
 
 def probe_layout(trunk: PackedModel, *, compiled: bool = False) -> Layout:
@@ -29,8 +35,8 @@ def probe_layout(trunk: PackedModel, *, compiled: bool = False) -> Layout:
     With `compiled` it takes FlexAttention, or blocks where that fails or does not agree.
 
     Raises:
-        ModelError: the log-probabilities differ from the model's own logits: the kernel does not
-            know what this architecture does to them.
+        ModelError: the architecture is not read in this way; or the log-probabilities differ from
+            the model's own logits: the kernel does not know what it does to them.
     """
     groups = toy_groups(int(trunk.inner.config.vocab_size))
     dtype, trunk.dtype = trunk.dtype, torch.float32
@@ -40,8 +46,8 @@ def probe_layout(trunk: PackedModel, *, compiled: bool = False) -> Layout:
     try:
         with torch.no_grad():
             rows = pack_groups(groups, "rows").to(trunk.device).tokens
-            wanted = _reading(trunk, rows)
-            _same_as_own_logits(trunk, rows, wanted)
+            wanted = _first_reading(trunk, rows)
+            _same_as_own_logits(trunk, rows)
             trunk.layout = "rows"
             ways = (attention.COMPILED,) * compiled + (attention.IMPLEMENTATION,)
             if any(_shares(trunk, way, groups, wanted) for way in ways):
@@ -53,6 +59,52 @@ def probe_layout(trunk: PackedModel, *, compiled: bool = False) -> Layout:
         trunk.dtype = dtype
         trunk.train(training)
     return trunk.layout
+
+
+def check_training_mode(trunk: PackedModel) -> None:
+    """Refuse a model that is another function while it is trained.
+
+    Dropout is off everywhere. A model that hides more of it, or another source of chance, would be
+    trained as one policy and sampled as another. Some read it from their configuration in every
+    forward pass: it is then set to 0 there as well.
+
+    Raises:
+        ModelError: it says something else in training mode.
+    """
+    if _training_gap(trunk) < SAME_MODE:
+        return
+    switch_off_chance(trunk.inner.config)
+    if not (gap := _training_gap(trunk)) < SAME_MODE:
+        raise ModelError(
+            f"{type(trunk.inner).__name__} says something else while it is trained: {gap:.3g} nats",
+            "a policy that is sampled and a policy that is trained have to be one function",
+            "set every dropout of its config.json to 0; or take another model, where that is so",
+        )
+
+
+def _training_gap(trunk: PackedModel) -> float:
+    groups = toy_groups(int(trunk.inner.config.vocab_size))
+    tokens = pack_groups(groups, trunk.layout).to(trunk.device).tokens
+    dtype, trunk.dtype, training = trunk.dtype, torch.float32, trunk.training
+    try:
+        with torch.no_grad():
+            still, moved = (_reading(trunk.train(mode), tokens) for mode in (False, True))
+    finally:
+        trunk.dtype = dtype
+        trunk.train(training)
+    return float((still - moved).abs().max())
+
+
+def _first_reading(trunk: PackedModel, rows: Packed) -> Tensor:
+    try:
+        return _reading(trunk, rows)
+    except (AssertionError, AttributeError, TypeError, ValueError, LookupError) as error:
+        raise ModelError(
+            f"{type(trunk.inner).__name__} cannot be read: {type(error).__name__}: "
+            f"{str(error)[:200]}",
+            "a body below the head takes tokens and their positions, and gives states",
+            "use a decoder such as Llama, Qwen, Gemma, Mistral or GPT-2",
+        ) from error
 
 
 def _shares(trunk: PackedModel, way: str, groups: list[Group], wanted: Tensor) -> bool:
@@ -163,12 +215,17 @@ def _reading(trunk: PackedModel, tokens: Packed) -> Tensor:
     return out.features if out.logp is None else out.logp.values
 
 
-def _same_as_own_logits(trunk: PackedModel, rows: Packed, wanted: Tensor) -> None:
-    if trunk.inner.get_output_embeddings() is None:
+def _same_as_own_logits(trunk: PackedModel, rows: Packed) -> None:
+    """Compare the kernel with the model's own logits, as they are and with louder states.
+
+    A cap on the logits does next to nothing to a model that was never trained, and much to one
+    that was. So the states are also given to the head `LOUD` times as large.
+    """
+    head = trunk.inner.get_output_embeddings()
+    if head is None:
         return
-    own = trunk.inner(input_ids=rows.ids, attention_mask=rows.real.long()).logits.float()
-    logp = (own / trunk.temperature).log_softmax(-1).flatten(0, 1)[rows.source]
-    gap = (logp.gather(1, rows.target[:, None])[:, 0] - wanted).abs().max().item()
+    states = trunk.states(rows, "source")["source"]
+    gap = max(_gap_to_own_logits(trunk, rows, states, head, loud) / loud for loud in (1.0, LOUD))
     if not gap < 1e-3:
         raise ModelError(
             f"log-probabilities of {type(trunk.inner).__name__} differ from its own "
@@ -177,6 +234,19 @@ def _same_as_own_logits(trunk: PackedModel, rows: Packed, wanted: Tensor) -> Non
             "would optimise another model than the one that is saved",
             "use an architecture with a plain, scaled or soft-capped language head",
         )
+
+
+def _gap_to_own_logits(
+    trunk: PackedModel, rows: Packed, states: Tensor, head: nn.Module, loud: float
+) -> float:
+    ours, _ = trunk.read_head(states * loud, rows.target)
+    hook = head.register_forward_pre_hook(lambda _, given: (given[0] * loud, *given[1:]))
+    try:
+        own = trunk.inner(input_ids=rows.ids, attention_mask=rows.real.long()).logits.float()
+    finally:
+        hook.remove()
+    logp = (own / trunk.temperature).log_softmax(-1).flatten(0, 1)[rows.source]
+    return float((logp.gather(1, rows.target[:, None])[:, 0] - ours).abs().max())
 
 
 def toy_groups(vocabulary: int) -> list[Group]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
@@ -9,6 +12,7 @@ from transformers import (
 
 from tandem.data.chat.template_limits import check_template
 from tandem.data.chat.tokens import tokenizer_hash
+from tandem.data.record import IntArray
 from tandem.errors import ModelError
 from tandem.models.folders import UNREADABLE, Source, check_exists, first_line
 
@@ -47,3 +51,25 @@ def load_tokenizer(source: Source, *, ends: bool = True) -> PreTrainedTokenizerB
 def same_tokens(a: Source, b: Source) -> bool:
     """Return True if two models read the same tokens."""
     return tokenizer_hash(load_tokenizer(a)) == tokenizer_hash(load_tokenizer(b))
+
+
+class UnknownTokens:
+    """Counts tokens that a tokenizer has no name for: rows of a table that was made longer.
+
+    A model can draw them, and they vanish from the text that is shown and judged.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        ids = list(tokenizer.get_vocab().values())
+        self.known = np.zeros(max(ids, default=0) + 1, np.bool_)
+        self.known[ids] = True
+        self.found = self.seen = 0
+
+    def count_in(self, tokens: IntArray) -> None:
+        """Count the tokens of one answer."""
+        inside = tokens[tokens < len(self.known)]
+        self.seen += len(tokens)
+        self.found += len(tokens) - int(self.known[inside].sum())

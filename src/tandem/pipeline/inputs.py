@@ -313,7 +313,7 @@ class Inputs:
         """Run a method's recipe on what it names; return the result and its stages' seconds."""
         wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
         cfg = with_shared_parts(self.configs[method.name], self.configs)
-        unread = ("validation",) if _learns_offline(cfg) else ()
+        unread = () if self.labelled and not _learns_offline(cfg) else ("validation",)
         given = {name: None if name in unread else getattr(self, name) for name in wanted}
         before = set(self.run.called)
         result = method.recipe(self.run, **given, cfg=cfg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from tandem.data.chat.transcripts import is_whole_text
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
 from tandem.methods import Method
@@ -13,11 +14,12 @@ from tandem.statistics import explain_few_prompts
 from tandem.tasks import Task
 
 TEACHERS = (
-    "let a language model score (`tandem run direct`), or score answers in Python "
+    "let a language model judge (`tandem run rlaif --rlaif.learn dpo`), or score answers in Python "
     "(examples/grpo_with_your_reward.py)"
 )
 COMPARED = {"D", "r_phi", "held_out", "validation"}
 """Inputs that are made from comparisons."""
+FITTED = {"preference_judge", *COMPARED}
 
 
 def check_labels(method: Method, task: Task, cfg: Any = None) -> None:
@@ -47,8 +49,10 @@ def check_labels(method: Method, task: Task, cfg: Any = None) -> None:
         )
     if method.name == "kto" and task.preferences is not None:
         _require_two_prompts(task.preferences)
-    wanted = COMPARED & set(inspect.signature(method.recipe).parameters)
-    if not wanted or task.compared:
+    wanted = set(inspect.signature(method.recipe).parameters)
+    if FITTED & wanted == {"validation"}:
+        wanted -= {"validation"}  # a language model judges, and people only look on
+    if not COMPARED & wanted or task.compared:
         return
     if method.name == "kto" and task.preferences is not None:
         require_both_marks(task.preferences)
@@ -88,6 +92,42 @@ def check_demonstrations(method: Method, task: Task, start: str) -> None:
         f"{task.name} holds prompts alone, and {method.name} begins with answers to imitate",
         "supervised fine-tuning learns from prompts with a good answer each",
         f"{before}give data with answers (`completion`, or `messages`), or {TEACHERS}",
+    )
+
+
+def check_prompts(method: Method, task: Task) -> None:
+    """Refuse data whose prompts are not what a method answers.
+
+    Args:
+        method: the method.
+        task: its data.
+
+    Raises:
+        DataError: the method samples answers to prompts, and the data holds whole texts; or it
+            needs questions with one checkable answer, and there are none.
+    """
+    wanted = set(inspect.signature(method.recipe).parameters)
+    if "prompts" in wanted and any(is_whole_text(g.prompt) for g in task.prompts[:1]):
+        raise DataError(
+            f"{task.name} holds whole texts without a prompt, and {method.name} answers prompts",
+            "there is nothing to answer",
+            "train on the texts with `tandem run sft`, or give data with `prompt` or `messages`",
+        )
+    if "wording" not in wanted:
+        return
+    keyed = "truth" in wanted or method.row.asks == "answer"  # learns from the keys themselves
+    known = all("answer" in g.prompt.meta for g in task.prompts[:1])
+    if task.wording is not None and (known or not keyed):
+        return
+    rows = 'give --data with rows like {"question": "...", "answer": "... #### 42"}'
+    alone = "or add --eval_data FILE, a test set of such rows: it learns from questions alone"
+    raise DataError(
+        f"{task.name} holds no questions with one checkable answer, and {method.name} needs them",
+        "it learns from answers that are right by a key"
+        if keyed
+        else "what came out is examined by how many questions with a key it answers right",
+        f"{rows}; {'' if keyed else f'{alone}; '}to see how it goes, "
+        f"`tandem run {method.name} --task micro-arithmetic`",
     )
 
 

@@ -46,17 +46,30 @@ def evaluate_quickly(inputs: Inputs, method: Method, result: Any) -> str:
 
 def _policy_parts(inputs: Inputs, result: Policy) -> list[str]:
     policies = known_policies(inputs, result, sft="sft" in inputs.run.called)
-    models = {name: p for name, p in policies.items() if isinstance(p, Checkpoint)}
     before = "SFT" in policies and str(result) != "SFT"
     start, parts = "SFT" if before else "base", list[str]()
     if inputs.task.marked and isinstance(result, Checkpoint):
         exam = inputs.run("marks-exam", evaluate_marks, result, inputs.pi_sft, inputs.held_out)
         parts.append(f"held-out marks, scored by log pi - log pi_0\n{exam['text']}")
-    elif (held := _answered(inputs)) is not None:
+    else:
+        return compare_policies(inputs, policies, start)
+    return [*parts, show_samples(inputs, policies)]
+
+
+def compare_policies(inputs: Inputs, policies: Mapping[str, Policy], start: str) -> list[str]:
+    """Read held-out answers with policies where there are any, and show samples of all.
+
+    Args:
+        inputs: whose held-out answers and prompts are taken.
+        policies: by name; ways of decoding one are shown, and read nothing.
+        start: the policy that training started from.
+    """
+    models = {name: p for name, p in policies.items() if isinstance(p, Checkpoint)}
+    parts: list[str] = []
+    if (held := _answered(inputs)) is not None:
         exam = inputs.run("held-out-exam", evaluate_held_out, models, held, start=start)
         parts.append(exam["text"])
-    parts.append(show_samples(inputs, policies))
-    return parts
+    return [*parts, show_samples(inputs, policies)]
 
 
 def known_policies(inputs: Inputs, result: Policy, *, sft: bool) -> dict[str, Policy]:

@@ -86,7 +86,7 @@ def plan_stages(
         stages.append(
             PlannedStage("preferences", f"{asked:,} x 2 answers", drawn=2 * asked * sizes.longest)
         )
-    rewards = (1 if "r_phi" in wanted else 0) + (1 if "validation" in wanted else 0)
+    rewards = sum(name in wanted for name in ("r_phi", "validation")) if task.compared else 0
     if rewards:
         stages.append(_rewards("reward", rewards, configs["reward"], sizes))
     stages.append(_method(method, configs, sizes))

@@ -16,7 +16,7 @@ from tandem.judges import Judge, open_judge
 from tandem.machine import Machine
 from tandem.models.opening import open_policy
 from tandem.models.tokenise import tokenise
-from tandem.models.tokenizers import load_tokenizer
+from tandem.models.tokenizers import UnknownTokens, load_tokenizer
 from tandem.operators.columns import scores_of
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -97,10 +97,19 @@ def sample(
     tokenizer = load_tokenizer(policy.path)
     engine = open_engine(trunk, tokenizer, machine)
     own = tokenise((Group(g.prompt) for g in prompts), tokenizer)
+    unknown = UnknownTokens(tokenizer)
     for done, group in enumerate(engine.sample(own, n, sampling, seed), 1):
+        for completion in group.completions:
+            unknown.count_in(completion.tokens)
         yield _by(policy)(group)
         if done % 64 == 0 or done == len(prompts):
             events.progress(done, len(prompts), "prompts")
+    if unknown.found:
+        text = (
+            f"{unknown.found:,} of {unknown.seen:,} drawn tokens have no name in the tokenizer: "
+            "they are missing in the text (the model's table is longer than its tokenizer)"
+        )
+        events.log("unknown-tokens", text=text, found=unknown.found, drawn=unknown.seen)
 
 
 def _by(policy: Policy) -> Callable[[Group], Group]:

@@ -34,7 +34,7 @@ def task_from_files(
     Prompts are split by a hash of their text. Another share is held back for a gold reward, which
     judges policies and trains none; where that would be fewer than 200 comparisons, nothing is
     held back for it. The best answer of every training group is its demonstration. Questions with
-    an answer key (GSM8K's columns) bring a judge that knows it.
+    an answer key (GSM8K's columns), to train on or to examine with, bring a judge that knows it.
 
     Args:
         model: a Hugging Face folder.
@@ -50,10 +50,12 @@ def task_from_files(
     base = model if isinstance(model, Checkpoint) else Checkpoint(Path(model), Path(model).name)
     found = reading.read(data)
     notes = [f"{data}: {found.format}, because {found.why}", *found.notes.lines()]
+    keyed = found.format == "gsm8k"
     if eval_data is None:
         train, held_out = _split(found, data, sizes.held_out_share)
     else:
-        test = reading.read(eval_data)
+        test = _read_test_set(reading, eval_data, notes)
+        keyed = keyed or test.format == "gsm8k"
         notes += [f"{eval_data}: {test.format}, because {test.why}", *test.notes.lines()]
         train, held_out = without_prompts(found.groups, test.groups), test.groups
         if twice := len(found.groups) - len(train):
@@ -62,7 +64,7 @@ def task_from_files(
     train, gold = without_gold(train, sizes, notes)
     if few := explain_few_prompts(len(distinct_prompts(held_out))):
         notes.append(few)
-    wording = gsm8k.GSM8K_WORDING if found.format == "gsm8k" else None
+    wording = gsm8k.GSM8K_WORDING if keyed else None
     judged = any(g.preferences or g.scores is not None for g in train)
     if not judged and (several := sum(len(g) > 1 for g in train)):
         notes.append(
@@ -84,6 +86,21 @@ def task_from_files(
         wording=wording,
         notes=tuple(notes),
     )
+
+
+def _read_test_set(reading: ReadingOptions, path: Path | str, notes: list[str]) -> DataRead:
+    """Read a test set; without --columns where these are names of the training data alone."""
+    try:
+        return reading.read(path)
+    except DataError as error:
+        if not reading.columns or "no column" not in error.what:
+            raise
+        try:
+            found = replace(reading, columns="").read(path)
+        except DataError:
+            raise error from None
+        notes.append(f"{path}: read without --columns, which names no columns of it")
+        return found
 
 
 def without_gold(train: Groups, sizes: Sizes, notes: list[str]) -> tuple[Groups, Groups | None]:

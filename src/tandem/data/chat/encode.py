@@ -19,6 +19,7 @@ from tandem.data.cached_groups import keep_groups
 from tandem.data.chat.spans import AnswerText, answer_text, prompt_text
 from tandem.data.chat.template import TemplateRefused, tools_of
 from tandem.data.chat.tokens import Ids, TokenizerTraits, tokenizer_hash
+from tandem.data.chat.transcripts import is_whole_text
 from tandem.data.chat.truncate import TRUNCATIONS, Counts, Truncation, fit_to_length
 from tandem.data.groups import Groups
 from tandem.data.record import BoolArray, Completion, Group
@@ -197,6 +198,11 @@ class _Laid:
     answers: tuple[AnswerText, ...]
     templated: bool
 
+    @property
+    def is_one_text(self) -> bool:
+        """True where prompt and answer are tokenised as one."""
+        return self.templated or is_whole_text(self.group.prompt)
+
 
 def _lay_out(group: Group, tokens: TokenizerTraits, counts: Counts) -> _Laid | None:
     messages = group.prompt.messages
@@ -212,7 +218,8 @@ def _lay_out(group: Group, tokens: TokenizerTraits, counts: Counts) -> _Laid | N
     if tools_of(group.prompt):
         counts.tools_unread += not (tokens.templated and tokens.template.takes_tools)
     counts.transcripts += messages is not None and not tokens.templated
-    rendered = any(name in prompt for name in tokens.specials)
+    shown = prompt or "".join(a.text for a in answers)  # a whole text has no prompt
+    rendered = any(name in shown for name in tokens.specials)
     counts.plain += messages is None and tokens.templated and not rendered
     return _Laid(group, prompt, answers, messages is not None and tokens.templated)
 
@@ -226,13 +233,13 @@ class _Ids:
 
     @classmethod
     def of(cls, laid: Sequence[_Laid], tokens: TokenizerTraits) -> _Ids:
-        whole = [x.prompt + a.text for x in laid if x.templated for a in x.answers]
+        whole = [x.prompt + a.text for x in laid if x.is_one_text for a in x.answers]
         standing = list(dict.fromkeys([x.prompt for x in laid] + whole))
         pieces = [
             text
             for x in laid
             for a in x.answers
-            if not x.templated or len(a.pieces) > 1
+            if not x.is_one_text or len(a.pieces) > 1
             for text, _ in a.pieces
         ]
         pieces = list(dict.fromkeys(pieces))
@@ -246,7 +253,7 @@ def _with_tokens(laid: _Laid, ids: _Ids, tokens: TokenizerTraits, counts: Counts
     start = ids.standing[laid.prompt]
     if not laid.templated and start[: len(tokens.bos)] != tokens.bos:
         start = [*tokens.bos, *start]
-    if not start:
+    if not start and not is_whole_text(laid.group.prompt):
         raise DataError(
             f"group {laid.group.id}: the prompt {laid.prompt[:40]!r} has no tokens",
             "the first token of a completion is predicted from the last one of its prompt",
@@ -258,6 +265,9 @@ def _with_tokens(laid: _Laid, ids: _Ids, tokens: TokenizerTraits, counts: Counts
         out, mask = _joined(answer, whole, ids, tokens)
         counts.merged += laid.templated and out != whole
         completions.append(_ended(completion, answer, out, mask, tokens))
+    if not start:  # a whole text without BOS: nothing predicts its first token
+        start = [int(t) for c in completions for t in c.tokens[:1]] or [tokens.eos]
+        completions = [replace(c, tokens=c.tokens[1:]) for c in completions]
     prompt = replace(laid.group.prompt, text=laid.prompt, tokens=np.array(start, np.int32))
     return replace(laid.group, prompt=prompt, completions=tuple(completions))
 
@@ -267,7 +277,7 @@ def _behind(laid: _Laid, answer: AnswerText, ids: _Ids) -> Ids | None:
 
     None if the conversation was not encoded as a whole, or if one token spans both.
     """
-    if not laid.templated:
+    if not laid.is_one_text:
         return None
     start, whole = ids.standing[laid.prompt], ids.standing[laid.prompt + answer.text]
     return whole[len(start) :] if whole[: len(start)] == start else None

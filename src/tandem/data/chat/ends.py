@@ -78,4 +78,4 @@ def named_ends(settings: Any) -> tuple[int, ...]:
     """Return the ends that a generation config, or a model's config, names."""
     named: Any = getattr(settings, "eos_token_id", None)
     several: list[Any] = [*named] if isinstance(named, list | tuple) else [named]
-    return tuple(int(end) for end in several if end is not None)
+    return tuple(int(end) for end in several if end is not None and int(end) >= 0)

@@ -101,7 +101,8 @@ def _closed(pieces: list[tuple[str, bool]], stopped: bool, tokens: TokenizerTrai
     if not pieces:
         return AnswerText((), False)
     text, trained = pieces[-1]
-    end = next((s for s in tokens.specials if text.endswith(s)), None)
+    ends = (*tokens.specials, *tokens.closings)  # a turn may be closed by a token not so marked
+    end = next((s for s in ends if text.endswith(s)), None)
     if end is None or stopped:
         return AnswerText(tuple(pieces), end is not None)
     return AnswerText((*pieces[:-1], (text.removesuffix(end), trained)), False)

@@ -8,6 +8,7 @@ The one space behind the colon separates; it belongs to neither prompt nor answe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 ROLE_NAMES = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
+WHOLE_TEXT, SHOWN = "whole_text", 60
+"""Where `meta` keeps what tells whole texts apart, and characters of one that are shown."""
 
 
 def is_transcript(text: str) -> bool:
@@ -128,12 +131,35 @@ def answer_of(turns: Sequence[Message]) -> Completion:
 
 
 def prompt_key(prompt: Prompt) -> str:
-    """Return the text by which two prompts are the same, however each was written down."""
+    """Return the text by which two prompts are the same, however each was written down.
+
+    Whole texts have no prompt; their beginnings and a hash tell them apart.
+    """
     if prompt.messages is None:
-        return prompt.text
+        return str(prompt.meta[WHOLE_TEXT]) if is_whole_text(prompt) else prompt.text
     if len(prompt.messages) == 1 and prompt.messages[0]["role"] == "user":
         return str(prompt.messages[0].get("content"))
     return render_transcript(prompt.messages)
+
+
+def group_whole_text(text: str) -> Group:
+    """Return a text without a prompt as a group: all of it is trained on.
+
+    Example:
+        >>> prompt_key(group_whole_text("Barges float on rivers.").prompt)
+        'Barges float on rivers. (8b5d...)'
+    """
+    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    shown = " ".join(text[:SHOWN].split())
+    more = "..." if len(text) > SHOWN else ""
+    return Group(
+        Prompt("", "", meta={WHOLE_TEXT: f"{shown}{more} ({digest})"}), (Completion(text),)
+    )
+
+
+def is_whole_text(prompt: Prompt) -> bool:
+    """True for what stands in place of a prompt where a text has none."""
+    return not prompt.text and prompt.messages is None and WHOLE_TEXT in prompt.meta
 
 
 def groups_as_chat(groups: Groups) -> Groups:

@@ -31,11 +31,15 @@ ANSWERING = frozenset(
     "chosen rejected preferred dispreferred better worse winner loser candidate candidates".split()
 )
 """Words in the names of columns that hold answers; a reference (`answer`, `solution`) is none."""
+WRITTEN = frozenset(
+    "prompt answer answers summary summaries highlights target targets solution translation".split()
+)
+"""Words in the names of columns that somebody wrote about the text beside them."""
 WORDS_OF_A_PROMPT, LETTERS_OF_A_PROMPT = 3, 6
 
 ROLES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("prompt", "question", "query", "instruction", "problem", "input", "request", "post",
-               "context", "user"),
+               "context", "user", "q"),
     "chosen": ("chosen", "preferred", "better", "win", "winner", "accepted", "good", "positive",
                "best", "j"),
     "rejected": ("rejected", "reject", "dispreferred", "worse", "lose", "loser", "bad", "negative",
@@ -129,6 +133,14 @@ def answers_in(columns: Iterable[str], rows: Sequence[DataRow]) -> tuple[str, ..
     numbered = [c for c in columns if not ANSWERING.isdisjoint(name_words(c))]
     pairs = [c for c in columns if name_words(c)[:1] == ["answer"] and len(name_words(c)) > 1]
     return tuple(c for c in dict.fromkeys([*numbered, *pairs]) if _holds_texts(c, rows))
+
+
+def parts_in(columns: Iterable[str], rows: Sequence[DataRow]) -> tuple[str, ...]:
+    """Return the columns beside a text that look like a question, an answer or a judgment."""
+    names = list(columns)
+    written = [c for c in names if not WRITTEN.isdisjoint(name_words(c)) and _holds_texts(c, rows)]
+    looked = (questions_in, answers_in, judgments_in)
+    return tuple(dict.fromkeys([*(c for look in looked for c in look(names, rows)), *written]))
 
 
 def labels_in(columns: Iterable[str], rows: Sequence[DataRow]) -> tuple[str, ...]:

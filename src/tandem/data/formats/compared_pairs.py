@@ -1,6 +1,7 @@
 """Published comparisons of two numbered or lettered answers, with a column that says who won.
 
-PKU-SafeRLHF, SHP and the Chatbot Arena; and the ranked answers of Nectar.
+PKU-SafeRLHF, SHP and the Chatbot Arena; the scored answers of WebGPT, the summaries of TL;DR, and
+the ranked answers of Nectar.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 from tandem.data.formats import conversations
 from tandem.data.formats.fields import DataRow, SkipRow, require_text
+from tandem.data.formats.judged import score_group
 from tandem.data.formats.structured_text import open_structure
 from tandem.data.record import Completion, Group, Message, Preference, Prompt
 
@@ -34,6 +36,48 @@ def read_safe_rlhf(row: DataRow) -> Group:
 def read_shp(row: DataRow) -> Group:
     """`history`, `human_ref_A`, `human_ref_B`, `labels`: 1 where A was preferred, else 0."""
     return judged_pair(row, "history", ("human_ref_A", "human_ref_B"), float(row.label("labels")))
+
+
+def read_webgpt(row: DataRow) -> Group:
+    """`question`, `answer_0`, `answer_1`, `score_0`, `score_1`: the higher the better.
+
+    The question is a text, or an object with `full_text`.
+    """
+    asked = row.values["question"]
+    asked = open_structure(asked) if isinstance(asked, str) else asked
+    if isinstance(asked, dict):
+        full = cast("dict[str, Any]", asked).get("full_text")
+        row = replace(row, values={**row.values, "question": full})
+    prompt = conversations.ask_in_messages(*row.prompt("question"))
+    answers = row.answer("answer_0"), row.answer("answer_1")
+    conversations.refuse_equal(answers)
+    scores = [row.number("score_0"), row.number("score_1")]
+    return score_group(Group(Prompt("", *prompt), answers), scores)
+
+
+def read_tldr(row: DataRow) -> Group:
+    """`info` (the post), `summaries` of two, `choice`: 0 or 1, the better one."""
+    info, choice = row.values["info"], row.number("choice")
+    info = open_structure(info) if isinstance(info, str) else info
+    if not isinstance(info, dict):
+        row.wrong("info", info, "it is an object with `post` or `article`")
+    if choice not in (0, 1):
+        row.wrong("choice", choice, "it is the number of the chosen summary, 0 or 1")
+    answers = [e.answer("text") for e in row.entries("summaries")]
+    if len(answers) != 2:
+        row.wrong("summaries", row.values["summaries"], "there are two, and one was chosen")
+    conversations.refuse_equal(answers)
+    prompt = _post(DataRow(f"{row.place} info", cast("dict[str, Any]", info)))
+    return Group(Prompt("", prompt), tuple(answers), preferences=(_vote(1.0 - choice),))
+
+
+def _post(info: DataRow) -> str:
+    """Return a post as the data's authors show it to a model."""
+    shown = {"SUBREDDIT: r/": "subreddit", "TITLE: ": "title", "POST: ": "post"}
+    parts = [f"{head}{info.text(name)}" for head, name in shown.items() if info.has(name)]
+    if not info.has("post"):
+        parts.append(f"ARTICLE: {info.text('article')}")
+    return "\n\n".join([*parts, "TL;DR:"])
 
 
 def read_arena(row: DataRow) -> Group:

@@ -1,4 +1,4 @@
-"""Rows of pairs and demonstrations: Hugging Face (TRL) columns, HH transcripts, Alpaca.
+"""Rows of pairs and demonstrations: Hugging Face (TRL) columns, HH transcripts, Alpaca, texts.
 
 Each function makes one group of one row, with an empty id. A pair is (chosen, rejected) in this
 order, with the preference 0 over 1.
@@ -186,6 +186,14 @@ def read_instruction(row: DataRow) -> Group:
 def read_prompt(row: DataRow) -> Group:
     """`prompt` alone."""
     return Group(Prompt("", *row.prompt()))
+
+
+def read_text(row: DataRow) -> Group:
+    """`text` alone: there is no prompt, and the whole of it is trained on."""
+    text = row.text("text")
+    if not text.strip():
+        raise SkipRow("empty text")
+    return transcripts.group_whole_text(text)
 
 
 def instruction_prompt(row: DataRow, name: str = "instruction") -> tuple[str, Messages]:

@@ -9,6 +9,7 @@ from tandem.data.formats.column_names import (
     is_question,
     judgments_in,
     labels_in,
+    parts_in,
     questions_in,
     spell_columns,
     suggest_columns,
@@ -23,7 +24,7 @@ PEEK = 64
 """Rows that are looked at before the format is decided."""
 
 UNJUDGED = ("prompt-completion", "messages", "sharegpt", "alpaca", "gsm8k", "answers",
-            "prompt")  # fmt: skip
+            "prompt", "text")  # fmt: skip
 NEAREST = 4
 """Formats that an error names, where no format fits."""
 
@@ -94,6 +95,13 @@ def _refuse_guess(found: str, rows: Sequence[DataRow], name: str) -> None:
             found, rows, name, judgments_in, "answers that nobody judged",
             "several answers to a prompt are judged by `scores` or by `ranks`, one for each",
             "to read the answers without it",
+        )  # fmt: skip
+    elif found == "text":
+        _refuse_unread(
+            found, rows, name, parts_in, "whole texts",
+            "a text alone is trained on as it stands; what else somebody asked, wrote or judged "
+            "would be lost without a word",
+            "to train on the texts alone",
         )  # fmt: skip
     elif found in UNJUDGED:
         _refuse_unread_labels(found, rows, name)
@@ -189,6 +197,7 @@ def _say_columns(columns: set[str]) -> str:
         return f"say which columns hold what: {spell_columns(mapping)}"
     return (
         "write each row with the columns of one of them, for example "
-        '{"prompt": "...", "chosen": "...", "rejected": "..."}, or a whole text as '
-        '{"messages": [{"role": "user", "content": "..."}, ...]}'
+        '{"prompt": "...", "chosen": "...", "rejected": "..."}, a conversation as '
+        '{"messages": [{"role": "user", "content": "..."}, ...]}, or a whole text as '
+        '{"text": "..."}'
     )

@@ -244,7 +244,7 @@ class DataRow:
         return message
 
 
-TEXTS = frozenset({"prompt", "chosen", "rejected", "completion", "instruction", "output"})
+TEXTS = frozenset({"prompt", "chosen", "rejected", "completion", "instruction", "output", "text"})
 """Columns in which an empty CSV cell is an empty text, not a missing value."""
 
 

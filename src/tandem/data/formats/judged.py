@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -34,13 +35,22 @@ def read_ranked(row: DataRow) -> Group:
 
 def read_scored(row: DataRow) -> Group:
     """`prompt`, `completions`, `scores`: the higher the better; the margin is the difference."""
-    group, scores = _several(row, "scores")
+    return score_group(*_several(row, "scores"))
+
+
+def score_group(group: Group, scores: Sequence[float]) -> Group:
+    """Return the group with scores, and with a preference for every two that differ.
+
+    Args:
+        group: its answers.
+        scores: one an answer, the higher the better; the margin is the difference.
+    """
     votes = [
         Preference(i, j, margin=scores[i] - scores[j])
         for i, j in itertools.permutations(range(len(scores)), 2)
         if scores[i] > scores[j]
     ]
-    return Group(group.prompt, group.completions, np.array(scores), tuple(votes))
+    return replace(group, scores=np.array(scores), preferences=tuple(votes))
 
 
 def read_alpacaeval(row: DataRow) -> Group:

@@ -7,9 +7,7 @@ are read beside them by `prompt_context`.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -18,6 +16,7 @@ import numpy as np
 from tandem.data.chat import transcripts
 from tandem.data.formats import conversations
 from tandem.data.formats.fields import DataRow, SkipRow, require_answer
+from tandem.data.formats.judged import score_group
 from tandem.data.formats.prompt_context import add_context
 from tandem.data.formats.structured_text import open_structure
 from tandem.data.record import Completion, Group, Message, Preference, Prompt
@@ -122,7 +121,7 @@ def read_ultrafeedback(row: DataRow) -> Group:
         Completion(e.text("response"), author=e.text("model") if e.has("model") else "")
         for e in kept
     ]
-    return _scored(Group(prompt, tuple(answers)), [_rating(e) for e in kept])
+    return score_group(Group(prompt, tuple(answers)), [_rating(e) for e in kept])
 
 
 def read_helpsteer(row: DataRow) -> Group:
@@ -136,7 +135,7 @@ def read_helpsteer(row: DataRow) -> Group:
     if not kept:
         raise SkipRow("empty answer")
     group = Group(Prompt("", text, messages), tuple(Completion(answers[k]) for k in kept))
-    return _scored(group, [scores[k] for k in kept])
+    return score_group(group, [scores[k] for k in kept])
 
 
 def read_helpsteer_preference(row: DataRow) -> Group:
@@ -164,15 +163,6 @@ def _rating(entry: DataRow) -> float:
         if entry.has(name):
             return entry.number(name)
     return entry.number("overall_score")
-
-
-def _scored(group: Group, scores: Sequence[float]) -> Group:
-    votes = [
-        Preference(i, j, margin=scores[i] - scores[j])
-        for i, j in itertools.permutations(range(len(scores)), 2)
-        if scores[i] > scores[j]
-    ]
-    return replace(group, scores=np.array(scores), preferences=tuple(votes))
 
 
 def _graded(

@@ -20,6 +20,7 @@ from tandem.data.cached_groups import keep_groups
 from tandem.data.formats.data_sources import DataSource, open_source
 from tandem.data.formats.detect import PEEK, detect_format, left_over, unread_columns
 from tandem.data.formats.fields import DataRow, SkipRow, shorten_text
+from tandem.data.formats.label_words import LabelScale
 from tandem.data.formats.own_groups import read_own_groups
 from tandem.data.formats.prompt_context import add_context, context_columns
 from tandem.data.formats.prompt_ids import ID_COLUMNS, PromptIds
@@ -32,7 +33,7 @@ from tandem.errors.ranges import MANY, Range
 from tandem.machine import cache_folder
 
 STREAM_ABOVE_BYTES = 16 << 20
-READER_VERSION = "3"
+READER_VERSION = "4"
 """Part of the cache's key: raised when a parser changes what it makes of the same rows."""
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -221,7 +222,7 @@ def _streamed(
 def _groups(
     rows: Iterable[DataRow], form: Format, notes: ReadingNotes, name: str
 ) -> Iterator[Group]:
-    ids = PromptIds()
+    ids, scale = PromptIds(), LabelScale(form.mark)
     for row in rows:
         notes.rows += len(row.items(form.gathers[0])) if row.gathered else 1
         try:
@@ -229,6 +230,7 @@ def _groups(
                 for why, n in form.left_out(row).items():
                     notes.left_out[why] = notes.left_out.get(why, 0) + n
             group = add_context(row, form.parse(row), form.needs)
+            scale.note_label(row.values.get(form.mark), row.place)
         except SkipRow as reason:
             notes.drop(str(reason), row.place)
             continue

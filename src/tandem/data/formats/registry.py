@@ -32,6 +32,7 @@ class Format:
         gathers: columns that become lists where rows that follow each other share a prompt.
         left_out: counts what a row holds that says nothing, by reason, or None.
         reads: columns of a row that are read beyond `needs` and `uses`, or None.
+        mark: the column that says of one answer whether it is good, or nothing.
     """
 
     needs: tuple[str, ...]
@@ -42,6 +43,7 @@ class Format:
     gathers: tuple[str, ...] = ()
     left_out: Callable[[DataRow], dict[str, int]] | None = None
     reads: Callable[[DataRow], tuple[str, ...]] | None = None
+    mark: str = ""
 
 
 def _entries_are_objects(rows: Sequence[DataRow]) -> bool:
@@ -214,6 +216,16 @@ FORMATS: dict[str, Format] = {
         fits=_sides,
         reads=label_studio.side_columns,
     ),
+    "webgpt": Format(
+        ("question", "answer_0", "answer_1", "score_0", "score_1"),
+        "WebGPT: a question, two answers and their scores; the margin is the difference",
+        compared_pairs.read_webgpt,
+    ),
+    "tldr-comparisons": Format(
+        ("info", "summaries", "choice"),
+        "TL;DR: a post, two summaries, and the number of the chosen one (0 or 1)",
+        compared_pairs.read_tldr,
+    ),
     "safe-rlhf": Format(
         ("prompt", "response_0", "response_1", "better_response_id"),
         "PKU-SafeRLHF: two responses, and the number of the better one",
@@ -274,22 +286,26 @@ FORMATS: dict[str, Format] = {
         ("prompt", "completion", "label"),
         "a prompt with one completion and a label, good or bad; labels become scores 1 and 0",
         conversations.read_unpaired,
+        mark="label",
     ),
     "messages-label": Format(
         ("messages", "label"),
         "conversations whose last answer is good or bad; labels become scores 1 and 0",
         published.read_messages_label,
+        mark="label",
     ),
     "sharegpt-kto": Format(
         ("conversations", "kto_tag"),
         "ShareGPT conversations whose last answer is good or bad; tags become scores 1 and 0",
         published.read_sharegpt_thumb,
+        mark="kto_tag",
     ),
     "alpaca-kto": Format(
         ("instruction", "output", "kto_tag"),
         "an instruction with an output that is good or bad; tags become scores 1 and 0",
         published.read_instruction_thumb,
         ("input",),
+        mark="kto_tag",
     ),
     "prompt-completion": Format(
         ("prompt", "completion"),
@@ -325,4 +341,9 @@ FORMATS: dict[str, Format] = {
         fits=_lists_of_answers,
     ),
     "prompt": Format(("prompt",), "prompts alone", conversations.read_prompt),
+    "text": Format(
+        ("text",),
+        "whole texts without a prompt, trained on from their first token to their end",
+        conversations.read_text,
+    ),
 }

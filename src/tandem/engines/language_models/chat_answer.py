@@ -46,7 +46,7 @@ def read_answer(text: str, *, labelled: bool, redact: Callable[[str], str] = str
         raise InvalidAnswer(f"no `choices`: {redact(text[:80])!r}")
     choice = _table(choices[0], "`choices[0]`")
     message = _table(choice.get("message"), "`message`")
-    said = message.get("content")
+    said = _content(message.get("content"))
     ended = choice.get("finish_reason")
     checked: dict[str, Any] = {
         "message": {"role": "assistant", "content": _text(said or "", "`content`", redact)},
@@ -55,6 +55,16 @@ def read_answer(text: str, *, labelled: bool, redact: Callable[[str], str] = str
     if labelled:
         checked["logprobs"] = {"content": _places(choice.get("logprobs"), said, redact)}
     return {"choices": [checked], "usage": _usage(_table(body, "").get("usage"))}
+
+
+def _content(given: Any) -> Any:
+    """Return what was said; of parts, the texts joined: thoughts are no part of an answer."""
+    if not isinstance(given, list):
+        return given
+    parts = [_table(part, "a part of `content`") for part in cast("list[Any]", given)]
+    return "".join(
+        _text(part.get("text"), "`text`", str) for part in parts if part.get("type") == "text"
+    )
 
 
 def _places(given: Any, said: Any, redact: Callable[[str], str]) -> list[dict[str, Any]]:
