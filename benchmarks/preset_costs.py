@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 from tandem.bench.progress import work_seconds
-from tandem.bench.speed import measure_speed
+from tandem.bench.speed import time_training_probe
 from tandem.cli.bench import make_bench_parser
 from tandem.cli.plans import make_plan
 from tandem.cli.settings import parse_words
@@ -29,7 +29,7 @@ def main() -> None:
     asked = parser.parse_args()
     plan = make_plan(parse_words(make_bench_parser(), [f"--preset={asked.preset}"]))
     seed = plan.folder(asked.folder, plan.seeds[0])
-    print(f"[costs]\nprobe = {measure_speed():.3f}")
+    print(f"[costs]\nprobe = {time_training_probe():.3f}")
     for name in ("base", "SFT", *(e.name for e in plan.entries)):
         print(f"{json.dumps(name)} = {work_seconds(seed / folder_name(name)):.1f}")
 

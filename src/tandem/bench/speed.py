@@ -8,7 +8,7 @@ from statistics import median
 WIDTH, TOKENS, LAYERS, STEPS, REPEATS = 128, 512, 4, 3, 3
 
 
-def measure_speed() -> float:
+def time_training_probe() -> float:
     """Return the seconds of a fixed piece of training, the median of three.
 
     Blocks of the micro model's size are read and differentiated, with as many threads as torch has

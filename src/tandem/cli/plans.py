@@ -154,7 +154,7 @@ def preset_for_budget(budget: str, speed: float) -> tuple[str, float]:
 
     Args:
         budget: `30min`.
-        speed: seconds that `measure_speed` takes on this machine.
+        speed: seconds that `time_training_probe` takes on this machine.
 
     Returns:
         the preset's name, and about how many seconds it takes here.
@@ -184,9 +184,9 @@ def _choose_preset(options: Any) -> None:
         options.preset = str(kept.get("preset"))
         options.note = f"preset {options.preset}, as {options.out} was begun"
         return
-    from tandem.bench.speed import measure_speed
+    from tandem.bench.speed import time_training_probe
 
-    options.preset, seconds = preset_for_budget(options.budget, measure_speed())
+    options.preset, seconds = preset_for_budget(options.budget, time_training_probe())
     options.note = f"preset {options.preset}: about {spell_duration(seconds)} on this machine"
     if seconds > parse_duration(options.budget):
         options.note += f", longer than {options.budget}; there is no shorter one"
