@@ -119,6 +119,30 @@ def test_a_stage_without_a_column_is_damaged(tmp_path, column):
         read_record(file.parent)
 
 
+def test_a_deleted_stage_comes_back_to_its_place(tmp_path):
+    """As the errors advise: delete a stage's folder to have it done again."""
+    do_run(tmp_path / "run")
+    before = {p.name for p in (tmp_path / "run").iterdir()}
+    for folder in sorted(p for p in (tmp_path / "run").iterdir() if p.is_dir()):
+        kept = digests(folder / "artifact")
+        shutil.rmtree(folder)
+        do_run(tmp_path / "run")
+        assert digests(folder / "artifact") == kept
+        assert {p.name for p in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_stage_that_is_new_in_the_middle_takes_no_others_number(tmp_path):
+    def run(*names: str) -> list[str]:
+        with Run(tmp_path / "run", 0, display=Hidden()) as run:
+            for name in names:
+                run(name, len, name)
+        return sorted(p.name for p in (tmp_path / "run").iterdir() if p.is_dir())
+
+    assert run("a", "b", "c") == ["01-a", "02-b", "03-c"]
+    assert run("a", "between", "b", "c") == ["01-a", "02-b", "03-c", "04-between"]
+    assert run("a", "between", "after", "b", "c", "d")[-2:] == ["05-after", "06-d"]
+
+
 def test_a_stage_that_is_a_file_is_refused(tmp_path):
     do_run(tmp_path / "run")
     shutil.rmtree(tmp_path / "run/02-number")

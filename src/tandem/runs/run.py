@@ -232,8 +232,14 @@ class Run:
                 "choose another name",
             )
         known = {stage: number for _, (number, stage), _ in stage_folders(self.path)}
-        number = known.get(name, max(known.values(), default=0) + 1)
+        number = known[name] if name in known else self._next_number(known)
         return self.path / f"{number:02d}-{name}"
+
+    def _next_number(self, known: Mapping[str, int]) -> int:
+        """Number a new stage: after the one called before it, so that a deleted one comes back."""
+        taken = set(known.values())
+        after = 1 + next((known[stage] for stage in reversed(self._called) if stage in known), 0)
+        return after if after not in taken else max(taken) + 1
 
     def _stage_seed(self, name: str) -> Seed:
         return self.seed.at("stage", name)
