@@ -61,6 +61,13 @@ def test_architectures_are_a_list_of_texts(names: object, tmp_path: Path):
         check_policy(model)
 
 
+@pytest.mark.parametrize("own", [["x"], "x", {"gain": "many"}, {"bias": 1e400}, {"gain": None}])
+def test_what_tandem_says_of_a_reward_is_a_table_of_numbers(own: object, tmp_path: Path):
+    model = change(folder(tmp_path / "m"), tandem=own)
+    with pytest.raises(ModelError, match="tandem = "):
+        check_policy(model)
+
+
 def test_a_setting_of_the_tokenizer_of_a_wrong_type_is_found_at_once(tmp_path: Path):
     model = folder(tmp_path / "m")
     file = model / "tokenizer_config.json"

@@ -10,6 +10,7 @@ from tandem.errors import ModelError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST_JSON = 256 << 20
+LARGEST_NUMBER = 1e30
 """Bytes of a configuration or an index above which it is none."""
 
 
@@ -48,8 +49,8 @@ def read_model_json(path: Path) -> dict[str, Any]:
     """Read a table of a model folder; one that is missing is empty.
 
     Raises:
-        ModelError: it is there and no JSON table, or names its architectures otherwise than in a
-            list of texts.
+        ModelError: it is there and no JSON table, or its architectures or Tandem's own settings
+            are of another type than they should be.
     """
     if not path.is_file():
         return {}
@@ -75,6 +76,14 @@ def read_model_json(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path}: architectures = {str(names)[:60]}",
             "the names of the model's classes stand there, as a list of texts",
+            "fetch or save the model again",
+        )
+    own: Any = found.get("tandem") or {}
+    numbers = [own.get(k, 0.0) for k in ("gain", "bias")] if isinstance(own, dict) else [""]
+    if not all(isinstance(x, int | float) and abs(x) < LARGEST_NUMBER for x in numbers):
+        raise ModelError(
+            f"{path}: tandem = {str(own)[:60]}",
+            "what Tandem says of a reward stands there: a table with the numbers gain and bias",
             "fetch or save the model again",
         )
     return found
