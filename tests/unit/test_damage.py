@@ -21,7 +21,7 @@ from tandem.errors import DataError, ModelError, RunError
 from tandem.runs import atomic_files
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.display import Hidden
-from tandem.runs.records import COLUMNS, read_record
+from tandem.runs.records import COLUMNS, read_record, read_value
 from tandem.runs.run import Run
 from tandem.training.state_file import read_state, write_state
 
@@ -117,6 +117,13 @@ def test_a_stage_without_a_column_is_damaged(tmp_path, column):
         return
     with pytest.raises(RunError, match=f"is damaged: `{column}`"):
         read_record(file.parent)
+
+
+@pytest.mark.parametrize("stored", [{}, [], "x", {"text": {}}, {"numbers": 3}, None])
+def test_another_value_than_a_stage_makes_is_an_error(stored):
+    with pytest.raises(RunError, match=r"has no `numbers\.measures`"):
+        read_value(stored, "numbers", "measures")
+    assert read_value({"numbers": {"measures": 2}}, "numbers", "measures") == 2
 
 
 def test_a_deleted_stage_comes_back_to_its_place(tmp_path):

@@ -86,6 +86,14 @@ def test_numbers_of_hundreds_of_digits_are_refused(name, digits, capsys, tmp_pat
         assert len(said) < 500
 
 
+def test_a_table_for_a_text_is_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("given.toml").write_text("[best_response.against.best_response]\nagainst = 1\n")
+    words = ["run", "best_response", "--task=micro-tastes", "--dry_run", "--config=given.toml"]
+    assert cli.main(words) == 2
+    assert "best_response.against = {" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [10**400, -(10**400)])
 def test_a_number_that_no_float_holds_lies_in_no_range(number):
     assert number not in Range()

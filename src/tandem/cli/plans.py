@@ -18,11 +18,10 @@ from tandem.cli.reading import reading_options
 from tandem.cli.run import default_configs
 from tandem.cli.settings import (
     add_settings,
-    flatten_table,
     make_parser,
     parse_words,
     read_file,
-    spell_value,
+    spell_table,
     with_parsed_values,
     with_table_values,
 )
@@ -300,9 +299,7 @@ def _typed(configs: Mapping[str, Any], table: Mapping[str, Any], where: str) -> 
         return dict(configs)
     parser = make_parser(where, "")
     add_settings(parser, touched)
-    known = {o for a in parser._actions if a.nargs != 0 for o in a.option_strings}
-    words = [f"--{name}={spell_value(value)}" for name, value in flatten_table(table, known)]
-    options = parse_words(parser, words)
+    options = parse_words(parser, list(spell_table(parser, table, where)))
     return {
         name: with_parsed_values(config, options[name], name) if name in touched else config
         for name, config in configs.items()

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from types import NoneType
+from typing import Any, cast, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -153,21 +154,37 @@ def _range_error(error: BaseException | None) -> ConfigError | None:
 
 def _spell_file(parser: ArgumentParser, file: Path) -> list[str]:
     """Return a file's settings as words of the command line."""
+    return list(spell_table(parser, read_file(file), str(file)))
+
+
+def spell_table(parser: ArgumentParser, table: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Yield a table's settings as words of the command line.
+
+    Raises:
+        ConfigError: an unknown name, an option of the command line alone, or a table for a setting
+            that is a text.
+    """
     actions = {o: a for a in parser._actions if a.nargs != 0 for o in a.option_strings}
     known = {option for option in actions if option not in NOT_IN_FILES}
-    words: list[str] = []
-    for name, value in flatten_table(read_file(file), known):
+    for name, value in flatten_table(table, known):
         if f"--{name}" in NOT_IN_FILES:
             raise ConfigError(
-                f"`{name}` in {file}",
+                f"`{name}` in {where}",
                 "a file holds settings; that it leads to another file would be lost",
                 f"give both on the command line: --{name} FIRST --{name} SECOND",
             )
-        _check_known(name, known, str(file), parser)
-        append = type(actions.get(f"--{name}")).__name__ == "_AppendAction"
-        members = value if append and isinstance(value, list) else [value]
-        words += [f"--{name}={spell_value(member)}" for member in members]
-    return words
+        _check_known(name, known, where, parser)
+        action = actions[f"--{name}"]
+        hint = getattr(action, "_typehint", None)
+        if isinstance(value, Mapping) and {str} <= set(get_args(hint) or [hint]) <= {str, NoneType}:
+            raise ConfigError(
+                f"{name} = {_shorten(spell_value(value))} in {where}",
+                "this setting is a text, and a table stands there",
+                f"give {name} as a text, or leave it out",
+            )
+        append = type(action).__name__ == "_AppendAction"
+        for member in value if append and isinstance(value, list) else [value]:
+            yield f"--{name}={spell_value(member)}"
 
 
 def with_parsed_values(config: Any, values: Namespace, name: str = "") -> Any:

@@ -16,6 +16,7 @@ from tandem.pipeline.costs import cost_table, stage_seconds
 from tandem.pipeline.inputs import SFT_STAGES, Inputs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.names import folder_name
+from tandem.runs.records import read_value
 from tandem.runs.run import Run
 from tandem.stages.encoding import ask_questions
 from tandem.stages.evaluate_policy import evaluate_policies, kl_temperature
@@ -27,11 +28,11 @@ def describe_gold(inputs: Inputs) -> list[str]:
     """Say how often the gold reward is right on held-out comparisons, and whether it judges."""
     if (exam := inputs.gold_exam) is None:
         return []
-    measured = exam["numbers"]["measures"]["accuracy"]
+    measured = read_value(exam, "numbers", "measures", "accuracy")
     used = "" if inputs.gold_rm else ": no better than a coin, so it judges nobody"
     return [
         f"gold_rm, which trained nothing, is right on {_cell(measured, interval=True)} of "
-        f"{exam['numbers']['judgments']} held-out comparisons{used}"
+        f"{read_value(exam, 'numbers', 'judgments')} held-out comparisons{used}"
     ]
 
 

@@ -24,6 +24,7 @@ from tandem.models.folders import layer_count
 from tandem.operators import best
 from tandem.pipeline.costs import stage_seconds
 from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.records import read_exam_text, read_value
 from tandem.runs.run import Run
 from tandem.stages.combining import mix
 from tandem.stages.encoding import encode
@@ -234,7 +235,9 @@ class Inputs:
     @property
     def _gold_accuracy(self) -> Mapping[str, Any]:
         exam = self.gold_exam
-        return {"low": None} if exam is None else exam["numbers"]["measures"]["accuracy"]
+        return (
+            {"low": None} if exam is None else read_value(exam, "numbers", "measures", "accuracy")
+        )
 
     def judges(self) -> dict[str, Judge]:
         """Return who evaluates a policy, by column; the first decides who wins.
@@ -262,7 +265,7 @@ class Inputs:
                 fit = self.run(stage, reward.fit, self.pi_sft, labelled[:n], own, name=stage)
                 rows.append((n, size, RewardModel(fit)))
         exam = self.run("curve-exam", evaluate_learning_curve, tuple(rows), self.held_out)
-        return exam["text"]
+        return read_exam_text(exam)
 
     @cached_property
     def r_held(self) -> Checkpoint:

@@ -18,6 +18,7 @@ from tandem.pipeline.costs import cost_table
 from tandem.pipeline.inputs import Inputs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.names import folder_name
+from tandem.runs.records import read_exam_text
 from tandem.stages.evaluate_held_out import evaluate_held_out
 from tandem.stages.evaluate_marks import evaluate_marks
 from tandem.stages.evaluate_reward import evaluate_preferences, evaluate_reward
@@ -33,11 +34,13 @@ def evaluate_quickly(inputs: Inputs, method: Method, result: Any) -> str:
     parts: list[str] = []
     if fits == "reward":
         exam = inputs.run("reward-exam", evaluate_reward, RewardModel(result), inputs.held_out)
-        parts.append(f"reward model on {len(inputs.held_out)} held-out comparisons\n{exam['text']}")
+        parts.append(
+            f"reward model on {len(inputs.held_out)} held-out comparisons\n" + read_exam_text(exam)
+        )
     elif fits == "preference":
         judges = {str(result): PreferenceModel(result)}
         exam = inputs.run("preference-exam", evaluate_preferences, judges, inputs.held_out)
-        parts.append(exam["text"])
+        parts.append(read_exam_text(exam))
     else:
         parts += _policy_parts(inputs, result)
     more = "" if fits == "solver" else "\nwin rates by reward models: --evaluate full"
@@ -50,7 +53,7 @@ def _policy_parts(inputs: Inputs, result: Policy) -> list[str]:
     start, parts = "SFT" if before else "base", list[str]()
     if inputs.task.marked and isinstance(result, Checkpoint):
         exam = inputs.run("marks-exam", evaluate_marks, result, inputs.pi_sft, inputs.held_out)
-        parts.append(f"held-out marks, scored by log pi - log pi_0\n{exam['text']}")
+        parts.append(f"held-out marks, scored by log pi - log pi_0\n{read_exam_text(exam)}")
     else:
         return compare_policies(inputs, policies, start)
     return [*parts, show_samples(inputs, policies)]
@@ -68,7 +71,7 @@ def compare_policies(inputs: Inputs, policies: Mapping[str, Policy], start: str)
     parts: list[str] = []
     if (held := _answered(inputs)) is not None:
         exam = inputs.run("held-out-exam", evaluate_held_out, models, held, start=start)
-        parts.append(exam["text"])
+        parts.append(read_exam_text(exam))
     return [*parts, show_samples(inputs, policies)]
 
 

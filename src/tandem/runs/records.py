@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tandem.errors import RunError
 from tandem.runs.artifacts import load_artifact
@@ -59,6 +59,34 @@ def read_records(path: Path) -> list[Record]:
         for folder, _, part in stage_folders(path)
         if not part and is_complete(folder)
     ]
+
+
+def read_value(stored: Any, *path: str) -> Any:
+    """Return what stands at a path of names in a stage's value: `read_value(exam, "text")`.
+
+    Raises:
+        RunError: it does not stand there. A folder that somebody wrote may hold another value, with
+            the hash of that value.
+    """
+    found = stored
+    for name in path:
+        if not isinstance(found, Mapping) or name not in found:
+            raise RunError(
+                f"a stage's value has no `{'.'.join(path)}`: {str(stored)[:60]}",
+                "the folder holds another value than the stage makes",
+                "delete the stage's folder to have it done again, or take a new --out",
+            )
+        found = cast("Mapping[str, Any]", found)[name]
+    return found
+
+
+def read_exam_text(stored: Any) -> str:
+    """Return the `text` of a stage's value, which people are shown.
+
+    Raises:
+        RunError: it has none.
+    """
+    return str(read_value(stored, "text"))
 
 
 COLUMNS: dict[str, tuple[type, ...]] = {
