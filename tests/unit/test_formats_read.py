@@ -106,6 +106,14 @@ def test_implicit_prompt_never_splits_a_word(tmp_path: Path):
     assert [c.text for c in group.completions] == [" for sure", " forget it"]
 
 
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_an_empty_conversation_among_whole_ones_is_dropped(side: str, tmp_path: Path):
+    whole = CASES["implicit-prompt, messages"]
+    data = rows(tmp_path, whole, {**whole, side: []}, whole)
+    assert len(data.groups) == 2
+    assert f"`{side}` is an empty list" in str(data.notes.lines())
+
+
 def test_margin_and_soft_labels(tmp_path: Path):
     group = rows(tmp_path, {**CASES["preference"], "margin": 1.5, "p_chosen": 0.8}).groups[0]
     assert group.preferences == (Preference(0, 1, 0.8, 1.5),)

@@ -15,7 +15,7 @@ from tandem.data.formats.column_names import (
     suggest_columns,
 )
 from tandem.data.formats.conversations import are_whole
-from tandem.data.formats.fields import DataRow, quote_names
+from tandem.data.formats.fields import DataRow, SkipRow, quote_names
 from tandem.data.formats.prompt_context import context_columns, plain_name, says_nothing
 from tandem.data.formats.registry import FORMATS
 from tandem.errors import ConfigError, DataError, nearest_name
@@ -107,8 +107,16 @@ def _refuse_guess(found: str, rows: Sequence[DataRow], name: str) -> None:
         _refuse_unread_labels(found, rows, name)
 
 
+def _holds_prompts(row: DataRow) -> bool:
+    """True where the answers hold their prompt, or hold nothing and are dropped later."""
+    try:
+        return are_whole(row)
+    except SkipRow:
+        return True
+
+
 def _refuse_guessed_prompt(rows: Sequence[DataRow], name: str) -> None:
-    if all(are_whole(row) for row in rows if row.has("chosen") and row.has("rejected")):
+    if all(_holds_prompts(row) for row in rows if row.has("chosen") and row.has("rejected")):
         return
     columns = dict.fromkeys(c for row in rows for c in row.values)
     sides = FORMATS["implicit-prompt"].needs
