@@ -167,6 +167,9 @@ def small(words: list[str]) -> list[str]:
         )
     if words[0] == "run" and "--dry_run" not in words:
         return [*words, *SMALL, *FEW.get(words[1], [])]
+    if words[0] == "bench" and "--budget" in words and "--methods" not in words:
+        at = words.index("--budget") + 1
+        return [*words[:at], "1s", *words[at + 1 :]]  # the shortest preset
     if words[0] == "bench" and not {"--dry_run", "--preset"} & set(words):
         Path("small.toml").write_text(_plan(words))
         kept = [*words[1:]]
