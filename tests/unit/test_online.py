@@ -257,7 +257,7 @@ def test_values_are_read_before_each_token(init: Path, r_phi: Path):
     groups = drawn(init, count=3)
     _, value = actors.old_logprobs(groups)
     assert value is not None
-    body = loading._load(loading.AutoModelForSequenceClassification, r_phi, num_labels=1).model
+    body = loading.AutoModelForSequenceClassification.from_pretrained(r_phi, num_labels=1).model
     for group, got in zip(groups, value.rows(), strict=True):
         ids = np.concatenate([group.prompt.tokens, group.completions[0].tokens])
         with torch.no_grad():

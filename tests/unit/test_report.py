@@ -327,7 +327,7 @@ def test_numbers_are_spelled_for_people(spelled, wanted):
 
 
 def test_estimates_survive_json():
-    given = win_rate([1, 0, 1, 1, 0.5, 0])
+    given = win_rate([1, 0, 1, 1, 0.5, 0] * 2)
     assert open_estimate(json.loads(json.dumps(given.as_dict()))) == given
     assert open_estimate(None) is None
 

@@ -171,13 +171,13 @@ def test_by_prompt_clusters() -> None:
 
 
 def test_rates_by_prompt_stay_inside_zero_and_one() -> None:
-    """Nine right of ten: a t interval would end at 1.13."""
-    nine = rate_by_prompt([1.0] * 9 + [0.0], np.arange(10))
-    assert nine.mean == pytest.approx(0.9)
-    assert 0.5 < nine.low < 0.9 < nine.high < 1
-    assert rate_by_prompt([0.0] * 6, list("abcdef")).low == 0
-    twice = rate_by_prompt([1.0] * 18 + [0.0] * 2, np.repeat(np.arange(10), 2))
-    assert (twice.low, twice.high) == pytest.approx((nine.low, nine.high))
+    """Eighteen right of twenty: a t interval would end at 1.04."""
+    most = rate_by_prompt([1.0] * 18 + [0.0] * 2, np.arange(20))
+    assert most.mean == pytest.approx(0.9)
+    assert 0.5 < most.low < 0.9 < most.high < 1
+    assert rate_by_prompt([0.0] * 12, list("abcdefghijkl")).low == 0
+    twice = rate_by_prompt([1.0] * 36 + [0.0] * 4, np.repeat(np.arange(20), 2))
+    assert (twice.low, twice.high) == pytest.approx((most.low, most.high))
 
 
 def test_bootstrap_of_a_mean_is_its_standard_error() -> None:
