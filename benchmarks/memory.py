@@ -65,8 +65,6 @@ def child(name: str, folder: Path) -> None:
     import numpy as np
     import torch
 
-    from tandem.data.groups import Groups
-    from tandem.data.record import Completion, Group, Preference, Prompt
     from tandem.machine import Lora, Machine
     from tandem.runs.checkpoint import Checkpoint
     from tandem.runs.context import StageContext
@@ -77,16 +75,7 @@ def child(name: str, folder: Path) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     os.environ["TANDEM_CACHE"] = str(folder.parent / "cache")
 
-    def ids(n: int) -> Any:
-        return rng.integers(4, 500, int(n * rng.uniform(0.9, 1.1))).astype(np.int32)
-
-    def group(k: int) -> Group:
-        answers = 1 if setting.method == "sft" else 2
-        made = tuple(Completion("x", ids(setting.answer)) for _ in range(answers))
-        votes = (Preference(0, 1),) if answers == 2 else ()
-        return Group(Prompt(str(k), "x", tokens=ids(setting.prompt)), made, None, votes)
-
-    data = Groups.of(group(k) for k in range(setting.rows))
+    data = _draw_groups(setting, rng)
     lora = Lora() if setting.lora else None
     machine = Machine(device="cpu", precision=setting.precision, lora=lora, tokens=setting.tokens)  # type: ignore[arg-type]
     seen: list[tuple[memory.MicrobatchChoice, Meter]] = []
@@ -123,6 +112,25 @@ def child(name: str, folder: Path) -> None:
             }
         )
     )
+
+
+def _draw_groups(setting: Setting, rng: Any) -> Any:
+    """Draw groups of random tokens, of lengths about the setting's."""
+    import numpy as np
+
+    from tandem.data.groups import Groups
+    from tandem.data.record import Completion, Group, Preference, Prompt
+
+    def ids(n: int) -> Any:
+        return rng.integers(4, 500, int(n * rng.uniform(0.9, 1.1))).astype(np.int32)
+
+    def group(k: int) -> Group:
+        answers = 1 if setting.method == "sft" else 2
+        made = tuple(Completion("x", ids(setting.answer)) for _ in range(answers))
+        votes = (Preference(0, 1),) if answers == 2 else ()
+        return Group(Prompt(str(k), "x", tokens=ids(setting.prompt)), made, None, votes)
+
+    return Groups.of(group(k) for k in range(setting.rows))
 
 
 def _fit(setting: Setting, init: Any, data: Any, at: Any) -> None:

@@ -50,23 +50,75 @@ class Losses:
         pass
 
 
+class Watch:
+    """What is measured before the first step of a fit, and while it is saved.
+
+    Args:
+        found: where it is written.
+        compared: groups on which the policy and its exports are compared.
+        tokenizer: of the model.
+        place: folder for what is exported.
+    """
+
+    def __init__(self, found: dict[str, Any], compared: Any, tokenizer: Any, place: Path) -> None:
+        from tandem.methods.dpo import save_checkpoint
+        from tandem.runs.environment import Meter
+
+        self.found, self.compared, self.place = found, compared, place
+        self.tokenizer, self.own_save, self.meter = tokenizer, save_checkpoint, Meter()
+        self.trained: Any = None
+
+    def fit_to_memory(
+        self, module: Any, tokens: int, total: int | None, *more: Any, **known: Any
+    ) -> int:
+        """Choose the micro-batch as the loop does, and note what was foreseen."""
+        from tandem.models.quantised import weight_bytes
+        from tandem.training import memory
+        from tandem.training.free_memory import resident_memory
+
+        choice = memory.choose_microbatch(module, tokens, total or 1 << 62, more[1], **known)
+        self.found |= {
+            "weights": sum(map(weight_bytes, module.parameters())),
+            "estimate": choice.need.parts() | {"total": choice.need.total},
+            "opened": resident_memory(), "microbatch": choice.tokens,
+        }  # fmt: skip
+        return choice.tokens
+
+    def save(self, policy: Any, *more: Any) -> Any:
+        """Save as the fit does, and note the peaks of training and of saving."""
+        import torch
+
+        from tandem.models.quantised import is_quantised
+        from tandem.models.unpacking import write_unpacked
+        from tandem.runs.environment import Meter
+
+        self.meter.__exit__()
+        self.found |= {
+            "train_peak": self.meter.peak_bytes, "train_seconds": self.meter.seconds,
+        }  # fmt: skip
+        self.trained = _logp(policy, self.compared)
+        if is_quantised(policy):
+            write_unpacked(policy.lm, self.place / "fp32", torch.float32)
+            self.tokenizer.save_pretrained(self.place / "fp32")
+        gc.collect()
+        with Meter() as saving:
+            made = self.own_save(policy, *more)
+        self.found |= {"save_peak": saving.peak_bytes, "save_seconds": saving.seconds}
+        return made
+
+
 def child(way: str, args: argparse.Namespace, place: Path) -> dict[str, Any]:
     """Fit one way; return what is compared."""
-    import torch
-
     from tandem.data.chat import encode_groups
     from tandem.data.formats import read_data
     from tandem.data.groups import Groups
     from tandem.machine import Lora, Machine
     from tandem.methods import dpo
-    from tandem.models.quantised import is_quantised, weight_bytes
     from tandem.models.tokenizers import load_tokenizer
-    from tandem.models.unpacking import write_unpacked
     from tandem.rng import Seed
     from tandem.runs.checkpoint import Checkpoint
     from tandem.runs.context import StageContext
-    from tandem.runs.environment import Meter
-    from tandem.training import loop, memory
+    from tandem.training import loop
     from tandem.training.free_memory import resident_memory
     from tandem.training.optim import Optim
 
@@ -77,32 +129,9 @@ def child(way: str, args: argparse.Namespace, place: Path) -> dict[str, Any]:
     data = Groups.of(islice((g for g in data if g.preferences), args.steps * args.batch))
     found: dict[str, Any] = {"pairs": len(data), "completions": sum(map(len, data))}
     compared = list(islice(data, READ))
-    own_save, meter = dpo.save_checkpoint, Meter()
+    watch = Watch(found, compared, tokenizer, place)
     found["libraries"] = resident_memory()
-    trained: list[torch.Tensor] = []
-
-    def fit(module: Any, tokens: int, total: int | None, *more: Any, **known: Any) -> int:
-        choice = memory.choose_microbatch(module, tokens, total or 1 << 62, more[1], **known)
-        found["weights"] = sum(map(weight_bytes, module.parameters()))
-        found["estimate"] = choice.need.parts() | {"total": choice.need.total}
-        found["opened"] = resident_memory()
-        found["microbatch"] = choice.tokens
-        return choice.tokens
-
-    def save(policy: Any, *more: Any) -> Any:
-        meter.__exit__()
-        found["train_peak"], found["train_seconds"] = meter.peak_bytes, meter.seconds
-        trained.append(_logp(policy, compared))
-        if is_quantised(policy):
-            write_unpacked(policy.lm, place / "fp32", torch.float32)
-            tokenizer.save_pretrained(place / "fp32")
-        gc.collect()
-        with Meter() as saving:
-            made = own_save(policy, *more)
-        found["save_peak"], found["save_seconds"] = saving.peak_bytes, saving.seconds
-        return made
-
-    loop.fit_to_memory, dpo.save_checkpoint = fit, save  # type: ignore[assignment]
+    loop.fit_to_memory, dpo.save_checkpoint = watch.fit_to_memory, watch.save  # type: ignore[assignment]
     machine = Machine(
         device="cpu", precision=args.precision, tokens=args.tokens, log_every=1,
         lora=Lora(rank=16), quantise="nf4" if way == "nf4" else "none",
@@ -111,7 +140,7 @@ def child(way: str, args: argparse.Namespace, place: Path) -> dict[str, Any]:
     ctx = StageContext.at(place / "run", seed=Seed(0), events=heard, machine=machine)
     optim = Optim(lr=args.lr, schedule="constant", warmup=0.0)
     cfg = dpo.DPOConfig(epochs=1, batch=args.batch, optim=optim)
-    meter.__enter__()
+    watch.meter.__enter__()
     made = dpo.fit(Checkpoint(args.model), data, cfg, ctx=ctx)
     found["loss"] = [round(float(s["sigmoid_loss"]), 5) for s in heard.steps]
     if way == "nf4":
@@ -119,9 +148,9 @@ def child(way: str, args: argparse.Namespace, place: Path) -> dict[str, Any]:
         found["mean_logp"] = {"whole": float(whole.mean()), "packed": float(packed.mean())}
         found["moves"] = {
             "packing": _gap(whole, packed),
-            "training": _gap(packed, trained[0]),
-            "merging": _gap(trained[0], _read(place / "fp32", machine, compared)),
-            "rounding": _gap(trained[0], _read(made.path, machine, compared)),
+            "training": _gap(packed, watch.trained),
+            "merging": _gap(watch.trained, _read(place / "fp32", machine, compared)),
+            "rounding": _gap(watch.trained, _read(made.path, machine, compared)),
         }
     return found
 

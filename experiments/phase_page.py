@@ -184,6 +184,6 @@ def _table(phase: Any, found: Mapping[str, Any]) -> str:
 def _cell(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "-"
-    if row["low"] != row["low"] or row["low"] is None:
+    if row["low"] is None:
         return f"{row['mean']:+.3f} [-]"
     return f"{row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"

@@ -21,7 +21,7 @@ import argparse
 import json
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from phase_page import contrast_cells, draw_phase, phase_page
 from tandem.bench import OPPONENT, Entry, Finished, Plan
 from tandem.bench.finished import JUDGED, has_stage
 from tandem.bench.outcomes import Outcomes, read_outcomes, write_outcomes
+from tandem.bench.progress import work_seconds
 from tandem.bench.seeds import judge_start, open_plan_task, run_entry
 from tandem.cli.bench import make_bench_parser
 from tandem.cli.plans import make_plan
@@ -130,7 +131,7 @@ def make_plans(phase: Phase, out: Path, *, corners: bool = False) -> list[Placed
             name = phase.row(arm, cell)
             rows.setdefault(place, {})[name] = {
                 "name": name, "method": arm["method"],
-                "settings": with_changes(arm.get("settings", {}), changes, arm.get("prefix", {})),
+                "settings": with_changes(arm.get("settings", {}), changes),
             }  # fmt: skip
     plans = []
     for place, entries in rows.items():
@@ -149,21 +150,11 @@ def make_plans(phase: Phase, out: Path, *, corners: bool = False) -> list[Placed
     return plans
 
 
-def with_changes(
-    settings: dict[str, Any], changes: dict[str, Any], prefix: dict[str, str]
-) -> dict[str, Any]:
-    """Return an arm's settings with those of its cell.
-
-    Args:
-        settings: of the arm.
-        changes: setting -> value in this cell.
-        prefix: a setting's first part -> that of this arm: where the axis is `dpo.beta`, an arm
-            whose loss is a part of another method has `dpo = "rso.dpo"`.
-    """
+def with_changes(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return an arm's settings with those of its cell: dotted name -> value."""
     made = json.loads(json.dumps(settings))
     for setting, value in changes.items():
-        head, _, rest = setting.partition(".")
-        *path, last = f"{prefix.get(head, head)}.{rest}".split(".")
+        *path, last = setting.split(".")
         table = made
         for part in path:
             table = table.setdefault(part, {})
@@ -187,12 +178,16 @@ def run_seeds(plans: Sequence[PlacedPlan], seeds: Sequence[int], out: Path) -> N
                     run.say(f"seed {seed}: {done} of {total} fits: {plan.place}, {entry.name}")
 
 
+def scopes(plan: PlacedPlan) -> list[str]:
+    """Return the folders of a plan's policies."""
+    return [folder_name(name) for name in plan.policies]
+
+
 def finished_seeds(plans: Sequence[PlacedPlan], out: Path) -> list[int]:
     """Return the seeds of which every cell is done."""
 
     def ended(plan: PlacedPlan, seed: int) -> bool:
-        rows = ["sft", *(e.scope for e in plan.entries)]
-        return all(has_stage(plan.folder(out, seed) / row, JUDGED) for row in rows)
+        return all(has_stage(plan.folder(out, seed) / row, JUDGED) for row in scopes(plan))
 
     return [s for s in plans[0].seeds if all(ended(plan, s) for plan in plans)]
 
@@ -201,7 +196,7 @@ def gather(plans: Sequence[PlacedPlan], seeds: list[int], out: Path) -> Outcomes
     """Join the outcomes of all cells: `PLACE / ROW` -> numbers by seed and prompt."""
     columns, prompts = {}, list[str]()
     for plan in plans:
-        found = Finished(_with_seeds(plan, seeds), out, {}).outcomes
+        found = Finished(replace(plan, seeds=tuple(seeds)), out, {}).outcomes
         prompts = found.prompts
         for name, own in found.columns.items():
             kept = {k: v for k, v in own.items() if k in COLUMNS}
@@ -209,11 +204,6 @@ def gather(plans: Sequence[PlacedPlan], seeds: list[int], out: Path) -> Outcomes
             if name == OPPONENT:  # the same everywhere, but for what each reward says of it
                 columns.setdefault(name, {k: v for k, v in kept.items() if k != "proxy"})
     return Outcomes(seeds, prompts, columns)
-
-
-def _with_seeds(plan: PlacedPlan, seeds: list[int]) -> PlacedPlan:
-    own = {f.name: getattr(plan, f.name) for f in fields(PlacedPlan)}
-    return PlacedPlan(**own | {"seeds": tuple(seeds)})
 
 
 def describe(phase: Phase, plans: Sequence[PlacedPlan], seeds: Sequence[int], out: Path) -> str:
@@ -233,19 +223,14 @@ def describe(phase: Phase, plans: Sequence[PlacedPlan], seeds: Sequence[int], ou
         f"{total} fits, {len(done)} done",
     ]
     if done:
-        spent = sum(_seconds(p.folder(out, s)) for p in plans for s in p.seeds)
+        places = [p.folder(out, s) / name for p in plans for s in p.seeds for name in scopes(p)]
+        spent = sum(work_seconds(place) for place in places)
         hours = spent / len(done) * max(0, total - len(done)) / 3600
         lines.append(
             f"{spent / len(done):.0f} s a fit with what comes before it, as far as it was done: "
             f"about {hours:.1f} hours of one core are left"
         )
     return "\n".join(lines)
-
-
-def _seconds(folder: Path) -> float:
-    """Return the seconds of all stages that were really done below a folder."""
-    records = [json.loads(p.read_text()) for p in folder.rglob("stage.json")]
-    return sum(r["seconds"] for r in records if not r.get("same_as"))
 
 
 def write_page(phase: Phase, outcomes: Outcomes, about: dict[str, Any]) -> Path:

@@ -14,10 +14,10 @@ from tandem import cli
 from tandem.bench import Claim, Plan, parse_claims
 from tandem.cli.bench import comparison_notes, make_bench_parser
 from tandem.cli.plans import (
-    BY_SIZE,
     CHOSEN,
     FOLDER,
     PRESET_FILES,
+    choose_preset,
     make_plan,
     preset_for_budget,
     preset_seconds,
@@ -29,7 +29,9 @@ EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
 
 
 def planned(*words: object) -> Plan:
-    return make_plan(parse_words(make_bench_parser(), [str(word) for word in words]))
+    options = parse_words(make_bench_parser(), [str(word) for word in words])
+    choose_preset(options)
+    return make_plan(options)
 
 
 def test_a_chain_is_the_claims_between_neighbours():
@@ -106,20 +108,20 @@ def test_the_presets_compare_what_they_promise():
 
 
 def test_a_preset_costs_what_it_was_measured_at_times_the_speed():
-    for name in BY_SIZE:
+    for name in PRESET_FILES:
         costs = tomllib.loads((FOLDER / f"{name}.toml").read_text())["costs"]
         rows = {"base", "SFT", *(e.name for e in planned(f"--preset={name}").entries)}
         assert costs.keys() == {"probe", *rows}
         once = preset_seconds(name, costs["probe"])
         assert preset_seconds(name, 3 * costs["probe"]) == pytest.approx(3 * once)
-    seconds = [preset_seconds(name, 0.1) for name in BY_SIZE]
+    seconds = [preset_seconds(name, 0.1) for name in PRESET_FILES]
     assert seconds == sorted(seconds)
-    assert set(BY_SIZE) == set(PRESET_FILES)
+    assert {p.stem for p in FOLDER.glob("*.toml")} == set(PRESET_FILES)
 
 
 @pytest.mark.parametrize("speed", [0.02, 0.3])
 def test_a_budget_chooses_the_longest_preset_that_ends_in_time(speed):
-    for name in BY_SIZE:
+    for name in PRESET_FILES:
         needed = preset_seconds(name, speed)
         assert preset_for_budget(f"{needed + 1:.0f}s", speed) == (name, needed)
     assert preset_for_budget("1s", speed)[0] == "smoke"
@@ -169,6 +171,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "settings are no table": ({"settings": {"dpo": 3}}, "`dpo = 3`.*\n.*a table"),
     "unknown setting": ({"settings": {"dpo": {"betta": 1}}}, "dpo.betta.*dpo.beta"),
     "setting out of range": ({"settings": {"best_of_n": {"n": 9, "pool": 4}}}, "n <= pool"),
+    "a cost is a text": ({"costs": {"DPO": "long"}}, "costs.DPO = 'long'"),
+    "a cost is no number": ({"costs": {"DPO": float("nan")}}, "costs.DPO = 'NaN'"),
+    "a cost is below 0": ({"costs": {"DPO": -1}}, "costs.DPO = -1"),
     "no entries": ({"entry": []}, "0 methods"),
     "an entry is text": ({"entry": ["dpo"]}, "`entry = 'dpo'`"),
     "no method": ({"entry": [{"name": "x"}]}, "'x' names no method"),

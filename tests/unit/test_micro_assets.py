@@ -18,7 +18,7 @@ from tandem.errors import ModelError
 from tandem.rng import Seed
 from tandem.tasks import micro
 from tandem.tasks.micro import Micro, feedback, lessons, posts
-from tandem.tasks.micro.base import weights_hash
+from tandem.tasks.micro.base_model import weights_hash
 from tandem.tasks.micro.gates import Gate, best_of_truths, order_consistency, pair_accuracy
 from tandem.tasks.micro.tokenizer import micro_tokenizer
 from tandem.tasks.micro.truth import summary_claims

@@ -20,11 +20,11 @@ TABLE = {
     "expected": "B is above A with many labels.",
     "seeds": 5,
     "x": {"setting": "sizes.pairs", "label": "labels", "values": [100, 1000]},
-    "y": {"setting": "dpo.beta", "label": "beta", "values": [0.1, 0.5]},
+    "y": {"setting": "rso.dpo.beta", "label": "beta", "values": [0.1, 0.5]},
     "contrast": [{"a": "B", "b": "A"}],
     "arm": [
         {"name": "A", "method": "dpo", "fixed": True},
-        {"name": "B", "method": "rso", "prefix": {"dpo": "rso.dpo"}},
+        {"name": "B", "method": "rso"},
     ],
 }
 PHASE = Phase("invented", TABLE)
@@ -44,7 +44,7 @@ def invented() -> Outcomes:
 
 def test_a_difference_is_resolved_where_it_is():
     cells = contrast_cells(PHASE, invented())
-    told = {(c["cell"]["sizes.pairs"], c["cell"]["dpo.beta"]): c["verdict"] for c in cells}
+    told = {(c["cell"]["sizes.pairs"], c["cell"]["rso.dpo.beta"]): c["verdict"] for c in cells}
     assert told == {
         (100, 0.1): "not resolved", (100, 0.5): "not resolved",
         (1000, 0.1): "resolved", (1000, 0.5): "resolved",
@@ -57,7 +57,9 @@ def test_a_difference_is_resolved_where_it_is():
 def test_holm_is_over_all_cells():
     cells = contrast_cells(PHASE, invented())
     alone = contrast_cells(Phase("one", TABLE | {"y": TABLE["y"] | {"values": [0.1]}}), invented())
-    ours = {c["cell"]["sizes.pairs"]: c["holm_p"] for c in cells if c["cell"]["dpo.beta"] == 0.1}
+    ours = {
+        c["cell"]["sizes.pairs"]: c["holm_p"] for c in cells if c["cell"]["rso.dpo.beta"] == 0.1
+    }
     for c in alone:
         assert ours[c["cell"]["sizes.pairs"]] >= c["holm_p"]
 
@@ -97,9 +99,9 @@ def test_every_figure_is_written_down_whole(name: str, tmp_path: Path):
 
 
 def test_what_changes_in_a_cell_reaches_the_arm():
-    changed = with_changes({"rso": {"keep": 4}}, {"dpo.beta": 0.5}, {"dpo": "rso.dpo"})
+    changed = with_changes({"rso": {"keep": 4}}, {"rso.dpo.beta": 0.5})
     assert changed == {"rso": {"keep": 4, "dpo": {"beta": 0.5}}}
-    assert with_changes({}, {"ppo.rounds": 3}, {}) == {"ppo": {"rounds": 3}}
+    assert with_changes({}, {"ppo.rounds": 3}) == {"ppo": {"rounds": 3}}
 
 
 def test_a_size_is_the_tasks_and_a_setting_the_methods(tmp_path: Path):

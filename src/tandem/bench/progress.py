@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tandem.bench.plan import OPPONENT, Plan
+from tandem.bench.plan import BASE, OPPONENT, Plan
 from tandem.bench.results import results_so_far
 from tandem.bench.table import results_table
 from tandem.runs.display import spell_duration
@@ -39,10 +39,10 @@ def seconds_left(plan: Plan, out: Path, seed: int, done: int) -> float | None:
     What the finished methods took is compared with the plan's costs; where it has none, another
     method takes as long as one of those.
     """
-    names = [e.name for e in plan.entries]
-    before = list(dict.fromkeys(["base", plan.opponent, *names[:done]]))
+    first = len(plan.policies) - len(plan.entries) + done
+    before, left = plan.policies[:first], plan.policies[first:]
     took = sum(work_seconds(plan.folder(out, seed) / folder_name(n)) for n in before)
-    return scale_costs(plan.costs, before, names[done:], took)
+    return scale_costs(plan.costs, before, left, took)
 
 
 def scale_costs(
@@ -58,7 +58,7 @@ def scale_costs(
         known = sum(costs.get(name, 0.0) for name in done)
         if known > 0:
             return took * sum(costs[name] for name in left) / known
-    methods = [name for name in done if name not in ("base", OPPONENT)]
+    methods = [name for name in done if name not in (BASE, OPPONENT)]
     return took / len(methods) * len(left) if methods else None
 
 

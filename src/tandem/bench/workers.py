@@ -62,12 +62,9 @@ def run_seeds(
 ) -> list[int]:
     """Do every seed of a plan, or as many as fit into `plan.seconds`, or as are needed.
 
-    Every worker's first seed is always done. Another is started when the mean time of those that
-    were finished says that it will end in time: which seeds are done depends on the clock alone,
-    never on a result.
-
-    Where `plan.fewest_seeds` is given, `is_resolved` is asked before each seed after those; once it
-    says so, no other is started. Intervals have to hold whenever one stops (docs/adr/0019).
+    Every worker's first seed is always done. With a budget another is started when the mean time of
+    those that ended says that it ends in time: it depends on the clock alone, never on a result.
+    With `plan.fewest_seeds` none is started after those once `is_resolved` says so (docs/adr/0019).
 
     Args:
         plan: what is compared.
@@ -87,8 +84,6 @@ def run_seeds(
         ConfigError: workers below 1, an unknown engine, or Ray is wanted and not installed.
         RunError: a worker was killed.
     """
-    if workers < 1:
-        raise ConfigError(f"workers = {workers}", "somebody has to work", "give 1 or more")
     job = partial(time_seed, plan, out=out.resolve(), machine=machine, trackers=trackers, redo=redo)
     crew = _crew(engine, workers, job)
     begun, spent, started = time.monotonic(), list[float](), list[int]()
@@ -147,6 +142,8 @@ def time_seed(
 
 
 def _crew(engine: str, workers: int, job: Job) -> WorkerPool:
+    if workers < 1:
+        raise ConfigError(f"workers = {workers}", "somebody has to work", "give 1 or more")
     if engine == "ray":
         return RayPool(workers, job)
     if engine != "processes":

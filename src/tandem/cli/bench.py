@@ -26,7 +26,7 @@ from tandem.bench.results import results_so_far
 from tandem.bench.seeds import LOOK, open_plan_task
 from tandem.bench.table import results_table
 from tandem.cli.extent import START_WHY, add_extent_flags, choose_start
-from tandem.cli.plans import CHOSEN, PRESET_FILES, make_plan
+from tandem.cli.plans import CHOSEN, PRESET_FILES, choose_preset, make_plan
 from tandem.cli.reading import add_reading_flags
 from tandem.cli.run import check_answer_lengths, check_machine
 from tandem.cli.settings import add_settings, make_parser, parse_words, with_parsed_values
@@ -45,7 +45,7 @@ from tandem.tasks.load import task_tallies
 def bench_command(words: Sequence[str]) -> int:
     """Run a comparison, write its numbers and its report, print who won."""
     options = parse_words(make_bench_parser(), words)
-    options.note = ""
+    chosen = choose_preset(options)
     plan = with_model_folder(make_plan(options))
     for name in options.tracker:
         check_known(name)
@@ -54,11 +54,11 @@ def bench_command(words: Sequence[str]) -> int:
     out = Path(options.out or f"runs/bench-{folder_name(plan.title)}")
     plan, why = with_start(plan, out)
     check_redo(plan, out, options.redo)
-    told = [options.note, comparison_notes(plan), why, *open_files(plan)]
+    told = [chosen, comparison_notes(plan), why, *open_files(plan)]
     print("\n".join(filter(None, told)), flush=True)
     if options.dry_run:
         return 0
-    if options.note:
+    if chosen:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / CHOSEN, {"preset": options.preset})
     run_seeds(plan, out, machine, workers=options.workers, engine=options.engine,
@@ -79,14 +79,17 @@ def bench_command(words: Sequence[str]) -> int:
 
 
 def tell_seeds(plan: Plan, out: Path, workers: int, spent: Sequence[float]) -> None:
-    """Print what the finished seeds say, and how long the others will take."""
-    left = len(plan.seeds) - len(spent)
-    if left <= 0:
+    """Print what the finished seeds say, and how long the others take where all will be done."""
+    done, total = len(spent), len(plan.seeds)
+    if done == total:
         return
-    rest = sum(spent) / len(spent) * left / workers
     if plan.evaluate == "full":
         print(results_table(results_so_far(plan, out)))
-    print(f"\n{len(spent)} of {len(plan.seeds)} seeds are done, {spell_rest(rest)}", flush=True)
+    if plan.seconds is not None or plan.fewest_seeds is not None:
+        print(f"\n{done} of at most {total} seeds are done", flush=True)
+        return
+    rest = sum(spent) / done * (total - done) / workers
+    print(f"\n{done} of {total} seeds are done, {spell_rest(rest)}", flush=True)
 
 
 def with_model_folder(plan: Plan) -> Plan:

@@ -26,6 +26,7 @@ from tandem.cli.settings import (
     with_table_values,
 )
 from tandem.errors import ConfigError, nearest_name
+from tandem.errors.ranges import Range
 from tandem.methods import METHODS, find_method, load_method
 from tandem.methods.configs import with_shared_parts
 from tandem.runs.atomic_files import read_json
@@ -36,8 +37,7 @@ from tandem.tasks import TASKS, WITHOUT_MODEL, Sizes
 from tandem.tasks.load import check_task_model, task_settings
 
 FOLDER = Path(__file__).parent.parent / "bench" / "presets"
-PRESET_FILES = tuple(sorted(p.stem for p in FOLDER.glob("*.toml")))
-BY_SIZE = ("smoke", "brief", "laptop", "full")
+PRESET_FILES = ("smoke", "brief", "laptop", "full")
 """Presets from the shortest to the longest."""
 CHOSEN = "preset.json"
 """File of a comparison's folder that says which preset a budget was given."""
@@ -97,11 +97,23 @@ def make_plan(options: Any) -> Plan:
         referee=table.get("referee", False),
         seconds=parse_duration(options.budget) if options.budget else None,
         reading=reading_options(options),
-        costs={name: float(x) for name, x in table.get("costs", {}).items() if name != "probe"},
+        costs=_costs(table.get("costs", {}), where),
         start=_chosen(options, table, "start") or (own if "data" in start else "sft"),
         evaluate=_chosen(options, table, "evaluate") or "full",
         **start,
     )
+
+
+def _costs(table: Mapping[str, Any], where: str) -> dict[str, float]:
+    """Return the seconds of each row; `probe` is how fast the machine was that measured them."""
+    for name, seconds in table.items():
+        if isinstance(seconds, bool) or seconds not in Range(0):
+            raise ConfigError(
+                f"costs.{name} = {seconds!r} in {where}",
+                "a row's cost is the seconds that it took",
+                "write a number, 0 or more, or leave the costs out",
+            )
+    return {name: float(seconds) for name, seconds in table.items() if name != "probe"}
 
 
 def _chosen(options: Any, table: Mapping[str, Any], name: str) -> Any:
@@ -159,8 +171,8 @@ def preset_for_budget(budget: str, speed: float) -> tuple[str, float]:
         the preset's name, and about how many seconds it takes here.
     """
     room = parse_duration(budget)
-    expected = {name: preset_seconds(name, speed) for name in BY_SIZE}
-    fits = [name for name in BY_SIZE if expected[name] <= room] or [BY_SIZE[0]]
+    expected = {name: preset_seconds(name, speed) for name in PRESET_FILES}
+    fits = [name for name in PRESET_FILES if expected[name] <= room] or [PRESET_FILES[0]]
     return fits[-1], expected[fits[-1]]
 
 
@@ -171,24 +183,36 @@ def preset_seconds(name: str, speed: float) -> float:
     return speed / costs.pop("probe") * sum(costs.values()) * table["seeds"]
 
 
-def _choose_preset(options: Any) -> None:
-    """Give a budget its preset: the one it was given before, where its folder is there."""
+def choose_preset(options: Any) -> str:
+    """Fill in the preset, or the methods, where no plan is named; return why for a budget.
+
+    A budget is given the preset that its folder was begun with, else the longest that ends in time.
+
+    Args:
+        options: what `tandem bench` was given; `preset`, `methods` and `out` are set where they
+            are missing.
+
+    Raises:
+        ConfigError: the budget is no time.
+    """
+    if options.file or options.preset or options.methods:
+        return ""
     if options.budget is None:
-        options.preset = BY_SIZE[0]
-        return
-    parse_duration(options.budget)
+        if options.model is None:
+            options.preset = PRESET_FILES[0]
+        else:
+            options.methods = OWN
+        return ""
+    room = parse_duration(options.budget)
     options.out = options.out or f"runs/bench-{folder_name(options.budget)}"
-    kept = read_json(Path(options.out) / CHOSEN)
-    if kept is not None:
+    if (kept := read_json(Path(options.out) / CHOSEN)) is not None:
         options.preset = str(kept.get("preset"))
-        options.note = f"preset {options.preset}, as {options.out} was begun"
-        return
+        return f"preset {options.preset}, as {options.out} was begun"
     from tandem.bench.speed import time_training_probe
 
     options.preset, seconds = preset_for_budget(options.budget, time_training_probe())
-    options.note = f"preset {options.preset}: about {spell_duration(seconds)} on this machine"
-    if seconds > parse_duration(options.budget):
-        options.note += f", longer than {options.budget}; there is no shorter one"
+    longer = f", longer than {options.budget}; there is no shorter one" if seconds > room else ""
+    return f"preset {options.preset}: about {spell_duration(seconds)} on this machine{longer}"
 
 
 def _table(options: Any) -> dict[str, Any]:
@@ -199,11 +223,6 @@ def _table(options: Any) -> dict[str, Any]:
             "each says what is compared",
             "give one of them",
         )
-    if not (options.file or options.preset or options.methods):
-        if options.model is not None and options.budget is None:
-            options.methods = OWN
-        else:
-            _choose_preset(options)
     if options.preset and options.preset not in PRESET_FILES:
         raise ConfigError(
             f"there is no preset {options.preset!r}.{nearest_name(options.preset, PRESET_FILES)}",

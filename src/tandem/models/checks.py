@@ -7,6 +7,7 @@ a row in the table are refused by name, by every command that is given a model.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from tandem.models.folders import Source, check_exists, read_config
 from tandem.models.loading import check_weights, stored_dimensions
 from tandem.models.packed_folder import Stored, check_note, check_stored, read_headers
 from tandem.models.tokenizers import load_tokenizer
+from tandem.runs.weight_files import read_model_json
 
 TABLES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 LARGEST = {
@@ -180,14 +182,11 @@ def _check_ends(source: Source, config: Any) -> None:
 
 def _settings_in(path: Path) -> dict[str, Any]:
     """Return what a file of settings holds; nothing where there is none that can be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    inner = found.get("text_config") if isinstance(found, dict) else {}
-    return (
-        {**(inner if isinstance(inner, dict) else {}), **found} if isinstance(found, dict) else {}
-    )
+    with suppress(ModelError):
+        found = read_model_json(path)
+        inner: Any = found.get("text_config")
+        return {**(cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}), **found}
+    return {}
 
 
 def _check_causal(source: Source, config: Any) -> None:

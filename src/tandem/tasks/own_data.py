@@ -11,6 +11,7 @@ import numpy as np
 from tandem.data.chat.transcripts import prompt_key
 from tandem.data.formats import DataRead, split_groups
 from tandem.data.formats.options import ReadingOptions
+from tandem.data.formats.shaping import MissingColumnError
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, DataError
@@ -50,21 +51,17 @@ def task_from_files(
     base = model if isinstance(model, Checkpoint) else Checkpoint(Path(model), Path(model).name)
     found = reading.read(data)
     notes = [f"{data}: {found.format}, because {found.why}", *found.notes.lines()]
-    keyed = found.format == "gsm8k"
+    formats = {found.format}
     if eval_data is None:
         train, held_out = _split(found, data, sizes.held_out_share)
     else:
         test = _read_test_set(reading, eval_data, notes)
-        keyed = keyed or test.format == "gsm8k"
-        notes += [f"{eval_data}: {test.format}, because {test.why}", *test.notes.lines()]
-        train, held_out = without_prompts(found.groups, test.groups), test.groups
-        if twice := len(found.groups) - len(train):
-            notes.append(f"{twice} groups of {data} have a prompt of {eval_data}: not trained on")
-        _check_left(train, data, eval_data)
+        formats.add(test.format)
+        train, held_out = _without_tested(found.groups, test.groups, data, eval_data, notes)
     train, gold = without_gold(train, sizes, notes)
     if few := explain_few_prompts(len(distinct_prompts(held_out))):
         notes.append(few)
-    wording = gsm8k.GSM8K_WORDING if keyed else None
+    wording = gsm8k.GSM8K_WORDING if "gsm8k" in formats else None
     judged = any(g.preferences or g.scores is not None for g in train)
     if not judged and (several := sum(len(g) > 1 for g in train)):
         notes.append(
@@ -91,16 +88,26 @@ def task_from_files(
 def _read_test_set(reading: ReadingOptions, path: Path | str, notes: list[str]) -> DataRead:
     """Read a test set; without --columns where these are names of the training data alone."""
     try:
-        return reading.read(path)
-    except DataError as error:
-        if not reading.columns or "no column" not in error.what:
-            raise
+        found = reading.read(path)
+    except MissingColumnError as error:
         try:
             found = replace(reading, columns="").read(path)
         except DataError:
             raise error from None
         notes.append(f"{path}: read without --columns, which names no columns of it")
-        return found
+    notes += [f"{path}: {found.format}, because {found.why}", *found.notes.lines()]
+    return found
+
+
+def _without_tested(
+    groups: Groups, test: Groups, data: Path | str, eval_data: Path | str, notes: list[str]
+) -> tuple[Groups, Groups]:
+    """Return what is trained on, without the prompts of a test set, and the test set."""
+    train = without_prompts(groups, test)
+    if twice := len(groups) - len(train):
+        notes.append(f"{twice} groups of {data} have a prompt of {eval_data}: not trained on")
+    _check_left(train, data, eval_data)
+    return train, test
 
 
 def without_gold(train: Groups, sizes: Sizes, notes: list[str]) -> tuple[Groups, Groups | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tandem.data.formats.column_names import (
     answers_in,
@@ -27,6 +28,48 @@ UNJUDGED = ("prompt-completion", "messages", "sharegpt", "alpaca", "gsm8k", "ans
             "prompt", "text")  # fmt: skip
 NEAREST = 4
 """Formats that an error names, where no format fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a format would leave out, and how the error says it.
+
+    Attributes:
+        look: finds it among the columns that the format does not read.
+        what: is read.
+        why: nothing else may be there.
+        alone: what to do with the format all the same.
+    """
+
+    look: Callable[[Sequence[str], Sequence[DataRow]], Sequence[str]]
+    what: str
+    why: str
+    alone: str
+
+
+LEFT_OUT = {
+    "prompt": LeftOut(
+        answers_in,
+        "`prompt` alone is read",
+        "prompts alone are read where no column could hold an answer; else what somebody wrote or "
+        "judged would be lost without a word",
+        "to read the prompts alone",
+    ),
+    "answers": LeftOut(
+        judgments_in,
+        "answers that nobody judged",
+        "several answers to a prompt are judged by `scores` or by `ranks`, one for each",
+        "to read the answers without it",
+    ),
+    "text": LeftOut(
+        parts_in,
+        "whole texts",
+        "a text alone is trained on as it stands; what else somebody asked, wrote or judged would "
+        "be lost without a word",
+        "to train on the texts alone",
+    ),
+}
+"""Formats that need little, and would fit files that hold more."""
 
 
 def detect_format(rows: Sequence[DataRow], name: str, asked: str | None = None) -> tuple[str, str]:
@@ -83,26 +126,8 @@ def _refuse_guess(found: str, rows: Sequence[DataRow], name: str) -> None:
     """
     if found == "implicit-prompt":
         _refuse_guessed_prompt(rows, name)
-    elif found == "prompt":
-        _refuse_unread(
-            found, rows, name, answers_in, "`prompt` alone is read",
-            "prompts alone are read where no column could hold an answer; else what somebody wrote "
-            "or judged would be lost without a word",
-            "to read the prompts alone",
-        )  # fmt: skip
-    elif found == "answers":
-        _refuse_unread(
-            found, rows, name, judgments_in, "answers that nobody judged",
-            "several answers to a prompt are judged by `scores` or by `ranks`, one for each",
-            "to read the answers without it",
-        )  # fmt: skip
-    elif found == "text":
-        _refuse_unread(
-            found, rows, name, parts_in, "whole texts",
-            "a text alone is trained on as it stands; what else somebody asked, wrote or judged "
-            "would be lost without a word",
-            "to train on the texts alone",
-        )  # fmt: skip
+    elif found in LEFT_OUT:
+        _refuse_unread(found, rows, name)
     elif found in UNJUDGED:
         _refuse_unread_labels(found, rows, name)
 
@@ -133,25 +158,17 @@ def _refuse_guessed_prompt(rows: Sequence[DataRow], name: str) -> None:
     )
 
 
-def _refuse_unread(
-    found: str,
-    rows: Sequence[DataRow],
-    name: str,
-    look: Callable[[Sequence[str], Sequence[DataRow]], Sequence[str]],
-    what: str,
-    why: str,
-    alone: str,
-) -> None:
-    left = left_over(found, rows)
-    unread = look(left, rows)
+def _refuse_unread(found: str, rows: Sequence[DataRow], name: str) -> None:
+    seen, left = LEFT_OUT[found], left_over(found, rows)
+    unread = seen.look(left, rows)
     if not unread:
         return
     mapping = suggest_columns([*FORMATS[found].needs, *left])
     better = f"say which columns hold what: {spell_columns(mapping)}; or, " if mapping else ""
     raise DataError(
-        f"{name}: {what}, and {quote_names(unread)} would be left out",
-        why,
-        f"{better}{alone}, --format {found}",
+        f"{name}: {seen.what}, and {quote_names(unread)} would be left out",
+        seen.why,
+        f"{better}{seen.alone}, --format {found}",
     )
 
 

@@ -12,6 +12,10 @@ from tandem.data.formats.fields import DataRow
 from tandem.errors import ConfigError, DataError
 
 
+class MissingColumnError(DataError):
+    """A row has no column that --columns names."""
+
+
 def rename_columns(rows: Iterable[DataRow], columns: Mapping[str, str] | None) -> Iterator[DataRow]:
     """Yield rows with the columns' names that formats know.
 
@@ -20,7 +24,7 @@ def rename_columns(rows: Iterable[DataRow], columns: Mapping[str, str] | None) -
         columns: what a format calls a column -> what the file calls it.
 
     Raises:
-        DataError: a row has no such column.
+        MissingColumnError: a row has no such column.
     """
     if not columns:
         yield from rows
@@ -29,7 +33,7 @@ def rename_columns(rows: Iterable[DataRow], columns: Mapping[str, str] | None) -
     for row in rows:
         missing = [theirs for theirs in back if theirs not in row.values]
         if missing:
-            raise DataError(
+            raise MissingColumnError(
                 f"{row.place}: no column `{missing[0]}`; there are "
                 f"{', '.join(f'`{c}`' for c in row.values)}",
                 f"--columns {back[missing[0]]}={missing[0]} asks for it",

@@ -24,7 +24,7 @@ from tokenizers.models import WordLevel
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from tandem.tasks.micro import arithmetic, dialogue, posts
-from tandem.tasks.micro.base import weights_hash, write_record
+from tandem.tasks.micro.base_model import weights_hash, write_record
 from tandem.tasks.micro.lessons import training_post, training_problem, training_request
 from tandem.tasks.micro.posts import Meta, pick_one
 from tandem.tasks.micro.skills import SKILLS, rendered_question

@@ -1,4 +1,4 @@
-"""Make the micro task's base model: `python -m tandem.tasks.micro.base`.
+"""Make the micro task's base model: `python -m tandem.tasks.micro.base_model`.
 
 A stock Llama of about 0.9 M parameters first learns to check the claims of a summary, then every
 skill at once, from demonstrations of mixed quality, with the loss on the replies only. Progress is
