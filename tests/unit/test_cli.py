@@ -62,6 +62,7 @@ class Method:
     flag: bool = False
     optim: Optim = Optim(lr=3e-5)
     extra: Extra | None = None
+    words: tuple[str, ...] = ()
 
 
 def parsed(*words: str, file: Path | None = None) -> Method:
@@ -115,6 +116,8 @@ def test_a_resolved_configuration_reads_back_as_itself(tmp_path):
         (["--toy.bata", "1"], "`toy.bata` in the command line. Did you mean `toy.beta`"),
         (["--toy.bata=1"], "Did you mean `toy.beta`"),
         (["--toy.bet", "1"], "unknown setting `toy.bet`"),
+        (["--toy.words.words=1"], "`toy.words.words`.*Did you mean `toy.words`"),
+        (["--toy.extra.rang=1"], "Did you mean `toy.extra.rank`"),
         (["--toy.beta", "abc"], "toy.beta.*float.*abc"),
         (["--toy.loss", "ip"], "toy.loss.*sigmoid.*ip"),
         (["--toy.optim.lr", "-1"], "optim.lr = -1.0"),

@@ -83,12 +83,13 @@ def make_plan(options: Any) -> Plan:
         claims += parse_claims(text)
     count, most = _seed_counts(options, table)
     sizes = with_table_values(Sizes(), task_settings(start.get("task")).get("sizes", {}))
-    spoken = "sft" in common or any("sft" in row.get("settings", {}) for row in rows)
+    entries = tuple(_entry(row, common, start.get("task")) for row in rows)
+    spoken = "sft" in common or any("sft" in entry.changed for entry in entries)
     own = "sft" if spoken else "auto"
     return Plan(
         title=table.get("title", "methods compared"),
         question=table.get("question", "Which method is better than SFT on the same prompts?"),
-        entries=tuple(_entry(row, common, start.get("task")) for row in rows),
+        entries=entries,
         seeds=tuple(range(options.first_seed, options.first_seed + most)),
         fewest_seeds=None if options.until_resolved is None else count,
         sizes=_typed({"sizes": sizes}, {"sizes": table.get("sizes", {})}, "sizes")["sizes"],

@@ -320,15 +320,25 @@ def nested_tables(config: object) -> dict[str, Any]:
 
 def _check_known(name: str, known: set[str], where: str, parser: ArgumentParser) -> None:
     options = {option.removeprefix("--") for option in known}
-    if name in options or any(name.startswith(f"{option}.") for option in options):
+    nested = set(_nested_names(parser))
+    if name in options | nested:
         return
     method = str(parser.prog).rpartition(" ")[2]
     ours = explain_flag(name, options, method)
     raise ConfigError(
-        f"unknown setting `{name}` in {where}.{'' if ours else nearest_name(name, options)}",
+        f"unknown setting `{name}` in {where}.{'' if ours else nearest_name(name, options | nested)}",
         "a setting that nobody reads would be lost without a word",
         ours or "correct its name or leave it out; --help lists all of them",
     )
+
+
+def _nested_names(parser: ArgumentParser) -> Iterator[str]:
+    """Yield the settings below one that is a table or nothing: `machine.lora.rank`."""
+    for action in parser._actions:
+        hint = None if action.nargs == 0 else getattr(action, "_typehint", None)
+        for kind in filter(is_dataclass, get_args(hint) or [hint]):
+            for option in action.option_strings:
+                yield from (f"{option.removeprefix('--')}.{f.name}" for f in fields(kind))
 
 
 def spell_value(value: Any) -> str:
