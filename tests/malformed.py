@@ -23,6 +23,13 @@ from vocabularies import CHATML, FORGETFUL, byte_bpe
 PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Go away."}
 USER, BOT = {"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}
 TALK = {"messages": [USER, BOT, USER, BOT]}
+LEFT = {"type": "pairwise", "value": {"selected": "left"}}
+TASK = {"data": {"prompt": "Hi?", "answer1": "Hello.", "answer2": "Go away."}}
+
+
+def _task(who: str) -> dict[str, Any]:
+    """A labelling task as Label Studio exports it, with one vote of `who`."""
+    return {"id": 1, **TASK, "annotations": [{"result": [LEFT], "completed_by": who}]}
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,7 @@ DATA = [
     Case("number for text", _second({**PAIR, "chosen": 3}), ("data.jsonl:2", "`chosen` is 3")),
     Case("object for text", _second({**PAIR, "chosen": {"t": 1}}), (":2", "`chosen` is {'t': 1}")),
     Case("lone surrogate", _second({**PAIR, "chosen": "\ud800"}), (":2", "surrogate")),
+    Case("lone surrogate in a name", _second(_task("\ud800"), _task("ann")), (":2", "surrogate")),
     Case("empty answers only", _rows({**PAIR, "chosen": ""}), ("none of 1 rows", "empty answer")),
     Case("identical pairs only", _rows({**PAIR, "rejected": "Hello."}), ("identical answers",)),
     Case("empty prompts only", _rows({**PAIR, "prompt": " "}), ("empty prompt", "data.jsonl:1")),

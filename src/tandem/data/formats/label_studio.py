@@ -39,7 +39,9 @@ def read_label_studio(row: DataRow) -> Group:
     for side, _ in votes:
         if side not in pairs:
             row.wrong("annotations.selected", side, "a pairwise choice is `left` or `right`")
-    preferences = tuple(Preference(*pairs[side], by=by) for side, by in votes)
+    preferences = tuple(
+        Preference(*pairs[side], by=row.sound("annotations.completed_by", by)) for side, by in votes
+    )
     return Group(Prompt("", text, messages), answers, preferences=preferences)
 
 
