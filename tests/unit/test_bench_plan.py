@@ -175,7 +175,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a cost is no number": ({"costs": {"DPO": float("nan")}}, "costs.DPO = 'NaN'"),
     "a cost is below 0": ({"costs": {"DPO": -1}}, "costs.DPO = -1"),
     "no entries": ({"entry": []}, "0 methods"),
-    "an entry is text and none has settings": ({"entry": ["dpo"], "settings": {}}, "`entry = 'dpo'`"),
+    "an entry is text, no settings": ({"entry": ["dpo"], "settings": {}}, "`entry = 'dpo'`"),
     "an entry is text": ({"entry": ["dpo"]}, "`entry = 'dpo'`"),
     "no method": ({"entry": [{"name": "x"}]}, "'x' names no method"),
     "unknown method": ({"entry": [{"method": "dpoo"}]}, "no method 'dpoo'. Did you mean `dpo`"),

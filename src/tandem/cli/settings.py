@@ -325,8 +325,9 @@ def _check_known(name: str, known: set[str], where: str, parser: ArgumentParser)
         return
     method = str(parser.prog).rpartition(" ")[2]
     ours = explain_flag(name, options, method)
+    near = "" if ours else nearest_name(name, options | nested)
     raise ConfigError(
-        f"unknown setting `{name}` in {where}.{'' if ours else nearest_name(name, options | nested)}",
+        f"unknown setting `{name}` in {where}.{near}",
         "a setting that nobody reads would be lost without a word",
         ours or "correct its name or leave it out; --help lists all of them",
     )
