@@ -75,7 +75,8 @@ class Machine:
         quantise: `nf4` keeps the frozen weights under adapters in 4 bits (QLoRA), of the policy
             that is trained and of its reference; what is saved is whole again.
         engine: who draws completions: `torch` is our own, from the weights that are trained;
-            `vllm` a server of vLLM on this machine, from a copy that is kept up to date.
+            `vllm` a server of vLLM on this machine, and `ray` the machines of a Ray cluster, from
+            copies that are kept up to date.
         sharding: how several processes share the weights that are trained: `none` keeps them
             whole in each, `fsdp2` gives each process a slice of weights, gradients and moments.
         save_dtype: of the weights that are saved; `auto` is that of the model a fit started from.
@@ -93,7 +94,7 @@ class Machine:
     checkpointing: bool = False
     lora: Lora | None = None
     quantise: Literal["none", "nf4"] = field(default="none", metadata={WHEN_CHANGED: True})
-    engine: Literal["torch", "vllm"] = field(default="torch", metadata={WHEN_CHANGED: True})
+    engine: Literal["torch", "vllm", "ray"] = field(default="torch", metadata={WHEN_CHANGED: True})
     sharding: Literal["none", "fsdp2"] = field(default="none", compare=False)
     save_dtype: Literal["auto", "fp32", "bf16", "fp16"] = field(
         default="auto", metadata={WHEN_CHANGED: True}

@@ -47,24 +47,41 @@ def _vllm(folder: Path) -> Engine:
     return engine
 
 
+def _ray(folder: Path) -> Engine:
+    """A Ray cluster of this machine, whose workers began with other weights."""
+    machine = Machine(device="cpu", precision="fp32", engine="ray")
+    with tempfile.TemporaryDirectory() as place:
+        even = dict.fromkeys("ab", 0.5)
+        other = open_policy(worlds.f2_model(Path(place), even, head_dim=32), machine)
+        engine = open_engine(other, AutoTokenizer.from_pretrained(folder), machine)
+    prompt = Group(Prompt("first", "", tokens=np.array([1], np.int32)))
+    list(engine.sample([prompt], 1, Sampling(max_tokens=1), Seed(0)))
+    engine.load(open_policy(folder, machine).lm)
+    return engine
+
+
 ENGINES: dict[str, Callable[[Path], Engine]] = {
     "torch": _torch,
     "torch mixture": _torch_mixture,
     "static": _static,
     "vllm": _vllm,
+    "ray": _ray,
 }
-WITH_VLLM = [
-    pytest.param(name, marks=[pytest.mark.vllm, pytest.mark.slow] if name == "vllm" else [])
-    for name in ENGINES
-]
+ELSEWHERE = {
+    "vllm": [pytest.mark.vllm, pytest.mark.slow],
+    "ray": [pytest.mark.ray, pytest.mark.slow],
+}
+ALL = [pytest.param(name, marks=ELSEWHERE.get(name, [])) for name in ENGINES]
 
 
-@pytest.fixture(scope="module", params=WITH_VLLM)
+@pytest.fixture(scope="module", params=ALL)
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
     if request.param == "vllm" and not os.environ.get("TANDEM_VLLM"):
         pytest.skip("TANDEM_VLLM names no Python with vLLM")
+    if request.param == "ray":
+        pytest.importorskip("ray", reason="pip install 'tandem-rlhf[ray]'")
     made = ENGINES[request.param](worlds.f2_model(tmp_path_factory.mktemp("f2"), head_dim=32))
     yield made
     if hasattr(made, "close"):

@@ -592,3 +592,8 @@ def test_scopes_with_one_seed_share_stages(tmp_path):
         third("policy", fit, None, Config(beta=0.3))
     assert CALLS == []
     assert third.records()[0].same_as == "b/01-policy"
+
+
+def test_half_a_character_is_written_as_a_question_mark(tmp_path):
+    atomic_files.write_text(tmp_path / "page.html", "a\ud800b")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "a?b"

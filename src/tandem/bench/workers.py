@@ -21,6 +21,7 @@ from threading import Thread, current_thread, main_thread
 from typing import Any, Literal, Protocol
 
 from tandem.bench.plan import Plan
+from tandem.engines.ray.cluster import join_cluster
 from tandem.errors import ConfigError, RunError
 from tandem.machine import Machine
 from tandem.runs.display import Lines
@@ -262,18 +263,7 @@ class RayPool:
     """Tasks on a Ray cluster: the one that RAY_ADDRESS names, or one on this machine."""
 
     def __init__(self, workers: int, job: Job) -> None:
-        try:
-            import ray  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise ConfigError(
-                "--engine ray",
-                "Ray is not installed",
-                "`pip install 'tandem-rlhf[ray]'`, or --engine processes",
-            ) from error
-        self._ray: Any = ray
-        self._own = not self._ray.is_initialized()
-        if self._own:
-            self._ray.init(log_to_driver=True, include_dashboard=False)
+        self._ray, self._own = join_cluster("--engine ray", "give --engine processes", log=True)
         cpus = self._ray.cluster_resources().get("CPU", 1)
         self._threads = max(1, int(cpus) // workers)
         self._busy: list[Any] = []

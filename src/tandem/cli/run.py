@@ -224,10 +224,15 @@ def check_machine(model: str | None, machine: Machine) -> None:
         machine: its settings.
 
     Raises:
-        ConfigError: the device is not here, the memory is too small, adapters fit nowhere, or
-            4-bit weights have no adapters or no bitsandbytes.
+        ConfigError: the device or the engine is not here, the memory is too small, adapters fit
+            nowhere, or 4-bit weights have no adapters or no bitsandbytes.
+        EngineError: the engine has no environment or no cluster.
         ModelError: the folder holds what cannot be trained.
     """
+    if machine.engine != "torch":
+        from tandem.engines.open_engine import check_engine
+
+        check_engine(machine.engine)
     own = model is not None and Path(model).is_dir()
     plain = machine.lora is None and machine.quantise == "none"
     if machine.device in ("auto", "cpu") and plain and not own:

@@ -151,15 +151,7 @@ class TorchEngine:
 
     def units(self, prompts: Iterable[Group], n: int) -> Iterator[list[Group]]:
         """Split prompts into the units of work: a function of their order and n alone."""
-        size = max(1, self.unit_rows // n)
-        unit: list[Group] = []
-        for group in prompts:
-            unit.append(group)
-            if len(unit) == size:
-                yield unit
-                unit = []
-        if unit:
-            yield unit
+        return cut_units(prompts, n, self.unit_rows)
 
     def sample(
         self, prompts: Iterable[Group], n: int, sampling: Sampling, seed: Seed
@@ -246,6 +238,19 @@ class TorchEngine:
                 if isinstance(decoder, SharedPrefixDecoder):
                     stack.enter_context(shared_prefix_attention(decoder.lm))
             yield
+
+
+def cut_units(prompts: Iterable[Group], n: int, unit_rows: int) -> Iterator[list[Group]]:
+    """Split prompts into units of `unit_rows` completions at most, or one prompt's."""
+    size = max(1, unit_rows // n)
+    unit: list[Group] = []
+    for group in prompts:
+        unit.append(group)
+        if len(unit) == size:
+            yield unit
+            unit = []
+    if unit:
+        yield unit
 
 
 class Mixture:

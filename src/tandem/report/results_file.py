@@ -87,7 +87,7 @@ def read_results(path: Path) -> Results:
 
 def _parsed(file: Path) -> Results:
     try:
-        found = _speakable(json.loads(file.read_text(encoding="utf-8")))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{file} is not JSON: {error}",
@@ -104,11 +104,6 @@ def _parsed(file: Path) -> Results:
             f"name the {BENCH} of a bench, or a run's folder",
         )
     return cast("Results", found)
-
-
-def _speakable(value: Any) -> Any:
-    """Replace half characters, which JSON can hold and no file or page can."""
-    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def results_from_run(folder: Path, done: list[Record]) -> Results:

@@ -36,10 +36,13 @@ def describe_write_error(error: BaseException) -> str | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that is either the old one or the new one, whenever the process dies."""
+    """Write a file that is either the old one or the new one, whenever the process dies.
+
+    Half a character, which no file can hold, is written as `?`.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="replace")
         flush_to_disk(part)
         part.replace(path)
     finally:

@@ -20,7 +20,6 @@ from tandem.engines import Sampling
 from tandem.engines.running_batch import StopCondition
 from tandem.engines.vllm.vllm_server import VllmServer
 from tandem.errors import ConfigError, EngineError
-from tandem.machine import world_size
 from tandem.models.lora import merged_weights
 from tandem.models.quantised import is_quantised
 from tandem.models.unpacking import write_unpacked
@@ -147,30 +146,6 @@ class VllmEngine:
                 f"an engine reads token ids, and the model has {self.positions} positions",
                 "tokenise the prompts first, shorten them, or lower sampling.max_tokens",
             )
-
-
-def check_support(mixture: bool) -> None:
-    """Refuse what a server cannot do.
-
-    Args:
-        mixture: whether the law of two models is to be sampled.
-
-    Raises:
-        ConfigError: it is; or the launch has several processes, each of which would start a
-            server and draw as it pleases.
-    """
-    if mixture:
-        raise ConfigError(
-            "machine.engine = vllm for a mixture of two policies",
-            "a server draws from one model, and the mixture multiplies two laws at every token",
-            "leave machine.engine out",
-        )
-    if world_size() > 1:
-        raise ConfigError(
-            f"machine.engine = vllm in {world_size()} processes",
-            "all processes learn from the same samples, and each would ask a server of its own",
-            "leave machine.engine out, or train in one process",
-        )
 
 
 def check_sampling(sampling: Sampling) -> None:

@@ -1,0 +1,219 @@
+"""Completions from the machines of a Ray cluster; a machine that is lost changes none of them.
+
+Prompts are cut into units of work as our own engine cuts them. Which worker does a unit leaves
+no trace in it: its draws depend on (seed, prompt id, i), and its arithmetic on its own prompts.
+So a unit whose worker was lost is simply done again by another, and what comes out is the same
+bit for bit, as long as the cluster's processors are of one kind.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from tandem.data.record import Group
+from tandem.engines import Sampling
+from tandem.engines.ray.cluster import Place, join_cluster, living_places
+from tandem.engines.ray.rollout_worker import PolicyShape, RolloutWorker, pack_weights
+from tandem.engines.torch import cut_units
+from tandem.errors import EngineError
+from tandem.rng import Seed
+from tandem.runs.heartbeat import count_tokens
+
+UNIT_ROWS = 64
+"""Completions in a unit of work: few enough that a step's prompts occupy several machines."""
+IN_HAND = 2
+"""Units given to a worker at once: the second waits beside it while it does the first."""
+AHEAD = 4
+"""Units for each worker that may be done before their turn, and wait in memory."""
+PATIENCE = 60.0
+"""Seconds that an engine waits for a machine when none is left."""
+TRIES = 3
+"""How often one unit may lose its worker: memory that it does not fit in kills any of them."""
+
+
+class RayEngine:
+    """Draws completions on every machine of a cluster, from copies of the policy.
+
+    Args:
+        lm: the policy, a model of transformers with adapters or without.
+        tokenizer: its tokenizer; prompts bring their tokens, this one writes the text.
+        dtype: what the workers compute in.
+        name: written as the completions' author.
+        unit_rows: completions in a unit of work, at least one prompt's.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        EngineError: there is no cluster where RAY_ADDRESS says.
+    """
+
+    is_exact = False
+
+    def __init__(
+        self,
+        lm: nn.Module,
+        tokenizer: Any,
+        *,
+        dtype: torch.dtype = torch.float32,
+        name: str = "policy",
+        unit_rows: int = UNIT_ROWS,
+    ) -> None:
+        self._ray, _ = join_cluster("machine.engine = ray", "leave machine.engine out")
+        self.name, self.dtype, self.unit_rows = name, dtype, unit_rows
+        self._shape = self._ray.put(_shape_of(lm, tokenizer, dtype, name, unit_rows))
+        self._version = 0
+        self._weights = self._ray.put(pack_weights(lm, dtype))
+        self._affinity = import_module(
+            "ray.util.scheduling_strategies"
+        ).NodeAffinitySchedulingStrategy
+        self._workers: dict[Place, Any] = {}
+        self._shunned: set[Place] = set()
+        self._closing = weakref.finalize(self, _end_workers, self._ray, self._workers)
+
+    def load(self, weights: nn.Module) -> None:
+        """Hand a live module's weights to the cluster; adapters are added to their layers.
+
+        The weights before are dropped first, so that the cluster holds one set.
+        """
+        self._weights = None
+        self._weights = self._ray.put(pack_weights(weights, self.dtype))
+        self._version += 1
+
+    def close(self) -> None:
+        """End the workers."""
+        self._closing()
+
+    def sample(
+        self, prompts: Iterable[Group], n: int, sampling: Sampling, seed: Seed
+    ) -> Iterator[Group]:
+        """Yield each prompt with n new completions, in the order of the prompts.
+
+        Raises:
+            EngineError: what a worker refused; or no machine is left, or one unit lost worker
+                after worker.
+        """
+        self._shunned.clear()
+        self._hire()
+        waiting = enumerate(cut_units(prompts, n, self.unit_rows))
+        again: deque[tuple[int, list[Group]]] = deque()
+        running: dict[Any, tuple[Place, int, list[Group]]] = {}
+        done: dict[int, list[Group]] = {}
+        losses: Counter[int] = Counter()
+        turn = 0
+        try:
+            while True:
+                while (place := self._free_place(running, 0 if again else len(done))) is not None:
+                    given = again.popleft() if again else next(waiting, None)
+                    if given is None:
+                        break
+                    worker, (number, unit) = self._workers[place], given
+                    ref = worker.sample.remote(
+                        self._version, self._weights, unit, n, sampling, seed
+                    )
+                    running[ref] = (place, number, unit)
+                if not running:
+                    return
+                [ref], _ = self._ray.wait(list(running), num_returns=1)
+                place, number, unit = running.pop(ref)
+                drawn = self._result(ref)
+                if isinstance(drawn, Exception):
+                    losses[number] += 1
+                    _check_losses(losses[number], unit, drawn)
+                    again.append((number, unit))
+                    self._lose(place)
+                    continue
+                done[number] = drawn
+                while turn in done:
+                    ready = done.pop(turn)
+                    turn += 1
+                    count_tokens("drawn", sum(len(c.tokens) for g in ready for c in g.completions))
+                    yield from ready
+        finally:
+            for ref in running:
+                self._ray.cancel(ref, force=False)
+
+    def _free_place(self, running: dict[Any, Any], done: int) -> Place | None:
+        """Return who can be given a unit: the worker with the fewest, if it has room."""
+        if len(running) + done >= AHEAD * len(self._workers):
+            return None
+        busy = Counter(place for place, _, _ in running.values())
+        place = min(self._workers, key=lambda p: busy[p])
+        return place if busy[place] < IN_HAND else None
+
+    def _result(self, ref: Any) -> list[Group] | Exception:
+        """Return what a worker drew, or how it was lost."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(ref)
+        except errors.RayTaskError as error:
+            raise error.cause from error
+        except (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError) as error:
+            return error
+
+    def _lose(self, place: Place) -> None:
+        """Give nothing more to a worker that was lost.
+
+        A machine that is gone counts as living for some seconds more, so that its place is left
+        alone until the next prompts come, unless there is no other.
+        """
+        self._workers.pop(place, None)
+        self._shunned.add(place)
+        self._hire()
+
+    def _hire(self) -> None:
+        """Have a worker in every place that lives, and in no other."""
+        end = time.monotonic() + PATIENCE
+        while not (living := set(living_places(self._ray)) - self._shunned):
+            if time.monotonic() > end:
+                raise EngineError(
+                    "no machine of the Ray cluster is left",
+                    "completions are drawn on its machines",
+                    "start machines again (`ray start --address=...`); the same command goes on",
+                )
+            time.sleep(1)
+            if time.monotonic() > end - PATIENCE / 2:
+                self._shunned.clear()  # what still lives now is a machine whose worker ended
+        for place in self._workers.keys() - living:
+            del self._workers[place]
+        for place in living - self._workers.keys():
+            hired = self._ray.remote(num_cpus=0, num_gpus=place.gpus)(RolloutWorker)
+            here = self._affinity(node_id=place.node, soft=False)
+            self._workers[place] = hired.options(scheduling_strategy=here).remote(self._shape)
+
+
+def _shape_of(
+    lm: Any, tokenizer: Any, dtype: torch.dtype, name: str, unit_rows: int
+) -> PolicyShape:
+    inner = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
+    config = copy.deepcopy(inner.config)
+    config._attn_implementation = None  # ours is known in the process alone that registered it
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    generation = getattr(inner, "generation_config", None)
+    threads = torch.get_num_threads()
+    return PolicyShape(type(inner), config, generation, tokenizer, dtype, name, unit_rows, threads)
+
+
+def _check_losses(lost: int, unit: list[Group], error: Exception) -> None:
+    if lost == TRIES:
+        raise EngineError(
+            f"{TRIES} workers ended while they drew for {len(unit)} prompts from "
+            f"`{unit[0].id}` on: {' '.join(str(error).split())[:300]}",
+            "often a machine has no memory left for the policy and a unit's completions",
+            "give larger machines, or a smaller sampling.max_tokens; the same command goes on",
+        ) from error
+
+
+def _end_workers(ray: Any, workers: dict[Place, Any]) -> None:
+    if ray.is_initialized():
+        for worker in workers.values():
+            ray.kill(worker)
+    workers.clear()
