@@ -2,6 +2,7 @@
 
     python experiments/nash.py --page docs/results/nash.md            # goes on where it stopped
     python experiments/nash.py --page docs/results/nash.md --again    # the page, from its JSON
+    python experiments/nash.py --beside ranking    # half of it, beside the first command
 
 Two worlds, both of the micro task's summaries: in the *circle* every annotator stands in one of
 three camps (`micro-tastes`, cyclic = 1), in the *ranking* all follow the truth with the noise of
@@ -451,11 +452,20 @@ def main() -> None:
     """Do what is left, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/nash"))
-    parser.add_argument("--page", type=Path, required=True)
+    parser.add_argument("--page", type=Path)
+    parser.add_argument(
+        "--beside", choices=WORLDS, help="do this world's seeds, the last first, and no page"
+    )
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
     parser.add_argument("--again", action="store_true", help="the page, from its JSON alone")
     parser.add_argument("--curves", type=int, default=0, help="seeds of the long runs")
     options = parser.parse_args()
+    if options.beside:
+        for seed in SEEDS[: options.seeds][::-1]:
+            one_seed(options.out, options.beside, seed, search(options.out)["chosen"])
+        return
+    if options.page is None:
+        parser.error("--page, or --beside")
     stored = options.page.with_suffix(".json")
     if options.again:
         record = json.loads(stored.read_text(encoding="utf-8"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tandem.data.formats import read_data
 
@@ -50,6 +52,16 @@ def test_the_data_of_the_examples_are_what_they_are_called(tmp_path: Path):
     assert (pairs.format, pairs.notes.kept) == ("preference", 6)
     thumbs = read_data(data.write_thumbs(tmp_path / "thumbs.jsonl", 6))
     assert [float(g.scores[0]) for g in thumbs.groups if g.scores is not None] == [1.0, 0.0] * 3
+
+
+def test_the_files_for_clusters_are_well_formed():
+    """What a cluster alone can run is read; the Ray in it is the one that was tested."""
+    subprocess.run(["bash", "-n", str(EXAMPLES / "cluster/slurm.sh")], check=True, timeout=10)
+    cluster = yaml.safe_load((EXAMPLES / "cluster/kuberay.yaml").read_text(encoding="utf-8"))
+    pins = (EXAMPLES.parent / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert f"ray=={cluster['spec']['rayVersion']}" in pins
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    assert all(g["template"]["spec"]["containers"][0]["image"] == "IMAGE" for g in groups)
 
 
 @pytest.mark.slow
