@@ -109,7 +109,7 @@ def _files(model: Path) -> list[Path]:
 
 def _change_setting(model: Path, dice: random.Random) -> str:
     file = model / "config.json"
-    if not file.exists():
+    if not file.is_file():
         return "nothing"
     try:
         table = json.loads(file.read_text())
@@ -154,8 +154,10 @@ def _remove_a_file(model: Path, dice: random.Random) -> str:
 
 
 def _put_template(model: Path, dice: random.Random) -> str:
-    template = dice.choice(TEMPLATES)
-    (model / "chat_template.jinja").write_text(template)
+    template, file = dice.choice(TEMPLATES), model / "chat_template.jinja"
+    if file.is_dir():
+        return "nothing"
+    file.write_text(template)
     return f"template {template}"
 
 
