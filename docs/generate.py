@@ -92,7 +92,8 @@ def index() -> str:
         "that: `make pages` makes all of them again in minutes. `make reproduce` runs all of them "
         "again on the micro task, `make reproduce-rlp` RLP's alone; papers' numbers stand in "
         "columns of their own.",
-        "What the papers claim, and what came of each claim here: [claims](../claims/index.md).",
+        "What was found, on one page: [findings](../findings.md). What the papers claim, and what "
+        "came of each claim here: [claims](../claims/index.md).",
     ]
     for name, x in comparisons().items():
         seeds = f"{len(x['seeds'])} seed{'s' * (len(x['seeds']) > 1)}"

@@ -233,13 +233,13 @@ def _table(registry: Mapping[str, Any], judged: Mapping[str, list[Judged]]) -> s
         printed = [spell_printed(row) for row in claim["printed"]]
         known = [f"{row[-1]} ({row[0]})" for row in printed if row[-1] != "-"]
         first = next((t for t in tests if t.evidence.estimate), None)
-        ours = f"{first.test['label']}: {_spelled(first)}" if first else "-"
+        ours = f"{first.test['label']}: {spell_estimate(first)}" if first else "-"
         link = f"[{claim['says']}](#{claim['id']})"
-        lines.append([link, known[0] if known else "-", ours, _verdict(tests)])
+        lines.append([link, known[0] if known else "-", ours, spell_verdict(tests)])
     return markdown(head, lines)
 
 
-def _verdict(tests: Sequence[Judged]) -> str:
+def spell_verdict(tests: Sequence[Judged]) -> str:
     """Spell a claim's verdict, with the tests that hold and fail where they differ."""
     verdict = claim_verdict(tests)
     run = [t for t in tests if t.verdict != LEFT]
@@ -260,7 +260,7 @@ def _claim(
 ) -> Iterator[str]:
     yield f"### {claim['id']}"
     yield f"{claim['says']} ({claim['place']})"
-    yield f"Shown by: {claim['shows']} **{_sentence(_verdict(tests))}.**"
+    yield f"Shown by: {claim['shows']} **{_sentence(spell_verdict(tests))}.**"
     if claim["printed"]:
         head = ["paper", "worse", "better", "gap", "n", "standard error", "gap / error"]
         yield markdown(head, [spell_printed(row) for row in claim["printed"]])
@@ -283,10 +283,11 @@ def _line(judged: Judged) -> list[str]:
     p = "-" if math.isnan(judged.p) else f"{judged.p:.2g}"
     seeds = f"{evidence.estimate.seeds} seeds" if evidence.estimate.seeds > 1 else ""
     how = ", ".join(x for x in (test["file"], FROM[evidence.kind], seeds) if x)
-    return [test["label"], _spelled(judged), p, judged.verdict, evidence.day or "-", how]
+    return [test["label"], spell_estimate(judged), p, judged.verdict, evidence.day or "-", how]
 
 
-def _spelled(judged: Judged) -> str:
+def spell_estimate(judged: Judged) -> str:
+    """Spell a test's number with its interval."""
     x = judged.evidence.estimate
     assert x is not None
     mark = " †" if judged.evidence.old else ""

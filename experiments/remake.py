@@ -38,6 +38,7 @@ PAGES: tuple[tuple[str, ...], ...] = (
     ("phases.py", "--again"),
     ("claims.py",),
     ("world.py",),
+    ("findings.py",),
 )  # fmt: skip
 """Every page by the script that makes it; the last step is the index."""
 APART = {"label-plans": "its JSON does not hold the plan as text; experiments/label_plans.py does"}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import claims
+import findings
 import world
 from claims import REGISTRY, claim_verdict, judge_registry, paper_error, read_registry
 from evidence import Store, follow_path, kendall_tau, missing_paths, slope_weights, weigh_test
@@ -225,3 +226,25 @@ def test_two_annotators_of_the_task_agree_as_their_errors_say(tmp_path: Path):
     agree, right, _ = world.people_of_task(Store(tmp_path))
     assert agree.value == pytest.approx(62.5, abs=7)
     assert right.value == pytest.approx(75, abs=6)
+
+
+# findings -------------------------------------------------------------------------------------
+
+
+def test_the_findings_are_those_of_the_outcomes(capsys):
+    assert findings.main(["--check"]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prose", "said"),
+    [
+        ("{{nobody}}", "no claim 'nobody'"),
+        ("{{truth-down: by nobody}}", "no test of that name was run"),
+        ("{{if truth-down is fails}}", "written for 'truth-down' with the verdict 'fails'"),
+    ],
+)
+def test_a_sentence_does_not_outlive_what_it_says(prose, said):
+    registry = read_registry(REGISTRY)
+    judged = judge_registry(registry, Store(REGISTRY.parents[1] / "results"))
+    with pytest.raises(ValueError, match=said):
+        findings.findings_page(prose, registry, judged)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special, stats
+import scipy  # loads its parts when they are named: `scipy.stats` alone takes a third of a second
+from scipy import optimize, special
 
 Floats = npt.NDArray[np.floating[Any]]
 Numbers = npt.NDArray[np.floating[Any]] | np.floating[Any] | float
@@ -28,7 +29,7 @@ def t_tails(t: Numbers, df: Any) -> Floats:
 
 def spread_points(n: int, dimensions: int) -> Floats:
     """Return [n, dimensions] points that fill the unit cube evenly, always the same; n = 2^k."""
-    points: Any = stats.qmc.Sobol(dimensions, scramble=False).random(n)
+    points: Any = scipy.stats.qmc.Sobol(dimensions, scramble=False).random(n)
     return np.asarray(points, np.float64) + 0.5 / n
 
 
@@ -44,7 +45,7 @@ def noncentral_t(power: float, df: float, t: float) -> float:
     """
 
     def missing(shift: float) -> float:
-        return power - float(stats.nct.sf(t, df, shift))
+        return power - float(scipy.stats.nct.sf(t, df, shift))
 
     return find_root(missing, 0.0, t + 40.0)
 
@@ -86,7 +87,7 @@ def log_sigmoid(x: Floats) -> Floats:
 
 def midranks(x: Floats) -> Floats:
     """Return ranks from 1; equal numbers share the mean of their ranks."""
-    return np.asarray(stats.rankdata(x), np.float64)
+    return np.asarray(scipy.stats.rankdata(x), np.float64)
 
 
 def xlogx(x: Floats) -> Floats:
