@@ -102,22 +102,14 @@ class RayEngine:
         """
         self._shunned.clear()
         self._hire()
-        waiting = enumerate(cut_units(prompts, n, self.unit_rows))
-        again: deque[tuple[int, list[Group]]] = deque()
+        units = _Units(cut_units(prompts, n, self.unit_rows))
         running: dict[Any, tuple[Place, int, list[Group]]] = {}
-        done: dict[int, list[Group]] = {}
-        losses: Counter[int] = Counter()
-        turn = 0
         try:
             while True:
-                while (place := self._free_place(running, 0 if again else len(done))) is not None:
-                    given = again.popleft() if again else next(waiting, None)
-                    if given is None:
-                        break
-                    worker, (number, unit) = self._workers[place], given
-                    ref = worker.sample.remote(
-                        self._version, self._weights, unit, n, sampling, seed
-                    )
+                while (place := self._free_place(running, units)) and (given := units.take()):
+                    number, unit = given
+                    asked = self._workers[place].sample
+                    ref = asked.remote(self._version, self._weights, unit, n, sampling, seed)
                     running[ref] = (place, number, unit)
                 if not running:
                     return
@@ -125,24 +117,19 @@ class RayEngine:
                 place, number, unit = running.pop(ref)
                 drawn = self._result(ref)
                 if isinstance(drawn, Exception):
-                    losses[number] += 1
-                    _check_losses(losses[number], unit, drawn)
-                    again.append((number, unit))
+                    units.put_back(number, unit, drawn)
                     self._lose(place)
                     continue
-                done[number] = drawn
-                while turn in done:
-                    ready = done.pop(turn)
-                    turn += 1
-                    count_tokens("drawn", sum(len(c.tokens) for g in ready for c in g.completions))
-                    yield from ready
+                for group in units.in_turn(number, drawn):
+                    count_tokens("drawn", sum(len(c.tokens) for c in group.completions))
+                    yield group
         finally:
             for ref in running:
                 self._ray.cancel(ref, force=False)
 
-    def _free_place(self, running: dict[Any, Any], done: int) -> Place | None:
+    def _free_place(self, running: dict[Any, Any], units: _Units) -> Place | None:
         """Return who can be given a unit: the worker with the fewest, if it has room."""
-        if len(running) + done >= AHEAD * len(self._workers):
+        if len(running) + units.held >= AHEAD * len(self._workers):
             return None
         busy = Counter(place for place, _, _ in running.values())
         place = min(self._workers, key=lambda p: busy[p])
@@ -202,14 +189,47 @@ def _shape_of(
     return PolicyShape(type(inner), config, generation, tokenizer, dtype, name, unit_rows, threads)
 
 
-def _check_losses(lost: int, unit: list[Group], error: Exception) -> None:
-    if lost == TRIES:
-        raise EngineError(
-            f"{TRIES} workers ended while they drew for {len(unit)} prompts from "
-            f"`{unit[0].id}` on: {' '.join(str(error).split())[:300]}",
-            "often a machine has no memory left for the policy and a unit's completions",
-            "give larger machines, or a smaller sampling.max_tokens; the same command goes on",
-        ) from error
+class _Units:
+    """Units of work by number: not begun, to be done again, or done before their turn."""
+
+    def __init__(self, units: Iterable[list[Group]]) -> None:
+        self._fresh = enumerate(units)
+        self._again: deque[tuple[int, list[Group]]] = deque()
+        self._done: dict[int, list[Group]] = {}
+        self._losses: Counter[int] = Counter()
+        self._turn = 0
+
+    @property
+    def held(self) -> int:
+        """How many wait for their turn; none keeps one that was lost from being done again."""
+        return 0 if self._again else len(self._done)
+
+    def take(self) -> tuple[int, list[Group]] | None:
+        """Return the next unit to be done, those that were lost first."""
+        return self._again.popleft() if self._again else next(self._fresh, None)
+
+    def put_back(self, number: int, unit: list[Group], error: Exception) -> None:
+        """Have a unit done again whose worker was lost.
+
+        Raises:
+            EngineError: it has lost too many.
+        """
+        self._losses[number] += 1
+        if self._losses[number] == TRIES:
+            raise EngineError(
+                f"{TRIES} workers ended while they drew for {len(unit)} prompts from "
+                f"`{unit[0].id}` on: {' '.join(str(error).split())[:300]}",
+                "often a machine has no memory left for the policy and a unit's completions",
+                "give larger machines, or a smaller sampling.max_tokens; the same command goes on",
+            ) from error
+        self._again.append((number, unit))
+
+    def in_turn(self, number: int, drawn: list[Group]) -> Iterator[Group]:
+        """Keep what was drawn; yield all groups whose turn has come."""
+        self._done[number] = drawn
+        while self._turn in self._done:
+            self._turn += 1
+            yield from self._done.pop(self._turn - 1)
 
 
 def _end_workers(ray: Any, workers: dict[Place, Any]) -> None:
