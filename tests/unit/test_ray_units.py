@@ -45,7 +45,7 @@ def test_a_unit_that_ends_every_worker_ends_the_run():
         given = units.take()
         assert given is not None
         units.put_back(*given, OSError("gone"))
-    with pytest.raises(EngineError, match="3 workers ended.* `a0` on: out of memory"):
+    with pytest.raises(EngineError, match=r"3 workers ended.* `a0` on: out of memory"):
         units.put_back(0, _unit("a"), OSError("out of\nmemory"))
 
 
