@@ -37,6 +37,7 @@ from tandem.report.verdict import verdict_sentences
 from tandem.runs.atomic_files import write_json
 from tandem.runs.environment import hide_password
 from tandem.runs.names import folder_name
+from tandem.runs.store import open_store
 from tandem.runs.trackers import check_known
 from tandem.statistics import explain_few_prompts, minimum_detectable
 from tandem.tasks.load import task_tallies
@@ -45,6 +46,13 @@ from tandem.tasks.load import task_tallies
 def bench_command(words: Sequence[str]) -> int:
     """Run a comparison, write its numbers and its report, print who won."""
     options = parse_words(make_bench_parser(), words)
+    if options.store and not options.out:
+        raise ConfigError(
+            f"--store {options.store} without --out",
+            "the copy is of the comparison's folder, which is fetched before the plan is read",
+            "give --out runs/NAME too",
+        )
+    store = open_store(Path(options.out or ""), options.store, fetch=not options.dry_run)
     chosen = choose_preset(options)
     plan = with_model_folder(make_plan(options))
     for name in options.tracker:
@@ -58,6 +66,14 @@ def bench_command(words: Sequence[str]) -> int:
     print("\n".join(filter(None, told)), flush=True)
     if options.dry_run:
         return 0
+    with store:
+        return _compare(plan, out, machine, options, words, chosen)
+
+
+def _compare(
+    plan: Plan, out: Path, machine: Machine, options: Any, words: Sequence[str], chosen: str
+) -> int:
+    """Do what is left of the seeds, and print and write what they say."""
     if chosen:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / CHOSEN, {"preset": options.preset})
@@ -151,6 +167,8 @@ def make_bench_parser() -> Any:
         "--budget": "30min, 2h: start no seed that would end later; every worker's first is always "
         "done. Without a plan: the longest preset that ends in time on this machine",
         "--out": "the comparison's folder; runs/bench-TITLE if not given",
+        "--store": "keep a copy of that folder there, and go on from it where the folder is not "
+        "here: s3://bucket/name, gs://..., file:///...",
     }.items():
         parser.add_argument(option, type=str | None, default=None, help=text)
     add_extent_flags(parser, "full, the default: reward models are fitted that compare the "

@@ -40,6 +40,7 @@ from tandem.data.chat.encoding_rules import EncodingRules
 from tandem.errors import ConfigError
 from tandem.methods import METHODS, Method, find_method, load_method
 from tandem.methods.configs import all_shared_parts, with_shared_parts
+from tandem.runs.store import open_store
 from tandem.runs.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ def run_command_line(words: Sequence[str]) -> int:
     labels.check_demonstrations(method, task, extent.start)
     labels.check_prompts(method, task)
     warning = labels.explain_few_held_out(method, task)
-    rules = encoding_rules(options, run_folder(method.name, options, task), task.base.path)
+    place = run_folder(method.name, options, task)
+    store = open_store(place, options.store, fetch=not options.dry_run)
+    rules = encoding_rules(options, place, task.base.path)
     if rules.max_length is not None:
         check_length(rules.max_length, task.base.path)
     resolved = resolved_settings(method.name, options, configs, rules, extent)
@@ -112,7 +115,8 @@ def run_command_line(words: Sequence[str]) -> int:
         print(plan_text(options, resolved, task, (*costs, *filter(None, [warning]))))
         return 0
     print("\n".join(costs), flush=True)
-    return _run_and_print(method, options, configs, task, resolved, rules, extent, warning)
+    with store:
+        return _run_and_print(method, options, configs, task, resolved, rules, extent, warning)
 
 
 def iterate_command(words: Sequence[str]) -> int:
@@ -190,6 +194,8 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
         ".gguf file; with --data or --task constraints",
         "--data": "preferences or demonstrations: JSONL, JSON, CSV, Parquet, a folder, a hub id",
         "--out": "the run's folder; runs/METHOD-NAME-SEED if not given",
+        "--store": "keep a copy of the run's folder there, and go on from it where the folder is "
+        "not here: s3://bucket/name, gs://..., file:///...",
         "--config": "TOML or YAML with any of these settings; flags win, and a later file wins",
         "--method": "for run.toml alone: must be the method that is run",
     }.items():
