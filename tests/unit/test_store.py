@@ -114,7 +114,7 @@ def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, url: str):
 
 def test_a_store_that_is_away_for_a_while_is_tried_again(tmp_path: Path, url: str):
     folder, told = tmp_path / "run", list[str]()
-    with RunStore(folder, url, every=0.02, say=told.append) as store:
+    with RunStore(folder, url, every=0.1, say=told.append) as store:
         send, tries = store._files.put_file, [0]
 
         def away(*args: Any, **kw: Any) -> None:
@@ -128,7 +128,7 @@ def test_a_store_that_is_away_for_a_while_is_tried_again(tmp_path: Path, url: st
             with Run(folder, 7) as run:
                 run("number", draw)
         finally:
-            store._closing.wait(0.3)
+            store._closing.wait(0.8)
             store._files.put_file = send
     assert [line for line in told if "nobody answers" in line] == told[:1]
     assert RunStore(tmp_path / "there", url, say=told.append).fetch()
@@ -180,7 +180,7 @@ def test_an_address_that_is_none_is_refused(tmp_path: Path, capsys, url: str, sa
 
 
 def test_nothing_is_kept_without_an_address(tmp_path: Path):
-    with open_store(tmp_path / "run", None):
+    with open_store(tmp_path / "run", None, every=30.0):
         pass
     assert not (tmp_path / "run").exists()
 

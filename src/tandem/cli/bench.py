@@ -52,12 +52,13 @@ def bench_command(words: Sequence[str]) -> int:
             "the copy is of the comparison's folder, which is fetched before the plan is read",
             "give --out runs/NAME too",
         )
-    store = open_store(Path(options.out or ""), options.store, fetch=not options.dry_run)
+    machine = with_parsed_values(Machine(), options["machine"], "machine")
+    often, place = machine.save_seconds, Path(options.out or "")
+    store = open_store(place, options.store, every=often, fetch=not options.dry_run)
     chosen = choose_preset(options)
     plan = with_model_folder(make_plan(options))
     for name in options.tracker:
         check_known(name)
-    machine = with_parsed_values(Machine(), options["machine"], "machine")
     check_machine(plan.model, machine)
     out = Path(options.out or f"runs/bench-{folder_name(plan.title)}")
     plan, why = with_start(plan, out)

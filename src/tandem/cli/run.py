@@ -102,7 +102,8 @@ def run_command_line(words: Sequence[str]) -> int:
     labels.check_prompts(method, task)
     warning = labels.explain_few_held_out(method, task)
     place = run_folder(method.name, options, task)
-    store = open_store(place, options.store, fetch=not options.dry_run)
+    often = configs["machine"].save_seconds
+    store = open_store(place, options.store, every=often, fetch=not options.dry_run)
     rules = encoding_rules(options, place, task.base.path)
     if rules.max_length is not None:
         check_length(rules.max_length, task.base.path)

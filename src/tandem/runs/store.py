@@ -28,7 +28,8 @@ from tandem.runs.atomic_files import is_complete, read_json, write_json
 
 OWNER, KNOWN = "owner.json", "store.json"
 """Who owns the copy, in the store; what was sent, in the folder."""
-EVERY_SECONDS = 20.0
+OFTEN = 0.1
+"""Seconds between two looks at least."""
 NOT_SENT = re.compile(r"(^|/)(run\.lock|store\.json)$|\.\d+\.part$|\.part/(DONE$|artifact/)")
 """Files of this process alone, files half written, and what a begun stage does not resume from."""
 ATTEMPTS = 3
@@ -38,13 +39,14 @@ Marks = dict[str, list[int]]
 
 
 def open_store(
-    folder: Path, url: str | None, *, fetch: bool = True
+    folder: Path, url: str | None, *, every: float, fetch: bool = True
 ) -> AbstractContextManager[object]:
     """Return what keeps a folder's copy in a store during a `with` block; nothing without an URL.
 
     Args:
         folder: the run's folder; fetched from the store if it is not here.
         url: where the copy is kept.
+        every: seconds between two looks at the folder.
         fetch: False where nothing is to be made.
 
     Raises:
@@ -59,7 +61,7 @@ def open_store(
             "one process keeps the copy, and the others would begin before it is fetched",
             "leave --store out, and let --out be a disk that all machines see",
         )
-    store = RunStore(folder, url)
+    store = RunStore(folder, url, every=every)
     if fetch:
         store.fetch()
     return store
@@ -84,10 +86,10 @@ class RunStore:
         folder: Path,
         url: str,
         *,
-        every: float = EVERY_SECONDS,
+        every: float = 30.0,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.folder, self.url, self.every, self.say = folder, url, every, say
+        self.folder, self.url, self.every, self.say = folder, url, max(every, OFTEN), say
         self._files, self._root = _open(url)
         self._owner = secrets.token_hex(8)
         self._sent: Marks = {}
