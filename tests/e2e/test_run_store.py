@@ -65,18 +65,14 @@ def test_killed_and_moved_it_ends_in_the_same_weights(
         assert process.wait(300) == 0, process.stderr and process.stderr.read()
     moved = [*command, f"--out={out}", f"--store={url}", "--machine.save_seconds=0.2"]
     for stage in ("02-", "05-"):
-        with _start(
-            [*command, f"--out={out}", f"--store={url}", "--machine.save_seconds=0.2"], keys
-        ) as victim:
+        with _start(moved, keys) as victim:
             end = time.monotonic() + 120
             while not list(out.glob(f"{stage}*")) and time.monotonic() < end:
                 time.sleep(0.01)
             time.sleep(0.5)
             victim.send_signal(signal.SIGKILL)
         shutil.rmtree(out)
-    with _start(
-        [*command, f"--out={out}", f"--store={url}", "--machine.save_seconds=0.2"], keys
-    ) as process:
+    with _start(moved, keys) as process:
         told, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert b"files came from" in told
