@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib
 import importlib.util
 import inspect
@@ -43,6 +44,20 @@ def test_the_import_contract_holds():
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_a_contract_forbids_exists():
+    """A wall against a module that nobody has stands nowhere."""
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    forbidden = [
+        name
+        for section in contracts.values()
+        for name in section.get("forbidden_modules", "").split("\n")
+        if name.strip() and not name.strip().startswith(";")
+    ]
+    assert len(forbidden) >= 7
+    assert [name for name in forbidden if importlib.util.find_spec(name.strip()) is None] == []
 
 
 @pytest.mark.parametrize(
