@@ -1,6 +1,7 @@
 """`tandem plan METHOD`: what a run will take, before it: memory, tokens, time and disk.
 
-It takes every option of `tandem run METHOD`. Nothing is written.
+It takes every option of `tandem run METHOD`. Nothing is written. Without a method it plans a step
+on a cluster (`cluster_plan`).
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ PARTS = {
     "passing": "backward pass, for a moment",
 }
 USAGE = """usage: tandem plan METHOD [the options of `tandem run METHOD`]
+       tandem plan --params 70B --nodes 8 --gpus 8 [--help]
 
 Prints what the run will take: memory by part, tokens, time and disk of each fit.
-Nothing is written. Exit code 1 where it does not fit.
+Nothing is written. Exit code 1 where it does not fit. The second form is a step on
+a cluster, on paper.
 
 methods:
 """
@@ -44,6 +47,10 @@ def plan_command(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE + "\n".join(f"  {name:<10}  {row.title}" for name, row in METHODS.items()))
         return 0
+    if words[0].startswith("--"):
+        from tandem.cli.cluster_plan import cluster_command
+
+        return cluster_command(words)
     find_method(words[0])
     method = load_method(words[0])
     files = [Path(given) for given in run_command._given(words[1:], "--config")]

@@ -91,14 +91,15 @@ def check_ranges(config: Any, prefix: str) -> None:
 
     Args:
         config: a dataclass whose fields carry a `Range` in `Annotated`.
-        prefix: what the settings are called: `optim` for `optim.lr`.
+        prefix: what the settings are called: `optim` for `optim.lr`; empty where a field's name is
+            the setting's.
 
     Raises:
         ConfigError: naming the setting, its value and its range.
     """
     hints = _field_hints(type(config))
     for f in fields(config):
-        check_value(f"{prefix}.{f.name}", hints[f.name], getattr(config, f.name))
+        check_value(f"{prefix}.{f.name}".lstrip("."), hints[f.name], getattr(config, f.name))
 
 
 def check_value(name: str, hint: Any, value: Any) -> None:
