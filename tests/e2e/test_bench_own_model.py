@@ -78,6 +78,7 @@ def test_data_that_nobody_judged_is_refused(tmp_path, capsys):
     assert "nobody can judge" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.exists(), reason="no ../shared beside the repository")
 def test_a_real_model_on_real_preferences(tmp_path):

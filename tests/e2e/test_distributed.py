@@ -62,11 +62,8 @@ def alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return launch([sys.executable], tmp_path_factory.mktemp("alone"), base, {"views": True})
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [accelerate, pytest.param(torchrun, marks=pytest.mark.slow)],
-    ids=["accelerate", "torchrun"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [accelerate, torchrun], ids=["accelerate", "torchrun"])
 def test_two_processes_make_the_same_weights(launcher, base: Path, alone: Path, tmp_path: Path):
     """Each step is divided by its weight on all ranks, so its cut over ranks changes nothing.
 

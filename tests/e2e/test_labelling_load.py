@@ -17,6 +17,7 @@ from postgres import ABSENT, is_there
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more", [[], ["--postgresql", "--restarts", "1"]], ids=["sqlite", "postgresql"]
 )
