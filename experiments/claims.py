@@ -232,11 +232,15 @@ def _table(registry: Mapping[str, Any], judged: Mapping[str, list[Judged]]) -> s
         tests = judged[claim["id"]]
         printed = [spell_printed(row) for row in claim["printed"]]
         known = [f"{row[-1]} ({row[0]})" for row in printed if row[-1] != "-"]
-        first = next((t for t in tests if t.evidence.estimate), None)
-        ours = f"{first.test['label']}: {spell_estimate(first)}" if first else "-"
         link = f"[{claim['says']}](#{claim['id']})"
-        lines.append([link, known[0] if known else "-", ours, spell_verdict(tests)])
+        lines.append([link, known[0] if known else "-", spell_first(tests), spell_verdict(tests)])
     return markdown(head, lines)
+
+
+def spell_first(tests: Sequence[Judged]) -> str:
+    """Spell the first test that was run, with its label."""
+    first = next((t for t in tests if t.evidence.estimate), None)
+    return f"{first.test['label']}: {spell_estimate(first)}" if first else "-"
 
 
 def spell_verdict(tests: Sequence[Judged]) -> str:

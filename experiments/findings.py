@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +98,12 @@ def _check_verdict(name: str, written: str, judged: Judged) -> None:
 
 
 def _table(names: Sequence[str], says: Mapping[str, str], judged: Judged) -> str:
-    return markdown(["claim", "here", "verdict"], list(_rows(names, says, judged)))
-
-
-def _rows(names: Sequence[str], says: Mapping[str, str], judged: Judged) -> Iterator[list[str]]:
+    rows = []
     for name in names:
         tests = _tests(name, judged)
-        run = [t for t in tests if t.evidence.estimate is not None]
-        ours = f"{run[0].test['label']}: {claims.spell_estimate(run[0])}" if run else "-"
-        yield [f"[{says[name]}](claims/index.md#{name})", ours, claims.spell_verdict(tests)]
+        link = f"[{says[name]}](claims/index.md#{name})"
+        rows.append([link, claims.spell_first(tests), claims.spell_verdict(tests)])
+    return markdown(["claim", "here", "verdict"], rows)
 
 
 if __name__ == "__main__":

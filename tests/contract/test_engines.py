@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -36,36 +37,32 @@ def _static(folder: Path) -> Engine:
     return TorchEngine(folder, AutoTokenizer.from_pretrained(folder), compiled=True, max_rows=4)
 
 
-def _vllm(folder: Path) -> Engine:
-    """A vLLM server over loopback, begun with other weights and given these ones in place."""
-    machine = Machine(device="cpu", precision="fp32", engine="vllm")
-    with tempfile.TemporaryDirectory() as place:
-        even = dict.fromkeys("ab", 0.5)
-        other = open_policy(worlds.f2_model(Path(place), even, head_dim=32), machine)
-        engine = open_engine(other, AutoTokenizer.from_pretrained(folder), machine)
-    engine.load(open_policy(folder, machine).lm)
-    return engine
+def _elsewhere(name: Literal["vllm", "ray"]) -> Callable[[Path], Engine]:
+    """A vLLM server over loopback, or a Ray cluster of this machine.
 
+    It has drawn from other weights, and was then given these ones in place.
+    """
 
-def _ray(folder: Path) -> Engine:
-    """A Ray cluster of this machine, whose workers began with other weights."""
-    machine = Machine(device="cpu", precision="fp32", engine="ray")
-    with tempfile.TemporaryDirectory() as place:
-        even = dict.fromkeys("ab", 0.5)
-        other = open_policy(worlds.f2_model(Path(place), even, head_dim=32), machine)
-        engine = open_engine(other, AutoTokenizer.from_pretrained(folder), machine)
-    prompt = Group(Prompt("first", "", tokens=np.array([1], np.int32)))
-    list(engine.sample([prompt], 1, Sampling(max_tokens=1), Seed(0)))
-    engine.load(open_policy(folder, machine).lm)
-    return engine
+    def opened(folder: Path) -> Engine:
+        machine = Machine(device="cpu", precision="fp32", engine=name)
+        prompt = Group(Prompt("first", "", tokens=np.array([1], np.int32)))
+        with tempfile.TemporaryDirectory() as place:
+            even = dict.fromkeys("ab", 0.5)
+            other = open_policy(worlds.f2_model(Path(place), even, head_dim=32), machine)
+            engine = open_engine(other, AutoTokenizer.from_pretrained(folder), machine)
+            list(engine.sample([prompt], 1, Sampling(max_tokens=1), Seed(0)))
+        engine.load(open_policy(folder, machine).lm)
+        return engine
+
+    return opened
 
 
 ENGINES: dict[str, Callable[[Path], Engine]] = {
     "torch": _torch,
     "torch mixture": _torch_mixture,
     "static": _static,
-    "vllm": _vllm,
-    "ray": _ray,
+    "vllm": _elsewhere("vllm"),
+    "ray": _elsewhere("ray"),
 }
 ELSEWHERE = {
     "vllm": [pytest.mark.vllm, pytest.mark.slow],

@@ -320,8 +320,7 @@ def nested_tables(config: object) -> dict[str, Any]:
 
 def _check_known(name: str, known: set[str], where: str, parser: ArgumentParser) -> None:
     options = {option.removeprefix("--") for option in known}
-    nested = set(_nested_names(parser))
-    if name in options | nested:
+    if name in options or name in (nested := set(_nested_names(parser))):
         return
     method = str(parser.prog).rpartition(" ")[2]
     ours = explain_flag(name, options, method)

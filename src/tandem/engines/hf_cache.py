@@ -24,6 +24,7 @@ from tandem.engines.shared_prefix import (
     shared_prefix_attention,
 )
 from tandem.errors import ModelError
+from tandem.models.lora import unwrap_adapters
 from tandem.rng import Seed
 
 PLAIN_LAYERS = {"full_attention", "sliding_attention"}
@@ -37,7 +38,7 @@ class HFCacheDecoder:
 
     def __init__(self, lm: nn.Module) -> None:
         self.lm = lm
-        takes = inspect.signature(_inner(lm).forward).parameters
+        takes = inspect.signature(unwrap_adapters(lm).forward).parameters
         self._positions = "position_ids" in takes
         self._cache_name = "past_key_values" if "past_key_values" in takes else "cache_params"
         self.reset(1)
@@ -102,12 +103,6 @@ class HFCacheDecoder:
         )
         self._cache = getattr(out, self._cache_name)
         return out.logits[:, -1]
-
-
-def _inner(lm: nn.Module) -> nn.Module:
-    """Return the causal language model inside an adapter's wrapper, or the model itself."""
-    unwrap = getattr(lm, "get_base_model", None)
-    return unwrap() if unwrap is not None else lm
 
 
 def decoder_for(lm: nn.Module, *, compiled: bool = False) -> SharedPrefixDecoder | HFCacheDecoder:

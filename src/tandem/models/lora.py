@@ -111,6 +111,11 @@ def add_adapters(model: PreTrainedModel, lora: Lora | None, seed: Seed) -> Any:
         return get_peft_model(model, config)  # type: ignore[arg-type]
 
 
+def unwrap_adapters(model: Any) -> Any:
+    """Return the model inside an adapter's wrapper, whose layers carry the adapters, or itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 @torch.no_grad()
 def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield the names and weights of a model as it would be saved, adapters added to their layers.
@@ -121,7 +126,7 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     Args:
         model: a model of transformers, with PEFT adapters or without.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = unwrap_adapters(model)
     layers = dict(inner.named_modules())
     for name, value in plain_state(inner):
         owner, _, kind = name.rpartition(".base_layer.")

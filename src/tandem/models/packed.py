@@ -24,6 +24,7 @@ from tandem.batching.batch import Outputs, Packed
 from tandem.batching.packing import Layout
 from tandem.batching.ragged import Ragged
 from tandem.kernels.logprobs import Logits, token_logp
+from tandem.models.lora import unwrap_adapters
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """What architectures call the value that their logits do not reach."""
@@ -59,8 +60,7 @@ class PackedModel(nn.Module):
     @property
     def inner(self) -> PreTrainedModel:
         """The model without a PEFT wrapper; its layers still carry the adapters."""
-        lm: Any = self.lm
-        return lm.get_base_model() if hasattr(lm, "get_base_model") else lm
+        return unwrap_adapters(self.lm)
 
     @property
     def body(self) -> nn.Module:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tandem.models.lora import merged_weights
+from tandem.models.lora import merged_weights, unwrap_adapters
 from tandem.models.quantised import unpack_weight
 from tandem.runs.weight_files import INDEX, SINGLE
 
@@ -30,7 +30,7 @@ FILE_BYTES = 2**30
 
 def unpack_model(model: Any) -> Any:
     """Return a model in fp32 that computes what one of packed weights, and its adapters, does."""
-    inner = _inner(model)
+    inner = unwrap_adapters(model)
     whole = _without_memory(inner)
     state = {name: value.float() for name, value in merged_weights(model)}
     whole.load_state_dict(state, strict=False, assign=True)
@@ -51,7 +51,7 @@ def write_unpacked(model: Any, out: Path, dtype: torch.dtype) -> None:
         dtype: of the weights.
     """
     out.mkdir(parents=True, exist_ok=True)
-    whole = _without_memory(_inner(model))
+    whole = _without_memory(unwrap_adapters(model))
     pieces = ((name, _cast(value, dtype)) for name, value in merged_weights(model))
     if not _is_stored_by_its_names(whole):
         whole.save_pretrained(out, state_dict=dict(pieces))
@@ -94,10 +94,6 @@ class _MergedProduct:
         for adapter in getattr(self.layer, "active_adapters", ()):
             weight = weight + self.layer.get_delta_weight(adapter)
         return functional.linear(x, weight.to(self.dtype).to(x.dtype), packed.bias)
-
-
-def _inner(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _without_memory(inner: Any) -> Any:

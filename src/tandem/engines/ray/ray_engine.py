@@ -25,6 +25,7 @@ from tandem.engines.ray.cluster import Place, join_cluster, living_places
 from tandem.engines.ray.rollout_worker import PolicyShape, RolloutWorker, pack_weights
 from tandem.engines.torch import cut_units
 from tandem.errors import EngineError
+from tandem.models.lora import unwrap_adapters
 from tandem.rng import Seed
 from tandem.runs.heartbeat import count_tokens
 
@@ -69,8 +70,8 @@ class RayEngine:
         self._ray, _ = join_cluster("machine.engine = ray", "leave machine.engine out")
         self.name, self.dtype, self.unit_rows = name, dtype, unit_rows
         self._shape = self._ray.put(_shape_of(lm, tokenizer, dtype, name, unit_rows))
-        self._version = 0
-        self._weights = self._ray.put(pack_weights(lm, dtype))
+        self._lm, self._version = lm, 0
+        self._weights: Any = None
         self._affinity = import_module(
             "ray.util.scheduling_strategies"
         ).NodeAffinitySchedulingStrategy
@@ -79,12 +80,12 @@ class RayEngine:
         self._closing = weakref.finalize(self, _end_workers, self._ray, self._workers)
 
     def load(self, weights: nn.Module) -> None:
-        """Hand a live module's weights to the cluster; adapters are added to their layers.
+        """Sample from a live module's weights from now on; adapters are added to their layers.
 
-        The weights before are dropped first, so that the cluster holds one set.
+        The weights before are dropped, so that the cluster holds one set. These are handed over
+        when they are sampled.
         """
-        self._weights = None
-        self._weights = self._ray.put(pack_weights(weights, self.dtype))
+        self._lm, self._weights = weights, None
         self._version += 1
 
     def close(self) -> None:
@@ -100,6 +101,8 @@ class RayEngine:
             EngineError: what a worker refused; or no machine is left, or one unit lost worker
                 after worker.
         """
+        if self._weights is None:
+            self._weights = self._ray.put(pack_weights(self._lm, self.dtype))
         self._shunned.clear()
         self._hire()
         units = _Units(cut_units(prompts, n, self.unit_rows))
@@ -179,7 +182,7 @@ class RayEngine:
 def _shape_of(
     lm: Any, tokenizer: Any, dtype: torch.dtype, name: str, unit_rows: int
 ) -> PolicyShape:
-    inner = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
+    inner = unwrap_adapters(lm)
     config = copy.deepcopy(inner.config)
     config._attn_implementation = None  # ours is known in the process alone that registered it
     if hasattr(config, "quantization_config"):

@@ -20,7 +20,7 @@ from tandem.engines import Sampling
 from tandem.engines.running_batch import StopCondition
 from tandem.engines.vllm.vllm_server import VllmServer
 from tandem.errors import ConfigError, EngineError
-from tandem.models.lora import merged_weights
+from tandem.models.lora import merged_weights, unwrap_adapters
 from tandem.models.quantised import is_quantised
 from tandem.models.unpacking import write_unpacked
 from tandem.rng import Seed
@@ -62,10 +62,10 @@ class VllmEngine:
         arguments: Iterable[str] = (),
     ) -> None:
         self.tokenizer, self.name = tokenizer, name
-        config = _inner(lm).config.get_text_config()
+        config = unwrap_adapters(lm).config.get_text_config()
         found = getattr(config, "max_position_embeddings", None)
         self.positions = int(found or DEFAULT_POSITIONS)
-        named = named_ends(getattr(_inner(lm), "generation_config", None))
+        named = named_ends(getattr(unwrap_adapters(lm), "generation_config", None))
         self.ends = sorted(end_tokens(tokenizer, named))
         folder = Path(tempfile.mkdtemp(prefix="tandem-policy-"))
         try:
@@ -170,14 +170,10 @@ def check_sampling(sampling: Sampling) -> None:
         )
 
 
-def _inner(lm: Any) -> Any:
-    return lm.get_base_model() if hasattr(lm, "get_base_model") else lm
-
-
 def _write_model(lm: Any, tokenizer: Any, folder: Path) -> None:
     """Write what vLLM starts from; `load` brings the weights up to date later."""
     if is_quantised(lm):
         write_unpacked(lm, folder, torch.float32)
     else:
-        _inner(lm).save_pretrained(folder, state_dict=dict(merged_weights(lm)))
+        unwrap_adapters(lm).save_pretrained(folder, state_dict=dict(merged_weights(lm)))
     tokenizer.save_pretrained(folder)
