@@ -1,13 +1,15 @@
-"""GRPO whose samples come from vLLM, beside the same from our engine, weights sent at each step.
+"""GRPO whose samples come from vLLM or Ray, beside the same from our engine.
 
     TANDEM_VLLM=ENV/bin/python python benchmarks/rollouts.py [--model FOLDER] [--steps 20]
+    python benchmarks/rollouts.py --engines ray ray-ahead
 
+Weights are sent at each step. With `-ahead` a round is drawn while the one before is trained on.
 The reward is the share of an answer's letters that stand in the first half of the alphabet, so
 that anybody's model can climb without a judge. Without `--model` the policy is a random Llama of
 0.8 M parameters (4 layers, width 128) that writes single letters. Printed and written as JSON for
 each engine: reward, KL of the sampler from the trainer in nats a token (0 by construction for our
-own engine), the largest share of weights that were cut, and seconds of sampling and of training at
-each step. Starting the server is not in them.
+own engine), the largest share of weights that were cut, and seconds of sampling (ahead: of waiting
+for samples) and of training at each step. Starting the server is not in them.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,10 +100,9 @@ def random_model(folder: Path) -> Path:
     return folder
 
 
-def fitted(
-    engine: Literal["torch", "vllm"], model: Path, args: argparse.Namespace, place: Path
-) -> dict[str, Any]:
+def fitted(way: str, model: Path, args: argparse.Namespace, place: Path) -> dict[str, Any]:
     """Fit by GRPO with an engine; return what is compared."""
+    engine: Any = way.removesuffix("-ahead")
     tokenizer = load_tokenizer(model)
     asked = QUESTIONS if tokenizer.chat_template else [LETTERS[i : i + 6] for i in range(8)]
     prompts = Groups.of(
@@ -112,9 +113,12 @@ def fitted(
         optim=Optim(lr=args.lr, schedule="constant", warmup=0.0),
     )  # fmt: skip
     lora = Lora(rank=args.lora, alpha=2.0 * args.lora) if args.lora else None
-    machine = Machine(device="cpu", precision=args.precision, engine=engine, lora=lora, log_every=1)
+    machine = Machine(
+        device="cpu", precision=args.precision, engine=engine, lora=lora, log_every=1,
+        rollouts_ahead=way.endswith("-ahead"),
+    )  # fmt: skip
     heard = Rounds()
-    ctx = StageContext.at(place / engine, seed=Seed(5), events=heard, machine=machine)
+    ctx = StageContext.at(place / way, seed=Seed(5), events=heard, machine=machine)
     sampling = Sampling(max_tokens=args.tokens)
     grpo.fit(Checkpoint(model), prompts, EarlyLetters(), cfg, sampling=sampling, ctx=ctx)
     rounds = heard.rounds
@@ -127,6 +131,9 @@ def fitted(
         "sample_s": seconds,
         "sample_s_median": round(statistics.median(seconds), 4),
         "train_s_median": round(statistics.median(r["train_s"] for r in rounds), 4),
+        "round_s_median": round(
+            statistics.median(r["sample_s"] + r["score_s"] + r["train_s"] for r in rounds), 4
+        ),
         "tokens_per_s_median": statistics.median(r["sample_tokens_per_s"] for r in rounds),
     }  # fmt: skip
 
@@ -134,9 +141,8 @@ def fitted(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", type=Path, help="a model's folder; without it a random one")
-    parser.add_argument(
-        "--engines", nargs="+", choices=["torch", "vllm"], default=["torch", "vllm"]
-    )
+    ways = [f"{engine}{ahead}" for engine in ("torch", "vllm", "ray") for ahead in ("", "-ahead")]
+    parser.add_argument("--engines", nargs="+", choices=ways, default=["torch", "vllm"])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--prompts", type=int, default=8, help="a step")
     parser.add_argument("--n", type=int, default=8, help="answers to a prompt")

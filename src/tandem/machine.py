@@ -76,7 +76,9 @@ class Machine:
             that is trained and of its reference; what is saved is whole again.
         engine: who draws completions: `torch` is our own, from the weights that are trained;
             `vllm` a server of vLLM on this machine, and `ray` the machines of a Ray cluster, from
-            copies that are kept up to date.
+            copies that are kept up to date; there judges with models are asked as well.
+        rollouts_ahead: draw the next round's samples while this one is trained on. They are of a
+            policy one round older, and policy gradients weigh them by the ratio of the two laws.
         sharding: how several processes share the weights that are trained: `none` keeps them
             whole in each, `fsdp2` gives each process a slice of weights, gradients and moments.
         save_dtype: of the weights that are saved; `auto` is that of the model a fit started from.
@@ -95,6 +97,7 @@ class Machine:
     lora: Lora | None = None
     quantise: Literal["none", "nf4"] = field(default="none", metadata={WHEN_CHANGED: True})
     engine: Literal["torch", "vllm", "ray"] = field(default="torch", metadata={WHEN_CHANGED: True})
+    rollouts_ahead: bool = field(default=False, metadata={WHEN_CHANGED: True})
     sharding: Literal["none", "fsdp2"] = field(default="none", compare=False)
     save_dtype: Literal["auto", "fp32", "bf16", "fp16"] = field(
         default="auto", metadata={WHEN_CHANGED: True}

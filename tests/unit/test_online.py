@@ -428,17 +428,17 @@ def test_dapo_fills_its_round_with_groups_that_have_spread(init: Path):
     assert len(found.groups) == DAPO.prompts
     assert not {g.id for g in found.groups} & {"p1", "p4"}
     assert all(len(set(g.scores.tolist())) > 1 for g in found.groups)
-    assert source.metrics["drawn"] == len(judge.seen) == source.asked > DAPO.prompts
+    assert source.metrics["drawn"] == len(judge.seen) == source.draws.asked > DAPO.prompts
     flat = sum(name in ("p1", "p4") for name in judge.seen)
     assert found.metrics["informative"] == pytest.approx(1 - flat / len(judge.seen))
     assert found.columns["advantages"].rows()[0].abs().max() > 0
-    order = [g.id for _, g in _prompts_in_order(source, source.asked)]
+    order = [g.id for _, g in _prompts_in_order(source, source.draws.asked)]
     assert judge.seen == order
 
 
 def _prompts_in_order(source: RolloutSource, count: int) -> list[tuple[int, Group]]:
-    source.asked = 0
-    return list(source._next_prompts(count))
+    source.draws.asked = 0
+    return list(source.draws._next_prompts(count))
 
 
 def test_a_prompt_that_comes_again_in_a_round_is_drawn_anew(init: Path):

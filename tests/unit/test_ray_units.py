@@ -8,7 +8,7 @@ import pytest
 
 from tandem.data.record import Group, Prompt
 from tandem.engines.ray.cluster import check_cluster
-from tandem.engines.ray.ray_engine import TRIES, _Units
+from tandem.engines.ray.worker_pool import TRIES, _Units
 from tandem.errors import EngineError
 
 

@@ -38,7 +38,7 @@ from tandem.cli.settings import (
 from tandem.data.chat.clock import frozen_date, parse_date
 from tandem.data.chat.encoding_rules import EncodingRules
 from tandem.errors import ConfigError
-from tandem.methods import METHODS, Method, find_method, load_method
+from tandem.methods import METHODS, ROLLOUTS_AHEAD, Method, find_method, load_method
 from tandem.methods.configs import all_shared_parts, with_shared_parts
 from tandem.runs.store import open_store
 from tandem.runs.trackers import check_known, open_trackers
@@ -89,6 +89,7 @@ def run_command_line(words: Sequence[str]) -> int:
     model = find_given_model(options.model)
     folder = None if model is None else str(model.path)
     check_machine(folder, configs["machine"])
+    check_rollouts_ahead(method.name, configs["machine"])
     extent = resolve_extent(options, words[1:], files, method, folder)
     task = open_task(options, _sizes_needed(method, configs["sizes"], extent), model)
     if extent.note:
@@ -256,6 +257,18 @@ def check_machine(model: str | None, machine: Machine) -> None:
         check_policy(Path(model))
     if own or machine.lora is not None:
         check_trainable(Path(model) if own and model is not None else ASSETS / "base", machine)
+
+
+def check_rollouts_ahead(method: str, machine: Machine) -> None:
+    """Refuse rollouts ahead of a method that is no policy gradient.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if machine.rollouts_ahead and method not in ROLLOUTS_AHEAD:
+        from tandem.training.on_policy import refuse_rollouts_ahead
+
+        raise refuse_rollouts_ahead(method)
 
 
 def check_given(options: Namespace) -> None:

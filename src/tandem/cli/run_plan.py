@@ -64,6 +64,7 @@ def plan_command(words: Sequence[str]) -> int:
     model = run_command.find_given_model(options.model)
     folder = None if model is None else str(model.path)
     run_command.check_machine(folder, machine)
+    run_command.check_rollouts_ahead(method.name, machine)
     extent = resolve_extent(options, words[1:], files, method, folder)
     task = run_command.open_task(options, configs["sizes"], model)
 

@@ -61,5 +61,9 @@ class Engine(Protocol):
     def sample(
         self, prompts: Iterable[Group], n: int, sampling: Sampling, seed: Seed
     ) -> Iterator[Group]:
-        """Yield each prompt's group with n new completions, in the order of the prompts."""
+        """Yield each prompt's group with n new completions, in the order of the prompts.
+
+        An engine that is not exact holds its own weights: they are those of the call, whatever is
+        trained while the groups are read.
+        """
         ...

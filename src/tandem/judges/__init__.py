@@ -57,11 +57,20 @@ ScoringFunction = Callable[[Iterable[Group]], Iterator[Group]]
 def open_judge(judge: Judge, machine: Machine) -> ScoringFunction:
     """Open a judge once, on this machine, for a loop that asks it again and again.
 
-    Judges that are models have a method `open`; others are called as they are.
+    Judges that are models have a method `open`; others are called as they are. With Ray, judges
+    that hold models are asked on all machines of the cluster.
     """
+    if machine.engine == "ray" and (there := _open_on_cluster(judge, machine)) is not None:
+        return there
     if is_dataclass(judge) and hasattr(judge, "machine"):
         judge = replace(judge, machine=replace(machine, lora=None))  # type: ignore[type-var,assignment]
     return judge.open() if hasattr(judge, "open") else judge  # type: ignore[attr-defined,union-attr]
+
+
+def _open_on_cluster(judge: Judge, machine: Machine) -> ScoringFunction | None:
+    from tandem.judges.cluster_judge import open_on_cluster
+
+    return open_on_cluster(judge, machine)
 
 
 def judge_once(judge: Judge, machine: Machine, groups: Iterable[Group]) -> Iterator[Group]:

@@ -172,6 +172,7 @@ __all__ = [
     "METHODS",
     "Method",
     "MethodRow",
+    "ROLLOUTS_AHEAD",
     "find_method",
     "load_method",
     "methods_markdown",
@@ -180,6 +181,12 @@ __all__ = [
 
 COLUMNS = ("title", "sample", "judge", "select", "objective", "init", "repeats")
 HEADINGS = ("method", "sample from, n", "judge", "select", "objective", "init", "repeats")
+
+ROLLOUTS_AHEAD = (
+    "ppo", "grpo", "nash_md", "nash_ema", "self_play", "best_response", "past_play", "rlp", "rlaif",
+    "cai", "iterated_rlhf",
+)  # fmt: skip
+"""Methods with a policy gradient: their samples may be of an older policy, and are weighed."""
 
 INPUTS: dict[str, str] = {
     "base": "Checkpoint: the model before any training",

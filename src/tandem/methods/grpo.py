@@ -290,9 +290,17 @@ def fit(
         name: the trained policy's name in tables and in `Completion.author`.
 
     Raises:
-        ConfigError: the episodes would be greedy or truncated.
+        ConfigError: the episodes would be greedy or truncated; or rollouts were to run ahead of a
+            k2 loss, which is right on fresh samples alone.
         JudgeError: the reward wrote no score, or one that is not a number.
     """
+    if ctx.machine.rollouts_ahead and cfg.kl == "k2" and cfg.beta:
+        raise ConfigError(
+            "machine.rollouts_ahead = true with grpo.kl = k2",
+            "the gradient of k2 is the KL's on samples of the policy itself, and those of an "
+            "older one are weighed in the surrogate alone",
+            "leave machine.rollouts_ahead out, or set grpo.kl to reward or k3",
+        )
     shape = RolloutShape(cfg.prompts, cfg.n, cfg.rounds, cfg.inner, cfg.minibatch)
     rollout = RolloutConfig(shape, sampling, validation)
     if cfg.kl == "k3" and cfg.beta:

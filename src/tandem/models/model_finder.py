@@ -5,6 +5,7 @@
     runs/mine                     a run: the policy that it ended in; or one of its stages
     my-adapter                    a LoRA adapter: merged into its base, once
     model.Q4_K_M.gguf             dequantised, once
+    s3://bucket/my-model          any of the above but a hub id or a run, fetched from a store, once
 
 What is made is kept in the cache folder (`TANDEM_CACHE`) under the hash of what it was made from.
 """
@@ -24,6 +25,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from tandem.data.remote_files import fetch_files, is_address
 from tandem.errors import ModelError, nearest_name
 from tandem.machine import Machine, cache_folder
 from tandem.models import loading
@@ -47,11 +49,14 @@ def find_model(given: str | Path) -> Checkpoint:
     """Return the folder of a model, made or fetched where it has to be.
 
     Args:
-        given: a folder, a hub id with or without `@revision`, an adapter folder, a .gguf file.
+        given: a folder, a hub id with or without `@revision`, an adapter folder, a .gguf file, or
+            an address of a store.
 
     Raises:
-        ModelError: nothing is there, the hub cannot be reached, or it is no model.
+        ModelError: nothing is there, hub or store cannot be reached, or it is no model.
     """
+    if is_address(given):
+        given = fetch_files(str(given), ModelError, MODEL_FILES)
     return _find(str(given), DEEPEST)
 
 

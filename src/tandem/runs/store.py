@@ -19,9 +19,10 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, cast
 
+from tandem.data.remote_files import names_below, reach_store
 from tandem.errors import ConfigError, RunError
 from tandem.machine import world_size
 from tandem.runs.atomic_files import is_complete, read_json, write_json
@@ -90,7 +91,7 @@ class RunStore:
         say: Callable[[str], None] = print,
     ) -> None:
         self.folder, self.url, self.every, self.say = folder, url, max(every, OFTEN), say
-        self._files, self._root = _open(url)
+        self._files, self._root = reach_store(url, f"--store {url}", RunError)
         self._owner = secrets.token_hex(8)
         self._sent: Marks = {}
         self._closing, self._lock = threading.Event(), threading.Lock()
@@ -207,15 +208,7 @@ class RunStore:
                 self._failure = error
 
     def _remote_names(self) -> Iterator[str]:
-        for place in cast("list[str]", self._files.find(self._root)):
-            name = place.removeprefix(self._root).lstrip("/")
-            parts = PurePosixPath(name).parts
-            if not parts or ".." in parts or "\\" in name or PurePosixPath(name).is_absolute():
-                raise RunError(
-                    f"{self.url} holds {name!r}",
-                    "a copy of a run holds files of its folder alone",
-                    "give the address of a copy that Tandem made",
-                )
+        for name in names_below(self._files, self._root, self.url, RunError):
             if name != OWNER and not NOT_SENT.search(name):
                 yield name
 
@@ -241,34 +234,6 @@ class RunStore:
             "the run itself is whole in its folder",
             "give the same command again when the store answers; what is missing is sent",
         )
-
-
-def _open(url: str) -> tuple[Any, str]:
-    """Return the file system of an address and the place in it."""
-    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
-
-    if re.search(r"://[^/]*:[^/]*@", url):
-        raise RunError(
-            f"the address of a store holds a key: {url.partition('://')[0]}://...",
-            "addresses are written into logs and lists of processes",
-            "leave the key out; the store's driver reads it from the environment",
-        )
-    try:
-        files, root = cast("tuple[Any, str]", url_to_fs(url))
-        files.exists(f"{root.rstrip('/')}/{OWNER}")
-    except ImportError as error:
-        raise RunError(
-            f"--store {url}: {error}",
-            "each kind of store has a driver of its own, a package",
-            "install it, for example `pip install s3fs` for s3://, `pip install gcsfs` for gs://",
-        ) from error
-    except Exception as error:
-        raise RunError(
-            f"--store {url}: {type(error).__name__}: {str(error)[:300]}",
-            "a store is an address such as s3://bucket/name, and its keys are in the environment",
-            "correct the address or the keys",
-        ) from error
-    return files, root.rstrip("/")
 
 
 def _look(folder: Path) -> Marks:

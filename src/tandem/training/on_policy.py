@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tandem.data.groups import Groups
 from tandem.engines.open_engine import open_engine
+from tandem.errors import ConfigError
 from tandem.models.packed import PackedModel
 from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import Checkpoint
@@ -54,7 +55,13 @@ def train_on_policy(
         ctx: the stage.
         mixture: (other, share) to learn from samples of the geometric mixture with another model,
             token by token; the policy alone is validated.
+
+    Raises:
+        ConfigError: rollouts were to run ahead of a loss that cannot weigh what an older policy
+            drew.
     """
+    if ctx.machine.rollouts_ahead and not getattr(algorithm, "is_policy_gradient", False):
+        raise refuse_rollouts_ahead(name)
     tokenizer, actor = load_tokenizer(init.path), models.policy.actor
     engine = open_engine(actor, tokenizer, ctx.machine, name=name, mixture=mixture)
     validator = None
@@ -69,3 +76,13 @@ def train_on_policy(
     if validator is not None:
         validator.restore_best(models.policy)
     return save_checkpoint(models.policy, init, ctx, name)
+
+
+def refuse_rollouts_ahead(method: str) -> ConfigError:
+    """Say why a method's samples are drawn by the policy as it is."""
+    return ConfigError(
+        f"machine.rollouts_ahead = true for {method}",
+        "samples of an older policy are weighed by the ratio of the two laws, and a loss that is "
+        "no policy gradient has no place for the weight",
+        "leave machine.rollouts_ahead out",
+    )

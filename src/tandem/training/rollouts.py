@@ -6,9 +6,9 @@ in minibatches. The buffer of the round under way is part of the state, so a kil
 the middle of a round, bit for bit; a round that ended is closed (reported, validated) when the next
 one would begin, so that a kill between the two loses no point of the curve.
 
-A prompt that comes round again, even inside one round, is drawn with other random numbers: its
-draws are keyed by the pass over the prompts. A method that keeps only some of its samples (DAPO)
-has the round filled up with samples of the prompts that come next.
+A method that keeps only some of its samples (DAPO) has the round filled up with samples of the
+prompts that come next. With `machine.rollouts_ahead` the next round's samples are drawn while this
+one is trained on, by the policy of this round's beginning.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from tandem.engines import Engine, Sampling
 from tandem.errors import ConfigError
 from tandem.models.sharded_weights import whole_weights
 from tandem.runs.context import StageContext
+from tandem.training.prompt_draws import PromptDraws
 from tandem.training.rollout_models import actor_of, token_column
 from tandem.training.sources import StepSizes
 from tandem.training.validation import Validation
 
 MISMATCH_CAP = 2.0
-"""Largest weight of a token that another engine than ours drew."""
+"""Largest weight of a token that another engine than ours drew, or an older policy."""
 
 ValidationFunction = Callable[[int, nn.Module], bool]
 DRAWS = 10
@@ -137,7 +138,7 @@ class Algorithm(Protocol):
             the run; mostly none.
 
     One whose `is_policy_gradient` is True weighs each sample by its advantage, so that samples of
-    another engine than ours can be weighed by `correct_mismatch`.
+    another engine than ours, or of an older policy, can be weighed by `correct_mismatch`.
     """
 
     controllers: dict[str, Any]
@@ -185,12 +186,17 @@ class RolloutSource:
         ctx: StageContext,
         validator: ValidationFunction | None = None,
     ) -> None:
-        self.prompts, self.engine, self.algorithm = prompts, engine, algorithm
+        self.prompts, self.algorithm = prompts, algorithm
         self.shape, self.sampling = rollout.shape, rollout.sampling
+        self.draws = PromptDraws(prompts, engine, self.shape.n, self.sampling, ctx.seed)
+        self.ahead = ctx.machine.rollouts_ahead
+        self.corrects = getattr(algorithm, "is_policy_gradient", False) and (
+            self.ahead or not engine.is_exact
+        )
         self.layout: Layout = layout
         self.cut, self.seed, self.events = Cut(ctx.machine.tokens), ctx.seed, ctx.events
         self.validator = validator
-        self.step = self.asked = 0
+        self.step = 0
         self.buffer: Experience | None = None
         self.metrics: dict[str, float] = {}
         self.began = time.monotonic()
@@ -222,6 +228,7 @@ class RolloutSource:
             self.events.log("round", round=turn, **metrics)
         if self.validator is None:
             return False
+        self.draws.wait()
         with whole_weights(policy):
             return self.validator(turn, policy)
 
@@ -231,11 +238,13 @@ class RolloutSource:
 
     def _draw(self, policy: nn.Module) -> Experience:
         start = time.monotonic()
-        self.engine.load(actor_of(policy))
         with torch.no_grad():
+            self.draws.load(actor_of(policy))
             groups, drawn, spent = self._filled_round()
+            if self.ahead and self.step + self.shape.per_round < self.total:
+                self.draws.begin(self.shape.prompts)
             found = self.algorithm.experience(groups)
-            if not self.engine.is_exact and getattr(self.algorithm, "is_policy_gradient", False):
+            if self.corrects:
                 found = correct_mismatch(found)
         tokens = sum(len(c.tokens) for g in drawn for c in g.completions)
         times = {
@@ -249,7 +258,7 @@ class RolloutSource:
         return found
 
     def _filled_round(self) -> tuple[list[Group], list[Group], float]:
-        """Return the round's groups, all groups that were drawn, and the seconds of drawing.
+        """Return the round's groups, all groups that were drawn, and the seconds of waiting for it.
 
         Where the algorithm keeps only some, prompts are drawn on until there are enough of them;
         how many more follows from the share that was kept so far. If `DRAWS` times bring too
@@ -261,7 +270,7 @@ class RolloutSource:
             share = max(len(groups), 1) / max(len(drawn), 1)
             missing = math.ceil((room - len(groups)) / share)
             begun = time.monotonic()
-            fresh = self._drawn(min(room, missing))
+            fresh = self.draws.take(min(room, missing))
             spent += time.monotonic() - begun
             drawn += fresh
             algorithm = self.algorithm
@@ -275,27 +284,6 @@ class RolloutSource:
                 break
         fewest = max(0, self.shape.per_pass - len(groups))
         return (groups + spare[:fewest])[:room], drawn, spent
-
-    def _drawn(self, count: int) -> list[Group]:
-        """Sample the next prompts."""
-        asked = list(self._next_prompts(count))
-        draws = self.engine.sample(
-            (_keyed(g, epoch) for epoch, g in asked),
-            self.shape.n,
-            self.sampling,
-            self.seed.at("draws"),
-        )
-        return [replace(d, prompt=g.prompt) for d, (_, g) in zip(draws, asked, strict=True)]
-
-    def _next_prompts(self, count: int) -> Iterator[tuple[int, Group]]:
-        """(pass, prompt): the next of an endless sequence of shuffled passes."""
-        orders: dict[int, np.ndarray] = {}
-        for at in range(self.asked, self.asked + count):
-            epoch, inside = divmod(at, len(self.prompts))
-            if epoch not in orders:
-                orders[epoch] = self.seed.at("prompts", epoch).rng().permutation(len(self.prompts))
-            yield epoch, self.prompts[int(orders[epoch][inside])]
-        self.asked += count
 
     def _batches(self, turn: int, inside: int, buffer: Experience) -> list[Batch]:
         epoch, which = divmod(inside, self.shape.per_pass)
@@ -325,11 +313,11 @@ class RolloutSource:
         return StepSizes(longest, self.shape.minibatch * longest, answers / longest)
 
     def state_dict(self) -> dict[str, Any]:
-        """Step, prompts asked, the buffer of the round under way, controllers and validator."""
+        """Step, draws, the buffer of the round under way, controllers and validator."""
         state: dict[str, Any] = {
             "step": self.step,
-            "asked": self.asked,
             "numbers": dict(self.metrics),
+            **self.draws.state_dict(),
         }
         parts = {**self.algorithm.controllers, **_stateful(self.validator)}
         state["controllers"] = {name: part.state_dict() for name, part in parts.items()}
@@ -341,14 +329,14 @@ class RolloutSource:
         """Continue after the step at which the state was taken."""
         self.step, self.metrics = int(state["step"]), dict(state["numbers"])
         rounds = -(-self.step // self.shape.per_round)  # of states that did not count prompts
-        self.asked = int(state.get("asked", rounds * self.shape.prompts))
+        self.draws.load_state_dict({"asked": rounds * self.shape.prompts, **state})
         for name, part in {**self.algorithm.controllers, **_stateful(self.validator)}.items():
             part.load_state_dict(state["controllers"][name])
         self.buffer = _restored(state["buffer"]) if "buffer" in state else None
 
 
 def correct_mismatch(found: Experience, cap: float = MISMATCH_CAP) -> Experience:
-    """Weigh each token's advantage by min(pi/q, cap), q the law of the engine that drew it.
+    """Weigh each token's advantage by min(pi/q, cap), q the law that it was drawn from.
 
     Truncated importance sampling (Yao et al., 2025): a surrogate is linear in
     its advantages, so the weight may stand there. Its mean, its largest value, and the mismatch
@@ -369,11 +357,6 @@ def correct_mismatch(found: Experience, cap: float = MISMATCH_CAP) -> Experience
         "mismatch_capped": float((ratio.exp() > cap).float().mean()),
     }
     return replace(found, columns=columns, metrics={**found.metrics, **metrics})
-
-
-def _keyed(group: Group, epoch: int) -> Group:
-    """The prompt under a name of its own for this pass: engines key their draws by it."""
-    return Group(replace(group.prompt, id=f"{group.id}/{epoch}"))
 
 
 def _stateful(validator: ValidationFunction | None) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-"""Files, folders and hub ids as streams of rows, each with the place where it stands.
+"""Files, folders, hub ids and addresses as streams of rows, each with the place where it stands.
 
 JSON Lines, JSON, CSV (each plain or gzipped), Parquet, Arrow, folders that
-`datasets.save_to_disk` wrote, folders of data files, and ids of the Hugging Face hub. Rows stream,
-so a file may be larger than memory; only a file that holds one list of JSON is parsed whole.
+`datasets.save_to_disk` wrote, folders of data files, ids of the Hugging Face hub, and addresses of
+stores (`s3://...`), whose files are fetched first. Rows stream, so a file may be larger than
+memory; only a file that holds one list of JSON is parsed whole.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tandem.data.formats.fields import DataRow, shorten_text
 from tandem.data.formats.split_files import find_split_files
 from tandem.data.formats.structured_text import RepeatedKey, parse_json
 from tandem.data.formats.text_files import open_text, sound_file, starts_with
+from tandem.data.remote_files import fetch_files, is_address
 from tandem.errors import DataError, nearest_name
 
 FILE_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
@@ -60,11 +62,13 @@ class DataSource:
 
 
 def open_source(source: str | Path, split: str | None = None) -> DataSource:
-    """Open a file, a folder or a hub id.
+    """Open a file, a folder, a hub id or an address.
 
     Raises:
         DataError: nothing is there, the kind is unknown, or the content is broken.
     """
+    if is_address(source):
+        source = fetch_files(str(source), DataError)
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder(path, split)
@@ -76,7 +80,8 @@ def open_source(source: str | Path, split: str | None = None) -> DataSource:
     raise DataError(
         f"no such file or folder: {source}",
         f"there is nothing to read.{nearest_name(path.name, there)}",
-        "give the path of a data file or folder, or a hub id such as `owner/name`",
+        "give the path of a data file or folder, a hub id such as `owner/name`, or an address such "
+        "as s3://bucket/name.jsonl",
     )
 
 

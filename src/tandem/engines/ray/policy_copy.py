@@ -1,4 +1,4 @@
-"""A worker of the cluster: one copy of the policy, asked for units of completions."""
+"""A policy on its way to the workers: its shape once, and its weights as they change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Packed = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class PolicyShape:
-    """All that a worker needs to open a policy, but for its weights.
+    """All that a worker needs to open a policy, but for its weights: a `Job`.
 
     Attributes:
         kind: the model's class.
@@ -33,7 +33,6 @@ class PolicyShape:
         dtype: the workers compute in it.
         name: the completions' author.
         unit_rows: completions in a unit of work.
-        threads: of every worker, so that rounding does not tell one from another.
     """
 
     kind: type
@@ -43,7 +42,14 @@ class PolicyShape:
     dtype: torch.dtype
     name: str
     unit_rows: int
-    threads: int
+
+    def open(self) -> PolicyCopy:
+        """Build the model; its weights come with the first unit."""
+        lm = self.kind(self.config)
+        if self.generation is not None:
+            lm.generation_config = self.generation
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return PolicyCopy(self, lm.to(device, self.dtype).eval())
 
 
 def pack_weights(lm: Any, dtype: torch.dtype) -> Packed:
@@ -52,23 +58,23 @@ def pack_weights(lm: Any, dtype: torch.dtype) -> Packed:
     return np.frombuffer(save(weights), np.uint8)
 
 
-class RolloutWorker:
+class PolicyCopy:
     """Draws units of completions from the weights that come with them.
 
-    Raises:
-        EngineError: the weights are not those of the policy's class.
+    Args:
+        shape: of the policy.
+        lm: the model, its weights not yet read.
     """
 
-    def __init__(self, shape: PolicyShape) -> None:
-        self._shape, self._version = shape, -1
-        self._lm: Any = None
+    def __init__(self, shape: PolicyShape, lm: Any) -> None:
+        self._shape, self._lm, self._version = shape, lm, -1
         self._engine: TorchEngine | None = None
 
-    def sample(
+    def __call__(
         self,
+        unit: list[Group],
         version: int,
         weights: Packed,
-        unit: list[Group],
         n: int,
         sampling: Sampling,
         seed: Seed,
@@ -76,23 +82,20 @@ class RolloutWorker:
         """Return a unit's prompts with n new completions each.
 
         Args:
+            unit: the prompts.
             version: counts the weights; they are read when it is another than before.
             weights: of `pack_weights`.
-            unit: the prompts.
             n: completions of each.
             sampling: how they are drawn.
             seed: what they are drawn with.
 
         Raises:
-            EngineError: as the engine does.
+            EngineError: as the engine does; or the weights are not those of the policy's class.
         """
-        shape = self._shape
-        if self._lm is None:
-            torch.set_num_threads(shape.threads)
-            self._lm = _built(shape)
         if version != self._version:
             self._take(weights)
             self._version = version
+        shape = self._shape
         if self._engine is None:  # its decoder is tried out on weights, so it comes after them
             self._engine = TorchEngine(
                 self._lm, shape.tokenizer, name=shape.name, unit_rows=shape.unit_rows
@@ -109,10 +112,3 @@ class RolloutWorker:
                 "a worker builds the policy from its configuration alone",
                 "leave machine.engine out: our own engine samples the model that is trained",
             )
-
-
-def _built(shape: PolicyShape) -> Any:
-    lm = shape.kind(shape.config)
-    if shape.generation is not None:
-        lm.generation_config = shape.generation
-    return lm.to("cuda" if torch.cuda.is_available() else "cpu", shape.dtype).eval()

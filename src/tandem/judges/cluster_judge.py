@@ -1,0 +1,151 @@
+"""A judge with models of its own, asked on the machines of a Ray cluster.
+
+The judge travels with the files of its models, so that no machine needs a folder of another one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from tandem.data.record import Group
+from tandem.engines.ray.policy_copy import Packed
+from tandem.engines.ray.worker_pool import ClusterPool, shared_pool
+from tandem.judges import Judge, open_judge
+from tandem.machine import Machine
+from tandem.runs.checkpoint import Checkpoint
+
+UNIT_ROWS = 64
+"""Completions in a unit of work."""
+
+
+def open_on_cluster(judge: Judge, machine: Machine) -> ClusterJudge | None:
+    """Open a judge on all machines of the cluster; None for one that opens no models.
+
+    One that asks a language model stays here, where its answers are kept.
+
+    Args:
+        judge: each `Checkpoint` of it and of the judges that it is made of is sent along.
+        machine: of the run.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        EngineError: there is no cluster where RAY_ADDRESS says.
+    """
+    if not hasattr(judge, "open"):
+        return None
+    found: list[Checkpoint] = []
+    _with_checkpoints(judge, lambda c: (found.append(c), c)[1])
+    if not found:
+        return None
+    packed = [_pack(c) for c in found]
+    device = "cpu" if machine.device == "cpu" else "auto"  # numbers of GPUs differ by machine
+    alone = replace(machine, engine="torch", device=device, lora=None)
+    pool = shared_pool("machine.engine = ray", "leave machine.engine out")
+    return ClusterJudge(pool, JudgeCopy(judge, tuple(packed), alone))
+
+
+@dataclass(frozen=True)
+class JudgeCopy:
+    """All that a worker needs to open a judge: a `Job`.
+
+    Attributes:
+        judge: the judge, its checkpoints at their places on the machine that sent it.
+        files: of each of its checkpoints in turn: a file's name in the folder -> what is in it.
+        machine: the settings that it runs with.
+    """
+
+    judge: Judge
+    files: tuple[Mapping[str, Packed], ...]
+    machine: Machine
+
+    def open(self) -> Callable[[list[Group]], list[Group]]:
+        """Write the models' files to this machine's disk, and open the judge on them."""
+        place = tempfile.TemporaryDirectory(prefix="tandem-judge-")
+        left = iter(enumerate(self.files))
+
+        def unpacked(given: Checkpoint) -> Checkpoint:
+            number, files = next(left)
+            folder = Path(place.name) / str(number)
+            for name, data in files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(data.tobytes())
+            return Checkpoint(folder, str(given))
+
+        score = open_judge(_with_checkpoints(self.judge, unpacked), self.machine)
+
+        def judged(unit: list[Group]) -> list[Group]:
+            return list(score(unit))
+
+        weakref.finalize(judged, place.cleanup)
+        return judged
+
+
+class ClusterJudge:
+    """An opened judge whose models are on the machines of a cluster.
+
+    Args:
+        pool: the workers.
+        job: the judge as it is sent.
+    """
+
+    def __init__(self, pool: ClusterPool, job: JudgeCopy) -> None:
+        self.pool = pool
+        self._key = pool.add("judge", job)
+        weakref.finalize(self, pool.remove, self._key)
+
+    def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """Yield the groups with the judge's columns, in order.
+
+        Raises:
+            EngineError: no machine is left, or one unit lost worker after worker.
+            JudgeError: what the judge raises.
+        """
+        yield from self.pool.work(self._key, _cut(groups), lambda unit: (unit,))
+
+
+def _cut(groups: Iterable[Group]) -> Iterator[list[Group]]:
+    """Split groups into units of `UNIT_ROWS` completions at most, or one group's."""
+    unit: list[Group] = []
+    rows = 0
+    for group in groups:
+        if unit and rows + len(group) > UNIT_ROWS:
+            yield unit
+            unit, rows = [], 0
+        unit.append(group)
+        rows += len(group)
+    if unit:
+        yield unit
+
+
+def _pack(checkpoint: Checkpoint) -> dict[str, Packed]:
+    return {
+        file.relative_to(checkpoint.path).as_posix(): np.fromfile(file, np.uint8)
+        for file in checkpoint.files()
+    }
+
+
+def _with_checkpoints(value: Any, change: Callable[[Checkpoint], Checkpoint]) -> Any:
+    """Return a judge with each of its checkpoints put through `change`, always in one order."""
+    if isinstance(value, Checkpoint):
+        return change(value)
+    if isinstance(value, (tuple, list)):
+        many = cast("tuple[Any, ...] | list[Any]", value)
+        parts = [_with_checkpoints(v, change) for v in many]
+        same = all(a is b for a, b in zip(parts, many, strict=True))
+        return value if same else type(many)(parts)
+    if isinstance(value, dict):
+        table = cast("dict[Any, Any]", value)
+        return {k: _with_checkpoints(v, change) for k, v in table.items()}
+    if isinstance(value, Judge) and is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+        new = {name: _with_checkpoints(v, change) for name, v in own.items()}
+        changed = {name: v for name, v in new.items() if v is not own[name]}
+        return replace(value, **changed) if changed else value
+    return value
