@@ -100,8 +100,11 @@ class ClusterPool:
                     (place, worker), (number, unit) = free, given
                     ref = worker.do.remote(key, [self._jobs[key]], *arguments(unit))
                     running[ref] = (place, worker, number, unit)
-                if not running:
+                if not running and free:
                     return
+                if not running:  # another thread has just lost the last worker
+                    self._hire()
+                    continue
                 [ref], _ = self.ray.wait(list(running), num_returns=1)
                 place, worker, number, unit = running.pop(ref)
                 made = self._result(ref)
