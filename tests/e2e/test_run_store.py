@@ -1,4 +1,4 @@
-"""`tandem run` with its folder in a store: killed, the disk gone, and on to the same weights."""
+"""`tandem run` with its folder, its data and its model in a store."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec  # type: ignore[import-untyped]
 import pytest
 from test_command_line import FAST, save_model, save_pairs
 
@@ -85,3 +86,29 @@ def test_killed_and_moved_it_ends_in_the_same_weights(
     assert b"canary" not in told + err
     for file in out.rglob("*"):
         assert not file.is_file() or b"canary-secret" not in file.read_bytes(), file
+
+
+def test_data_and_model_come_from_a_store(
+    store: tuple[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are those of a run that read them from the disk."""
+    url, keys = store
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    model, pairs = save_model(tmp_path / "model"), save_pairs(tmp_path / "pairs.jsonl")
+    files, root = fsspec.core.url_to_fs(f"{url}/given")
+    files.makedirs(root, exist_ok=True)
+    files.put(str(model), f"{root}/model", recursive=True)
+    files.put_file(str(pairs), f"{root}/pairs.jsonl")
+    weights: list[bytes] = []
+    for place in (f"{url}/given", str(tmp_path)):
+        out = tmp_path / f"out-{len(weights)}"
+        at = [f"--model={place}/model", f"--data={place}/pairs.jsonl", f"--out={out}"]
+        command = [sys.executable, "-m", "tandem", "run", "dpo", *at, *FAST]
+        with _start(command, {**keys, "TANDEM_CACHE": str(tmp_path / "cache")}) as process:
+            _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert b"canary" not in err
+        [dpo] = out.glob("*-dpo/artifact/model.safetensors")
+        weights.append(dpo.read_bytes())
+    assert weights[0] == weights[1]

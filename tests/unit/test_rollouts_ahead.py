@@ -155,6 +155,7 @@ def test_an_engine_elsewhere_draws_while_the_policy_is_trained(init: Path):
     next(steps)
     engine.open.set()
     next(steps)
+    assert source.metrics["sample_s"] == pytest.approx(source.draws.waited, abs=1e-3)
     assert [name.startswith("tandem-rollouts") for name in engine.threads][:2] == [False, True]
 
 

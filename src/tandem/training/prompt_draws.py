@@ -11,10 +11,11 @@ same whoever waits for whom, and they are part of the state.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,13 @@ from tandem.engines import Engine, Sampling
 from tandem.rng import Seed
 
 
+class Drawn(NamedTuple):
+    """Prompts with their completions, and the seconds that it took to draw them."""
+
+    groups: list[Group]
+    seconds: float
+
+
 class PromptDraws:
     """Samples an endless sequence of shuffled passes over prompts.
 
@@ -35,6 +43,9 @@ class PromptDraws:
         n: completions of each prompt.
         sampling: how they are drawn.
         seed: orders the prompts and draws their completions.
+
+    `waited` counts the seconds that the caller waited for completions, and `drawing` those that it
+    took to draw what was taken.
     """
 
     def __init__(
@@ -43,7 +54,8 @@ class PromptDraws:
         self.prompts, self.engine, self.n = prompts, engine, n
         self.sampling, self.seed = sampling, seed
         self.asked = 0
-        self.coming: Future[list[Group]] | None = None
+        self.waited = self.drawing = 0.0
+        self.coming: Future[Drawn] | None = None
         self._beside = None if engine.is_exact else ThreadPoolExecutor(1, "tandem-rollouts")
 
     def load(self, weights: nn.Module) -> None:
@@ -53,35 +65,40 @@ class PromptDraws:
 
     def take(self, count: int) -> list[Group]:
         """Return the next prompts with their completions: those that were begun, if any were."""
-        if self.coming is not None:
-            drawn, self.coming = self.coming.result(), None
-            return drawn
-        return list(self._draws(count))
+        start = time.monotonic()
+        drawn = _timed(self._draws(count)) if self.coming is None else self.coming.result()
+        self.waited += time.monotonic() - start
+        self.drawing += drawn.seconds
+        self.coming = None
+        return drawn.groups
 
     def begin(self, count: int) -> None:
         """Begin to draw the next prompts, for the next `take`."""
         draws = self._draws(count)
-        self.coming = (
-            _done(list(draws)) if self._beside is None else self._beside.submit(list, draws)
-        )
+        beside = self._beside
+        self.coming = _done(_timed(draws)) if beside is None else beside.submit(_timed, draws)
 
     def wait(self) -> None:
         """Wait until nothing is being drawn."""
         if self.coming is not None:
+            start = time.monotonic()
             self.coming.result()
+            self.waited += time.monotonic() - start
 
     def state_dict(self) -> dict[str, Any]:
         """How many prompts were asked, and what was drawn ahead; waits for it."""
         if self.coming is None:
             return {"asked": self.asked}
-        ahead = Groups.of(self.coming.result()).to_bytes().copy()
-        return {"asked": self.asked, "ahead": torch.from_numpy(ahead)}
+        drawn = self.coming.result()
+        ahead = torch.from_numpy(Groups.of(drawn.groups).to_bytes().copy())
+        return {"asked": self.asked, "ahead": ahead, "ahead_seconds": drawn.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.asked, self.coming = int(state["asked"]), None
         if "ahead" in state:
-            self.coming = _done(list(Groups.from_bytes(state["ahead"].numpy())))
+            groups = list(Groups.from_bytes(state["ahead"].numpy()))
+            self.coming = _done(Drawn(groups, float(state["ahead_seconds"])))
 
     def _draws(self, count: int) -> Iterator[Group]:
         asked = list(self._next_prompts(count))
@@ -105,7 +122,12 @@ def _keyed(group: Group, epoch: int) -> Group:
     return Group(replace(group.prompt, id=f"{group.id}/{epoch}"))
 
 
-def _done(groups: list[Group]) -> Future[list[Group]]:
-    future: Future[list[Group]] = Future()
-    future.set_result(groups)
+def _timed(draws: Iterator[Group]) -> Drawn:
+    start = time.monotonic()
+    return Drawn(list(draws), time.monotonic() - start)
+
+
+def _done(drawn: Drawn) -> Future[Drawn]:
+    future: Future[Drawn] = Future()
+    future.set_result(drawn)
     return future

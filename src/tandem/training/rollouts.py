@@ -238,9 +238,11 @@ class RolloutSource:
 
     def _draw(self, policy: nn.Module) -> Experience:
         start = time.monotonic()
+        self.draws.waited = self.draws.drawing = 0.0
         with torch.no_grad():
             self.draws.load(actor_of(policy))
-            groups, drawn, spent = self._filled_round()
+            groups, drawn = self._filled_round()
+            waited, drawing = self.draws.waited, self.draws.drawing
             if self.ahead and self.step + self.shape.per_round < self.total:
                 self.draws.begin(self.shape.prompts)
             found = self.algorithm.experience(groups)
@@ -248,30 +250,28 @@ class RolloutSource:
                 found = correct_mismatch(found)
         tokens = sum(len(c.tokens) for g in drawn for c in g.completions)
         times = {
-            "sample_s": round(spent, 4),
-            "score_s": round(time.monotonic() - start - spent, 4),
-            "sample_tokens_per_s": round(tokens / max(spent, 1e-9), 1),
+            "sample_s": round(waited, 4),
+            "score_s": round(time.monotonic() - start - waited, 4),
+            "sample_tokens_per_s": round(tokens / max(drawing, 1e-9), 1),
         }
         self.metrics = {**times, **found.metrics}
         if isinstance(self.algorithm, SelectiveAlgorithm):
             self.metrics["drawn"] = float(len(drawn))
         return found
 
-    def _filled_round(self) -> tuple[list[Group], list[Group], float]:
-        """Return the round's groups, all groups that were drawn, and the seconds of waiting for it.
+    def _filled_round(self) -> tuple[list[Group], list[Group]]:
+        """Return the round's groups, and all groups that were drawn.
 
         Where the algorithm keeps only some, prompts are drawn on until there are enough of them;
         how many more follows from the share that was kept so far. If `DRAWS` times bring too
         few, the round is smaller; one group for every minibatch there is always.
         """
-        room, spent = self.shape.prompts, 0.0
+        room = self.shape.prompts
         groups, spare, drawn = list[Group](), list[Group](), list[Group]()
         for _ in range(DRAWS):
             share = max(len(groups), 1) / max(len(drawn), 1)
             missing = math.ceil((room - len(groups)) / share)
-            begun = time.monotonic()
             fresh = self.draws.take(min(room, missing))
-            spent += time.monotonic() - begun
             drawn += fresh
             algorithm = self.algorithm
             kept, left = (
@@ -283,7 +283,7 @@ class RolloutSource:
             if len(groups) >= room:
                 break
         fewest = max(0, self.shape.per_pass - len(groups))
-        return (groups + spare[:fewest])[:room], drawn, spent
+        return (groups + spare[:fewest])[:room], drawn
 
     def _batches(self, turn: int, inside: int, buffer: Experience) -> list[Batch]:
         epoch, which = divmod(inside, self.shape.per_pass)
