@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,12 @@ HEAVIEST_FIRST = (
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Columns kept between runs stay inside the test session."""
     os.environ["TANDEM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_token() -> None:
+    """Clusters of Ray that tests start know each other, and leave no token in the home."""
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @pytest.fixture(scope="module")

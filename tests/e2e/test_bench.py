@@ -84,7 +84,6 @@ def test_two_workers_find_the_same_numbers(finished, plan, tmp_path, monkeypatch
 def test_a_ray_cluster_finds_the_same_numbers(finished, plan, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="pip install 'tandem-rlhf[ray]'")
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
-    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray leaves its token
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         words = [str(plan), f"--out={tmp_path / 'out'}", "--workers=2", "--engine=ray", *STEADY]
