@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tandem.cli.run import default_configs
 from tandem.data.groups import Groups
@@ -67,6 +69,12 @@ PRICE = 0.05
 """Of a nat of KL, in units of a Bradley-Terry reward; a quarter of it in units of win rate, since
 near one half P - 1/2 is a quarter of a difference of rewards."""
 ROUNDS, LONG = 20, 60
+CLAIMED = "64"
+"""Candidates of the exploitability that the claims ask for."""
+OUTCOMES = pa.schema(
+    [("world", pa.string()), ("seed", pa.string()), ("of", pa.string()), ("name", pa.string()),
+     ("values", pa.list_(pa.float32()))]
+)  # fmt: skip
 REWARD = ("PPO", "RLOO", "DPO")
 GAMES = {
     "Nash-MD .125": lambda kw: NashMDConfig(share=0.125, **kw),
@@ -388,6 +396,7 @@ def page(record: Mapping[str, Any]) -> str:
         parts += [f"```text\n{matrix_of(found, world)}\n```"]
         parts += [f"![Win matrix of the {world}](nash-{world}.svg)"]
     parts += ["## What was expected", _verdict_table(found)]
+    parts += ["## Beside SFT", _beside_sft(found)]
     parts += ["## The search", _search_table(record["search"])]
     if record.get("curves"):
         parts += ["## Training on: model and truth", *_curve_tables(record["curves"])]
@@ -417,6 +426,60 @@ def _verdict_table(found: Mapping[str, Any]) -> str:
         said = "resolved" if v["resolved"] else "not resolved"
         rows.append((v["world"], v["a"], v["b"], interval, f"{v['holm']:.3g}", said))
     return _table(("world", "less exploitable", "than", "difference", "Holm p", ""), rows)
+
+
+def _beside_sft(found: Mapping[str, Any]) -> str:
+    """What training did to exploitability; nothing was expected of it before the run."""
+    rows: list[Sequence[object]] = []
+    for arm in ARMS:
+        cells: list[str] = []
+        for world in found:
+            e = paired_difference(
+                column(found, world, arm, "64"), column(found, world, "SFT", "64")
+            )
+            cells.append(f"{e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}]")
+        rows.append((arm, *cells))
+    said = (
+        "Exploitability of each policy less that of SFT. Nothing was expected of this before the "
+        "run, and no p-value is corrected for it."
+    )
+    return f"{said}\n\n{_table(('policy', *found), rows)}"
+
+
+def write_record(record: Mapping[str, Any], stored: Path) -> None:
+    """Write the JSON, and beside it, as Parquet, the numbers of each prompt that no claim asks for.
+
+    Args:
+        record: what was measured.
+        stored: the JSON's file.
+    """
+    kept = json.loads(json.dumps(record), parse_float=lambda x: round(float(x), 5))
+    rows: list[dict[str, Any]] = []
+    for world, seeds in kept["found"].items():
+        for seed, found in seeds.items():
+            at = {"world": world, "seed": seed}
+            wins = found.pop("wins")
+            rows += [at | {"of": "wins", "name": k, "values": x} for k, x in wins.items()]
+            for arm, exam in found["exams"].items():
+                for part in (exam, exam["exploit"]):
+                    for key in [k for k, x in part.items() if k != CLAIMED and isinstance(x, list)]:
+                        rows.append(at | {"of": arm, "name": key, "values": part.pop(key)})
+    pq.write_table(pa.Table.from_pylist(rows, OUTCOMES), stored.with_suffix(".parquet"))
+    stored.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+
+
+def read_record(stored: Path) -> dict[str, Any]:
+    """Return what `write_record` wrote."""
+    record = json.loads(stored.read_text(encoding="utf-8"))
+    for row in pq.read_table(stored.with_suffix(".parquet")).to_pylist():
+        found = record["found"][row["world"]][row["seed"]]
+        if row["of"] == "wins":
+            found.setdefault("wins", {})[row["name"]] = row["values"]
+        else:
+            exam = found["exams"][row["of"]]
+            part = exam["exploit"] if row["name"].isdigit() else exam
+            part[row["name"]] = row["values"]
+    return record
 
 
 def _search_table(tried: Mapping[str, Any]) -> str:
@@ -468,7 +531,7 @@ def main() -> None:
         parser.error("--page, or --beside")
     stored = options.page.with_suffix(".json")
     if options.again:
-        record = json.loads(stored.read_text(encoding="utf-8"))
+        record = read_record(stored)
     else:
         seeds = SEEDS[: options.seeds]
         tried = search(options.out)
@@ -481,7 +544,8 @@ def main() -> None:
                 for name in WORLDS
             } if options.curves else {},
         }  # fmt: skip
-        stored.write_text(json.dumps(record, indent=None) + "\n", encoding="utf-8")
+        write_record(record, stored)
+        record = read_record(stored)
     from tandem.report.win_matrix_picture import draw_win_matrix
 
     for world in WORLDS:
