@@ -103,14 +103,22 @@ def compare(method: str, base: Path, place: Path, found: dict[str, Any], keep: A
 
 
 def differences(one: Any, other: Any, here: Path, there: Path) -> dict[str, float]:
-    """The largest relative differences from one process's numbers and weights."""
+    """The largest differences from one process's numbers and weights.
+
+    Losses differ by so much in themselves, and as a share of the largest loss term of the fit: a
+    policy gradient's loss is 0 but for rounding, since advantages add up to 0.
+    """
     pairs = [(a, b) for s in other for x, y in zip(one[0]["losses"], s["losses"], strict=True)
              for a, b in zip(x, y, strict=True)]  # fmt: skip
     norms = [
         pair for s in other for pair in zip(one[0]["grad_norms"], s["grad_norms"], strict=True)
     ]
+    largest = max(abs(a) for a, _ in pairs)
+    apart = max(abs(a - b) for a, b in pairs)
     return {
-        "loss": max(abs(a - b) / max(abs(a), 1e-6) for a, b in pairs),
+        "loss": apart,
+        "loss_share": apart / max(largest, 1e-12),
+        "largest_loss": largest,
         "grad_norm": max(abs(a - b) / max(abs(a), 1e-6) for a, b in norms),
         "weights": weight_difference(here, there),
     }

@@ -70,6 +70,18 @@ def compared(base: Path, tmp_path: Path, method: str, settings: dict[str, Any]) 
     assert moved(base, tmp_path / "two") > 1e-3
 
 
+@pytest.mark.slow
+def test_a_process_holds_less_at_its_peak(tmp_path: Path):
+    """19 M parameters by DPO: weights, gradients and moments are 308 MB, half of them 154."""
+    wide = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8}
+    big, how = folder(tmp_path / "big", **wide), {"epochs": 1, "tokens": 200}
+    [alone], both = fitted(
+        big, (1, tmp_path / "one", "dpo", how), (2, tmp_path / "two", "dpo", how | SHARDED)
+    )
+    for seen in both:
+        assert seen["megabytes"] < 0.7 * alone["megabytes"], (seen["megabytes"], alone["megabytes"])
+
+
 def test_two_sharded_processes_fit_what_one_does(base: Path, tmp_path: Path):
     """DPO: packed forward, reference column, ragged weights over ranks, clipping, saving."""
     compared(base, tmp_path, "dpo", {"epochs": 2})

@@ -17,7 +17,7 @@ from torch import Tensor
 from tandem.batching.attention_plan import AttentionPlan, plan_attention
 from tandem.kernels import attention, cpu_attention
 from tandem.kernels.cpu_attention import BlockedAttention
-from tandem.kernels.malloc import keep_freed_memory
+from tandem.kernels.malloc import keep_freed_memory, return_freed_memory
 
 WIDTH = 12
 
@@ -110,3 +110,16 @@ def test_freed_memory_is_kept_within_and_given_back_after():
         given = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - given
         assert given * resource.getpagesize() < 50 << 20
     assert megabytes() < before + 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_a_gap_between_small_tensors_is_given_back_at_once():
+    """Layers that are gathered and dropped in turn, each followed by something that stays."""
+    before, kept = megabytes(), list[torch.Tensor]()
+    with return_freed_memory():
+        for _ in range(20):
+            layer = torch.ones(5 << 20)
+            kept.append(torch.ones(1000))
+            del layer
+        assert megabytes() < before + 50
+    assert len(kept) == 20

@@ -23,7 +23,7 @@ from tandem.batching.microbatches import Cut
 from tandem.batching.ragged import Ragged
 from tandem.errors import DataError
 from tandem.kernels.embedding_rows import train_only_rows
-from tandem.kernels.malloc import keep_freed_memory
+from tandem.kernels.malloc import keep_freed_memory, return_freed_memory
 from tandem.models.devices import resolve_device
 from tandem.models.quantised import weight_bytes
 from tandem.runs.context import StageContext
@@ -46,7 +46,6 @@ from tandem.training.step_log import StepLog
 LossFunction = Callable[[Outputs, Batch], Mapping[str, Terms]]
 
 
-@keep_freed_memory()
 def train(
     module: nn.Module,
     source: BatchSource,
@@ -72,7 +71,20 @@ def train(
         ConfigError: the launch is not what was asked for, or weights and optimiser need more
             memory than there is.
     """
-    wanted = dict(want or {})
+    freed = keep_freed_memory if ctx.machine.sharding == "none" else return_freed_memory
+    with freed():
+        _train_within_memory(module, source, loss, optim, ctx, dict(want or {}))
+    return module.eval()
+
+
+def _train_within_memory(
+    module: nn.Module,
+    source: BatchSource,
+    loss: LossFunction,
+    optim: Optim,
+    ctx: StageContext,
+    wanted: Mapping[str, bool],
+) -> None:
     accelerator = start_accelerator(ctx.machine)
     device = resolve_device(ctx.machine)
     there = least_memory(usable_memory(device), accelerator)
@@ -89,7 +101,6 @@ def train(
     source.cut = Cut(tokens, parts=accelerator.num_processes)
     with train_only_rows(module, source.reads(), optim.weight_decay):
         _train(module, source, loss, optim, ctx, wanted, accelerator)
-    return module.eval()
 
 
 def _train(
