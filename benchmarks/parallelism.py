@@ -5,7 +5,7 @@
 A table of (method) x (one process, DDP 2, FSDP2 2, FSDP2 with adapters 2, ZeRO-3 2): the largest
 difference of losses, gradient norms and weights from one process's, peak memory a process, and an
 interrupted fit that goes on in another number of processes. Tiny models over gloo, in fp32; the
-memory is that of 25 M parameters. Results are written after every cell, and cells that are done
+memory is that of 19 M parameters. Results are written after every cell, and cells that are done
 are not run again.
 """
 
@@ -152,7 +152,7 @@ def resumed(method: str, base: Path, place: Path) -> dict[str, float]:
 
 
 def memory(way: str, big: Path, place: Path) -> dict[str, Any]:
-    """The megabytes that each process took to fit DPO to 25 M parameters, beyond its imports."""
+    """The megabytes that each process took to fit DPO to 19 M parameters, beyond its imports."""
     count, settings, _ = WAYS[way]
     more = settings | {"epochs": 1, "tokens": 200}
     [seen] = fit(big, (count, place / "memory" / way, "dpo", more))
