@@ -44,7 +44,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str,
     files = s3fs.S3FileSystem(
         key="canary-id", secret="canary-secret", endpoint_url=keys["AWS_ENDPOINT_URL"]
     )
-    files.mkdir("bucket")
+    if not files.exists("bucket"):  # moto keeps it for all of a process
+        files.mkdir("bucket")
     yield "s3://bucket/runs/dpo", keys
     made.stop()
 
