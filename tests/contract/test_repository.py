@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,13 @@ def test_every_yaml_file_parses():
     files = [*GITHUB.rglob("*.yml"), ROOT / ".pre-commit-config.yaml"]
     assert len(files) > len(FORMS)
     assert all(isinstance(parsed(f), dict) for f in files)
+
+
+def test_nothing_that_is_kept_is_a_link():
+    """A link of one machine replaces the folder of that name on another."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("this is no checkout of git")
+    assert [line for line in listed.stdout.splitlines() if line.startswith("120000")] == []

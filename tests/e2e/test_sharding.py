@@ -20,6 +20,9 @@ Job = tuple[int, Path, str, dict[str, Any]]
 """Processes, place, method, settings."""
 SHARDED = {"sharding": "fsdp2"}
 LORA = {"lora": {"rank": 4}}
+CUT_OTHERWISE = 3.5e-5
+"""How far a gradient norm of PPO's eighth step is from itself when one process cuts the step into
+micro-batches of 30 or 120 tokens instead of 60: 1.8e-5 and 3.3e-5. Other steps: 7e-6 at most."""
 
 
 def fitted(base: Path, *jobs: Job) -> list[list[dict[str, Any]]]:
@@ -65,8 +68,8 @@ def compared(base: Path, tmp_path: Path, method: str, settings: dict[str, Any]) 
         assert torch.tensor(seen["losses"]) == pytest.approx(
             torch.tensor(alone["losses"]), rel=1e-5, abs=1e-6
         )
-        # before clipping, and rounded in another order: 1.3e-5 in one of PPO's twelve steps
-        assert seen["grad_norms"] == pytest.approx(alone["grad_norms"], rel=3e-5)
+        rel = CUT_OTHERWISE if method.startswith("ppo") else 1e-5
+        assert seen["grad_norms"] == pytest.approx(alone["grad_norms"], rel=rel)
     assert difference(tmp_path / "one", tmp_path / "two") < 1e-6
     assert moved(base, tmp_path / "two") > 1e-3
 

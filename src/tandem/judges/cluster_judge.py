@@ -5,6 +5,7 @@ The judge travels with the files of its models, so that no machine needs a folde
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,12 +18,13 @@ import numpy as np
 from tandem.data.record import Group
 from tandem.engines.ray.policy_copy import Packed
 from tandem.engines.ray.worker_pool import ClusterPool, shared_pool
+from tandem.engines.torch import cut_units
 from tandem.judges import Judge, open_judge
 from tandem.machine import Machine
 from tandem.runs.checkpoint import Checkpoint
 
 UNIT_ROWS = 64
-"""Completions in a unit of work."""
+"""Completions in a unit of work, where all groups are as large as the first."""
 
 
 def open_on_cluster(judge: Judge, machine: Machine) -> ClusterJudge | None:
@@ -47,8 +49,7 @@ def open_on_cluster(judge: Judge, machine: Machine) -> ClusterJudge | None:
     packed = [_pack(c) for c in found]
     device = "cpu" if machine.device == "cpu" else "auto"  # numbers of GPUs differ by machine
     alone = replace(machine, engine="torch", device=device, lora=None)
-    pool = shared_pool("machine.engine = ray", "leave machine.engine out")
-    return ClusterJudge(pool, JudgeCopy(judge, tuple(packed), alone))
+    return ClusterJudge(shared_pool(), JudgeCopy(judge, tuple(packed), alone))
 
 
 @dataclass(frozen=True)
@@ -107,21 +108,10 @@ class ClusterJudge:
             EngineError: no machine is left, or one unit lost worker after worker.
             JudgeError: what the judge raises.
         """
-        yield from self.pool.work(self._key, _cut(groups), lambda unit: (unit,))
-
-
-def _cut(groups: Iterable[Group]) -> Iterator[list[Group]]:
-    """Split groups into units of `UNIT_ROWS` completions at most, or one group's."""
-    unit: list[Group] = []
-    rows = 0
-    for group in groups:
-        if unit and rows + len(group) > UNIT_ROWS:
-            yield unit
-            unit, rows = [], 0
-        unit.append(group)
-        rows += len(group)
-    if unit:
-        yield unit
+        given = iter(groups)
+        if (first := next(given, None)) is not None:
+            units = cut_units(itertools.chain([first], given), max(1, len(first)), UNIT_ROWS)
+            yield from self.pool.work(self._key, units, lambda unit: (unit,))
 
 
 def _pack(checkpoint: Checkpoint) -> dict[str, Packed]:
@@ -135,17 +125,9 @@ def _with_checkpoints(value: Any, change: Callable[[Checkpoint], Checkpoint]) ->
     """Return a judge with each of its checkpoints put through `change`, always in one order."""
     if isinstance(value, Checkpoint):
         return change(value)
-    if isinstance(value, (tuple, list)):
-        many = cast("tuple[Any, ...] | list[Any]", value)
-        parts = [_with_checkpoints(v, change) for v in many]
-        same = all(a is b for a, b in zip(parts, many, strict=True))
-        return value if same else type(many)(parts)
-    if isinstance(value, dict):
-        table = cast("dict[Any, Any]", value)
-        return {k: _with_checkpoints(v, change) for k, v in table.items()}
+    if isinstance(value, tuple):
+        return tuple(_with_checkpoints(v, change) for v in cast("tuple[Any, ...]", value))
     if isinstance(value, Judge) and is_dataclass(value) and not isinstance(value, type):
         own = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
-        new = {name: _with_checkpoints(v, change) for name, v in own.items()}
-        changed = {name: v for name, v in new.items() if v is not own[name]}
-        return replace(value, **changed) if changed else value
+        return replace(value, **{name: _with_checkpoints(v, change) for name, v in own.items()})
     return value

@@ -53,7 +53,7 @@ class RayEngine:
         name: str = "policy",
         unit_rows: int = UNIT_ROWS,
     ) -> None:
-        self.pool = shared_pool("machine.engine = ray", "leave machine.engine out")
+        self.pool = shared_pool()
         self.name, self.dtype, self.unit_rows = name, dtype, unit_rows
         self._key = self.pool.add("policy", _shape_of(lm, tokenizer, dtype, name, unit_rows))
         self._lm, self._version = lm, 0

@@ -35,7 +35,7 @@ TRIES = 3
 class ClusterPool:
     """One worker in each place of the cluster, for all jobs of this process.
 
-        pool = shared_pool("machine.engine = ray", "leave machine.engine out")
+        pool = shared_pool()
         key = pool.add("policy", job)
         for group in pool.work(key, units, lambda unit: (unit, n, sampling, seed)):
             ...
@@ -176,18 +176,14 @@ class ClusterPool:
 _pools: list[ClusterPool] = []
 
 
-def shared_pool(asked_by: str, instead: str) -> ClusterPool:
+def shared_pool() -> ClusterPool:
     """Return this process's pool, joining the cluster if need be.
-
-    Args:
-        asked_by: the setting that wants Ray, as it was written.
-        instead: what to give to do without.
 
     Raises:
         ConfigError: Ray is not installed.
         EngineError: there is no cluster where RAY_ADDRESS says.
     """
-    ray, _ = join_cluster(asked_by, instead)
+    ray, _ = join_cluster("machine.engine = ray", "leave machine.engine out")
     now = ray.get_runtime_context().get_job_id()
     if not _pools or _pools[0].cluster != now:
         _pools[:] = [ClusterPool(ray)]
