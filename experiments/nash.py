@@ -1,8 +1,10 @@
 """Preferences that circle: who can be exploited, and what it costs where they do not circle.
 
-    python experiments/nash.py --page docs/results/nash.md            # goes on where it stopped
-    python experiments/nash.py --page docs/results/nash.md --again    # the page, from its JSON
+    python experiments/nash.py                     # goes on where it stopped
+    python experiments/nash.py --again             # the page, from its JSON
     python experiments/nash.py --beside ranking    # half of it, beside the first command
+
+Trials of the search that the page's JSON holds are not made again.
 
 Two worlds, both of the micro task's summaries: in the *circle* every annotator stands in one of
 three camps (`micro-tastes`, cyclic = 1), in the *ranking* all follow the truth with the noise of
@@ -66,7 +68,7 @@ PRICE = 0.05
 """Of a nat of KL, in units of a Bradley-Terry reward; a quarter of it in units of win rate, since
 near one half P - 1/2 is a quarter of a difference of rewards."""
 ROUNDS, LONG = 20, 60
-REWARD = ("PPO", "RLOO", "DPO")
+REWARD = ("PPO", "GRPO", "RLOO", "DPO")
 GAMES = {
     "Nash-MD .125": lambda kw: NashMDConfig(share=0.125, **kw),
     "Nash-MD .25": lambda kw: NashMDConfig(share=0.25, **kw),
@@ -205,6 +207,10 @@ class World:
             own = self.configs["ppo"]
             cfg = replace(own, beta=PRICE, rounds=rounds, optim=replace(own.optim, lr=rate))
             return self.run(stage, ppo.fit, pi, prompts, RewardModel(r_phi), cfg, **how)
+        if arm == "GRPO":
+            own = self.configs["grpo"]
+            cfg = replace(own, beta=PRICE, rounds=rounds, optim=replace(own.optim, lr=rate))
+            return self.run(stage, grpo.fit, pi, prompts, RewardModel(r_phi), cfg, **how)
         if arm == "RLOO":
             own, base = self.configs["grpo"], grpo.GRPO_VARIANTS["rloo"]
             cfg = replace(  # a step a round, on fresh samples: as many steps and samples
@@ -256,19 +262,24 @@ def stage_name(*words: str) -> str:
     return "-".join(words).lower().replace(" ", "-").replace(".", "")
 
 
-def search(out: Path) -> dict[str, Any]:
-    """Try every rate with every arm on the pilot seed of both worlds; the best mean win is kept."""
-    rows: dict[str, dict[str, float]] = {arm: {} for arm in ARMS}
-    for name in WORLDS:
+def search(out: Path, tried: Mapping[str, Any]) -> dict[str, Any]:
+    """Try every rate with every arm on the pilot seed of both worlds; the best mean win is kept.
+
+    Args:
+        out: the folder of the runs.
+        tried: arm -> rate -> mean win of trials that are on the page already: not made again.
+    """
+    rows: dict[str, dict[str, float]] = {arm: dict(tried.get(arm, {})) for arm in ARMS}
+    left = [(arm, rate) for arm in ARMS for rate in RATES if f"{rate:g}" not in rows[arm]]
+    for name in WORLDS if left else ():
         world = open_world(out, name, PILOT)
         with world.run:
-            for arm in ARMS:
-                for rate in RATES:
-                    stage = stage_name("pilot", arm, f"{rate:g}")
-                    policy = world.fit(arm, rate, stage)
-                    won = float(np.mean(examined(world, arm, policy, f"exam-{stage}")["win"]))
-                    rows[arm][f"{rate:g}"] = rows[arm].get(f"{rate:g}", 0.0) + won / len(WORLDS)
-                    print(f"pilot {name}: {stage}: {won:.3f} over SFT", flush=True)
+            for arm, rate in left:
+                stage = stage_name("pilot", arm, f"{rate:g}")
+                policy = world.fit(arm, rate, stage)
+                won = float(np.mean(examined(world, arm, policy, f"exam-{stage}")["win"]))
+                rows[arm][f"{rate:g}"] = rows[arm].get(f"{rate:g}", 0.0) + won / len(WORLDS)
+                print(f"pilot {name}: {stage}: {won:.3f} over SFT", flush=True)
     chosen = {arm: max(RATES, key=lambda r, a=arm: rows[a][f"{r:g}"]) for arm in ARMS}
     return {"win over SFT": rows, "chosen": chosen}
 
@@ -335,26 +346,28 @@ def main() -> None:
     """Do what is left, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/nash"))
-    parser.add_argument("--page", type=Path)
+    parser.add_argument("--page", type=Path, default=Path("docs/results/nash.md"))
     parser.add_argument(
         "--beside", choices=WORLDS, help="do this world's seeds, the last first, and no page"
     )
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
     parser.add_argument("--again", action="store_true", help="the page, from its JSON alone")
-    parser.add_argument("--curves", type=int, default=0, help="seeds of the long runs")
+    parser.add_argument(
+        "--curves", type=int, default=0, help="seeds of the long runs (default: those of the page)"
+    )
     options = parser.parse_args()
-    if options.beside:
-        for seed in SEEDS[: options.seeds][::-1]:
-            one_seed(options.out, options.beside, seed, search(options.out)["chosen"])
-        return
-    if options.page is None:
-        parser.error("--page, or --beside")
     stored = options.page.with_suffix(".json")
+    before = read_record(stored) if stored.exists() else {}
+    if options.beside:
+        tried = search(options.out, before.get("search", {}).get("win over SFT", {}))
+        for seed in SEEDS[: options.seeds][::-1]:
+            one_seed(options.out, options.beside, seed, tried["chosen"])
+        return
     if options.again:
-        record = read_record(stored)
+        record = before
     else:
         seeds = SEEDS[: options.seeds]
-        tried = search(options.out)
+        tried = search(options.out, before.get("search", {}).get("win over SFT", {}))
         record = {
             "date": date.today().isoformat(), "commit": code_commit(), "seeds": list(seeds),
             "sizes": SIZES, "search": tried,
@@ -362,7 +375,7 @@ def main() -> None:
             "curves": {
                 name: {str(s): curves(options.out, name, s) for s in SEEDS[: options.curves]}
                 for name in WORLDS
-            } if options.curves else {},
+            } if options.curves else before.get("curves", {}),
         }  # fmt: skip
         write_record(record, stored)
         record = read_record(stored)

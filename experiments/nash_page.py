@@ -24,6 +24,7 @@ OUTCOMES = pa.schema(
 CLAIMS = (
     ("circle", "Nash-MD .125", "PPO"),
     ("circle", "Nash-MD .125", "RLOO"),
+    ("circle", "Nash-MD .125", "GRPO"),
     ("circle", "Nash-MD .125", "DPO"),
     ("circle", "Nash-MD .25", "RLOO"),
     ("circle", "self-play", "RLOO"),
