@@ -149,15 +149,22 @@ def speed() -> str:
 
 
 def guide() -> str:
-    """The decision guide's table; a row is measured where a committed comparison has its method."""
+    """The decision guide's table; a row is measured where a committed comparison has its method.
+
+    Raises:
+        FileNotFoundError: a row names a page that docs/results does not have.
+    """
     told = tomllib.loads((ROOT / "docs" / "guide.toml").read_text(encoding="utf-8"))["row"]
     lines = []
     for row in told:
         method = row.get("method", "")
         links = [*method_pages.results_of(method), *method_pages.said_of(method)]
-        found = sorted({link[0] for link in links})
-        seen = ", ".join(f"measured: {link.replace('../', '')}" for link in found)
-        lines.append([row["have"], row["start"], row["because"], seen or "from the papers"])
+        for name in row.get("pages", ()):
+            (ROOT / "docs" / "results" / f"{name}.md").stat()
+        own = [f"[{name}](results/{name}.md)" for name in row.get("pages", ())]
+        found = sorted({*own, *(link[0].replace("../", "") for link in links)})
+        seen = f"measured: {', '.join(found)}" if found else "from the papers"
+        lines.append([row["have"], row["start"], row["because"], seen])
     return table(["you have", "start with", "because, and then", "evidence"], lines) + "\n"
 
 

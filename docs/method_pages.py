@@ -16,7 +16,8 @@ FEWEST = 3
 """Seeds below which a result is not shown on a method's page."""
 PARTS = (
     "When to use it", "The table's row", "Formula and code", "Data", "Models in memory",
-    "Settings", "What is logged", "Signs of failure", "Measured", "The paper, and what differs",
+    "Settings", "What is logged", "Signs of failure", "Measured", "Claims, and what came of them",
+    "The paper, and what differs",
 )  # fmt: skip
 PLAYS = (
     "cyclic_preference", "nash_md", "nash_ema", "self_play", "best_response", "past_play",
@@ -43,6 +44,7 @@ def page(name: str, told: Told) -> str:
         "\n\n".join(_metrics(heading) for heading in told["metrics"]),
         "\n".join(f"- {sign}" for sign in told["failure"]),
         _measured(name),
+        _claims(name),
         _paper(name, told),
     )
     parts = [
@@ -127,6 +129,25 @@ def _measured(name: str) -> str:
         return "Not measured: no comparison in [docs/results](../results/index.md) has it."
     head = ["comparison", "row", "seeds", "judge's gain over SFT", "win over SFT", "KL", "resolved"]
     return "\n\n".join([table(head, rows)] * bool(rows) + ["\n".join(lines)] * bool(lines))
+
+
+def _claims(name: str) -> str:
+    """What the seeds' papers say of a method, with the verdicts of docs/claims/index.md."""
+    folder = ROOT / "docs" / "claims"
+    claims = tomllib.loads((folder / "claims.toml").read_text(encoding="utf-8"))["claim"]
+    page_of_claims = (folder / "index.md").read_text(encoding="utf-8")
+    lines = []
+    for claim in claims:
+        if name in claim.get("methods", ()):
+            row = re.search(rf"^\| \[.*\]\(#{claim['id']}\).* \| (.*) \|$", page_of_claims, re.M)
+            if row is None:
+                raise LookupError(f"docs/claims/index.md has no row of {claim['id']}")
+            link = f"[claim](../claims/index.md#{claim['id']})"
+            lines.append(f"- {claim['says']} *{row[1][0].upper()}{row[1][1:]}* ({link}).")
+    if not lines:
+        return "The [claims](../claims/index.md) that were tested do not name it."
+    said = "Tested in a small world with a known truth; another world may say otherwise."
+    return "\n".join([said, "", *lines])
 
 
 def said_of(name: str) -> Iterator[tuple[str, str]]:

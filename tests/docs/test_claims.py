@@ -15,6 +15,7 @@ import world
 from claims import REGISTRY, claim_verdict, judge_registry, paper_error, read_registry
 from evidence import Store, follow_path, kendall_tau, missing_paths, slope_weights, weigh_test
 from tandem.bench.outcomes import Outcomes, write_outcomes
+from tandem.methods import METHODS
 from tandem.statistics import paired_difference
 
 ROOT = Path(__file__).parents[2]
@@ -180,6 +181,7 @@ def test_every_test_names_what_is_there():
     """Rows are those of the plan, and paths lead somewhere in files that exist."""
     registry = read_registry(REGISTRY)
     assert len(registry["claim"]) >= 25
+    assert {m for c in registry["claim"] for m in c.get("methods", ())} <= set(METHODS)
     tests = [t for c in registry["claim"] for t in c["test"]]
     assert list(missing_paths(tests, Store(claims.DOCS / "results"))) == []
     for test in tests:
