@@ -125,25 +125,30 @@ def _metrics(heading: str) -> str:
 def _measured(name: str) -> str:
     """Our numbers, from every committed comparison of enough seeds."""
     rows, lines = list(results_of(name)), [f"- {link}: {said}" for link, said in said_of(name)]
+    if not rows and not lines and _claims_of(name):
+        return "No comparison of methods has it; other experiments tested the claims below."
     if not rows and not lines:
         return "Not measured: no comparison in [docs/results](../results/index.md) has it."
     head = ["comparison", "row", "seeds", "judge's gain over SFT", "win over SFT", "KL", "resolved"]
     return "\n\n".join([table(head, rows)] * bool(rows) + ["\n".join(lines)] * bool(lines))
 
 
+def _claims_of(name: str) -> list[Told]:
+    """The claims of the seeds' papers that are about a method."""
+    text = (ROOT / "docs" / "claims" / "claims.toml").read_text(encoding="utf-8")
+    return [c for c in tomllib.loads(text)["claim"] if name in c.get("methods", ())]
+
+
 def _claims(name: str) -> str:
     """What the seeds' papers say of a method, with the verdicts of docs/claims/index.md."""
-    folder = ROOT / "docs" / "claims"
-    claims = tomllib.loads((folder / "claims.toml").read_text(encoding="utf-8"))["claim"]
-    page_of_claims = (folder / "index.md").read_text(encoding="utf-8")
+    judged = (ROOT / "docs" / "claims" / "index.md").read_text(encoding="utf-8")
     lines = []
-    for claim in claims:
-        if name in claim.get("methods", ()):
-            row = re.search(rf"^\| \[.*\]\(#{claim['id']}\).* \| (.*) \|$", page_of_claims, re.M)
-            if row is None:
-                raise LookupError(f"docs/claims/index.md has no row of {claim['id']}")
-            link = f"[claim](../claims/index.md#{claim['id']})"
-            lines.append(f"- {claim['says']} *{row[1][0].upper()}{row[1][1:]}* ({link}).")
+    for claim in _claims_of(name):
+        row = re.search(rf"^\| \[.*\]\(#{claim['id']}\).* \| (.*) \|$", judged, re.M)
+        if row is None:
+            raise LookupError(f"docs/claims/index.md has no row of {claim['id']}")
+        link = f"[claim](../claims/index.md#{claim['id']})"
+        lines.append(f"- {claim['says']} *{row[1][0].upper()}{row[1][1:]}* ({link}).")
     if not lines:
         return "The [claims](../claims/index.md) that were tested do not name it."
     said = "Tested in a small world with a known truth; another world may say otherwise."

@@ -34,6 +34,18 @@ CLAIMS = (
 )
 """(world, who is less exploitable, than whom); Holm over all of them. Of the last two no difference
 is expected."""
+METHODS = {
+    "ppo": ("PPO",),
+    "grpo": ("GRPO", "RLOO"),
+    "dpo": ("DPO",),
+    "nash_md": ("Nash-MD .125", "Nash-MD .25", "Nash-MD .5"),
+    "nash_ema": ("Nash-EMA",),
+    "past_play": ("past play",),
+    "self_play": ("self-play",),
+    "best_response": ("best response",),
+    "online_dpo": ("online IPO",),
+}
+"""Method -> its policies here; docs/methods/*.md read what `write_record` says of them."""
 
 
 def write_page(record: Mapping[str, Any], page_file: Path) -> None:
@@ -68,6 +80,22 @@ def verdicts(found: Mapping[str, Any]) -> list[dict[str, Any]]:
          "resolved": bool(p < 0.05)}
         for (w, a, b, e), p in zip(tests, adjusted, strict=True)
     ]  # fmt: skip
+
+
+def measured(found: Mapping[str, Any]) -> dict[str, str]:
+    """Say of each method how it won and how it was exploited in every world."""
+    said = {}
+    for method, arms in METHODS.items():
+        parts = []
+        for arm in arms:
+            worlds = [
+                f"in the {world} it wins {mean_of(column(found, world, arm, 'win')).mean:.3f} over "
+                f"SFT and is exploited by {mean_of(column(found, world, arm, CLAIMED))}"
+                for world in found
+            ]
+            parts.append(f"{arm}: {', '.join(worlds)}")
+        said[method] = "; ".join(parts)
+    return said
 
 
 def matrix_of(found: Mapping[str, Any], world: str) -> WinMatrix:
@@ -147,11 +175,14 @@ def _beside_sft(found: Mapping[str, Any]) -> str:
 def write_record(record: Mapping[str, Any], stored: Path) -> None:
     """Write the JSON, and beside it, as Parquet, the numbers of each prompt that no claim asks for.
 
+    The JSON also says of each method what was measured, for the method's page.
+
     Args:
         record: what was measured.
         stored: the JSON's file.
     """
-    kept = json.loads(json.dumps(record), parse_float=lambda x: round(float(x), 5))
+    told = dict(record) | {"measured": measured(record["found"])}
+    kept = json.loads(json.dumps(told), parse_float=lambda x: round(float(x), 5))
     rows: list[dict[str, Any]] = []
     for world, seeds in kept["found"].items():
         for seed, found in seeds.items():
