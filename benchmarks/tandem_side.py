@@ -19,7 +19,7 @@ from tandem.data.formats import read_data
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
-from tandem.machine import Machine
+from tandem.machine import Lora, Machine
 from tandem.methods import grpo
 from tandem.methods.kto import MismatchedSource, log_ratio
 from tandem.models.forward import with_logprobs
@@ -65,6 +65,7 @@ def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, An
         device="cpu",
         precision=precision,  # type: ignore[arg-type]
         tokens=work.tokens,
+        lora=Lora(rank=work.lora, alpha=2.0 * work.lora) if work.lora else None,
         log_every=1,
         save_seconds=1e9,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 import transformers
 import trl
@@ -31,7 +32,12 @@ class Clock(transformers.TrainerCallback):
 
 
 def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, Any]:
-    """Train the same steps; `precision` may end in an option: "bf16+precomputed", "bf16+paged"."""
+    """Train the same steps.
+
+    Args:
+        precision: `fp32` or `bf16`, with at most one option behind a plus: `bf16+precomputed`
+            (the reference of DPO), `bf16+checkpointed` (TRL's default), `bf16+paged` (GRPO).
+    """
     precision, _, option = precision.partition("+")
     transformers.logging.set_verbosity_error()
     meter = Meter(work.passes)
@@ -45,11 +51,13 @@ def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, An
         "use_cpu": True,
         "bf16": precision == "bf16",
         "disable_tqdm": True,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": option == "checkpointed",
         "learning_rate": 1e-5,
     }
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    shared = {"processing_class": tokenizer, "callbacks": [Clock(meter)]}
+    shared: dict[str, Any] = {"processing_class": tokenizer, "callbacks": [Clock(meter)]}
+    if work.lora:
+        shared["peft_config"] = adapters(work.lora, what)
     if what == "grpo":
         return online(work, folder, common, shared, option, meter)
     common["max_length"] = work.max_length
@@ -59,6 +67,12 @@ def run(what: str, work: Workload, folder: Path, precision: str) -> dict[str, An
     return {"losses": found["loss"], "grad_norm": found["grad_norm"], "reference": 0.0} | (
         meter.report()
     )
+
+
+def adapters(rank: int, what: str) -> peft.LoraConfig:
+    """Adapters of a rank on all linear layers; the head of a reward is trained in full."""
+    head = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]} if what == "reward" else {}
+    return peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", **head)
 
 
 def logged(trainer: Any, name: str) -> list[float]:

@@ -54,7 +54,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, rows, and how many of them a step holds."""
+    """A model, rows, and how many of them a step holds.
+
+    Attributes:
+        given: a file of rows in JSON lines, instead of drawn ones.
+        lora: rank of the adapters that are trained; 0 trains all weights.
+    """
 
     name: str
     shape: Shape
@@ -66,13 +71,24 @@ class Workload:
     answer: tuple[int, int] = (20, 60)
     recorded: bool = False
     passes: int = 1
+    given: str = ""
+    lora: int = 0
 
     @property
     def steps(self) -> int:
         return self.passes * self.records // self.size
 
-    def rows(self) -> list[dict[str, str]]:
+    def rows(self) -> list[dict[str, Any]]:
         """Draw the records, the same ones every time; a pass begins half a step after the last."""
+        first = self._given() if self.given else self._drawn()
+        shifts = (k * self.size // 2 for k in range(self.passes))
+        return [row for k in shifts for row in first[k:] + first[:k]]
+
+    def _given(self) -> list[dict[str, Any]]:
+        lines = Path(self.given).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def _drawn(self) -> list[dict[str, Any]]:
         rng = random.Random(0)
         lengths = _recorded(rng) if self.recorded else None
 
@@ -85,9 +101,7 @@ class Workload:
             )  # fmt: skip
             return {"prompt": words(p) + " ", "chosen": words(c), "rejected": words(r)}
 
-        first = [one(k) for k in range(self.records)]
-        shifts = (k * self.size // 2 for k in range(self.passes))
-        return [row for k in shifts for row in first[k:] + first[:k]]
+        return [one(k) for k in range(self.records)]
 
 
 BIG = Shape(vocabulary=128_000, width=512, ffn=1376, layers=11, heads=8)

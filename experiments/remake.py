@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "docs" / "results"
 PAGES: tuple[tuple[str, ...], ...] = (
     ("pages.py", "--again"),
+    ("rest_figure.py", "rest"),
     ("coverage.py", "--page"),
     ("gold_reward.py", "--page-only"),
     ("search.py", "--page-only"),

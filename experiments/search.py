@@ -1,7 +1,7 @@
 """One search for all: every method of the full table gets the same trials, by this script.
 
     python experiments/search.py                # every row that is left; a killed one goes on
-    python experiments/search.py --rows DPO KTO # these alone
+    python experiments/search.py --rows DPO KTO # these alone; two processes want two --out
     python experiments/search.py --page-only    # the page again, from docs/results/search.json
 
 Every method is tried at four values of one setting: the learning rate of what it trains, the same
@@ -67,15 +67,19 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--page-only", action="store_true", help="the page again, from its JSON")
     asked = parser.parse_args(words)
     file = asked.page.with_suffix(".json")
-    found: dict[str, Any] = {"rows": {}}
-    if file.exists():
-        found = json.loads(file.read_text(encoding="utf-8"))
     for row in () if asked.page_only else asked.rows:
-        found = about() | {"rows": found["rows"] | {row: search(row, asked.out)}}
+        trials = search(row, asked.out)
+        found = about() | {"rows": kept_rows(file) | {row: trials}}
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found = json.loads(file.read_text(encoding="utf-8"))
     asked.page.write_text(search_page(found, file.name), encoding="utf-8")
     print(asked.page)
     return 0
+
+
+def kept_rows(file: Path) -> dict[str, list[Trial]]:
+    """Return the rows that are done, also by another process since this one began."""
+    return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else {}
 
 
 def about() -> dict[str, Any]:
