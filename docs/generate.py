@@ -125,7 +125,7 @@ def results() -> str:
     rows.sort(key=lambda p: -p[f"{x['judge']} gain"]["mean"])
     cells = [numbers(p, x) for p in rows]
     head = ["policy", f"{x['judge']} gain over SFT", "win over SFT", "KL, nats", "after Holm"]
-    again = "" if x.get("intervals") == NOW else " (not measured again since)"
+    again = "" if x.get("intervals") == NOW else " (an older page: see [Limits](#limits))"
     told = (
         f"{x['question']} {x['task']}, {len(x['seeds'])} seeds, {x['prompts']:,} prompts, "
         f"{x.get('date', '-')}{again}; 95 % intervals over prompts and seeds "

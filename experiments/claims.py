@@ -189,10 +189,11 @@ def _head(judged: Mapping[str, list[Judged]]) -> Iterator[str]:
         "outcomes in [docs/results](../results/index.md)."
     )
     yield (
-        "The seeds of this project say that one thing is better than another, or that it grows "
-        "with something. Each such sentence is here in our words, with the paper's numbers and "
-        "what came of it in a small world in which the truth is known. It says how methods work "
-        "there, and not how large models rank: [how far that world is from people](world.md)."
+        "The papers that this project started from say that one thing is better than another, or "
+        "that it grows with something. Each such sentence is here in our words, with the paper's "
+        "numbers and what came of it in a small world in which the truth is known. It says how "
+        "methods work there, and not how large models rank: "
+        "[how far that world is from people](world.md)."
     )
     yield f"**{len(judged)} claims:** " + ", ".join(f"{counts[v]} {v}" for v in VERDICTS) + "."
     yield (
