@@ -81,6 +81,14 @@ def test_a_stranger_cannot_name_a_class():
         find_recorded("os.system")
 
 
+@pytest.mark.parametrize("name", ["evaluate_answers", "evaluate", "sft.fit"])
+def test_a_stranger_cannot_have_a_function_called(name):
+    """Tandem records functions too; a value is made of classes alone."""
+    assert name in RECORDED or name in FORMER or "." in name
+    with pytest.raises(RunError, match="holds a value of the class"):
+        find_recorded(name)
+
+
 def test_a_value_of_ones_own_class_is_read_back_where_it_was_named(tmp_path):
     from dataclasses import dataclass
 

@@ -53,6 +53,16 @@ def test_a_part_is_held_back_that_nothing_else_sees(tmp_path: Path):
     assert ids(without.preferences) == gold | ids(task.preferences)
 
 
+def test_with_a_test_set_of_ones_own_the_share_is_of_all_prompts(tmp_path: Path):
+    """Nothing of the data is held out then, so the share is not divided by what is left."""
+    data = pairs_file(tmp_path, 1600)
+    (tmp_path / "own").mkdir()
+    own = pairs_file(tmp_path / "own", 4)
+    task = task_from_files(tmp_path, data, Sizes(held_out_share=0.5, gold_share=0.5), eval_data=own)
+    assert task.gold_labels is not None
+    assert 700 < len(task.gold_labels) < 900
+
+
 def test_where_it_would_be_too_little_nothing_is_held_back(tmp_path: Path):
     data = pairs_file(tmp_path, 300)
     task = task_from_files(tmp_path, data)

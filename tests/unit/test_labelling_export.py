@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -235,3 +236,35 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch, capsys)
     )
     assert main(["label", "demo"]) == 2
     assert "pip install 'tandem-rlhf[label]'" in capsys.readouterr().err
+
+
+def test_an_export_deletes_nothing_but_an_export(tmp_path):
+    database = labelled(tmp_path / "p", n=2)
+    with pytest.raises(DataError, match=r"labels\.sqlite"):
+        write(database, tmp_path / "p")
+    assert (tmp_path / "p" / "labels.sqlite").exists()
+    notes = tmp_path / "results"
+    notes.mkdir()
+    (notes / "thesis.txt").write_text("x")
+    with pytest.raises(DataError, match=r"thesis\.txt") as refused:
+        write(database, notes)
+    assert (notes / "thesis.txt").exists()
+    assert str(notes / "export") in refused.value.do
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="is a file"):
+        write(database, tmp_path / "file")
+    for _ in range(2):
+        assert write(database, tmp_path / "out").prompts == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "out", "p", "results"]
+
+
+def test_separators_that_are_no_ends_of_lines(tmp_path):
+    """U+2028 stands raw in JSON Lines, and `str.splitlines` would cut there."""
+    plain = asked(1)[0]
+    odd = dataclasses.replace(plain, answers=("good\u2028or\u0085so", plain.answers[1]))
+    database = begin(tmp_path / "p", [odd])
+    who = join(database, "A")
+    for ticket in everything(database, who):
+        say(database, who, ticket, 2)
+    assert write(database, tmp_path / "out").pairs == 1
+    assert "\u2028" in pq.read_table(tmp_path / "out" / "preferences.parquet")["chosen"][0].as_py()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from labels import asked, begin, everything, join, say
 from tandem.labelling import acquisition
 from tandem.labelling.assignment import Project
+from tandem.labelling.database import named_database
 from tandem.labelling.refit import (
     Refitter,
     begin_refit,
@@ -85,3 +87,19 @@ def test_priorities_are_kept_for_open_items_with_their_reason(database):
         rows = connection.execute(sa.select(item.c.open, item.c.priority, item.c.why)).all()
     assert sum(r == (True, 0.25, "three rewards differ") for r in rows) == 5
     assert sum(r == (False, 0.0, None) for r in rows) == 1
+
+
+def test_a_password_is_not_among_the_words_of_a_process(database, tmp_path, monkeypatch):
+    """Everybody on the machine can read those; the refit reads the address from a variable."""
+    url = "postgresql://me:secret@127.0.0.1:9/votes"
+    refitter = Refitter(database, tmp_path, url)
+    refitter.start()
+    process = Path(f"/proc/{refitter._process.pid}")
+    words, variables = ((process / name).read_bytes() for name in ("cmdline", "environ"))
+    refitter.stop()
+    assert b"refit" in words
+    assert b"secret" not in words
+    assert f"TANDEM_LABEL_DATABASE={url}".encode() in variables
+    monkeypatch.setenv("TANDEM_LABEL_DATABASE", url)
+    assert named_database() == url
+    assert named_database("sqlite:///x") == "sqlite:///x"

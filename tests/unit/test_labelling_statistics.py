@@ -235,3 +235,5 @@ def test_held_out_accuracy_has_its_interval_and_leaves_ties_out():
     assert (found["n"], found["accuracy"]) == (9, pytest.approx(7 / 9))
     assert found["low"] < 7 / 9 < found["high"]
     assert pool_accuracy({}, said)["accuracy"] is None
+    silent = pool_accuracy({k: [1.0, 1.0] for k in range(10)}, said)
+    assert silent["accuracy"] == 0.5  # two equal scores prefer nobody

@@ -21,8 +21,10 @@ from tandem.data.record import Completion, FloatArray, Group, Preference, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_models import Labels, label_masses
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.judges.llm import AI_KEY, Labeller, Rater, join_readings, star_score
+from tandem.judges.llm import AI_KEY, Labeller, Rater, is_unjudged, join_readings, star_score
+from tandem.judges.open_preference import open_preference
 from tandem.judges.position_bias import measure_position_bias
+from tandem.judges.reasoning import ReasoningJudge
 from tandem.judges.templates import (
     CompareFormat,
     FeedbackFormats,
@@ -329,3 +331,46 @@ def test_spellings_are_summed_and_counted_once():
     found = np.exp(label_masses(spelled, [[(1,)], [(1, 0)], [(1, 0, 7), (2,), (2,)]]))
     assert found == pytest.approx([0.3, 0.15, 0.15])
     assert label_masses({(1,): 0.0, (2,): 1.0}, [[(1,)], [(2,)]]).tolist() == [-math.inf, 0.0]
+
+
+def test_two_groups_of_one_prompt_keep_their_own_answers():
+    """A round that goes over the end of the data meets a prompt twice, with other answers."""
+    judge = Labeller(Scripted(content), COMPARE, ("right",))
+    first, second = judge([group("good good", "bad"), group("bad", "good good good")])
+    assert first.preferences[0].p > 0.8
+    assert second.preferences[0].p < 0.1
+    assert judge.compares
+    both = ReasoningJudge(Verdicts(), principles=("right",), orders="one")
+    first, second = both([group("good", "bad"), group("bad", "good")])
+    assert [g.preferences[0].p for g in (first, second)] == [1.0, 0.0]
+
+
+@dataclass(frozen=True)
+class Verdicts(Scripted):
+    """A model that reasons; with `mute` it never says a verdict."""
+
+    odds: Callable[[str, str, str], float] = content
+    mute: bool = False
+
+    def complete(
+        self, prompts: Iterable[Prompt], sampling: Sampling, seed: Seed
+    ) -> Iterator[Completion]:
+        for prompt in prompts:
+            text = prompt.messages[0]["content"]
+            a_first = text.find("good") < text.find("bad")
+            yield Completion("hm" if self.mute and "mute" in text else f"[[{'BA'[a_first]}]]")
+
+
+def test_a_pair_without_a_readable_verdict_is_no_pair_and_ends_nothing():
+    """It is left out like one about which a question failed; a preference counts it one half."""
+    judge = ReasoningJudge(Verdicts(mute=True), principles=("right",))
+    heard, silent = judge([group("good", "bad"), group("good mute", "bad")])
+    assert heard.preferences
+    assert not silent.preferences
+    assert is_unjudged(silent)
+    assert not is_unjudged(heard)
+    preference = open_preference(judge, Machine())
+    one, half = preference(
+        [(group("good", "bad"), [(0, 1)]), (group("good mute", "bad"), [(0, 1)])]
+    )
+    assert (one.tolist(), half.tolist()) == ([1.0], [0.5])

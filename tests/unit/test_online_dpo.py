@@ -99,8 +99,11 @@ def test_what_teaches_nothing_is_left_out_and_fills_up_where_a_step_would_be_emp
     assert places == [4, 5]
     kept, places = online_dpo.keep_informative(paired, 2)
     assert [g.id for g in kept] == ["tie", "good"]
-    assert places == [0, 1, 4, 5]
-    assert online_dpo.keep_informative(paired, 1, gap=4.0)[1] == [0, 1]
+    assert places == [0, 0, 4, 5]
+    assert online_dpo.keep_informative(paired, 1, gap=4.0)[1] == [0, 0]
+    (fill,) = (g for g in kept if g.id == "tie")
+    assert fill.completions[0] == fill.completions[1]  # beside itself, so it moves nothing
+    assert fill.preferences == (Preference(0, 1, 0.5, by="fill"),)
 
 
 def test_the_references_numbers_stay_with_their_answers(init: Path):
@@ -112,6 +115,12 @@ def test_the_references_numbers_stay_with_their_answers(init: Path):
     torch.testing.assert_close(found.columns["ref_logp"].values, again.values)
     assert found.metrics["kl"] == pytest.approx(0, abs=1e-3)  # the policy is its reference
     assert 0 < found.metrics["informative"] <= 1
+
+
+def test_nothing_is_chosen_by_a_score_that_nobody_gives(init: Path, tmp_path: Path):
+    watch = Validation(prompts(init, 3, seed=9), choose="proxy")
+    with pytest.raises(ConfigError, match=r"validation\.choose = 'proxy'"):
+        climbed(online_dpo, ONLINE, init, tmp_path, Shorter(), validation=watch)
 
 
 @pytest.mark.parametrize("loss", online_dpo.ONLINE_LOSSES)

@@ -145,6 +145,7 @@ def test_the_past_keeps_the_latest_and_draws_them_by_age(init: Path):
         opponent.draw(asked(init), 1)
         move(here.policy, 0.02)
     assert opponent.turns == [2, 4, 6]
+    opponent.state_dict()
     assert len(list(opponent.folder.iterdir())) == 3
     counts = dict.fromkeys(opponent.turns, 0)
     for turn, places in opponent._assigned(7000):
@@ -245,3 +246,23 @@ def test_greedy_play_is_refused(init: Path, tmp_path: Path):
         nash_md.fit(
             Checkpoint(init), prompts(init, 2), Shorter(), CONFIGS[0], sampling=greedy, ctx=ctx
         )
+
+
+def test_what_the_last_saved_state_names_is_kept(init: Path):
+    """A run that is killed between two saves goes on from the older one, with its past."""
+    torch.manual_seed(0)
+    here = players(init)
+    opponent = PastOpponent(here, keep=2, every=1, recency=1.0)
+    for _ in range(3):
+        opponent.draw(asked(init), 1)
+    saved = opponent.state_dict()
+    assert saved["turns"] == [1, 2]
+    for _ in range(4):  # rounds that no state is written of
+        opponent.draw(asked(init), 1)
+    again = PastOpponent(here, keep=2, every=1, recency=1.0)
+    again.load_state_dict(saved)
+    for _ in range(6):
+        again.draw(asked(init), 1)
+    again.state_dict()
+    again.state_dict()
+    assert len(list(again.folder.glob("*.safetensors"))) == 2

@@ -133,3 +133,18 @@ def test_the_command_line_takes_addresses(tmp_path: Path, capsys: pytest.Capture
     url = _put(f"file://{tmp_path}/store/pairs.jsonl", _lines(PAIRS))
     assert main(["data", "check", url]) == 0
     assert "pairs.jsonl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://host/get?token=SECRET&file=p.jsonl",
+        "https://b.s3.amazonaws.com/p.jsonl?X-Amz-Credential=SECRET",
+        "https://b.s3.amazonaws.com/p.jsonl?X-Amz-Signature=SECRET",
+        "s3://me:SECRET/with@bucket/p.jsonl",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_without_saying_it(url: str):
+    with pytest.raises(DataError, match="holds a key") as refused:
+        read_data(url)
+    assert "SECRET" not in f"{refused.value.what}{refused.value.why}{refused.value.do}"

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -46,6 +45,12 @@ def add_judge_flags(parser: ArgumentParser) -> None:
         "--judge_tokenizer", type=str, default="", help="classify, pooling: folder of the model"
     )
     parser.add_argument(
+        "--judge_key",
+        type=str,
+        default="",
+        help=f"environment variable with the server's key; language models over https: {KEY}",
+    )
+    parser.add_argument(
         "--judge_room", type=int, default=2048, help="verdict: tokens of reasons and verdict"
     )
 
@@ -77,20 +82,19 @@ def open_judge_choice(options: Namespace) -> Judge:
 
 def _remote(options: Namespace) -> Judge:
     kind, url, model = options.judge_kind, options.judge, options.judge_model
-    key = KEY if os.environ.get(KEY) and url.startswith("https://") else None
     if kind in LANGUAGE:
-        return _language(options, url, model, key)
+        return _language(options, url, model)
     from tandem.engines.json_server import JsonServer
     from tandem.judges.remote_reward import RemotePreference, RemoteReward
 
-    server = JsonServer(url, key=key)
+    server = JsonServer(url, key=options.judge_key or None)
     if kind == "preferences":
         return RemotePreference(server, model or "preference")
     own = Path(options.judge_tokenizer) if options.judge_tokenizer else None
     return RemoteReward(server, kind, model or "reward", own)
 
 
-def _language(options: Namespace, url: str, model: str, key: str | None) -> Judge:
+def _language(options: Namespace, url: str, model: str) -> Judge:
     from tandem.engines import Sampling
     from tandem.engines.language_models.openai import Server
     from tandem.judges.llm import Labeller, Rater
@@ -102,8 +106,8 @@ def _language(options: Namespace, url: str, model: str, key: str | None) -> Judg
             "a server may have several models",
             "give --judge_model, its name on the server",
         )
-    hosted = url.startswith("https://")
-    lm = Server(model, url, KEY if hosted or key else None)
+    hosted = KEY if url.startswith("https://") else None
+    lm = Server(model, url, options.judge_key or hosted)
     if options.judge_kind == "verdict":
         room = Sampling(temperature=0.0, max_tokens=options.judge_room)
         return ReasoningJudge(lm, sampling=room)

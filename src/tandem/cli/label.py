@@ -171,7 +171,10 @@ def _read_rubric(path: str) -> str:
 
 def _add_database(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--database", type=str, default="", help="postgresql://...; SQLite in the folder if absent"
+        "--database",
+        type=str,
+        default="",
+        help="postgresql://..., or TANDEM_LABEL_DATABASE; SQLite in the folder if absent",
     )
 
 

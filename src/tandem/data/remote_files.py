@@ -16,11 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
+from urllib.parse import parse_qsl
 
 from tandem.errors import TandemError
 from tandem.machine import cache_folder
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://.+", re.DOTALL)
+SECRETS = ("key", "token", "secret", "password", "passwd", "pwd", "sig", "auth", "credential")
+"""Parameters of an address whose names hold one of these are secret."""
 MARKS = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "created", "generation")
 """What drivers say of a file that is another one when it changed."""
 
@@ -32,6 +35,14 @@ def is_address(given: object) -> bool:
     (True, False)
     """
     return isinstance(given, str) and ADDRESS.fullmatch(given) is not None
+
+
+def holds_secret(url: str) -> bool:
+    """Say whether an address has a user's password, or a parameter that is named like a key."""
+    rest, _, query = url.partition("://")[2].partition("?")
+    named = [name.lower() for name, _ in parse_qsl(query, keep_blank_values=True)]
+    login = re.match(r"[^@]*:[^@]*@", rest) is not None
+    return login or any(secret in name for name in named for secret in SECRETS)
 
 
 def reach_store(url: str, asked_by: str, refused: type[TandemError]) -> tuple[Any, str]:
@@ -47,11 +58,12 @@ def reach_store(url: str, asked_by: str, refused: type[TandemError]) -> tuple[An
     """
     from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-    if re.search(r"://[^/]*:[^/]*@", url):
+    if holds_secret(url):
         raise refused(
             f"the address of a store holds a key: {url.partition('://')[0]}://...",
             "addresses are written into logs and lists of processes",
-            "leave the key out; the store's driver reads it from the environment",
+            "leave the key out; the store's driver reads it from the environment. A link with a "
+            "signature is fetched by a browser or curl: give the file",
         )
     try:
         files, root = cast("tuple[Any, str]", url_to_fs(url))

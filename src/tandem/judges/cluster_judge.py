@@ -20,6 +20,8 @@ from tandem.engines.ray.policy_copy import Packed
 from tandem.engines.ray.worker_pool import ClusterPool, shared_pool
 from tandem.engines.torch import cut_units
 from tandem.judges import Judge, open_judge
+from tandem.judges.llm import Labeller, Rater
+from tandem.judges.reasoning import ReasoningJudge
 from tandem.machine import Machine
 from tandem.runs.checkpoint import Checkpoint
 
@@ -44,7 +46,7 @@ def open_on_cluster(judge: Judge, machine: Machine) -> ClusterJudge | None:
         return None
     found: list[Checkpoint] = []
     _with_checkpoints(judge, lambda c: (found.append(c), c)[1])
-    if not found:
+    if not found or _asks_language_model(judge):
         return None
     packed = [_pack(c) for c in found]
     device = "cpu" if machine.device == "cpu" else "auto"  # numbers of GPUs differ by machine
@@ -119,6 +121,16 @@ def _pack(checkpoint: Checkpoint) -> dict[str, Packed]:
         file.relative_to(checkpoint.path).as_posix(): np.fromfile(file, np.uint8)
         for file in checkpoint.files()
     }
+
+
+def _asks_language_model(value: Any) -> bool:
+    if isinstance(value, Labeller | Rater | ReasoningJudge):
+        return True
+    if isinstance(value, tuple):
+        return any(_asks_language_model(v) for v in cast("tuple[Any, ...]", value))
+    if isinstance(value, Judge) and is_dataclass(value) and not isinstance(value, type):
+        return any(_asks_language_model(getattr(value, f.name)) for f in fields(value))
+    return False
 
 
 def _with_checkpoints(value: Any, change: Callable[[Checkpoint], Checkpoint]) -> Any:

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from tandem.judges.templates import CompareFormat, RateFormat
 from tandem.machine import Machine
 from tandem.rng import Seed
 
+A = TypeVar("A")
 AI_KEY = "ai"
 GROUPS_PER_REQUEST = 256
 """Groups that are asked about at a time."""
@@ -152,9 +153,10 @@ class OpenLabeller:
         """
         stream = iter(groups)
         while chunk := list(itertools.islice(stream, GROUPS_PER_REQUEST)):
-            asked = [q for group in chunk for q in self._questions(group)]
-            heard = self._heard(asked)
-            labelled = [self._labelled(group, heard) for group in chunk]
+            questions = [list(self._questions(group)) for group in chunk]
+            asked = [q for own in questions for q in own]
+            heard = answers_by_group(questions, self._heard(asked))
+            labelled = [self._labelled(g, own) for g, own in zip(chunk, heard, strict=True)]
             if self.failed and not self.labels:
                 raise _silent(asked[0].id, "neither letter")
             yield from labelled
@@ -180,20 +182,22 @@ class OpenLabeller:
                     text = how.compare.turn(group.prompt, a, b, principle)
                     yield user_prompt(_name(group, i, k, order), text)
 
-    def _heard(self, asked: list[Prompt]) -> dict[str, FloatArray]:
-        """Log-masses of the two letters, by question; nan for one that failed."""
-        labels = self.labeller.compare.labels
-        heard = {q.id: np.full(len(labels), np.nan) for q in asked}
+    def _heard(self, asked: list[Prompt]) -> list[FloatArray]:
+        """Log-masses of the two letters, a row a question; nan for one that failed."""
+        labels, said = self.labeller.compare.labels, range(len(asked))
+        heard = [np.full(len(labels), np.nan) for _ in asked]
         if self.labeller.compare.think:
             greedy = Sampling(temperature=0.0, max_tokens=self.labeller.reasons)
             reasons = list(self.speaker.complete(asked, greedy, Seed()))
             decide = self.labeller.compare.decide
-            both = zip(asked, reasons, strict=True)
-            asked = [add_turn(q, r.text, decide) for q, r in both if r is not None]
-        logp = self.speaker.label(asked, labels)
-        return heard | {q.id: x for q, x in zip(asked, logp, strict=True)}
+            known = [(k, r.text) for k, r in enumerate(reasons) if r is not None]
+            asked = [add_turn(asked[k], text, decide) for k, text in known]
+            said = [k for k, _ in known]
+        for k, logp in zip(said, self.speaker.label(asked, labels), strict=True):
+            heard[k] = logp
+        return heard
 
-    def _labelled(self, group: Group, heard: dict[str, FloatArray]) -> Group:
+    def _labelled(self, group: Group, heard: Mapping[str, FloatArray]) -> Group:
         how, votes, kept, failed = self.labeller, [], [], 0
         for i, j in neighbour_pairs(group):
             names = [
@@ -296,10 +300,29 @@ class OpenRater:
         return told
 
 
+def answers_by_group(
+    questions: Sequence[Sequence[Prompt]], answers: Iterable[A]
+) -> list[dict[str, A]]:
+    """Return, for each group, the name of a question -> its answer.
+
+    Two groups may be of one prompt, and then their questions have the same names.
+
+    Args:
+        questions: of each group.
+        answers: in the same order, all groups one after another.
+    """
+    said = iter(answers)
+    return [{q.id: next(said) for q in own} for own in questions]
+
+
 def is_unjudged(group: Group) -> bool:
-    """True where nothing of a group was rated or compared, because questions about it failed."""
+    """True where nothing of a group was rated or compared, because no answer about it counts.
+
+    A question failed, or its verdict could not be read.
+    """
     judged = group.scores is not None or bool(group.preferences)
-    return not judged and bool(group.prompt.meta.get(AI_KEY, {}).get("failed"))
+    told = group.prompt.meta.get(AI_KEY, {})
+    return not judged and bool(told.get("failed") or told.get("unreadable"))
 
 
 def neighbour_pairs(group: Group) -> list[tuple[int, int]]:

@@ -24,6 +24,7 @@ from tandem.data.pair_sequences import Pair
 from tandem.data.record import FloatArray, Group
 from tandem.errors import DataError, JudgeError
 from tandem.judges import Judge, ScoringFunction, open_judge
+from tandem.judges.llm import is_unjudged
 from tandem.machine import Machine
 from tandem.models.tokenise import TOKENIZER_KEY
 from tandem.statistics import win_probability_of
@@ -139,7 +140,7 @@ def _crossed(mine: Group, theirs: Group) -> GroupPairs:
 
 
 def _ask_pairs(judge: ScoringFunction, name: str) -> PairProbability:
-    """Ask a judge about each pair as two neighbours; a pair without a label counts one half."""
+    """Ask a judge about each pair as two neighbours; one that no answer counts of is one half."""
 
     def probability(asked: Iterable[GroupPairs]) -> Iterator[FloatArray]:
         given, seen = itertools.tee(asked)
@@ -158,7 +159,7 @@ def _neighbours(group: Group, pairs: Sequence[Pair]) -> Group:
 def _read_labels(group: Group, pairs: int, name: str) -> FloatArray:
     if group.scores is not None:
         return win_probability_of(group.scores[0::2] - group.scores[1::2])
-    if not group.preferences and pairs:
+    if not group.preferences and pairs and not is_unjudged(group):
         raise JudgeError(
             f"`{name}` wrote neither scores nor preferences for prompt `{group.id}`",
             "a preference is read from one of the two",

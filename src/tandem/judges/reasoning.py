@@ -11,9 +11,9 @@ A pair of which one verdict cannot be read has no label. What was said of it sta
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from tandem.judges.llm import (
     AI_KEY,
     GROUPS_PER_REQUEST,
     Orders,
+    answers_by_group,
     cost_of,
     neighbour_pairs,
     user_prompt,
@@ -61,6 +62,8 @@ class ReasoningJudge:
     Raises:
         ConfigError: no principle.
     """
+
+    compares: ClassVar[bool] = True
 
     lm: LanguageModel
     verdict: VerdictFormat = field(default=VerdictFormat())
@@ -105,11 +108,12 @@ class OpenReasoningJudge:
         """
         stream = iter(groups)
         while chunk := list(itertools.islice(stream, GROUPS_PER_REQUEST)):
-            asked = [q for group in chunk for q in self._questions(group)]
-            heard = {q.id: c for q, c in zip(asked, self._answers(asked), strict=True)}
-            judged = [self._judged(group, heard) for group in chunk]
+            questions = [list(self._questions(group)) for group in chunk]
+            answers = list(self._answers([q for own in questions for q in own]))
+            heard = answers_by_group(questions, answers)
+            judged = [self._judged(g, own) for g, own in zip(chunk, heard, strict=True)]
             if self.unreadable and not self.read:
-                raise self._nothing_read(asked[0].id, heard)
+                raise self._nothing_read(answers[0])
             yield from judged
 
     def describe_cost(self) -> dict[str, Any]:
@@ -135,7 +139,7 @@ class OpenReasoningJudge:
                     text = how.verdict.turn(group.prompt, a, b, principle)
                     yield user_prompt(f"{group.id}/{i}/{k}/{order}", text)
 
-    def _judged(self, group: Group, heard: dict[str, Completion | None]) -> Group:
+    def _judged(self, group: Group, heard: Mapping[str, Completion | None]) -> Group:
         how, votes, kept, unreadable = self.judge, [], [], []
         orders = range(2 if how.orders == "both" else 1)
         for i, j in neighbour_pairs(group):
@@ -164,8 +168,7 @@ class OpenReasoningJudge:
         prompt = replace(group.prompt, meta={**group.prompt.meta, AI_KEY: told})
         return replace(group, prompt=prompt, preferences=tuple(votes))
 
-    def _nothing_read(self, asked: str, heard: dict[str, Completion | None]) -> JudgeError:
-        answer = heard[asked]
+    def _nothing_read(self, answer: Completion | None) -> JudgeError:
         shown = "nothing" if answer is None else f"{answer.text[-60:]!r}"
         cut = answer is not None and not answer.stopped
         do = (

@@ -28,7 +28,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
@@ -174,6 +174,8 @@ class RemotePreference:
         name: the judge's name; the model's by default.
         machine: not used here; the `judge` stage puts its own in.
     """
+
+    compares: ClassVar[bool] = True
 
     server: JsonServer
     model: str = "preference"

@@ -167,7 +167,7 @@ def _read_table(file: Path, name: str) -> Iterator[VoteRow | None]:
         text = file.read_text(encoding="utf-8-sig")
         found: Iterable[Any] = csv.DictReader(io.StringIO(text))
         if file.suffix == ".jsonl":
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+            found = [json.loads(line) for line in text.split("\n") if line.strip()]
         rows = list(found)
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DataError(

@@ -67,12 +67,14 @@ def pool_accuracy(
 ) -> dict[str, Any]:
     """Return how often the mean reward agrees with held-out labels, with Wilson's interval.
 
+    Of two equal scores it agrees half.
+
     Args:
         scores: item -> mean score of each answer.
         said: unit -> P(its first answer is better) by people; one half is left out.
     """
     right = [
-        (scores[u[0]][u[1]] > scores[u[0]][u[2]]) == (p > 0.5)
+        0.5 + 0.5 * float(np.sign(scores[u[0]][u[1]] - scores[u[0]][u[2]]) * np.sign(p - 0.5))
         for u, p in said.items()
         if p != 0.5 and u[0] in scores
     ]

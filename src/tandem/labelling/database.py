@@ -6,6 +6,7 @@ processes), so that "is there room for one more vote?" and the vote itself are o
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -25,9 +26,16 @@ from tandem.errors import ConfigError, RunError
 from tandem.runs.environment import hide_password
 
 FILE = "labels.sqlite"
+DATABASE = "TANDEM_LABEL_DATABASE"
+"""The variable that names a database whose address has a password."""
 BUSY_SECONDS = 5.0
 WRITERS = 0x7A6D  # the key of PostgreSQL's advisory lock
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def named_database(url: str = "") -> str:
+    """Return the address that was given, else that of `DATABASE`; empty for the folder's file."""
+    return url or os.environ.get(DATABASE, "")
 
 
 class Database:
@@ -64,8 +72,8 @@ class Database:
 
     @classmethod
     def in_folder(cls, folder: Path, url: str = "") -> Database:
-        """Return the folder's database: its SQLite file unless a URL is given."""
-        return cls(url or f"sqlite:///{folder.resolve() / FILE}")
+        """Return the folder's database: its SQLite file unless a URL is given or in `DATABASE`."""
+        return cls(named_database(url) or f"sqlite:///{folder.resolve() / FILE}")
 
     @property
     def is_sqlite(self) -> bool:

@@ -16,6 +16,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tempfile
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,8 +38,14 @@ from tandem.labelling.judgements import Unit, Vote, load_gold, load_votes
 from tandem.labelling.schema import item
 
 Labels = Literal["auto", "soft", "majority", "share"]
+FILES = (
+    "groups.parquet", "preferences.jsonl", "preferences.parquet", "votes.parquet",
+    "demonstrations.jsonl", "README.md",
+)  # fmt: skip
 COUNTED = ("vote",)
 KEPT = ("vote", "skip", "late", "adjudication")
+
+_REPLACING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -266,12 +274,14 @@ def export_votes(
     """Write the export; an earlier one in the folder is replaced whole.
 
     Raises:
-        DataError: nobody has voted yet.
+        DataError: nobody has voted yet, or the folder holds something else.
     """
+    folder = folder.expanduser().resolve()
+    _check_place(folder)
     found = collect_votes(connection, labels, repeats=100)
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    part.chmod(0o755)
     prompts = write_judged(found.judged, part / "groups.parquet")
     left_out = _write_pairs(found, part)
     pq.write_table(pa.Table.from_pylist(found.rows, VOTES), part / "votes.parquet")
@@ -279,10 +289,29 @@ def export_votes(
         _write_lines(part / "demonstrations.jsonl", found.written)
     pairs = sum(len(j.pairs) for j in found.judged)
     write_card(connection, part / "README.md", found, left_out, title)
-    if folder.exists():
-        shutil.rmtree(folder)
-    part.replace(folder)
+    with _REPLACING:
+        _check_place(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
     return Exported(folder, prompts, pairs, len(found.rows), dict(left_out))
+
+
+def _check_place(folder: Path) -> None:
+    """Raise unless the folder is absent, empty, or an earlier export and nothing else."""
+    if not folder.exists():
+        return
+    other = (
+        sorted(p.name for p in folder.iterdir() if p.name not in FILES) if folder.is_dir() else []
+    )
+    if other or not folder.is_dir():
+        holds = f"holds {', '.join(other[:3])}" if other else "is a file"
+        raise DataError(
+            f"{folder} {holds}",
+            "an export replaces its folder, and this one holds something else",
+            f"give a folder that is new, or an earlier export: --out {folder / 'export'}"
+            if folder.is_dir()
+            else f"give a folder: --out {folder}-export",
+        )
 
 
 def _write_pairs(found: Collected, folder: Path) -> Mapping[str, int]:
@@ -305,7 +334,8 @@ def _write_pairs(found: Collected, folder: Path) -> Mapping[str, int]:
 
 def _copy_as_parquet(lines: Path, path: Path) -> None:
     """Copy pairs; a row without `p_chosen` is sure, and a table needs the column in every row."""
-    rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    with lines.open(encoding="utf-8", newline="\n") as stream:
+        rows = [json.loads(line) for line in stream]
     soft = any("p_chosen" in row for row in rows)
     filled = [{**row, "p_chosen": row.get("p_chosen", 1.0)} if soft else row for row in rows]
     pq.write_table(pa.Table.from_pylist(filled), path)

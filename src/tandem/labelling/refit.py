@@ -19,7 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tandem.labelling.assignment import Project
-from tandem.labelling.database import Database, new_id
+from tandem.labelling.database import DATABASE, Database, new_id
 from tandem.labelling.schema import event, refit
 
 log = logging.getLogger("tandem.labelling")
@@ -64,8 +64,8 @@ class Refitter:
     def start(self) -> None:
         """Start the process."""
         command = [sys.executable, "-m", "tandem", "label", "refit", str(self.folder)]
-        if self.url:
-            command += ["--database", self.url]
+        # an argument, and a password in it, would be seen by everybody on the machine
+        named = {DATABASE: self.url} if self.url else {}
         logs = self.folder / "refits"
         logs.mkdir(exist_ok=True)
         with (logs / "log.txt").open("ab") as sink:
@@ -74,7 +74,7 @@ class Refitter:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **named},
                 preexec_fn=_be_nice,
             )
 

@@ -71,6 +71,7 @@ class LabelRoom:
         self.secure, self.hosts = secure, tuple(hosts)
         self.requests = Limiter(rate=10, burst=60)
         self.attempts = Limiter(rate=1 / 30, burst=6)
+        self.sign_ins = Limiter(rate=2, burst=60)
         self.reports = Limiter(rate=1, burst=20)
         self._left: dict[int, tuple[float, int, int]] = {}
         self._totals: tuple[float, dict[str, int]] | None = None

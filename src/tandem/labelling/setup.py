@@ -12,7 +12,7 @@ from tandem.errors import ConfigError, DataError
 from tandem.labelling import people, vote_store
 from tandem.labelling.assignment import Project, load_project, save_project
 from tandem.labelling.data_access import Answered
-from tandem.labelling.database import FILE, Database
+from tandem.labelling.database import FILE, Database, named_database
 from tandem.labelling.questions import Questions, add_questions
 from tandem.rng import Seed
 
@@ -81,7 +81,7 @@ def find_database(folder: str | Path, url: str = "") -> Database:
         DataError: there is none.
     """
     place = Path(folder).expanduser()
-    if not url and not (place / FILE).is_file():
+    if not named_database(url) and not (place / FILE).is_file():
         raise DataError(
             f"{place} holds no {FILE}",
             "votes are kept there, unless a PostgreSQL database is given",

@@ -29,6 +29,7 @@ from tandem.labelling.annotator_agreement import (
 from tandem.labelling.annotator_model import SoftLabels, fit_annotators
 from tandem.labelling.judgements import Vote, load_gold, load_votes
 from tandem.labelling.schema import refit
+from tandem.runs.atomic_files import finite_json
 
 HARDEST = 10
 STYLE = Path(__file__).parent / "page" / "assets" / "label.css"
@@ -159,6 +160,7 @@ def write_label_report(connection: sa.Connection, out: Path, title: str = "") ->
     numbers["model"]["labels"] = {
         "/".join(map(str, unit)): p for unit, p in found.model.labels.items()
     }
-    twin = json.dumps({"verdict": found.verdict, **numbers}, indent=1, ensure_ascii=False)
-    out.with_suffix(".json").write_text(twin.replace("NaN", "null") + "\n", encoding="utf-8")
+    told = finite_json({"verdict": found.verdict, **numbers})
+    twin = json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False)
+    out.with_suffix(".json").write_text(twin + "\n", encoding="utf-8")
     return out

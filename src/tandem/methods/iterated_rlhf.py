@@ -198,7 +198,8 @@ def recipe(
             more = ask_tranche(run, t, deployed, rewards, prompts, tranches, sampling, asked)  # 3
             tranches.append(more)
         if cfg.free_labels:
-            free = agreed_pairs(scope, pi, prompts, r, same, sampling, cfg.rlp)
+            own = (k for k, g in enumerate(prompts) if not is_measured_only(g, cfg.held_out))
+            free = agreed_pairs(scope, pi, prompts.take(own), r, same, sampling, cfg.rlp)
     given = given_pairs is not None
     held = tuple(held_out_part(D, cfg, given=given and not k) for k, D in enumerate(tranches))
     log_rounds(run, policies, rewards, tranches, held, prompts, truth, sampling, asked)

@@ -25,7 +25,7 @@ import torch
 from tandem.batching.batch import Batch, Outputs, Terms
 from tandem.batching.ragged import Ragged
 from tandem.data.groups import Groups
-from tandem.data.record import Group
+from tandem.data.record import Group, Preference
 from tandem.engines import Sampling
 from tandem.errors import JudgeError
 from tandem.errors.ranges import MANY, Count, NotNegative, Positive, Range, check_ranges
@@ -184,8 +184,8 @@ def keep_informative(
 ) -> tuple[list[Group], list[int]]:
     """Leave out what no pair needs: ties, equal answers, answers that were not compared.
 
-    Where fewer than `at_least` groups are left, the first others fill up: a step needs a pair,
-    and one of equal answers moves nothing.
+    Where fewer than `at_least` groups are left, the first others fill up, each as an answer beside
+    itself: a step needs a pair, and such a pair moves nothing.
 
     Args:
         groups: compared groups.
@@ -201,13 +201,15 @@ def keep_informative(
     places: list[int] = []
     start = 0
     for group, good in zip(groups, clean, strict=True):
-        chosen = good
-        if good is None and short > 0:
-            chosen, short = group, short - 1
-        if chosen is not None:
-            met = sorted({k for p in chosen.preferences for k in (p.i, p.j)})
-            kept.append(chosen.keep(met))
+        if good is not None:
+            met = sorted({k for p in good.preferences for k in (p.i, p.j)})
+            kept.append(good.keep(met))
             places += [start + k for k in met]
+        elif short > 0:
+            short -= 1
+            twice = group.keep([0, 0]) if len(group) else group
+            kept.append(replace(twice, preferences=(Preference(0, 1, 0.5, by="fill"),)))
+            places += [start, start]
         start += len(group)
     return kept, places
 

@@ -9,7 +9,8 @@ The second term pushes probability off the answers that the reference would give
 are tried, and the judge is asked about them. At alpha = 0 this is online DPO whose second answer
 is the reference's, which keeps the data varied when the policy has collapsed.
 
-Departure: a round learns from its own pairs, the paper's from all pairs so far.
+Departures: a round learns from its own pairs, the paper's from all pairs so far. A pair that is a
+tie, or of two equal answers, is left out with its second term.
 """
 
 from __future__ import annotations

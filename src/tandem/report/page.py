@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.resources import files
@@ -25,7 +24,7 @@ from tandem.report import views
 from tandem.report.figures import Drawer, Figure
 from tandem.report.results_file import BENCH, Results, read_results, refusing_what_is_none
 from tandem.report.verdict import Sentence, listed_rows, verdict_sentences
-from tandem.runs.atomic_files import write_text
+from tandem.runs.atomic_files import finite_json, write_text
 
 PAGE_ASSETS = files("tandem.report") / "assets"
 
@@ -144,14 +143,3 @@ def fill_template(template: str, figure_css: str, **values: Any) -> str:
 
 def _hashed(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def finite_json(value: Any) -> Any:
-    """Return the same for JSON: a number that is not finite becomes null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): finite_json(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_json(v) for v in value]
-    return value

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from types import FunctionType
 from typing import Any, TypeVar, cast
 
@@ -397,22 +398,27 @@ def is_known(kind: type) -> bool:
 def find_recorded(name: str) -> type:
     """Return the class that a run folder names.
 
+    A folder may come from a stranger, so a name that is a function's finds nothing: making a value
+    calls what is found here.
+
     Raises:
-        RunError: it is none of Tandem's, and none that was given to `record_as`.
+        RunError: it is no value class of Tandem's, and none that was given to `record_as`.
     """
     name = FORMER.get(name, name)
     if name in _OWN:
         return _OWN[name]
-    if name not in RECORDED:
-        raise RunError(
-            f"a stage holds a value of the class {name!r}",
-            "a run folder is data: only Tandem's own classes are made from it, and those that "
-            "your program gave to `record_as`",
-            "import the module that decorates the class with `tandem.runs.names.record_as`, or "
-            "do not open this folder if you do not know where it comes from",
-        )
-    module, _, attribute = RECORDED[name].rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+    if name in RECORDED:
+        module, _, attribute = RECORDED[name].rpartition(".")
+        kind = getattr(importlib.import_module(module), attribute)
+        if isinstance(kind, type) and is_dataclass(kind):
+            return kind
+    raise RunError(
+        f"a stage holds a value of the class {name!r}",
+        "a run folder is data: only Tandem's own classes are made from it, and those that "
+        "your program gave to `record_as`",
+        "import the module that decorates the class with `tandem.runs.names.record_as`, or "
+        "do not open this folder if you do not know where it comes from",
+    )
 
 
 def as_recorded(stored: Any, renamed: Mapping[str, str] | None = None) -> Any:

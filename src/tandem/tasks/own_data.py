@@ -58,7 +58,8 @@ def task_from_files(
         test = _read_test_set(reading, eval_data, notes)
         formats.add(test.format)
         train, held_out = _without_tested(found.groups, test.groups, data, eval_data, notes)
-    train, gold = without_gold(train, sizes, notes)
+    rest = 1 - sizes.held_out_share if eval_data is None else 1.0
+    train, gold = without_gold(train, sizes, notes, rest)
     if few := explain_few_prompts(len(distinct_prompts(held_out))):
         notes.append(few)
     wording = gsm8k.GSM8K_WORDING if "gsm8k" in formats else None
@@ -110,13 +111,16 @@ def _without_tested(
     return train, test
 
 
-def without_gold(train: Groups, sizes: Sizes, notes: list[str]) -> tuple[Groups, Groups | None]:
+def without_gold(
+    train: Groups, sizes: Sizes, notes: list[str], rest: float
+) -> tuple[Groups, Groups | None]:
     """Take a part of the training prompts out for a gold reward, and note how much it is.
 
     Args:
         train: what is not held out.
-        sizes: the share of all prompts, and the share that was held out.
+        sizes: the share of all prompts.
         notes: where what was done is written.
+        rest: what share of all prompts `train` is.
 
     Returns:
         what is left to train on, and the part; None where it would be too little.
@@ -126,7 +130,7 @@ def without_gold(train: Groups, sizes: Sizes, notes: list[str]) -> tuple[Groups,
     """
     if not sizes.gold_share or not any(g.preferences for g in train):
         return train, None
-    share = sizes.gold_share / (1 - sizes.held_out_share)
+    share = sizes.gold_share / rest
     if share >= 1:
         raise ConfigError(
             f"sizes.held_out_share = {sizes.held_out_share} with sizes.gold_share = "

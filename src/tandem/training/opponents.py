@@ -200,26 +200,36 @@ class PastOpponent:
         self.engine = OpponentEngine(players, players.policy)
         self.folder = players.ctx.scratch / "past"
         self.turns: list[int] = []
+        self.saved: list[int] = []
 
     def draw(self, groups: Sequence[Group], n: int) -> list[Group]:
         """Remember this round's policy, and let one of those remembered answer each prompt."""
         self._remember()
         drawn: dict[int, Group] = {}
         for turn, places in self._assigned(len(groups)):
-            with lent_weights(self.policy, load_file(self._file(turn))):
+            with lent_weights(self.policy, load_file(self._kept_file(turn))):
                 answers = self.engine.draw([groups[i] for i in places], n)
             drawn |= dict(zip(places, answers, strict=True))
         self.engine.turn += 1
         return [drawn[i] for i in range(len(groups))]
 
     def state_dict(self) -> dict[str, Any]:
-        """The round, and the rounds whose policies are remembered."""
+        """The round, and the rounds whose policies are remembered.
+
+        Policies that neither this state nor the one before names are deleted: until this state is
+        on the disk, a run that is killed goes on from the one before.
+        """
+        for old in self.folder.glob(f"*-{process_rank()}.safetensors"):
+            if int(old.name.partition("-")[0]) not in {*self.turns, *self.saved}:
+                old.unlink(missing_ok=True)
+        self.saved = list(self.turns)
         return {"turn": self.engine.turn, "turns": list(self.turns)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with that round; the policies lie in the scratch folder."""
         self.engine.turn = int(state["turn"])
         self.turns = [int(t) for t in state["turns"]]
+        self.saved = list(self.turns)
 
     def _remember(self) -> None:
         if self.engine.turn % self.every:
@@ -229,10 +239,7 @@ class PastOpponent:
         part = self._file(turn).with_suffix(".part")
         save_file({k: x.contiguous() for k, x in trained_weights(self.policy).items()}, part)
         part.replace(self._file(turn))
-        self.turns = [*self.turns, turn]
-        for old in self.turns[: -self.keep]:
-            self._file(old).unlink(missing_ok=True)
-        self.turns = self.turns[-self.keep :]
+        self.turns = [*self.turns, turn][-self.keep :]
 
     def _assigned(self, count: int) -> Iterator[tuple[int, list[int]]]:
         """Yield each remembered round with the places of the prompts that its policy answers."""
@@ -244,8 +251,14 @@ class PastOpponent:
             if places:
                 yield turn, places
 
-    def _file(self, turn: int) -> Path:
-        return self.folder / f"{turn:05d}-{process_rank()}.safetensors"
+    def _file(self, turn: int, rank: int | None = None) -> Path:
+        number = process_rank() if rank is None else rank
+        return self.folder / f"{turn:05d}-{number}.safetensors"
+
+    def _kept_file(self, turn: int) -> Path:
+        """Where this process is a new one of the run, the first process's: all are alike."""
+        own = self._file(turn)
+        return own if own.exists() else self._file(turn, 0)
 
 
 class WinsOver:

@@ -16,6 +16,7 @@ from torch import nn
 
 from tandem.data.record import FloatArray, Group
 from tandem.engines import Engine
+from tandem.errors import ConfigError
 from tandem.judges import open_judge
 from tandem.machine import process_rank
 from tandem.models.forward import forward_groups
@@ -51,6 +52,14 @@ class Validator:
         opened = {column: open_judge(j, ctx.machine) for column, j in validation.judges}
         proxy = {} if models.compares else {"proxy": models.reward}
         self.judges = {**proxy, **opened}
+        if validation.choose is not None and validation.choose not in self.judges:
+            raise ConfigError(
+                f"validation.choose = {validation.choose!r}",
+                "the reward of this run compares answers and scores none, so no score of its own "
+                "follows single answers",
+                "choose by a judge that scores, of `Validation.judges`, or None for the last "
+                "policy",
+            )
         self.seed, self.keep = ctx.seed.at("watch"), ctx.scratch / "best"
         self.curve: list[dict[str, float]] = []
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl, urlsplit
 
+from tandem.data.remote_files import SECRETS
 from tandem.errors import ConfigError
-
-SECRETS = ("key", "token", "secret", "password", "passwd", "pwd", "sig", "auth")
 
 
 def check_address(url: str, setting: str) -> None:

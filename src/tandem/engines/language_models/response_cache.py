@@ -15,7 +15,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tandem.errors import EngineError
 
@@ -40,7 +40,7 @@ class TokenUse:
 def request_key(url: str, body: Mapping[str, Any]) -> str:
     """Return the name of a request: the same for the same server, model, words and settings."""
     text = json.dumps([url, body], sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 class ResponseCache:
@@ -77,14 +77,10 @@ class ResponseCache:
 
     def put(self, key: str, asked: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         """Keep an answer; it is on the disk when this returns."""
-        used = answer.get("usage") or {}
         row = (
-            key,
-            json.dumps(asked, ensure_ascii=False),
-            json.dumps(answer, ensure_ascii=False),
-            int(used.get("prompt_tokens") or 0),
-            int(used.get("completion_tokens") or 0),
-        )
+            key, json.dumps(asked), json.dumps(answer),
+            _tokens(answer, "prompt_tokens"), _tokens(answer, "completion_tokens"),
+        )  # fmt: skip
         try:
             with self._lock:
                 self._file.execute("insert or replace into answers values (?, ?, ?, ?, ?)", row)
@@ -102,3 +98,10 @@ class ResponseCache:
         """Close the file."""
         with self._lock:
             self._file.close()
+
+
+def _tokens(answer: Mapping[str, Any], kind: str) -> int:
+    """Return what a server says that it used; 0 where it says nothing that is a number."""
+    used = answer.get("usage")
+    count = cast("Mapping[str, Any]", used).get(kind) if isinstance(used, Mapping) else 0
+    return count if isinstance(count, int) and 0 <= count < 1 << 53 else 0

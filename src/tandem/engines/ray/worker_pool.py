@@ -134,7 +134,10 @@ class ClusterPool:
             return self.ray.get(ref)
         except errors.RayTaskError as error:
             raise error.cause from error
-        except (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError) as error:
+        except (
+            errors.RayActorError, errors.ActorUnschedulableError, errors.WorkerCrashedError,
+            errors.OutOfMemoryError, errors.ObjectLostError, errors.NodeDiedError,
+        ) as error:  # fmt: skip
             return error
 
     def _lose(self, place: Place, worker: Any) -> None:

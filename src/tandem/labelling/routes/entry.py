@@ -84,9 +84,14 @@ def sign_in(data: Form, room: Room) -> Response[Any]:
     name = form_field(data, "name", 100).strip()
     if not room.attempts.is_allowed(name.lower()):
         raise TooOften("too many attempts for this name; wait half a minute")
-    with room.database.write() as connection:
+    if not room.sign_ins.is_allowed("all"):
+        raise TooOften("too many people sign in at once; wait a few seconds")
+    with room.database.read() as connection:  # a hash takes a while, and no vote waits for it
         number = people.check_password(connection, name, form_field(data, "password", 300))
-        session = people.start_session(connection, number) if number else None
+    session = None
+    if number:
+        with room.database.write() as connection:
+            session = people.start_session(connection, number)
     if session is None:
         wrong = render_page(
             "sign_in.html", error="Name and password do not fit together.", name=name

@@ -55,7 +55,8 @@ async def report_violation(request: Request[Any, Any, Any], room: Room) -> None:
         line = visible_text(body.decode("utf-8", "replace")).replace("\n", " ")
         log.warning("policy violation: %s", line)
         with (room.folder / "csp-reports.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+            if stream.tell() < LARGEST_REPORTS:
+                stream.write(json.dumps(line) + "\n")
 
 
 @get("/health", sync_to_thread=True)
@@ -65,4 +66,6 @@ def health_route(room: Room) -> dict[str, str]:
         return {"status": "ok"}
 
 
+LARGEST_REPORTS = 1 << 20
+"""Bytes of what is kept of violations: anybody can send one, and votes share the disk."""
 HANDLERS = [asset_route, report_violation, health_route]

@@ -289,7 +289,7 @@ def _square(file: Path, names: Sequence[str], p: Any) -> list[list[float]]:
 
 
 def _lines(file: Path, text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield number, json.loads(line)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -105,6 +106,8 @@ class ConstraintAnnotator:
         enough: words beyond which more are worth nothing.
         seed: where his draws start; what he says depends on it, the prompt's id and the pair.
     """
+
+    compares: ClassVar[bool] = True
 
     name: str = "annotator"
     flips: float = 0.25
