@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tandem.data.chat.transcripts import answer_of, prompt_of
+from tandem.data.chat.transcripts import answer_of, answer_segments, prompt_of
 from tandem.data.formats import read_data, write_data
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
@@ -197,3 +197,62 @@ def test_nothing_is_left_behind_by_a_failed_write(tmp_path: Path):
     with pytest.raises(DataError, match=r"o\.parquet"):
         write_data(Groups.of(mixed), tmp_path / "o.parquet", "prompt")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "votes", [[(0, 1)], [(0, 1), (1, 2)], [(0, 1), (1, 2), (2, 0)]], ids=["one", "chain", "circle"]
+)
+def test_preferences_that_are_no_ranking_are_not_written_as_one(votes, tmp_path: Path):
+    """Three answers and one vote would be read back as two votes."""
+    three = Group(
+        Prompt("q", "ask"), tuple(map(Completion, "abc")),
+        preferences=tuple(Preference(i, j) for i, j in votes),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="no ranking"):
+        write_data(Groups.of([three]), tmp_path / "x.jsonl", "ranked")
+
+
+def test_an_id_of_ones_own_keeps_its_sign(tmp_path: Path):
+    answered = [Group(Prompt(name, name), (Completion("a"),)) for name in ("issue#12", "#7")]
+    again = [Group(Prompt(name, "one"), (Completion(name),)) for name in ("p", "p#2")]
+    write_data(Groups.of([*answered, *again]), tmp_path / "x.jsonl", "prompt-completion")
+    lines = [json.loads(x) for x in (tmp_path / "x.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in lines] == ["issue#12", "#7", "p", "p"]
+
+
+def test_what_a_transcript_cannot_say_is_left_out(tmp_path: Path):
+    """One system turn, and the whole file would be read as plain text."""
+    vote = (Preference(0, 1),)
+    answers = (Completion("a"), Completion("b"))
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    brief = Group(Prompt("s", *prompt_of(turns)), answers, preferences=vote)
+    plain = Group(Prompt("u", *prompt_of(turns[1:])), answers, preferences=vote)
+    marked = Group(Prompt("m", *prompt_of([{"role": "user", "content": "\n\nHuman: x"}])), answers,
+                   preferences=vote)  # fmt: skip
+    done = write_data(Groups.of([brief, plain, marked]), tmp_path / "x.jsonl", "hh")
+    assert (done.rows, sum(done.left_out.values())) == (1, 2)
+    assert read_data(tmp_path / "x.jsonl").format == "hh"
+
+
+def test_answers_in_a_prompt_are_not_trained_on_when_read_again(tmp_path: Path):
+    turns = [
+        {"role": "user", "content": "u1"}, {"role": "assistant", "content": "a1"},
+        {"role": "user", "content": "u2"},
+    ]  # fmt: skip
+    group = Group(Prompt("", *prompt_of(turns)), (Completion("a2"),))
+    write_data(Groups.of([group]), tmp_path / "x.jsonl", "messages")
+    (again,) = read_data(tmp_path / "x.jsonl").groups
+    (completion,) = again.completions
+    assert completion.turns is not None
+    pieces = answer_segments(completion.turns)
+    assert [text.strip() for text, trained in pieces if trained] == ["a2"]
+    assert "a1" in "".join(text for text, _ in pieces)
+
+
+def test_a_format_for_groups_of_our_own_is_refused(tmp_path: Path):
+    Groups.of([Group(Prompt("q", "ask"), (Completion("a"),))]).write(tmp_path / "g.parquet")
+    with pytest.raises(ConfigError, match="own groups"):
+        read_data(tmp_path / "g.parquet", format="prompt")
+    with pytest.raises(ConfigError, match="own groups"):
+        read_data(tmp_path / "g.parquet", columns={"prompt": "x"})
+    assert len(read_data(tmp_path / "g.parquet", format="groups").groups) == 1

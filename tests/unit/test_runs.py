@@ -32,6 +32,7 @@ from tandem.runs.display import Hidden
 from tandem.runs.events import Window, read_events
 from tandem.runs.identity import describe_value, fingerprint
 from tandem.runs.names import record_as
+from tandem.runs.policies import policy_of, result_policy
 from tandem.runs.records import read_records
 from tandem.runs.run import Run
 from tandem.runs.verification import verify_run
@@ -597,3 +598,36 @@ def test_scopes_with_one_seed_share_stages(tmp_path):
 def test_half_a_character_is_written_as_a_question_mark(tmp_path):
     atomic_files.write_text(tmp_path / "page.html", "a\ud800b")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == "a?b"
+
+
+def test_redo_of_a_stage_that_another_scope_shares_does_it_again(tmp_path):
+    """The other scope's is the same stage, and may be what is damaged."""
+    for redo, calls in (((), 1), (["a/01-twice"], 1), (["b/01-twice"], 1)):
+        with opened(tmp_path, redo=list(redo)) as run:
+            for name in ("a", "b"):
+                run.scope(name, seed=3)("twice", double, 2.0)
+        assert CALLS.count("double") == calls, redo
+        CALLS.clear()
+
+
+def test_the_result_is_what_the_method_returned_and_not_the_last_model(tmp_path):
+    """ReST stops early and returns an earlier policy; `export` and `chat` mean that one."""
+    config = json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"})
+
+    def names(run: Path) -> list[str]:
+        return [policy_of(run).path.parent.name, result_policy(run)[0].name]
+
+    with opened(tmp_path) as run:
+        made = [run(name, fit_lm, config) for name in ("best", "worse")]
+    assert names(tmp_path) == ["02-worse", "worse"]  # a folder of an earlier version
+    with opened(tmp_path) as run:
+        run.keep_result(made[0])
+    assert names(tmp_path) == ["01-best", "best"]
+    (tmp_path / "result.json").write_text('{"stage": "../elsewhere"}')
+    assert names(tmp_path) == ["02-worse", "worse"]
+
+
+def fit_lm(config: str, *, ctx: StageContext) -> Checkpoint:
+    made = write_model(ctx.out, 1.0)
+    (made.path / "config.json").write_text(config)
+    return made

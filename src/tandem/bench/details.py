@@ -13,7 +13,7 @@ import numpy as np
 from tandem.bench.finished import Finished, has_stage, load_stage
 from tandem.bench.outcomes import JUDGES, Outcomes
 from tandem.evaluation.tables import plain_cell
-from tandem.runs.events import read_events
+from tandem.runs.events import DONE_AGAIN, read_events
 from tandem.runs.records import read_records
 from tandem.statistics import outcomes_of, rate_by_prompt
 
@@ -35,6 +35,8 @@ def training_curves(found: Finished) -> Iterator[dict[str, Any]]:
         for event in read_events(folder / "events.jsonl"):
             if event["kind"] == "watch":
                 watched.setdefault(str(event["stage"]), []).append(event)
+            elif event["kind"] in DONE_AGAIN:
+                watched.pop(str(event.get("stage")), None)
         for entry in found.plan.entries:
             for r in read_records(folder / entry.scope):
                 if points := watched.get(r.same_as or f"{entry.scope}/{r.folder.name}"):
@@ -111,6 +113,8 @@ def sort_by_difference(found: Outcomes, judge: str) -> Rows:
     The middle of the longer and of the shorter answers, in tokens, parts them into two halves.
     """
     others = [own for name, own in found.columns.items() if name != found.opponent]
+    if not others:
+        return []
     gap = np.concatenate([own["length"] - found.main["length"] for own in others])  # [R, P]
     won = np.concatenate([outcomes_of(own[judge], found.main[judge]) for own in others])
     prompt = np.broadcast_to(np.arange(gap.shape[1]), gap.shape)

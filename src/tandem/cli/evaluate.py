@@ -63,6 +63,12 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
     notes = [f"{options.data}: {found.format}, because {found.why}", *found.notes.lines()]
     judge_of_pairs = None if options.reference else open_folder(options.model)
     if isinstance(judge_of_pairs, PreferenceModel):
+        if options.time:
+            raise ConfigError(
+                f"--data.time {options.time} with a preference model",
+                "accuracy by month is counted of rewards, which score single answers",
+                "leave --data.time out, or give a reward model",
+            )
         own = {judge_of_pairs.name: judge_of_pairs}
         exam = evaluate_preferences(own, judged, seed=Seed(options.seed), machine=machine)
         return _tell(options, [*notes, f"{len(found.groups) - len(judged)} groups left out"], exam)
@@ -109,7 +115,8 @@ def evaluate_policy_command(words: Sequence[str]) -> int:
     _find_models(options, "model", "reference", "proxy")
     prompts, judges = _prompts(options, configs["sizes"])
     sft = Checkpoint(Path(_needed(options, "reference", "the folder of the SFT policy")), "SFT")
-    mine = Checkpoint(Path(options.model), Path(options.model).name)
+    own = Path(options.model).resolve().name
+    mine = Checkpoint(Path(options.model), f"{own} (policy)" if own == str(sft) else own)
     policies = {str(pi): pi for pi in (sft, mine)}
     answers = {n: _answers(pi, prompts, options.seed, configs) for n, pi in policies.items()}
     exam = evaluate_policies(

@@ -73,11 +73,13 @@ def _checked_out(options: Namespace) -> Path:
 def _policy(given: str) -> tuple[Path, Path | None]:
     """Return a policy's folder, and that of the run that made it, where one did."""
     from tandem.models.checks import check_policy
+    from tandem.models.loading import check_weights
     from tandem.models.model_finder import find_model
     from tandem.runs.policies import is_run, policy_of
 
     folder = Path(given).expanduser()
     if (policy := policy_of(folder) if folder.is_dir() else None) is not None:
+        check_weights(policy.path)
         run = folder if is_run(folder) else folder.parent
         return policy.path, run if is_run(run) else None
     found = find_model(given).path

@@ -275,10 +275,17 @@ class Inputs:
 
     @cached_property
     def validation(self) -> Validation:
-        """What a policy is validated with while it trains: never the evaluation prompts."""
+        """What a policy is validated with while it trains: never the evaluation prompts.
+
+        Of data of your own all held-out prompts are for the evaluation. So a policy is watched on
+        prompts that it trains on, by judges that have not seen its answers to them.
+        """
         task = self.task
-        asked = self.held_out.prompts() if task.asked_held_out is None else task.asked_held_out
-        prompts = self.run("watched", encode, asked, self.base, room=self.sampling.max_tokens)
+        if task.asked_held_out is None:
+            prompts = self.prompts
+        else:
+            asked, room = task.asked_held_out, self.sampling.max_tokens
+            prompts = self.run("watched", encode, asked, self.base, room=room)
         judges: list[tuple[str, Judge]] = [("held_out", RewardModel(self.r_held))]
         if task.truth is not None:
             judges.append(("truth", task.truth))

@@ -52,9 +52,10 @@ def run_method(
     """
     inputs = Inputs(run, task, configs, start)
     result, spent = inputs.run_recipe(method)
+    if isinstance(policy := getattr(result, "policy", result), Checkpoint):
+        run.keep_result(policy)
     tables = _evaluated(inputs, method, result, spent, evaluation)
     if run.machine.keep_models == "result" and method.row.fits != "rounds":
-        policy = getattr(result, "policy", result)  # of a way of decoding one, with its judge
         freed = run.remove_weights_except(policy, *reward_models(result))
         run.events.log("freed", text=f"models besides the result removed: {freed / GIB:.2f} GiB")
     return tables

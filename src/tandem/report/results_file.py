@@ -10,6 +10,7 @@ Nothing is computed twice and nothing is filled in: what a run did not measure i
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from tandem.errors import DataError
 from tandem.rng import Seed
 from tandem.runs.atomic_files import read_json
 from tandem.runs.checkpoint import Checkpoint
-from tandem.runs.events import read_events
+from tandem.runs.events import DONE_AGAIN, read_events
 from tandem.runs.names import folder_name
 from tandem.runs.records import Record, read_records
 
@@ -117,7 +118,9 @@ def results_from_run(folder: Path, done: list[Record]) -> Results:
     made = {str(c): r for r in done if isinstance(c := _checkpoint(r), Checkpoint)}
     snapshot, config = read_json(folder / "run.json") or {}, _config(folder)
     exam = _numbers(stages, "policy-evaluation") or _numbers(stages, "policy-exam")
-    answers = {n: r.load() for n, r in stages.items() if n.startswith(DRAWN)}
+    whole = any(n.startswith(DRAWN[0]) for n in stages)  # a quick look shows fewer prompts
+    kinds = DRAWN[:1] if whole else DRAWN
+    answers = {n: r.load() for n, r in stages.items() if n.startswith(kinds)}
     names = {folder_name(n): n for n in (row["policy"] for row in exam.get("policies", []))}
     short = {n: n.partition("-")[2] for n in answers}
     drawn = {names.get(short[n], short[n]): groups for n, groups in answers.items()}
@@ -204,7 +207,7 @@ def _title(config: Mapping[str, Any], folder: Path) -> str:
 
 def _command(snapshot: Mapping[str, Any]) -> str | None:
     words = snapshot.get("command")
-    return None if not words else " ".join(["tandem", *words[1:]])
+    return None if not words else shlex.join(["tandem", *map(str, words[1:])])
 
 
 def _numbers(stages: Mapping[str, Record], name: str) -> dict[str, Any]:
@@ -236,6 +239,8 @@ def _curves(folder: Path, policies: Mapping[str, str], seed: int) -> list[dict[s
                 if isinstance(v, int | float) and k not in ("time", "seed")
             }
             found.setdefault(str(event.get("stage", "")), {})[point["round"]] = point
+        elif event["kind"] in DONE_AGAIN:
+            found.pop(str(event.get("stage", "")), None)
     return [
         {
             "policy": policies.get(stage, stage),

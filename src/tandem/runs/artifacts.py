@@ -103,10 +103,12 @@ def _open_artifact(
 
 def _damaged(folder: Path, what: str) -> RunError:
     stage = folder.parent
+    run = next((p for p in stage.parents if (p / "run.json").is_file()), stage.parent)
+    place = stage.relative_to(run).as_posix()
     return RunError(
-        f"the stage {stage.name} is damaged: {what[:300]}",
+        f"the stage {place} is damaged: {what[:300]}",
         f"what {stage} holds is not what the stage left there, and nothing is built on it",
-        f"bring the folder back from a copy; or `--redo {stage.name}` has the stage done again",
+        f"bring the folder back from a copy; or `--redo {place}` has the stage done again",
     )
 
 

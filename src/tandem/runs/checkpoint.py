@@ -22,6 +22,8 @@ MODEL_FILES = (
 )
 READ_SIZE = 1 << 20
 REMOVED = "weights-removed.json"
+RESULT = "result.json"
+"""In a run's folder: the stage of the policy that its method returned."""
 """In a model folder whose weights were deleted: the hash of what it was."""
 
 

@@ -185,6 +185,10 @@ class Window:
         return rates
 
 
+DONE_AGAIN = ("redo", "discarded")
+"""Kinds of event after which what a stage had told before is no longer true."""
+
+
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the events of a file, without the lines that a killed process broke."""
     with path.open("rb") as lines:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from tandem.errors import RunError
 from tandem.runs.atomic_files import read_json
-from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.checkpoint import RESULT, Checkpoint
 from tandem.runs.records import Record, read_record, read_records
 from tandem.runs.weight_files import read_model_json
 
@@ -30,12 +31,19 @@ def run_policies(folder: Path) -> list[tuple[Record, Checkpoint]]:
     return found
 
 
-def last_policy(folder: Path) -> tuple[Record, Checkpoint]:
-    """Return a run's result: the last language model that it made.
+def result_policy(folder: Path) -> tuple[Record, Checkpoint]:
+    """Return a run's result: the policy that its method returned, else the last one made.
+
+    A method may end in a policy that is not its last: ReST stops early and returns the best.
 
     Raises:
         RunError: it made none.
     """
+    place = (folder / str((read_json(folder / RESULT) or {}).get("stage", ""))).resolve()
+    if place != folder.resolve() and place.is_relative_to(folder.resolve()) and is_stage(place):
+        record = read_record(place)
+        if (policy := stage_policy(record)) is not None:
+            return record, policy
     if not (found := run_policies(folder)):
         raise RunError(
             f"{folder} holds no finished language model",
@@ -62,7 +70,7 @@ def policy_of(folder: Path) -> Checkpoint | None:
         RunError: it is a run or a stage, and holds none.
     """
     if is_run(folder):
-        return last_policy(folder)[1]
+        return result_policy(folder)[1]
     if not is_stage(folder):
         return None
     if (policy := stage_policy(read_record(folder))) is None:
@@ -79,9 +87,4 @@ def typed_command(folder: Path) -> str | None:
     words = (read_json(folder / "run.json") or {}).get("command")
     if not isinstance(words, list) or not words:
         return None
-    return " ".join(["tandem", *(_quoted(str(word)) for word in words[1:])])
-
-
-def _quoted(word: str) -> str:
-    plain = word.replace("-", "").replace("_", "").replace(".", "").replace("/", "")
-    return word if plain.replace("=", "").replace(":", "").isalnum() else f"'{word}'"
+    return shlex.join(["tandem", *map(str, words[1:])])

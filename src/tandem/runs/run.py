@@ -39,7 +39,7 @@ from tandem.runs.atomic_files import (
     write_json,
 )
 from tandem.runs.atomic_files import hard_link_tree as link
-from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.checkpoint import RESULT, Checkpoint
 from tandem.runs.context import INJECTED, StageContext
 from tandem.runs.display import Display, spell_duration
 from tandem.runs.environment import Meter, code_commit
@@ -138,14 +138,14 @@ class Run:
         identity = {"function": _function_name(stage), "arguments": arguments, "seed": seed}
         self._claim(name, identity)
         _promote(folder)
-        self._reconcile(folder, identity)
+        anew = self._reconcile(folder, identity)
         if is_complete(folder):
             self._say(folder, "kept")
-        elif twin := self._session.find_identical(fingerprint(identity), _mark):
+        elif not anew and (twin := self._session.find_identical(fingerprint(identity), _mark)):
             self._adopt(folder, twin)
         else:
             self._do(folder, stage, args, kw, identity)
-        self._session.remember(fingerprint(identity), folder)
+        self._session.remember(fingerprint(identity), folder, anew=anew)
         return read_record(folder).load()
 
     def scope(self, name: str, seed: Seed | int | None = None) -> Run:
@@ -207,6 +207,15 @@ class Run:
                 freed += model.remove_weights()
         return freed
 
+    def keep_result(self, model: Checkpoint) -> None:
+        """Write down which of the run's models its method returned, for whoever asks for it."""
+        place, root = model.path.resolve(), self.path.resolve()
+        if process_rank() != 0 or not place.is_relative_to(root):
+            return
+        told = {"stage": place.parent.relative_to(root).as_posix()}
+        if read_json(root / RESULT) != told:
+            write_json(root / RESULT, told)
+
     def save_config(self, toml: str) -> None:
         """Keep the resolved configuration as `run.toml`, once no stage has refused it."""
         if process_rank() == 0:
@@ -260,8 +269,13 @@ class Run:
                 "give the second another name, or put each round into `run.scope(...)`",
             )
 
-    def _reconcile(self, folder: Path, identity: dict[str, Any]) -> None:
-        """Remove what is to be redone or is broken; refuse what other arguments made."""
+    def _reconcile(self, folder: Path, identity: dict[str, Any]) -> bool:
+        """Remove what is to be redone or is broken; refuse what other arguments made.
+
+        Returns:
+            True where the user asked for this stage to be done again: no other scope's will do.
+        """
+        anew = False
         for place in (folder, _part(folder)):
             if not place.exists():
                 continue
@@ -272,6 +286,7 @@ class Run:
                 remove_folder(place)
                 continue
             wanted = self._session.take_redo(self._place(folder))
+            anew = anew or wanted
             changes = list(list_differences(stage_as_recorded(stored), identity))
             if wanted or (changes and self._session.redone):
                 reason = "asked for" if wanted else "an earlier stage was done again"
@@ -282,6 +297,7 @@ class Run:
                 self._session.redone = True
             elif changes:
                 raise _refusal(place, self._place(folder), changes)
+        return anew
 
     def _do(
         self,

@@ -104,9 +104,17 @@ class Session:
         found = self._made.get(mark)
         return found if found is not None and is_complete(found) else None
 
-    def remember(self, mark: str, folder: Path) -> None:
-        """Register a finished stage, so that the same stage of a later scope takes its artifact."""
-        if self._made is not None:
+    def remember(self, mark: str, folder: Path, *, anew: bool = False) -> None:
+        """Register a finished stage, so that the same stage of a later scope takes its artifact.
+
+        Args:
+            mark: the identity's fingerprint.
+            folder: the stage.
+            anew: it was asked for again, so it stands for the ones before it.
+        """
+        if self._made is not None and anew:
+            self._made[mark] = folder
+        elif self._made is not None:
             self._made.setdefault(mark, folder)
 
     def save_config(self, toml: str) -> None:

@@ -50,6 +50,20 @@ def render_transcript(messages: Sequence[Message], *, open_end: bool = False) ->
     return said + (ASSISTANT if open_end else "")
 
 
+def fits_transcript(messages: Sequence[Message]) -> bool:
+    """True where a transcript of these messages is read as what they were.
+
+    Example:
+        >>> fits_transcript([{"role": "system", "content": "Be brief."}])
+        False
+    """
+    roles = [m["role"] for m in messages]
+    plain = all(
+        isinstance(m.get("content"), str) and not _TURN.search(m["content"]) for m in messages
+    )
+    return plain and set(roles) <= {"user", "assistant"} and roles[:1] == ["user"]
+
+
 def answer_segments(turns: Sequence[Message]) -> list[tuple[str, bool]]:
     """Cut the answer turns of a conversation into (text, written by the assistant).
 

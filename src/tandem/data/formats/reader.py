@@ -158,6 +158,13 @@ def read_data(
         )
     found = open_source(source, split)
     if found.groups is not None:
+        if columns or format not in (None, "", "groups"):
+            asked = f"columns = {dict(columns)}" if columns else f"format = {format!r}"
+            raise ConfigError(
+                f"{asked}, but {found.name} holds Tandem's own groups",
+                "its columns are known, and nothing is detected",
+                "leave it out",
+            )
         return _own(found, limit)
     head = list(itertools.islice(_opened(found, columns), PEEK))
     if not head:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,10 @@ def write_data(groups: Groups, path: str | Path, format: str) -> DataWritten:
     return counts
 
 
+REPEATED = re.compile(r"#\d+$")
+"""What `PromptIds` adds to the id of a prompt that comes again."""
+
+
 def _sink(path: Path) -> Callable[[Path, Iterator[Values]], None]:
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return _write_gzip if path.name.endswith(".gz") else _write_lines
@@ -91,12 +96,16 @@ def _sink(path: Path) -> Callable[[Path, Iterator[Values]], None]:
 def _rows(
     groups: Groups, make: Callable[[Group], Iterator[Values]], counts: DataWritten
 ) -> Iterator[Values]:
+    seen: set[str] = set()
     for group in groups:
+        stem = REPEATED.sub("", group.id)
+        name = stem if stem in seen else group.id
+        seen.add(group.id)
         try:
             for values in make(group):
                 counts.rows += 1
                 extra = {k: v for k, v in group.prompt.meta.items() if k not in values}
-                yield {"id": group.id.partition("#")[0], **values, **extra}
+                yield {"id": name, **values, **extra}
         except _LeftOut as reason:
             counts.left_out[str(reason)] = counts.left_out.get(str(reason), 0) + 1
 
@@ -139,12 +148,19 @@ def _preference(group: Group) -> Iterator[Values]:
 def _hh(group: Group) -> Iterator[Values]:
     if group.prompt.messages is None:
         raise _LeftOut("a plain prompt is no transcript (see `as_chat`)")
+    if any(not transcripts.fits_transcript(turns) for turns in _conversations(group)):
+        raise _LeftOut("a transcript has turns of a user and an assistant alone, the user first")
     start = transcripts.render_transcript(group.prompt.messages)
     for better, worse, strength in _pairs(group):
         chosen, rejected = (
             start + transcripts.render_transcript(turns_of(c)) for c in (better, worse)
         )
         yield {"chosen": chosen, "rejected": rejected, **strength}
+
+
+def _conversations(group: Group) -> Iterator[list[dict[str, Any]]]:
+    for completion in group.completions:
+        yield [*(group.prompt.messages or ()), *turns_of(completion)]
 
 
 def _unpaired(group: Group) -> Iterator[Values]:
@@ -166,7 +182,10 @@ def _messages(group: Group) -> Iterator[Values]:
     if group.prompt.messages is None or not group.completions:
         raise _LeftOut("a plain prompt, or no completion")
     for completion in group.completions:
-        yield {"messages": [*group.prompt.messages, *turns_of(completion)]}
+        asked = [
+            {**m, "weight": 0} if m["role"] == "assistant" else m for m in group.prompt.messages
+        ]
+        yield {"messages": [*asked, *turns_of(completion)]}
 
 
 def _ranked(group: Group) -> Iterator[Values]:
@@ -175,6 +194,10 @@ def _ranked(group: Group) -> Iterator[Values]:
     beaten = [0] * len(group)
     for vote in group.preferences:
         beaten[vote.loser] += vote.p != 0.5
+    said = {(v.winner, v.loser) for v in group.preferences if v.p != 0.5}
+    n = range(len(group))
+    if said != {(i, j) for i in n for j in n if beaten[i] < beaten[j]}:
+        raise _LeftOut("its preferences are no ranking")
     yield {**_completions(group), "ranks": [1 + n for n in beaten]}
 
 
