@@ -84,6 +84,30 @@ def test_base_plus_adapter_is_what_was_trained(name: str, tmp_path: Path):
         assert not torch.allclose(plain(input_ids=IDS).logits, wanted, atol=1e-3)
 
 
+TIED: dict[str, dict[str, Any]] = {
+    "the head": {"target_modules": ["lm_head", "q_proj"]},
+    "the embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
+    "a head of its own": {"modules_to_save": ["lm_head"]},
+    "neither": {"target_modules": ["q_proj"]},
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_of_a_table_that_two_share_one_alone_is_changed(name: str, tmp_path: Path):
+    """Merged into a tied table, what was trained for the head would change the embeddings too."""
+    base = model(tmp_path / "base")
+    lm: Any = hf.AutoModelForCausalLM.from_pretrained(base)
+    lm.config.tie_word_embeddings, lm.lm_head.weight = True, lm.model.embed_tokens.weight
+    lm.save_pretrained(base)
+    assert "lm_head.weight" not in load_file(base / "model.safetensors")
+    wanted = adapted(base, tmp_path / "adapter", **TIED[name])
+    found = find_model(tmp_path / "adapter").path
+    merged: Any = hf.AutoModelForCausalLM.from_pretrained(found)
+    with torch.no_grad():
+        assert torch.allclose(merged(input_ids=IDS).logits, wanted, atol=2e-5)
+    assert merged.config.tie_word_embeddings == (name == "neither")
+
+
 def without_base(folder: Path) -> None:
     configure(folder, base_model_name_or_path=None)
 

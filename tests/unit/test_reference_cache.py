@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from climbing import FP32
 from tandem.data.cached_groups import file_lock
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError
+from tandem.machine import Machine
 from tandem.models.reference import reference_logprobs
 from tandem.runs.atomic_files import evict_oldest, mark_used
 from tandem.runs.checkpoint import Checkpoint
@@ -62,3 +64,16 @@ def test_reference_columns_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("TANDEM_CACHE_GB", "plenty")
     with pytest.raises(ConfigError, match="TANDEM_CACHE_GB = 'plenty'"):
         reference_logprobs(policy, two, FP32)
+
+
+def test_a_column_in_another_precision_is_another_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """`auto` is bf16 on one machine and fp32 on the next, and both may share the cache."""
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
+    policy = Checkpoint(folder(tmp_path / "model"))
+    one = Groups.of([group("a", np.random.default_rng(0), 3, [4, 5])])
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr("tandem.models.reference.resolve_precision", lambda _, d=dtype: d)
+        reference_logprobs(policy, one, Machine(device="cpu"))
+    assert len(list((tmp_path / "cache" / "reference").glob("*.parquet"))) == 2

@@ -51,6 +51,14 @@ def test_a_key_of_one_house_is_not_sent_to_another(
     assert open_judge_choice(parser.parse_args(chat)).lm.key == "OPENAI_API_KEY"  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("key", "shown"), [("none", "There is none."), ("sk-0123456789", "***")])
+def test_a_placeholder_for_a_key_is_a_word(key: str, shown: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MY_KEY", key)
+    session = Server("m", "http://127.0.0.1:9/v1", "MY_KEY").open(Machine())
+    said = "There is none." if key == "none" else key
+    assert session._without_long_key(said) == shown  # type: ignore[attr-defined]
+
+
 def test_a_judge_that_also_asks_a_language_model_stays_here(tmp_path: Path):
     """Its answers are kept here, and other machines have neither its key nor its files."""
     members = (RewardModel(Checkpoint(tmp_path, "r")), Rater(Server("m", "http://x/v1", None)))

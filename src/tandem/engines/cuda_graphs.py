@@ -10,7 +10,7 @@ The first step of a shape runs freely, in which the stores find their size; then
 On a CPU nothing is recorded, and the same step is computed. On a GPU it was not run yet, for want
 of one: `machine.compiled` asks for it, and `decoder_for` compares logits before it is trusted.
 
-Shapes: as in `forking`; R completions and S prompts are rounded up here.
+Shapes: as in `shared_prefix`; R completions and S prompts are rounded up here.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _additive(hidden: Tensor) -> Tensor:
 
 
 class CudaGraphDecoder(SharedPrefixDecoder):
-    """A `ForkingDecoder` whose steps have few shapes, each recorded once."""
+    """A `SharedPrefixDecoder` whose steps have few shapes, each recorded once."""
 
     def reset(self, max_tokens: int) -> None:
         """Forget everything, recordings too."""

@@ -1,4 +1,4 @@
-"""Decoding through the model's own cache, for models that `forking` cannot serve exactly.
+"""Decoding through the model's own cache, for models that `shared_prefix` cannot serve exactly.
 
 Prompts are padded at the left and prefilled once; their cache is forked to n rows. Completions
 leave early, but new prompts wait until the batch is empty. State-space layers, position biases,

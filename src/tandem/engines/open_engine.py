@@ -23,7 +23,8 @@ def open_engine(
     """Open the engine that samples from an opened policy, also while it is trained.
 
     Args:
-        policy: the policy; its weights are read when a batch is sampled.
+        policy: the policy; engines that sample from a copy of its weights take new ones by
+            `Engine.load`.
         tokenizer: writes the texts of what is sampled.
         machine: says which engine, and whether its steps are compiled.
         name: the completions' author.

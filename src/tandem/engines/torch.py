@@ -33,6 +33,7 @@ from tandem.engines.running_batch import FinishedCompletion, RunningBatch, StopC
 from tandem.engines.shared_prefix import SharedPrefixDecoder, shared_prefix_attention
 from tandem.errors import ConfigError, EngineError, ModelError
 from tandem.machine import Machine
+from tandem.models.devices import cast_model
 from tandem.models.folders import Source
 from tandem.models.loading import load_policy
 from tandem.rng import Seed
@@ -62,7 +63,7 @@ class Decoder(Protocol):
         ...
 
     def keep(self, alive: npt.NDArray[np.bool_]) -> None:
-        """Drop completions, [R] False; the last ones take their places (`forking.holes`)."""
+        """Drop completions, [R] False; the last ones take their places (`running_batch`)."""
         ...
 
 
@@ -80,7 +81,7 @@ class TorchEngine:
         name: written as the completions' author.
         unit_rows: completions in a unit of work, at least one prompt's.
         max_rows: completions in the batch at once, at least one prompt's.
-        compiled: steps of fixed shapes, on a GPU as CUDA graphs (`engines.static`).
+        compiled: steps of fixed shapes, on a GPU as CUDA graphs (`engines.cuda_graphs`).
 
     Raises:
         ModelError: a folder holds no model, a model's cache changes its logits, or a mixture's
@@ -289,8 +290,8 @@ class Mixture:
 def _opened(weights: Weights, dtype: torch.dtype | None) -> nn.Module:
     """Return the live module, a copy of it in another dtype, or the model in a folder."""
     if not isinstance(weights, nn.Module):
-        return load_policy(weights, Machine()).to(dtype or torch.float32).eval()  # type: ignore[arg-type]
-    return weights if dtype is None else copy.deepcopy(weights).to(dtype).eval()
+        return cast_model(load_policy(weights, Machine()), dtype or torch.float32).eval()
+    return weights if dtype is None else cast_model(copy.deepcopy(weights), dtype).eval()
 
 
 def _decoder(lm: nn.Module, compiled: bool) -> SharedPrefixDecoder | HFCacheDecoder:

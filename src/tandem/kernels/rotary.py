@@ -4,7 +4,7 @@
 
 transformers writes it as x cos + turn(x) sin, an operation each for turning, joining, multiplying
 and adding; and again in the backward pass. A model's attention calls it by a name of its module;
-attention that reads that name gets `Turn` under it, if the two agree. Angles in low precision, or
+attention that reads that name gets `RotateHeads` under it, if the two agree. Angles in low precision, or
 of a part of the width, are left to the model's own function: a model in bf16 stays in bf16.
 """
 
@@ -74,7 +74,7 @@ def rotate_heads(
 
 
 def patch_rotary(lm: nn.Module) -> None:
-    """Let every attention of a model turn by `Turn` where that is what it computes."""
+    """Let every attention of a model turn by `RotateHeads` where that is what it computes."""
     for module in lm.modules():
         own = type(module)
         if not isinstance(module, _Quick) and _turns(own):

@@ -137,6 +137,21 @@ def fetch_model(name: str, revision: str | None = None) -> Path:
         ) from error
 
 
+def _untie_tables(lm: Any) -> None:
+    """Give a head and its embeddings tables of their own where an adapter changes one of them.
+
+    Merging writes into the table, and a table that both share would change in both places.
+    """
+    tables = [lm.get_input_embeddings(), lm.get_output_embeddings()]
+    if None in tables or not any(hasattr(t, "base_layer") for t in tables):
+        return
+    first, head = (getattr(t, "base_layer", t) for t in tables)
+    if head.weight is first.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    for config in {id(c): c for c in (lm.config, lm.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
+
+
 def _merge_adapter(adapter: Path, depth: int) -> Path:
     """Merge a LoRA adapter into its base: what is trained, and referred to, is base + adapter."""
     config = _adapter_config(adapter)
@@ -153,6 +168,7 @@ def _merge_adapter(adapter: Path, depth: int) -> Path:
             with without_warnings(), without_peft_warnings():
                 wrapped: Any = PeftModel.from_pretrained(lm, str(adapter))
                 strange = _strange_weights(wrapped, adapter)
+                _untie_tables(lm)
                 merged = wrapped.merge_and_unload()
         except UNREADABLE as error:
             raise ModelError(

@@ -9,6 +9,7 @@ from tandem.data.cached_groups import file_lock, keep_groups
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.machine import Machine, cache_folder
+from tandem.models.devices import resolve_device, resolve_precision
 from tandem.models.forward import GROUPS_PER_CHUNK, with_logprobs
 from tandem.models.opening import open_policy
 from tandem.runs.atomic_files import evict_oldest, mark_used
@@ -32,7 +33,8 @@ def reference_logprobs(
     Raises:
         ConfigError: `TANDEM_CACHE_GB` is not a number of gigabytes.
     """
-    key = fingerprint([policy.hash, groups.hash, describe_value(machine)])
+    found = (resolve_device(machine).type, str(resolve_precision(machine)))  # of `auto`
+    key = fingerprint([policy.hash, groups.hash, describe_value(machine), found])
     path = cache_folder() / "reference" / f"{key}.parquet"
     limit = cache_limit()
 
@@ -41,11 +43,11 @@ def reference_logprobs(
         read = with_logprobs(trunk, groups, machine.tokens)
         yield from read if events is None else _counted(read, len(groups), events)
 
-    found, _ = keep_groups(path, columns(), dict)
+    kept, _ = keep_groups(path, columns(), dict)
     mark_used(path)
     with file_lock(path):  # this column stays
         evict_oldest(path.parent.glob("*.parquet"), limit)
-    return found
+    return kept
 
 
 def _counted(groups: Iterable[Group], total: int, events: Events) -> Iterator[Group]:

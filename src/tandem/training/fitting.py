@@ -121,7 +121,7 @@ def _save_checked(policy: PackedModel, init: Checkpoint, ctx: StageContext) -> N
 def require_value(value: T | None) -> T:
     """Return what a loss cannot do without; None would be a mistake of the library.
 
-    L = nll(required(out.logp), weight=batch.weight)
+    L = nll(require_value(out.logp), weight=batch.weight)
     """
     assert value is not None
     return value

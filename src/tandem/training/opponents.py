@@ -207,7 +207,7 @@ class PastOpponent:
         self._remember()
         drawn: dict[int, Group] = {}
         for turn, places in self._assigned(len(groups)):
-            with lent_weights(self.policy, load_file(self._kept_file(turn))):
+            with lent_weights(self.policy, load_file(self._file(turn))):
                 answers = self.engine.draw([groups[i] for i in places], n)
             drawn |= dict(zip(places, answers, strict=True))
         self.engine.turn += 1
@@ -219,8 +219,8 @@ class PastOpponent:
         Policies that neither this state nor the one before names are deleted: until this state is
         on the disk, a run that is killed goes on from the one before.
         """
-        for old in self.folder.glob(f"*-{process_rank()}.safetensors"):
-            if int(old.name.partition("-")[0]) not in {*self.turns, *self.saved}:
+        for old in self.folder.glob("*.safetensors"):
+            if int(old.stem) not in {*self.turns, *self.saved}:
                 old.unlink(missing_ok=True)
         self.saved = list(self.turns)
         return {"turn": self.engine.turn, "turns": list(self.turns)}
@@ -234,11 +234,14 @@ class PastOpponent:
     def _remember(self) -> None:
         if self.engine.turn % self.every:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         turn = self.engine.turn
-        part = self._file(turn).with_suffix(".part")
-        save_file({k: x.contiguous() for k, x in trained_weights(self.policy).items()}, part)
-        part.replace(self._file(turn))
+        if process_rank() == 0:  # all processes have the same weights
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = self._file(turn).with_suffix(".part")
+            save_file({k: x.contiguous() for k, x in trained_weights(self.policy).items()}, part)
+            part.replace(self._file(turn))
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
         self.turns = [*self.turns, turn][-self.keep :]
 
     def _assigned(self, count: int) -> Iterator[tuple[int, list[int]]]:
@@ -251,14 +254,8 @@ class PastOpponent:
             if places:
                 yield turn, places
 
-    def _file(self, turn: int, rank: int | None = None) -> Path:
-        number = process_rank() if rank is None else rank
-        return self.folder / f"{turn:05d}-{number}.safetensors"
-
-    def _kept_file(self, turn: int) -> Path:
-        """Where this process is a new one of the run, the first process's: all are alike."""
-        own = self._file(turn)
-        return own if own.exists() else self._file(turn, 0)
+    def _file(self, turn: int) -> Path:
+        return self.folder / f"{turn:05d}.safetensors"
 
 
 class WinsOver:

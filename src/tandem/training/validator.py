@@ -20,6 +20,7 @@ from tandem.errors import ConfigError
 from tandem.judges import open_judge
 from tandem.machine import process_rank
 from tandem.models.forward import forward_groups
+from tandem.models.quantised import TrainedPart, is_quantised
 from tandem.runs.context import StageContext
 from tandem.statistics import best_index, is_out_of_patience
 from tandem.training.rollout_models import RolloutModels, actor_of
@@ -84,7 +85,7 @@ class Validator:
         if self.validation.choose is None or not weights.exists():
             return
         with torch.no_grad():
-            policy.load_state_dict(load_file(weights))
+            _stored(policy).load_state_dict(load_file(weights))
         self.ctx.events.log("chosen", **self.curve[self._best()])
 
     def state_dict(self) -> dict[str, Any]:
@@ -146,7 +147,14 @@ class Validator:
         if process_rank() > 0:
             return
         self.keep.mkdir(parents=True, exist_ok=True)
-        state = {k: v.detach().clone().contiguous() for k, v in policy.state_dict().items()}
+        state = {
+            k: v.detach().clone().contiguous() for k, v in _stored(policy).state_dict().items()
+        }
         part = self.keep / "best.part"
         save_file(state, part)
         part.replace(self.keep / "best.safetensors")
+
+
+def _stored(policy: nn.Module) -> Any:
+    """What of a policy is kept: all of it, or what is trained where the rest is packed."""
+    return TrainedPart(policy) if is_quantised(policy) else policy

@@ -49,6 +49,8 @@ from tandem.errors.ranges import Count, NotNegative, check_ranges
 from tandem.machine import Machine, cache_folder
 from tandem.rng import Seed
 
+SHORTEST_SECRET = 8
+"""Characters of a key below which it is a word (`none`, `EMPTY`) and may stand in an answer."""
 LABEL_TOKENS = 4
 GIVE_UP_AFTER = 32
 """So many questions fail, and none goes well, before the server is given up."""
@@ -307,7 +309,7 @@ class ServerSession:
         """
         text = in_time(partial(self._sent, body), self.server.patience.timeout)
         try:
-            return read_answer(text, labelled=labelled, redact=self._without_key)
+            return read_answer(text, labelled=labelled, redact=self._without_long_key)
         except UnlabelledAnswer as error:
             raise FailedQuestion(
                 str(error),
@@ -358,6 +360,11 @@ class ServerSession:
 
     def _redacted(self, text: str) -> str:
         return " ".join(self._without_key(text).split())[:300]
+
+    def _without_long_key(self, text: str) -> str:
+        """What a model said, without the key; a short one (`none`, `EMPTY`) may be a word."""
+        long = len(os.environ.get(self.server.key or "", "")) >= SHORTEST_SECRET
+        return self._without_key(text) if long else text
 
     def _without_key(self, text: str) -> str:
         secret = os.environ.get(self.server.key or "", "")

@@ -14,6 +14,7 @@ from tandem.data.record import Group
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import EngineError
+from tandem.models.devices import cast_model
 from tandem.models.lora import merged_weights
 from tandem.rng import Seed
 
@@ -49,7 +50,7 @@ class PolicyShape:
         if self.generation is not None:
             lm.generation_config = self.generation
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return PolicyCopy(self, lm.to(device, self.dtype).eval())
+        return PolicyCopy(self, cast_model(lm, self.dtype, device).eval())
 
 
 def pack_weights(lm: Any, dtype: torch.dtype) -> Packed:

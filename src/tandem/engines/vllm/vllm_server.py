@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,8 @@ from torch import Tensor
 
 from tandem.errors import EngineError
 
+ARGUMENTS = "TANDEM_VLLM_ARGUMENTS"
+"""More words for `vllm serve`; they stand last, so they decide."""
 PYTHON = "TANDEM_VLLM"
 """Names the Python in whose environment vLLM is installed."""
 START_SECONDS = 1800.0
@@ -72,6 +75,7 @@ class VllmServer:
             # compiling for a CPU takes minutes, and small models gain little
             *(() if torch.cuda.is_available() else ("--enforce-eager",)),
             *arguments,
+            *shlex.split(os.environ.get(ARGUMENTS, "")),
         ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -180,7 +184,9 @@ class VllmServer:
         raise EngineError(
             f"vLLM did not start: {_last_error(said)}",
             f"{self.python} was to serve the policy on 127.0.0.1",
-            f"look whether `{self.python} -c 'import vllm'` works",
+            f"where it wants more memory than there is, export {ARGUMENTS}='--max-model-len 4096 "
+            "--gpu-memory-utilization 0.4'; else see whether vLLM can be imported: "
+            f"{self.python} -c 'import vllm'",
         )
 
     def _post(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
