@@ -4,8 +4,9 @@
 
 transformers writes it as x cos + turn(x) sin, an operation each for turning, joining, multiplying
 and adding; and again in the backward pass. A model's attention calls it by a name of its module;
-attention that reads that name gets `RotateHeads` under it, if the two agree. Angles in low precision, or
-of a part of the width, are left to the model's own function: a model in bf16 stays in bf16.
+attention that reads that name gets `RotateHeads` under it, if the two agree. Angles in low
+precision, or of a part of the width, are left to the model's own function: a model in bf16 stays
+in bf16.
 """
 
 from __future__ import annotations

@@ -269,8 +269,8 @@ def _outermost(module: nn.Module) -> list[PreTrainedModel]:
 def _states(module: nn.Module, total: int, shards: int = 1, packable: Container[int] = ()) -> int:
     """Return the bytes of weights, gradients and moments that one of several processes holds.
 
-    Rows of an embedding that are not read have neither gradient nor moments (`kernels.embedding_rows`): a
-    run is refused only if it does not fit even without them.
+    Rows of an embedding that are not read have neither gradient nor moments
+    (`kernels.embedding_rows`): a run is refused only if it does not fit even without them.
 
     Args:
         module: what is to be trained.
