@@ -7,8 +7,8 @@ Blocks (`batching.attention_plan`) gather a row's tokens into dense pieces, whic
 best. PyTorch's FlexAttention compiles the sentence above into one kernel that reads the row as it
 lies and skips tiles in which it is nowhere true. On a CPU it is slow, and gradients are those of
 its definition: enough for tests to hold the rule against blocks. On a GPU it was not run yet, for
-want of one: `machine.compiled` asks for it, and the probe at load compares log-probabilities with the model's
-own before it is trusted.
+want of one: `machine.compiled` asks for it, and the probe at load compares log-probabilities with
+the model's own before it is trusted.
 """
 
 from __future__ import annotations
