@@ -280,12 +280,14 @@ class Inputs:
         Of data of your own all held-out prompts are for the evaluation. So a policy is watched on
         prompts that it trains on, by judges that have not seen its answers to them.
         """
-        task = self.task
-        if task.asked_held_out is None:
-            prompts = self.prompts
-        else:
-            asked, room = task.asked_held_out, self.sampling.max_tokens
-            prompts = self.run("watched", encode, asked, self.base, room=room)
+        task, asked = self.task, self.task.asked_held_out
+        if asked is None and any(r.name == "watched" for r in self.run.records()):
+            asked = self.held_out.prompts()  # a folder of an earlier version goes on as it began
+        room = self.sampling.max_tokens
+        prompts = (
+            self.prompts if asked is None
+            else self.run("watched", encode, asked, self.base, room=room)
+        )  # fmt: skip
         judges: list[tuple[str, Judge]] = [("held_out", RewardModel(self.r_held))]
         if task.truth is not None:
             judges.append(("truth", task.truth))
