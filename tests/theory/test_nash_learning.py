@@ -249,7 +249,7 @@ def test_adapters_play_and_leave_the_reference_alone(tmp_path: Path):
     init = rps_model(tmp_path / "init")
     folder = played(cfg, init, tmp_path / "run", machine=machine)
     kept = sorted((tmp_path / "run" / "scratch" / "past").glob("*.safetensors"))
-    assert len(kept) == 2
+    assert [k.stem for k in kept][-2:] == ["00001", "00002"]  # older ones go when a state is saved
     whole_model = (init / "model.safetensors").stat().st_size
     assert all(k.stat().st_size < whole_model / 2 for k in kept)
     assert tv(next_law(init), torch.tensor(MU)) < 1e-5

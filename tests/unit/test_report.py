@@ -217,7 +217,7 @@ def test_a_long_bench_stays_below_a_megabyte_and_says_what_is_left_out():
     assert len(html.encode()) < 1_000_000
     shown = html.count('<article class="sample"')
     assert 0 < shown < 100
-    assert f"{100 - shown} more samples are in results.json" in html
+    assert f"{100 - shown} more samples are in the JSON file beside this page" in html
 
 
 def test_the_twin_holds_the_verdict_and_every_number(bench):
