@@ -38,6 +38,8 @@ PAGES = [
     ),
 ]
 RUN = ("run", "bench")
+HERE = {"HuggingFaceTB/SmolLM2-135M-Instruct": "my-model"}
+"""What pages take from the hub, and what stands for it here."""
 SMALL = [
     "--sizes.demonstrations=64", "--sizes.pairs=48", "--sizes.held_out=24", "--sizes.prompts=48",
     "--sizes.evaluation=24", "--sft.epochs=1", "--sft.batch=16", "--reward.batch=16",
@@ -73,9 +75,20 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Return the words of every command line of a page; comments are dropped."""
-    lines = [x for b in blocks(page) if b.kind == "sh" for x in b.text.splitlines()]
-    return [w for line in lines if (w := shlex.split(line, comments=True))]
+    """Return the words of every command line of a page, as a shell reads them.
+
+    Comments are dropped, lines that end in a backslash are joined, and `M=...` gives `$M` a value.
+    """
+    found: list[list[str]] = []
+    values: dict[str, str] = {}
+    joined = (b.text.replace("\\\n", " ") for b in blocks(page) if b.kind == "sh")
+    for line in (line for text in joined for line in text.splitlines()):
+        words = shlex.split(line, comments=True)
+        if len(words) == 1 and (named := re.fullmatch(r"([A-Z]+)=(.+)", words[0])):
+            values[named[1]] = HERE.get(named[2], named[2])
+        elif words:
+            found.append([re.sub(r"\$([A-Z]+)\b", lambda m: values[m[1]], w) for w in words])
+    return found
 
 
 def test_every_block_is_of_a_kind_that_is_looked_at():
@@ -88,11 +101,11 @@ def test_make_and_pip_lines_name_what_is_there(page: Path):
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for words in commands(page):
-        assert words[0] in ("make", "pip", "tandem", "python", "accelerate"), words
+        assert words[0] in ("make", "pip", "tandem", "python", "accelerate", "source"), words
         if words[0] == "make":
             assert words[1] in targets
-        for extra in re.findall(r"\.\[(\w+)\]", " ".join(words)):
-            assert extra in extras["optional-dependencies"]
+        for named in re.findall(r"\.\[([\w,]+)\]", " ".join(words)):
+            assert set(named.split(",")) <= set(extras["optional-dependencies"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
