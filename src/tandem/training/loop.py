@@ -37,12 +37,15 @@ from tandem.training.distributed import (
     total_norm,
 )
 from tandem.training.free_memory import resident_memory, usable_memory
-from tandem.training.memory import fit_to_memory
+from tandem.training.memory import fit_to_memory, width_of
 from tandem.training.optim import Optim
 from tandem.training.resume_state import ResumeState
 from tandem.training.sources import BatchSource
 from tandem.training.step_log import StepLog
 
+WIDE = 512
+"""Hidden size from which freed memory goes back at once: a page costs little beside what is computed
+on it, and pieces of many sizes would leave gaps in a heap of gigabytes (docs/log/memory.md)."""
 LossFunction = Callable[[Outputs, Batch], Mapping[str, Terms]]
 
 
@@ -71,8 +74,8 @@ def train(
         ConfigError: the launch is not what was asked for, or weights and optimiser need more
             memory than there is.
     """
-    freed = keep_freed_memory if ctx.machine.sharding == "none" else return_freed_memory
-    with freed():
+    kept = ctx.machine.sharding == "none" and width_of(module) < WIDE
+    with keep_freed_memory() if kept else return_freed_memory():
         _train_within_memory(module, source, loss, optim, ctx, dict(want or {}))
     return module.eval()
 

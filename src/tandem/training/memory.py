@@ -259,6 +259,12 @@ def check_trainable(source: Source, machine: Machine) -> None:
         _states(lm, there, world_size() if machine.sharding == "fsdp2" else 1, packed)
 
 
+def width_of(module: nn.Module) -> int:
+    """Return the largest hidden size of the models in a module; 0 where none names one."""
+    configs = (lm.config.get_text_config() for lm in _outermost(module))
+    return max((getattr(config, "hidden_size", None) or 0 for config in configs), default=0)
+
+
 def _outermost(module: nn.Module) -> list[PreTrainedModel]:
     """Return the models that are no part of another one."""
     lms = [m for m in module.modules() if isinstance(m, PreTrainedModel)]
