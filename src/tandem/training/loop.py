@@ -44,8 +44,9 @@ from tandem.training.sources import BatchSource
 from tandem.training.step_log import StepLog
 
 WIDE = 512
-"""Hidden size from which freed memory goes back at once: a page costs little beside what is computed
-on it, and pieces of many sizes would leave gaps in a heap of gigabytes (docs/log/memory.md)."""
+"""Hidden size from which freed memory goes back at once: a page costs little beside what is
+computed on it, and pieces of many sizes would leave gaps in a heap of gigabytes
+(docs/log/memory.md)."""
 LossFunction = Callable[[Outputs, Batch], Mapping[str, Terms]]
 
 
