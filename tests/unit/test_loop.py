@@ -603,3 +603,21 @@ def test_metrics_are_means_over_units():
     train(PackedModel(lm()), source, loss, FAST, somewhere(heard, machine))
     lengths = [len(c.tokens) for g in data() for c in g.completions]
     assert heard.of("train")[-1]["length"] == pytest.approx(np.mean(lengths))
+
+
+def test_steps_that_take_long_are_shown_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    """Ten steps of a minute each had no line before the tenth."""
+    from tandem.training import step_log
+
+    shown: list[tuple[Any, ...]] = []
+
+    class Events(Silent):
+        def progress(self, *args: Any, **numbers: Any) -> None:
+            shown.append(args)
+
+    now = iter([0.0, 6.0, 11.0, 12.0, 25.0])
+    monkeypatch.setattr(step_log.time, "monotonic", lambda: next(now))
+    log = step_log.StepLog(Events(), total=100, every=50, accelerator=None)  # type: ignore[arg-type]
+    for step in (1, 2, 3, 4):
+        log.step(step, lr=0.1, norm=1.0)
+    assert shown == [(2, 100, "step"), (4, 100, "step")]

@@ -14,6 +14,9 @@ from tandem.batching.batch import Terms
 from tandem.errors import DataError
 from tandem.runs.events import Events
 
+SLOW = 10.0
+"""Seconds without a line after which a step is shown for itself."""
+
 
 class StepLog:
     """Sums of what the terms report, on the device; metrics are read once every few steps.
@@ -30,6 +33,7 @@ class StepLog:
         self.sums: dict[str, Tensor] = {}
         self.losses: dict[str, Tensor] = {}
         self.steps, self.tokens, self.since = 0, 0, time.monotonic()
+        self.shown = self.since
 
     def add(
         self, terms: Mapping[str, Terms], weights: Mapping[str, Tensor], *, share: float
@@ -60,6 +64,7 @@ class StepLog:
         """Count an optimiser step; every few steps log the means since the last line."""
         self.steps += 1
         if step % self.every and step != self.total:
+            self._show_slow(step)
             return
         numbers = self._read() | {"grad_norm": norm}
         _refuse(numbers, step)
@@ -70,6 +75,13 @@ class StepLog:
             self.events.log("train", step=step, lr=lr, tokens_per_s=round(speed), **numbers)
             shown = {k: v for k, v in numbers.items() if k.endswith("loss")}
             self.events.progress(step, self.total, "step", tokens_per_s=round(speed), **shown)
+
+    def _show_slow(self, step: int) -> None:
+        """Show a step between two lines, where steps take so long that nobody would see any."""
+        now = time.monotonic()
+        if self.events is not None and now - max(self.shown, self.since) >= SLOW:
+            self.events.progress(step, self.total, "step")
+            self.shown = now
 
     def _read(self) -> dict[str, float]:
         """Means since the last line: of losses over steps, of metrics over units."""
