@@ -282,17 +282,19 @@ def export_votes(
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     part.chmod(0o755)
-    prompts = write_judged(found.judged, part / "groups.parquet")
-    left_out = _write_pairs(found, part)
-    pq.write_table(pa.Table.from_pylist(found.rows, VOTES), part / "votes.parquet")
-    if found.written:
-        _write_lines(part / "demonstrations.jsonl", found.written)
-    pairs = sum(len(j.pairs) for j in found.judged)
-    write_card(connection, part / "README.md", found, left_out, title)
-    with _REPLACING:
-        _check_place(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.replace(folder)
+    try:
+        prompts = write_judged(found.judged, part / "groups.parquet")
+        left_out = _write_pairs(found, part)
+        pq.write_table(pa.Table.from_pylist(found.rows, VOTES), part / "votes.parquet")
+        if found.written:
+            _write_lines(part / "demonstrations.jsonl", found.written)
+        pairs = sum(len(j.pairs) for j in found.judged)
+        write_card(connection, part / "README.md", found, left_out, title)
+        with _REPLACING:
+            shutil.rmtree(folder, ignore_errors=True)
+            part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return Exported(folder, prompts, pairs, len(found.rows), dict(left_out))
 
 

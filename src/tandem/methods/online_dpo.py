@@ -207,8 +207,9 @@ def keep_informative(
             places += [start + k for k in met]
         elif short > 0:
             short -= 1
-            twice = group.keep([0, 0]) if len(group) else group
-            kept.append(replace(twice, preferences=(Preference(0, 1, 0.5, by="fill"),)))
+            kept.append(
+                replace(group.keep([0, 0]), preferences=(Preference(0, 1, 0.5, by="fill"),))
+            )
             places += [start, start]
         start += len(group)
     return kept, places

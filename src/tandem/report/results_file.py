@@ -10,7 +10,6 @@ Nothing is computed twice and nothing is filled in: what a run did not measure i
 from __future__ import annotations
 
 import json
-import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from tandem.runs.atomic_files import read_json
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import DONE_AGAIN, read_events
 from tandem.runs.names import folder_name
+from tandem.runs.policies import typed_command
 from tandem.runs.records import Record, read_records
 
 Results = dict[str, Any]
@@ -128,7 +128,7 @@ def results_from_run(folder: Path, done: list[Record]) -> Results:
     found: Results = {
         "title": _title(config, folder),
         "task": config.get("task") or config.get("data"),
-        "command": _command(snapshot),
+        "command": typed_command(folder),
         "commit": snapshot.get("git"),
         "environment": {k: v for k, v in snapshot.items() if k not in ("command", "seed")},
         "config": config,
@@ -203,11 +203,6 @@ def _title(config: Mapping[str, Any], folder: Path) -> str:
     method = config.get("method", "a run")
     place = config.get("task") or config.get("data") or folder.name
     return f"{method} on {place}"
-
-
-def _command(snapshot: Mapping[str, Any]) -> str | None:
-    words = snapshot.get("command")
-    return None if not words else shlex.join(["tandem", *map(str, words[1:])])
 
 
 def _numbers(stages: Mapping[str, Record], name: str) -> dict[str, Any]:

@@ -112,9 +112,9 @@ class Session:
             folder: the stage.
             anew: it was asked for again, so it stands for the ones before it.
         """
-        if self._made is not None and anew:
-            self._made[mark] = folder
-        elif self._made is not None:
+        if self._made is not None:
+            if anew:
+                self._made.pop(mark, None)
             self._made.setdefault(mark, folder)
 
     def save_config(self, toml: str) -> None:
