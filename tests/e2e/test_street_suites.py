@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +43,16 @@ def test_the_formula_for_ties():
     same = rewardbench2.score_ties(
         {"1": ties("ref:1", [1.0], [0.0])}, {"1": ties("tied:1", [1.0, 1.0], [0.0])}
     )
-    assert same.overall == pytest.approx(1.0), "no spread: the margin adds nothing"
+    assert same.overall == pytest.approx(1.01), "no spread: an infinite ratio, as in their code"
+    level = {"1": ties("ref:1", [0.0], [0.0])}, {"1": ties("tied:1", [1.0, 1.0], [1.0])}
+    assert rewardbench2.score_ties(*level).margin == 0
 
 
 def four(k: int, scores: list[float], subset: str = "Focus") -> Group:
     votes = tuple(Preference(0, j) for j in (1, 2, 3))
     lengths = (9, 5, 5, 5) if k % 2 else (2, 9, 5, 5)
     completions = tuple(Completion("x" * n) for n in lengths)
-    return Group(Prompt(f"{subset}{k}", "q", meta={"subset": subset}), completions,
+    return Group(Prompt(f"{subset}{k}", f"q{k}", meta={"subset": subset}), completions,
                  np.array(scores), votes)  # fmt: skip
 
 
@@ -60,14 +63,29 @@ def test_a_reward_beside_the_ruler():
     groups += [ties(f"tied:{k}", [1.0, 1.0], [0.0]) for k in range(12)]
     found = rewardbench2.score_rewards(groups)
     rows = {row["subset"]: row for row in found.numbers["subsets"]}
-    assert [rows[s]["reward"]["mean"] for s in ("Focus", "Math", "Ties")] == [1.0, 0.5, 1.0]
+    assert [rows[s]["reward"]["mean"] for s in ("Focus", "Math", "Ties")] == [1.0, 0.5, 1.01]
     assert [rows[s]["ruler (length)"]["mean"] for s in ("Focus", "Math")] == [0.5, 0.5]
     assert rows["Focus"]["chance"] == 0.25
-    assert found.numbers["mean"] == pytest.approx(2.5 / 3)
+    assert found.numbers["mean"] == pytest.approx(2.51 / 3)
     gain = rows["Focus"]["reward - ruler"]
     assert gain["low"] < gain["mean"] == 0.5 < gain["high"]
     with pytest.raises(DataError, match="ids like"):
         rewardbench2.score_rewards([ties("a", [1.0], [0.0])])
+
+
+def test_a_prompt_without_scores_is_counted_and_bounds_the_interval():
+    groups = [four(k, [1.0, 0.0, 0.0, 0.0]) for k in range(14)]
+    groups[3] = replace(groups[3], scores=None)
+    groups += [replace(groups[0], preferences=()), ties("ref:9", [], [1.0])]
+    found = rewardbench2.score_rewards(groups)
+    (row,) = found.numbers["subsets"]
+    assert (row["prompts"], row["unscored"], found.numbers["left_out"]) == (14, 1, 2)
+    assert row["reward"]["mean"] == pytest.approx(13.5 / 14)
+    assert row["reward"]["low"] < 13 / 14 < row["reward"]["high"] == 1
+    assert "2 rows without" in found.text
+    for bad, what in ((None, "needs a score"), (np.array([np.nan, 0, 0, 0]), "finite scores")):
+        with pytest.raises(DataError, match=what):
+            rewardbench2.score_rewards([replace(g, scores=bad) for g in groups[:2]])
 
 
 def pair(k: int, subset: str, p: float) -> Group:
@@ -115,6 +133,8 @@ def test_suites_are_named(capsys):
     for words in (["llmbar"], ["vicuna", *server], ["llmbar", *server, "--judge_model", "m"]):
         assert cli.main(["eval", "suite", *words]) == 2
         assert "give --" in capsys.readouterr().err
+    assert cli.main(["eval", "suite", "rewardbench2", *server, "--judge_model", "m"]) == 2
+    assert "a judge that compares" in capsys.readouterr().err
 
 
 def test_the_command_asks_a_server_in_both_orders(tmp_path: Path, capsys, monkeypatch):

@@ -45,6 +45,7 @@ def evaluate_suite_command(words: Sequence[str]) -> int:
     suite = find_suite(options.suite)
     judge = open_judge_choice(options)
     _check_given(options, suite)
+    _check_judge(options, suite, judge)
     read = reading_options(options).read(options.data or suite.data)
     examine = examine_judge if suite.examines == "judge" else examine_policy
     found = examine(suite, options, judge, read.groups)
@@ -156,4 +157,17 @@ def _check_given(options: Namespace, suite: Suite) -> None:
             "vicuna without --reference",
             "its questions come without answers, so a win is over another policy",
             "give --reference FOLDER of the policy to beat",
+        )
+
+
+def _check_judge(options: Namespace, suite: Suite, judge: Judge) -> None:
+    from tandem.judges import only_compares
+
+    if suite.name == "rewardbench2" and only_compares(judge):
+        raise ConfigError(
+            f"{suite.name} with a judge that compares: --judge {options.judge}"
+            + (f" --judge_kind {options.judge_kind}" if "://" in options.judge else ""),
+            "every answer is scored by itself",
+            "give a reward model's folder, or a server's --judge_kind: rating for a language "
+            "model; rewards, classify, pooling or score for a reward model",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -38,6 +39,12 @@ def outcome_table(
                      int((~read).sum()), float(longer.mean())))  # fmt: skip
     columns = ("part", "prompts", "win rate", "at equal length", "unreadable", "longer by")
     return Table(columns, tuple(rows), title)
+
+
+def scored_by_length(group: Group) -> Group:
+    """Return the group with each answer's length in characters for its score: the ruler."""
+    lengths = np.array([float(len(c.text)) for c in group.completions])
+    return replace(group, scores=lengths)
 
 
 def _length(group: Group) -> float:
