@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from tandem.cli.game import check_written_file
 from tandem.cli.settings import make_parser, parse_words
 from tandem.errors import ConfigError, nearest_name
+from tandem.errors.ranges import NotNegative, Positive, check_value
 
 if TYPE_CHECKING:
     from tandem.planning.budget import BudgetAdvice, WorldSource
@@ -100,6 +101,17 @@ def _check_options(options: Namespace) -> None:
             "--pilot without --model" if options.pilot else "--model without --pilot",
             "a pilot's answers are read by the model that is to be improved",
             "give both, or neither",
+        )
+    for name in ("total", "cost_pair", "cost_demo", "cost_eval"):
+        check_value(f"--{name}", NotNegative if name == "total" else Positive, options[name])
+    if options.pilot and (options.world != "mixed" or options.flips is not None):
+        flag = (
+            f"--flips {options.flips}" if options.world == "mixed" else f"--world {options.world}"
+        )
+        raise ConfigError(
+            f"{flag} with --pilot",
+            "a pilot's worlds and their noise are fitted to its labels",
+            "leave it out, or leave --pilot out",
         )
     for name, low, high in (("flips", 0, 0.49), ("evaluation", 0, 0.9), ("free_accuracy", 0, 1)):
         if options[name] is not None and not low <= options[name] <= high:
