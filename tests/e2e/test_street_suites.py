@@ -8,14 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers as hf
+from jsonargparse import Namespace
 from test_street_judges import chat, serving
 
 import tiny
 from tandem import cli
+from tandem.cli.suites import fits_judge, read_suite
 from tandem.data.formats import read_data
+from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
+from tandem.engines.language_models.openai import Server
 from tandem.errors import ConfigError, DataError
 from tandem.evaluation.suites import SUITES, alpaca_eval, find_suite, llmbar, rewardbench2, vicuna
+from tandem.judges.llm import Labeller
+from tandem.judges.reward_model import RewardModel
+from tandem.runs.checkpoint import Checkpoint
 from tandem.statistics import length_controlled
 
 
@@ -155,6 +163,46 @@ def test_the_command_asks_a_server_in_both_orders(tmp_path: Path, capsys, monkey
     told = json.loads(capsys.readouterr().out)
     assert told["parts"][0]["judge right"]["mean"] == 1.0
     assert told["parts"][0]["longer output right"]["mean"] == 0.0
+    assert [row["part"] for row in told["parts"]] == ["natural"], "one part is not all of it again"
+
+
+def test_the_parts_of_llmbar_are_its_folders(tmp_path: Path):
+    rows = [{"input": "Say it.", "output_1": "it", "output_2": "no", "label": 1}]
+    for part in ("Natural", "Adversarial/GPTInst", "Adversarial/Manual"):
+        (tmp_path / part / "evaluators").mkdir(parents=True)
+        (tmp_path / part / "dataset.json").write_text(json.dumps(rows))
+        (tmp_path / part / "evaluators" / "result.json").write_text("[{}]")
+    options = Namespace(data=str(tmp_path), columns="", split="", format="", limit=0)
+    groups, lines = read_suite(find_suite("llmbar"), options)
+    assert [g.prompt.meta["subset"] for g in groups] == ["GPTInst", "Manual", "Natural"]
+    assert len({g.id for g in groups}) == 3
+    assert lines[0].startswith("GPTInst: 1 rows read")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "missing/found.json"], "--out missing/found.json"),
+        (["--out", "."], "--out ."),
+        (["--reference", "runs/a"], "no policy answers"),
+        (["--sampling.max_tokens", "9"], "no policy answers"),
+    ],
+)
+def test_what_a_suite_cannot_use_is_refused_before_anybody_is_asked(words, said, capsys):
+    judge = ["--judge", "http://127.0.0.1:9/r", "--judge_kind", "rewards"]
+    assert cli.main(["eval", "suite", "rewardbench2", *judge, *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_local_reward_reads_rows_whole_or_not_at_all(tmp_path: Path):
+    tiny.folder(tmp_path, auto=hf.AutoModelForSequenceClassification, num_labels=1,
+                max_position_embeddings=12)  # fmt: skip
+    reward = RewardModel(Checkpoint(tmp_path))
+    asked = Groups.of(
+        Group(Prompt(str(n), "abcd"), (Completion("a"), Completion("b" * n))) for n in (2, 7, 8, 30)
+    )
+    assert fits_judge(asked, reward).tolist() == [True, True, False, False]
+    assert fits_judge(asked, Labeller(Server("m", "http://x/v1", None))).all()
 
 
 def test_alpaca_eval_asks_a_policy(tmp_path: Path, capsys, monkeypatch):
@@ -171,4 +219,6 @@ def test_alpaca_eval_asks_a_policy(tmp_path: Path, capsys, monkeypatch):
         words = ["--model", str(tmp_path / "policy"), "--data", str(data), "--judge",
                  f"{url}/r", "--judge_kind", "rewards", "--sampling.max_tokens", "3"]  # fmt: skip
         assert cli.main(["eval", "suite", "alpaca-eval", *words]) == 0
-    assert "at equal length" in capsys.readouterr().out
+    told = capsys.readouterr().out.splitlines()
+    assert any("at equal length" in line and line.endswith("opponent's cut") for line in told)
+    assert told[-1].split()[-2:] == ["2", "0"], "three tokens are no whole answer"

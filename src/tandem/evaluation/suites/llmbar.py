@@ -38,7 +38,8 @@ def score_labels(asked: Sequence[Group], judged: Sequence[Group]) -> SuiteResult
     ruler = label_credits(asked, [scored_by_length(replace(g, preferences=())) for g in asked])
     names = [_part(group) for group in asked]
     rows: list[tuple[CellValue, ...]] = []
-    for name in (*dict.fromkeys(names), "all"):
+    parts = list(dict.fromkeys(names))
+    for name in (*parts, *["all"] * (len(parts) > 1)):
         of = [k for k, found in enumerate(names) if name in ("all", found)]
         mine = credit[of]
         rows.append((name, len(of), bounded_win_rate(mine), bounded_win_rate(ruler[of]),
