@@ -113,11 +113,9 @@ def evaluate_policy_command(words: Sequence[str]) -> int:
     from tandem.stages.evaluate_policy import evaluate_policies, kl_temperature
 
     _find_models(options, "model", "reference", "proxy")
-    given, judges = _prompts(options, configs["sizes"])
-    prompts = _without_repeats(given)
+    prompts, judges, repeated = _prompts(options, configs["sizes"])
     notes = [f"{len(prompts)} prompts, one answer each"]
-    if len(prompts) < len(given):
-        notes.append(f"{len(given) - len(prompts)} repeated prompts left out")
+    notes += [f"{repeated} repeated prompts left out"] * bool(repeated)
     sft = Checkpoint(Path(_needed(options, "reference", "the folder of the SFT policy")), "SFT")
     own = Path(options.model).resolve().name
     mine = Checkpoint(Path(options.model), f"{own} (policy)" if own == str(sft) else own)
@@ -195,13 +193,15 @@ def open_folder(path: str, name: str = "") -> Judge:
     return PreferenceModel(model) if compares else RewardModel(model)
 
 
-def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
+def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge], int]:
+    """Return the prompts, who judges, and how many of the data's prompts came again."""
     from tandem.judges.reward_model import RewardModel
     from tandem.rng import Seed
     from tandem.runs.checkpoint import Checkpoint
     from tandem.tasks import WITHOUT_MODEL, load
 
     judges: dict[str, Judge] = {}
+    repeated = 0
     if options.task:
         own = Path(options.model) if options.task in WITHOUT_MODEL else None
         task = load.load_task(options.task, sizes, Seed(options.seed), model=own)
@@ -210,14 +210,16 @@ def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
             judges["truth"] = task.truth
     else:
         data = _needed(options, "data", "prompts, or --task micro")
-        prompts = reading_options(options).read(data).groups.prompts()
+        given = reading_options(options).read(data).groups.prompts()
+        prompts = without_repeats(given)
+        repeated = len(given) - len(prompts)
         _needed(options, "proxy", "a reward model to judge with")
     if options.proxy:
         judges["proxy"] = RewardModel(Checkpoint(Path(options.proxy)), "proxy")
-    return prompts, judges
+    return prompts, judges, repeated
 
 
-def _without_repeats(prompts: Groups) -> Groups:
+def without_repeats(prompts: Groups) -> Groups:
     """Return each prompt once: an interval over prompts counts them as independent."""
     from tandem.data.chat.transcripts import prompt_key
 
