@@ -29,7 +29,7 @@ def budget_command(words: Sequence[str]) -> int:
     from tandem.planning.budget import plan_budget
     from tandem.planning.label_plan import LabelCosts
     from tandem.planning.simulation import FreeLabels
-    from tandem.runs.atomic_files import write_json, write_text
+    from tandem.runs.atomic_files import write_json
 
     costs = LabelCosts(options.cost_pair, options.cost_demo, options.cost_eval)
     free = FreeLabels(options.free_accuracy) if options.free_accuracy else None
@@ -43,7 +43,7 @@ def budget_command(words: Sequence[str]) -> int:
         write_json(Path(options.json), {**advice.as_dict(), "world": note or options.world})
         print(f"\nnumbers: {options.json}")
     if options.picture:
-        write_text(Path(options.picture), draw_costs(advice))
+        draw_costs(advice, Path(options.picture))
         print(f"picture: {options.picture}")
     return 0
 
@@ -166,17 +166,16 @@ def _pilot_worlds(options: Namespace) -> tuple[WorldSource, str]:
     return pilot.worlds(seed=options.seed), str(pilot)
 
 
-def draw_costs(advice: BudgetAdvice) -> str:
-    """Return an SVG of regret against cost: the plan and what one would do without one."""
-    import io
+def draw_costs(advice: BudgetAdvice, path: Path) -> None:
+    """Draw regret against cost as an SVG: the plan and what one would do without one.
 
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    from tandem.evaluation.reward_hacking import draw_panels
 
     styles = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
-    with mpl.rc_context({"svg.hashsalt": "tandem", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(6.4, 4), layout="constrained")
-        axes = figure.subplots()
+    with draw_panels(path, 6.4, 4.0) as (axes,):
         for (name, points), (line, mark) in zip(advice.curve.items(), styles, strict=True):
             x = [advice.total * share for share in points]
             y = [e.mean for e in points.values()]
@@ -186,6 +185,3 @@ def draw_costs(advice: BudgetAdvice) -> str:
         axes.set(xscale="log", xlabel="cost", ylabel="regret, 95 % over worlds", ylim=(0, None))
         axes.axvline(advice.total, linewidth=0.8, color="#5d5951")
         axes.legend(frameon=False)
-        raw = io.StringIO()
-        figure.savefig(raw, format="svg", metadata={"Date": None, "Creator": None})
-    return raw.getvalue()
