@@ -14,7 +14,7 @@ from test_street_judges import chat, serving
 
 import tiny
 from tandem import cli
-from tandem.cli.suites import fits_judge, read_suite
+from tandem.cli.suites import find_readable_rows, read_suite
 from tandem.data.formats import read_data
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
@@ -201,8 +201,8 @@ def test_a_local_reward_reads_rows_whole_or_not_at_all(tmp_path: Path):
     asked = Groups.of(
         Group(Prompt(str(n), "abcd"), (Completion("a"), Completion("b" * n))) for n in (2, 7, 8, 30)
     )
-    assert fits_judge(asked, reward).tolist() == [True, True, False, False]
-    assert fits_judge(asked, Labeller(Server("m", "http://x/v1", None))).all()
+    assert find_readable_rows(asked, reward).tolist() == [True, True, False, False]
+    assert find_readable_rows(asked, Labeller(Server("m", "http://x/v1", None))).all()
 
 
 def test_alpaca_eval_asks_a_policy(tmp_path: Path, capsys, monkeypatch):

@@ -109,7 +109,7 @@ def examine_judge(suite: Suite, options: Namespace, judge: Judge, groups: Groups
     from tandem.stages.judging import judge as let_judge
 
     _, machine = _settings(options)
-    whole = fits_judge(groups, judge)
+    whole = find_readable_rows(groups, judge)
     asked, lost = groups.keep_where(whole), int((~whole).sum())
     if not len(asked):
         raise DataError(
@@ -132,8 +132,8 @@ def examine_judge(suite: Suite, options: Namespace, judge: Judge, groups: Groups
     return SuiteResult(f"{found.text}\n{line}", {**found.numbers, "too_long": lost})
 
 
-def fits_judge(groups: Groups, judge: Judge) -> npt.NDArray[np.bool_]:
-    """Return [N] True where the judge can read every answer whole; other than local rewards can."""
+def find_readable_rows(groups: Groups, judge: Judge) -> npt.NDArray[np.bool_]:
+    """Return [N] True where the judge reads every answer whole, as all but local rewards do."""
     import numpy as np
 
     from tandem.judges.reward_model import RewardModel
@@ -172,10 +172,11 @@ def examine_policy(suite: Suite, options: Namespace, judge: Judge, groups: Group
             "a win is over somebody",
             "give --reference MODEL, or data with outputs",
         )
-    credit, whole = np.full(len(mine), np.nan), fits_judge(mine, judge) & fits_judge(theirs, judge)
+    whole = find_readable_rows(mine, judge) & find_readable_rows(theirs, judge)
+    credit = np.full(len(whole), np.nan)
     if whole.any():
-        both = (answers.keep_where(whole) for answers in (mine, theirs))
-        credit[whole] = win_credit(*both, judge, machine)
+        seen = mine.keep_where(whole), theirs.keep_where(whole)
+        credit[whole] = win_credit(*seen, judge, machine)
     kept = [replace(m, prompt=g.prompt) for m, g in zip(mine, groups, strict=True)]
     return suite.load_rule()(credit, kept, list(theirs))
 

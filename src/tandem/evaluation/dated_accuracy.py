@@ -11,7 +11,7 @@ from tandem.data.chat.transcripts import prompt_key
 from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.tables import CellValue, Table
-from tandem.evaluation.taste_shift import independent_difference, parse_time
+from tandem.evaluation.taste_shift import difference_of_samples, parse_time
 from tandem.operators.columns import scores_of
 from tandem.statistics import Estimate, rate_by_prompt
 
@@ -40,7 +40,7 @@ def accuracy_by_month(judged: Iterable[Group], column: str) -> Table:
         found = rate_by_prompt([right for *_, right in told], [prompt for _, prompt, _ in told])
         first = first or found
         how = "two independent samples of prompts"
-        gap = None if found is first else independent_difference(found, first, how)
+        gap = None if found is first else difference_of_samples(found, first, how)
         cells.append((month, len(told), found, gap))
     columns = ("month", "comparisons", "right", "less the first month")
     return Table(columns, tuple(cells), f"the reward by `{column}`")

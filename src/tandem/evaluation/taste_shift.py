@@ -248,7 +248,7 @@ def try_on_next(here: Tranche, after: Tranche) -> tuple[Estimate, Estimate, Esti
     a = weighted_share(home, np.ones(len(home)), [p.prompt for p in here.pairs])
     b = weighted_share(there, weight, [p.prompt for p in after.pairs])
     how = "two independent samples of prompts, matched for length and source"
-    return a, b, independent_difference(b, a, how)
+    return a, b, difference_of_samples(b, a, how)
 
 
 def fold_of(prompt: str) -> int:
@@ -256,7 +256,7 @@ def fold_of(prompt: str) -> int:
     return zlib.crc32(prompt.encode("utf-8", "replace")) % FOLDS
 
 
-def independent_difference(a: Estimate, b: Estimate, method: str) -> Estimate:
+def difference_of_samples(a: Estimate, b: Estimate, method: str) -> Estimate:
     """Estimate how much higher a is than b, two estimates of independent samples.
 
     The interval is made of theirs (Newcombe 1998, method 10); there is none where one has none.

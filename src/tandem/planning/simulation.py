@@ -122,10 +122,10 @@ def simulate_plan(
     for n in bought.rounds:
         if n:
             buy_pairs(world, known, start, policies[-1], plan, n, w, covariance, rng, pool, ridge)
-        w, covariance = fit_known(world, known, ridge)
+        w, covariance = fit_labels(world, known, ridge)
         if plan.free_labels and free is not None:
             add_free_labels(world, known, policies[-1], free, w, rng)
-            w, covariance = fit_known(world, known, ridge)
+            w, covariance = fit_labels(world, known, ridge)
         policies.append(world.policy(world.features @ w, start))
     values = [world.best - world.value(pi) for pi in policies]
     chosen = choose_policy(world, policies[1:], bought.evaluation, rng)
@@ -133,7 +133,7 @@ def simulate_plan(
     return SimulatedPlan(values[1 + chosen], tuple(values), bought.cost, labels)
 
 
-def fit_known(world: TabularWorld, known: LabelledPairs, ridge: float) -> tuple[Floats, Floats]:
+def fit_labels(world: TabularWorld, known: LabelledPairs, ridge: float) -> tuple[Floats, Floats]:
     """Fit a linear reward to all labels so far: [d] its weights, [d, d] their covariance."""
     d = world.differences(known.x, known.a, known.b)
     return fit_linear_reward(d, known.p, known.weight, ridge)
