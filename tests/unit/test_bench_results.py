@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import pages
+import rest_figure
 from tandem.bench import Claim, Entry, Finished, Plan, collect_results, remake_statistics
 from tandem.bench.details import curves_by_round
 from tandem.bench.finished import FAILED, JUDGED, NEEDED
-from tandem.bench.outcomes import read_outcomes, write_outcomes
+from tandem.bench.outcomes import Outcomes, read_outcomes, write_outcomes
 from tandem.bench.progress import describe_seed, scale_costs
 from tandem.bench.results import ABOUT, restate_results
 from tandem.bench.table import results_table
@@ -358,3 +359,23 @@ def test_a_page_is_made_again_from_outcomes(told, out, tmp_path):
     write_json(tmp_path / "x.json", numbers)
     pages.main(["--again", "--out", str(tmp_path)])
     assert page.read_text() == first
+
+
+def test_steps_of_rest_are_tested_by_the_reward_and_by_the_truth():
+    """The reward rises with every step, the truth does not: the page says both."""
+    rng, shape = np.random.default_rng(0), (4, 60)
+    names = ["SFT", "ReST G1 I0", "ReST G1 I1", "ReST G1 I2", "ReST G2 I1", "PPO"]
+    columns = {
+        name: {"proxy": k + rng.normal(size=shape), "truth": rng.normal(size=shape)}
+        for k, name in enumerate(names)
+    }
+    outcomes = Outcomes(list(range(4)), [f"p{k}" for k in range(60)], columns)
+    steps = {s["claim"]: s for s in rest_figure.judge_steps(outcomes, "proxy")}
+    assert list(steps) == [
+        "SFT < ReST G1 I0", "ReST G1 I0 < ReST G1 I1", "ReST G1 I1 < ReST G1 I2",
+        "ReST G1 I1 < ReST G2 I1",
+    ]  # fmt: skip
+    assert {s["verdict"] for s in steps.values()} == {"resolved"}
+    assert steps["ReST G1 I1 < ReST G2 I1"]["gain"]["mean"] == pytest.approx(2, abs=0.3)
+    true = rest_figure.judge_steps(outcomes, "truth")
+    assert {s["verdict"] for s in true} == {"not resolved"}

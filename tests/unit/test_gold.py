@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from tandem.errors import ConfigError
 from tandem.machine import Machine
 from tandem.models.folders import layer_count
 from tandem.operators.columns import scores_of
+from tandem.pipeline.inputs import Inputs
 from tandem.rng import Seed
+from tandem.runs.checkpoint import Checkpoint
 from tandem.stages.judging import judge
 from tandem.tasks import LEAST_GOLD, Sizes
-from tandem.tasks.load import load_task
+from tandem.tasks.load import ASKED_FOR_GOLD, load_task
 from tandem.tasks.micro import Micro
 from tandem.tasks.micro.posts import Quality, write_summary
 from tandem.tasks.own_data import task_from_files
@@ -87,6 +91,38 @@ def test_the_micro_task_ships_a_gold_reward_that_is_larger_than_any_proxy():
     assert layer_count(gold.checkpoint.path) > layer_count(Micro().model())  # type: ignore[attr-defined]
     made = json.loads((gold.checkpoint.path / "made.json").read_text())  # type: ignore[attr-defined]
     assert made["seed"] > 1000  # no table, search or test of policies uses it
+
+
+@pytest.mark.parametrize(
+    ("own", "judgments", "low", "judges"),
+    [
+        (True, 500, 0.62, True),
+        (True, 500, 0.48, False),
+        (True, 12, 0.48, True),
+        (False, 500, 0.48, False),
+        (False, 12, None, False),
+    ],
+)
+def test_no_gold_reward_judges_that_is_no_better_than_a_coin(own, judgments, low, judges):
+    """One that comes with the task is tested like any other, where there is enough to see it."""
+    few = Sizes(demonstrations=2, pairs=LEAST_GOLD, held_out=2, prompts=2, evaluation=2)
+    exam = {"numbers": {"judgments": judgments, "measures": {"accuracy": {"low": low}}}}
+
+    def run(stage: str, *_: Any, **__: Any) -> Any:
+        return exam if stage == "gold-exam" else Checkpoint(Path(), stage)
+
+    inputs = Inputs(run, load_task("micro" if own else "micro-translation", few), defaultdict(dict))  # type: ignore[arg-type]
+    assert (inputs.gold_rm is not None) == judges
+
+
+def test_where_the_shipped_gold_reward_knows_nothing_the_task_has_people_asked():
+    few = Sizes(demonstrations=2, pairs=LEAST_GOLD, held_out=2, prompts=2, evaluation=2)
+    for name in ASKED_FOR_GOLD:
+        task = load_task(name, few)
+        assert task.gold is None
+        assert task.asked_gold is not None
+        assert task.asked is not None
+        assert not ids(task.asked_gold) & ids(task.asked)
 
 
 def test_the_shipped_gold_reward_knows_the_truth_within_a_prompt():

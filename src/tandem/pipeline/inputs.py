@@ -32,7 +32,7 @@ from tandem.stages.evaluate_reward import evaluate_learning_curve, evaluate_rewa
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
-from tandem.tasks import Task
+from tandem.tasks import LEAST_GOLD, Task
 from tandem.training.validation import Validation
 
 Start = Literal["sft", "model"]
@@ -207,14 +207,16 @@ class Inputs:
 
         The task's own where it brings one. Else it is fitted to the comparisons that were held
         back for it, from the base and not from pi_sft. None where there are none, or where it is
-        not better than a coin on held-out comparisons.
+        not better than a coin on held-out comparisons; too few of these say nothing against a
+        task's own.
         """
-        if self.task.gold is not None:
-            return self.task.gold
-        fitted = self._fitted_gold
-        if fitted is None or self._gold_accuracy["low"] is None:
+        judged, exam = self.task.gold or self._fitted_gold, self.gold_exam
+        if judged is None or exam is None:
             return None
-        return fitted if self._gold_accuracy["low"] > 0.5 else None
+        if self.task.gold is not None and read_value(exam, "numbers", "judgments") < LEAST_GOLD:
+            return judged
+        low = read_value(exam, "numbers", "measures", "accuracy", "low")
+        return judged if low is not None and low > 0.5 else None
 
     @cached_property
     def gold_exam(self) -> dict[str, Any] | None:
@@ -231,13 +233,6 @@ class Inputs:
         labels = self._judged("gold-labels", self.task.gold_labels, self.task.asked_gold)
         cfg = self.configs["reward"]
         return RewardModel(self.run("gold-rm", reward.fit, self.base, labels, cfg, name="gold_rm"))
-
-    @property
-    def _gold_accuracy(self) -> Mapping[str, Any]:
-        exam = self.gold_exam
-        return (
-            {"low": None} if exam is None else read_value(exam, "numbers", "measures", "accuracy")
-        )
 
     def judges(self) -> dict[str, Judge]:
         """Return who evaluates a policy, by column; the first decides who wins.

@@ -30,6 +30,8 @@ MICRO = {
     "micro-translation": Micro("translation"),
 }
 
+ASKED_FOR_GOLD = (TASTES, "micro-translation")
+"""Tasks for which the shipped gold reward was not made: their own people teach one."""
 DRIFTS: dict[str, Drift] = {"micro-rotation": "rotation", "micro-flip": "flip"}
 """Tasks whose annotators' taste moves, and how; only `tandem iterate` has rounds."""
 
@@ -120,7 +122,7 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
     task = MICRO[name]
     people, truth = _judges_of(name, task, sizes, at.at("annotator"))
     wanted = sizes.pairs + sizes.held_out
-    gold = sizes.pairs if name == TASTES and sizes.pairs >= LEAST_GOLD else 0
+    gold = sizes.pairs if name in ASKED_FOR_GOLD and sizes.pairs >= LEAST_GOLD else 0
     asked = task.prompts("preference", wanted + gold, at)
     evaluation = task.prompts("evaluation", sizes.evaluation, examined)
     return Task(
@@ -133,7 +135,7 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
         asked_held_out=asked[sizes.pairs : wanted],
         prompts=task.prompts("unlabelled", sizes.prompts, at),
         evaluation=evaluation,
-        gold=None if name in (TASTES, *DRIFTS) else task.gold(),
+        gold=None if name in (*ASKED_FOR_GOLD, *DRIFTS) else task.gold(),
         asked_gold=asked[wanted:] if gold else None,
         weaker=sizes.weaker,
         references=task.references(evaluation),

@@ -116,10 +116,10 @@ class Micro:
     def gold(self) -> Judge | None:
         """The shipped gold reward: larger than the base, fitted to other people's comparisons.
 
-        It is the same for every seed; `experiments/micro_gold.py` makes it. None in a copy of the
-        package that lacks it.
+        It is the same for every seed; `experiments/micro_gold.py` makes it. None for translation,
+        of which it has seen nothing, and in a copy of the package that lacks it.
         """
-        if not (ASSETS / "gold" / "config.json").exists():
+        if self.skill == "translation" or not (ASSETS / "gold" / "config.json").exists():
             return None
         from tandem.judges.reward_model import RewardModel  # loads torch
 
