@@ -86,7 +86,9 @@ class Validator:
             return
         with torch.no_grad():
             _stored(policy).load_state_dict(load_file(weights))
-        self.ctx.events.log("chosen", **self.curve[self._best()])
+        best = self.curve[self._best()]
+        text = f"the policy after round {best['round']:.0f} is kept: {self.validation.choose} likes it best"
+        self.ctx.events.log("chosen", text=text, **best)
 
     def state_dict(self) -> dict[str, Any]:
         """The curve so far."""
