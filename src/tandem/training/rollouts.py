@@ -30,6 +30,7 @@ from tandem.batching.ragged import Ragged
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Engine, Sampling
+from tandem.engines.cut_answers import log_cut_answers
 from tandem.errors import ConfigError
 from tandem.models.sharded_weights import whole_weights
 from tandem.runs.context import StageContext
@@ -248,7 +249,11 @@ class RolloutSource:
             found = self.algorithm.experience(groups)
             if self.corrects:
                 found = correct_mismatch(found)
-        tokens = sum(len(c.tokens) for g in drawn for c in g.completions)
+        answers = [c for g in drawn for c in g.completions]
+        if self.step == 0:
+            cut = sum(not c.stopped for c in answers)
+            log_cut_answers(self.events, cut, len(answers), self.sampling.max_tokens)
+        tokens = sum(len(c.tokens) for c in answers)
         times = {
             "sample_s": round(waited, 4),
             "score_s": round(time.monotonic() - start - waited, 4),
