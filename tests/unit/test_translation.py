@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from tandem.rng import Seed
 from tandem.tasks.micro import Micro, TranslationRater, true_worth
 from tandem.tasks.micro import translation as tr
 from tandem.tasks.micro.annotators import known_facts
+from tandem.tasks.micro.skills import SPLITS
 from tandem.tasks.micro.tokenizer import CONTEXT
 from tandem.tasks.micro.words import KINDS, VALUES, all_words
 
@@ -67,6 +70,14 @@ def test_demonstrations_are_good_on_average_and_imperfect():
 def test_splits_share_no_prompt():
     seen = [{g.prompt.text for g in prompts(60, split)} for split in ("sft", "evaluation")]
     assert not seen[0] & seen[1]
+
+
+def test_evaluation_prompts_alone_have_combinations_that_are_held_out():
+    for split in SPLITS:
+        for group in prompts(60, split):
+            pairs = combinations(known_facts(group)["told"], 2)
+            held_out = [pair for pair in pairs if tr.is_held_out_source({"told": pair})]
+            assert bool(held_out) == (split == "evaluation")
 
 
 def rated(noise: float) -> list[Group]:
