@@ -9,11 +9,14 @@ import pytest
 
 from tandem.data.record import Completion, Group
 from tandem.rng import Seed
+from tandem.tasks import Sizes
+from tandem.tasks.load import load_task
 from tandem.tasks.micro import Micro, TranslationRater, true_worth
 from tandem.tasks.micro import translation as tr
 from tandem.tasks.micro.annotators import known_facts
 from tandem.tasks.micro.skills import SPLITS
 from tandem.tasks.micro.tokenizer import CONTEXT
+from tandem.tasks.micro.truth import claimed_meaning
 from tandem.tasks.micro.words import KINDS, VALUES, all_words
 
 TASK = Micro("translation")
@@ -78,6 +81,26 @@ def test_evaluation_prompts_alone_have_combinations_that_are_held_out():
             pairs = combinations(known_facts(group)["told"], 2)
             held_out = [pair for pair in pairs if tr.is_held_out_source({"told": pair})]
             assert bool(held_out) == (split == "evaluation")
+
+
+def test_answers_mean_the_same_where_they_are_read_as_the_same():
+    facts = [tuple(fact) for fact in META["told"]]
+    said = [
+        tr.render_translation(facts, [tr.VERBS[kind][k] for _, kind, _ in facts]) for k in (0, 1)
+    ]
+    assert claimed_meaning(META, said[0]) == claimed_meaning(META, said[1]) is not None
+    assert claimed_meaning(META, said[0]) != claimed_meaning(META, said[0].partition(" and ")[0])
+    for nonsense in ("drum drum .", "and", ""):
+        assert claimed_meaning(META, nonsense) is None
+    assert list(TASK.same()) == ["facts"]  # the classifier has read no translations
+
+
+def test_the_task_s_references_are_right_and_those_of_bleu():
+    few = Sizes(demonstrations=2, pairs=2, held_out=2, prompts=2, evaluation=20)
+    references = load_task("micro-translation", few).references
+    assert references is not None
+    for group in references:
+        assert group.completions[0].text == tr.ideal_translation(known_facts(group))
 
 
 def rated(noise: float) -> list[Group]:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, nearest_name
 from tandem.judges import Judge
@@ -138,13 +139,18 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
         gold=None if name in (*ASKED_FOR_GOLD, *DRIFTS) else task.gold(),
         asked_gold=asked[wanted:] if gold else None,
         weaker=sizes.weaker,
-        references=task.references(evaluation),
+        references=_references(task, evaluation),
         annotator=people,
         truth=truth,
         wording=task.wording,
         formats=FEEDBACK_FORMATS,
         same=task.same(),
     )
+
+
+def _references(task: Micro, prompts: Groups) -> Groups:
+    """A translation's reference is the right one, as for BLEU; else somebody's demonstration."""
+    return task.ideals(prompts) if task.skill == "translation" else task.references(prompts)
 
 
 def _judges_of(name: str, task: Micro, sizes: Sizes, seed: Seed) -> tuple[Judge, Judge | None]:

@@ -132,10 +132,11 @@ class Micro:
     def same(self) -> dict[str, Equivalence]:
         """What makes two answers the same, by name: the shipped classifier first, if there is one.
 
-        `entailment` asks the classifier in both directions, `facts` reads what answers claim.
+        `entailment` asks the classifier in both directions, `facts` reads what answers claim. The
+        classifier has read no translations, so these have `facts` alone.
         """
         exact: dict[str, Equivalence] = {"facts": SameFacts()}
-        if not (ASSETS / "entailment" / "config.json").exists():
+        if self.skill == "translation" or not (ASSETS / "entailment" / "config.json").exists():
             return exact
         from tandem.judges.semantic import Entailment  # loads torch
 

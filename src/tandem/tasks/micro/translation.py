@@ -3,7 +3,7 @@
     i visited park . ana met aunt .   ->   drum tighten i and happy price ana .
 
 Every value becomes a value of the next kind, every verb one of two words that mean the same, and
-the clause is turned round; names stay. So a reference is one of several right translations, and
+the clause is turned round; names stay. So the reference is one of several right translations, and
 an answer can be right and look unlike it. All words are in the base model's vocabulary, but their
 meaning here is new to it: what it can of the task it has learned from demonstrations.
 """
