@@ -47,7 +47,8 @@ def _check_constraints(options: Namespace) -> int:
     """Check the prompts, and a model's answers where one is given."""
     from tandem.pipeline import check_task
 
-    gates = check_task.check_constraint_prompts(options.seed)
+    gates, table = check_task.check_constraint_prompts(options.seed)
+    print("\n".join([*table, ""]))
     if options.model is None:
         print("\n".join(check_task.gate_lines(gates)))
         print("give --model FOLDER to measure how much of it a model keeps")

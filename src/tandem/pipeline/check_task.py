@@ -107,10 +107,16 @@ def _first(group: Group) -> float:
     return float(1 / (1 + np.exp(b - a)))
 
 
-def check_constraint_prompts(seed: int = 0, n: int = 500) -> list[Gate]:
-    """Check n prompts of every split of `constraints`; no model is opened."""
+def check_constraint_prompts(seed: int = 0, n: int = 500) -> tuple[list[Gate], list[str]]:
+    """Check n prompts of every split of `constraints`; no model is opened.
+
+    Returns:
+        the gates, and a table of what answers that say nothing keep.
+    """
     at = Seed(seed).at("gates")
-    return constraint_gates.prompt_gates({s: Constraints().prompts(s, n, at) for s in SPLITS})
+    splits = {s: Constraints().prompts(s, n, at) for s in SPLITS}
+    table = constraint_gates.empty_answer_lines(splits["evaluation"])
+    return constraint_gates.prompt_gates(splits), list(table)
 
 
 def check_constraint_answers(
