@@ -113,6 +113,14 @@ def rated(noise: float) -> list[Group]:
     return list(TranslationRater(noise=noise)(groups))
 
 
+def test_flips_turn_preferences_round():
+    sure = [g.preferences[0].p for g in rated(0.0)]
+    flipped = [g.preferences[0].p for g in TranslationRater(noise=0.0, flips=0.3)(rated(0.0))]
+    turned = [a != b for a, b in zip(sure, flipped, strict=True) if a != 0.5]
+    assert 0.2 < np.mean(turned) < 0.4
+    assert all(b == 0.5 for a, b in zip(sure, flipped, strict=True) if a == 0.5)
+
+
 def test_ratings_follow_the_truth_with_noise_and_ties():
     sure, noisy = (np.array([g.preferences[0].p for g in rated(noise)]) for noise in (0.0, 0.5))
     assert set(sure) <= {0.5, 1.0}

@@ -177,9 +177,11 @@ class Micro:
         """Somebody who compares completions (0, 1), (2, 3), ... and errs at this rate."""
         return Annotator(flips=flips, seed=seed)
 
-    def rater(self, noise: float = 0.2, seed: Seed = START_SEED) -> TranslationRater:
+    def rater(
+        self, noise: float = 0.2, flips: float = 0.0, seed: Seed = START_SEED
+    ) -> TranslationRater:
         """Somebody who rates every completion on a scale, and likes the better rated one more."""
-        return TranslationRater(noise=noise, seed=seed)
+        return TranslationRater(noise=noise, flips=flips, seed=seed)
 
     def tastes(self, cyclic: float = 1.0, flips: float = 0.0, seed: Seed = START_SEED) -> Tastes:
         """A population whose preference goes from a ranking (0) to a circle (1)."""
