@@ -14,6 +14,7 @@ from tandem.tasks.load import load_task
 from tandem.tasks.micro import Micro, TranslationRater, true_worth
 from tandem.tasks.micro import translation as tr
 from tandem.tasks.micro.annotators import known_facts
+from tandem.tasks.micro.gates import translation_gates
 from tandem.tasks.micro.skills import SPLITS
 from tandem.tasks.micro.tokenizer import CONTEXT
 from tandem.tasks.micro.truth import claimed_meaning
@@ -111,6 +112,12 @@ def rated(noise: float) -> list[Group]:
         texts = (tr.ideal_translation(meta), bad)
         groups.append(Group(group.prompt, tuple(Completion(t) for t in texts)))
     return list(TranslationRater(noise=noise)(groups))
+
+
+def test_gates_measure_what_a_comparison_rests_on():
+    sft, reward = translation_gates([np.array([1.0, 0.0])] * 200, rated(0.0))
+    assert 0.5 < sft.value < 0.9
+    assert reward.value == 1.0  # the ideal stands first, and the reward likes the first
 
 
 def test_flips_turn_preferences_round():

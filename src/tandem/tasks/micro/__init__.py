@@ -6,7 +6,7 @@
     prompts = task.prompts("preference", 1000, Seed(0))
     humans = task.annotator(flips=0.25)                    # Groups in, Groups with preferences out
 
-No part of this package but the scripts `base`, `entailment` and `gates` loads torch.
+No part of this package but `base_model`, `entailment` and `tokenizer` loads torch.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Micro:
-    """The micro task with one of its skills: summaries, dialogue or arithmetic.
+    """The micro task with one of its skills: summaries, dialogue, arithmetic or translation.
 
     Attributes:
         skill: "summaries" of posts, "dialogue" with helpful and harmful requests, "arithmetic"
@@ -111,7 +111,7 @@ class Micro:
 
     def model(self) -> Path:
         """The folder of the shipped base model."""
-        return _asset("base")
+        return _asset("base", "base_model")
 
     def gold(self) -> Judge | None:
         """The shipped gold reward: larger than the base, fitted to other people's comparisons.
@@ -127,7 +127,7 @@ class Micro:
 
     def entailment(self) -> Path:
         """The folder of the shipped entailment classifier."""
-        return _asset("entailment")
+        return _asset("entailment", "entailment")
 
     def same(self) -> dict[str, Equivalence]:
         """What makes two answers the same, by name: the shipped classifier first, if there is one.
@@ -243,12 +243,12 @@ def invented_facts(group: Group) -> float:
     return sum(p["invented"] for p in parts) / len(group)
 
 
-def _asset(name: str) -> Path:
+def _asset(name: str, script: str) -> Path:
     folder = ASSETS / name
     if not (folder / "config.json").exists():
         raise ModelError(
             f"{folder} holds no model",
             "the micro world ships its models with the package, and this copy lacks one",
-            f"make it with `python -m tandem.tasks.micro.{name}`",
+            f"make it with `python -m tandem.tasks.micro.{script}`",
         )
     return folder
