@@ -48,8 +48,8 @@ PEOPLE: dict[str, str] = {
     "micro-translation": "somebody who gives every answer one of five marks, by the truth with "
     "noise, and prefers the one with the higher mark; equal marks are ties. {flips:.0%} of the "
     "preferences are turned round.",
-    "constraints": "an annotator who sees the truth, likes long answers a little, and errs on "
-    "{flips:.0%} of them.",
+    "constraints": "an annotator who sees the truth, likes long answers a little, is unsure "
+    "between answers of nearly one worth, and errs on {flips:.0%} of them.",
 }
 """Who gives a task's labels, where it is not the annotator of `micro`."""
 ANNOTATOR = (
