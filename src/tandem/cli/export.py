@@ -24,8 +24,8 @@ def export_model_command(words: Sequence[str]) -> int:
         "--dtype",
         type=Literal["fp32", "bf16", "fp16"] | None,  # type: ignore[arg-type]
         default=None,
-        help="of the weights; if not given that of the model that the run began with, or fp32 where "
-        "rounding would undo what was trained",
+        help="of the weights; if not given, that of the model that the run began with, or fp32 "
+        "where rounding would undo what was trained",
     )
     parser.add_argument(
         "--merge", action="store_true", help="the default: adapters are merged into the weights"

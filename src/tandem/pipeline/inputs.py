@@ -42,6 +42,8 @@ CURVE_SHARES = (8, 4, 2, 1)
 """The learning curve's points: the labels divided by these."""
 VALIDATION_PROMPTS = 200
 """Prompts of the evaluations during training."""
+EXAM_GROUPS = 300
+"""Groups of training comparisons on which a held-out reward proves itself."""
 OWN_ANSWERS = 4
 """Answers of the base to each prompt, of which a rater keeps one as its demonstration."""
 SFT_STAGES = ("own-answers", "own-rated", "own-best", "demonstrations", "sft")
@@ -288,7 +290,29 @@ class Inputs:
             judges.append(("truth", task.truth))
         elif self.gold_rm is not None:
             judges.append(("gold_rm", self.gold_rm))
-        return Validation(prompts[:VALIDATION_PROMPTS], tuple(judges), choose="held_out")
+        chooses = "held_out" if self.is_held_out_proven else None
+        return Validation(prompts[:VALIDATION_PROMPTS], tuple(judges), choose=chooses)
+
+    @cached_property
+    def is_held_out_proven(self) -> bool:
+        """True where `r_held` is better than a coin on comparisons that it was not fitted to.
+
+        Only then may it choose which policy is kept. Never where it was fitted to a test set of
+        the user's, whose labels must not choose what is tested on them.
+        """
+        if self.task.has_test_set:
+            return False
+        shown = reward.with_preferences(self.D)[:EXAM_GROUPS]
+        exam = self.run("reward-held-exam", evaluate_reward, RewardModel(self.r_held), shown)
+        low = read_value(exam, "numbers", "measures", "accuracy", "low")
+        proven = low is not None and low > 0.5
+        if not proven:
+            text = (
+                "the last policy is kept: the reward fitted to held-out comparisons is not seen to "
+                "be better than a coin on others, so it chooses none"
+            )
+            self.run.events.log("note", text=text)
+        return proven
 
     @property
     def labelled(self) -> bool:
