@@ -30,6 +30,8 @@ from tandem.statistics.intervals import (
 )
 from tandem.statistics.numerics import Floats, normal_quantile, normal_tails
 
+WILSON = "Wilson"
+"""What the method of an interval begins with whose standard error is that of a truth supposed."""
 FEWEST_PROMPTS = 12
 """Below this a share of 90 % has no interval that holds it in 93 to 98 % of draws. Of ten prompts
 the outcomes 8 to 10 hold 92.98 % of draws, and 7 to 10 already 98.7 %."""
@@ -56,7 +58,7 @@ def wilson(wins: float, n: float, *, null: float = 0.5) -> Estimate:
     low, high = wilson_ends(rate, n, normal_quantile(ALPHA / 2))
     score = abs(rate - null) * math.sqrt(n / (null * (1 - null)))
     p_value, se = float(2 * normal_tails(np.float64(score))), math.sqrt(rate * (1 - rate) / n)
-    return Estimate(rate, low, high, round(n), p_value, "Wilson", se, 1, null)
+    return Estimate(rate, low, high, round(n), p_value, WILSON, se, 1, null)
 
 
 def wilson_ends(rate: float, n: float, z: float) -> tuple[float, float]:
@@ -109,7 +111,7 @@ def estimate_share(
     z = spread.half_width / math.sqrt(variance) if seen else normal_quantile(ALPHA / 2)
     low, high = wilson_ends(rate, n, z)
     tested = float("nan") if math.isnan(null) else float(share_p_value(rate, spread, null))
-    how = method or (f"Wilson, {describe_design(s)}" if seen else "Wilson over prompts")
+    how = method or (f"{WILSON}, {describe_design(s)}" if seen else f"{WILSON} over prompts")
     se = math.sqrt(rate * (1 - rate) / n)
     return Estimate(rate, low, high, p, tested, how, se, s, null)
 
