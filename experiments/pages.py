@@ -348,6 +348,8 @@ def _claims(found: Mapping[str, Any]) -> list[str]:
         "resolved against the claim; *needs* is how many more comparisons would resolve a "
         "difference of this size."
     )
+    if any(row["verdict"] == "not measured" for row in found["order"]):
+        told += " *Not measured*: one of the two failed; Holm counts the claim with p = 1."
     return [told, markdown(head, lines)]
 
 

@@ -193,16 +193,16 @@ def claims_view(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for claim in claims:
         gain, more = open_estimate(claim.get("gain")), claim.get("needs")
-        if gain is None:
-            continue
         how = claim.get("verdict") or OPEN
-        drawn = interval_bar(gain, line, how)
+        cell = Cell(NONE, standing=how)
+        if gain is not None:
+            drawn = interval_bar(gain, line, how)
+            text, note = spell_signed(gain.mean), spell_interval(gain, spell_signed)
+            cell = Cell(text, note, drawn, how)
         rows.append(
             {
                 "claim": claim.get("claim") or f"{claim['a']} < {claim['b']}",
-                "gain": Cell(
-                    spell_signed(gain.mean), spell_interval(gain, spell_signed), drawn, how
-                ),
+                "gain": cell,
                 "p": spell_p_value(claim.get("holm_p")),
                 "verdict": how,
                 "needs": f"about {round_up(more)} more" if more else NONE,
