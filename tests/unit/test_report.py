@@ -14,6 +14,8 @@ import pytest
 
 from reports import GAINS, HOSTILE, synthetic
 from tandem.cli import main
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, DataError
 from tandem.report import read_results, write_comparison, write_report
 from tandem.report.difference import independent_difference
@@ -30,6 +32,8 @@ from tandem.report.page import render_report
 from tandem.report.svg import SERIES, Sheet
 from tandem.report.verdict import open_estimate, verdict_sentences
 from tandem.report.views import length_view
+from tandem.runs.display import Hidden
+from tandem.runs.run import Run
 from tandem.statistics import Estimate, win_rate
 
 CSS = (Path(__file__).parents[2] / "src/tandem/report/assets/report.css").read_text()
@@ -365,6 +369,36 @@ def test_a_real_run_is_told_as_it_was(tmp_path):
     assert {"frontier", "climb-0"} <= numbers["report"]["figures"].keys()
     row = next(r for r in results["policies"] if r["policy"] == "PPO")
     assert spell_percent(row["win vs SFT"]["mean"]) in html
+
+
+def drawn(prompts: Groups, n: int, texts: list[str]) -> Groups:
+    """A stage of answers, with the arguments of `sample`."""
+    del n
+    token = np.array([1], np.int32)
+    return Groups.of(
+        Group(g.prompt, tuple(Completion(f"{text} to {g.id}", token) for text in texts))
+        for g in prompts
+    )
+
+
+@pytest.mark.parametrize("kind", ["samples", "answers"])
+def test_samples_of_training_are_not_taken_for_answers_of_a_policy(kind, tmp_path):
+    """RAFT calls its own samples `samples-1`; `direct` has stages `answers-...` too."""
+    asked, trained = (
+        Groups.of(Group(Prompt(f"{x}{k}", f"say {k}"), ()) for k in range(many))
+        for x, many in (("p", 8), ("q", 2))
+    )
+    with Run(tmp_path / "run", 0, display=Hidden()) as run:
+        run("samples-1", drawn, trained, 1, ["own"])
+        run("answers-2", drawn, asked, 2, ["own", "own"])
+        for name in ("base", "best-of-4"):
+            run(f"{kind}-{name}", drawn, asked, 1, [name])
+    found = read_results(tmp_path / "run")
+    assert found["prompts"] == len(found["samples"]) == 8
+    for sample in found["samples"]:
+        texts = {a["policy"]: a["text"] for a in sample["answers"]}
+        place = sample["prompt"].removeprefix("say ")
+        assert texts == {n: f"{n} to p{place}" for n in ("base", "best-of-4")}
 
 
 def test_a_reward_that_follows_length_is_said_to():
