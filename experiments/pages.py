@@ -202,6 +202,11 @@ def not_again(found: Mapping[str, Any], more: str = "") -> list[str]:
     return [f"{told} {more}".strip()]
 
 
+def intervals_of(found: Mapping[str, Any]) -> str:
+    """Return where it is written down how the intervals of a page were made."""
+    return found.get("intervals", FIRST)
+
+
 def measured_today() -> dict[str, str]:
     """Return when an experiment was measured, which is today, and which intervals it has."""
     return {"date": datetime.now(UTC).date().isoformat(), "intervals": NOW}
@@ -235,7 +240,7 @@ def reading(found: Mapping[str, Any]) -> str:
     over = "prompts and seeds" if len(found["seeds"]) > 1 else "prompts, for one training seed"
     if "intervals" in found and len(found["seeds"]) > 1:
         over += ", for seed effects that are about normal"
-    made = found.get("intervals", FIRST)
+    made = intervals_of(found)
     if until := found.get("until_resolved"):
         made = (
             f"docs/adr/0019: seeds were added after the first {until['fewest']} until every claim "
