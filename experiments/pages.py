@@ -285,13 +285,12 @@ def gold_name(found: Mapping[str, Any]) -> str:
 
 
 def verdict(policy: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """Say whether a policy's gain over the opponent is resolved after Holm."""
+    """Say whether a policy's wins against the opponent are resolved after Holm."""
     if policy.get("Holm p") is None:
         return "-"
-    gain = policy[f"{found['judge']} gain"]["mean"]
-    if policy["Holm p"] >= 0.05:
+    if not policy["Holm p"] < 0.05:
         return "not resolved"
-    return "resolved" if gain > 0 else "worse"
+    return "resolved" if policy[f"win vs {found['opponent']}"]["mean"] > 0.5 else "worse"
 
 
 def _failed(found: Mapping[str, Any]) -> list[str]:
