@@ -23,6 +23,7 @@ from tandem.report.figures import curve_numbers
 from tandem.report.numbers import (
     round_up,
     spell_decimal,
+    spell_note,
     spell_p_value,
     spell_percent,
     spell_seconds,
@@ -30,11 +31,11 @@ from tandem.report.numbers import (
 )
 from tandem.report.page import render_report
 from tandem.report.svg import SERIES, Sheet
-from tandem.report.verdict import open_estimate, verdict_sentences
-from tandem.report.views import length_view
+from tandem.report.verdict import comparisons_still_needed, open_estimate, verdict_sentences
+from tandem.report.views import interval_bar, length_view, method_table
 from tandem.runs.display import Hidden
 from tandem.runs.run import Run
-from tandem.statistics import Estimate, win_rate
+from tandem.statistics import Estimate, confidence_sequence, mean_of, win_rate
 
 CSS = (Path(__file__).parents[2] / "src/tandem/report/assets/report.css").read_text()
 
@@ -86,6 +87,46 @@ def test_what_holm_does_not_keep_is_not_called_resolved():
     assert first.standing == "not resolved"
     assert "No method is shown to beat SFT" in first.claim
     assert "over all comparisons" in first.evidence
+
+
+def test_who_loses_before_holm_is_not_said_to_win_before_it():
+    lost = win_rate(np.arange(100) < 35).as_dict() | {"holm_p": 0.2}
+    row = {"policy": "DPO", "win vs SFT": lost, "Holm p": 0.2}
+    said = verdict_sentences({"policies": [{"policy": "SFT"}, row], "opponent": "SFT"})
+    assert said[0].standing == "not resolved"
+    assert "alone would say that it loses more often;" in said[0].evidence
+
+
+def test_the_highest_mean_may_be_of_one_that_loses():
+    """A few large gains make the mean; by wins it is worse, and that is resolved."""
+    results = synthetic(matrix=None)
+    rows = {row["policy"]: row for row in results["policies"]}
+    rows["PPO"]["truth gain"]["mean"] = 9.0
+    rows["PPO"]["win vs SFT"] = win_rate(np.arange(100) < 20).as_dict()
+    _, second, *_ = verdict_sentences(results)
+    assert second.standing == "worse"
+    assert second.claim == "PPO has the highest mean, but wins less often than SFT."
+
+
+def test_no_number_of_comparisons_is_named_where_seeds_are_added_until_resolved():
+    rng = np.random.default_rng(0)
+    found = confidence_sequence(rng.normal(0.05, 1, (4, 50)))
+    assert not found.resolved
+    assert comparisons_still_needed(found) is None
+
+
+def test_a_number_without_an_interval_is_drawn_without_one_and_says_why():
+    few = win_rate([1.0] * 8)
+    bar = interval_bar(few, (0.0, 1.0), "plain")
+    assert (bar.low, bar.high) == (None, None)
+    assert "too few" in spell_note(few, spell_percent)
+    row = {"policy": "DPO", "win vs SFT": few.as_dict(), "truth gain": mean_of([1.0]).as_dict()}
+    table = method_table(
+        {"policies": [{"policy": "SFT"}, row], "opponent": "SFT", "judge": "truth"}
+    )
+    wins, gain = table["rows"][0]["cells"]
+    assert "8 prompts are too few for a share" in wins.note
+    assert "one prompt says nothing" in gain.note
 
 
 def test_the_highest_mean_does_not_win_where_only_another_is_resolved():
@@ -413,3 +454,6 @@ def test_a_reward_that_follows_length_is_said_to():
     fair = [part("longer answer wins", 0.72), part("shorter answer wins", 0.68)]
     assert length_view(fair) is None
     assert length_view(fair[:1]) is None
+    few = [win_rate([float(k)] * 8).as_dict() for k in (1, 0)]
+    unknown = [p | {"accuracy": a} for p, a in zip(fair, few, strict=True)]
+    assert length_view(unknown) is None

@@ -13,7 +13,7 @@ from typing import Any
 
 from tandem.errors import DataError
 from tandem.report import views
-from tandem.report.numbers import NONE, spell_interval
+from tandem.report.numbers import NONE, spell_note
 from tandem.report.page import fill_template, save_page
 from tandem.report.results_file import BENCH, Results, read_results, refusing_what_is_none
 from tandem.report.verdict import OPEN, RESOLVED, WORSE, Sentence, listed_rows, open_estimate
@@ -163,11 +163,11 @@ def _shown(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]
     how = _standing(row)
     change = views.Cell(
         spell(found.mean) if found.mean <= 0 else f"+{spell(found.mean).lstrip('+')}",
-        spell_interval(found, spell),
+        spell_note(found, spell),
         views.interval_bar(found, scale, how),
         {RESOLVED: "rose", WORSE: "fell", OPEN: OPEN}[how],
     )
-    sides = [views.Cell(spell(row[s].mean), spell_interval(row[s], spell)) for s in ("a", "b")]
+    sides = [views.Cell(spell(row[s].mean), spell_note(row[s], spell)) for s in ("a", "b")]
     return {"policy": row["policy"], "measure": row["column"].title, "sides": sides,
             "change": change}  # fmt: skip
 
