@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from reports import GAINS, HOSTILE, synthetic
 from tandem.cli import main
@@ -18,7 +19,12 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, DataError
 from tandem.report import read_results, write_comparison, write_report
-from tandem.report.difference import independent_difference
+from tandem.report.difference import (
+    comparison_headline,
+    independent_difference,
+    judge_difference,
+    measured_changes,
+)
 from tandem.report.figures import curve_numbers
 from tandem.report.numbers import (
     round_up,
@@ -344,6 +350,26 @@ def test_differences_of_independent_means_add_their_variances():
         assert found.se == pytest.approx(0.5)
         assert found.low == pytest.approx(1 - t * 0.5, abs=1e-6)
         assert (found.p_value < 0.05) == found.resolved
+
+
+def test_a_difference_of_few_seeds_has_the_tail_of_few_seeds():
+    """Three seeds, t with 2 degrees of freedom: 5 standard errors are p = .038, not 6e-7."""
+    half = float(stats.t.isf(0.025, 2))
+    a, b = (Estimate(m, m - half, m + half, 100, 0.5, "", 1.0, seeds=3) for m in (0.0, 5 * 2**0.5))
+    assert independent_difference(a, b).p_value == pytest.approx(2 * stats.t.sf(5, 2), rel=1e-3)
+
+
+def test_wins_by_different_judges_are_not_compared():
+    a, b = synthetic(), synthetic(judge="proxy")
+    for row in b["policies"]:
+        row["proxy gain"] = row.get("truth gain")
+    compared = {row["column"].key for row in measured_changes(a, b)}
+    assert "proxy_win" in compared
+    assert not compared & {"win vs SFT", "proxy gain", "lc_win"}
+    rows = measured_changes(a, synthetic())
+    assert "win vs SFT" in {row["column"].key for row in rows}
+    said = comparison_headline(rows, judge_difference(a, b)).evidence
+    assert "A is judged by truth, B by proxy" in said
 
 
 def test_comparing_what_shares_no_policy_is_refused(tmp_path):

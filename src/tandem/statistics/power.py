@@ -162,8 +162,7 @@ def comparisons_needed(estimate: Estimate, *, power: float = 0.8) -> int:
             "say which difference would matter and ask `minimum_detectable` for the size",
         )
     have = estimate.n * estimate.seeds
-    se, critical = _test_scale(estimate)
-    seen, df = distance / se, _degrees_of_freedom(estimate, critical)
+    seen, df = distance / _test_scale(estimate)[0], degrees_of_freedom(estimate)
 
     def missing(growth: float) -> float:
         """How far the mean is from where a design that grew by a factor would resolve it."""
@@ -195,10 +194,16 @@ def _test_scale(estimate: Estimate) -> tuple[float, float]:
     return math.sqrt(estimate.null * (1 - estimate.null) / n), critical
 
 
-def _degrees_of_freedom(estimate: Estimate, critical: float) -> float:
-    """Return what is behind an interval: n - 1 with one seed, else what its width tells."""
+def degrees_of_freedom(estimate: Estimate) -> float:
+    """Return what is behind an interval: n - 1 with one seed, else what its width tells.
+
+    Without a standard error it is one fewer than the seeds.
+    """
     if estimate.seeds == 1:
         return max(1.0, estimate.n - 1.0)
+    if math.isnan(estimate.se):
+        return estimate.seeds - 1.0
+    critical = _test_scale(estimate)[1]
 
     def wider(log_df: float) -> float:
         return t_quantile(ALPHA / 2, math.exp(log_df)) - critical
