@@ -90,6 +90,17 @@ def test_what_is_reported_holds_whenever_one_stops(out, tmp_path):
     assert write_report(tmp_path).exists()
 
 
+def test_a_verdict_that_could_not_be_read_widens_its_interval(out):
+    """It may have been won or lost; it does not stop the results."""
+    told = collect_results(ADDING, out, "tandem bench x")
+    outcomes = read_outcomes(out / "outcomes.parquet")
+    whole = row(told, "better")["annotator_win"]
+    outcomes.columns["better"]["annotator_win"][0, 0] = np.nan
+    bounds = row(restate_results(told, outcomes), "better")["annotator_win"]
+    assert bounds["low"] < whole["low"] or bounds["high"] > whole["high"]
+    assert "1 unreadable" in bounds["method"]
+
+
 def test_the_ordinary_intervals_are_narrower(out):
     fixed = collect_results(replace(PLAN, seeds=tuple(range(4))), out, "tandem bench x")
     told = collect_results(ADDING, out, "tandem bench x")

@@ -22,6 +22,7 @@ from tandem.bench.plan import Plan
 from tandem.evaluation.tables import plain_cell
 from tandem.statistics import (
     Estimate,
+    bounded_win_rate,
     confidence_sequence,
     holm,
     length_controlled,
@@ -95,8 +96,7 @@ def _row(
     p_values: Mapping[str, float],
 ) -> dict[str, Any]:
     told: dict[str, Any] = {
-        k: _bounded(confidence_sequence(x, null=0.5)) if k.endswith("_win") else
-        confidence_sequence(x)
+        k: bounded_win_rate(x, _share_sequence) if k.endswith("_win") else confidence_sequence(x)
         for k, x in columns.items()
     }  # fmt: skip
     opponent = outcomes.opponent
@@ -150,8 +150,9 @@ def _gain(outcomes: Outcomes, less: str, more: str) -> Estimate:
 def _win(outcomes: Outcomes, a: str, b: str) -> Estimate:
     columns, judge = outcomes.columns, outcomes.judge
     won = outcomes_of(columns[a][judge], columns[b][judge])
-    return _bounded(confidence_sequence(won, null=0.5))
+    return _share_sequence(won)
 
 
-def _bounded(share: Estimate) -> Estimate:
+def _share_sequence(outcomes: np.ndarray) -> Estimate:
+    share = confidence_sequence(outcomes, null=0.5)
     return replace(share, low=max(share.low, 0.0), high=min(share.high, 1.0))

@@ -9,7 +9,7 @@ Shapes: S seeds, P prompts, N rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -152,7 +152,9 @@ def win_rate(outcomes: npt.ArrayLike) -> Estimate:
     return _share(outcomes, "outcomes", 0.5)
 
 
-def bounded_win_rate(outcomes: npt.ArrayLike) -> Estimate:
+def bounded_win_rate(
+    outcomes: npt.ArrayLike, estimate: Callable[[Floats], Estimate] = win_rate
+) -> Estimate:
     """Estimate a win rate where some verdicts could not be read: nan.
 
     They count half in the rate. The interval reaches from that of losing all of them to that of
@@ -160,6 +162,7 @@ def bounded_win_rate(outcomes: npt.ArrayLike) -> Estimate:
 
     Args:
         outcomes: [P] or [S, P] in [0, 1], or nan.
+        estimate: how a win rate without nan is estimated.
 
     Raises:
         DataError: as `win_rate`.
@@ -167,8 +170,8 @@ def bounded_win_rate(outcomes: npt.ArrayLike) -> Estimate:
     values = np.asarray(outcomes, np.float64)
     unread = np.isnan(values)
     if not unread.any():
-        return win_rate(values)
-    lost, half, won = (win_rate(np.where(unread, filled, values)) for filled in (0.0, 0.5, 1.0))
+        return estimate(values)
+    lost, half, won = (estimate(np.where(unread, filled, values)) for filled in (0.0, 0.5, 1.0))
     p_value = max(lost.p_value, won.p_value) if (lost.mean - 0.5) * (won.mean - 0.5) > 0 else 1.0
     return replace(
         half,
