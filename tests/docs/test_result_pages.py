@@ -32,6 +32,15 @@ def test_the_papers_number_stands_in_its_own_column():
     assert "| 45 |" not in text.replace(inside, "")
 
 
+def test_the_verdict_is_that_of_the_number_whose_p_value_it_has():
+    """Holm's p is of the wins: more wins than losses are no loss, whatever a few large ones say."""
+    found = results()
+    policy = {"Holm p": 0.01, "win vs SFT": {"mean": 0.6}, "truth gain": {"mean": -0.1}}
+    assert pages.verdict(policy, found) == "resolved"
+    assert pages.verdict(policy | {"win vs SFT": {"mean": 0.4}}, found) == "worse"
+    assert pages.verdict(policy | {"Holm p": float("nan")}, found) == "not resolved"
+
+
 def test_the_committed_json_is_a_results_file(tmp_path: Path):
     source = tmp_path / "results.json"
     source.write_text(json.dumps(results()))
