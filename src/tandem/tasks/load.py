@@ -31,8 +31,6 @@ MICRO = {
     "micro-translation": Micro("translation"),
 }
 
-ASKED_FOR_GOLD = (TASTES, "micro-translation")
-"""Tasks for which the shipped gold reward was not made: their own people teach one."""
 DRIFTS: dict[str, Drift] = {"micro-rotation": "rotation", "micro-flip": "flip"}
 """Tasks whose annotators' taste moves, and how; only `tandem iterate` has rounds."""
 
@@ -68,8 +66,11 @@ def describe_people(task: str, sizes: Sizes) -> str:
 
 
 def has_shipped_gold(task: str) -> bool:
-    """Say whether a task brings the gold reward that ships with the package."""
-    return task in MICRO and task not in (*ASKED_FOR_GOLD, *DRIFTS)
+    """Say whether a task brings the gold reward that ships with the package.
+
+    That one knows the annotator's taste, and has read no translations.
+    """
+    return task in MICRO and task not in (TASTES, "micro-translation", *DRIFTS)
 
 
 def task_settings(task: str | None) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
     task = MICRO[name]
     people, truth = _judges_of(name, task, sizes, at.at("annotator"))
     wanted = sizes.pairs + sizes.held_out
-    gold = sizes.pairs if name in ASKED_FOR_GOLD and sizes.pairs >= LEAST_GOLD else 0
+    gold = sizes.pairs if name == TASTES and sizes.pairs >= LEAST_GOLD else 0
     asked = task.prompts("preference", wanted + gold, at)
     evaluation = task.prompts("evaluation", sizes.evaluation, examined)
     return Task(
