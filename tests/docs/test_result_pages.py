@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pages
 import remake
-from pages import FOLDER, LARGEST, NOW, is_bench, listed, page, portable, reduced
+import rlaif
+from pages import FOLDER, LARGEST, NOW, is_bench, listed, page, portable, reduced, with_interval
 from reports import synthetic
 from tandem.report.results_file import read_results
+
+LOSSES = {"plain": (0.5, 0.6, 0.7), "soft": (0.4, 0.51, 0.59)}
 
 
 def results() -> dict:
@@ -64,6 +67,16 @@ def test_committed_pages_are_made_from_their_json():
 def test_a_command_names_no_folder_of_one_machine():
     said = portable("tandem bench /home/x/experiments/rso.toml --out /home/x/runs/a --workers 2")
     assert said == "tandem bench experiments/rso.toml --workers 2"
+
+
+def test_one_number_a_seed_has_an_interval_over_seeds():
+    rows = {way: [{"loss": x, "wins": [x, 1.0]} for x in xs] for way, xs in LOSSES.items()}
+    found = rlaif.measured(rows, "plain")["soft"]
+    one, many = found["loss"], found["wins"]
+    assert one["low"] < one["mean"] < one["high"]
+    assert one["gap"]["high"] < 0
+    assert (one["gap"]["seeds"], many["gap"]["seeds"], many["gap"]["n"]) == (3, 3, 2)
+    assert with_interval(one["gap"], "+.3f") == "-0.100 [-0.125, -0.075]"
 
 
 def test_seeds_are_spelled_shortly():
