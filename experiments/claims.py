@@ -220,8 +220,8 @@ def _head(judged: Mapping[str, list[Judged]]) -> Iterator[str]:
         f"{kinds['means']} from means of each seed and {kinds['seeds']} from one number a seed, "
         f"with a t interval over seeds alone; {kinds['missing']} not run yet. "
         f"{old} are marked `†`: measured before outcomes were kept, with settings of that day. "
-        "An interval over seeds alone says nothing about other prompts: where prompts have a part "
-        "in the number, it is too narrow."
+        "An interval over seeds alone says nothing about other prompts: where all seeds met the "
+        "same ones, it is too narrow."
     )
     yield (
         "A paper's own error is recomputed from what it prints: the standard error of the "

@@ -38,7 +38,7 @@ from tandem.report.numbers import (
 from tandem.report.page import render_report
 from tandem.report.svg import SERIES, Sheet
 from tandem.report.verdict import comparisons_still_needed, open_estimate, verdict_sentences
-from tandem.report.views import interval_bar, length_view, method_table
+from tandem.report.views import interval_bar, length_view, method_table, samples_view
 from tandem.runs.display import Hidden
 from tandem.runs.run import Run
 from tandem.statistics import Estimate, confidence_sequence, mean_of, win_rate
@@ -269,6 +269,14 @@ def test_a_long_bench_stays_below_a_megabyte_and_says_what_is_left_out():
     shown = html.count('<article class="sample"')
     assert 0 < shown < 100
     assert f"{100 - shown} more samples are in the JSON file beside this page" in html
+
+
+def test_a_sample_too_long_for_the_page_hides_no_other():
+    results = synthetic()
+    results["samples"][0]["answers"][0]["text"] = "x" * 500_000
+    assert samples_view(results)["left_out"] == 1
+    alone = samples_view(results | {"samples": results["samples"][:1]})
+    assert (alone["shown"], alone["left_out"]) == ([], 1)
 
 
 def test_the_twin_holds_the_verdict_and_every_number(bench):

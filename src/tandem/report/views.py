@@ -322,9 +322,12 @@ def samples_view(results: Mapping[str, Any]) -> dict[str, Any]:
     room = SAMPLE_BYTES
     gaps = _disagreements(given, gold, opponent)
     for k, sample in enumerate(given):
-        room -= len(json.dumps(sample, ensure_ascii=False).encode()) + 400
-        if room < 0:
+        size = len(json.dumps(sample, ensure_ascii=False).encode()) + 400
+        if size > SAMPLE_BYTES:  # alone too long for the page
+            continue
+        if size > room:
             break
+        room -= size
         shown.append(_sample(k, sample, gaps[k], gold, opponent))
     orders = [("random", "random (the default, so that nobody picks)")]
     if gold is not None and _anywhere(given, "proxy"):
