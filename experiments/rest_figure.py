@@ -2,7 +2,8 @@
 
     python experiments/rest_figure.py translation      # from docs/results/translation.json
 
-Writes docs/results/NAME-steps.svg and NAME-steps.md. Rows of the bench are called `ReST G1 I2`;
+Writes docs/results/NAME-steps.svg and NAME-steps.md, with a test of every step by the learned
+reward and by the truth, from NAME.parquet. Rows of the bench are called `ReST G1 I2`;
 SFT is the paper's behaviour cloning. The paper's numbers are those that its text prints of the
 German-English set (arXiv:2308.08998, section 4): the mean reward, without intervals.
 """
@@ -15,6 +16,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tandem.bench.outcomes import OUTCOMES, Outcomes, read_outcomes
+from tandem.bench.results import Claimed, judge_claims
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PAPER = {"BC": 70.9, "G1 I0": 71.9, "PPO": 71.6, "G1 I4": 77.8, "G2 I3": 83.1}
@@ -32,7 +36,9 @@ def main(words: Sequence[str] | None = None) -> int:
     found = json.loads((asked.results / f"{asked.name}.json").read_text(encoding="utf-8"))
     draw(found, asked.results / f"{asked.name}-steps.svg")
     page = asked.results / f"{asked.name}-steps.md"
-    page.write_text(steps_page(found, asked.name), encoding="utf-8")
+    kept = asked.results / f"{asked.name}.parquet"
+    outcomes = read_outcomes(kept) if kept.exists() else None
+    page.write_text(steps_page(found, asked.name, outcomes), encoding="utf-8")
     print(page)
     return 0
 
@@ -45,6 +51,21 @@ def steps_of(found: Mapping[str, Any], judge: str) -> dict[int, dict[int, Mappin
         if match and row["status"] == "done":
             steps.setdefault(int(match[1]), {})[int(match[2])] = row[judge]
     return steps
+
+
+def steps_to_test(policies: Sequence[str]) -> list[Claimed]:
+    """Return the steps between neighbours: an Improve more, a Grow more, and SFT to G1 I0."""
+    pairs = [("SFT", "ReST G1 I0")]
+    pairs += [(f"ReST G{g} I{i}", f"ReST G{g} I{i + 1}") for g in (1, 2) for i in range(4)]
+    pairs += [(f"ReST G1 I{i}", f"ReST G2 I{i}") for i in range(5)]
+    return [(a, b, f"{a} < {b}") for a, b in pairs if {a, b} <= set(policies)]
+
+
+def judge_steps(outcomes: Outcomes, judge: str) -> list[dict[str, Any]]:
+    """Test every step by one judge, with Holm over the steps."""
+    own = {name: {judge: columns[judge]} for name, columns in outcomes.columns.items()}
+    by = Outcomes(outcomes.seeds, outcomes.prompts, own)
+    return judge_claims(by, steps_to_test(list(own)))
 
 
 def level(found: Mapping[str, Any], policy: str, judge: str) -> Mapping[str, Any] | None:
@@ -98,8 +119,8 @@ def _draw_paper(axes: Any) -> None:
     axes.set(title="the paper's reward, %", xlabel="Improve steps")
 
 
-def steps_page(found: Mapping[str, Any], name: str) -> str:
-    """Return the page: the picture, and its numbers in a table."""
+def steps_page(found: Mapping[str, Any], name: str, outcomes: Outcomes | None) -> str:
+    """Return the page: the picture, its numbers in a table, and a test of every step."""
     seeds = len(found["seeds"])
     parts = [
         f"# {name}: reward and truth by Grow and Improve",
@@ -110,6 +131,7 @@ def steps_page(found: Mapping[str, Any], name: str) -> str:
         "cloning. Dashed: PPO.",
         f"![{spoken(found)}]({name}-steps.svg)",
         _table(found),
+        _tests(outcomes) if outcomes else f"No {OUTCOMES} of it was kept: steps are not tested.",
         "The paper's reward is another metric on another language, in per cent and without "
         "intervals: the order can be compared and the numbers cannot. It also prints "
         f"{PAPER['G1 I4']} at Grow 1, Improve 4.",
@@ -137,6 +159,19 @@ def _table(found: Mapping[str, Any]) -> str:
         cells = (_cell(row[judge]) for judge in JUDGED)
         rows.append((row["policy"], *cells, f"{paper.get(row['policy'], '-')}"))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _tests(outcomes: Outcomes) -> str:
+    rows = [("step", *(f"{title}, Holm p, verdict" for title in JUDGED.values())), ("---",) * 3]
+    tested = [judge_steps(outcomes, judge) for judge in JUDGED]
+    for each in zip(*tested, strict=True):
+        cells = (f"{_cell(s['gain'])}, {s['holm_p']:.2g}, {s['verdict']}" for s in each)
+        rows.append((f"`{each[0]['claim']}`", *cells))
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return (
+        "Differences between neighbours, on the same prompts and seeds; Holm over the steps, for "
+        f"each judge by itself.\n\n{lines}"
+    )
 
 
 def _cell(e: Mapping[str, Any]) -> str:

@@ -81,7 +81,8 @@ class Machine:
             policy one round older, and policy gradients weigh them by the ratio of the two laws.
         sharding: how several processes share the weights that are trained: `none` keeps them
             whole in each, `fsdp2` gives each process a slice of weights, gradients and moments.
-        save_dtype: of the weights that are saved; `auto` is that of the model a fit started from.
+        save_dtype: of the weights that a fit saves. What training changes is often smaller than
+            half a step of bf16, so fp32 keeps it, and an export chooses the dtype to give away.
         save_seconds: how often a long stage writes what it can resume from.
         log_every: optimiser steps between two log lines.
         keep_models: `all` models that stages fitted, or when a run has ended its `result` alone:
@@ -99,8 +100,8 @@ class Machine:
     engine: Literal["torch", "vllm", "ray"] = field(default="torch", metadata={WHEN_CHANGED: True})
     rollouts_ahead: bool = field(default=False, metadata={WHEN_CHANGED: True})
     sharding: Literal["none", "fsdp2"] = field(default="none", compare=False)
-    save_dtype: Literal["auto", "fp32", "bf16", "fp16"] = field(
-        default="auto", metadata={WHEN_CHANGED: True}
+    save_dtype: Literal["fp32", "bf16", "fp16"] = field(
+        default="fp32", metadata={WHEN_CHANGED: True}
     )
     save_seconds: NotNegative = field(default=30.0, compare=False)
     log_every: Count = field(default=10, compare=False)

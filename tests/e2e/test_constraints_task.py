@@ -152,7 +152,7 @@ def test_check_measures_a_model(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(check_task, "CHECK_PROMPTS", 40)
     code = cli.main(["tasks", "check", "constraints"])
     assert code == 0
-    assert "5 of 5 gates hold" in capsys.readouterr().out
+    assert "6 of 6 gates hold" in capsys.readouterr().out
     given = ["tasks", "check", "constraints", f"--model={model}", f"--out={tmp_path / 'gates'}"]
     assert cli.main(given) in (0, 1)
     told = capsys.readouterr().out
@@ -170,7 +170,8 @@ def test_check_measures_a_model(model, tmp_path, monkeypatch, capsys):
         (["tasks", "check", "micro", "--model=x"], "--task micro --model x"),
         (["run", "dpo", "--task=constraints", "--model=nowhere"], "there is no model nowhere"),
         (["bench", "--task=constraints", "--model=nowhere"], "there is no model nowhere"),
-        (["tasks", "check", "constraints", "--model=nowhere"], "nowhere holds no model"),
+        (["tasks", "check", "constraints", "--model=nowhere"], "there is no model nowhere"),
+        (["tasks", "check", "micro-dialogue"], "tandem tasks check micro-dialogue"),
         (["run", "dpo", "--task=constraint", "--model=x"], "Did you mean `constraints`"),
         (["run", "dpo", "--task=constraints", "--data=x"], "--task constraints --data x"),
     ],

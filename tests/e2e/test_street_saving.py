@@ -1,8 +1,9 @@
-"""What a fit saves: the model that was trained, in the dtype that came in."""
+"""What a fit saves: the model that was trained, and what another dtype makes of it."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from tandem.errors import ConfigError, ModelError
 from tandem.judges.reward_model import RewardModel
 from tandem.machine import Lora, Machine
 from tandem.methods import reward, sft
+from tandem.models.exporting import share_kept_by_rounding
 from tandem.models.lora import check_targets
 from tandem.models.opening import open_policy
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext
 from tandem.runs.identity import describe_value
 from tandem.training import fitting
+from tandem.training.optim import Optim
 
 MACHINE = Machine(device="cpu", precision="fp32")
 
@@ -46,36 +49,35 @@ def kinds(folder: Path) -> set[torch.dtype]:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "kind"),
-    [(torch.bfloat16, "llama-tied"), (torch.float16, "llama"), (torch.float32, "llama")],
+    ("dtype", "kind"), [(torch.bfloat16, "llama-tied"), (torch.float16, "llama")]
 )
-def test_the_dtype_that_came_in_goes_out(dtype: torch.dtype, kind: str, tmp_path: Path):
+def test_what_was_trained_is_saved_whole_and_the_dtype_can_be_chosen(
+    dtype: torch.dtype, kind: str, tmp_path: Path
+):
     base = Checkpoint(in_dtype(tmp_path / "base", dtype, kind), "base")
-    ctx = StageContext.at(tmp_path / "sft", machine=MACHINE)
-    cfg = sft.SFTConfig(steps=1, batch=2)
-    fitted = sft.fit(base, data(), cfg, ctx=ctx)
-    assert kinds(fitted.path) == {dtype}
-    config: dict[str, Any] = json.loads((fitted.path / "config.json").read_text())
-    assert config["dtype"] == str(dtype).removeprefix("torch.")
-    if dtype != torch.bfloat16:
-        return
-    r_phi = reward.fit(
-        fitted, data(), reward.RewardConfig(batch=2),
-        ctx=StageContext.at(tmp_path / "reward", machine=MACHINE),
-    )  # fmt: skip
-    assert kinds(r_phi.path) == {dtype}
+    name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    small = replace(MACHINE, save_dtype=name)
+    for machine, stored in ((MACHINE, torch.float32), (small, dtype)):
+        ctx = StageContext.at(tmp_path / str(stored), machine=machine)
+        fitted = sft.fit(base, data(), sft.SFTConfig(steps=1, batch=2), ctx=ctx)
+        assert kinds(fitted.path) == {stored}
+        config: dict[str, Any] = json.loads((fitted.path / "config.json").read_text())
+        assert config["dtype"] == str(stored).removeprefix("torch.")
+    assert "save_dtype" not in describe_value(MACHINE), "folders of earlier versions are kept"
+    assert describe_value(small)["save_dtype"] == name
 
 
-def test_the_dtype_can_be_chosen(tmp_path: Path):
-    base = Checkpoint(in_dtype(tmp_path / "base", torch.bfloat16), "base")
-    machine = Machine(device="cpu", precision="fp32", save_dtype="fp32")
+def test_an_adapter_trained_with_small_steps_survives_a_start_in_bf16(tmp_path: Path):
+    start = in_dtype(tmp_path / "base", torch.bfloat16)
+    machine = replace(MACHINE, lora=Lora(rank=2))
+    cfg = sft.SFTConfig(steps=2, batch=2, optim=Optim(lr=1e-5))
     ctx = StageContext.at(tmp_path / "sft", machine=machine)
-    assert kinds(sft.fit(base, data(), sft.SFTConfig(steps=1, batch=2), ctx=ctx).path) == {
-        torch.float32
-    }
-    plain = describe_value(MACHINE)
-    assert "save_dtype" not in plain, "folders of earlier versions are kept"
-    assert describe_value(machine)["save_dtype"] == "fp32"
+    fitted = sft.fit(Checkpoint(start, "base"), data(), cfg, ctx=ctx)
+    assert share_kept_by_rounding(fitted.path, start, torch.float32) == pytest.approx(1)
+    rounded = share_kept_by_rounding(fitted.path, start, torch.bfloat16)
+    assert rounded is not None
+    assert rounded < 0.5
+    assert share_kept_by_rounding(start, start, torch.bfloat16) is None
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")

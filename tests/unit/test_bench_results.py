@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import pages
+import rest_figure
 from tandem.bench import Claim, Entry, Finished, Plan, collect_results, remake_statistics
 from tandem.bench.details import curves_by_round
 from tandem.bench.finished import FAILED, JUDGED, NEEDED
-from tandem.bench.outcomes import read_outcomes, write_outcomes
+from tandem.bench.outcomes import Outcomes, read_outcomes, write_outcomes
 from tandem.bench.progress import describe_seed, scale_costs
 from tandem.bench.results import ABOUT, restate_results
 from tandem.bench.table import results_table
@@ -25,6 +26,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import DataError, RunError
 from tandem.report import write_report
+from tandem.report.views import claims_view
 from tandem.runs.atomic_files import write_json
 from tandem.runs.display import Hidden
 from tandem.runs.names import folder_name
@@ -45,7 +47,12 @@ PLAN = Plan(
     ),
     seeds=tuple(range(SEEDS)),
     sizes=Sizes(),
-    claims=(Claim("SFT", "better"), Claim("SFT", "same"), Claim("SFT", "worse")),
+    claims=(
+        Claim("SFT", "better"),
+        Claim("SFT", "same"),
+        Claim("SFT", "worse"),
+        Claim("SFT", "fails"),
+    ),
     task="micro",
 )
 
@@ -129,13 +136,19 @@ def test_claims_are_judged_with_holm_over_all_of_them(told):
     each = [truths(s) for s in range(SEEDS)]
     gains = [
         paired_difference(np.array([t[c.b] for t in each]), np.array([t[c.a] for t in each]))
-        for c in PLAN.claims
+        for c in PLAN.claims[:3]
     ]
-    adjusted = holm([g.p_value for g in gains])
-    assert [r["verdict"] for r in told["order"]] == ["resolved", "not resolved", "reversed"]
+    adjusted = holm([*(g.p_value for g in gains), 1.0])  # a claim about what failed was made too
+    standing = ["resolved", "not resolved", "reversed", "not measured"]
+    assert [r["verdict"] for r in told["order"]] == standing
     assert [r["holm_p"] for r in told["order"]] == pytest.approx(list(adjusted))
     assert told["order"][0]["gain"]["mean"] == pytest.approx(gains[0].mean)
     assert told["order"][1]["needs"] > 0
+    assert "not measured: SFT < fails, Holm p 1" in results_table(told)
+    assert [r["verdict"] for r in claims_view(told)] == standing
+    assert "| `SFT < fails` | - | - | 1 | not measured | - |" in pages.page(
+        told | {"date": "today"}, "x"
+    )
 
 
 def test_the_table_has_every_policy_with_its_numbers(told):
@@ -358,3 +371,23 @@ def test_a_page_is_made_again_from_outcomes(told, out, tmp_path):
     write_json(tmp_path / "x.json", numbers)
     pages.main(["--again", "--out", str(tmp_path)])
     assert page.read_text() == first
+
+
+def test_steps_of_rest_are_tested_by_the_reward_and_by_the_truth():
+    """The reward rises with every step, the truth does not: the page says both."""
+    rng, shape = np.random.default_rng(0), (4, 60)
+    names = ["SFT", "ReST G1 I0", "ReST G1 I1", "ReST G1 I2", "ReST G2 I1", "PPO"]
+    columns = {
+        name: {"proxy": k + rng.normal(size=shape), "truth": rng.normal(size=shape)}
+        for k, name in enumerate(names)
+    }
+    outcomes = Outcomes(list(range(4)), [f"p{k}" for k in range(60)], columns)
+    steps = {s["claim"]: s for s in rest_figure.judge_steps(outcomes, "proxy")}
+    assert list(steps) == [
+        "SFT < ReST G1 I0", "ReST G1 I0 < ReST G1 I1", "ReST G1 I1 < ReST G1 I2",
+        "ReST G1 I1 < ReST G2 I1",
+    ]  # fmt: skip
+    assert {s["verdict"] for s in steps.values()} == {"resolved"}
+    assert steps["ReST G1 I1 < ReST G2 I1"]["gain"]["mean"] == pytest.approx(2, abs=0.3)
+    true = rest_figure.judge_steps(outcomes, "truth")
+    assert {s["verdict"] for s in true} == {"not resolved"}

@@ -40,6 +40,7 @@ from tandem.tasks.constraints.scoring import check_answer, loose_variants, share
 from tandem.tasks.constraints.splits import SPLITS, instructions_of
 
 TASK = Constraints()
+LONG = "is what one can say about this well"
 
 CASES = {  # kind: (parameters, answers that keep it, answers that do not)
     "word_minimum": ({"n": 3}, ["one two three", "It's well-known - yes 4"], ["one two", "- - -"]),
@@ -47,18 +48,29 @@ CASES = {  # kind: (parameters, answers that keep it, answers that do not)
     "word_range": ({"low": 2, "high": 3}, ["one two", "one two three"], ["one", "a b c d"]),
     "sentence_count": (
         {"n": 2},
-        ["One. Two!", "Dr. Lee came. She left at 3.50", 'He said "No." Then he left.', "One\nTwo"],
-        ["One.", "One. Two. Three?", "One.Two."],
+        [
+            "One. Two!",
+            "Dr. Lee came. She left at 3.50",
+            'He said "No." Then he left.',
+            "One\nTwo",
+            "We meet at 5 p.m. today. Bring food.",
+            "Tea, rice, etc. Then we sleep.",
+            "1. A. 2. B.",
+            "J. K. Rowling wrote it. I read it.",
+            "A Title\n\nOne day. The end.",
+            "So am I. Good.",
+        ],
+        ["One.", "One. Two. Three?", "One.Two.", "We meet at 5 p.m. today."],
     ),
     "sentence_maximum": ({"n": 2}, ["One.", "One. Two?"], ["One. Two. Three.", "1\n2\n3"]),
     "paragraph_count": (
         {"n": 2},
         ["a\n\nb", "a\nb\n \n\nc", "\n\na\n\nb\n"],
-        ["a\nb", "a\n\nb\n\nc"],
+        ["a\nb", "a\n\nb\n\nc", "a\n\n---"],
     ),
     "include_words": (
         {"words": ["sun", "rain"]},
-        ["Rain and sun.", "SUN, rain"],
+        ["Rain and sun.", "SUN, rain", "_sun_ rain"],
         ["Sunny and rainy", "sun only"],
     ),
     "avoid_words": ({"words": ["sun"]}, ["sunny", "moon"], ["The Sun.", "sun-dried"]),
@@ -67,10 +79,19 @@ CASES = {  # kind: (parameters, answers that keep it, answers that do not)
     "avoid_letter": ({"letter": "k"}, ["no such letter"], ["kind", "OK"]),
     "numbered_list": (
         {"n": 3},
-        ["1. a\n2. b\n3. c", "Here:\n 1) a\n\n2) b\nmore\n3) c\nDone."],
+        [
+            "1. a\n2. b\n3. c",
+            "**1.** a\n**2.** b\n**3.** c",
+            "1. a\n  1. x\n2. b\n3. c",
+            "Here:\n 1) a\n\n2) b\nmore\n3) c\nDone.",
+        ],
         ["1. a\n2. b", "1. a\n3. b\n2. c", "1.a\n2.b\n3.c", "1. a\n2. b\n3. c\n4. d", "1. 2. 3."],
     ),
-    "bullet_list": ({"n": 2}, ["- a\n- b", "So:\n* a\n • b"], ["- a", "-a\n-b", "- a\n- b\n- c"]),
+    "bullet_list": (
+        {"n": 2},
+        ["- a\n- b", "- a\n* * *\n- b", "So:\n* a\n • b"],
+        ["- a", "-a\n-b", "- a\n- b\n- c"],
+    ),
     "json_object": (
         {"keys": ["a", "b"]},
         ['{"a": 1, "b": [2]}', '```json\n{"b": "", "a": {}}\n```', '```\n{"a": 1, "b": 2}\n```'],
@@ -99,14 +120,18 @@ CASES = {  # kind: (parameters, answers that keep it, answers that do not)
     "title": (
         {},
         ["<<A boat>>\nOnce", "Once <<x>>"],
-        ["<A boat>", "<< >> x", "<<a\nb>>", "<<..>>"],
+        ["<A boat>", "<< >> x", "<<a\nb>>", "<<..>>", "such as <<my title>>."],
     ),
-    "bold_phrases": ({"n": 2}, ["**a** and **b c**"], ["**a** b", "** ** **!**", "**a\nb** **c"]),
+    "bold_phrases": (
+        {"n": 2},
+        ["**a** and **b c**"],
+        ["**a** b", "** ** **!**", "**a\nb** **c", "**like this**, **phrase**"],
+    ),
     "placeholders": ({"n": 2}, ["Dear [name], on [date]"], ["Dear [name]", "[] [ ]", "[a\nb] [c]"]),
     "postscript": (
         {"mark": "P.S."},
         ["Hello.\n\nP.S. Bye", "a\n P.S. b\nc"],
-        ["P.S. Bye", "Hello. P.S. Bye", "a\nP.S.", "a\nPS b"],
+        ["P.S. Bye", "Hello. P.S. Bye", "a\nP.S.", "a\nPS b", "a\n\nP.S. b\n\nc", "a\nP.S.S. b"],
     ),
     "uppercase": ({}, ["ALL 3 CAPITALS!", "ДА"], ["All", "123"]),
     "lowercase": ({}, ["no capitals 3", "да"], ["No", "123"]),
@@ -195,6 +220,7 @@ def test_examples_in_docstrings_are_true(module):
         ({"kind": "include_words", "words": [1]}, "words (tuple[str, ...])"),
         ({"kind": "no_comma", "n": 1}, "its parameters are: none"),
         ({}, "kind None"),
+        ({"kind": ["no_comma"]}, "kind ['no_comma']"),
     ],
 )
 def test_facts_of_no_constraint_are_refused(facts, what):
@@ -222,26 +248,30 @@ def test_hostile_answers_take_no_time():
 def test_strict_reads_the_answer_and_loose_forgives_what_is_wrapped_around_it():
     asked = [
         read_constraint({"kind": "lowercase"}),
-        read_constraint({"kind": "word_maximum", "n": 2}),
+        read_constraint({"kind": "word_maximum", "n": 9}),
     ]
-    text = "Sure! Here you are:\n**two words**\nHope this helps!"
+    text = f"Sure! Here you are:\n**two {LONG}**\nHope this helps!"
     assert check_answer(asked, text) == [False, False]
     assert check_answer(asked, text, loose=True) == [True, True]
-    assert share_kept(asked, "Two words") == 0.5
+    assert share_kept(asked, f"Two {LONG}") == 0.5
     assert len(set(loose_variants("*a*\n*b*\n*c*"))) == 8
 
 
-def test_an_empty_answer_keeps_nothing():
+@pytest.mark.parametrize(
+    "text", ["", " \n ", "a", "why?", "no no no no no no no no no", "\u200b" * 9]
+)
+def test_an_answer_that_says_nothing_keeps_nothing(text):
     asked = [
         read_constraint({"kind": "no_comma"}),
         read_constraint({"kind": "word_maximum", "n": 9}),
     ]
-    assert share_kept(asked, " \n ") == share_kept(asked, "", loose=True) == 0
+    assert share_kept(asked, text) == share_kept(asked, text, loose=True) == 0
+    assert share_kept(asked, LONG) == 1
 
 
 def test_loose_does_not_keep_by_deleting_everything():
     asked = [read_constraint({"kind": "no_comma"})]
-    assert check_answer(asked, "a, b", loose=True) == [False]
+    assert check_answer(asked, f"{LONG}, b", loose=True) == [False]
 
 
 # instructions and splits ----------------------------------------------------------------------
@@ -335,9 +365,11 @@ COMMA, DIGITS = {"kind": "no_comma"}, {"kind": "no_digits"}
 
 
 def test_truth_writes_the_share_kept():
-    judged = next(ConstraintTruth()([two("a, 3", "a, b", COMMA, DIGITS)]))
+    judged = next(ConstraintTruth()([two(f"{LONG}, 3", f"{LONG}, b", COMMA, DIGITS)]))
     assert judged.scores.tolist() == [0, 0.5]
-    loose = next(ConstraintTruth(loose=True)([two("Sure, yes:\nword", "a, b", COMMA, DIGITS)]))
+    loose = next(
+        ConstraintTruth(loose=True)([two(f"Sure, yes:\n{LONG}", f"{LONG}, b", COMMA, DIGITS)])
+    )
     assert loose.scores.tolist() == [1, 0.5]
 
 
@@ -348,25 +380,25 @@ def test_prompts_of_another_task_are_refused():
 
 @pytest.mark.parametrize("flips", [0.0, 0.25])
 def test_an_annotator_errs_at_his_rate(flips):
-    groups = [two("good", "a, b", COMMA, name=f"g{k}") for k in range(2000)]
+    groups = [two(LONG, f"{LONG}, b", COMMA, name=f"g{k}") for k in range(2000)]
     judge = ConstraintAnnotator(flips=flips, temperature=0, length=0)
     right = np.mean([g.preferences[0].p for g in judge(groups)])
     assert abs(right - (1 - flips)) < 4 * np.sqrt(0.25 / 2000) * (flips > 0) + 1e-9
 
 
 def test_an_annotator_has_a_taste_for_length_that_is_smaller_than_the_truth():
-    long, short = "word " * 100, "word"
+    long, short = f"{LONG} " * 13, LONG
     even = [two(long, short, COMMA, name=f"g{k}") for k in range(2000)]
     judge = ConstraintAnnotator(flips=0)
     liked = np.mean([g.preferences[0].p for g in judge(even)])
-    assert abs(liked - judge.p(0.001 * 99)) < 0.05
-    assert 0.6 < liked < 0.85
+    assert abs(liked - judge.p(0.0005 * 96)) < 0.05
+    assert 0.55 < liked < 0.75
     lost = [two(f"{long}, x", short, COMMA, name=f"g{k}") for k in range(500)]
     assert np.mean([g.preferences[0].p for g in judge(lost)]) < 0.02
 
 
 def test_an_annotator_does_not_depend_on_order_or_neighbours():
-    groups = [two("good", "a, b", COMMA, name=f"g{k}") for k in range(50)]
+    groups = [two(LONG, f"{LONG}, b", COMMA, name=f"g{k}") for k in range(50)]
     judge = ConstraintAnnotator(seed=Seed(5))
     there = {g.id: g.preferences for g in judge(groups)}
     back = {g.id: g.preferences for g in judge(reversed(groups))}
@@ -381,7 +413,7 @@ def test_an_annotator_out_of_range_is_refused():
 
 
 def test_a_rater_finds_the_better_answer_more_often_than_not():
-    groups = [two("good", "a, b", COMMA, name=f"g{k}") for k in range(500)]
+    groups = [two(LONG, f"{LONG}, b", COMMA, name=f"g{k}") for k in range(500)]
     rated = [g.scores for g in ConstraintRater()(groups)]
     assert 0.97 < np.mean([a > b for a, b in rated]) <= 1
     assert np.std([a for a, _ in rated]) == pytest.approx(0.25, rel=0.15)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from tandem.errors import ConfigError
 from tandem.machine import Machine
 from tandem.models.folders import layer_count
 from tandem.operators.columns import scores_of
+from tandem.pipeline.inputs import Inputs
 from tandem.rng import Seed
+from tandem.runs.checkpoint import Checkpoint
 from tandem.stages.judging import judge
 from tandem.tasks import LEAST_GOLD, Sizes
 from tandem.tasks.load import load_task
@@ -87,6 +91,38 @@ def test_the_micro_task_ships_a_gold_reward_that_is_larger_than_any_proxy():
     assert layer_count(gold.checkpoint.path) > layer_count(Micro().model())  # type: ignore[attr-defined]
     made = json.loads((gold.checkpoint.path / "made.json").read_text())  # type: ignore[attr-defined]
     assert made["seed"] > 1000  # no table, search or test of policies uses it
+
+
+@pytest.mark.parametrize(
+    ("own", "judgments", "low", "judges"),
+    [
+        (True, 500, 0.62, True),
+        (True, 500, 0.48, False),
+        (True, 12, 0.48, True),
+        (False, 500, 0.48, False),
+        (False, 12, None, False),
+    ],
+)
+def test_no_gold_reward_judges_that_is_no_better_than_a_coin(own, judgments, low, judges):
+    """One that comes with the task is tested like any other, where there is enough to see it."""
+    few = Sizes(demonstrations=2, pairs=LEAST_GOLD, held_out=2, prompts=2, evaluation=2)
+    exam = {"numbers": {"judgments": judgments, "measures": {"accuracy": {"low": low}}}}
+
+    def run(stage: str, *_: Any, **__: Any) -> Any:
+        return exam if stage == "gold-exam" else Checkpoint(Path(), stage)
+
+    inputs = Inputs(run, load_task("micro" if own else "micro-tastes", few), defaultdict(dict))  # type: ignore[arg-type]
+    assert (inputs.gold_rm is not None) == judges
+
+
+def test_the_shipped_gold_reward_judges_no_task_of_which_it_knows_nothing():
+    few = Sizes(demonstrations=2, pairs=LEAST_GOLD, held_out=2, prompts=2, evaluation=2)
+    assert load_task("micro-translation", few).gold is None
+    tastes = load_task("micro-tastes", few)
+    assert tastes.gold is None
+    assert tastes.asked_gold is not None  # its own people teach one
+    assert tastes.asked is not None
+    assert not ids(tastes.asked_gold) & ids(tastes.asked)
 
 
 def test_the_shipped_gold_reward_knows_the_truth_within_a_prompt():

@@ -16,6 +16,7 @@ from tandem.data.record import Completion, Group, Prompt
 from tandem.engines import Sampling
 from tandem.engines.torch import TorchEngine
 from tandem.errors import ConfigError, DataError
+from tandem.methods import raft, rest
 from tandem.methods.best_of_n import BestOfNConfig
 from tandem.methods.raft import RAFTConfig, stage_prompts
 from tandem.methods.rest import ReSTConfig
@@ -278,3 +279,34 @@ def test_without_a_judge_the_last_is_chosen():
     assert str(best_policy(trail(0.5, 0.1), None).policy) == "1"
     assert not should_stop(trail(0.5, 0.1, 0.1), None)
     assert str(best_policy(trail(0.5, 0.1), Validation(Groups.of([]))).policy) == "1"
+
+
+@pytest.mark.parametrize(
+    ("keep", "rest_keeps", "raft_keeps", "grown_from"),
+    [("best", "pi_sft", "pi_sft", "policy-1-1"), ("last", "policy-2-2", "policy-3", "policy-1-2")],
+)
+def test_the_last_policy_is_kept_where_that_is_asked_for(
+    keep: Any, rest_keeps: str, raft_keeps: str, grown_from: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The judges like every policy less than the one before it."""
+    sampled: dict[str, str] = {}
+
+    class Steps:
+        seed = Seed(0)
+
+        def __call__(self, stage: str, _: Any, policy: Any, *__: Any, **___: Any) -> Any:
+            sampled[stage] = str(policy)
+            return Checkpoint(Path(stage)) if stage.startswith("policy") else Groups.of([])
+
+    def numbers(_: Any, stage: str, policy: Checkpoint, *__: Any) -> ValidatedPolicy:
+        return ValidatedPolicy(policy, {"held_out": -float(len(sampled))})
+
+    for method in (rest, raft):
+        monkeypatch.setattr(method, "run_validation", numbers)
+    pi, x, r = Checkpoint(Path("pi_sft")), Groups.of([]), Checkpoint(Path("r"))
+    validation = Validation(x, (("held_out", Any),), choose="held_out")  # type: ignore[arg-type]
+    given: Any = (Steps(), pi, x, r, Sampling(), validation)
+    steps = ReSTConfig(grow=2, improve=2, keep=keep)
+    assert str(rest.recipe(*given, steps)) == rest_keeps
+    assert sampled["grown-2"] == grown_from
+    assert str(raft.recipe(*given, RAFTConfig(stages=3, keep=keep))) == raft_keeps

@@ -9,7 +9,10 @@ from typing import Literal
 from jsonargparse import Namespace
 
 from tandem.cli.settings import make_parser, parse_words, read_file
-from tandem.errors import ConfigError
+from tandem.errors import ConfigError, TandemError
+
+LEAST_KEPT = 0.9
+"""Share of what training changed that a smaller dtype has to keep, or fp32 is exported."""
 
 
 def export_model_command(words: Sequence[str]) -> int:
@@ -21,7 +24,8 @@ def export_model_command(words: Sequence[str]) -> int:
         "--dtype",
         type=Literal["fp32", "bf16", "fp16"] | None,  # type: ignore[arg-type]
         default=None,
-        help="of the weights; as they are if not given",
+        help="of the weights; if not given, that of the model that the run began with, or fp32 "
+        "where rounding would undo what was trained",
     )
     parser.add_argument(
         "--merge", action="store_true", help="the default: adapters are merged into the weights"
@@ -39,10 +43,11 @@ def export_model_command(words: Sequence[str]) -> int:
         exporting.export_adapter(policy, out, base)
         print(f"the adapter stands on {base or 'a model that nobody knows here'}")
     else:
-        exporting.export_weights(policy, out, options.dtype)
+        dtype = _dtype(options.dtype, policy, _start(run))
+        exporting.export_weights(policy, out, dtype)
     if converter is not None:
-        dtype = options.dtype or "bf16"
-        exporting.write_gguf(converter, out, out / f"{out.name}-{dtype}.gguf", dtype)
+        packed = options.dtype or "bf16"
+        exporting.write_gguf(converter, out, out / f"{out.name}-{packed}.gguf", packed)
     if run is not None:
         from tandem.report.model_card import write_model_card
 
@@ -87,6 +92,45 @@ def _policy(given: str) -> tuple[Path, Path | None]:
     return found, None
 
 
+def _start(run: Path | None) -> Path | None:
+    """Return the folder of the model that was given to a run, where it is still there."""
+    from tandem.models.model_finder import find_model
+
+    model = None if run is None else _given_model(run)
+    try:
+        return None if model is None else find_model(model).path
+    except TandemError:
+        return None
+
+
+def _given_model(run: Path) -> str | None:
+    file = run / "run.toml"
+    model = read_file(file).get("model") if file.is_file() else None
+    return model if isinstance(model, str) else None
+
+
+def _dtype(asked: str | None, policy: Path, start: Path | None) -> str | None:
+    """Return the dtype to write, and say what it does to the training; None leaves it as it is."""
+    from tandem.models import exporting
+    from tandem.models.saving import STORED, stored_dtype
+
+    names = {STORED[name]: name for name in ("fp32", "bf16", "fp16")}
+    if start is None:
+        return asked
+    wanted = asked or names[stored_dtype(start)]
+    if STORED[wanted] == stored_dtype(policy):
+        return None
+    kept = exporting.share_kept_by_rounding(policy, start, STORED[wanted])
+    if kept is None:
+        return wanted
+    told = f"{wanted} keeps {kept:.0%} of what training changed"
+    if asked is None and kept < LEAST_KEPT:
+        print(f"{told}, so the weights stay as they were trained (--dtype {wanted} rounds them)")
+        return None
+    print(told)
+    return wanted
+
+
 def _adapter_base(run: Path, policy: Path) -> str | None:
     """Return what an adapter stands on, as others will look for it: the model that was given to
     the run, or the folder of an earlier stage (SFT), whose weights are others."""
@@ -96,9 +140,8 @@ def _adapter_base(run: Path, policy: Path) -> str | None:
 
     init = read_record(policy.parent).arguments.get("init")
     wanted = init.get("checkpoint") if isinstance(init, dict) else None
-    file = run / "run.toml"
-    model = read_file(file).get("model") if file.is_file() else None
-    if isinstance(model, str) and find_model(model).hash == wanted:
+    model = _given_model(run)
+    if model is not None and find_model(model).hash == wanted:
         return model
     earlier = [p for _, p in run_policies(run) if p.hash == wanted]
     return str(earlier[0].path.resolve()) if earlier else None

@@ -7,9 +7,10 @@ nothing behind. The same command, given again, goes on where it stopped.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,8 @@ def run_command_line(words: Sequence[str]) -> int:
     from tandem.pipeline.stage_costs import cost_lines, plan_stages
 
     planned = plan_stages(method, task, configs, extent.start, extent.evaluate)
-    costs = cost_lines(planned, task.base.path, configs["machine"])
+    rates = adapter_rate_lines(method, configs)
+    costs = (*cost_lines(planned, task.base.path, configs["machine"]), *rates)
     if options.dry_run:
         print(plan_text(options, resolved, task, (*costs, *filter(None, [warning]))))
         return 0
@@ -222,6 +224,32 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
     add_encoding_flags(parser)
     add_settings(parser, configs)
     return parser
+
+
+def adapter_rate_lines(method: Method, configs: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each learning rate that is meant for whole weights where adapters train."""
+    if configs["machine"].lora is None:
+        return
+    before = ["reward"] if "r_phi" in signature(method.recipe).parameters else []
+    named = [method.name, *all_shared_parts(configs[method.name]), *before]
+    usual = {flag: lr for name in named for flag, lr in _rates(name, load_method(name).config())}
+    chosen = {flag: lr for name in named for flag, lr in _rates(name, configs[name])}
+    for flag, lr in chosen.items():
+        if usual[flag] == lr:
+            yield (
+                f"{flag} = {lr:g} is a rate for all weights of a large model; adapters usually "
+                f"take ten times as much or more: --{flag} {10 * lr:g}"
+            )
+
+
+def _rates(name: str, config: Any) -> Iterator[tuple[str, float]]:
+    """Yield every learning rate of a config, parts of it too, by the flag that changes it."""
+    for part in fields(config):
+        value = getattr(config, part.name)
+        if part.name == "optim":
+            yield f"{name}.optim.lr", value.lr
+        elif is_dataclass(value) and not part.metadata.get("shared"):
+            yield from _rates(f"{name}.{part.name}", value)
 
 
 def check_machine(model: str | None, machine: Machine) -> None:

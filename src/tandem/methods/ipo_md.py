@@ -39,7 +39,7 @@ from tandem.judges import Judge
 from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.open_preference import OpenPreference
 from tandem.methods.configs import PreferenceKind
-from tandem.methods.nash_md import PlayConfig, keep_last_policy, mean_wins, open_players
+from tandem.methods.nash_md import PlayConfig, mean_wins, open_players
 from tandem.objectives.pairwise import PAIRWISE
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
@@ -48,7 +48,7 @@ from tandem.training.fitting import require_value
 from tandem.training.on_policy import train_on_policy
 from tandem.training.rollout_models import RolloutModels, is_finished, token_column
 from tandem.training.rollouts import Experience, RolloutConfig
-from tandem.training.validation import Validation
+from tandem.training.validation import Validation, keep_last_policy
 
 
 @dataclass(frozen=True)

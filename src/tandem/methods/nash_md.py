@@ -22,7 +22,7 @@ last one, because no score of single answers can say which policy of a circle is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ from tandem.training.opponents import MixtureOpponent, Opponent, Players, wins_o
 from tandem.training.optim import Optim
 from tandem.training.rollout_models import RolloutModels, log_other_tokenizer, open_reference
 from tandem.training.rollouts import Experience, RolloutConfig, RolloutShape
-from tandem.training.validation import Validation
+from tandem.training.validation import Validation, keep_last_policy
 
 
 @dataclass(frozen=True)
@@ -293,11 +293,6 @@ def check_several(config: str, n: int) -> None:
             "a group's answers play against each other, and one has nobody to play against",
             "set it to 2 or more",
         )
-
-
-def keep_last_policy(validation: Validation | None) -> Validation | None:
-    """Return a validation that follows a policy and chooses none: the last one is saved."""
-    return None if validation is None else replace(validation, choose=None, patience=None)
 
 
 def recipe(

@@ -17,11 +17,11 @@ from tandem.errors.ranges import Count, Share, check_ranges
 from tandem.judges import Judge
 from tandem.judges.ai_feedback import AIFeedback
 from tandem.methods.configs import PreferenceKind
-from tandem.methods.nash_md import NashConfig, fit, keep_last_policy
+from tandem.methods.nash_md import NashConfig, fit
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.training.opponents import Opponent, PastOpponent, Players
-from tandem.training.validation import Validation
+from tandem.training.validation import Validation, keep_last_policy
 
 
 @dataclass(frozen=True)

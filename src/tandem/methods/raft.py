@@ -10,7 +10,7 @@ With exact fitting, T local stages are best-of-n with n = K^T, so they spend rew
 amplify its errors as surely. Global ranking starves hard prompts. See docs/theory/raft.md.
 
 Departure: a judge that did not rank says when to stop and which stage is kept, where the paper
-stops by the mean of the reward that ranks.
+stops by the mean of the reward that ranks. With `keep = "last"` it is the last stage.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
 from tandem.training.optim import Optim
-from tandem.training.validation import Validation
+from tandem.training.validation import Validation, keep_last_policy
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class RAFTConfig:
         k: K, answers a prompt.
         ranking: `local`, the best of each prompt; `global`, the best 1/K of all answers.
         beta: price of leaving pi_0, in the reward that ranks.
+        keep: which policy is returned: the `best` by validation, or the `last`.
         sft: the fit of a stage.
     """
 
@@ -62,6 +63,7 @@ class RAFTConfig:
     k: Annotated[int, Range(2, MANY)] = 32
     ranking: Literal["local", "global"] = "local"
     beta: NotNegative = 0.0
+    keep: Literal["best", "last"] = "best"
     sft: SFTConfig = field(default_factory=lambda: SFTConfig(epochs=2, optim=Optim(lr=2e-5)))
 
     def __post_init__(self) -> None:
@@ -111,6 +113,8 @@ def recipe(
     """Sample, rank by a reward, fine-tune on the best, repeat; return the best validated policy."""
     pi, r, shuffle = pi_sft, RewardModel(r_phi), run.seed.at("portions")
     cfg.reward(r, pi, pi_sft, sampling)  # refuses a price that could not be read
+    if cfg.keep == "last":
+        validation = keep_last_policy(validation)
     history = [run_validation(run, "watch-0", pi, validation, sampling)]
     for t in range(1, cfg.stages + 1):
         X = run(f"prompts-{t}", stage_prompts, prompts, cfg.prompts, t - 1, seed=shuffle)

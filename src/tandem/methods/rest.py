@@ -14,7 +14,8 @@ above the mean. See docs/theory/rest.md.
 
 Departures: fits have a fixed length, and judges that do not filter look between them. `patience`
 Improves no better than what the Grow sampled from end it; the next samples from the Improve they
-like best (the paper: the last), never from the same policy again; the best of all is returned.
+like best, never from the same policy again; the best of all is returned. With `keep = "last"` it
+is the last Improve in both places, as in the paper.
 Of the losses, B-VMPO, OAC and BVE are left out; `weighted` stands near the first.
 """
 
@@ -41,7 +42,7 @@ from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import log_above_mean, select
 from tandem.training.optim import Optim
-from tandem.training.validation import Validation
+from tandem.training.validation import Validation, keep_last_policy
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class ReSTConfig:
         scope: `global`, one threshold for all (hard prompts may vanish), or `per_prompt`.
         mix: keep D's own answers beside the samples.
         decay: learning rate of a fit over that of the Improve before.
+        keep: which policy goes on and is returned: the `best` by validation, or the `last`.
         sft: the fit: loss nll (the best in the paper), weighted or gold.
     """
 
@@ -71,6 +73,7 @@ class ReSTConfig:
     scope: Scope = "global"
     mix: bool = True
     decay: Positive = 0.5
+    keep: Literal["best", "last"] = "best"
     sft: SFTConfig = field(default_factory=lambda: SFTConfig(epochs=1, optim=Optim(lr=1e-5)))
 
     def __post_init__(self) -> None:
@@ -113,6 +116,8 @@ def recipe(
     cfg: ReSTConfig = ReSTConfig(),
 ) -> Checkpoint:
     """Sample (Grow), fit on answers above rising thresholds (Improve); return the best policy."""
+    if cfg.keep == "last":
+        validation = keep_last_policy(validation)
     R = RewardModel(r_phi)
     D = run("original", encode, demonstrations, pi_sft, room=sampling.max_tokens)
     start = best = run_validation(run, "watch-0", pi_sft, validation, sampling)  # 1

@@ -14,7 +14,7 @@ held-out human labels, because none are supposed to be there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tandem.data.groups import Groups
@@ -34,7 +34,7 @@ from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
-from tandem.training.validation import Validation
+from tandem.training.validation import Validation, keep_last_policy
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def ppo_on(
     name: str,
 ) -> Checkpoint:
     """Train with PPO on a reward without human labels; human judges only validate."""
-    last = None if validation is None else replace(validation, choose=None, patience=None)
+    last = keep_last_policy(validation)
     return run(
         "policy", ppo.fit, pi, prompts, r, cfg.ppo, sampling=sampling, validation=last, name=name
     )

@@ -40,7 +40,7 @@ from tandem.judges import Judge
 from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.open_preference import OpenPreference
 from tandem.methods.configs import PreferenceKind
-from tandem.methods.nash_md import PlayConfig, keep_last_policy, mean_wins, open_players
+from tandem.methods.nash_md import PlayConfig, mean_wins, open_players
 from tandem.objectives.unpaired import sppo_regression
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.context import StageContext, every_rank
@@ -50,7 +50,7 @@ from tandem.training.on_policy import train_on_policy
 from tandem.training.optim import Optim
 from tandem.training.rollout_models import RolloutModels
 from tandem.training.rollouts import Experience, RolloutConfig
-from tandem.training.validation import Validation
+from tandem.training.validation import Validation, keep_last_policy
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+
 from tandem.errors import ConfigError, ModelError
 from tandem.machine import Machine
 from tandem.models import loading
 from tandem.models.saving import STORED, save_model
 from tandem.models.tokenizers import load_tokenizer
 from tandem.runs.checkpoint import MODEL_FILES
+from tandem.runs.weight_files import loaded_weights
 
 CONVERTER = "convert_hf_to_gguf.py"
 GGUF_DTYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -37,6 +41,40 @@ def export_weights(model: Path, out: Path, dtype: str | None = None) -> None:
         return
     lm = loading.load_policy(model, Machine(device="cpu"))
     save_model(lm, load_tokenizer(model), out, dtype=STORED[dtype])
+
+
+def share_kept_by_rounding(model: Path, start: Path, dtype: torch.dtype) -> float | None:
+    """Return how much of what training changed is still there in a dtype: 1 is all of it.
+
+    It is the projection of the rounded change on the change, over all weights that both folders
+    hold. Weights are read one after another.
+
+    Args:
+        model: folder of the trained model.
+        start: folder of the model that training began with.
+        dtype: in which the trained model is to be stored.
+
+    Returns:
+        None where no weight changed, or the folders hold different ones.
+    """
+    kept = whole = 0.0
+    before = {name: file for file in loaded_weights(start) for name in _names(file)}
+    for file in loaded_weights(model):
+        with safe_open(file, framework="pt") as trained:
+            for name in sorted(set(_names(file)) & set(before)):
+                with safe_open(before[name], framework="pt") as old:
+                    w, w_0 = trained.get_tensor(name), old.get_tensor(name)
+                if w.shape != w_0.shape or not (w.is_floating_point() and w_0.is_floating_point()):
+                    return None
+                change = w.double() - w_0.double()
+                whole += float(change.square().sum())
+                kept += float((change * (w.to(dtype).double() - w_0.double())).sum())
+    return kept / whole if whole else None
+
+
+def _names(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as weights:
+        return list(weights.keys())
 
 
 def copy_model_files(model: Path, out: Path) -> None:

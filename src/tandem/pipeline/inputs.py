@@ -32,7 +32,7 @@ from tandem.stages.evaluate_reward import evaluate_learning_curve, evaluate_rewa
 from tandem.stages.judging import judge
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
-from tandem.tasks import Task
+from tandem.tasks import LEAST_GOLD, Task
 from tandem.training.validation import Validation
 
 Start = Literal["sft", "model"]
@@ -42,6 +42,8 @@ CURVE_SHARES = (8, 4, 2, 1)
 """The learning curve's points: the labels divided by these."""
 VALIDATION_PROMPTS = 200
 """Prompts of the evaluations during training."""
+EXAM_GROUPS = 300
+"""Groups of training comparisons on which a held-out reward proves itself."""
 OWN_ANSWERS = 4
 """Answers of the base to each prompt, of which a rater keeps one as its demonstration."""
 SFT_STAGES = ("own-answers", "own-rated", "own-best", "demonstrations", "sft")
@@ -207,14 +209,16 @@ class Inputs:
 
         The task's own where it brings one. Else it is fitted to the comparisons that were held
         back for it, from the base and not from pi_sft. None where there are none, or where it is
-        not better than a coin on held-out comparisons.
+        not better than a coin on held-out comparisons; too few of these say nothing against a
+        task's own.
         """
-        if self.task.gold is not None:
-            return self.task.gold
-        fitted = self._fitted_gold
-        if fitted is None or self._gold_accuracy["low"] is None:
+        judged, exam = self.task.gold or self._fitted_gold, self.gold_exam
+        if judged is None or exam is None:
             return None
-        return fitted if self._gold_accuracy["low"] > 0.5 else None
+        if self.task.gold is not None and read_value(exam, "numbers", "judgments") < LEAST_GOLD:
+            return judged
+        low = read_value(exam, "numbers", "measures", "accuracy", "low")
+        return judged if low is not None and low > 0.5 else None
 
     @cached_property
     def gold_exam(self) -> dict[str, Any] | None:
@@ -231,13 +235,6 @@ class Inputs:
         labels = self._judged("gold-labels", self.task.gold_labels, self.task.asked_gold)
         cfg = self.configs["reward"]
         return RewardModel(self.run("gold-rm", reward.fit, self.base, labels, cfg, name="gold_rm"))
-
-    @property
-    def _gold_accuracy(self) -> Mapping[str, Any]:
-        exam = self.gold_exam
-        return (
-            {"low": None} if exam is None else read_value(exam, "numbers", "measures", "accuracy")
-        )
 
     def judges(self) -> dict[str, Judge]:
         """Return who evaluates a policy, by column; the first decides who wins.
@@ -293,7 +290,29 @@ class Inputs:
             judges.append(("truth", task.truth))
         elif self.gold_rm is not None:
             judges.append(("gold_rm", self.gold_rm))
-        return Validation(prompts[:VALIDATION_PROMPTS], tuple(judges), choose="held_out")
+        chooses = "held_out" if self.is_held_out_proven else None
+        return Validation(prompts[:VALIDATION_PROMPTS], tuple(judges), choose=chooses)
+
+    @cached_property
+    def is_held_out_proven(self) -> bool:
+        """True where `r_held` is better than a coin on comparisons that it was not fitted to.
+
+        Only then may it choose which policy is kept. Never where it was fitted to a test set of
+        the user's, whose labels must not choose what is tested on them.
+        """
+        if self.task.has_test_set:
+            return False
+        shown = reward.with_preferences(self.D)[:EXAM_GROUPS]
+        exam = self.run("reward-held-exam", evaluate_reward, RewardModel(self.r_held), shown)
+        low = read_value(exam, "numbers", "measures", "accuracy", "low")
+        proven = low is not None and low > 0.5
+        if not proven:
+            text = (
+                "the last policy is kept: the reward fitted to held-out comparisons is not seen to "
+                "be better than a coin on others, so it chooses none"
+            )
+            self.run.events.log("note", text=text)
+        return proven
 
     @property
     def labelled(self) -> bool:

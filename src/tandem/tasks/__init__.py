@@ -116,6 +116,7 @@ class Task:
         gold_labels: judged groups of yet other prompts, to which a gold reward is fitted and
             nothing else is, or None.
         asked_gold: the same where the annotator is asked.
+        has_test_set: True where `held_out` is a test set that the user gave.
         prompts: unlabelled prompts to sample from while training.
         evaluation: prompts on which policies are compared; they are in no other split.
         weaker: share of the answers that the annotator compares which pi_sft did not write.
@@ -142,6 +143,7 @@ class Task:
     gold: Judge | None = None
     gold_labels: Groups | None = None
     asked_gold: Prompts | None = None
+    has_test_set: bool = False
     weaker: float = 0.0
     references: Groups | None = None
     annotator: Judge | None = None

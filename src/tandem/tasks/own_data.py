@@ -74,6 +74,7 @@ def task_from_files(
         demonstrations=best_answers(train, data),
         preferences=train if judged else None,
         held_out=held_out if judged else None,
+        has_test_set=eval_data is not None,
         asked=None,
         asked_held_out=None,
         gold_labels=gold,

@@ -17,7 +17,7 @@ from tandem.models.opening import open_policy, open_scalar
 from tandem.models.packed import ActorCritic, PackedModel
 from tandem.models.quantised import is_quantised
 from tandem.models.reopening import check_merged, check_reopened, read_probe
-from tandem.models.saving import STORED, round_weights, save_model, stored_dtype
+from tandem.models.saving import STORED, round_weights, save_model
 from tandem.models.tokenizers import load_tokenizer
 from tandem.models.unpacking import merge_products
 from tandem.runs.checkpoint import Checkpoint
@@ -92,8 +92,7 @@ def save_checkpoint(
 
 def _save_checked(policy: PackedModel, init: Checkpoint, ctx: StageContext) -> None:
     """Save a model, then open the folder again: what is saved is what was trained."""
-    asked = ctx.machine.save_dtype
-    dtype = stored_dtype(init.path) if asked == "auto" else STORED[asked]
+    dtype = STORED[ctx.machine.save_dtype]
     trained = read_probe(policy)
     for text in save_model(policy.lm, load_tokenizer(init.path), ctx.out, dtype=dtype):
         ctx.events.log("mended", text=text)

@@ -138,9 +138,10 @@ def _train(
         norm = log.check(step + 1, total_norm(together.module))
         if optim.clip is not None:
             clip_gradients(together.module, optim.clip, norm)
+        rate = float(schedule.get_last_lr()[0])
         together.step(schedule)
         step += 1
-        log.step(step, float(schedule.get_last_lr()[0]), norm)
+        log.step(step, rate, norm)
         state.save(step)
     log.close(step)
     accelerator.wait_for_everyone()

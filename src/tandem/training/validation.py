@@ -7,7 +7,7 @@ nothing does, that is reward hacking (docs/theory/over_optimisation.md#detectors
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tandem.data.groups import Groups
 from tandem.data.record import FloatArray, Group
@@ -67,6 +67,11 @@ class Validation:
                 "it counts evaluations since the best one, and nothing says which is best",
                 "name the judge to choose by: truth, or a reward model fitted to other data",
             )
+
+
+def keep_last_policy(validation: Validation | None) -> Validation | None:
+    """Return a validation that follows a policy and chooses none: the last one is saved."""
+    return None if validation is None else replace(validation, choose=None, patience=None)
 
 
 def score_policy(

@@ -21,6 +21,11 @@ from tandem.tasks.constraints.scoring import share_kept
 from tandem.tasks.micro.annotators import answer_pairs
 
 START = Seed(0)
+RULES = 2
+"""Edition of the rules by which a constraint is kept, of the kinds, and of who judges by them.
+
+It is part of every judge here, so that a run never mixes answers judged by two editions.
+"""
 
 
 def constraints_of(group: Group) -> list[Constraint]:
@@ -29,7 +34,7 @@ def constraints_of(group: Group) -> list[Constraint]:
     Raises:
         DataError: the prompt does not come from this task.
     """
-    if "constraints" not in group.prompt.meta:
+    if not group.prompt.meta.get("constraints"):
         raise DataError(
             f"group `{group.id}` has no constraints in `prompt.meta`",
             "the truth of the task `constraints` reads what its own prompts ask for",
@@ -50,10 +55,12 @@ class ConstraintTruth:
 
     Attributes:
         loose: forgive what chat models wrap around an answer, see `scoring`.
+        rules: edition of the rules.
     """
 
     name: str = "truth"
     loose: bool = False
+    rules: int = RULES
 
     def __call__(self, groups: Iterable[Group]) -> Iterator[Group]:
         """Yield the same groups with `scores` between 0 and 1."""
@@ -63,20 +70,22 @@ class ConstraintTruth:
 
 @dataclass(frozen=True)
 class ConstraintRater:
-    """Somebody who rates answers by what they keep and a little by taste, with noise.
+    """Somebody who rates answers by what they keep, and by taste where he has one, with noise.
 
     Attributes:
         noise: standard deviation of what is added to each rating.
         length: points of truth that each further word is worth, from 0 to `enough` words.
         enough: words beyond which more are worth nothing.
         seed: where the draws start; a rating depends on the prompt's id and the text alone.
+        rules: edition of the rules.
     """
 
     name: str = "rater"
     noise: float = 0.25
-    length: float = 0.001
+    length: float = 0.0
     enough: int = 300
     seed: Seed = START
+    rules: int = RULES
 
     def worth(self, text: str, truth: float) -> float:
         """What an answer is worth to this person before noise."""
@@ -105,6 +114,7 @@ class ConstraintAnnotator:
         length: points of truth that each further word is worth to him, up to `enough` words.
         enough: words beyond which more are worth nothing.
         seed: where his draws start; what he says depends on it, the prompt's id and the pair.
+        rules: edition of the rules.
     """
 
     compares: ClassVar[bool] = True
@@ -112,9 +122,10 @@ class ConstraintAnnotator:
     name: str = "annotator"
     flips: float = 0.25
     temperature: float = 0.1
-    length: float = 0.001
+    length: float = 0.0005
     enough: int = 300
     seed: Seed = START
+    rules: int = RULES
 
     def __post_init__(self) -> None:
         if not 0 <= self.flips <= 0.5 or self.temperature < 0:

@@ -62,7 +62,8 @@ UNSUITED: dict[AnswerForm, frozenset[str]] = {
                         "placeholders", "alphabet"}),
     "explain": frozenset({"two_answers", "placeholders"}),
     "email": frozenset({"numbered_list", "bullet_list", "json_object", "headings", "alphabet",
-                        "title", "quoted"}),
+                        "title", "quoted", "sentence_count", "sentence_maximum",
+                        "paragraph_count"}),
 }  # fmt: skip
 
 _LISTS = ("numbered_list", "bullet_list", "headings")
@@ -85,6 +86,7 @@ CLASHES: frozenset[frozenset[str]] = frozenset(
             ("lowercase", "postscript"),
             ("no_digits", "numbered_list"),
             *(("alphabet", b) for b in (*_LATIN, "avoid_words", "avoid_letter")),
+            *(("alphabet", b) for b in ("word_minimum", "word_range")),
         ],
     )
 )

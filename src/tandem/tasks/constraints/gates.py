@@ -13,12 +13,25 @@ from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.tasks.constraints import HELD_OUT_KINDS, TRAINED_KINDS, kept_by_kind
 from tandem.tasks.constraints.annotators import constraints_of, true_shares
-from tandem.tasks.constraints.checkers import KINDS
+from tandem.tasks.constraints.checkers import KINDS, Constraint
 from tandem.tasks.constraints.scoring import share_kept
 from tandem.tasks.constraints.witness import write_witness
 from tandem.tasks.micro.gates import Gate
 
 LEAST_GAP = 0.1
+_CHAT = (
+    "many people in the town like to walk along the river when the weather is good and they often "
+    "meet their friends there to talk about the day and drink some tea before they go home to cook"
+)
+EMPTY_ANSWERS = {
+    "one letter": "a",
+    "nine words and a question mark": "we like it very much and so on, right?",
+    "forty words in small letters": f"{_CHAT}?",
+    "the same with four bold words": f"**we** **like** **this** **one** {_CHAT}?",
+    "120 words of prose": " ".join([f"{_CHAT.capitalize()}."] * 3),
+}
+"""Answers that fit no instruction: what they keep is what the truth gives for nothing."""
+MOST_FOR_NOTHING = 0.4
 
 
 def prompt_gates(splits: Mapping[str, Groups]) -> list[Gate]:
@@ -31,13 +44,43 @@ def prompt_gates(splits: Mapping[str, Groups]) -> list[Gate]:
     trained = set[str]().union(*(asked[name] for name in training))
     both = [_has_both_sorts(g) for g in splits["evaluation"]]
     keepable = [share_kept(asked_, write_witness(asked_)) for asked_ in every]
+    most = max(all_ for all_, _, _ in empty_shares(splits["evaluation"]).values())
     return [
         Gate("prompts that one answer can keep whole", float(np.mean(keepable)), 1, 1),
         Gate("kinds that training meets", len(trained_kinds), len(TRAINED_KINDS), len(KINDS)),
         Gate("new kinds that training meets", len(trained_kinds & set(HELD_OUT_KINDS)), 0, 0),
         Gate("evaluation's instructions in training", len(trained & asked["evaluation"]), 0, 0),
         Gate("evaluation prompts with both sorts", float(np.mean(both)), 1, 1),
+        Gate("share kept by answers that say nothing", most, 0, MOST_FOR_NOTHING),
     ]
+
+
+def empty_shares(prompts: Sequence[Group]) -> dict[str, tuple[float, float, float]]:
+    """The share of evaluation's constraints that each of `EMPTY_ANSWERS` keeps.
+
+    Returns:
+        name -> share of all constraints, of trained kinds, and of new ones.
+    """
+    asked = [constraints_of(g) for g in prompts]
+    sorts = [
+        [[c for c in each if c.kind in kinds] for each in asked]
+        for kinds in (KINDS, TRAINED_KINDS, HELD_OUT_KINDS)
+    ]
+    return {
+        name: (_kept(sorts[0], text), _kept(sorts[1], text), _kept(sorts[2], text))
+        for name, text in EMPTY_ANSWERS.items()
+    }
+
+
+def _kept(asked: Sequence[Sequence[Constraint]], text: str) -> float:
+    return float(np.mean([share_kept(each, text) for each in asked if each]))
+
+
+def empty_answer_lines(prompts: Sequence[Group]) -> Iterator[str]:
+    """Yield a table of what answers that say nothing keep."""
+    yield f"{'an answer that says nothing':32s} {'all':>7s} {'trained':>8s} {'new':>7s}"
+    for name, (every, trained, new) in empty_shares(prompts).items():
+        yield f"{name:32s} {every:7.2f} {trained:8.2f} {new:7.2f}"
 
 
 def _has_both_sorts(group: Group) -> bool:

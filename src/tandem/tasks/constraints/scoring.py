@@ -2,15 +2,20 @@
 
 Strict reads the answer as it is. Loose forgives what chat models wrap around an answer: a
 constraint is kept loosely if any of eight variants keeps it, without asterisks, without the first
-line, without the last, and all combinations (arXiv:2311.07911, section 2.2). An empty answer keeps
-nothing, not even "no commas".
+line, without the last, and all combinations (arXiv:2311.07911, section 2.2).
+
+An answer of fewer than `FEWEST` different words says nothing and keeps nothing, not even "no
+commas". Otherwise a single letter would keep more than most models do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tandem.tasks.constraints.checkers import Constraint
+from tandem.tasks.constraints.checkers import Constraint, counting
+
+FEWEST = 8
+"""Different words that an answer has at least; what is shorter answers no instruction here."""
 
 
 def check_answer(
@@ -18,7 +23,7 @@ def check_answer(
 ) -> list[bool]:
     """Say of each constraint whether an answer keeps it."""
     read = loose_variants(text) if loose else [text]
-    read = [each for each in read if each.strip()]
+    read = [each for each in read if counting.count_different(each) >= FEWEST]
     return [any(map(constraint.is_kept, read)) for constraint in constraints]
 
 
@@ -26,7 +31,7 @@ def share_kept(constraints: Sequence[Constraint], text: str, *, loose: bool = Fa
     """The share of the constraints that an answer keeps.
 
     >>> from tandem.tasks.constraints.checkers import NoComma, WordMaximum
-    >>> share_kept([NoComma(), WordMaximum(3)], "Yes, of course.")
+    >>> share_kept([NoComma(), WordMaximum(9)], "Yes, of course one can do that by hand.")
     0.5
     """
     told = check_answer(constraints, text, loose=loose)

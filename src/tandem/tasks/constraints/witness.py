@@ -16,8 +16,8 @@ from tandem.tasks.constraints.checkers import Constraint, counting
 
 FILLERS = {
     "Latin": "some people like to do it this way but other ones do not mind at once".split(),
-    "Cyrillic": "мы идём домой и потом снова пьём чай".split(),
-    "Greek": "εμείς πάμε σπίτι και μετά πίνουμε τσάι".split(),
+    "Cyrillic": "мы идём домой и потом снова пьём горячий чай".split(),
+    "Greek": "εμείς πάμε σπίτι και μετά πίνουμε λίγο τσάι μαζί".split(),
 }
 USUAL, SENTENCES = 24, 3
 

@@ -108,7 +108,7 @@ def read_constraint(facts: Mapping[str, Any]) -> Constraint:
     """
     own = dict(facts)
     kind = own.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise DataError(
             f"a prompt has a constraint of the kind {kind!r}.{nearest_name(str(kind), KINDS)}",
             "only what a program can check is a constraint",

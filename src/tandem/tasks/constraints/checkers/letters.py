@@ -74,7 +74,7 @@ class Alphabet(Constraint):
 
     def is_kept(self, text: str) -> bool:
         """Look up the Unicode name of every letter."""
-        letters = {c for c in text if c.isalpha()}
+        letters = {c for c in unicodedata.normalize("NFKC", text) if c.isalpha()}
         prefix = self.alphabet.upper()
         return bool(letters) and all(unicodedata.name(c, "").startswith(prefix) for c in letters)
 

@@ -27,8 +27,8 @@ class Title(Constraint):
     )
 
     def is_kept(self, text: str) -> bool:
-        """Look for a pair of brackets with a letter or digit inside."""
-        return find_title(text) is not None
+        """Look for a pair of brackets with a letter or digit inside, but the example's."""
+        return find_title(text) not in (None, "my title")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Placeholders(Constraint):
 
 @dataclass(frozen=True)
 class Postscript(Constraint):
-    """A postscript: a later line that begins with the mark and says something more."""
+    """A postscript: in the last block but not first in the text, with words behind its mark."""
 
     mark: str
     kind, group = "postscript", "marks"
@@ -75,10 +75,12 @@ class Postscript(Constraint):
     )
 
     def is_kept(self, text: str) -> bool:
-        """Look at every line but the first that holds text."""
-        lines = [line.strip() for line in text.splitlines() if line.strip()][1:]
-        after = (line.removeprefix(self.mark) for line in lines if line.startswith(self.mark))
-        return any(counting.split_words(rest) for rest in after)
+        """Look at the lines of the last block."""
+        blocks = counting.split_paragraphs(text)
+        lines = [line.strip() for line in (blocks[-1] if blocks else "").splitlines()]
+        later = lines if len(blocks) > 1 else lines[1:]
+        after = (line.removeprefix(self.mark) for line in later if line.startswith(self.mark))
+        return any(counting.split_words(rest) for rest in after if rest[:1] in " \t:,")
 
 
 def find_title(text: str) -> str | None:
@@ -91,8 +93,9 @@ def find_title(text: str) -> str | None:
 
 
 def count_bold_phrases(text: str) -> int:
-    """How many phrases stand between double asterisks, each within a line."""
-    return sum(bool(counting.split_words(m)) for m in _BOLD.findall(text))
+    """How many phrases but the examples stand between double asterisks, each within a line."""
+    found = (m.strip().lower() for m in _BOLD.findall(text))
+    return sum(bool(counting.split_words(m)) for m in found if m not in ("like this", "phrase"))
 
 
 def count_placeholders(text: str) -> int:
