@@ -294,7 +294,7 @@ def test_comparisons_needed_of_shares_near_one() -> None:
             if not found.resolved:
                 assert comparisons_needed(found) > 10
     assert comparisons_needed(wilson(0, 2)) >= 1
-    with pytest.raises(DataError, match="no number to differ from"):
+    with pytest.raises(DataError, match="nothing to differ from"):
         comparisons_needed(share_of(draw.random((1, 20)).round()))
 
 

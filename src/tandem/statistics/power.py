@@ -148,9 +148,8 @@ def comparisons_needed(estimate: Estimate, *, power: float = 0.8) -> int:
     if estimate.resolved:
         return 0
     if math.isnan(estimate.se) or math.isnan(estimate.null):
-        lacks = "standard error" if math.isnan(estimate.se) else "number to differ from"
         raise DataError(
-            f"the estimate {estimate} has no {lacks}",
+            f"the estimate {estimate} has no standard error, or nothing to differ from",
             "how many comparisons would resolve it follows from how much they vary",
             "compare on more prompts first",
         )
