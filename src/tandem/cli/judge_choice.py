@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -69,29 +69,55 @@ def open_judge_choice(options: Namespace) -> Judge:
             f"give --judge FOLDER of a reward model, or --judge http://HOST:PORT/v1 --judge_model "
             f"NAME --judge_kind {'|'.join(get_args(JudgeKind))}",
         )
-    if "://" in options.judge:
-        return _remote(options)
+    return _remote(options) if "://" in options.judge else open_reward_folder(options.judge)
+
+
+def open_reward_folder(folder: str) -> Judge:
+    """Return the reward model of a folder, which is checked before its weights are read.
+
+    Raises:
+        ModelError: it holds no reward model.
+    """
     from tandem.judges.reward_model import RewardModel
     from tandem.models.checks import check_reward
     from tandem.models.model_finder import find_model
 
-    found = find_model(options.judge)
+    found = find_model(folder)
     check_reward(found.path)
     return RewardModel(found)
+
+
+def open_reward_server(url: str, route: Any, model: str, key: str, tokenizer: str) -> Judge:
+    """Return the reward model behind a server; nothing is asked yet.
+
+    Args:
+        url: the address, with the route in it.
+        route: `rewards`, `classify`, `pooling` or `score`.
+        model: its name on the server; may be empty.
+        key: environment variable with the server's key, or empty.
+        tokenizer: folder of the served model, so that token ids are sent, or empty.
+
+    Raises:
+        ConfigError: the address is none or holds a secret, or the variable is not set.
+    """
+    from tandem.engines.json_server import JsonServer
+    from tandem.judges.remote_reward import RemoteReward
+
+    own = Path(tokenizer) if tokenizer else None
+    return RemoteReward(JsonServer(url, key=key or None), route, model or "reward", own)
 
 
 def _remote(options: Namespace) -> Judge:
     kind, url, model = options.judge_kind, options.judge, options.judge_model
     if kind in LANGUAGE:
         return _language(options, url, model)
+    key = options.judge_key
+    if kind != "preferences":
+        return open_reward_server(url, kind, model, key, options.judge_tokenizer)
     from tandem.engines.json_server import JsonServer
-    from tandem.judges.remote_reward import RemotePreference, RemoteReward
+    from tandem.judges.remote_reward import RemotePreference
 
-    server = JsonServer(url, key=options.judge_key or None)
-    if kind == "preferences":
-        return RemotePreference(server, model or "preference")
-    own = Path(options.judge_tokenizer) if options.judge_tokenizer else None
-    return RemoteReward(server, kind, model or "reward", own)
+    return RemotePreference(JsonServer(url, key=key or None), model or "preference")
 
 
 def _language(options: Namespace, url: str, model: str) -> Judge:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tandem.cli import run as run_command
 from tandem.cli.extent import resolve_extent
+from tandem.cli.reward_choice import open_reward_choice
 from tandem.cli.settings import parse_words, with_parsed_values
 from tandem.machine import GIB, Machine
 from tandem.methods import METHODS, find_method, load_method
@@ -67,6 +68,7 @@ def plan_command(words: Sequence[str]) -> int:
     run_command.check_rollouts_ahead(method.name, machine)
     extent = resolve_extent(options, words[1:], files, method, folder)
     task = run_command.open_task(options, configs["sizes"], model)
+    given = open_reward_choice(options, method, task, configs[method.name])
 
     from tandem.models.devices import resolve_device
     from tandem.pipeline.cost_estimate import estimate_run
@@ -74,7 +76,7 @@ def plan_command(words: Sequence[str]) -> int:
 
     total = usable_memory(resolve_device(machine))
     there = total if total is not None else 1 << 62
-    found = estimate_run(method, configs, task, there, extent.start, extent.evaluate)
+    found = estimate_run(method, configs, task, there, extent.start, extent.evaluate, given)
     place = run_command.run_folder(method.name, options, task)
     free = shutil.disk_usage(_existing(place)).free
     print("\n".join([*table_lines(found), "", *room_lines(found, total, free, machine)]))
