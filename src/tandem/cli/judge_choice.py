@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.errors import ConfigError
+from tandem.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from tandem.judges import Judge
@@ -80,10 +80,17 @@ def open_reward_folder(folder: str) -> Judge:
     """
     from tandem.judges.reward_model import RewardModel
     from tandem.models.checks import check_reward
+    from tandem.models.loading import stored_kind
     from tandem.models.model_finder import find_model
 
     found = find_model(folder)
     check_reward(found.path)
+    if stored_kind(found.path) != "answer":
+        raise ModelError(
+            f"{folder} holds a preference model",
+            "it says which of two answers is better, and scores neither alone",
+            "give a reward model: `tandem run reward` fits one",
+        )
     return RewardModel(found)
 
 
