@@ -53,31 +53,40 @@ def add_reward_flags(parser: ArgumentParser) -> None:
         group.add_argument(f"--reward.{name}", type=str, default="", help=text)
 
 
-def open_reward_choice(options: Namespace, method: Method, task: Task, cfg: Any) -> Judge | None:
-    """Return the reward that was given, checked; None where one is fitted to comparisons.
+def check_reward_choice(options: Namespace, method: Method, cfg: Any) -> None:
+    """Refuse a reward that a method does not learn from, before any data is read.
 
     Args:
         options: what was given, the table `reward` among it.
         method: what will be run.
-        task: its data and judges.
         cfg: the method's settings.
 
     Raises:
-        ConfigError: the method learns from no reward, there is no truth, or an address is none.
+        ConfigError: as said, or settings of a server without one.
+    """
+    given = options["reward"]
+    _check_unused(given)
+    if given.source != FITTED:
+        _check_method(given.source, method, cfg)
+
+
+def open_reward_choice(options: Namespace, task: Task) -> Judge | None:
+    """Return the reward that was given, checked; None where one is fitted to comparisons.
+
+    Args:
+        options: what was given, the table `reward` among it.
+        task: its data and judges.
+
+    Raises:
+        ConfigError: there is no truth, or an address is none or holds a secret.
         ModelError: the folder holds no reward model.
     """
     given = options["reward"]
-    source = str(given.source)
-    is_server = source.startswith(("http://", "https://"))
-    _check_unused(given, is_server)
-    if source == FITTED:
+    if given.source == FITTED:
         return None
-    _check_method(source, method, cfg)
-    if source == TRUTH:
+    if given.source == TRUTH:
         return _truth_of(task)
-    if is_server:
-        return _open_server(given)
-    return open_reward_folder(source)
+    return _open_server(given) if _is_server(given) else open_reward_folder(given.source)
 
 
 def reward_table(options: Namespace) -> dict[str, str]:
@@ -92,6 +101,10 @@ def reward_table(options: Namespace) -> dict[str, str]:
     return {"source": given.source, **told}
 
 
+def _is_server(given: Namespace) -> bool:
+    return given.source.startswith(("http://", "https://"))
+
+
 def _open_server(given: Namespace) -> Judge:
     from tandem.engines.language_models.addresses import check_address
 
@@ -99,10 +112,10 @@ def _open_server(given: Namespace) -> Judge:
     return open_reward_server(given.source, given.route, given.model, given.key, given.tokenizer)
 
 
-def _check_unused(given: Namespace, is_server: bool) -> None:
+def _check_unused(given: Namespace) -> None:
     """Refuse settings of a server where none is asked."""
     told = [f"--reward.{name}" for name, usual in OF_SERVERS.items() if given[name] != usual]
-    if told and not is_server:
+    if told and not _is_server(given):
         raise ConfigError(
             f"{', '.join(told)} with --reward {given.source}",
             "they say how a reward server is asked, and none is",

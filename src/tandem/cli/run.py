@@ -26,7 +26,12 @@ from tandem.cli.reading import (
     reading_options,
     rules_table,
 )
-from tandem.cli.reward_choice import add_reward_flags, open_reward_choice, reward_table
+from tandem.cli.reward_choice import (
+    add_reward_flags,
+    check_reward_choice,
+    open_reward_choice,
+    reward_table,
+)
 from tandem.cli.settings import (
     add_settings,
     make_parser,
@@ -89,6 +94,7 @@ def run_command_line(words: Sequence[str]) -> int:
     for name in options.tracker:
         check_known(name)
     check_given(options)
+    check_reward_choice(options, method, configs[method.name])
     model = find_given_model(options.model)
     folder = None if model is None else str(model.path)
     check_machine(folder, configs["machine"])
@@ -101,7 +107,7 @@ def run_command_line(words: Sequence[str]) -> int:
         check_answer_lengths(folder, [(method.name, configs)])
     from tandem.pipeline import labels
 
-    given = open_reward_choice(options, method, task, configs[method.name])
+    given = open_reward_choice(options, task)
     labels.check_labels(method, task, configs[method.name], given_reward=given is not None)
     labels.check_demonstrations(method, task, extent.start)
     labels.check_prompts(method, task)
