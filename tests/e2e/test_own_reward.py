@@ -90,7 +90,7 @@ def test_an_answer_key_is_a_reward(model: Path, reward: Path, tmp_path: Path, ca
     assert cli.main([*words, "--reward", str(reward)]) == 2
     assert "was made with other arguments" in capsys.readouterr().err
     assert cli.main(["run", "grpo", f"--config={out / 'run.toml'}", f"--out={out}"]) == 0
-    assert "grpo  kept" in capsys.readouterr().out
+    assert "grpo  kept" in capsys.readouterr().err
 
 
 def test_a_folder_is_a_reward(model: Path, reward: Path, tmp_path: Path):
