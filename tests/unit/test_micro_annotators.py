@@ -11,10 +11,10 @@ import pytest
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, DataError, JudgeError
-from tandem.judges import Judge
+from tandem.judges import Judge, only_compares
 from tandem.rng import Seed
-from tandem.tasks import Sizes
-from tandem.tasks.load import load_task
+from tandem.tasks import TASKS, Sizes
+from tandem.tasks.load import MICRO, describe_people, load_task
 from tandem.tasks.micro import Annotator, Camps, Drifting, DriftingTruth, Micro, Truth, posts
 
 TASK = Micro("summaries")
@@ -167,3 +167,25 @@ def test_a_task_whose_taste_moves_has_people_and_truth_of_the_same_round():
     assert early is not None
     assert late is not None
     assert early[0] - early[1] > late[0] - late[1]
+
+
+def test_everybody_who_is_asked_for_labels_only_compares():
+    few = Sizes(demonstrations=2, pairs=2, held_out=2, prompts=2, evaluation=2)
+    for name in MICRO:
+        annotator = load_task(name, few).annotator
+        assert annotator is not None
+        assert only_compares(annotator), name
+
+
+def test_reports_say_who_gave_the_labels():
+    """A sentence of their own for all people who are not the annotator of `micro`."""
+    people = {name: describe_people(name, Sizes(pairs=77, flips=0.1)) for name in TASKS}
+    assert all("77 comparisons" in said and "10%" in said for said in people.values())
+    alike = {name for name, said in people.items() if said == people["micro"]}
+    assert alike == {"micro", "micro-shared", "micro-dialogue", "micro-arithmetic"}
+
+
+def test_a_size_that_nobody_reads_is_refused():
+    with pytest.raises(ConfigError, match="cyclic") as caught:
+        load_task("micro", Sizes(cyclic=0.5))
+    assert "micro-tastes" in caught.value.do

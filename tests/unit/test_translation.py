@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
 from tandem.data.record import Completion, Group
 from tandem.rng import Seed
+from tandem.tasks import Sizes
+from tandem.tasks.load import load_task
 from tandem.tasks.micro import Micro, TranslationRater, true_worth
 from tandem.tasks.micro import translation as tr
 from tandem.tasks.micro.annotators import known_facts
+from tandem.tasks.micro.gates import translation_gates
+from tandem.tasks.micro.skills import SPLITS
 from tandem.tasks.micro.tokenizer import CONTEXT
+from tandem.tasks.micro.truth import claimed_meaning
 from tandem.tasks.micro.words import KINDS, VALUES, all_words
 
 TASK = Micro("translation")
@@ -69,6 +76,34 @@ def test_splits_share_no_prompt():
     assert not seen[0] & seen[1]
 
 
+def test_evaluation_prompts_alone_have_combinations_that_are_held_out():
+    for split in SPLITS:
+        for group in prompts(60, split):
+            pairs = combinations(known_facts(group)["told"], 2)
+            held_out = [pair for pair in pairs if tr.is_held_out_source({"told": pair})]
+            assert bool(held_out) == (split == "evaluation")
+
+
+def test_answers_mean_the_same_where_they_are_read_as_the_same():
+    facts = [tuple(fact) for fact in META["told"]]
+    said = [
+        tr.render_translation(facts, [tr.VERBS[kind][k] for _, kind, _ in facts]) for k in (0, 1)
+    ]
+    assert claimed_meaning(META, said[0]) == claimed_meaning(META, said[1]) is not None
+    assert claimed_meaning(META, said[0]) != claimed_meaning(META, said[0].partition(" and ")[0])
+    for nonsense in ("drum drum .", "and", ""):
+        assert claimed_meaning(META, nonsense) is None
+    assert list(TASK.same()) == ["facts"]  # the classifier has read no translations
+
+
+def test_the_task_s_references_are_right_and_those_of_bleu():
+    few = Sizes(demonstrations=2, pairs=2, held_out=2, prompts=2, evaluation=20)
+    references = load_task("micro-translation", few).references
+    assert references is not None
+    for group in references:
+        assert group.completions[0].text == tr.ideal_translation(known_facts(group))
+
+
 def rated(noise: float) -> list[Group]:
     groups = []
     for group in prompts(200):
@@ -77,6 +112,20 @@ def rated(noise: float) -> list[Group]:
         texts = (tr.ideal_translation(meta), bad)
         groups.append(Group(group.prompt, tuple(Completion(t) for t in texts)))
     return list(TranslationRater(noise=noise)(groups))
+
+
+def test_gates_measure_what_a_comparison_rests_on():
+    sft, reward = translation_gates([np.array([1.0, 0.0])] * 200, rated(0.0))
+    assert 0.5 < sft.value < 0.9
+    assert reward.value == 1.0  # the ideal stands first, and the reward likes the first
+
+
+def test_flips_turn_preferences_round():
+    sure = [g.preferences[0].p for g in rated(0.0)]
+    flipped = [g.preferences[0].p for g in TranslationRater(noise=0.0, flips=0.3)(rated(0.0))]
+    turned = [a != b for a, b in zip(sure, flipped, strict=True) if a != 0.5]
+    assert 0.2 < np.mean(turned) < 0.4
+    assert all(b == 0.5 for a, b in zip(sure, flipped, strict=True) if a == 0.5)
 
 
 def test_ratings_follow_the_truth_with_noise_and_ties():

@@ -7,6 +7,7 @@ from typing import Any
 
 from tandem.bench.details import gold_details
 from tandem.bench.finished import Finished
+from tandem.tasks.load import describe_people, has_shipped_gold
 
 
 def limit_notes(found: Finished) -> list[str]:
@@ -21,19 +22,13 @@ def _world(found: Finished) -> Iterator[str]:
             "The micro world is a small language and its model has a million parameters: what is "
             "seen here is how methods work, not how large models rank."
         )
-        yield (
-            f"The labels are simulated: {plan.sizes.pairs} comparisons by an annotator who knows "
-            f"the truth and errs on {plan.sizes.flips:.0%} of them. People err less evenly."
-        )
     if plan.task == "constraints":
         yield (
             "The truth is the share of constraints that a program finds kept. It says nothing of "
             "what an answer says, so an empty phrase that keeps them all is as good as a fine one."
         )
-        yield (
-            f"The labels are simulated: {plan.sizes.pairs} comparisons by an annotator who sees "
-            f"the truth, likes long answers a little, and errs on {plan.sizes.flips:.0%} of them."
-        )
+    if plan.task is not None:
+        yield describe_people(plan.task, plan.sizes)
     yield (
         "Every method met the same prompts, labels and starting point; seconds and samples were "
         "not equal, and are columns of the table."
@@ -60,20 +55,20 @@ def _judges(found: Finished) -> Iterator[str]:
 
 def _gold(found: Finished) -> Iterator[str]:
     """Say what gold_rm is, how often it is right, and what it shares with the proxy."""
-    told = gold_details(found)
+    told, shipped = gold_details(found), has_shipped_gold(found.plan.task or "")
     if "gold_rm" not in found.main:
         if told is not None:
+            which = "the task's own" if shipped else "fitted to what was held back for it, it"
             yield (
-                f"There is no gold_rm: fitted to what was held back for it, it is right on "
+                f"There is no gold_rm: {which} is right on "
                 f"{_rate(told['accuracy'])} of {told['judgments']} held-out comparisons, no "
                 "better than a coin."
             )
         return
-    micro = (found.plan.task or "").startswith("micro")
     what = (
         "gold_rm is larger than the proxy and was fitted to other people's comparisons of other "
         "answers; it comes with the task. It shares with the proxy the base that both grew from."
-        if micro
+        if shipped
         else "gold_rm was fitted to comparisons that were held back for it, from the model before "
         "SFT. It has the proxy's size, so what neither can see is hidden from both."
     )

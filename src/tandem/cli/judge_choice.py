@@ -1,6 +1,6 @@
-"""Which judge a command asks: a reward model's folder, or a server and what it speaks.
+"""Which judge a command asks: a folder that holds one, or a server and what it speaks.
 
---judge runs/mine/03-reward/artifact                          a reward model
+--judge runs/mine/03-reward/artifact                          a reward or a preference model
 --judge http://localhost:8000/v1 --judge_model qwen           a language model that reasons first
 --judge http://localhost:8000/v1 --judge_model qwen --judge_kind letters | rating
 --judge http://localhost:8000/classify --judge_kind classify  a reward model behind vLLM
@@ -11,25 +11,31 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.errors import ConfigError, ModelError
+from tandem.errors import ConfigError
 
 if TYPE_CHECKING:
     from tandem.judges import Judge
+    from tandem.runs.checkpoint import Checkpoint
 
 JudgeKind = Literal[
     "verdict", "letters", "rating", "rewards", "preferences", "classify", "pooling", "score"
 ]
 LANGUAGE = ("verdict", "letters", "rating")
-KEY = "OPENAI_API_KEY"
+KEY, KEY_HOST = "OPENAI_API_KEY", "api.openai.com"
+"""A key's variable, and the only server to which it is sent without being asked for."""
 
 
 def add_judge_flags(parser: ArgumentParser) -> None:
     """Add the flags that name a judge."""
     parser.add_argument(
-        "--judge", type=str, default="", help="folder of a reward model, or address of a server"
+        "--judge",
+        type=str,
+        default="",
+        help="folder of a reward or preference model, or address of a server",
     )
     parser.add_argument(
         "--judge_model", type=str, default="", help="the model's name on the server"
@@ -48,7 +54,7 @@ def add_judge_flags(parser: ArgumentParser) -> None:
         "--judge_key",
         type=str,
         default="",
-        help=f"environment variable with the server's key; language models over https: {KEY}",
+        help=f"environment variable with the server's key; {KEY} for {KEY_HOST}, else none",
     )
     parser.add_argument(
         "--judge_room", type=int, default=2048, help="verdict: tokens of reasons and verdict"
@@ -60,38 +66,35 @@ def open_judge_choice(options: Namespace) -> Judge:
 
     Raises:
         ConfigError: none was named, or a server without a model.
-        ModelError: the folder holds no reward model.
+        ModelError: the folder holds no such model.
     """
     if not options.judge:
         raise ConfigError(
             "--judge is missing",
             "somebody has to say which answer is better",
-            f"give --judge FOLDER of a reward model, or --judge http://HOST:PORT/v1 --judge_model "
-            f"NAME --judge_kind {'|'.join(get_args(JudgeKind))}",
+            "give --judge FOLDER of a reward or preference model, or --judge http://HOST:PORT/v1 "
+            f"--judge_model NAME --judge_kind {'|'.join(get_args(JudgeKind))}",
         )
-    return _remote(options) if "://" in options.judge else open_reward_folder(options.judge)
+    if "://" in options.judge:
+        return _remote(options)
+    from tandem.cli.evaluate import open_folder
+
+    found = find_reward_folder(options.judge)
+    return open_folder(str(found.path), found.name)
 
 
-def open_reward_folder(folder: str) -> Judge:
-    """Return the reward model of a folder, which is checked before its weights are read.
+def find_reward_folder(given: str) -> Checkpoint:
+    """Return the folder of a reward or a preference model, checked before its weights are read.
 
     Raises:
-        ModelError: it holds no reward model.
+        ModelError: it holds neither.
     """
-    from tandem.judges.reward_model import RewardModel
     from tandem.models.checks import check_reward
-    from tandem.models.loading import stored_kind
     from tandem.models.model_finder import find_model
 
-    found = find_model(folder)
+    found = find_model(given)
     check_reward(found.path)
-    if stored_kind(found.path) != "answer":
-        raise ModelError(
-            f"{folder} holds a preference model",
-            "it says which of two answers is better, and scores neither alone",
-            "give a reward model: `tandem run reward` fits one",
-        )
-    return RewardModel(found)
+    return found
 
 
 def open_reward_server(url: str, route: Any, model: str, key: str, tokenizer: str) -> Judge:
@@ -139,7 +142,7 @@ def _language(options: Namespace, url: str, model: str) -> Judge:
             "a server may have several models",
             "give --judge_model, its name on the server",
         )
-    hosted = KEY if url.startswith("https://") else None
+    hosted = KEY if url.startswith("https://") and urlsplit(url).hostname == KEY_HOST else None
     lm = Server(model, url, options.judge_key or hosted)
     if options.judge_kind == "verdict":
         room = Sampling(temperature=0.0, max_tokens=options.judge_room)

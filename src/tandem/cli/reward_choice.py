@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tandem.cli.judge_choice import open_reward_folder, open_reward_server
-from tandem.errors import ConfigError
+from tandem.cli.judge_choice import find_reward_folder, open_reward_server
+from tandem.errors import ConfigError, ModelError
 from tandem.methods import REWARDED
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def open_reward_choice(options: Namespace, task: Task) -> Judge | None:
         return None
     if given.source == TRUTH:
         return _truth_of(task)
-    return _open_server(given) if _is_server(given) else open_reward_folder(given.source)
+    return _open_server(given) if _is_server(given) else _open_folder(given.source)
 
 
 def reward_table(options: Namespace) -> dict[str, str]:
@@ -110,6 +110,20 @@ def _open_server(given: Namespace) -> Judge:
 
     check_address(given.source, "--reward")
     return open_reward_server(given.source, given.route, given.model, given.key, given.tokenizer)
+
+
+def _open_folder(folder: str) -> Judge:
+    from tandem.judges.reward_model import RewardModel
+    from tandem.models.loading import stored_kind
+
+    found = find_reward_folder(folder)
+    if stored_kind(found.path) != "answer":
+        raise ModelError(
+            f"{folder} holds a preference model",
+            "it says which of two answers is better, and scores neither alone",
+            "give a reward model: `tandem run reward` fits one",
+        )
+    return RewardModel(found)
 
 
 def _check_unused(given: Namespace) -> None:

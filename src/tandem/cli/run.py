@@ -259,12 +259,13 @@ def adapter_rate_lines(
     fits_reward = "r_phi" in signature(method.recipe).parameters and not given_reward
     before = ["reward"] if fits_reward else []
     named = [method.name, *all_shared_parts(configs[method.name]), *before]
-    usual = dict(rate for name in named for rate in _rates(name, load_method(name).config()))
-    for name, lr in (rate for name in dict.fromkeys(named) for rate in _rates(name, configs[name])):
-        if usual[name] == lr:
+    usual = {flag: lr for name in named for flag, lr in _rates(name, load_method(name).config())}
+    chosen = {flag: lr for name in named for flag, lr in _rates(name, configs[name])}
+    for flag, lr in chosen.items():
+        if usual[flag] == lr:
             yield (
-                f"{name} = {lr:g} is a rate for all weights of a large model; adapters usually "
-                f"take ten times as much or more: --{name} {10 * lr:g}"
+                f"{flag} = {lr:g} is a rate for all weights of a large model; adapters usually "
+                f"take ten times as much or more: --{flag} {10 * lr:g}"
             )
 
 

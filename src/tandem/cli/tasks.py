@@ -10,15 +10,20 @@ from jsonargparse import Namespace
 from tandem.cli.settings import make_parser, parse_words
 from tandem.errors import ConfigError, nearest_name
 
+CHECKED = ("micro", "micro-translation", "constraints")
+"""Tasks with gates; those of `micro` are about dialogue and arithmetic, too."""
+
 
 def check_task_command(words: Sequence[str]) -> int:
     """Run a task's own gates: `tandem tasks check micro`, `... constraints --model FOLDER`."""
     from tandem.tasks import TASKS
 
     parser = make_parser("tasks check", "Check that a task shows the phenomena it was made for.")
-    parser.add_argument("task", help=f"one of: {', '.join(TASKS)}")
+    parser.add_argument("task", help=f"one of: {', '.join(CHECKED)}")
     parser.add_argument("--out", type=str | None, default=None, help="the run's folder")
-    parser.add_argument("--model", type=str | None, default=None, help="constraints: your model")
+    parser.add_argument(
+        "--model", type=str | None, default=None, help="constraints: your model, a folder or hub id"
+    )
     parser.add_argument("--seed", type=int, default=0, help="root of every draw")
     options = parse_words(parser, words)
     name = options.task
@@ -27,6 +32,12 @@ def check_task_command(words: Sequence[str]) -> int:
             f"there is no task {name!r}.{nearest_name(name, TASKS)}",
             "a task is a module in tandem/tasks",
             f"name one of: {', '.join(TASKS)}",
+        )
+    if name not in CHECKED:
+        raise ConfigError(
+            f"tandem tasks check {name}",
+            f"{name} has no gates of its own; those of its model stand among the gates of micro",
+            "`tandem tasks check micro`",
         )
     if name == "constraints":
         return _check_constraints(options)
@@ -37,8 +48,9 @@ def check_task_command(words: Sequence[str]) -> int:
     from tandem.methods import load_method
     from tandem.pipeline import check_task
 
-    configs = default_configs(load_method("reward"), "micro")
-    gates = check_task.check_micro(Path(options.out or "runs/gates-micro"), configs, options.seed)
+    configs = default_configs(load_method("reward"), name)
+    check = check_task.check_micro if name == "micro" else check_task.check_translation
+    gates = check(Path(options.out or f"runs/gates-{name}"), configs, options.seed)
     print("\n".join(check_task.gate_lines(gates)))
     return int(not all(gate.holds for gate in gates))
 
@@ -55,14 +67,14 @@ def _check_constraints(options: Namespace) -> int:
         return int(not all(gate.holds for gate in gates))
     from tandem.cli.run import check_answer_lengths, default_configs
     from tandem.methods import load_method
-    from tandem.runs.checkpoint import Checkpoint
+    from tandem.models.model_finder import find_model
 
-    model = Path(options.model)
-    Checkpoint(model).files()
+    model = find_model(options.model)
+    model.files()
     configs = default_configs(load_method("dpo"), "constraints")
-    check_answer_lengths(options.model, [("dpo", configs)])
-    place = Path(options.out or f"runs/gates-constraints-{model.name}")
-    more, table = check_task.check_constraint_answers(place, model, configs, options.seed)
+    check_answer_lengths(str(model.path), [("dpo", configs)])
+    place = Path(options.out or f"runs/gates-constraints-{model}")
+    more, table = check_task.check_constraint_answers(place, model.path, configs, options.seed)
     gates += more
     print("\n".join([*table, "", *check_task.gate_lines(gates)]))
     return int(not all(gate.holds for gate in gates))

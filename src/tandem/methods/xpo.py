@@ -202,15 +202,17 @@ def fit(
     """
     shape = RolloutShape(cfg.prompts, 1, cfg.rounds, cfg.inner, cfg.minibatch)
     rollout = RolloutConfig(shape, sampling, validation)
-    policy = ActorCritic(open_trained(init, ctx))
-    models = RolloutModels.open(policy, init, reward, ref=ref, sampling=sampling, ctx=ctx)
-    tokenizer = load_tokenizer((ref or init).path)
-    if not isinstance(models.reference, PackedModel):
+    if ctx.machine.quantise != "none" and ref is None:
         raise ConfigError(
             f"machine.quantise = {ctx.machine.quantise} with XPO",
             "its reference answers as well, and is in memory only as the policy's own base",
             "give `ref`, or leave machine.quantise out",
         )
+    policy = ActorCritic(open_trained(init, ctx))
+    answering = ref or init  # the reference answers too, so it is a model of its own
+    models = RolloutModels.open(policy, init, reward, ref=answering, sampling=sampling, ctx=ctx)
+    tokenizer = load_tokenizer(answering.path)
+    assert isinstance(models.reference, PackedModel)
     reference = open_engine(models.reference, tokenizer, ctx.machine, name=REFERENCE)
     algorithm = XPOAlgorithm(models, cfg, reference, sampling, ctx.seed)
     return train_on_policy(

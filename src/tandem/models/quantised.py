@@ -202,8 +202,16 @@ def plain_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield name, unpack_weight(packed[name]) if name in packed else value
 
 
+def what_is_trained(module: nn.Module) -> Any:
+    """Return what of a module has to be kept to go on with a fit: all, or its trained parameters.
+
+    Frozen weights, under adapters for example, are in the folder that the fit started from.
+    """
+    return module if all(p.requires_grad for p in module.parameters()) else TrainedPart(module)
+
+
 class TrainedPart:
-    """The trained parameters of a module, as a state: what a fit over packed weights resumes."""
+    """The trained parameters of a module, as a state."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

@@ -2,6 +2,7 @@
 
 `tandem tasks check micro` samples, fits and judges as any run would, in a run folder of its own
 (so a second check is quick), and prints each promise of the world with the range it must lie in.
+`tandem tasks check micro-translation` does the same for what that task's comparisons rest on, and
 `tandem tasks check constraints` checks its prompts, and with --model how much a model has to learn.
 """
 
@@ -23,14 +24,14 @@ from tandem.runs.run import Run
 from tandem.stages.encoding import encode
 from tandem.stages.judging import judge, logprobs
 from tandem.stages.sampling import sample
-from tandem.tasks import Sizes, load
+from tandem.tasks import load
 from tandem.tasks.constraints import Constraints
 from tandem.tasks.constraints import gates as constraint_gates
 from tandem.tasks.constraints.splits import SPLITS
 from tandem.tasks.micro import Micro, posts, true_worth
 from tandem.tasks.micro.annotators import known_facts
 from tandem.tasks.micro.feedback import compare_turn
-from tandem.tasks.micro.gates import Evidence, Gate, order_consistency
+from tandem.tasks.micro.gates import Evidence, Gate, order_consistency, translation_gates
 
 ANSWERS = ("(A)", "(B)")
 CHECK_PROMPTS, CHECK_ANSWERS = 64, 4
@@ -66,8 +67,26 @@ def check_micro(path: Path, configs: Mapping[str, Any], seed: int = 0) -> list[G
         ).gates()
 
 
+def check_translation(path: Path, configs: Mapping[str, Any], seed: int = 0) -> list[Gate]:
+    """Measure what a comparison on `micro-translation` rests on: SFT and the learned reward.
+
+    Args:
+        path: the run's folder.
+        configs: settings of `sft`, `reward`, `sampling` and `sizes`.
+        seed: root of every draw.
+    """
+    with Run(path, seed, machine=configs["machine"]) as run:
+        inputs = _inputs(run, "micro-translation", configs, Seed(seed).at("gates"))
+        asked = inputs.eval_prompts.prompts()[:300]
+        said = inputs.run(
+            "translations", sample, inputs.pi_sft, asked, n=2, sampling=inputs.sampling
+        )
+        scored = list(inputs.run("scored", judge, said, RewardModel(inputs.r_phi)))
+    return translation_gates([np.asarray(g.scores, np.float64) for g in scored], scored)
+
+
 def _inputs(run: Run, name: str, configs: Mapping[str, Any], seed: Seed) -> Inputs:
-    task = load.load_task(name, Sizes(), seed)
+    task = load.load_task(name, configs["sizes"], seed)
     return Inputs(run.scope(name), task, configs)
 
 

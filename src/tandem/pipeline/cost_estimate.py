@@ -28,7 +28,7 @@ from tandem.models.folders import context_length
 from tandem.models.loading import keep_activations
 from tandem.models.opening import open_policy
 from tandem.models.packed import PackedModel
-from tandem.models.quantised import is_quantised, weight_bytes, weight_count
+from tandem.models.quantised import weight_bytes, weight_count
 from tandem.models.tokenizers import load_tokenizer
 from tandem.pipeline.inputs import ENSEMBLE_SIZE, Start
 from tandem.pipeline.run_method import Evaluation
@@ -148,11 +148,11 @@ def estimate_run(
     each_second = seconds_per_token(policy, sample or _drawn(policy))
     weights = sum(map(weight_count, policy.parameters()))
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    packed = is_quantised(policy)
     besides = max(0, resident_memory() - sum(map(weight_bytes, policy.parameters())))
     found: list[FitEstimate] = []
     for fit in fits:
-        frozen = fit.frozen - 1 if packed and fit.frozen else fit.frozen  # the reference is itself
+        own = fit.name in ON_POLICY and machine.lora is not None and machine.sharding == "none"
+        frozen = fit.frozen - 1 if own else fit.frozen  # the reference is the policy itself
         held = besides + frozen * FROZEN * weights
         sizes = replace(fit.sizes, trained=fit.sizes.trained if fit.head else 0.0)
         choice = choose_microbatch(policy, machine.tokens, total, {}, sizes=sizes, held=held)
@@ -174,7 +174,7 @@ def estimate_run(
     lengths = sorted(unique_tokens(g) for g in sample) or [0]
     return RunEstimate(
         fits=tuple(found),
-        scratch=FROZEN * (trained if packed else weights) + (TRAINED - 2 * FROZEN) * trained,
+        scratch=(TRAINED - FROZEN) * trained,
         longest=max(fit.sizes.longest for fit in fits),
         usual=lengths[len(lengths) // 2],
     )

@@ -8,12 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import ConfigError, nearest_name
 from tandem.judges import Judge
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
-from tandem.tasks import LEAST_GOLD, TASKS, WITHOUT_MODEL, Sizes, Task, constraints
+from tandem.tasks import LEAST_GOLD, TASKS, UNUSED, WITHOUT_MODEL, Sizes, Task, constraints
 from tandem.tasks.micro import ASSETS, Micro
 from tandem.tasks.micro.annotators import Drift, Drifting, DriftingTruth
 from tandem.tasks.micro.feedback import FEEDBACK_FORMATS
@@ -30,10 +31,46 @@ MICRO = {
     "micro-translation": Micro("translation"),
 }
 
-ASKED_FOR_GOLD = (TASTES, "micro-translation")
-"""Tasks for which the shipped gold reward was not made: their own people teach one."""
 DRIFTS: dict[str, Drift] = {"micro-rotation": "rotation", "micro-flip": "flip"}
 """Tasks whose annotators' taste moves, and how; only `tandem iterate` has rounds."""
+
+
+PEOPLE: dict[str, str] = {
+    TASTES: "a population of which {cyclic:.0%} stand in three camps that rank lengths in a "
+    "circle and the others follow the truth where it is plain. {flips:.0%} of the votes are "
+    "written down wrong.",
+    "micro-rotation": "people who err on {flips:.0%} of them. Their taste turns from round to "
+    "round; here they are asked in the first, where it is the truth.",
+    "micro-flip": "people who err on {flips:.0%} of them. They like summaries true and short, and "
+    "would like them long from round 3 on; here they are asked in the first.",
+    "micro-translation": "somebody who gives every answer one of five marks, by the truth with "
+    "noise, and prefers the one with the higher mark; equal marks are ties. {flips:.0%} of the "
+    "preferences are turned round.",
+    "constraints": "an annotator who sees the truth, likes long answers a little, is unsure "
+    "between answers of nearly one worth, and errs on {flips:.0%} of them.",
+}
+"""Who gives a task's labels, where it is not the annotator of `micro`."""
+ANNOTATOR = (
+    "an annotator who knows the truth and errs on {flips:.0%} of them. People err less evenly."
+)
+
+
+def describe_people(task: str, sizes: Sizes) -> str:
+    """Say who gives a task's labels, for reports.
+
+    >>> describe_people("micro", Sizes(pairs=20, flips=0.1))[:62]
+    'The labels are simulated: 20 comparisons by an annotator who k'
+    """
+    who = PEOPLE.get(task, ANNOTATOR).format(flips=sizes.flips, cyclic=sizes.cyclic)
+    return f"The labels are simulated: {sizes.pairs} comparisons by {who}"
+
+
+def has_shipped_gold(task: str) -> bool:
+    """Say whether a task brings the gold reward that ships with the package.
+
+    That one knows the annotator's taste, and has read no translations.
+    """
+    return task in MICRO and task not in (TASTES, "micro-translation", *DRIFTS)
 
 
 def task_settings(task: str | None) -> dict[str, Any]:
@@ -81,9 +118,16 @@ def load_task(
         model: folder of your model, for tasks that come without one.
 
     Raises:
-        ConfigError: there is no such task, or it needs a model, or brings its own.
+        ConfigError: there is no such task, or it needs a model, or brings its own; or a size is
+            given that it has no use for.
     """
     check_task_model(name, None if model is None else str(model))
+    if sizes.cyclic != UNUSED["cyclic"] and name != TASTES:
+        raise ConfigError(
+            f"sizes.cyclic = {sizes.cyclic:g} with the task {name}",
+            f"only the people of {TASTES} stand in camps",
+            f"leave sizes.cyclic out, or take --task {TASTES}",
+        )
     at = (seed if isinstance(seed, Seed) else Seed(seed)).at("world", name)
     examined = at if exam is None else exam.at("world", name)
     if model is not None:
@@ -122,7 +166,7 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
     task = MICRO[name]
     people, truth = _judges_of(name, task, sizes, at.at("annotator"))
     wanted = sizes.pairs + sizes.held_out
-    gold = sizes.pairs if name in ASKED_FOR_GOLD and sizes.pairs >= LEAST_GOLD else 0
+    gold = sizes.pairs if name == TASTES and sizes.pairs >= LEAST_GOLD else 0
     asked = task.prompts("preference", wanted + gold, at)
     evaluation = task.prompts("evaluation", sizes.evaluation, examined)
     return Task(
@@ -135,16 +179,21 @@ def _load_micro(name: str, sizes: Sizes, at: Seed, examined: Seed) -> Task:
         asked_held_out=asked[sizes.pairs : wanted],
         prompts=task.prompts("unlabelled", sizes.prompts, at),
         evaluation=evaluation,
-        gold=None if name in (*ASKED_FOR_GOLD, *DRIFTS) else task.gold(),
+        gold=task.gold() if has_shipped_gold(name) else None,
         asked_gold=asked[wanted:] if gold else None,
         weaker=sizes.weaker,
-        references=task.references(evaluation),
+        references=_references(task, evaluation),
         annotator=people,
         truth=truth,
         wording=task.wording,
         formats=FEEDBACK_FORMATS,
         same=task.same(),
     )
+
+
+def _references(task: Micro, prompts: Groups) -> Groups:
+    """A translation's reference is the right one, as for BLEU; else somebody's demonstration."""
+    return task.ideals(prompts) if task.skill == "translation" else task.references(prompts)
 
 
 def _judges_of(name: str, task: Micro, sizes: Sizes, seed: Seed) -> tuple[Judge, Judge | None]:
@@ -155,7 +204,7 @@ def _judges_of(name: str, task: Micro, sizes: Sizes, seed: Seed) -> tuple[Judge,
         taste = Drifting(DRIFTS[name], flips=sizes.flips, seed=seed)
         return taste, DriftingTruth(taste)
     if task.skill == "translation":
-        return task.rater(seed=seed), task.truth()
+        return task.rater(flips=sizes.flips, seed=seed), task.truth()
     return task.annotator(flips=sizes.flips, seed=seed), task.truth()
 
 

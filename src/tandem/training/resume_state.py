@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tandem.errors import DataError, RunError
 from tandem.machine import process_rank
-from tandem.models.quantised import TrainedPart, is_quantised
+from tandem.models.quantised import what_is_trained
 from tandem.training.distributed import Parallelism
 from tandem.training.sources import BatchSource
 from tandem.training.state_file import read_state, write_state
@@ -45,7 +45,7 @@ class ResumeState:
         every: float,
     ) -> None:
         self.parts: dict[str, Any] = {
-            "module": TrainedPart(module) if is_quantised(module) else module,
+            "module": what_is_trained(module),
             "optimiser": together.optimiser,
             "schedule": schedule,
             "source": source,

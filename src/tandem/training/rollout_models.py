@@ -62,8 +62,8 @@ class RolloutModels:
 
     Attributes:
         policy: the actor, and the critic where there is one; the only module that is trained.
-        reference: the frozen policy that the KL is measured to; over a quantised base it is the
-            policy itself without its adapters, so that the base is in memory once.
+        reference: the frozen policy that the KL is measured to; where adapters are trained it is
+            the policy itself without them, so that the base is in memory once.
         reward: the opened judge.
         machine: where they run.
         compares: the judge compares answers and gives none a score, so that a single answer
@@ -98,7 +98,7 @@ class RolloutModels:
             ctx: the stage.
         """
         log_other_tokenizer(reward, init, ctx.events)
-        if ctx.machine.quantise != "none" and ref is None:
+        if ctx.machine.lora is not None and ctx.machine.sharding == "none" and ref is None:
             policy.actor.temperature = sampling.temperature
             reference = BaseOfAdapters(policy.actor)
         else:

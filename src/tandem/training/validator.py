@@ -20,7 +20,7 @@ from tandem.errors import ConfigError
 from tandem.judges import open_judge
 from tandem.machine import process_rank
 from tandem.models.forward import forward_groups
-from tandem.models.quantised import TrainedPart, is_quantised
+from tandem.models.quantised import what_is_trained
 from tandem.runs.context import StageContext
 from tandem.statistics import best_index, is_out_of_patience
 from tandem.training.rollout_models import RolloutModels, actor_of
@@ -85,9 +85,10 @@ class Validator:
         if self.validation.choose is None or not weights.exists():
             return
         with torch.no_grad():
-            _stored(policy).load_state_dict(load_file(weights))
+            what_is_trained(policy).load_state_dict(load_file(weights))
         best = self.curve[self._best()]
-        text = f"the policy after round {best['round']:.0f} is kept: {self.validation.choose} likes it best"
+        said = f"{self.validation.choose} likes it best"
+        text = f"the policy after round {best['round']:.0f} is kept: {said}"
         self.ctx.events.log("chosen", text=text, **best)
 
     def state_dict(self) -> dict[str, Any]:
@@ -150,13 +151,9 @@ class Validator:
             return
         self.keep.mkdir(parents=True, exist_ok=True)
         state = {
-            k: v.detach().clone().contiguous() for k, v in _stored(policy).state_dict().items()
+            k: v.detach().clone().contiguous()
+            for k, v in what_is_trained(policy).state_dict().items()
         }
         part = self.keep / "best.part"
         save_file(state, part)
         part.replace(self.keep / "best.safetensors")
-
-
-def _stored(policy: nn.Module) -> Any:
-    """What of a policy is kept: all of it, or what is trained where the rest is packed."""
-    return TrainedPart(policy) if is_quantised(policy) else policy

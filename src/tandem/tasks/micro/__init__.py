@@ -6,7 +6,7 @@
     prompts = task.prompts("preference", 1000, Seed(0))
     humans = task.annotator(flips=0.25)                    # Groups in, Groups with preferences out
 
-No part of this package but the scripts `base`, `entailment` and `gates` loads torch.
+No part of this package but `base_model`, `entailment` and `tokenizer` loads torch.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Micro:
-    """The micro task with one of its skills: summaries, dialogue or arithmetic.
+    """The micro task with one of its skills: summaries, dialogue, arithmetic or translation.
 
     Attributes:
         skill: "summaries" of posts, "dialogue" with helpful and harmful requests, "arithmetic"
@@ -111,7 +111,7 @@ class Micro:
 
     def model(self) -> Path:
         """The folder of the shipped base model."""
-        return _asset("base")
+        return _asset("base", "base_model")
 
     def gold(self) -> Judge | None:
         """The shipped gold reward: larger than the base, fitted to other people's comparisons.
@@ -127,15 +127,16 @@ class Micro:
 
     def entailment(self) -> Path:
         """The folder of the shipped entailment classifier."""
-        return _asset("entailment")
+        return _asset("entailment", "entailment")
 
     def same(self) -> dict[str, Equivalence]:
         """What makes two answers the same, by name: the shipped classifier first, if there is one.
 
-        `entailment` asks the classifier in both directions, `facts` reads what answers claim.
+        `entailment` asks the classifier in both directions, `facts` reads what answers claim. The
+        classifier has read no translations, so these have `facts` alone.
         """
         exact: dict[str, Equivalence] = {"facts": SameFacts()}
-        if not (ASSETS / "entailment" / "config.json").exists():
+        if self.skill == "translation" or not (ASSETS / "entailment" / "config.json").exists():
             return exact
         from tandem.judges.semantic import Entailment  # loads torch
 
@@ -176,9 +177,11 @@ class Micro:
         """Somebody who compares completions (0, 1), (2, 3), ... and errs at this rate."""
         return Annotator(flips=flips, seed=seed)
 
-    def rater(self, noise: float = 0.2, seed: Seed = START_SEED) -> TranslationRater:
+    def rater(
+        self, noise: float = 0.2, flips: float = 0.0, seed: Seed = START_SEED
+    ) -> TranslationRater:
         """Somebody who rates every completion on a scale, and likes the better rated one more."""
-        return TranslationRater(noise=noise, seed=seed)
+        return TranslationRater(noise=noise, flips=flips, seed=seed)
 
     def tastes(self, cyclic: float = 1.0, flips: float = 0.0, seed: Seed = START_SEED) -> Tastes:
         """A population whose preference goes from a ranking (0) to a circle (1)."""
@@ -240,12 +243,12 @@ def invented_facts(group: Group) -> float:
     return sum(p["invented"] for p in parts) / len(group)
 
 
-def _asset(name: str) -> Path:
+def _asset(name: str, script: str) -> Path:
     folder = ASSETS / name
     if not (folder / "config.json").exists():
         raise ModelError(
             f"{folder} holds no model",
             "the micro world ships its models with the package, and this copy lacks one",
-            f"make it with `python -m tandem.tasks.micro.{name}`",
+            f"make it with `python -m tandem.tasks.micro.{script}`",
         )
     return folder

@@ -149,17 +149,21 @@ class TranslationRater:
     Attributes:
         noise: standard deviation of what is added to the worth, which lies between 0 and 1.
         levels: steps of the scale, 1 to `levels`.
+        flips: the chance that a preference is written down the wrong way round.
         seed: where the draws start; a rating depends on the prompt's id and the text alone.
     """
 
+    compares: ClassVar[bool] = True
     name: str = "rater"
     noise: float = 0.2
     levels: int = 5
+    flips: float = 0.0
     seed: Seed = START_SEED
 
     def __post_init__(self) -> None:
         _check("noise", self.noise, 0.0, math.inf)
         _check("levels", self.levels, 2, 1000)
+        _check("flips", self.flips, 0.0, 0.5)
 
     def rating(self, group: Group, text: str) -> float:
         """Return how he rates a text, from 1 to `levels`."""
@@ -171,11 +175,16 @@ class TranslationRater:
         """Yield the same groups with a preference for the pairs (0, 1), (2, 3), ..."""
         for group in groups:
             rated = [self.rating(group, c.text) for c in group.completions]
-            votes = tuple(
-                Preference(i, j, 0.5 + 0.5 * float(np.sign(rated[i] - rated[j])), by=self.name)
+            votes = [
+                Preference(i, j, self._likes(group, i, rated[i] - rated[j]), by=self.name)
                 for i, j in answer_pairs(group)
-            )
-            yield replace(group, preferences=votes)
+            ]
+            yield replace(group, preferences=tuple(votes))
+
+    def _likes(self, group: Group, i: int, gap: float) -> float:
+        """Return 1, 0 or, for equal ratings, one half; sometimes the wrong way round."""
+        wrong = self.seed.at(self.name, "flip", group.id, i).uniform() < self.flips
+        return 0.5 + 0.5 * float(np.sign(-gap if wrong else gap))
 
 
 def _sure(gap: float, temperature: float) -> float:
@@ -253,6 +262,7 @@ class Tastes:
         seed: where draws start.
     """
 
+    compares: ClassVar[bool] = True
     name: str = "tastes"
     cyclic: float = 1.0
     temperature: float = 1.0

@@ -208,6 +208,15 @@ def dialogue_gates(sft: Sequence[Group]) -> list[Gate]:
     ]
 
 
+def translation_gates(proxy: Sequence[Floats], translated: Sequence[Group]) -> list[Gate]:
+    """Gates on a reward's scores of two SFT translations a prompt, and on their truth."""
+    true = true_scores(translated)
+    return [
+        Gate("SFT: truth of translations", float(np.mean(true)), 0.6, 0.9),
+        Gate("reward: accuracy on clean pi_sft pairs", pair_accuracy(proxy, true), 0.6, 0.9),
+    ]
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What has to be sampled and scored before the gates can be read.

@@ -67,10 +67,13 @@ def any_quality(rng: Generator) -> Quality:
     )
 
 
-def is_held_out_post(values: list[tuple[str, str]]) -> bool:
-    """Whether two of the facts form a combination that only evaluation prompts contain."""
+def is_held_out_post(values: list[tuple[str, str]], one_in: int = HELD_OUT) -> bool:
+    """Whether two of the facts form a combination that only evaluation prompts contain.
+
+    One in so many combinations is such.
+    """
     numbers = [VALUES[kind].index(value) + 3 * KINDS.index(kind) for kind, value in values]
-    pairs = [(a + b) % HELD_OUT for i, a in enumerate(numbers) for b in numbers[i + 1 :]]
+    pairs = [(a + b) % one_in for i, a in enumerate(numbers) for b in numbers[i + 1 :]]
     return 0 in pairs
 
 

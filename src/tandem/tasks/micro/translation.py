@@ -3,7 +3,7 @@
     i visited park . ana met aunt .   ->   drum tighten i and happy price ana .
 
 Every value becomes a value of the next kind, every verb one of two words that mean the same, and
-the clause is turned round; names stay. So a reference is one of several right translations, and
+the clause is turned round; names stay. So the reference is one of several right translations, and
 an answer can be right and look unlike it. All words are in the base model's vocabulary, but their
 meaning here is new to it: what it can of the task it has learned from demonstrations.
 """
@@ -22,6 +22,8 @@ from tandem.tasks.micro.words import AUTHOR, CLAUSES, KINDS, MAIN, NAMES, STEPS,
 
 SENTENCES = 4
 """Sentences of a source text."""
+HELD_OUT = 16
+"""One in so many combinations of two facts is held out; of four facts, every third text has one."""
 JOINT, END = "and", "."
 _SYNONYMS = tuple(STEPS.values())
 VERBS = {kind: _SYNONYMS[2 * i : 2 * i + 2] for i, kind in enumerate(KINDS)}
@@ -59,8 +61,8 @@ def translation_question(meta: Meta) -> str:
 
 
 def is_held_out_source(meta: Meta) -> bool:
-    """Whether the first two facts form a combination that only evaluation prompts contain."""
-    return posts.is_held_out_post([(kind, value) for _, kind, value in meta["told"][:2]])
+    """Whether two of the facts form a combination that only evaluation prompts contain."""
+    return posts.is_held_out_post([(kind, value) for _, kind, value in meta["told"]], HELD_OUT)
 
 
 def translate_value(kind: str, value: str) -> str:

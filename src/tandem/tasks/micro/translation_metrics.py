@@ -1,7 +1,7 @@
 """BLEU and chrF of translations against their references, by sacrebleu.
 
 Neither is a reward here. They stand beside the truth, which accepts every right translation, where
-a reference is one of several.
+the reference is one of several: the one with the first word for every verb.
 """
 
 from __future__ import annotations

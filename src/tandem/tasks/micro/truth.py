@@ -1,6 +1,6 @@
 """Programmatic judges: what a text is really worth, from the facts in `meta`.
 
-`truth(meta, text)` is the number; `breakdown(meta, text)` says where it comes from.
+`true_worth(meta, text)` is the number; `truth_parts(meta, text)` says where it comes from.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ PARTS: dict[str, Callable[[Meta, str], TruthParts]] = {
 
 
 def truth_parts(meta: Meta, text: str) -> TruthParts:
-    """Named parts of the truth about a text; `total` is what `truth` returns."""
+    """Named parts of the truth about a text; `total` is its `true_worth`."""
     return PARTS[meta["skill"]](meta, text)
 
 
@@ -151,11 +151,16 @@ def _reply(text: str) -> Hashable | None:
     return "sorry" if "sorry" in text.split() else None
 
 
+def _translation(text: str) -> Hashable | None:
+    said = translation.translation_facts(text)
+    return tuple(said) if any(said) else None
+
+
 MEANINGS: dict[str, Callable[[str], Hashable | None]] = {
     "summaries": lambda text: frozenset(summary_claims(text)[0]) or None,
     "dialogue": _reply,
     "arithmetic": lambda text: answer(text) or None,
-    "translation": lambda text: tuple(translation.translation_facts(text)),
+    "translation": _translation,
 }
 
 
