@@ -184,13 +184,11 @@ def open_folder(path: str, name: str = "") -> Judge:
     """
     from tandem.judges.preference_model import PreferenceModel
     from tandem.judges.reward_model import RewardModel
-    from tandem.models.folders import read_config
+    from tandem.models.loading import stored_kind
     from tandem.runs.checkpoint import Checkpoint
 
     model = Checkpoint(Path(path), name or Path(path).resolve().name)
-    stored = getattr(read_config(model.path), "tandem", None)
-    compares = isinstance(stored, dict) and stored.get("reads", "answer") != "answer"
-    return PreferenceModel(model) if compares else RewardModel(model)
+    return RewardModel(model) if stored_kind(model.path) == "answer" else PreferenceModel(model)
 
 
 def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge], int]:

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from jsonargparse import ArgumentParser, Namespace
@@ -19,6 +19,7 @@ from tandem.errors import ConfigError
 
 if TYPE_CHECKING:
     from tandem.judges import Judge
+    from tandem.runs.checkpoint import Checkpoint
 
 JudgeKind = Literal[
     "verdict", "letters", "rating", "rewards", "preferences", "classify", "pooling", "score"
@@ -77,26 +78,56 @@ def open_judge_choice(options: Namespace) -> Judge:
     if "://" in options.judge:
         return _remote(options)
     from tandem.cli.evaluate import open_folder
+
+    found = find_reward_folder(options.judge)
+    return open_folder(str(found.path), found.name)
+
+
+def find_reward_folder(given: str) -> Checkpoint:
+    """Return the folder of a reward or a preference model, checked before its weights are read.
+
+    Raises:
+        ModelError: it holds neither.
+    """
     from tandem.models.checks import check_reward
     from tandem.models.model_finder import find_model
 
-    found = find_model(options.judge)
+    found = find_model(given)
     check_reward(found.path)
-    return open_folder(str(found.path), found.name)
+    return found
+
+
+def open_reward_server(url: str, route: Any, model: str, key: str, tokenizer: str) -> Judge:
+    """Return the reward model behind a server; nothing is asked yet.
+
+    Args:
+        url: the address, with the route in it.
+        route: `rewards`, `classify`, `pooling` or `score`.
+        model: its name on the server; may be empty.
+        key: environment variable with the server's key, or empty.
+        tokenizer: folder of the served model, so that token ids are sent, or empty.
+
+    Raises:
+        ConfigError: the address is none or holds a secret, or the variable is not set.
+    """
+    from tandem.engines.json_server import JsonServer
+    from tandem.judges.remote_reward import RemoteReward
+
+    own = Path(tokenizer) if tokenizer else None
+    return RemoteReward(JsonServer(url, key=key or None), route, model or "reward", own)
 
 
 def _remote(options: Namespace) -> Judge:
     kind, url, model = options.judge_kind, options.judge, options.judge_model
     if kind in LANGUAGE:
         return _language(options, url, model)
+    key = options.judge_key
+    if kind != "preferences":
+        return open_reward_server(url, kind, model, key, options.judge_tokenizer)
     from tandem.engines.json_server import JsonServer
-    from tandem.judges.remote_reward import RemotePreference, RemoteReward
+    from tandem.judges.remote_reward import RemotePreference
 
-    server = JsonServer(url, key=options.judge_key or None)
-    if kind == "preferences":
-        return RemotePreference(server, model or "preference")
-    own = Path(options.judge_tokenizer) if options.judge_tokenizer else None
-    return RemoteReward(server, kind, model or "reward", own)
+    return RemotePreference(JsonServer(url, key=key or None), model or "preference")
 
 
 def _language(options: Namespace, url: str, model: str) -> Judge:

@@ -60,9 +60,9 @@ ELSEWHERE: dict[str, str] = {
     "trust_remote_code": "leave it out: code that comes with a model is never run",
     "push_to_hub": "leave it out; afterwards `tandem export RUN --out FOLDER`, and `hf upload NAME "
     "FOLDER`",
-    "reward_funcs": "a reward in Python is a judge: examples/grpo_with_your_reward.py",
-    "reward_model_path": "leave it out: the method fits a reward to --data; to train on another, "
-    "see examples/reward_over_http.py",
+    "reward_funcs": "write --reward truth where the data has an answer key, or --reward URL; in "
+    "Python a reward is a judge: examples/grpo_with_your_reward.py",
+    "reward_model_path": "write --reward FOLDER",
 }
 """A flag of another trainer that is no flag here -> what does it."""
 
