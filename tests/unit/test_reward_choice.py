@@ -78,9 +78,12 @@ def test_methods_that_learn_from_a_reward_are_those_whose_recipe_names_one():
     ],
 )
 def test_a_reward_that_cannot_be_is_refused(method: str, cfg: Any, options: Any, words: str):
-    with pytest.raises(TandemError) as error:
+    def chosen() -> None:
         check_reward_choice(options, load_method(method), cfg)
         open_reward_choice(options, questions())
+
+    with pytest.raises(TandemError) as error:
+        chosen()
     assert words in error.value.what
     assert "canary" not in str(error.value)
     assert "pw" not in str(error.value)
