@@ -178,7 +178,7 @@ def results_of(name: str) -> Iterator[list[str]]:
 def numbers(p: Told, found: Told) -> list[str]:
     """Return a policy's name, seeds, gain, win, KL and verdict."""
     gain, win = p[f"{found['judge']} gain"], p[f"win vs {found['opponent']}"]
-    better = "resolved" if gain["mean"] > 0 else "worse"
+    better = "resolved" if win["mean"] > 0.5 else "worse"
     return [
         p["policy"],
         str(len(found["seeds"])),

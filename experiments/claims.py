@@ -34,8 +34,9 @@ HOLDS, WHEN, FAILS, OPEN, LEFT = "holds", "holds when", "fails", "not resolved",
 VERDICTS = (HOLDS, WHEN, FAILS, OPEN, LEFT)
 FROM = {
     "outcomes": "outcomes, seeds x prompts",
-    "means": "means of the seeds",
-    "numbers": "numbers of the seeds",
+    "means": "means of the seeds, over seeds alone",
+    "numbers": "numbers, seeds x prompts",
+    "seeds": "one number a seed, over seeds alone",
     "estimate": "the experiment's own estimate",
     "missing": "-",
 }
@@ -197,7 +198,8 @@ def _head(judged: Mapping[str, list[Judged]]) -> Iterator[str]:
     )
     yield f"**{len(judged)} claims:** " + ", ".join(f"{counts[v]} {v}" for v in VERDICTS) + "."
     yield (
-        "- *Holds*: all of its tests are resolved in its favour, p < .05 after Holm.\n"
+        "- *Holds*: all of its tests that were run are resolved in its favour, p < .05 after Holm. "
+        "Where some were not run yet, the number of those that were stands beside the verdict.\n"
         "- *Holds when*: some are and others are not. Those that hold are named, and those that "
         "are resolved the other way.\n"
         "- *Fails*: none is, and at least one is resolved the other way; it is named where others "
@@ -206,18 +208,20 @@ def _head(judged: Mapping[str, list[Judged]]) -> Iterator[str]:
         "- *Not run yet*: its outcomes are not stored; the command stands with the claim."
     )
     yield (
-        "Holm runs over all tests that the same experiment decides by the same judge. The "
-        "experiment's own page corrects over the few claims of its plan, so it may resolve what "
-        "is open here. Tests of self-improvement keep the p-values of their own page."
+        "Holm runs over all tests that the same experiment decides by the same judge. A "
+        "comparison's own page corrects over the few claims of its plan, so it may resolve what "
+        "is open here. An estimate that an experiment corrected itself keeps the p-value of its "
+        "own page."
     )
     yield (
         f"The {len(tests)} tests: {kinds['outcomes']} from outcomes prompt by prompt, with the "
-        f"intervals of docs/adr/0018; {kinds['numbers']} from numbers of each seed, with its t "
-        f"interval, or the crossed one where prompts are kept; {kinds['means']} from means of each "
-        f"seed alone; {kinds['estimate']} as an experiment stored them; {kinds['missing']} not run "
-        f"yet. {old} are marked `†`: measured before outcomes were kept, with settings of that "
-        "day. A `†` interval from means is over seeds and not over other prompts, so it is too "
-        "narrow."
+        f"intervals of docs/adr/0018; {kinds['numbers']} from other numbers by seed and prompt, "
+        f"with the same; {kinds['estimate']} as an experiment stored them; "
+        f"{kinds['means']} from means of each seed and {kinds['seeds']} from one number a seed, "
+        f"with a t interval over seeds alone; {kinds['missing']} not run yet. "
+        f"{old} are marked `†`: measured before outcomes were kept, with settings of that day. "
+        "An interval over seeds alone says nothing about other prompts: where all seeds met the "
+        "same ones, it is too narrow."
     )
     yield (
         "A paper's own error is recomputed from what it prints: the standard error of the "
@@ -245,6 +249,13 @@ def spell_first(tests: Sequence[Judged]) -> str:
 
 
 def spell_verdict(tests: Sequence[Judged]) -> str:
+    """Spell a claim's verdict, and how many of its tests were run where some were not."""
+    run = sum(t.verdict != LEFT for t in tests)
+    some = f" ({run} of {len(tests)} tests run)" if 0 < run < len(tests) else ""
+    return spell_cases(tests) + some
+
+
+def spell_cases(tests: Sequence[Judged]) -> str:
     """Spell a claim's verdict, with the tests that hold and fail where they differ."""
     verdict = claim_verdict(tests)
     run = [t for t in tests if t.verdict != LEFT]

@@ -3,7 +3,8 @@
 Outcomes lie in docs/results: `NAME.parquet` has a comparison's numbers prompt by prompt, and its
 statistics are made of those (docs/adr/0018). Where a comparison is older than that, `NAME.json`
 still has one mean a seed: its interval is over seeds alone, and `Evidence.kind` says so. Other
-experiments keep their numbers, or their estimates, in `NAME.json`. No torch.
+experiments keep their numbers, or their estimates, in `NAME.json`: where they stored an estimate
+over seeds and prompts, it decides, and not the means of the seeds. No torch.
 
 Shapes: S seeds, P prompts, K rows of a trend, M policies.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +23,12 @@ import numpy as np
 
 from pages import NOW
 from tandem.bench.outcomes import Outcomes, read_outcomes
+from tandem.errors import DataError
 from tandem.statistics import Estimate, mean_of, mean_over_seeds
+from tandem.statistics.intervals import without_interval
 from tandem.statistics.numerics import Floats, t_tails
 
-Kind = Literal["outcomes", "means", "numbers", "estimate", "missing"]
+Kind = Literal["outcomes", "means", "numbers", "seeds", "estimate", "missing"]
 Test = Mapping[str, Any]
 REDUCED = {"sum": np.sum, "mean": np.mean}
 ALL = "*"
@@ -42,7 +45,7 @@ class Evidence:
 
     Attributes:
         estimate: how much more, with its interval; None where nothing was measured.
-        kind: what it is made of.
+        kind: what it is made of; of `means` and `seeds` the interval is over seeds alone.
         adjusted: the p-value is after Holm already, over the experiment's own table.
         day: when it was measured, where the file says so.
         old: its interval is not that of docs/adr/0018 over all that was measured.
@@ -97,13 +100,21 @@ def weigh_test(test: Test, store: Store) -> Evidence:
             day, old = str(found.get("date", "")), found.get("intervals") != NOW
         if "by" in test or "rank" in test:
             return _bench(test, store, day)
-        if "gain" in test:
-            estimate, adjusted = read_estimate(follow_path(found, test["gain"]))
+        if "gain" in test or "loss" in test:
+            path = test["gain"] if "gain" in test else test["loss"]
+            estimate, adjusted = read_estimate(follow_path(found, path))
+            if "loss" in test:
+                low, high = -estimate.high, -estimate.low
+                estimate = replace(estimate, mean=-estimate.mean, low=low, high=high)
             return Evidence(estimate, "estimate", adjusted, day, old)
         if "apart" in test:
             low, high = (read_estimate(follow_path(found, p))[0] for p in test["apart"])
             return Evidence(join_ends(low, high), "estimate", day=day, old=old)
-        return Evidence(_numbers(test, found), "numbers", day=day)
+        difference = _numbers(test, found)
+        if difference.ndim == 1:
+            known = mean_over_seeds(difference)
+            return Evidence(known, "seeds", day=day, old=old and bool(day))
+        return Evidence(mean_of(difference), "numbers", day=day)
     except Absent as error:
         return Evidence(None, "missing", missing=str(error))
 
@@ -116,16 +127,16 @@ def _bench(test: Test, store: Store, day: str) -> Evidence:
     kept = outcomes is not None
     columns = outcomes.columns if kept else means_by_seed(store.results(test["file"]))
     if "rank" in test:
-        return Evidence(_alike(test, columns), _kind(kept), day=day, old=not kept)
+        return Evidence(_alike(test, columns), "seeds", day=day, old=not kept)
     rows = test.get("rows") or [test["less"], test["more"]]
     stack = np.stack([_column(columns, row, test["by"]) for row in rows])
     steps = np.tensordot(slope_weights(len(rows)), stack, axes=1)
-    estimate = mean_of(steps) if kept else mean_over_seeds(steps)
-    return Evidence(estimate, _kind(kept), day=day, old=not kept)
-
-
-def _kind(kept: bool) -> Kind:
-    return "outcomes" if kept else "means"
+    try:
+        estimate = mean_of(steps) if kept else mean_over_seeds(steps)
+    except DataError as error:  # a verdict that could not be read
+        known = float(np.nanmean(steps)) if np.isfinite(steps).any() else math.nan
+        estimate = without_interval(known, steps.shape[-1], error.what)
+    return Evidence(estimate, "outcomes" if kept else "means", day=day, old=not kept)
 
 
 def means_by_seed(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -201,8 +212,8 @@ def _step(found: Any, step: Any) -> Any:
         raise Absent(f"there is no {step!r}") from error
 
 
-def _numbers(test: Test, found: Any) -> Estimate:
-    """Estimate how much higher one is than the other, over the seeds that have both."""
+def _numbers(test: Test, found: Any) -> Floats:
+    """Return how much higher one is than the other, [S] or [S, P], in the seeds that have both."""
     sides = (_each_seed(found, test[k]) for k in ("low", "high"))
     both = [(a, b) for a, b in zip(*sides, strict=True) if a is not None and b is not None]
     if not both:
@@ -210,8 +221,7 @@ def _numbers(test: Test, found: Any) -> Estimate:
     low, high = (np.asarray(x, np.float64) for x in zip(*both, strict=True))
     if reduce := test.get("reduce"):
         low, high = (REDUCED[reduce](x, axis=-1) for x in (low, high))
-    difference = high - low
-    return mean_over_seeds(difference) if difference.ndim == 1 else mean_of(difference)
+    return high - low
 
 
 def _each_seed(found: Any, path: Sequence[Any]) -> list[Any]:
@@ -229,16 +239,16 @@ def _each_seed(found: Any, path: Sequence[Any]) -> list[Any]:
 
 
 def read_estimate(value: Any) -> tuple[Estimate, bool]:
-    """Read an estimate that an experiment stored, and whether its p-value is after Holm."""
-    if isinstance(value, Mapping) and isinstance(value.get("gain"), Sequence):
-        mean, low, high = value["gain"]
-        p, adjusted = value.get("holm_p"), True
-        rest: Mapping[str, Any] = {}
-    elif isinstance(value, Mapping):
-        rest, (mean, low, high) = value, (value[k] for k in ("mean", "low", "high"))
-        p, adjusted = value.get("p_value"), False
-    else:
-        rest, (mean, low, high), p, adjusted = {}, value, None, False
+    """Read an estimate that an experiment stored, and whether its p-value is after Holm.
+
+    It is a table, three numbers, or a row whose `gain` is one of them; `holm_p` may stand in both.
+    """
+    row: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
+    told = row.get("gain", value)
+    rest: Mapping[str, Any] = told if isinstance(told, Mapping) else {}
+    mean, low, high = (rest[k] for k in ("mean", "low", "high")) if rest else told
+    adjusted = "holm_p" in row
+    p = row["holm_p"] if adjusted else rest.get("p_value")
     made = Estimate(
         mean=mean, low=_number(low), high=_number(high), n=int(rest.get("n", 0)),
         p_value=_number(p), method="as the experiment stored it", se=_number(rest.get("se")),
@@ -269,7 +279,8 @@ def join_ends(low: Estimate, high: Estimate) -> Estimate:
 def missing_paths(tests: Sequence[Test], store: Store) -> Iterator[str]:
     """Yield what tests name that an existing file does not have: a mistake in the tests."""
     for test in tests:
-        if (store.folder / f"{test['file']}.json").exists() and "by" not in test:
+        there = (store.folder / f"{test['file']}.json").exists()
+        if there and "by" not in test and not test.get("later"):
             told = weigh_test(test, store).missing
             if told and "rank" not in test:
                 yield f"{test['file']}, {test['label']}: {told}"

@@ -8,7 +8,8 @@ The prose stands in experiments/findings.md. In it, between double braces:
     {{ID}}                the first test of a claim of docs/claims/claims.toml that was run
     {{ID: LABEL}}         one of its tests, by its label
     {{table ID ID ...}}   a table of claims with their verdicts
-    {{if ID is VERDICT}}  nothing: the paragraph was written for this verdict
+    {{if ID is VERDICT}}  nothing: the paragraph was written for this verdict, which names the tests
+                          that hold or fail where they differ: `holds when: truth`
 
 A sentence cannot outlive its verdict: when an outcome is measured again and the verdict changes,
 the page is not made until somebody has written the paragraph anew.
@@ -89,7 +90,7 @@ def _tests(name: str, judged: Judged) -> list[claims.Judged]:
 
 
 def _check_verdict(name: str, written: str, judged: Judged) -> None:
-    found = claims.claim_verdict(_tests(name, judged))
+    found = claims.spell_cases(_tests(name, judged))
     if found != written:
         raise ValueError(
             f"a paragraph was written for {name!r} with the verdict {written!r}, which is now "

@@ -4,7 +4,8 @@
     python experiments/iterated.py --page-only [--out FOLDER]    # the page, from its JSON alone
 
 See experiments/online.md for what was expected. Every seed is a run folder: a command that was
-stopped goes on where it was. Writes iterated.json and iterated.md of the seeds that are done.
+stopped goes on where it was. Writes iterated.json and iterated.md of the seeds that are done. All
+seeds meet the same evaluation prompts; a JSON without `exam` is of seeds that had their own each.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from pages import measured_today
+from tandem.bench.outcomes import claim_standing
 from tandem.cli.run import default_configs
 from tandem.data.groups import Groups
 from tandem.evaluation import score_column
@@ -27,17 +30,21 @@ from tandem.evaluation.tables import Table
 from tandem.judges.reward_model import RewardModel
 from tandem.methods import dpo, iterated_rlhf, load_method, online_dpo, ppo, reward
 from tandem.pipeline.inputs import Inputs
+from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
+from tandem.runs.environment import code_commit
 from tandem.runs.records import read_records
 from tandem.runs.run import Run
 from tandem.stages.judging import judge
 from tandem.stages.sampling import BestOf, Policy, sample
-from tandem.statistics import Estimate, fit_bradley_terry, mean_of, paired_difference
+from tandem.statistics import Estimate, fit_bradley_terry, holm, mean_of, mean_over_seeds
 from tandem.tasks import Sizes
 from tandem.tasks.load import load_task
 
 SIZES = Sizes(demonstrations=3000, pairs=600, held_out=100, prompts=3000, evaluation=500)
 SHARE, LABELS_ONLINE, ROUNDS = 200, 1280, 4
+EXAM = 0
+"""Seed of the evaluation prompts."""
 CLAIMS = (
     ("mix", "base"), ("round 1", "SFT"), ("round 4", "round 1"), ("online DPO", "offline DPO"),
     ("200 more labels", "free labels"),
@@ -131,7 +138,7 @@ def run_seed(place: Path, seed: int, only: list[str]) -> Seedful:
     """Return the truth of every policy's answer to each evaluation prompt, and Elo's votes."""
     configs: dict[str, Any] = default_configs(load_method("iterated_rlhf"), "micro")
     configs |= default_configs(load_method("online_dpo"), "micro")
-    task = load_task("micro", SIZES, seed, exam=None)
+    task = load_task("micro", SIZES, seed, exam=Seed(EXAM))
     with Run(place / f"seed-{seed}", seed, machine=configs["machine"]) as run:
         inputs = Inputs(run, task, configs)
         found: dict[str, Policy] = {"SFT": inputs.pi_sft}
@@ -196,19 +203,32 @@ def accuracy_table(kept: Mapping[str, Seedful]) -> Table:
 
 
 def _mean_right(told: Sequence[Sequence[Mapping[str, Any]]], t: int, k: int) -> Estimate:
-    return mean_of([seed[t][f"right on {k}"]["mean"] for seed in told])
+    return mean_over_seeds([seed[t][f"right on {k}"]["mean"] for seed in told])
 
 
-def table_of(kept: Mapping[str, Seedful]) -> Table:
-    """Lay out the claims over the seeds that have both sides."""
-    rows = []
+def table_of(record: Mapping[str, Any]) -> Table:
+    """Lay out the claims over the seeds that have both sides, with Holm over all of them."""
+    rows, gains = [], list[Estimate]()
     for better, worse in CLAIMS:
-        both = [told for told in kept.values() if better in told and worse in told]
+        both = [told for told in record["found"].values() if better in told and worse in told]
         if both:
             a, b = (np.array([told[name] for told in both]) for name in (better, worse))
-            rows.append((better, worse, len(both), a.mean(), b.mean(), paired_difference(a, b)))
+            gains.append(difference(a - b, same_prompts="exam" in record))
+            rows.append((better, worse, len(both), a.mean(), b.mean(), gains[-1]))
+    adjusted = holm([gain.p_value for gain in gains]).tolist()
+    told = [(p, claim_standing(gain, p)) for gain, p in zip(gains, adjusted, strict=True)]
     heads = ("policy", "against", "seeds", "truth", "truth of the other", "difference")
-    return Table(heads, tuple(rows), "expected: above 0")
+    lines = tuple((*row, *more) for row, more in zip(rows, told, strict=True))
+    return Table((*heads, "Holm p", "above 0"), lines, "expected: above 0")
+
+
+def difference(d: np.ndarray, *, same_prompts: bool) -> Estimate:
+    """Estimate the mean of [S, P] differences.
+
+    Where each seed has prompts of its own, its mean is one number, and seeds bring the prompts'
+    share of chance with them.
+    """
+    return mean_of(d) if same_prompts else mean_over_seeds(d.mean(axis=1))
 
 
 def main() -> int:
@@ -222,26 +242,34 @@ def main() -> int:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "iterated.json"
-    kept: dict[str, Seedful] = json.loads(file.read_text()) if file.exists() else {}
+    record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    if not args.page_only and record.get("exam") != EXAM:
+        record = {"found": {}}
     for seed in () if args.page_only else range(args.seeds):
-        found = run_seed(args.runs, seed, args.only)
+        found, kept = run_seed(args.runs, seed, args.only), record["found"]
         kept[str(seed)] = kept.get(str(seed), {}) | found
-        file.write_text(json.dumps(kept) + "\n")
-        print(table_of(kept), flush=True)
-    (args.out / "iterated.md").write_text(page_of(kept))
+        record = {"commit": code_commit(), **measured_today(), "exam": EXAM, "found": kept}
+        file.write_text(json.dumps(record) + "\n")
+        print(table_of(record), flush=True)
+    (args.out / "iterated.md").write_text(page_of(record))
     return 0
 
 
-def page_of(kept: Mapping[str, Seedful]) -> str:
+def page_of(record: Mapping[str, Any]) -> str:
     """Return the page of the seeds that are done."""
+    kept: Mapping[str, Seedful] = record["found"]
+    same = "exam" in record
+    over = "prompts and seeds" if same else "seeds, each with evaluation prompts of its own"
+    when = f" {record['date']}, commit `{record['commit']}`." if same else ""
     parts = [
         "# Rounds in the micro world",
-        "Made by `python experiments/iterated.py`. What was expected was written down before: "
-        "[experiments/online.md](../../experiments/online.md).",
+        f"Made by `python experiments/iterated.py`.{when} What was expected was written down "
+        "before: [experiments/online.md](../../experiments/online.md).",
         "## What was expected, and what came",
-        "Truth of one answer to each evaluation prompt. Differences are paired over prompts and "
-        "seeds; one whose interval holds 0 is not resolved.",
-        f"```text\n{table_of(kept)}\n```",
+        "Truth of one answer to each evaluation prompt. Differences are paired by prompt, with "
+        f"95 % intervals over {over}; *resolved* is after Holm over the table, and *reversed* is "
+        "resolved the other way.",
+        f"```text\n{table_of(record)}\n```",
     ]
     if any("meetings" in seed for seed in kept.values()):
         parts += [

@@ -26,7 +26,7 @@ import torch
 
 import levers
 import turnover
-from pages import measured_today, not_again, with_interval
+from pages import intervals_of, measured_today, not_again, with_interval
 from tandem.evaluation.reward_hacking import draw_panels
 from tandem.runs.environment import code_commit
 from tandem.statistics import OverOptimisation
@@ -164,8 +164,8 @@ def page(found: Mapping[str, Any]) -> str:
         f"Micro world, {seeds} seeds ({', '.join(map(str, found['seeds']))}); {sizes['pairs']} "
         f"pairs with {sizes['flips']:.0%} flips; every climb has {episodes:,} episodes. Seeds "
         f"differ in everything but the {sizes['evaluation']} evaluation prompts. Intervals are "
-        "95 %, over seeds and prompts (docs/adr/0006); *resolved* is after Holm over the rows of "
-        "the table.",
+        f"95 %, over seeds and prompts ({intervals_of(found)}); *resolved* is after "
+        "Holm over the rows of a column, of every table.",
         f"![proxy, held-out reward and truth against sqrt(KL)]({NAME}.svg)",
         "## Truth at the end, and against free optimisation",
         _table(found["table"]),

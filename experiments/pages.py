@@ -202,6 +202,11 @@ def not_again(found: Mapping[str, Any], more: str = "") -> list[str]:
     return [f"{told} {more}".strip()]
 
 
+def intervals_of(found: Mapping[str, Any]) -> str:
+    """Return where it is written down how the intervals of a page were made."""
+    return found.get("intervals", FIRST)
+
+
 def measured_today() -> dict[str, str]:
     """Return when an experiment was measured, which is today, and which intervals it has."""
     return {"date": datetime.now(UTC).date().isoformat(), "intervals": NOW}
@@ -235,7 +240,7 @@ def reading(found: Mapping[str, Any]) -> str:
     over = "prompts and seeds" if len(found["seeds"]) > 1 else "prompts, for one training seed"
     if "intervals" in found and len(found["seeds"]) > 1:
         over += ", for seed effects that are about normal"
-    made = found.get("intervals", FIRST)
+    made = intervals_of(found)
     if until := found.get("until_resolved"):
         made = (
             f"docs/adr/0019: seeds were added after the first {until['fewest']} until every claim "
@@ -280,13 +285,12 @@ def gold_name(found: Mapping[str, Any]) -> str:
 
 
 def verdict(policy: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """Say whether a policy's gain over the opponent is resolved after Holm."""
+    """Say whether a policy's wins against the opponent are resolved after Holm."""
     if policy.get("Holm p") is None:
         return "-"
-    gain = policy[f"{found['judge']} gain"]["mean"]
-    if policy["Holm p"] >= 0.05:
+    if not policy["Holm p"] < 0.05:
         return "not resolved"
-    return "resolved" if gain > 0 else "worse"
+    return "resolved" if policy[f"win vs {found['opponent']}"]["mean"] > 0.5 else "worse"
 
 
 def _failed(found: Mapping[str, Any]) -> list[str]:
@@ -348,6 +352,8 @@ def _claims(found: Mapping[str, Any]) -> list[str]:
         "resolved against the claim; *needs* is how many more comparisons would resolve a "
         "difference of this size."
     )
+    if any(row["verdict"] == "not measured" for row in found["order"]):
+        told += " *Not measured*: one of the two failed; Holm counts the claim with p = 1."
     return [told, markdown(head, lines)]
 
 

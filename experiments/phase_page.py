@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ LOW, MIDDLE, HIGH = "#b35806", "#f7f7f7", "#2166ac"
 MARKS = {"resolved": "above", "reversed": "below", "not resolved": ""}
 
 
-def contrast_cells(phase: Any, outcomes: Outcomes) -> list[dict[str, Any]]:
+def contrast_cells(
+    phase: Any, outcomes: Outcomes, failed: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Estimate every difference in every cell that was done.
 
     Args:
         phase: the figure.
         outcomes: of `PLACE / ROW`, by seed and prompt.
+        failed: each `PLACE / ROW` that failed: its differences count in Holm's family, with p = 1.
 
     Returns:
         one row a judge, contrast and cell, with the paired estimate and Holm's p over the judge's.
@@ -27,18 +30,20 @@ def contrast_cells(phase: Any, outcomes: Outcomes) -> list[dict[str, Any]]:
     arms = {arm["name"]: arm for arm in phase.table["arm"]}
     rows: list[dict[str, Any]] = []
     for judge in JUDGES:
-        tests = []
+        tests, lost = [], 0
         for contrast in phase.table["contrast"]:
             for cell in phase.cells():
-                pair = [
-                    outcomes.columns.get(f"{phase.place(cell)} / {_row(phase, arms, name, cell)}")
+                names = [
+                    f"{phase.place(cell)} / {_row(phase, arms, name, cell)}"
                     for name in (contrast["a"], contrast["b"])
                 ]
+                lost += any(name in failed for name in names)
+                pair = [outcomes.columns.get(name) for name in names]
                 if any(own is None or judge not in own for own in pair):
                     continue
                 a, b = (own[judge] for own in pair if own is not None)
                 tests.append((contrast, cell, paired_difference(a, b)))
-        adjusted = holm([t[2].p_value for t in tests]) if tests else ()
+        adjusted = holm([*(t[2].p_value for t in tests), *([1.0] * lost)])[: len(tests)]
         for (contrast, cell, estimate), p in zip(tests, adjusted, strict=True):
             rows.append(
                 {
@@ -154,6 +159,7 @@ def phase_page(phase: Any, found: Mapping[str, Any]) -> str:
             f"*{caption}*",
             "## Every cell",
             _table(phase, found),
+            *_failures(found["failed"]),
             "## How to repeat it",
             f"```sh\n{found['command']}\n```",
             f"Made at commit `{found['commit']}`. The page comes from "
@@ -162,6 +168,13 @@ def phase_page(phase: Any, found: Mapping[str, Any]) -> str:
             "The world is small and artificial: [how far it is from people](../claims/world.md).",
         ]
     ) + "\n"  # fmt: skip
+
+
+def _failures(failed: Mapping[str, str]) -> Iterator[str]:
+    """Name what failed: a cell has no difference where an arm of it failed on one seed."""
+    if failed:
+        yield "Failed, so their cells are left out, and count in Holm's family with p = 1:"
+        yield "\n".join(f"- {name}, {why}" for name, why in failed.items())
 
 
 def _table(phase: Any, found: Mapping[str, Any]) -> str:

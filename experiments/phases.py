@@ -28,7 +28,7 @@ from typing import Any
 
 from phase_page import contrast_cells, draw_phase, phase_page
 from tandem.bench import OPPONENT, Entry, Finished, Plan
-from tandem.bench.finished import JUDGED, has_stage
+from tandem.bench.finished import has_ended
 from tandem.bench.outcomes import Outcomes, read_outcomes, write_outcomes
 from tandem.bench.progress import work_seconds
 from tandem.bench.seeds import judge_start, open_plan_task, run_entry
@@ -184,37 +184,40 @@ def scopes(plan: PlacedPlan) -> list[str]:
 
 
 def finished_seeds(plans: Sequence[PlacedPlan], out: Path) -> list[int]:
-    """Return the seeds of which every cell is done."""
+    """Return the seeds of which every cell is done, or failed."""
 
     def ended(plan: PlacedPlan, seed: int) -> bool:
-        return all(has_stage(plan.folder(out, seed) / row, JUDGED) for row in scopes(plan))
+        return all(has_ended(plan.folder(out, seed) / row) for row in scopes(plan))
 
     return [s for s in plans[0].seeds if all(ended(plan, s) for plan in plans)]
 
 
-def gather(plans: Sequence[PlacedPlan], seeds: list[int], out: Path) -> Outcomes:
-    """Join the outcomes of all cells: `PLACE / ROW` -> numbers by seed and prompt."""
-    columns, prompts = {}, list[str]()
+def gather(
+    plans: Sequence[PlacedPlan], seeds: list[int], out: Path
+) -> tuple[Outcomes, dict[str, str]]:
+    """Join the outcomes of all cells: `PLACE / ROW` -> numbers by seed and prompt.
+
+    Returns:
+        the outcomes, and `PLACE / ROW` -> seed and reason of what failed once and has none.
+    """
+    columns, prompts, failed = {}, list[str](), dict[str, str]()
     for plan in plans:
-        found = Finished(replace(plan, seeds=tuple(seeds)), out, {}).outcomes
+        finished = Finished(replace(plan, seeds=tuple(seeds)), out, {})
+        found = finished.outcomes
         prompts = found.prompts
+        failed |= {f"{plan.place} / {name}": why for name, why in finished.failed.items()}
         for name, own in found.columns.items():
             kept = {k: v for k, v in own.items() if k in COLUMNS}
             columns[f"{plan.place} / {name}"] = kept
             if name == OPPONENT:  # the same everywhere, but for what each reward says of it
                 columns.setdefault(name, {k: v for k, v in kept.items() if k != "proxy"})
-    return Outcomes(seeds, prompts, columns)
+    return Outcomes(seeds, prompts, columns), failed
 
 
 def describe(phase: Phase, plans: Sequence[PlacedPlan], seeds: Sequence[int], out: Path) -> str:
     """Say what a figure takes: cells, fits, and hours by what was done so far."""
     entries: list[tuple[PlacedPlan, Entry]] = [(p, e) for p in plans for e in p.entries]
-    done = [
-        (p, e, s)
-        for p, e in entries
-        for s in p.seeds
-        if has_stage(p.folder(out, s) / e.scope, JUDGED)
-    ]
+    done = [(p, e, s) for p, e in entries for s in p.seeds if has_ended(p.folder(out, s) / e.scope)]
     cells = len(list(phase.cells()))
     total = len(entries) * len(seeds)
     lines = [
@@ -234,10 +237,10 @@ def describe(phase: Phase, plans: Sequence[PlacedPlan], seeds: Sequence[int], ou
 
 
 def write_page(phase: Phase, outcomes: Outcomes, about: dict[str, Any]) -> Path:
-    """Write the figure, its numbers and its page."""
+    """Write the figure, its numbers and its page; what failed stands in `about`."""
     found = about | {
         "name": phase.name, "table": phase.table,
-        "contrasts": contrast_cells(phase, outcomes),
+        "contrasts": contrast_cells(phase, outcomes, about["failed"]),
         "seeds": list(map(int, outcomes.seeds)), "prompts": len(outcomes.prompts),
     }  # fmt: skip
     place = RESULTS / f"phase-{phase.name}.json"
@@ -263,7 +266,7 @@ def main() -> None:
         for file in sorted(RESULTS.glob("phase-*.parquet")):
             phase = read_phase(file.stem.removeprefix("phase-"))
             kept = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-            about = {k: kept[k] for k in ("commit", "command")}
+            about = {k: kept[k] for k in ("commit", "command", "failed")}
             print(write_page(phase, read_outcomes(file), about))
         return
     if asked.name is None:
@@ -282,10 +285,11 @@ def main() -> None:
     done = finished_seeds(plans, out)
     if not done:
         parser.error(f"no seed of {asked.name} is finished in {out}; give the same without --page")
-    outcomes = gather(plans, done, out)
+    outcomes, failed = gather(plans, done, out)
     write_outcomes(outcomes, RESULTS / f"phase-{phase.name}.parquet", single=True)
     command = f"python experiments/phases.py {phase.name}" + " --sparse" * asked.sparse
-    print(write_page(phase, outcomes, {"commit": code_commit(), "command": command}))
+    about = {"commit": code_commit(), "command": command, "failed": failed}
+    print(write_page(phase, outcomes, about))
 
 
 if __name__ == "__main__":

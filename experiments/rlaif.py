@@ -38,7 +38,7 @@ from tandem.statistics import (
     ece,
     log_loss,
     mean_of,
-    paired_difference,
+    mean_over_seeds,
     win_probability_of,
 )
 from tandem.tasks import Sizes
@@ -137,15 +137,21 @@ def _estimated(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"each": np.round(x.mean(1), 5).tolist(), "mean": float(x.mean())}
     if x.size > 1:
-        found |= _interval(mean_of(x))
+        found |= _interval(_mean(x))
     if x.size > 1 and not itself and column in other[0]:
-        found["gap"] = _interval(paired_difference(x, _stacked(other, column)))
+        found["gap"] = _interval(_mean(x - _stacked(other, column)))
     return found
+
+
+def _mean(x: np.ndarray) -> Estimate:
+    """Estimate the mean of [S, P] over both, of one number a seed over seeds."""
+    return mean_of(x) if x.shape[1] > 1 else mean_over_seeds(x[:, 0])
 
 
 def _interval(e: Estimate) -> dict[str, float | None]:
     numbers = {k: e.as_dict()[k] for k in ("mean", "low", "high")}
-    return {k: x if x is None else round(float(x), 5) for k, x in numbers.items()}
+    rounded = {k: x if x is None else round(float(x), 5) for k, x in numbers.items()}
+    return rounded | {"p_value": e.as_dict()["p_value"], "seeds": e.seeds, "n": e.n}
 
 
 def _stacked(seeds: Sequence[Mapping[str, Any]], column: str) -> np.ndarray:

@@ -23,13 +23,22 @@ from typing import Any
 
 import numpy as np
 
-from pages import FOLDER, listed, markdown, measured_today, not_again, with_interval
+from pages import (
+    FOLDER,
+    intervals_of,
+    listed,
+    markdown,
+    measured_today,
+    not_again,
+    with_interval,
+)
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.judges.ai_feedback import AIFeedback
 from tandem.judges.reward_model import RewardModel
 from tandem.methods.controls import first_two
 from tandem.operators import rank_pairs, synthetic_pairs
+from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.environment import code_commit
 from tandem.runs.records import Record, read_records
@@ -39,7 +48,7 @@ from tandem.stages.reward_shift import evaluate_pseudo_labels, evaluate_reward_s
 from tandem.stages.sampling import sample
 from tandem.stages.selection import select
 from tandem.statistics import holm, mean_of, mean_over_seeds
-from tandem.tasks.micro import Truth
+from tandem.tasks.micro import Micro, Truth
 from tandem.tasks.micro.feedback import FEEDBACK_FORMATS
 
 FIRST = "r_phi"
@@ -146,6 +155,8 @@ def labelled(run: Run, seed: Path) -> dict[str, Groups]:
     }.items():
         if (pairs := stage(seed, scope, tag)) is not None:
             found[name] = pairs
+    people = Micro().annotator(seed=Seed(_number(seed)).at("rewards"))
+    found["the annotator, two samples"] = run("by-annotator-two", judge, two, people)
     for name, pairs, where in (("two", two, "two samples"), ("spg", D_hat, "SPG's pairs")):
         scored = run(f"scored-{name}", judge, pairs, r_phi)
         found[f"r_phi, {where}"] = run(f"by-r-phi-{name}", select, scored, rank_pairs())
@@ -254,8 +265,8 @@ def page(found: Mapping[str, Any], name: str) -> str:
         *not_again(found),
         f"Seeds {listed(found['seeds'])}; two fresh samples of each policy for each of "
         f"{found['prompts']:,} evaluation prompts, labelled by the truth (equal worth is left "
-        "out). Intervals are 95 %, over seeds and prompts (docs/adr/0006); *resolved* is after "
-        "Holm over all gains of the page.",
+        f"out). Intervals are 95 %, over seeds and prompts ({intervals_of(found)}); *resolved* is "
+        "after Holm over all gains of the page.",
         "## Accuracy",
         "A coin is right half of the time. *Own* is the policy that climbed this reward; r_phi is "
         "measured on the same pairs.",

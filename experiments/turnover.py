@@ -138,6 +138,7 @@ def _best_of_n(pools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if name != "single"
             else None,
         }
+    correct_best_of_n(found)
     return found
 
 
@@ -157,6 +158,14 @@ def table(climbs: Sequence[Mapping[str, Climb]]) -> list[dict[str, Any]]:
     for family in ("against_free", "stopped_against_free", "stopped_against_stopped"):
         _corrected([row[family] for row in rows if row[family] is not None])
     return rows
+
+
+def correct_best_of_n(found: Mapping[str, Any]) -> None:
+    """Write Holm's p-values into a table of best-of-n: a column's n's, and the last n's choices."""
+    columns = [row for name, row in found.items() if name not in ("n", "kl")]
+    for row in columns:
+        _corrected(row["over_one"])
+    _corrected([row["over_single"] for row in columns if row["over_single"] is not None])
 
 
 def _row(name: str, climbs: Sequence[Climb], end: Floats, stop: Floats) -> dict[str, Any]:
@@ -186,5 +195,5 @@ def _told(estimate: Estimate) -> dict[str, Any]:
 def _corrected(family: list[dict[str, Any]]) -> None:
     """Write Holm's p-values, and what they resolve, into a family of differences."""
     for row, p in zip(family, holm([row["p_value"] for row in family]), strict=True):
-        row["p_holm"] = float(p)
+        row["holm_p"] = float(p)
         row["resolved"] = bool(row["resolved"] and p < 0.05)

@@ -86,6 +86,7 @@ def test_claims_hold_fail_and_stay_open(store: Store, tmp_path: Path):
         "good": "holds", "bad": "fails", "open": "not resolved", "mixed": "holds when",
         "trend": "holds", "rank": "not resolved", "later": "not run yet",
     }  # fmt: skip
+    assert judged["rank"][0].evidence.kind == "seeds"
     page = claims.claims_page(registry, judged)
     assert "**7 claims:** 2 holds, 1 holds when, 1 fails, 2 not resolved, 1 not run yet." in page
     assert "**Holds when: proxy; fails when: truth.**" in page
@@ -93,6 +94,51 @@ def test_claims_hold_fail_and_stay_open(store: Store, tmp_path: Path):
     assert "later: there is no later.json" in later
     assert "`python later.py`" in later
     assert "| set | 46.8 | 50.2 % wins | +3.4 | 805 | 2.49 | 1.4 |" in page
+
+
+def test_tests_that_were_not_run_stand_beside_the_verdict(store: Store, tmp_path: Path):
+    later = '{file = "later", label = "l", low = ["a"], high = ["b"]}'
+    path = write_registry(tmp_path / "claims.toml", {"some": f"{row('SFT', 'up')}, {later}"})
+    tests = judge_registry(read_registry(path), store)["some"]
+    assert claims.spell_verdict(tests) == "holds (1 of 2 tests run)"
+    assert claims.spell_cases(tests) == "holds"
+
+
+def test_an_estimate_that_was_stored_decides_with_its_own_correction(tmp_path: Path):
+    """The page of the experiment and that of the claims say the same of a difference."""
+    found = {"mean": 0.6, "low": 0.2, "high": 1.0, "p_value": 0.014, "n": 200, "seeds": 5}
+    rows = [{"a": found | {"holm_p": 0.06}}, {"gain": found, "holm_p": 0.06}, found]
+    (tmp_path / "later.json").write_text(json.dumps({"rows": rows, "date": "2026-01-02"}))
+    for k, path in enumerate((["rows", 0, "a"], ["rows", 1], ["rows", 2])):
+        up, down = (
+            weigh_test({"file": "later", "label": "l", key: path}, Store(tmp_path))
+            for key in ("gain", "loss")
+        )
+        assert up.estimate is not None
+        assert down.estimate is not None
+        assert (up.kind, up.old) == ("estimate", True)
+        assert up.adjusted == (k < 2)
+        assert up.estimate.p_value == (0.06 if k < 2 else 0.014)
+        assert (down.estimate.mean, down.estimate.low, down.estimate.high) == (-0.6, -1.0, -0.2)
+
+
+def test_one_number_a_seed_is_marked_as_over_seeds_alone(tmp_path: Path):
+    test = {"file": "later", "label": "l", "low": ["a"], "high": ["b"]}
+    for day, old in ({"date": "2026-01-02"}, True), ({}, False):
+        told = {"a": [1.0, 2.0, 3.0], "b": [2.0, 4.0, 3.5], **day}
+        (tmp_path / "later.json").write_text(json.dumps(told))
+        found = weigh_test(test, Store(tmp_path))
+        assert (found.kind, found.old) == ("seeds", old)
+
+
+def test_a_verdict_that_could_not_be_read_leaves_no_interval(store: Store):
+    outcomes = store.outcomes("made")
+    assert outcomes is not None
+    outcomes.columns["up"]["truth"][0, 0] = np.nan
+    found = weigh_test(tomllib.loads("t = " + row("SFT", "up"))["t"], store).estimate
+    assert found is not None
+    assert np.isnan(found.low)
+    assert "nan at seed 0, prompt 0" in found.method
 
 
 def test_the_number_is_that_of_the_outcomes_crossed(store: Store):
@@ -243,6 +289,7 @@ def test_the_findings_are_those_of_the_outcomes(capsys):
         ("{{nobody}}", "no claim 'nobody'"),
         ("{{truth-down: by nobody}}", "no test of that name was run"),
         ("{{if truth-down is fails}}", "written for 'truth-down' with the verdict 'fails'"),
+        ("{{if ppo-over-sft is holds when: proxy}}", "which is now 'holds when: truth'"),
     ],
 )
 def test_a_sentence_does_not_outlive_what_it_says(prose, said):

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
+import iterated
 import pages
 import remake
-from pages import FOLDER, LARGEST, NOW, is_bench, listed, page, portable, reduced
+import rlaif
+from pages import FOLDER, LARGEST, NOW, is_bench, listed, page, portable, reduced, with_interval
 from reports import synthetic
 from tandem.report.results_file import read_results
+
+LOSSES = {"plain": (0.5, 0.6, 0.7), "soft": (0.4, 0.51, 0.59)}
 
 
 def results() -> dict:
@@ -30,6 +36,15 @@ def test_the_papers_number_stands_in_its_own_column():
     assert head.split(" | ")[-1] == "paper: win rate, % |"
     assert row.endswith("| 45 |")
     assert "| 45 |" not in text.replace(inside, "")
+
+
+def test_the_verdict_is_that_of_the_number_whose_p_value_it_has():
+    """Holm's p is of the wins: more wins than losses are no loss, whatever a few large ones say."""
+    found = results()
+    policy = {"Holm p": 0.01, "win vs SFT": {"mean": 0.6}, "truth gain": {"mean": -0.1}}
+    assert pages.verdict(policy, found) == "resolved"
+    assert pages.verdict(policy | {"win vs SFT": {"mean": 0.4}}, found) == "worse"
+    assert pages.verdict(policy | {"Holm p": float("nan")}, found) == "not resolved"
 
 
 def test_the_committed_json_is_a_results_file(tmp_path: Path):
@@ -55,6 +70,34 @@ def test_committed_pages_are_made_from_their_json():
 def test_a_command_names_no_folder_of_one_machine():
     said = portable("tandem bench /home/x/experiments/rso.toml --out /home/x/runs/a --workers 2")
     assert said == "tandem bench experiments/rso.toml --workers 2"
+
+
+def test_prompts_of_a_seed_alone_are_not_paired_with_those_of_another():
+    """The claims of rounds stand in the table after Holm; one number a seed goes into each."""
+    draw = np.random.default_rng(0)
+    seeds = {str(k): dict(zip("ab", draw.normal(0, 1, (2, 30)), strict=True)) for k in range(4)}
+    own, same = (
+        iterated.difference(np.array([s["a"] - s["b"] for s in seeds.values()]), same_prompts=x)
+        for x in (False, True)
+    )
+    assert (own.seeds, own.method) == (4, "t over seeds")
+    assert (same.seeds, same.n) == (4, 30)
+    named = {
+        k: {"mix": s["a"], "base": s["b"], "SFT": s["b"], "round 1": s["a"]}
+        for k, s in seeds.items()
+    }
+    rows = iterated.table_of({"found": named}).rows
+    assert [row[-2:] for row in rows] == [(min(1.0, 2 * own.p_value), "not resolved")] * 2
+
+
+def test_one_number_a_seed_has_an_interval_over_seeds():
+    rows = {way: [{"loss": x, "wins": [x, 1.0]} for x in xs] for way, xs in LOSSES.items()}
+    found = rlaif.measured(rows, "plain")["soft"]
+    one, many = found["loss"], found["wins"]
+    assert one["low"] < one["mean"] < one["high"]
+    assert one["gap"]["high"] < 0
+    assert (one["gap"]["seeds"], many["gap"]["seeds"], many["gap"]["n"]) == (3, 3, 2)
+    assert with_interval(one["gap"], "+.3f") == "-0.100 [-0.125, -0.075]"
 
 
 def test_seeds_are_spelled_shortly():

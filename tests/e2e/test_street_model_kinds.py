@@ -169,11 +169,11 @@ def test_answers_of_a_longer_table_say_what_is_missing(tmp_path: Path):
     tokens = np.concatenate([c.tokens for g in drawn for c in g.completions])
     missing = int((tokens >= tiny.VOCABULARY).sum())
     assert missing > 0
-    assert events.lines == [("unknown-tokens", missing, len(tokens))]
+    assert events.lines == [("cut-answers", None, 8), ("unknown-tokens", missing, len(tokens))]
 
 
 class Noted(Silent):
-    """Keeps what a stage logs of unknown tokens."""
+    """Keeps what a stage logs of unknown tokens and cut answers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -69,14 +69,16 @@ def configure(folder: Path, **changes: Any) -> None:
 
 FOLDERS: dict[str, tuple[Any, str]] = {
     "OpenRLHF's value head": (lambda f: rename(f, "score.weight", "value_head.weight"),
-                              "would ignore"),
-    "TRL's value head": (lambda f: rename(f, "score.weight", "v_head.summary.weight"), "lacks 1"),
+                              "lacks `score.weight`"),
+    "TRL's value head": (lambda f: rename(f, "score.weight", "v_head.summary.weight"),
+                          "lacks `score.weight`"),
     "a language model": (
         lambda f: (configure(f, architectures=["LlamaForCausalLM"]),
-                   rename(f, "score.weight", "lm_head.weight")), "lacks 1"),
+                   rename(f, "score.weight", "lm_head.weight")), "lacks `score.weight`"),
     "a head of another width": (
         lambda f: save_file({**load_file(f / "model.safetensors"), "score.weight":
-                             torch.zeros(3, 32)}, f / "model.safetensors", {"format": "pt"}), ""),
+                             torch.zeros(3, 32)}, f / "model.safetensors", {"format": "pt"}),
+        "lacks `score.weight`"),
     "code of its own": (lambda f: configure(f, architectures=["InternLM2ForRewardModel"],
                                             model_type="internlm2"), "no configuration"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights at all"),

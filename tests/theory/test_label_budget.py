@@ -90,7 +90,7 @@ def test_on_policy_selection_beats_chance_at_equal_labels():
                 LabelPlan(rounds=4, source="policy", acquisition=rule),
                 64, COSTS, np.random.default_rng([s, 1]),
             ).regret
-            for s in range(10)
+            for s in range(30)
         ]
         for rule in ("random", "d_optimal")
     }  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -33,6 +34,9 @@ from tabular import (
     tv,
 )
 from tandem.batching.batch import Terms
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
+from tandem.methods.kto import KTOConfig, imbalance_line
 from tandem.objectives import PAIRWISE, hinge, ipo, kto, robust, sigmoid, sppo
 
 CLEAN = every_pair(BRADLEY_TERRY)
@@ -199,3 +203,14 @@ def test_dpo_on_two_hundred_thousand_clicks():
 
     pi = minimise(population, PI_REF.log()).softmax(-1)
     assert tv(pi, PI_STAR) < 0.03
+
+
+def test_kto_says_when_one_mark_outweighs_the_other():
+    def marked(good: int, bad: int) -> Groups:
+        marks = np.array([1.0] * good + [0.0] * bad)
+        return Groups.of([Group(Prompt("a", "?"), tuple(Completion("x") for _ in marks), marks)])
+
+    assert imbalance_line(marked(9, 3), KTOConfig()) == ""
+    assert "--kto.lam_u 9" in imbalance_line(marked(9, 1), KTOConfig())
+    assert "--kto.lam_d 9" in imbalance_line(marked(1, 9), KTOConfig())
+    assert imbalance_line(marked(9, 1), KTOConfig(lam_u=9.0)) == ""

@@ -26,6 +26,7 @@ from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import DataError, RunError
 from tandem.report import write_report
+from tandem.report.views import claims_view
 from tandem.runs.atomic_files import write_json
 from tandem.runs.display import Hidden
 from tandem.runs.names import folder_name
@@ -46,7 +47,12 @@ PLAN = Plan(
     ),
     seeds=tuple(range(SEEDS)),
     sizes=Sizes(),
-    claims=(Claim("SFT", "better"), Claim("SFT", "same"), Claim("SFT", "worse")),
+    claims=(
+        Claim("SFT", "better"),
+        Claim("SFT", "same"),
+        Claim("SFT", "worse"),
+        Claim("SFT", "fails"),
+    ),
     task="micro",
 )
 
@@ -130,13 +136,19 @@ def test_claims_are_judged_with_holm_over_all_of_them(told):
     each = [truths(s) for s in range(SEEDS)]
     gains = [
         paired_difference(np.array([t[c.b] for t in each]), np.array([t[c.a] for t in each]))
-        for c in PLAN.claims
+        for c in PLAN.claims[:3]
     ]
-    adjusted = holm([g.p_value for g in gains])
-    assert [r["verdict"] for r in told["order"]] == ["resolved", "not resolved", "reversed"]
+    adjusted = holm([*(g.p_value for g in gains), 1.0])  # a claim about what failed was made too
+    standing = ["resolved", "not resolved", "reversed", "not measured"]
+    assert [r["verdict"] for r in told["order"]] == standing
     assert [r["holm_p"] for r in told["order"]] == pytest.approx(list(adjusted))
     assert told["order"][0]["gain"]["mean"] == pytest.approx(gains[0].mean)
     assert told["order"][1]["needs"] > 0
+    assert "not measured: SFT < fails, Holm p 1" in results_table(told)
+    assert [r["verdict"] for r in claims_view(told)] == standing
+    assert "| `SFT < fails` | - | - | 1 | not measured | - |" in pages.page(
+        told | {"date": "today"}, "x"
+    )
 
 
 def test_the_table_has_every_policy_with_its_numbers(told):

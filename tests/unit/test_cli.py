@@ -222,6 +222,8 @@ def test_endings_have_their_codes(monkeypatch, capsys, error, code, said):
     monkeypatch.setattr(cli, "run_command", end)
     assert cli.main(["run"]) == code
     assert said in capsys.readouterr().err
+    assert cli.main(["eval", "suite", "llmbar"]) == code
+    assert ("begins again" in capsys.readouterr().err) == (code == 130)
 
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from tandem.cli import main
+from tandem.errors import DataError
 from tandem.statistics.games import (
     check_transitivity,
     count_votes,
@@ -138,6 +140,12 @@ def test_it_runs_as_a_program_and_loads_no_torch(tmp_path):
     words = [sys.executable, "-c", code, "game", write(tmp_path, "rps.csv", RPS), "--steps", "20"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 False False"
+
+
+def test_more_names_than_a_table_can_have_are_refused_while_they_are_counted(monkeypatch):
+    monkeypatch.setattr("tandem.statistics.games.votes.MOST_COUNTED", 10)
+    with pytest.raises(DataError, match="vote 10 brings the 11th name"):
+        count_votes((f"m{k}", f"m{k + 1}", "a") for k in itertools.count())
 
 
 def test_names_choose_a_part_of_the_game(tmp_path, capsys):

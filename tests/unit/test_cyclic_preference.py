@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from safetensors.torch import load_file
 
 from climbing import FP32, Heard
 from tandem.batching.batch import Pairs
 from tandem.cli.evaluate import open_folder
+from tandem.cli.judge_choice import add_judge_flags, open_judge_choice
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Preference, Prompt
 from tandem.errors import ConfigError, DataError, JudgeError, ModelError
@@ -234,6 +236,11 @@ def test_a_folder_is_opened_as_what_it_is(models):
     kinds = {k: type(open_folder(str(m.checkpoint.path))) for k, m in models.items()}
     assert kinds == {"cyclic": PreferenceModel, "pairs": PreferenceModel, "reward": RewardModel}
     check_reward(models["cyclic"].checkpoint.path)
+    parser = ArgumentParser()
+    add_judge_flags(parser)
+    for kind, judge in kinds.items():
+        words = ["--judge", str(models[kind].checkpoint.path)]
+        assert type(open_judge_choice(parser.parse_args(words))) is judge
 
 
 # --------------------------------------------------------------------------- people with tastes

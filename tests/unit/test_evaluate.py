@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import worlds
+from tandem.cli.evaluate import without_repeats
 from tandem.data.groups import Groups
 from tandem.data.record import Group, Prompt
 from tandem.engines import Sampling
@@ -69,6 +70,11 @@ def test_scores_wins_and_kl_are_those_of_the_laws(f2, prompts, tmp_path: Path):
     assert rows["a"]["kl"]["mean"] == pytest.approx(-np.log(0.6), abs=1e-3)
     assert rows["same"]["kl"]["mean"] == pytest.approx(0, abs=1e-6)
     assert "a" in found["text"]
+
+
+def test_a_prompt_that_comes_again_is_asked_once():
+    given = Groups.of(Group(Prompt(f"p{i}", f"q{i % 3}")) for i in range(7))
+    assert [g.id for g in without_repeats(given)] == ["p0", "p1", "p2"]
 
 
 def test_names_that_cannot_be_told_apart_are_refused(f2, prompts, tmp_path: Path):

@@ -24,6 +24,7 @@ from tandem.evaluation import (
     score_column,
     with_other_prompts,
 )
+from tandem.evaluation.mark_separation import separate_marks
 from tandem.rng import Seed
 from tandem.statistics import mean_of, paired_difference, win_rate
 
@@ -331,6 +332,25 @@ def test_columns_of_groups() -> None:
 def test_tables_align() -> None:
     table = Table(("name", "n"), (("a", 1), ("longer", None)), "title")
     assert str(table) == "title\nname    n\n------  -\na       1\nlonger  -"
+
+
+def test_a_name_from_data_commands_no_terminal() -> None:
+    table = Table(("subset", "n\x1b[2J"), (("a\x1b]0;b\x07c\nd\te", 1),), "by `\x1b[31m`")
+    said = str(table)
+    assert len(said.splitlines()) == 4
+    assert all(c.isprintable() or c == "\n" for c in said)
+    assert table.as_dicts()[0]["subset"] == "a\x1b]0;b\x07c\nd\te", "JSON has it as it is"
+
+
+def test_marks_are_told_apart_in_no_square() -> None:
+    rng = np.random.default_rng(0)
+    good, scores = rng.integers(0, 2, 30_000).astype(float), rng.integers(0, 9, 30_000) * 1.0
+    found = separate_marks(scores + good, good)
+    few = separate_marks((scores + good)[:400], good[:400])
+    a, b = (scores + good)[:400][good[:400] == 1], (scores + good)[:400][good[:400] == 0]
+    above = np.sign(a[:, None] - b[None, :])
+    assert few.auc == pytest.approx((above > 0).mean() + (above == 0).mean() / 2)
+    assert found.auc == pytest.approx(few.auc, abs=0.1)
 
 
 def test_evaluation_never_loads_torch() -> None:

@@ -70,6 +70,16 @@ def test_pairs_in_every_convention(name: str, tmp_path: Path):
     assert group.prompt.meta["extra"] == {"a": [1, None]}, "extra columns are kept"
 
 
+def test_a_question_of_one_turn_is_a_prompt(tmp_path: Path):
+    asked = {"question_id": 1, "category": "generic", "turns": ["Hi?"]}
+    found = rows(tmp_path, asked)
+    assert found.format == "question-turns"
+    assert found.groups[0].prompt.messages == (USER,)
+    assert found.groups[0].prompt.meta["category"] == "generic"
+    with pytest.raises(DataError, match="fit no format"):
+        rows(tmp_path, {**asked, "turns": ["Hi?", "And then?"]})
+
+
 def test_conversational_prompts_carry_messages_and_text(tmp_path: Path):
     for name in ("preference, messages", "hh", "llmbar", "alpaca-comparison"):
         prompt = rows(tmp_path, CASES[name]).groups[0].prompt

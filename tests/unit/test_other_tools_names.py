@@ -11,7 +11,9 @@ import pytest
 from tandem import cli
 from tandem.cli.other_names import COMMANDS, ELSEWHERE, FLAGS, NEAREST_METHODS
 from tandem.cli.run import default_configs, make_run_parser
+from tandem.cli.settings import with_parsed_values
 from tandem.methods import METHODS, load_method
+from tandem.methods.grpo import GRPO_VARIANTS
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -44,6 +46,7 @@ def test_every_flag_of_ours_that_is_named_is_one():
         (("env",), "tandem doctor"),
         (("push", "runs/mine"), "tandem export"),
         (("run", "rloo"), "tandem run grpo --grpo.advantage rest"),
+        (("run", "gspo"), "tandem run grpo --grpo.ratio sequence"),
         (("run", "dpo", "--dataset", "d"), "write --data"),
         (("run", "dpo", "--model_name_or_path", "m"), "write --model"),
         (("run", "dpo", "--learning_rate", "1"), "write --dpo.optim.lr"),
@@ -90,3 +93,19 @@ def test_prompts_alone(method: str, advice: str, tmp_path: Path, capsys):
         test = tmp_path / "test.jsonl"
         test.write_text("".join(json.dumps(row) + "\n" for row in keyed))
         assert cli.main([*words, "--eval_data", str(test)]) == 0
+
+
+@pytest.mark.parametrize("name", ["rloo", "dapo", "gspo", "dr_grpo"])
+def test_the_flags_of_a_variant_are_its_paper_s_settings(name: str):
+    """Nothing is left out: with a flag forgotten it would be another method."""
+    words = NEAREST_METHODS[name].split()[1:]
+    configs = default_configs(load_method("grpo"))
+    options = make_run_parser("grpo", configs).parse_args(["--task=micro", *words])
+    given = with_parsed_values(configs["grpo"], options["grpo"], "grpo")
+    wanted = GRPO_VARIANTS[name.replace("_", "-")]
+    assert given == wanted
+
+
+def test_a_flag_that_counts_something_else_says_what(capsys):
+    told = said(capsys, "run", "dpo", "--per_device_train_batch_size", "4")
+    assert "write --dpo.batch (prompts of one optimiser step" in told

@@ -11,7 +11,10 @@ import pytest
 import phases
 from phase_page import contrast_cells, draw_phase, phase_page, reading
 from phases import Phase, make_plans, read_phase, with_changes
+from tandem.bench.finished import FAILED
 from tandem.bench.outcomes import Outcomes, read_outcomes, write_outcomes
+from tandem.runs.atomic_files import write_json
+from tandem.runs.names import folder_name
 
 NAMES = sorted(p.stem for p in phases.FOLDER.glob("*.toml"))
 SEEDS, PROMPTS = [0, 1, 2, 3, 4], 40
@@ -64,12 +67,35 @@ def test_holm_is_over_all_cells():
         assert ours[c["cell"]["sizes.pairs"]] >= c["holm_p"]
 
 
+def test_a_fit_that_failed_ends_its_seed_and_is_named(tmp_path: Path):
+    """Its cells are left out, and still count in the family."""
+    (plan,) = make_plans(Phase("one", TABLE | {"x": TABLE["x"] | {"values": [1000]}}), tmp_path)
+    for name in plan.policies:
+        scope = plan.folder(tmp_path, 3) / folder_name(name)
+        scope.mkdir(parents=True)
+        write_json(scope / FAILED, {"reason": "diverged"})
+    assert phases.finished_seeds([plan], tmp_path) == [3]
+
+    failed = {"labels-1000 / B beta 0.5": "seed 3: diverged"}
+    outcomes = invented()
+    del outcomes.columns["labels-1000 / B beta 0.5"]
+    cells, alone = contrast_cells(PHASE, outcomes, failed), contrast_cells(PHASE, outcomes)
+    assert len(cells) == len(alone) == 3
+    least = min(c["holm_p"] for c in alone)
+    assert min(c["holm_p"] for c in cells) == pytest.approx(least * 4 / 3)
+    found = {
+        "name": "invented", "command": "x", "commit": "c", "seeds": SEEDS, "prompts": PROMPTS,
+        "failed": failed, "contrasts": cells,
+    }  # fmt: skip
+    assert "- labels-1000 / B beta 0.5, seed 3: diverged" in phase_page(PHASE, found)
+
+
 def test_the_page_comes_again_from_its_outcomes(tmp_path: Path):
     pages = []
     for outcomes in (invented(), read_outcomes(write_outcomes(invented(), tmp_path / "o.parquet"))):
         found = {
             "name": "invented", "command": "python experiments/phases.py invented",
-            "commit": "c", "seeds": SEEDS, "prompts": PROMPTS,
+            "commit": "c", "seeds": SEEDS, "prompts": PROMPTS, "failed": {},
             "contrasts": contrast_cells(PHASE, outcomes),
         }  # fmt: skip
         json.dumps(found, allow_nan=False)

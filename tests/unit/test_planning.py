@@ -23,12 +23,13 @@ from tandem.planning.budget import (
     mixed_worlds,
     plan_budget,
     prediction_range,
+    prediction_share,
     variants_of,
 )
 from tandem.planning.label_plan import LabelCosts, LabelPlan
 from tandem.planning.pilot import fit_pilot
 from tandem.planning.simulation import FreeLabels, label_accuracy, simulate_plan
-from tandem.planning.tabular_world import draw_world
+from tandem.planning.tabular_world import TabularWorld, draw_world
 from tandem.runs.checkpoint import Checkpoint
 from tandem.stages.pair_pool import main_directions, read_pool
 from tandem.statistics.numerics import logistic
@@ -58,6 +59,7 @@ def test_advice_spends_what_there_is_and_compares_on_the_same_worlds(advice: Any
     assert said["buys"]["cost"] <= 60
     assert said["worlds"] == 8
     assert "the next 100 comparisons" in str(advice)
+    assert "one world, 78 times in 100" in str(advice)
 
 
 def test_worlds_that_choose_say_nothing_of_the_winner():
@@ -76,6 +78,41 @@ def test_worlds_that_choose_say_nothing_of_the_winner():
 def test_a_range_of_one_new_value():
     assert prediction_range(np.arange(10.0)) == (0.0, 9.0)
     assert prediction_range(np.arange(199.0)) == (4.0, 194.0)
+    assert prediction_share(8) == pytest.approx(7 / 9)
+    assert prediction_share(199) == pytest.approx(0.95)
+
+
+def test_the_share_for_evaluation_is_kept_and_every_choice_is_said():
+    plans = [p for first in candidate_plans(evaluation=0.9) for p in (first, *variants_of(first))]
+    assert {p.evaluation for p in plans} == {0.9}
+    tried = candidate_plans()[:1]
+    assert len({str(p) for p in (*tried, *variants_of(tried[0]))}) == 1 + len(variants_of(tried[0]))
+
+
+def test_the_next_comparisons_are_so_many_more_in_the_last_round():
+    world, plan = small_worlds(0), LabelPlan(rounds=2, evaluation=0.5, demonstrations=0.2)
+    few, more = (
+        simulate_plan(world, plan, 100, LabelCosts(), np.random.default_rng(0), more=n)
+        for n in (0, 100)
+    )
+    assert more.labels == few.labels + 100
+    assert more.by_round[:-1] == few.by_round[:-1]
+
+
+def test_nobody_is_asked_about_one_answer_twice():
+    """The law of pairs drawn until they differ, also where a policy nearly always says the same."""
+    world, rng = small_worlds(0), np.random.default_rng(0)
+    sure = np.zeros_like(world.ref)
+    sure[:, 0] = 1.0
+    for first, second in ((world.ref, world.ref), (sure, world.ref), (sure, sure)):
+        _, a, b = world.draw_pairs(first, second, 4000, rng)
+        assert (a != b).all()
+    p = np.array([[0.7, 0.2, 0.1]])
+    one = TabularWorld(np.zeros((1, 3, 1)), np.zeros((1, 3)), p)
+    _, a, b = one.draw_pairs(p, p, 40_000, rng)
+    expected = np.outer(p, p) * (1 - np.eye(3))
+    found = np.histogram2d(a, b, bins=3)[0] / 40_000
+    np.testing.assert_allclose(found, expected / expected.sum(), atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +155,9 @@ def test_a_pilot_finds_the_taste_and_the_noise_that_made_it():
     rng = np.random.default_rng(0)
     w, pairs = np.array([3.0, -2.0, 0.0]), rng.normal(size=(800, 3))
     p = 0.2 + 0.6 * logistic(pairs @ w)
-    pilot = fit_pilot(pairs, rng.binomial(1, p).astype(float), rng.normal(size=(5, 6, 3)))
+    prompts = [str(k) for k in range(800)]
+    labels, answers = rng.binomial(1, p).astype(float), rng.normal(size=(5, 6, 3))
+    pilot = fit_pilot(pairs, labels, prompts, answers)
     assert 0.1 <= pilot.flips <= 0.3
     assert pilot.weights @ w / np.linalg.norm(w) / np.linalg.norm(pilot.weights) > 0.97
     assert 0.6 < pilot.accuracy < 0.8
@@ -126,6 +165,15 @@ def test_a_pilot_finds_the_taste_and_the_noise_that_made_it():
     assert np.array_equal(first.reward, again.reward)
     assert not np.array_equal(first.reward, other.reward)
     assert first.flips == pilot.flips
+
+
+def test_a_pilot_is_tried_on_prompts_that_it_was_not_fitted_to():
+    """A taste that each prompt has for itself carries to no other prompt."""
+    rng = np.random.default_rng(0)
+    pairs = np.repeat(rng.normal(size=(24, 12)), 5, axis=0)
+    labels = np.repeat(rng.integers(0, 2, 24), 5).astype(float)
+    prompts = [str(k) for k in range(24) for _ in range(5)]
+    assert fit_pilot(pairs, labels, prompts, rng.normal(size=(2, 2, 12))).accuracy < 0.6
 
 
 def test_directions_are_those_in_which_pairs_differ():
@@ -226,7 +274,10 @@ def test_the_budget_command_writes_numbers_and_a_picture(tmp_path: Path, capsys:
         (["--total", "9", "--pilot", "x"], "--pilot without --model"),
         (["--total", "9", "--flips", "0.6"], "--flips 0.6"),
         (["--total", "9", "--json", "x.txt"], "ends in .json"),
-        (["--total", "9", "--cost_pair", "-1"], "cost_pair"),
+        (["--total", "9", "--cost_pair", "-1"], "give --cost_pair a value"),
+        (["--total", "inf"], "total"),
+        (["--total", "1e308"], "give --total 10000"),
+        (["--total", "9", "--pilot", "x", "--model", "y", "--flips", "0.1"], "--flips 0.1 with"),
     ],
 )
 def test_a_budget_that_cannot_be_planned_is_refused(words: list[str], what: str, capsys: Any):

@@ -11,16 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from reports import GAINS, HOSTILE, synthetic
 from tandem.cli import main
+from tandem.data.groups import Groups
+from tandem.data.record import Completion, Group, Prompt
 from tandem.errors import ConfigError, DataError
 from tandem.report import read_results, write_comparison, write_report
-from tandem.report.difference import independent_difference
+from tandem.report.difference import (
+    comparison_headline,
+    independent_difference,
+    judge_difference,
+    measured_changes,
+)
 from tandem.report.figures import curve_numbers
 from tandem.report.numbers import (
     round_up,
     spell_decimal,
+    spell_note,
     spell_p_value,
     spell_percent,
     spell_seconds,
@@ -28,9 +37,11 @@ from tandem.report.numbers import (
 )
 from tandem.report.page import render_report
 from tandem.report.svg import SERIES, Sheet
-from tandem.report.verdict import open_estimate, verdict_sentences
-from tandem.report.views import length_view
-from tandem.statistics import Estimate, win_rate
+from tandem.report.verdict import comparisons_still_needed, open_estimate, verdict_sentences
+from tandem.report.views import interval_bar, length_view, method_table, samples_view
+from tandem.runs.display import Hidden
+from tandem.runs.run import Run
+from tandem.statistics import Estimate, confidence_sequence, mean_of, win_rate
 
 CSS = (Path(__file__).parents[2] / "src/tandem/report/assets/report.css").read_text()
 
@@ -82,6 +93,46 @@ def test_what_holm_does_not_keep_is_not_called_resolved():
     assert first.standing == "not resolved"
     assert "No method is shown to beat SFT" in first.claim
     assert "over all comparisons" in first.evidence
+
+
+def test_who_loses_before_holm_is_not_said_to_win_before_it():
+    lost = win_rate(np.arange(100) < 35).as_dict() | {"holm_p": 0.2}
+    row = {"policy": "DPO", "win vs SFT": lost, "Holm p": 0.2}
+    said = verdict_sentences({"policies": [{"policy": "SFT"}, row], "opponent": "SFT"})
+    assert said[0].standing == "not resolved"
+    assert "alone would say that it loses more often;" in said[0].evidence
+
+
+def test_the_highest_mean_may_be_of_one_that_loses():
+    """A few large gains make the mean; by wins it is worse, and that is resolved."""
+    results = synthetic(matrix=None)
+    rows = {row["policy"]: row for row in results["policies"]}
+    rows["PPO"]["truth gain"]["mean"] = 9.0
+    rows["PPO"]["win vs SFT"] = win_rate(np.arange(100) < 20).as_dict()
+    _, second, *_ = verdict_sentences(results)
+    assert second.standing == "worse"
+    assert second.claim == "PPO has the highest mean, but wins less often than SFT."
+
+
+def test_no_number_of_comparisons_is_named_where_seeds_are_added_until_resolved():
+    rng = np.random.default_rng(0)
+    found = confidence_sequence(rng.normal(0.05, 1, (4, 50)))
+    assert not found.resolved
+    assert comparisons_still_needed(found) is None
+
+
+def test_a_number_without_an_interval_is_drawn_without_one_and_says_why():
+    few = win_rate([1.0] * 8)
+    bar = interval_bar(few, (0.0, 1.0), "plain")
+    assert (bar.low, bar.high) == (None, None)
+    assert "too few" in spell_note(few, spell_percent)
+    row = {"policy": "DPO", "win vs SFT": few.as_dict(), "truth gain": mean_of([1.0]).as_dict()}
+    table = method_table(
+        {"policies": [{"policy": "SFT"}, row], "opponent": "SFT", "judge": "truth"}
+    )
+    wins, gain = table["rows"][0]["cells"]
+    assert "8 prompts are too few for a share" in wins.note
+    assert "one prompt says nothing" in gain.note
 
 
 def test_the_highest_mean_does_not_win_where_only_another_is_resolved():
@@ -220,6 +271,14 @@ def test_a_long_bench_stays_below_a_megabyte_and_says_what_is_left_out():
     assert f"{100 - shown} more samples are in the JSON file beside this page" in html
 
 
+def test_a_sample_too_long_for_the_page_hides_no_other():
+    results = synthetic()
+    results["samples"][0]["answers"][0]["text"] = "x" * 500_000
+    assert samples_view(results)["left_out"] == 1
+    alone = samples_view(results | {"samples": results["samples"][:1]})
+    assert (alone["shown"], alone["left_out"]) == ([], 1)
+
+
 def test_the_twin_holds_the_verdict_and_every_number(bench):
     target = write_report(bench)
     twin = json.loads(target.with_suffix(".json").read_text())
@@ -301,6 +360,26 @@ def test_differences_of_independent_means_add_their_variances():
         assert (found.p_value < 0.05) == found.resolved
 
 
+def test_a_difference_of_few_seeds_has_the_tail_of_few_seeds():
+    """Three seeds, t with 2 degrees of freedom: 5 standard errors are p = .038, not 6e-7."""
+    half = float(stats.t.isf(0.025, 2))
+    a, b = (Estimate(m, m - half, m + half, 100, 0.5, "", 1.0, seeds=3) for m in (0.0, 5 * 2**0.5))
+    assert independent_difference(a, b).p_value == pytest.approx(2 * stats.t.sf(5, 2), rel=1e-3)
+
+
+def test_wins_by_different_judges_are_not_compared():
+    a, b = synthetic(), synthetic(judge="proxy")
+    for row in b["policies"]:
+        row["proxy gain"] = row.get("truth gain")
+    compared = {row["column"].key for row in measured_changes(a, b)}
+    assert "proxy_win" in compared
+    assert not compared & {"win vs SFT", "proxy gain", "lc_win"}
+    rows = measured_changes(a, synthetic())
+    assert "win vs SFT" in {row["column"].key for row in rows}
+    said = comparison_headline(rows, judge_difference(a, b)).evidence
+    assert "A is judged by truth, B by proxy" in said
+
+
 def test_comparing_what_shares_no_policy_is_refused(tmp_path):
     for name, policy in (("a", "X"), ("b", "Y")):
         (tmp_path / f"{name}.json").write_text(json.dumps({"policies": [{"policy": policy}]}))
@@ -367,6 +446,36 @@ def test_a_real_run_is_told_as_it_was(tmp_path):
     assert spell_percent(row["win vs SFT"]["mean"]) in html
 
 
+def drawn(prompts: Groups, n: int, texts: list[str]) -> Groups:
+    """A stage of answers, with the arguments of `sample`."""
+    del n
+    token = np.array([1], np.int32)
+    return Groups.of(
+        Group(g.prompt, tuple(Completion(f"{text} to {g.id}", token) for text in texts))
+        for g in prompts
+    )
+
+
+@pytest.mark.parametrize("kind", ["samples", "answers"])
+def test_samples_of_training_are_not_taken_for_answers_of_a_policy(kind, tmp_path):
+    """RAFT calls its own samples `samples-1`; `direct` has stages `answers-...` too."""
+    asked, trained = (
+        Groups.of(Group(Prompt(f"{x}{k}", f"say {k}"), ()) for k in range(many))
+        for x, many in (("p", 8), ("q", 2))
+    )
+    with Run(tmp_path / "run", 0, display=Hidden()) as run:
+        run("samples-1", drawn, trained, 1, ["own"])
+        run("answers-2", drawn, asked, 2, ["own", "own"])
+        for name in ("base", "best-of-4"):
+            run(f"{kind}-{name}", drawn, asked, 1, [name])
+    found = read_results(tmp_path / "run")
+    assert found["prompts"] == len(found["samples"]) == 8
+    for sample in found["samples"]:
+        texts = {a["policy"]: a["text"] for a in sample["answers"]}
+        place = sample["prompt"].removeprefix("say ")
+        assert texts == {n: f"{n} to p{place}" for n in ("base", "best-of-4")}
+
+
 def test_a_reward_that_follows_length_is_said_to():
     def part(name: str, right: float) -> dict[str, object]:
         accuracy = win_rate(np.arange(100) < 100 * right).as_dict()
@@ -379,3 +488,6 @@ def test_a_reward_that_follows_length_is_said_to():
     fair = [part("longer answer wins", 0.72), part("shorter answer wins", 0.68)]
     assert length_view(fair) is None
     assert length_view(fair[:1]) is None
+    few = [win_rate([float(k)] * 8).as_dict() for k in (1, 0)]
+    unknown = [p | {"accuracy": a} for p, a in zip(fair, few, strict=True)]
+    assert length_view(unknown) is None

@@ -52,6 +52,7 @@ from tandem.statistics import (
     paired_difference,
     rate_by_prompt,
     reliability_bins,
+    share_of,
     temperature_scale,
     verdict_line,
     wilson,
@@ -279,6 +280,22 @@ def test_comparisons_needed_over_seeds() -> None:
     found = Estimate(0.02, 0.02 - half, 0.02 + half, 100, 0.1, "", se=0.01, seeds=3)
     normal = 300 * ((2.8016 * 0.01 / 0.02) ** 2 - 1)
     assert 1.3 * normal < comparisons_needed(found) < 3 * normal
+
+
+def test_comparisons_needed_of_shares_near_one() -> None:
+    """What Wilson leaves open is asked for at Wilson's standard error.
+
+    Three seeds at .81, 1 and .85 may give .881 [.475, .984]: by the ordinary one it were resolved.
+    """
+    draw = rng(5)
+    for shares in ((0.81, 1.0, 0.85), (0.02, 0.2), (0.99, 0.7), (0.5, 0.55), (1.0, 0.6, 0.97)):
+        for prompts in (12, 59):
+            found = win_rate(draw.random((len(shares), prompts)) < np.array(shares)[:, None])
+            if not found.resolved:
+                assert comparisons_needed(found) > 10
+    assert comparisons_needed(wilson(0, 2)) >= 1
+    with pytest.raises(DataError, match="nothing to differ from"):
+        comparisons_needed(share_of(draw.random((1, 20)).round()))
 
 
 def test_verdicts() -> None:

@@ -47,8 +47,13 @@ def test_a_key_of_one_house_is_not_sent_to_another(
     add_judge_flags(parser)
     judge = open_judge_choice(parser.parse_args(["--judge", "https://rm.example.com/x", *words]))
     assert judge.server.key == sent  # type: ignore[attr-defined]
-    chat = ["--judge", "https://x/v1", "--judge_model", "m", "--judge_kind", "rating"]
-    assert open_judge_choice(parser.parse_args(chat)).lm.key == "OPENAI_API_KEY"  # type: ignore[attr-defined]
+    for url, key in (
+        ("https://api.openai.com/v1", "OPENAI_API_KEY"),
+        ("https://api.openai.com.example.com/v1", None),
+        ("https://x/v1", None),
+    ):
+        chat = ["--judge", url, "--judge_model", "m", "--judge_kind", "rating"]
+        assert open_judge_choice(parser.parse_args(chat)).lm.key == key  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("key", "shown"), [("none", "There is none."), ("sk-0123456789", "***")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,37 @@ def test_tranches_of_equal_size_and_dates_of_several_kinds():
         "2026-11-29 12:00",
         noon.timestamp(),
         "2026-11-29T13:00+01:00",
+        str(noon.timestamp()),
     ):
         assert parse_time(said) == noon
-    for said in ("yesterday", None, True, [], 1e30):
+    for said in ("yesterday", None, True, [], 1e30, "2026", "0001-01-01T00:00:00+01:00"):
         assert parse_time(said) is None
+
+
+def test_months_of_one_prompt_say_nothing_and_shared_prompts_are_not_tried_in_sample():
+    """Each prompt has a taste of its own, the same every month: nothing carries to new prompts."""
+    rng = np.random.default_rng(0)
+    alone = [
+        replace(g, prompt=Prompt(g.id, "one", meta=g.prompt.meta))
+        for m in (1, 2)
+        for k in range(60)
+        for g in [comparison(k, m, rng, flipped=False, longer=False)]
+    ]  # fmt: skip
+    found = measure_taste_shift(alone, "date")
+    ((_, _, home, there, gap),) = found.rows
+    assert [np.isnan(e.mean) for e in (home, there, gap)] == [True] * 3
+    assert not found.moved
+    assert "1 of 1 steps have too few prompts" in str(found)
+    shared = [
+        Group(
+            Prompt(f"{m}-{k}", f"q{k}", meta={"date": f"2026-0{m}-01"}),
+            (Completion(f"w{k}"), Completion(f"v{k}")), preferences=(Preference(0, 1),),
+        )
+        for m in (1, 2)
+        for k in range(200)
+    ]  # fmt: skip
+    ((_, _, home, there, _),) = measure_taste_shift(shared, "date").rows
+    assert there.mean == pytest.approx(home.mean, abs=0.02)
 
 
 def test_what_cannot_be_dated_is_said():

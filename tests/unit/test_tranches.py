@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import xml.etree.ElementTree as ET
 from collections import Counter
 from typing import Any
@@ -134,17 +135,20 @@ def test_tranches_grow_as_asked():
 
 def test_rounds_are_drawn_with_what_was_measured():
     def number(mean: float) -> dict[str, Any]:
-        return {"mean": mean, "low": mean - 0.5, "high": None}
+        return {"mean": mean, "low": mean - 0.5, "high": mean + 0.25}
 
     first = {"right on 0": number(0.75), "gold": number(2.0)}
     second = {"right on 0": None, "right on 1": number(0.5)}
     rows = [
-        {"round": 0, "policy": "SFT", "labels": 0, "gold": number(1.0), "Elo": None},
+        {"round": 0, "policy": "SFT", "labels": 0, "gold": {"mean": 1.0, "low": None}, "Elo": None},
         {"round": 1, "policy": "PPO-1", "labels": 40, **first},
         {"round": 2, "policy": "PPO-2", "labels": 90, **second},
     ]
-    assert points_of(rows, "right") == [(40, 0.75, 0.25, 0.75), (90, 0.5, 0.0, 0.5)]
-    assert points_of(rows, "gold") == [(0, 1.0, 0.5, 1.0), (40, 2.0, 1.5, 2.0)]
+    assert points_of(rows, "right") == [(40, 0.75, 0.25, 1.0), (90, 0.5, 0.0, 0.75)]
+    bare, gold = points_of(rows, "gold")
+    assert (bare[:2], gold) == ((0, 1.0), (40, 2.0, 1.5, 2.25))
+    assert math.isnan(bare[2])
+    assert math.isnan(bare[3])
     assert points_of(rows, "Elo") == []
     svg = draw_rounds(rows)
     assert ET.fromstring(svg).tag.endswith("svg")

@@ -26,6 +26,7 @@ from tandem.machine import Machine
 from tandem.report import write_report
 from tandem.runs.atomic_files import write_json
 from tandem.statistics import confidence_sequence
+from tandem.statistics.crossed import ALPHA
 
 MOST = 6
 ADDING = replace(PLAN, seeds=tuple(range(MOST)), fewest_seeds=3)
@@ -57,7 +58,10 @@ def test_without_the_flag_nobody_asks(tmp_path, monkeypatch):
 def test_claims_that_are_open_are_named(out):
     assert unresolved_claims(ADDING, out) == ["SFT < same"]
     assert unresolved_claims(replace(ADDING, seeds=tuple(range(4))), out) == []
-    assert unresolved_claims(replace(ADDING, claims=()), out) == ["SFT < same"]
+    without = replace(ADDING, claims=())
+    table = collect_results(without, out, "tandem bench x")["policies"]
+    by_table = [f"SFT < {p['policy']}" for p in table if (p.get("Holm p") or 0) >= ALPHA]
+    assert unresolved_claims(without, out) == by_table == ["SFT < same"]
 
 
 def test_what_is_reported_holds_whenever_one_stops(out, tmp_path):
@@ -71,7 +75,9 @@ def test_what_is_reported_holds_whenever_one_stops(out, tmp_path):
     assert row(told, "better")["truth gain"]["high"] == gain.high
     assert row(told, "better")["win vs SFT"]["high"] <= 1
     assert row(told, "better")["lc_win"]["low"] is None
-    assert [c["verdict"] for c in told["order"]] == ["resolved", "not resolved", "reversed"]
+    assert [c["verdict"] for c in told["order"]] == [
+        "resolved", "not resolved", "reversed", "not measured",
+    ]  # fmt: skip
     assert any("hold whenever one stops" in x for x in told["limits"])
     assert not any("planned seeds are not finished" in x for x in told["limits"])
     again = restate_results(told, outcomes)
@@ -82,6 +88,17 @@ def test_what_is_reported_holds_whenever_one_stops(out, tmp_path):
     assert verdict_lines(told)
     write_json(tmp_path / "results.json", told)
     assert write_report(tmp_path).exists()
+
+
+def test_a_verdict_that_could_not_be_read_widens_its_interval(out):
+    """It may have been won or lost; it does not stop the results."""
+    told = collect_results(ADDING, out, "tandem bench x")
+    outcomes = read_outcomes(out / "outcomes.parquet")
+    whole = row(told, "better")["annotator_win"]
+    outcomes.columns["better"]["annotator_win"][0, 0] = np.nan
+    bounds = row(restate_results(told, outcomes), "better")["annotator_win"]
+    assert bounds["low"] < whole["low"] or bounds["high"] > whole["high"]
+    assert "1 unreadable" in bounds["method"]
 
 
 def test_the_ordinary_intervals_are_narrower(out):

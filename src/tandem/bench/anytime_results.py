@@ -8,7 +8,7 @@ Shapes: S seeds, P prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 
 from tandem.bench.finished import Finished
-from tandem.bench.outcomes import Outcomes, claim_standing, with_wins
+from tandem.bench.outcomes import Outcomes, claim_standing, correct_claims, with_wins
 from tandem.bench.plan import Plan
 from tandem.evaluation.tables import plain_cell
 from tandem.statistics import (
     Estimate,
+    bounded_win_rate,
     confidence_sequence,
     holm,
     length_controlled,
     outcomes_of,
-    unresolved_cells,
 )
+from tandem.statistics.crossed import ALPHA
 from tandem.statistics.intervals import without_interval
 
 NOT_HERE = "no interval: none is known that holds at any stopping time"
@@ -36,7 +37,8 @@ NOT_HERE = "no interval: none is known that holds at any stopping time"
 def unresolved_claims(plan: Plan, out: Path) -> list[str]:
     """Name what the finished seeds of a comparison do not resolve yet, of those that may go on.
 
-    These are the plan's claims, or every method against SFT where it has none.
+    These are the plan's claims, or the wins of every method against SFT where it has none. The
+    numbers, and Holm over them, are those that the results then report.
 
     Args:
         plan: what is compared; its seeds are the most there may be.
@@ -46,14 +48,14 @@ def unresolved_claims(plan: Plan, out: Path) -> list[str]:
         RunError: no seed is finished.
     """
     outcomes = Finished(plan, out, {}).outcomes
-    judge, columns = outcomes.judge, outcomes.columns
-    asked = [(c.a, c.b) for c in plan.claims] or [(plan.opponent, e.name) for e in plan.entries]
-    cells = {
-        f"{a} < {b}": columns[b][judge] - columns[a][judge]
-        for a, b in asked
-        if a in columns and b in columns
-    }
-    return unresolved_cells(cells, len(plan.seeds))
+    if len(outcomes.seeds) >= len(plan.seeds):
+        return []
+    if not plan.claims:
+        corrected = _corrected_wins(outcomes)
+        names = [e.name for e in plan.entries if e.name in corrected]
+        return [f"{plan.opponent} < {n}" for n in names if not corrected[n] < ALPHA]
+    told = _order([{"a": c.a, "b": c.b, "claim": str(c)} for c in plan.claims], outcomes)
+    return [row["claim"] for row in told if row["verdict"] == "not resolved"]
 
 
 def with_anytime_intervals(results: Mapping[str, Any], outcomes: Outcomes) -> dict[str, Any]:
@@ -65,11 +67,7 @@ def with_anytime_intervals(results: Mapping[str, Any], outcomes: Outcomes) -> di
         (a, b): _win(outcomes, a, b)
         for a in outcomes.columns for b in outcomes.columns if a != b
     }  # fmt: skip
-    main = outcomes.opponent
-    names = [n for n in outcomes.columns if n != main]
-    adjusted = holm([wins[n, main].p_value for n in names]).tolist() if names else []
-    p_values = dict(zip(names, adjusted, strict=True))
-    columns = with_wins(outcomes)
+    p_values, columns = _corrected_wins(outcomes), with_wins(outcomes)
     return {
         **results,
         "policies": [
@@ -78,9 +76,16 @@ def with_anytime_intervals(results: Mapping[str, Any], outcomes: Outcomes) -> di
             else row
             for row in results["policies"]
         ],
-        "order": _order(results.get("order", []), outcomes, wins),
+        "order": _order(results.get("order", []), outcomes),
         "matrix": _matrix(outcomes, wins),
     }
+
+
+def _corrected_wins(outcomes: Outcomes) -> dict[str, float]:
+    """Return Holm's p-value of every policy's win rate against the opponent."""
+    names = [n for n in outcomes.columns if n != outcomes.opponent]
+    adjusted = holm([_win(outcomes, n, outcomes.opponent).p_value for n in names])
+    return dict(zip(names, adjusted.tolist(), strict=True))
 
 
 def _row(
@@ -91,8 +96,7 @@ def _row(
     p_values: Mapping[str, float],
 ) -> dict[str, Any]:
     told: dict[str, Any] = {
-        k: _bounded(confidence_sequence(x, null=0.5)) if k.endswith("_win") else
-        confidence_sequence(x)
+        k: bounded_win_rate(x, _share_sequence) if k.endswith("_win") else confidence_sequence(x)
         for k, x in columns.items()
     }  # fmt: skip
     opponent = outcomes.opponent
@@ -109,23 +113,19 @@ def _row(
     return cells | ({"Holm p": p_values[name]} if name in p_values else {})
 
 
-def _order(
-    claims: list[dict[str, Any]],
-    outcomes: Outcomes,
-    wins: Mapping[tuple[str, str], Estimate],
-) -> list[dict[str, Any]]:
-    gains = [_gain(outcomes, c["a"], c["b"]) for c in claims]
-    adjusted = holm([g.p_value for g in gains]).tolist() if gains else []
+def _order(claims: Sequence[Mapping[str, Any]], outcomes: Outcomes) -> list[dict[str, Any]]:
+    known = outcomes.columns.keys()
+    gains = [_gain(outcomes, c["a"], c["b"]) if {c["a"], c["b"]} <= known else None for c in claims]
     return [
         {
             **claim,
             "verdict": claim_standing(gain, p),
             "holm_p": p,
             "gain": plain_cell(gain),
-            "win": plain_cell(wins[claim["b"], claim["a"]]),
+            "win": plain_cell(gain and _win(outcomes, claim["b"], claim["a"])),
             "needs": None,
         }
-        for claim, gain, p in zip(claims, gains, adjusted, strict=True)
+        for claim, gain, p in zip(claims, gains, correct_claims(gains), strict=True)
     ]
 
 
@@ -150,8 +150,9 @@ def _gain(outcomes: Outcomes, less: str, more: str) -> Estimate:
 def _win(outcomes: Outcomes, a: str, b: str) -> Estimate:
     columns, judge = outcomes.columns, outcomes.judge
     won = outcomes_of(columns[a][judge], columns[b][judge])
-    return _bounded(confidence_sequence(won, null=0.5))
+    return _share_sequence(won)
 
 
-def _bounded(share: Estimate) -> Estimate:
+def _share_sequence(outcomes: np.ndarray) -> Estimate:
+    share = confidence_sequence(outcomes, null=0.5)
     return replace(share, low=max(share.low, 0.0), high=min(share.high, 1.0))

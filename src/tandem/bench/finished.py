@@ -115,8 +115,7 @@ class Finished:
         return self.plan.folder(self.out, seed) / folder_name(name)
 
     def _ended(self, seed: int, name: str) -> bool:
-        scope = self._scope(seed, name)
-        return (scope / FAILED).exists() or has_stage(scope, JUDGED)
+        return has_ended(self._scope(seed, name))
 
     def _stacked(self, name: str) -> Stack:
         exams = [load_stage(scope, JUDGED).load() for scope in self.scopes(name)]
@@ -131,6 +130,11 @@ class Finished:
             for column, count in self.tallies.items()
         }
         return found | counted
+
+
+def has_ended(scope: Path) -> bool:
+    """Say whether an entry was examined to the end, or failed."""
+    return (scope / FAILED).exists() or has_stage(scope, JUDGED)
 
 
 def has_stage(scope: Path, name: str) -> bool:

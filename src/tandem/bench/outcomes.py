@@ -17,7 +17,8 @@ Shapes: S seeds, P prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ import pyarrow.parquet as pq
 
 from tandem.bench.plan import BASE, OPPONENT
 from tandem.errors import DataError
-from tandem.statistics import Estimate, outcomes_of
+from tandem.statistics import Estimate, holm, outcomes_of
 from tandem.statistics.crossed import ALPHA
 
 JUDGES = ("truth", "gold_rm", "proxy")
@@ -80,11 +81,18 @@ def with_wins(outcomes: Outcomes) -> dict[str, Stack]:
     return more
 
 
-def claim_standing(gain: Estimate, adjusted_p: float) -> str:
-    """Say what became of a claim: `resolved`, `not resolved`, or `reversed`."""
+def claim_standing(gain: Estimate | None, adjusted_p: float) -> str:
+    """Say what became of a claim: `resolved`, `not resolved`, `reversed` or `not measured`."""
+    if gain is None:
+        return "not measured"
     if not adjusted_p < ALPHA:
         return "not resolved"
     return "resolved" if gain.mean > gain.null else "reversed"
+
+
+def correct_claims(gains: Sequence[Estimate | None]) -> list[float]:
+    """Return Holm's p-values of claims; one that was written down and not measured counts as 1."""
+    return holm([math.nan if g is None else g.p_value for g in gains]).tolist()
 
 
 def write_outcomes(outcomes: Outcomes, path: Path, *, single: bool = False) -> Path:

@@ -25,6 +25,7 @@ from tandem.bench.outcomes import (
     OUTCOMES,
     Outcomes,
     claim_standing,
+    correct_claims,
     read_outcomes,
     with_wins,
     write_outcomes,
@@ -230,11 +231,16 @@ def _against(outcomes: Outcomes, name: str) -> dict[str, Any]:
 
 
 def judge_claims(outcomes: Outcomes, claims: Iterable[Claimed]) -> list[dict[str, Any]]:
-    """Judge the orderings that were expected, with Holm over all of them."""
+    """Judge the orderings that were expected, with Holm over all of them.
+
+    A claim about a method that failed is not measured, and stays in the family.
+    """
     stacks = {name: own[outcomes.judge] for name, own in outcomes.columns.items()}
-    told = [c for c in claims if c[0] in stacks and c[1] in stacks]
-    gains = [paired_difference(stacks[b], stacks[a]) for a, b, _ in told]
-    adjusted = holm([g.p_value for g in gains]).tolist() if gains else []
+    told = list(claims)
+    gains = [
+        paired_difference(stacks[b], stacks[a]) if {a, b} <= stacks.keys() else None
+        for a, b, _ in told
+    ]
     return [
         {
             "a": a,
@@ -243,10 +249,10 @@ def judge_claims(outcomes: Outcomes, claims: Iterable[Claimed]) -> list[dict[str
             "verdict": claim_standing(gain, p),
             "holm_p": p,
             "gain": plain_cell(gain),
-            "win": plain_cell(win_rate(outcomes_of(stacks[b], stacks[a]))),
-            "needs": _needs(gain),
+            "win": plain_cell(gain and win_rate(outcomes_of(stacks[b], stacks[a]))),
+            "needs": gain and _needs(gain),
         }
-        for (a, b, claim), gain, p in zip(told, gains, adjusted, strict=True)
+        for (a, b, claim), gain, p in zip(told, gains, correct_claims(gains), strict=True)
     ]
 
 

@@ -21,7 +21,6 @@ from tandem.data.groups import Groups
 from tandem.errors import ConfigError, Pending, RunError, TandemError
 from tandem.judges import Judge
 from tandem.judges.ai_feedback import AIFeedback
-from tandem.judges.reward_model import RewardModel
 from tandem.machine import Machine
 from tandem.methods import Method, load_method
 from tandem.pipeline.inputs import SFT_STAGES, Inputs
@@ -96,9 +95,8 @@ def judge_start(run: Run, plan: Plan, task: Task, *, exam_ensemble: bool) -> Gro
     main = answer_prompts(start, start.pi_sft)
     judge_answers(plan, start, main, main, start.pi_sft)
     if start.labelled:
-        judge = RewardModel(start.r_phi)
         members = start.reward_ensemble if exam_ensemble else ()  # reported of one seed alone
-        start.run("reward-exam", evaluate_reward, judge, start.held_out, members=members)
+        start.run("reward-exam", evaluate_reward, start.proxy, start.held_out, members=members)
         _ = start.gold_exam
     if plan.opponent != BASE:
         base = open_inputs(run, plan, task, BASE)

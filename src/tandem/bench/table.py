@@ -25,6 +25,9 @@ def results_table(told: Mapping[str, Any]) -> str:
         f"{p['policy']} failed: {p['reason']}" for p in told["policies"] if p["status"] == "failed"
     ]
     for row in told["order"]:
+        if row["gain"] is None:
+            lines.append(f"{row['verdict']}: {row['claim']}, Holm p {row['holm_p']:.2g}")
+            continue
         gain = _cell(row["gain"], "gain")
         lines.append(
             f"{row['verdict']}: {row['claim']}, {judge} {gain}, Holm p {row['holm_p']:.2g}"

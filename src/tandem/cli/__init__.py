@@ -5,7 +5,7 @@
     exit 2    a mistake that the user can mend: what, why, do this
     exit 3    a judge will answer later: the same command goes on then
     exit 70   a fault of Tandem itself, with a traceback
-    exit 130  interrupted: the same command goes on from there
+    exit 130  interrupted: a command that keeps a run goes on from there, another begins again
 
 Nothing here imports torch before a command needs it.
 """
@@ -116,6 +116,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "label refit": ("tandem.cli.label_refit:refit_command", "fit the reward on the votes so far"),
 }
+RESUMED = (
+    "run", "iterate", "bench", "eval exploit", "label serve", "label sample", "label refit",
+)  # fmt: skip
+"""Commands that keep what they have done, and go on from there when they are given again."""
 USAGE = "usage: tandem COMMAND [options]"
 FAULT = 70
 """The exit code of a fault of Tandem itself: EX_SOFTWARE of sysexits.h."""
@@ -137,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"waiting: {pending}", file=sys.stderr)
         return 3
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
+        print(f"interrupted: {_say_what_is_kept(words)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         _give_up_stdout()
@@ -153,6 +157,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print(f"tandem {__version__} has a fault: please report the lines above", file=sys.stderr)
         return FAULT
+
+
+def _say_what_is_kept(words: Sequence[str]) -> str:
+    if any(" ".join(words[:length]) in RESUMED for length in (1, 2)):
+        return "the same command goes on from here"
+    return "the same command begins again; what a server answered is kept"
 
 
 def _give_up_stdout() -> None:

@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from tandem.cli.game import check_written_file
 from tandem.cli.settings import make_parser, parse_words
 from tandem.errors import ConfigError, nearest_name
+from tandem.errors.ranges import NotNegative, Positive, check_value
 
 if TYPE_CHECKING:
     from tandem.planning.budget import BudgetAdvice, WorldSource
@@ -28,7 +29,7 @@ def budget_command(words: Sequence[str]) -> int:
     from tandem.planning.budget import plan_budget
     from tandem.planning.label_plan import LabelCosts
     from tandem.planning.simulation import FreeLabels
-    from tandem.runs.atomic_files import write_json, write_text
+    from tandem.runs.atomic_files import write_json
 
     costs = LabelCosts(options.cost_pair, options.cost_demo, options.cost_eval)
     free = FreeLabels(options.free_accuracy) if options.free_accuracy else None
@@ -42,7 +43,7 @@ def budget_command(words: Sequence[str]) -> int:
         write_json(Path(options.json), {**advice.as_dict(), "world": note or options.world})
         print(f"\nnumbers: {options.json}")
     if options.picture:
-        write_text(Path(options.picture), draw_costs(advice))
+        draw_costs(advice, Path(options.picture))
         print(f"picture: {options.picture}")
     return 0
 
@@ -101,6 +102,17 @@ def _check_options(options: Namespace) -> None:
             "a pilot's answers are read by the model that is to be improved",
             "give both, or neither",
         )
+    for name in ("total", "cost_pair", "cost_demo", "cost_eval"):
+        check_value(f"--{name}", NotNegative if name == "total" else Positive, options[name])
+    if options.pilot and (options.world != "mixed" or options.flips is not None):
+        flag = (
+            f"--flips {options.flips}" if options.world == "mixed" else f"--world {options.world}"
+        )
+        raise ConfigError(
+            f"{flag} with --pilot",
+            "a pilot's worlds and their noise are fitted to its labels",
+            "leave it out, or leave --pilot out",
+        )
     for name, low, high in (("flips", 0, 0.49), ("evaluation", 0, 0.9), ("free_accuracy", 0, 1)):
         if options[name] is not None and not low <= options[name] <= high:
             raise ConfigError(
@@ -154,17 +166,16 @@ def _pilot_worlds(options: Namespace) -> tuple[WorldSource, str]:
     return pilot.worlds(seed=options.seed), str(pilot)
 
 
-def draw_costs(advice: BudgetAdvice) -> str:
-    """Return an SVG of regret against cost: the plan and what one would do without one."""
-    import io
+def draw_costs(advice: BudgetAdvice, path: Path) -> None:
+    """Draw regret against cost as an SVG: the plan and what one would do without one.
 
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    from tandem.evaluation.reward_hacking import draw_panels
 
     styles = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
-    with mpl.rc_context({"svg.hashsalt": "tandem", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(6.4, 4), layout="constrained")
-        axes = figure.subplots()
+    with draw_panels(path, 6.4, 4.0) as (axes,):
         for (name, points), (line, mark) in zip(advice.curve.items(), styles, strict=True):
             x = [advice.total * share for share in points]
             y = [e.mean for e in points.values()]
@@ -174,6 +185,3 @@ def draw_costs(advice: BudgetAdvice) -> str:
         axes.set(xscale="log", xlabel="cost", ylabel="regret, 95 % over worlds", ylim=(0, None))
         axes.axvline(advice.total, linewidth=0.8, color="#5d5951")
         axes.legend(frameon=False)
-        raw = io.StringIO()
-        figure.savefig(raw, format="svg", metadata={"Date": None, "Creator": None})
-    return raw.getvalue()

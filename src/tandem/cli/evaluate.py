@@ -113,7 +113,9 @@ def evaluate_policy_command(words: Sequence[str]) -> int:
     from tandem.stages.evaluate_policy import evaluate_policies, kl_temperature
 
     _find_models(options, "model", "reference", "proxy")
-    prompts, judges = _prompts(options, configs["sizes"])
+    prompts, judges, repeated = _prompts(options, configs["sizes"])
+    notes = [f"{len(prompts)} prompts, one answer each"]
+    notes += [f"{repeated} repeated prompts left out"] * bool(repeated)
     sft = Checkpoint(Path(_needed(options, "reference", "the folder of the SFT policy")), "SFT")
     own = Path(options.model).resolve().name
     mine = Checkpoint(Path(options.model), f"{own} (policy)" if own == str(sft) else own)
@@ -127,7 +129,7 @@ def evaluate_policy_command(words: Sequence[str]) -> int:
         temperature=kl_temperature(configs["sampling"]),
         machine=configs["machine"],
     )
-    return _tell(options, [f"{len(prompts)} prompts, one answer each"], exam)
+    return _tell(options, notes, exam)
 
 
 def _parsed(parser: ArgumentParser, words: Sequence[str], configs: Mapping[str, Any]) -> Namespace:
@@ -173,26 +175,31 @@ def _judge(options: Namespace) -> Judge:
     return ImplicitReward(model, Checkpoint(Path(options.reference)), options.beta)
 
 
-def open_folder(path: str) -> Judge:
-    """Return the judge that a folder holds: a preference model of either kind, or a reward."""
+def open_folder(path: str, name: str = "") -> Judge:
+    """Return the judge that a folder holds: a preference model of either kind, or a reward.
+
+    Args:
+        path: the folder.
+        name: the judge's; the folder's if not given.
+    """
     from tandem.judges.preference_model import PreferenceModel
     from tandem.judges.reward_model import RewardModel
-    from tandem.models.folders import read_config
+    from tandem.models.loading import stored_kind
     from tandem.runs.checkpoint import Checkpoint
 
-    model = Checkpoint(Path(path), Path(path).resolve().name)
-    stored = getattr(read_config(model.path), "tandem", None)
-    compares = isinstance(stored, dict) and stored.get("reads", "answer") != "answer"
-    return PreferenceModel(model) if compares else RewardModel(model)
+    model = Checkpoint(Path(path), name or Path(path).resolve().name)
+    return RewardModel(model) if stored_kind(model.path) == "answer" else PreferenceModel(model)
 
 
-def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
+def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge], int]:
+    """Return the prompts, who judges, and how many of the data's prompts came again."""
     from tandem.judges.reward_model import RewardModel
     from tandem.rng import Seed
     from tandem.runs.checkpoint import Checkpoint
     from tandem.tasks import WITHOUT_MODEL, load
 
     judges: dict[str, Judge] = {}
+    repeated = 0
     if options.task:
         own = Path(options.model) if options.task in WITHOUT_MODEL else None
         task = load.load_task(options.task, sizes, Seed(options.seed), model=own)
@@ -201,11 +208,23 @@ def _prompts(options: Namespace, sizes: Any) -> tuple[Groups, dict[str, Judge]]:
             judges["truth"] = task.truth
     else:
         data = _needed(options, "data", "prompts, or --task micro")
-        prompts = reading_options(options).read(data).groups.prompts()
+        given = reading_options(options).read(data).groups.prompts()
+        prompts = without_repeats(given)
+        repeated = len(given) - len(prompts)
         _needed(options, "proxy", "a reward model to judge with")
     if options.proxy:
         judges["proxy"] = RewardModel(Checkpoint(Path(options.proxy)), "proxy")
-    return prompts, judges
+    return prompts, judges, repeated
+
+
+def without_repeats(prompts: Groups) -> Groups:
+    """Return each prompt once: an interval over prompts counts them as independent."""
+    from tandem.data.chat.transcripts import prompt_key
+
+    first: dict[str, int] = {}
+    for i, group in enumerate(prompts):
+        first.setdefault(prompt_key(group.prompt), i)
+    return prompts.take(first.values())
 
 
 def _answers(policy: Checkpoint, prompts: Groups, seed: int, configs: Mapping[str, Any]) -> Groups:

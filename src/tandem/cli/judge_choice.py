@@ -1,6 +1,6 @@
-"""Which judge a command asks: a reward model's folder, or a server and what it speaks.
+"""Which judge a command asks: a folder that holds one, or a server and what it speaks.
 
---judge runs/mine/03-reward/artifact                          a reward model
+--judge runs/mine/03-reward/artifact                          a reward or a preference model
 --judge http://localhost:8000/v1 --judge_model qwen           a language model that reasons first
 --judge http://localhost:8000/v1 --judge_model qwen --judge_kind letters | rating
 --judge http://localhost:8000/classify --judge_kind classify  a reward model behind vLLM
@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -18,18 +19,23 @@ from tandem.errors import ConfigError
 
 if TYPE_CHECKING:
     from tandem.judges import Judge
+    from tandem.runs.checkpoint import Checkpoint
 
 JudgeKind = Literal[
     "verdict", "letters", "rating", "rewards", "preferences", "classify", "pooling", "score"
 ]
 LANGUAGE = ("verdict", "letters", "rating")
-KEY = "OPENAI_API_KEY"
+KEY, KEY_HOST = "OPENAI_API_KEY", "api.openai.com"
+"""A key's variable, and the only server to which it is sent without being asked for."""
 
 
 def add_judge_flags(parser: ArgumentParser) -> None:
     """Add the flags that name a judge."""
     parser.add_argument(
-        "--judge", type=str, default="", help="folder of a reward model, or address of a server"
+        "--judge",
+        type=str,
+        default="",
+        help="folder of a reward or preference model, or address of a server",
     )
     parser.add_argument(
         "--judge_model", type=str, default="", help="the model's name on the server"
@@ -48,7 +54,7 @@ def add_judge_flags(parser: ArgumentParser) -> None:
         "--judge_key",
         type=str,
         default="",
-        help=f"environment variable with the server's key; language models over https: {KEY}",
+        help=f"environment variable with the server's key; {KEY} for {KEY_HOST}, else none",
     )
     parser.add_argument(
         "--judge_room", type=int, default=2048, help="verdict: tokens of reasons and verdict"
@@ -60,38 +66,68 @@ def open_judge_choice(options: Namespace) -> Judge:
 
     Raises:
         ConfigError: none was named, or a server without a model.
-        ModelError: the folder holds no reward model.
+        ModelError: the folder holds no such model.
     """
     if not options.judge:
         raise ConfigError(
             "--judge is missing",
             "somebody has to say which answer is better",
-            f"give --judge FOLDER of a reward model, or --judge http://HOST:PORT/v1 --judge_model "
-            f"NAME --judge_kind {'|'.join(get_args(JudgeKind))}",
+            "give --judge FOLDER of a reward or preference model, or --judge http://HOST:PORT/v1 "
+            f"--judge_model NAME --judge_kind {'|'.join(get_args(JudgeKind))}",
         )
     if "://" in options.judge:
         return _remote(options)
-    from tandem.judges.reward_model import RewardModel
+    from tandem.cli.evaluate import open_folder
+
+    found = find_reward_folder(options.judge)
+    return open_folder(str(found.path), found.name)
+
+
+def find_reward_folder(given: str) -> Checkpoint:
+    """Return the folder of a reward or a preference model, checked before its weights are read.
+
+    Raises:
+        ModelError: it holds neither.
+    """
     from tandem.models.checks import check_reward
     from tandem.models.model_finder import find_model
 
-    found = find_model(options.judge)
+    found = find_model(given)
     check_reward(found.path)
-    return RewardModel(found)
+    return found
+
+
+def open_reward_server(url: str, route: Any, model: str, key: str, tokenizer: str) -> Judge:
+    """Return the reward model behind a server; nothing is asked yet.
+
+    Args:
+        url: the address, with the route in it.
+        route: `rewards`, `classify`, `pooling` or `score`.
+        model: its name on the server; may be empty.
+        key: environment variable with the server's key, or empty.
+        tokenizer: folder of the served model, so that token ids are sent, or empty.
+
+    Raises:
+        ConfigError: the address is none or holds a secret, or the variable is not set.
+    """
+    from tandem.engines.json_server import JsonServer
+    from tandem.judges.remote_reward import RemoteReward
+
+    own = Path(tokenizer) if tokenizer else None
+    return RemoteReward(JsonServer(url, key=key or None), route, model or "reward", own)
 
 
 def _remote(options: Namespace) -> Judge:
     kind, url, model = options.judge_kind, options.judge, options.judge_model
     if kind in LANGUAGE:
         return _language(options, url, model)
+    key = options.judge_key
+    if kind != "preferences":
+        return open_reward_server(url, kind, model, key, options.judge_tokenizer)
     from tandem.engines.json_server import JsonServer
-    from tandem.judges.remote_reward import RemotePreference, RemoteReward
+    from tandem.judges.remote_reward import RemotePreference
 
-    server = JsonServer(url, key=options.judge_key or None)
-    if kind == "preferences":
-        return RemotePreference(server, model or "preference")
-    own = Path(options.judge_tokenizer) if options.judge_tokenizer else None
-    return RemoteReward(server, kind, model or "reward", own)
+    return RemotePreference(JsonServer(url, key=key or None), model or "preference")
 
 
 def _language(options: Namespace, url: str, model: str) -> Judge:
@@ -106,7 +142,7 @@ def _language(options: Namespace, url: str, model: str) -> Judge:
             "a server may have several models",
             "give --judge_model, its name on the server",
         )
-    hosted = KEY if url.startswith("https://") else None
+    hosted = KEY if url.startswith("https://") and urlsplit(url).hostname == KEY_HOST else None
     lm = Server(model, url, options.judge_key or hosted)
     if options.judge_kind == "verdict":
         room = Sampling(temperature=0.0, max_tokens=options.judge_room)

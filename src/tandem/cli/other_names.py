@@ -43,6 +43,16 @@ FLAGS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """A flag of another trainer, without dashes -> ours, the likeliest first; METHOD is what runs."""
 
+UNITS: dict[str, str] = {
+    "epochs": "passes over the data",
+    "rounds": "a round samples afresh; see the method's `prompts`",
+    "batch": "prompts of one optimiser step, over all processes and micro-batches",
+    "prompts": "prompts of a round, over all processes",
+    "minibatch": "of one optimiser step, over all processes and micro-batches",
+    "save_seconds": "seconds",
+}
+"""What ours counts where the other trainer's flag counts something else."""
+
 ELSEWHERE: dict[str, str] = {
     "resume_from_checkpoint": "leave it out: the same command goes on where it stopped",
     "do_train": "leave it out: `tandem run` trains",
@@ -50,9 +60,9 @@ ELSEWHERE: dict[str, str] = {
     "trust_remote_code": "leave it out: code that comes with a model is never run",
     "push_to_hub": "leave it out; afterwards `tandem export RUN --out FOLDER`, and `hf upload NAME "
     "FOLDER`",
-    "reward_funcs": "a reward in Python is a judge: examples/grpo_with_your_reward.py",
-    "reward_model_path": "leave it out: the method fits a reward to --data; to train on another, "
-    "see examples/reward_over_http.py",
+    "reward_funcs": "write --reward truth where the data has an answer key, or --reward URL; in "
+    "Python a reward is a judge: examples/grpo_with_your_reward.py",
+    "reward_model_path": "write --reward FOLDER",
 }
 """A flag of another trainer that is no flag here -> what does it."""
 
@@ -69,6 +79,9 @@ NEAREST_METHODS: dict[str, str] = {
     "--grpo.beta 0.05",
     "dapo": "grpo --grpo.clip [0.2,0.28] --grpo.per token --grpo.beta 0 --grpo.informative true "
     "--grpo.overlong 0.2",
+    "gspo": "grpo --grpo.ratio sequence --grpo.clip [3e-4,4e-4] --grpo.beta 0",
+    "dr_grpo": "grpo --grpo.advantage mean --grpo.per constant --grpo.beta 0",
+    "dr-grpo": "grpo --grpo.advantage mean --grpo.per constant --grpo.beta 0",
     "ipo": "dpo --dpo.loss ipo", "simpo": "dpo --dpo.loss simpo", "rm": "reward",
     "reward_model": "reward", "reward_modeling": "reward", "pt": "sft", "online-dpo": "online_dpo",
     "nash": "nash_md",
@@ -95,7 +108,8 @@ def explain_flag(name: str, known: Collection[str], method: str = "") -> str:
         ours = flag.replace("METHOD", method)
         first = ours.removeprefix("--").partition(" ")[0]
         if any(first == option or first.startswith(f"{option}.") for option in known):
-            return f"write {ours}"
+            unit = UNITS.get(first.rpartition(".")[2])
+            return f"write {ours}" + (f" ({unit})" if unit else "")
     if "--model" in FLAGS.get(plain, ()):
         return "give the model without a flag, as the first word behind the command"
     return ""

@@ -26,6 +26,12 @@ from tandem.cli.reading import (
     reading_options,
     rules_table,
 )
+from tandem.cli.reward_choice import (
+    add_reward_flags,
+    check_reward_choice,
+    open_reward_choice,
+    reward_table,
+)
 from tandem.cli.settings import (
     add_settings,
     make_parser,
@@ -45,6 +51,7 @@ from tandem.runs.store import open_store
 from tandem.runs.trackers import check_known, open_trackers
 
 if TYPE_CHECKING:
+    from tandem.judges import Judge
     from tandem.machine import Machine
     from tandem.runs.checkpoint import Checkpoint
     from tandem.tasks import Task
@@ -87,6 +94,7 @@ def run_command_line(words: Sequence[str]) -> int:
     for name in options.tracker:
         check_known(name)
     check_given(options)
+    check_reward_choice(options, method, configs[method.name])
     model = find_given_model(options.model)
     folder = None if model is None else str(model.path)
     check_machine(folder, configs["machine"])
@@ -99,7 +107,8 @@ def run_command_line(words: Sequence[str]) -> int:
         check_answer_lengths(folder, [(method.name, configs)])
     from tandem.pipeline import labels
 
-    labels.check_labels(method, task, configs[method.name])
+    given = open_reward_choice(options, task)
+    labels.check_labels(method, task, configs[method.name], given_reward=given is not None)
     labels.check_demonstrations(method, task, extent.start)
     labels.check_prompts(method, task)
     warning = labels.explain_few_held_out(method, task)
@@ -112,15 +121,20 @@ def run_command_line(words: Sequence[str]) -> int:
     resolved = resolved_settings(method.name, options, configs, rules, extent)
     from tandem.pipeline.stage_costs import cost_lines, plan_stages
 
-    planned = plan_stages(method, task, configs, extent.start, extent.evaluate)
-    rates = adapter_rate_lines(method, configs)
+    is_given = given is not None
+    planned = plan_stages(
+        method, task, configs, extent.start, extent.evaluate, given_reward=is_given
+    )
+    rates = adapter_rate_lines(method, configs, given_reward=is_given)
     costs = (*cost_lines(planned, task.base.path, configs["machine"]), *rates)
     if options.dry_run:
         print(plan_text(options, resolved, task, (*costs, *filter(None, [warning]))))
         return 0
     print("\n".join(costs), flush=True)
     with store:
-        return _run_and_print(method, options, configs, task, resolved, rules, extent, warning)
+        return _run_and_print(
+            method, options, configs, task, resolved, rules, extent, warning, given
+        )
 
 
 def iterate_command(words: Sequence[str]) -> int:
@@ -143,6 +157,7 @@ def _run_and_print(
     rules: EncodingRules,
     extent: Extent,
     warning: str,
+    given_reward: Judge | None,
 ) -> int:
     from tandem.pipeline.run_method import run_method
     from tandem.runs.run import Run
@@ -168,7 +183,15 @@ def _run_and_print(
         if warning:
             work.events.log("few-prompts", text=warning)
         print(
-            run_method(work, method, configs, task, start=extent.start, evaluation=extent.evaluate)
+            run_method(
+                work,
+                method,
+                configs,
+                task,
+                start=extent.start,
+                evaluation=extent.evaluate,
+                given_reward=given_reward,
+            )
         )
     print(f"\nthe run is in {path}")
     return 0
@@ -223,14 +246,18 @@ def make_run_parser(name: str, configs: Mapping[str, Any]) -> ArgumentParser:
     add_reading_flags(parser)
     add_encoding_flags(parser)
     add_settings(parser, configs)
+    add_reward_flags(parser)
     return parser
 
 
-def adapter_rate_lines(method: Method, configs: Mapping[str, Any]) -> Iterator[str]:
+def adapter_rate_lines(
+    method: Method, configs: Mapping[str, Any], *, given_reward: bool = False
+) -> Iterator[str]:
     """Yield a line for each learning rate that is meant for whole weights where adapters train."""
     if configs["machine"].lora is None:
         return
-    before = ["reward"] if "r_phi" in signature(method.recipe).parameters else []
+    fits_reward = "r_phi" in signature(method.recipe).parameters and not given_reward
+    before = ["reward"] if fits_reward else []
     named = [method.name, *all_shared_parts(configs[method.name]), *before]
     usual = {flag: lr for name in named for flag, lr in _rates(name, load_method(name).config())}
     chosen = {flag: lr for name in named for flag, lr in _rates(name, configs[name])}
@@ -423,6 +450,7 @@ def resolved_settings(
         )
     start = {n: options[n] for n in START_FLAGS if options[n] is not None}
     tables = {prefix: nested_tables(config) for prefix, config in configs.items()}
+    tables["reward"] = {**reward_table(options), **tables["reward"]}
     reading = {flag: options[flag] for flag in FLAGS} if "data" in start else {}
     given = {**start, **reading, **extent.table(), **rules_table(rules)}
     return {"method": name, **given, "seed": options.seed, **tables}

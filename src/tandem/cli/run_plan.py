@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tandem.cli import run as run_command
 from tandem.cli.extent import resolve_extent
+from tandem.cli.reward_choice import check_reward_choice, open_reward_choice
 from tandem.cli.settings import parse_words, with_parsed_values
 from tandem.machine import GIB, Machine
 from tandem.methods import METHODS, find_method, load_method
@@ -61,12 +62,14 @@ def plan_command(words: Sequence[str]) -> int:
     with_shared_parts(configs[method.name], configs)
     machine: Machine = configs["machine"]
     run_command.check_given(options)
+    check_reward_choice(options, method, configs[method.name])
     model = run_command.find_given_model(options.model)
     folder = None if model is None else str(model.path)
     run_command.check_machine(folder, machine)
     run_command.check_rollouts_ahead(method.name, machine)
     extent = resolve_extent(options, words[1:], files, method, folder)
     task = run_command.open_task(options, configs["sizes"], model)
+    given = open_reward_choice(options, task)
 
     from tandem.models.devices import resolve_device
     from tandem.pipeline.cost_estimate import estimate_run
@@ -74,7 +77,7 @@ def plan_command(words: Sequence[str]) -> int:
 
     total = usable_memory(resolve_device(machine))
     there = total if total is not None else 1 << 62
-    found = estimate_run(method, configs, task, there, extent.start, extent.evaluate)
+    found = estimate_run(method, configs, task, there, extent.start, extent.evaluate, given)
     place = run_command.run_folder(method.name, options, task)
     free = shutil.disk_usage(_existing(place)).free
     print("\n".join([*table_lines(found), "", *room_lines(found, total, free, machine)]))

@@ -10,7 +10,7 @@ import json
 import re
 import tomllib
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -101,6 +101,7 @@ def parse_words(parser: ArgumentParser, words: Sequence[str], *files: Path) -> N
         ConfigError: an unknown name (with the nearest), or a value of the wrong type.
     """
     known = {o for a in parser._actions for o in a.option_strings if o.startswith("--")}
+    words = [_spell_source(word, known) for word in words]
     for word in words:
         if word.startswith("--"):
             _check_known(
@@ -120,6 +121,13 @@ def parse_words(parser: ArgumentParser, words: Sequence[str], *files: Path) -> N
             "a setting has a type, and often a range",
             f"see `{parser.prog} --help`",
         ) from error
+
+
+def _spell_source(word: str, known: Collection[str]) -> str:
+    """Spell `--reward X` out: a table's own name stands for its `source`, where it has one."""
+    name, sign, value = word.partition("=")
+    whole = f"{name}.source"
+    return f"{whole}{sign}{value}" if name not in known and whole in known else word
 
 
 def _check_digits(words: Sequence[str]) -> None:
@@ -167,6 +175,7 @@ def spell_table(parser: ArgumentParser, table: Mapping[str, Any], where: str) ->
     actions = {o: a for a in parser._actions if a.nargs != 0 for o in a.option_strings}
     known = {option for option in actions if option not in NOT_IN_FILES}
     for name, value in flatten_table(table, known):
+        name = _spell_source(f"--{name}", known).removeprefix("--")
         if f"--{name}" in NOT_IN_FILES:
             raise ConfigError(
                 f"`{name}` in {where}",

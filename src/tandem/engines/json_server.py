@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,8 @@ from tandem.errors.ranges import Count, check_ranges
 from tandem.machine import cache_folder
 
 Body = dict[str, Any]
+NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+"""What is taken for the name of a variable, and repeated; anything else might be a key."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,12 @@ class JsonServer:
         check_ranges(self, "server")
         check_address(self.url, "server.url")
         if self.key is not None and not os.environ.get(self.key):
+            name = self.key if NAME.fullmatch(self.key) else "that the key is in"
             raise ConfigError(
-                f"the environment variable {self.key} is not set",
+                f"the environment variable {name} is not set",
                 f"{self.url} is asked with the key that it holds",
-                f"export {self.key}=..., or key = None for a server that wants none",
+                "give the variable's NAME, never the key, and export it; none for a server that "
+                "wants none",
             )
 
     def open(self) -> JsonSession:

@@ -5,8 +5,8 @@ stream of uniforms, one a token, so more completions, other neighbours or anothe
 prompts change nothing but rounding. And work proceeds in fixed units, so rounding does not
 change either: a unit is `max(1, unit_rows // n)` consecutive prompts, sampled from an empty
 batch and yielded whole. Its arithmetic depends on its own prompts, n and the settings alone;
-a resumed run that starts at a unit boundary, or ranks that share units out in turn, are
-bit-identical to one uninterrupted run on the same kind of machine and number of threads.
+a resumed run that starts at a unit boundary is bit-identical to one uninterrupted run on the
+same kind of machine and number of threads, and so are all processes of a launch: each draws all.
 
 Inside a unit, prompts go longest first, each prefilled once. Finished completions leave the
 batch at once; new prompts join when a quarter of it is free.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable
 
 import numpy as np
 
+from tandem.data.chat.transcripts import prompt_key
 from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.tables import CellValue, Table
-from tandem.evaluation.taste_shift import Z, parse_time
+from tandem.evaluation.taste_shift import difference_of_samples, parse_time
+from tandem.operators.columns import scores_of
 from tandem.statistics import Estimate, rate_by_prompt
 
 
@@ -23,7 +24,7 @@ def accuracy_by_month(judged: Iterable[Group], column: str) -> Table:
         column: where their dates are, in `Prompt.meta`.
 
     Raises:
-        DataError: no comparison has a date.
+        DataError: no comparison has a date, or a score is missing or not finite.
     """
     rows = sorted(_rows(judged, column))
     if not rows:
@@ -38,7 +39,8 @@ def accuracy_by_month(judged: Iterable[Group], column: str) -> Table:
         told = list(inside)
         found = rate_by_prompt([right for *_, right in told], [prompt for _, prompt, _ in told])
         first = first or found
-        gap = None if found is first else _difference(found, first)
+        how = "two independent samples of prompts"
+        gap = None if found is first else difference_of_samples(found, first, how)
         cells.append((month, len(told), found, gap))
     columns = ("month", "comparisons", "right", "less the first month")
     return Table(columns, tuple(cells), f"the reward by `{column}`")
@@ -47,14 +49,10 @@ def accuracy_by_month(judged: Iterable[Group], column: str) -> Table:
 def _rows(judged: Iterable[Group], column: str) -> Iterable[tuple[str, str, float]]:
     for group in judged:
         time = parse_time(group.prompt.meta.get(column))
-        for vote in group.preferences:
-            if time is not None and vote.p != 0.5 and group.scores is not None:
-                gap = float(group.scores[vote.winner] - group.scores[vote.loser])
-                yield f"{time:%Y-%m}", group.prompt.text, 0.5 * (1 + float(np.sign(gap)))
-
-
-def _difference(a: Estimate, b: Estimate) -> Estimate:
-    se = math.hypot(a.se, b.se)
-    gap = a.mean - b.mean
-    how = "two independent samples of prompts"
-    return Estimate(gap, gap - Z * se, gap + Z * se, min(a.n, b.n), float("nan"), how, se)
+        decided = [vote for vote in group.preferences if vote.p != 0.5]
+        if time is None or not decided:
+            continue
+        scores, prompt = scores_of(group, "accuracy by month"), prompt_key(group.prompt)
+        for vote in decided:
+            gap = float(scores[vote.winner] - scores[vote.loser])
+            yield f"{time:%Y-%m}", prompt, 0.5 * (1 + float(np.sign(gap)))

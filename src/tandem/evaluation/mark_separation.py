@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tandem.data.record import Group
+from tandem.statistics import auroc
 from tandem.statistics.numerics import Floats
 
 ENOUGH = 30
@@ -65,10 +66,8 @@ def separate_marks(scores: Floats, good: Floats) -> MarkSeparation:
         good: [N] 1 where the answer was marked good, 0 where bad.
     """
     high, low = scores[good == 1], scores[good == 0]
-    auc = float("nan")
-    if len(high) and len(low):
-        above = np.sign(high[:, None] - low[None, :])
-        auc = float((above > 0).mean() + 0.5 * (above == 0).mean())
+    marked = (good == 1) | (good == 0)
+    auc = auroc(scores[marked], good[marked] == 1)
     means = [float(part.mean()) if len(part) else float("nan") for part in (high, low)]
     return MarkSeparation(len(high), len(low), means[0], means[1], auc)
 

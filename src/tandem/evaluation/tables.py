@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tandem.evaluation.samples import printable_text
 from tandem.statistics import Estimate
 
 CellValue = str | int | float | Estimate | None
@@ -13,21 +14,24 @@ CellValue = str | int | float | Estimate | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns; `str` aligns them, None shows as a dash."""
+    """Rows under named columns; `str` aligns them, None shows as a dash.
+
+    Names come from data as well: in `str` each is one line, without what commands a terminal.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[CellValue, ...], ...]
     title: str = ""
 
     def __str__(self) -> str:
-        cells = [self.columns, *([_text(c) for c in row] for row in self.rows)]
+        cells = [[_text(c) for c in row] for row in (self.columns, *self.rows)]
         widths = [max(len(row[k]) for row in cells) for k in range(len(self.columns))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in cells
         ]
         lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join([self.title, *lines] if self.title else lines)
+        return "\n".join([_text(self.title), *lines] if self.title else lines)
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """Return one dict a row, for JSON; an estimate becomes a dict of its fields."""
@@ -44,7 +48,7 @@ def _text(cell: CellValue) -> str:
         return "-"
     if isinstance(cell, float):
         return f"{cell:.3f}"
-    return str(cell)
+    return printable_text(str(cell)).replace("\n", " ").replace("\t", " ")
 
 
 def join_parts(parts: Sequence[object]) -> str:

@@ -16,19 +16,25 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tandem.data.chat.transcripts import prompt_key
 from tandem.data.record import Group
 from tandem.errors import DataError, nearest_name
 from tandem.evaluation.tables import CellValue, Table
 from tandem.statistics import Estimate
+from tandem.statistics.crossed import crossed_squares
+from tandem.statistics.intervals import ONE_PROMPT, cell_sums, without_interval
 from tandem.statistics.logistic import fit_logistic
 from tandem.statistics.numerics import Floats
+from tandem.statistics.rates import estimate_share
 
 WORDS = 128
 """Columns into which words are hashed."""
@@ -37,7 +43,8 @@ PRIOR_SD = 0.5
 FEWEST = 40
 """Decided comparisons that a tranche needs."""
 LENGTH_BINS = 3
-Z = 1.959963984540054
+SECONDS = re.compile(r"-?\d{9,}(\.\d*)?")
+"""A time as text that is seconds since 1970; 20261129 is a date of ISO 8601."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +114,22 @@ class TasteShift:
     def __str__(self) -> str:
         cells: tuple[tuple[CellValue, ...], ...] = tuple(self.rows)
         heads = ("fitted to", "tried on", "at home", "there, matched", "difference")
-        verdict = (
-            f"taste has moved in {', '.join(self.moved)}: the reward of the tranche before is less "
-            "often right there"
-            if self.moved
-            else "no change of taste is seen; the intervals say how large a change could be missed"
-        )
         left = f"; {self.undated} comparisons without a date left out" if self.undated else ""
         title = f"has taste moved? by `{self.column}`{left}"
-        return f"{Table(heads, cells, title)}\n{verdict}"
+        return f"{Table(heads, cells, title)}\n{self._verdict()}"
+
+    def _verdict(self) -> str:
+        blind = sum(bool(np.isnan(gap.low)) for *_, gap in self.rows)
+        if self.moved:
+            return (
+                f"taste has moved in {', '.join(self.moved)}: the reward of the tranche before is "
+                "less often right there"
+            )
+        if blind:
+            return (
+                f"{blind} of {len(self.rows)} steps have too few prompts to see a change of taste"
+            )
+        return "no change of taste is seen; the intervals say how large a change could be missed"
 
 
 def measure_taste_shift(groups: Iterable[Group], column: str, tranches: int = 0) -> TasteShift:
@@ -166,7 +180,7 @@ def dated_pairs(groups: Iterable[Group], column: str) -> tuple[list[DatedPair], 
             gap = abs(len(won.split()) - len(lost.split()))
             source = str(group.prompt.meta.get("source", ""))
             features = text_features(won) - text_features(lost)
-            found.append(DatedPair(time, features, gap, source, group.prompt.text))
+            found.append(DatedPair(time, features, gap, source, prompt_key(group.prompt)))
     if not found:
         said = "" if example is None else f"; {example!r} is no date"
         raise DataError(
@@ -183,10 +197,13 @@ def parse_time(value: Any) -> datetime.datetime | None:
     try:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return datetime.datetime.fromtimestamp(value, datetime.UTC)
-        time = datetime.datetime.fromisoformat(str(value).strip())
+        text = str(value).strip()
+        if SECONDS.fullmatch(text):
+            return datetime.datetime.fromtimestamp(float(text), datetime.UTC)
+        time = datetime.datetime.fromisoformat(text)
+        return time.replace(tzinfo=time.tzinfo or datetime.UTC).astimezone(datetime.UTC)
     except (ValueError, OverflowError, OSError):
         return None
-    return time.replace(tzinfo=time.tzinfo or datetime.UTC).astimezone(datetime.UTC)
 
 
 def cut_by_time(pairs: Sequence[DatedPair], tranches: int) -> list[Tranche]:
@@ -215,26 +232,40 @@ def text_features(text: str) -> Floats:
 def try_on_next(here: Tranche, after: Tranche) -> tuple[Estimate, Estimate, Estimate]:
     """Return a reward's accuracy at home, on the next tranche matched to it, and the difference.
 
-    Rewards are fitted to four fifths of the prompts at a time, so that both accuracies are of
-    equally good rewards on comparisons that they have not seen.
+    Rewards are fitted to the prompts of all folds but one and tried on that one, at home and on
+    the next tranche: both accuracies are of equally good rewards on prompts that they have not
+    seen. A fold is left out where too little lies outside it.
     """
-    home, there = np.empty(len(here.pairs)), np.zeros(len(after.pairs))
-    x = np.stack([p.features for p in here.pairs])
-    new = np.stack([p.features for p in after.pairs])
-    fold = np.array([zlib.crc32(p.prompt.encode("utf-8", "replace")) % FOLDS for p in here.pairs])
-    used = [k for k in range(FOLDS) if (fold != k).sum() >= FEWEST // 2]
-    for k in used:
-        w = fit_taste(x[fold != k])
-        home[fold == k] = is_right(x[fold == k] @ w)
-        there += is_right(new @ w) / len(used)
+    x, new = (np.stack([p.features for p in t.pairs]) for t in (here, after))
+    fold, next_fold = (np.array([fold_of(p.prompt) for p in t.pairs]) for t in (here, after))
+    home, there = np.full(len(x), np.nan), np.full(len(new), np.nan)
+    for k in range(FOLDS):
+        if (fold != k).sum() >= FEWEST // 2:
+            w = fit_taste(x[fold != k])
+            home[fold == k] = is_right(x[fold == k] @ w)
+            there[next_fold == k] = is_right(new[next_fold == k] @ w)
     weight = matching_weights(here.pairs, after.pairs)
     a = weighted_share(home, np.ones(len(home)), [p.prompt for p in here.pairs])
     b = weighted_share(there, weight, [p.prompt for p in after.pairs])
-    se = float(np.hypot(a.se, b.se))
-    gap = b.mean - a.mean
     how = "two independent samples of prompts, matched for length and source"
-    n = min(a.n, b.n)
-    return a, b, Estimate(gap, gap - Z * se, gap + Z * se, n, float("nan"), how, se)
+    return a, b, difference_of_samples(b, a, how)
+
+
+def fold_of(prompt: str) -> int:
+    """Return which fold a prompt is in, the same in every tranche."""
+    return zlib.crc32(prompt.encode("utf-8", "replace")) % FOLDS
+
+
+def difference_of_samples(a: Estimate, b: Estimate, method: str) -> Estimate:
+    """Estimate how much higher a is than b, two estimates of independent samples.
+
+    The interval is made of theirs (Newcombe 1998, method 10); there is none where one has none.
+    """
+    gap = a.mean - b.mean
+    low = gap - float(np.hypot(a.mean - a.low, b.high - b.mean))
+    high = gap + float(np.hypot(a.high - a.mean, b.mean - b.low))
+    how = next((e.method for e in (a, b) if np.isnan(e.low)), method)
+    return Estimate(gap, low, high, min(a.n, b.n), float("nan"), how, float(np.hypot(a.se, b.se)))
 
 
 def fit_taste(x: Floats) -> Floats:
@@ -260,19 +291,27 @@ def matching_weights(here: Sequence[DatedPair], after: Sequence[DatedPair]) -> F
     def strata(pairs: Sequence[DatedPair]) -> list[tuple[str, int]]:
         return [(p.source, int(np.searchsorted(edges, p.gap))) for p in pairs]
 
-    mine, theirs = strata(here), strata(after)
-    share = {s: mine.count(s) / len(mine) for s in set(mine)}
-    weights = np.array([share.get(s, 0.0) / theirs.count(s) for s in theirs])
-    return weights / weights.sum() if weights.sum() > 0 else np.full(len(theirs), 1 / len(theirs))
+    met = strata(after)
+    mine, theirs = Counter(strata(here)), Counter(met)
+    weights = np.array([mine[s] / len(here) / theirs[s] for s in met])
+    return weights / weights.sum() if weights.sum() > 0 else np.full(len(met), 1 / len(met))
 
 
 def weighted_share(values: Floats, weight: Floats, prompts: Sequence[str]) -> Estimate:
-    """Estimate a weighted mean; comparisons of one prompt vary together."""
-    share = weight / weight.sum()
-    mean = float(values @ share)
-    _, where = np.unique(np.array(prompts), return_inverse=True)
-    sums = np.bincount(where, share * (values - mean))
-    n = len(sums)
-    se = float(np.sqrt(n / max(1, n - 1) * np.square(sums).sum()))
-    how = "weighted, by prompt"
-    return Estimate(mean, mean - Z * se, mean + Z * se, n, float("nan"), how, se)
+    """Estimate a weighted share; comparisons of one prompt vary together.
+
+    Args:
+        values: [N] 1, .5 or 0; nan is left out.
+        weight: [N] at least 0.
+        prompts: [N] which prompt each comparison is about.
+    """
+    seen = ~np.isnan(values) & (weight > 0)
+    if not seen.any():
+        return without_interval(float("nan"), 0, "no interval: too few prompts to try a reward on")
+    share = weight[seen] / weight[seen].sum()
+    mean = min(1.0, float(values[seen] @ share))
+    cells = cell_sums(share * (values[seen] - mean), np.array(prompts)[seen])
+    if cells.shape[1] == 1:
+        return without_interval(mean, 1, ONE_PROMPT)
+    spread = crossed_squares(cells, share=True)
+    return estimate_share(mean, spread, float("nan"), "weighted, by prompt")

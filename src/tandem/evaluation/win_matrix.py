@@ -12,19 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from tandem.errors import DataError
 from tandem.evaluation.tables import Table, join_parts
-from tandem.statistics import Estimate, mean_of
+from tandem.statistics import Estimate, holm, share_of
+from tandem.statistics.crossed import ALPHA
 from tandem.statistics.games import (
     PreferenceMatrix,
     cyclic_triples,
     nash_equilibrium,
     top_cycle,
 )
-from tandem.statistics.numerics import Floats
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,16 @@ class WinMatrix:
         return self.cells[a, b].mean if (a, b) in self.cells else 1 - self.cells[b, a].mean
 
     def is_resolved(self, a: str, b: str) -> bool:
-        """True where the interval of a pair leaves one half out."""
+        """True where a pair differs from one half, by a test over all pairs."""
         if a == b:
             return False
-        return (self.cells[a, b] if (a, b) in self.cells else self.cells[b, a]).resolved
+        adjusted = self.adjusted_p()
+        return (adjusted[a, b] if (a, b) in adjusted else adjusted[b, a]) < ALPHA
+
+    def adjusted_p(self) -> dict[tuple[str, str], float]:
+        """Return Holm's p-value of one half for every pair, over all pairs."""
+        adjusted = holm([cell.p_value for cell in self.cells.values()]).tolist()
+        return dict(zip(self.cells, adjusted, strict=True))
 
     def matrix(self) -> PreferenceMatrix:
         """Return the means as a game."""
@@ -66,22 +71,27 @@ class WinMatrix:
         return found
 
     def table(self) -> Table:
-        """Return the matrix in percent; a star stands where one half is left out."""
+        """Return the matrix in percent; a star stands where a pair `is_resolved`."""
         rows = tuple(
             (a, *(f"{self.win(a, b):.1%}{'*' * self.is_resolved(a, b)}" for b in self.names))
             for a in self.names
         )
         first = next(iter(self.cells.values()))
         over = f"{first.n} prompts" + (f", {first.seeds} seeds" if first.seeds > 1 else "")
-        return Table(("row beats column", *self.names), rows, f"{over}; * is resolved")
+        title = f"{over}; * is resolved (Holm over {len(self.cells)} pairs)"
+        return Table(("row beats column", *self.names), rows, title)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""
         game, equilibrium = self.matrix(), nash_equilibrium(self.matrix())
+        adjusted = self.adjusted_p()
         return {
             "names": list(self.names),
             "p": game.p.tolist(),
-            "cells": [{"a": a, "b": b, **e.as_dict()} for (a, b), e in self.cells.items()],
+            "cells": [
+                {"a": a, "b": b, **e.as_dict(), "adjusted_p": adjusted[a, b]}
+                for (a, b), e in self.cells.items()
+            ],
             "losses": {k: {"to": to, "by": by} for k, (by, to) in self.losses().items()},
             "equilibrium": dict(zip(self.names, equilibrium.policy.tolist(), strict=True)),
             "cyclic_triples": list(cyclic_triples(game)),
@@ -107,7 +117,7 @@ def policy_win_matrix(wins: Mapping[tuple[str, str], npt.ArrayLike]) -> WinMatri
         wins: (a, b) -> [P] or [S, P] how likely a's answers beat b's; every pair once.
 
     Raises:
-        DataError: a pair is missing, or stands twice.
+        DataError: a pair is missing, or stands twice, or a number is outside [0, 1].
     """
     names = tuple(dict.fromkeys(name for pair in wins for name in pair))
     needed = {frozenset((a, b)) for k, a in enumerate(names) for b in names[k + 1 :]}
@@ -118,9 +128,4 @@ def policy_win_matrix(wins: Mapping[tuple[str, str], npt.ArrayLike]) -> WinMatri
             f"the matrix needs each of their {len(needed)} pairs once",
             "compare every policy with every other",
         )
-    cells = {pair: mean_of(_as_design(x), null=0.5) for pair, x in wins.items()}
-    return WinMatrix(names, cells)
-
-
-def _as_design(x: npt.ArrayLike) -> Floats:
-    return np.atleast_2d(np.asarray(x, np.float64))
+    return WinMatrix(names, {pair: share_of(x, null=0.5) for pair, x in wins.items()})

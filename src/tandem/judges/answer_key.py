@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.data.verifiable import AnswerParser, answer_key
+from tandem.judges import Judge
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,10 @@ class AnswerKey:
             right = answer_key(group.prompt)
             scores = [float(self.read(c.text) == right) for c in group.completions]
             yield replace(group, scores=np.array(scores, np.float64))
+
+
+def has_truth(judge: Judge | None, prompts: Groups) -> bool:
+    """True where a truth can judge answers to these prompts: an answer key needs theirs."""
+    if not isinstance(judge, AnswerKey):
+        return judge is not None
+    return all("answer" in group.prompt.meta for group in prompts[:1])  # of a file, all or none

@@ -209,6 +209,11 @@ class Shaped:
         return score
 
 
+def reward_judge(reward: Checkpoint | Judge) -> Judge:
+    """Return the judge of a reward: the folder of a reward model is opened, a judge is one."""
+    return RewardModel(reward) if isinstance(reward, Checkpoint) else reward
+
+
 def reward_models(judge: Any) -> tuple[Checkpoint, ...]:
     """The reward models that a judge asks: its own, or those of the judges that it is made of."""
     if isinstance(judge, RewardModel):

@@ -172,6 +172,7 @@ __all__ = [
     "METHODS",
     "Method",
     "MethodRow",
+    "REWARDED",
     "ROLLOUTS_AHEAD",
     "find_method",
     "load_method",
@@ -188,13 +189,18 @@ ROLLOUTS_AHEAD = (
 )  # fmt: skip
 """Methods with a policy gradient: their samples may be of an older policy, and are weighed."""
 
+REWARDED = (
+    "ppo", "grpo", "online_dpo", "xpo", "iterative_dpo", "best_of_n", "rso", "raft", "rest",
+)  # fmt: skip
+"""Methods that learn from a reward, which may be one of the user's own."""
+
 INPUTS: dict[str, str] = {
     "base": "Checkpoint: the model before any training",
     "demonstrations": "Groups, one completion a prompt",
     "pi_sft": "Checkpoint: `base` after SFT on the demonstrations",
     "D": "Groups with preferences, for training",
     "given_pairs": "Groups with preferences that came with the data, or None",
-    "r_phi": "Checkpoint: a reward model fitted to D",
+    "r_phi": "Checkpoint: a reward model fitted to D; or the Judge that --reward names",
     "held_out": "Groups with preferences, of prompts that are not in D",
     "prompts": "Prompts without labels, tokenised, to sample from",
     "formats": "FeedbackFormats: how a language model is asked to compare, rate and revise",

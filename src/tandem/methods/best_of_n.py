@@ -24,7 +24,7 @@ from tandem.errors import ConfigError
 from tandem.errors.ranges import Count, check_ranges
 from tandem.evaluation.tables import Table
 from tandem.judges import Judge
-from tandem.judges.reward_model import RewardModel
+from tandem.judges.reward_model import reward_judge
 from tandem.machine import Machine
 from tandem.operators.columns import scores_of
 from tandem.runs.checkpoint import Checkpoint
@@ -109,13 +109,13 @@ def price_of_n(
 def recipe(
     run: Run,
     pi_sft: Checkpoint,
-    r_phi: Checkpoint,
+    r_phi: Checkpoint | Judge,
     sampling: Sampling,
     validation: Validation | None,
     cfg: BestOfNConfig = BestOfNConfig(),
 ) -> BestOf:
-    """A policy and a reward model in, a way of decoding out."""
-    chooser = RewardModel(r_phi)
+    """A policy and a reward in, a way of decoding out."""
+    chooser = reward_judge(r_phi)
     if validation is not None:
         pool = run("pool", sample, pi_sft, validation.prompts, n=cfg.pool, sampling=sampling)
         run("curve", price_of_n, pool, {"proxy": chooser, **dict(validation.judges)}, cfg.ns)

@@ -39,7 +39,7 @@ from tandem.errors.ranges import (
     check_ranges,
 )
 from tandem.judges import Judge
-from tandem.judges.reward_model import RewardModel
+from tandem.judges.reward_model import reward_judge
 from tandem.models.packed import ActorCritic
 from tandem.objectives.advantages import group_mean, group_std, has_score_spread, leave_one_out
 from tandem.objectives.policy_gradient import kl, ppo_clip, reinforce
@@ -318,18 +318,18 @@ def recipe(
     run: Run,
     pi_sft: Checkpoint,
     prompts: Groups,
-    r_phi: Checkpoint,
+    r_phi: Checkpoint | Judge,
     sampling: Sampling,
     validation: Validation | None,
     cfg: GRPOConfig = GRPOConfig(),
 ) -> Checkpoint:
-    """Prompts and a reward model in, a policy out."""
+    """Prompts and a reward in, a policy out."""
     return run(
         "grpo",
         fit,
         pi_sft,
         prompts,
-        RewardModel(r_phi),
+        reward_judge(r_phi),
         cfg,
         sampling=sampling,
         validation=validation,

@@ -21,7 +21,7 @@ from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors.ranges import MANY, Count, NotNegative, Range, check_ranges
 from tandem.judges import Judge
-from tandem.judges.reward_model import RewardModel
+from tandem.judges.reward_model import reward_judge
 from tandem.methods import dpo
 from tandem.methods.dpo import DPOConfig
 from tandem.methods.raft import stage_prompts
@@ -77,13 +77,13 @@ def recipe(
     run: Run,
     pi_sft: Checkpoint,
     prompts: Groups,
-    r_phi: Checkpoint,
+    r_phi: Checkpoint | Judge,
     sampling: Sampling,
     validation: Validation | None,
     cfg: IterativeDPOConfig = IterativeDPOConfig(),
 ) -> Checkpoint:
-    """Prompts and a reward model in, the best validated policy out."""
-    return improve_policy(run, pi_sft, prompts, RewardModel(r_phi), sampling, validation, cfg)
+    """Prompts and a reward in, the best validated policy out."""
+    return improve_policy(run, pi_sft, prompts, reward_judge(r_phi), sampling, validation, cfg)
 
 
 def improve_policy(

@@ -81,6 +81,8 @@ def fit(
         DataError: a group has no scores of 0 and 1.
     """
     _marked(data)
+    if told := imbalance_line(data, cfg):
+        ctx.events.log("imbalance", text=told)
     data = reference_logprobs(
         ref or init, Groups.of(mismatch()(data, ctx.seed)), ctx.machine, ctx.events
     )
@@ -98,6 +100,28 @@ def fit(
     )
     train(policy, batches, loss, cfg.optim, ctx)
     return save_checkpoint(policy, init, ctx, name)
+
+
+def imbalance_line(data: Groups, cfg: KTOConfig) -> str:
+    """Say where good answers weigh much more than bad ones, or much less; empty where they do not.
+
+    The weight of all good answers over that of all bad ones should lie in [1, 3/2];
+    nothing is said between 1/2 and 3.
+    """
+    scores = [float(score) for g in data if g.scores is not None for score in g.scores]
+    good, bad = sum(s == 1 for s in scores), sum(s == 0 for s in scores)
+    if not good or not bad or 0.5 <= cfg.lam_d * good / (cfg.lam_u * bad) <= 3:
+        return ""
+    flag = (
+        f"lam_u {cfg.lam_d * good / bad:.3g}"
+        if good > bad
+        else f"lam_d {cfg.lam_u * bad / good:.3g}"
+    )
+    return (
+        f"{good:,} good answers against {bad:,} bad ones: all good ones together weigh "
+        f"{cfg.lam_d * good / (cfg.lam_u * bad):.2g} times as much as the bad ones, where 1 to 1.5 "
+        f"is advised. Give --kto.{flag}"
+    )
 
 
 def log_ratio(out: Outputs, batch: Batch) -> Tensor:

@@ -30,7 +30,7 @@ from tandem.engines import Sampling
 from tandem.errors import JudgeError
 from tandem.errors.ranges import MANY, Count, NotNegative, Positive, Range, check_ranges
 from tandem.judges import Judge
-from tandem.judges.reward_model import RewardModel
+from tandem.judges.reward_model import reward_judge
 from tandem.models.packed import ActorCritic
 from tandem.objectives.pairwise import PAIRWISE
 from tandem.operators import Pairing, clean_pairs, rank_pairs
@@ -259,11 +259,11 @@ def recipe(
     run: Run,
     pi_sft: Checkpoint,
     prompts: Groups,
-    r_phi: Checkpoint,
+    r_phi: Checkpoint | Judge,
     sampling: Sampling,
     validation: Validation | None,
     cfg: OnlineDPOConfig = OnlineDPOConfig(),
 ) -> Checkpoint:
-    """Prompts and a reward model in, a policy out."""
+    """Prompts and a reward in, a policy out."""
     judges = {"sampling": sampling, "validation": validation}
-    return run("online-dpo", fit, pi_sft, prompts, RewardModel(r_phi), cfg, **judges)
+    return run("online-dpo", fit, pi_sft, prompts, reward_judge(r_phi), cfg, **judges)

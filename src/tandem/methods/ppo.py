@@ -24,7 +24,7 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.errors.ranges import Count, NotNegative, Number, Positive, Share, check_ranges
 from tandem.judges import Judge
-from tandem.judges.reward_model import RewardModel, reward_models
+from tandem.judges.reward_model import reward_judge, reward_models
 from tandem.models import loading
 from tandem.models.opening import open_scalar
 from tandem.models.packed import ActorCritic
@@ -230,18 +230,18 @@ def recipe(
     run: Run,
     pi_sft: Checkpoint,
     prompts: Groups,
-    r_phi: Checkpoint,
+    r_phi: Checkpoint | Judge,
     sampling: Sampling,
     validation: Validation | None,
     cfg: PPOConfig = PPOConfig(),
 ) -> Checkpoint:
-    """Prompts and a reward model in, a policy out."""
+    """Prompts and a reward in, a policy out."""
     return run(
         "ppo",
         fit,
         pi_sft,
         prompts,
-        RewardModel(r_phi),
+        reward_judge(r_phi),
         cfg,
         sampling=sampling,
         validation=validation,

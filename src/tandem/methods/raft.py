@@ -25,7 +25,7 @@ from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.errors.ranges import MANY, Count, NotNegative, Range, check_ranges
 from tandem.judges import Judge
-from tandem.judges.reward_model import RewardModel, Shaped
+from tandem.judges.reward_model import Shaped, reward_judge
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
 from tandem.operators import Operator, best, top_share
@@ -105,13 +105,13 @@ def recipe(
     run: Run,
     pi_sft: Checkpoint,
     prompts: Groups,
-    r_phi: Checkpoint,
+    r_phi: Checkpoint | Judge,
     sampling: Sampling,
     validation: Validation | None,
     cfg: RAFTConfig = RAFTConfig(),
 ) -> Checkpoint:
     """Sample, rank by a reward, fine-tune on the best, repeat; return the best validated policy."""
-    pi, r, shuffle = pi_sft, RewardModel(r_phi), run.seed.at("portions")
+    pi, r, shuffle = pi_sft, reward_judge(r_phi), run.seed.at("portions")
     cfg.reward(r, pi, pi_sft, sampling)  # refuses a price that could not be read
     if cfg.keep == "last":
         validation = keep_last_policy(validation)

@@ -29,7 +29,8 @@ from tandem.data.groups import Groups
 from tandem.engines import Sampling
 from tandem.errors import ConfigError
 from tandem.errors.ranges import Count, CountOrZero, Decay, Positive, check_ranges
-from tandem.judges.reward_model import RewardModel
+from tandem.judges import Judge
+from tandem.judges.reward_model import reward_judge
 from tandem.methods import sft
 from tandem.methods.sft import SFTConfig
 from tandem.operators import Scope, above
@@ -110,7 +111,7 @@ def recipe(
     run: Run,
     pi_sft: Checkpoint,
     demonstrations: Groups,
-    r_phi: Checkpoint,
+    r_phi: Checkpoint | Judge,
     sampling: Sampling,
     validation: Validation | None,
     cfg: ReSTConfig = ReSTConfig(),
@@ -118,7 +119,7 @@ def recipe(
     """Sample (Grow), fit on answers above rising thresholds (Improve); return the best policy."""
     if cfg.keep == "last":
         validation = keep_last_policy(validation)
-    R = RewardModel(r_phi)
+    R = reward_judge(r_phi)
     D = run("original", encode, demonstrations, pi_sft, room=sampling.max_tokens)
     start = best = run_validation(run, "watch-0", pi_sft, validation, sampling)  # 1
     for g in range(1, cfg.grow + 1):  # 2

@@ -29,7 +29,7 @@ from tandem.errors import ConfigError
 from tandem.errors.ranges import MANY, Count, Range, check_ranges
 from tandem.judges import Judge
 from tandem.judges.preference_model import Pointwise, PreferenceModel
-from tandem.judges.reward_model import RewardModel
+from tandem.judges.reward_model import reward_judge
 from tandem.methods import dpo, preference
 from tandem.methods.configs import SHARED
 from tandem.methods.dpo import DPOConfig
@@ -109,14 +109,14 @@ def open_ranker(
     run: Run,
     pi_sft: Checkpoint,
     prompts: Groups,
-    D: Groups,
-    r_phi: Checkpoint,
+    D: Groups | None,
+    r_phi: Checkpoint | Judge,
     sampling: Sampling,
     cfg: RSOConfig,
 ) -> tuple[Judge, Judge | None]:
     """Return r_psi, the mean of logit rho_psi(x, y, y_b), and rho_psi; or the reward alone."""
     if cfg.ranker == "reward":
-        return RewardModel(r_phi), None
+        return reward_judge(r_phi), None
     fitted = run("ranker", preference.fit, pi_sft, D, cfg.preference)
     y_b = run("baselines", sample, pi_sft, prompts, n=cfg.baselines, sampling=sampling)
     return Pointwise(fitted, y_b), PreferenceModel(fitted, "given", hard=not cfg.soft)
@@ -126,12 +126,12 @@ def recipe(
     run: Run,
     pi_sft: Checkpoint,
     prompts: Groups,
-    D: Groups,
-    r_phi: Checkpoint,
+    D: Groups | None,
+    r_phi: Checkpoint | Judge,
     sampling: Sampling,
     cfg: RSOConfig = RSOConfig(),
 ) -> Checkpoint:
-    """Human comparisons and prompts in, a policy out."""
+    """Human comparisons (none where a reward alone ranks) and prompts in, a policy out."""
     name = SOURCE_NAMES[cfg.source]
     if cfg.source == "direct":
         D = run("distinct", select, D, distinct()) if cfg.dedupe else D

@@ -29,7 +29,7 @@ from tandem.engines.open_engine import open_engine
 from tandem.errors import ConfigError
 from tandem.errors.ranges import Count, NotNegative, Positive, check_ranges
 from tandem.judges import Judge
-from tandem.judges.reward_model import RewardModel
+from tandem.judges.reward_model import reward_judge
 from tandem.methods.online_dpo import OnlineDPOAlgorithm, OnlineDPOConfig, OnlineLoss
 from tandem.models.packed import ActorCritic, PackedModel
 from tandem.models.tokenizers import load_tokenizer
@@ -224,11 +224,11 @@ def recipe(
     run: Run,
     pi_sft: Checkpoint,
     prompts: Groups,
-    r_phi: Checkpoint,
+    r_phi: Checkpoint | Judge,
     sampling: Sampling,
     validation: Validation | None,
     cfg: XPOConfig = XPOConfig(),
 ) -> Checkpoint:
-    """Prompts and a reward model in, a policy out."""
+    """Prompts and a reward in, a policy out."""
     judges = {"sampling": sampling, "validation": validation}
-    return run("xpo", fit, pi_sft, prompts, RewardModel(r_phi), cfg, **judges)
+    return run("xpo", fit, pi_sft, prompts, reward_judge(r_phi), cfg, **judges)

@@ -75,7 +75,8 @@ def check_reward(source: Source) -> None:
     """Refuse a folder that is no reward model of one score.
 
     Raises:
-        ModelError: it has several labels, or it is an encoder.
+        ModelError: it has several labels, it is an encoder, or it has no weights in safetensors or
+            no head among them.
     """
     _check_adapter(source)
     check_exists(source)
@@ -95,6 +96,14 @@ def check_reward(source: Source) -> None:
             "a reward reads the answer's last token, which has seen all before it; in an encoder "
             "the score comes from another place",
             "give a reward model over a causal language model: `tandem run reward` fits one",
+        )
+    check_weights(source)
+    _, head = read_headers(source).get("score.weight", ("", []))
+    if head[:1] != [1 + stored_dimensions(source)]:
+        raise ModelError(
+            f"{source} lacks `score.weight`, a head of one score",
+            "what gives the score would be random numbers",
+            "give a sequence classifier of one label: `tandem run reward` fits one",
         )
     check_rows(source)
 

@@ -193,6 +193,12 @@ def stored_dimensions(source: Source) -> int:
     return length
 
 
+def stored_kind(source: Source) -> str:
+    """Return what the scalar model of a folder reads and gives, before it is loaded."""
+    stored = getattr(read_config(source), "tandem", None)
+    return str(stored.get("reads", "answer")) if isinstance(stored, dict) else "answer"
+
+
 def read_kind(model: PreTrainedModel) -> str:
     """Return what a scalar model reads and gives: an `answer`, a `pair`, or an `embedding`."""
     return str((getattr(model.config, "tandem", None) or {}).get("reads", "answer"))

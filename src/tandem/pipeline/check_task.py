@@ -17,7 +17,6 @@ import numpy as np
 
 from tandem.data.groups import Groups
 from tandem.data.record import Completion, Group, Prompt
-from tandem.judges.reward_model import RewardModel
 from tandem.pipeline.inputs import Inputs
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
@@ -64,7 +63,7 @@ def check_micro(path: Path, configs: Mapping[str, Any], seed: int = 0) -> list[G
                 run("summaries", sample, summaries.pi_sft, posts_, n=10, sampling=sampling)
             ),
             replies=list(run("replies", sample, dialogue.pi_sft, requests, n=1, sampling=sampling)),
-            scored=list(run("scored", judge, many, RewardModel(summaries.r_phi))),
+            scored=list(run("scored", judge, many, summaries.proxy)),
         ).gates()
 
 

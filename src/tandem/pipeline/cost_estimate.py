@@ -20,6 +20,8 @@ from tandem.data import chat
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.errors import DataError
+from tandem.judges import Judge
+from tandem.judges.reward_model import reward_models
 from tandem.machine import Machine
 from tandem.methods import Method
 from tandem.models.folders import context_length
@@ -123,6 +125,7 @@ def estimate_run(
     total: int,
     start: Start = "sft",
     evaluation: Evaluation = "full",
+    given_reward: Judge | None = None,
 ) -> RunEstimate:
     """Estimate the fits of a method on a task, or on your model and your data.
 
@@ -133,13 +136,14 @@ def estimate_run(
         total: bytes of memory that the process may use.
         start: whether SFT comes before the method.
         evaluation: `full` fits reward models to judge a policy by.
+        given_reward: what the method learns from in place of a reward fitted to comparisons.
 
     Raises:
         DataError: there is no row that could be read.
     """
     machine: Machine = configs["machine"]
     policy = open_policy(task.base.path, machine, train=True, seed=Seed())
-    fits = _fits(method, configs, task, start, evaluation)
+    fits = _fits(method, configs, task, start, evaluation, given_reward)
     sample = next((fit.sizes.sample for fit in fits if fit.sizes.sample), ())
     each_second = seconds_per_token(policy, sample or _drawn(policy))
     weights = sum(map(weight_count, policy.parameters()))
@@ -204,13 +208,14 @@ def _fits(
     task: Task,
     start: Start,
     evaluation: Evaluation,
+    given_reward: Judge | None,
 ) -> list[_Fit]:
     """List what is fitted, in order."""
     own, fits = configs[method.name], []
     if method.name == "sft" or (start == "sft" and method.row.init.startswith("SFT")):
         fits.append(_of_data("sft", configs["sft"], _some(task.demonstrations, task)))
     preferences = task.preferences
-    if task.compared and preferences is not None:
+    if task.compared and preferences is not None and given_reward is None:
         pairs = _some(preferences, task)
         judged = evaluation == "full" or method.row.fits == "reward"
         if judged or "r_phi" in _inputs(method):
@@ -221,7 +226,9 @@ def _fits(
             reads = method.name in ("dpo", "kto")
             fits.append(replace(_of_data(method.name, own, pairs), reference=reads))
     if method.name in ON_POLICY:
-        fits.append(_on_policy(method.name, own, configs["sampling"].max_tokens, task))
+        beside = given_reward is not None and not reward_models(given_reward)
+        fit = _on_policy(method.name, own, configs["sampling"].max_tokens, task)
+        fits.append(replace(fit, frozen=fit.frozen - beside))  # no reward model is in memory
     if not fits:
         raise DataError(
             f"nothing can be estimated for {method.name} on {task.name}",

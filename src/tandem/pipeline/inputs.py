@@ -15,8 +15,9 @@ from tandem.errors import ConfigError
 from tandem.judges import Judge
 from tandem.judges.agreement import Equivalence
 from tandem.judges.ai_feedback import AIFeedback
+from tandem.judges.answer_key import has_truth
 from tandem.judges.preference_model import PreferenceModel
-from tandem.judges.reward_model import RewardModel
+from tandem.judges.reward_model import RewardModel, reward_judge
 from tandem.judges.templates import FeedbackFormats
 from tandem.methods import Method, cyclic_preference, preference, reward, sft
 from tandem.methods.configs import PreferenceKind, with_shared_parts
@@ -59,12 +60,15 @@ class Inputs:
         task: the task, or your model and data.
         configs: settings by name: `sft`, `reward`, `sampling`, the method's own.
         start: what pi_sft is: the base after SFT, or the model as it came.
+        given_reward: what methods learn from in place of a reward fitted to D, or None. No
+            comparison is then read while they train.
     """
 
     run: Run
     task: Task
     configs: Mapping[str, Any] = field(repr=False)
     start: Start = "sft"
+    given_reward: Judge | None = None
 
     @property
     def start_name(self) -> str:
@@ -162,9 +166,16 @@ class Inputs:
         return self.task.wording
 
     @cached_property
-    def r_phi(self) -> Checkpoint:
-        """The reward model fitted to D."""
+    def r_phi(self) -> Checkpoint | Judge:
+        """The reward that was given; else a reward model fitted to D."""
+        if self.given_reward is not None:
+            return self.given_reward
         return reward.recipe(self.run, self.pi_sft, self.D, self.configs["reward"])
+
+    @property
+    def proxy(self) -> Judge:
+        """The reward as a judge."""
+        return reward_judge(self.r_phi)
 
     def preference_judge(self, kind: PreferenceKind, asking: AIFeedback) -> Judge:
         """Return who says which of two answers is better; a model of it is fitted to D first.
@@ -177,7 +188,7 @@ class Inputs:
             ConfigError: nobody here can be asked.
         """
         if kind == "reward":
-            return RewardModel(self.r_phi)
+            return self.proxy
         if kind == "llm":
             return asking.labeller(self.base, self.formats.compare, self.formats.principles)
         if kind == "people":
@@ -197,8 +208,10 @@ class Inputs:
         """The proxy again with other seeds, on the same D: how far does it depend on luck?
 
         They share its data, size and start, so they share its errors: their spread points at
-        luck, and their agreement is no second opinion.
+        luck, and their agreement is no second opinion. Empty where the reward was given.
         """
+        if self.given_reward is not None:
+            return ()
         cfg, names = self.configs["reward"], [f"member-{k}" for k in range(1, ENSEMBLE_SIZE + 1)]
         fits = [self.run(n, reward.fit, self.pi_sft, self.D, cfg, name=n) for n in names]
         return tuple(RewardModel(fit) for fit in fits)
@@ -240,13 +253,17 @@ class Inputs:
         """Return who evaluates a policy, by column; the first decides who wins.
 
         The programmatic `truth` where there is one; where there are preferences, `gold_rm` (not
-        everywhere), that was never optimised, and `proxy`, the reward model that was. Empty where
-        nobody judges.
+        everywhere), that was never optimised; and `proxy`, the reward that was, unless it is the
+        truth. Empty where nobody judges.
         """
-        found: dict[str, Judge] = {} if self.truth is None else {"truth": self.truth}
-        if self.labelled:
-            gold = {} if self.gold_rm is None else {"gold_rm": self.gold_rm}
-            found |= {**gold, "proxy": RewardModel(self.r_phi)}
+        found: dict[str, Judge] = {}
+        if self.truth is not None and has_truth(self.truth, self.task.evaluation):
+            found["truth"] = self.truth
+        if self.labelled and self.gold_rm is not None:
+            found["gold_rm"] = self.gold_rm
+        given = self.given_reward
+        if self.labelled if given is None else given not in found.values():
+            found["proxy"] = self.proxy
         return found
 
     def curve(self) -> str:
@@ -275,7 +292,8 @@ class Inputs:
         """What a policy is validated with while it trains: never the evaluation prompts.
 
         Of data of your own all held-out prompts are for the evaluation. So a policy is watched on
-        prompts that it trains on, by judges that have not seen its answers to them.
+        prompts that it trains on, by judges that have not seen its answers to them. Beside a reward
+        that was given, the truth alone is asked, and chooses no policy.
         """
         task, asked = self.task, self.task.asked_held_out
         if asked is None and any(r.name == "watched" for r in self.run.records()):
@@ -285,12 +303,15 @@ class Inputs:
             self.prompts if asked is None
             else self.run("watched", encode, asked, self.base, room=room)
         )  # fmt: skip
-        judges: list[tuple[str, Judge]] = [("held_out", RewardModel(self.r_held))]
-        if task.truth is not None:
+        given = self.given_reward is not None
+        judges: list[tuple[str, Judge]] = []
+        if not given:
+            judges.append(("held_out", RewardModel(self.r_held)))
+        if task.truth is not None and has_truth(task.truth, prompts):
             judges.append(("truth", task.truth))
-        elif self.gold_rm is not None:
+        elif not given and self.gold_rm is not None:
             judges.append(("gold_rm", self.gold_rm))
-        chooses = "held_out" if self.is_held_out_proven else None
+        chooses = "held_out" if not given and self.is_held_out_proven else None
         return Validation(prompts[:VALIDATION_PROMPTS], tuple(judges), choose=chooses)
 
     @cached_property
@@ -344,8 +365,10 @@ class Inputs:
         """Run a method's recipe on what it names; return the result and its stages' seconds."""
         wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
         cfg = with_shared_parts(self.configs[method.name], self.configs)
-        unread = () if self.labelled and not _learns_offline(cfg) else ("validation",)
-        given = {name: None if name in unread else getattr(self, name) for name in wanted}
+        given_reward = self.given_reward is not None
+        is_watched = (self.labelled or given_reward) and not _learns_offline(cfg)
+        unread = {"D": given_reward, "validation": not is_watched}
+        given = {name: None if unread.get(name) else getattr(self, name) for name in wanted}
         before = set(self.run.called)
         result = method.recipe(self.run, **given, cfg=cfg)
         return result, stage_seconds(self.run, set(self.run.called) - before)

@@ -8,7 +8,8 @@ from typing import Any
 from tandem.data.chat.transcripts import is_whole_text
 from tandem.data.groups import Groups
 from tandem.errors import ConfigError, DataError
-from tandem.methods import Method
+from tandem.judges.answer_key import has_truth
+from tandem.methods import REWARDED, Method
 from tandem.methods.kto import require_both_marks
 from tandem.statistics import explain_few_prompts
 from tandem.tasks import Task
@@ -22,13 +23,16 @@ COMPARED = {"D", "r_phi", "held_out", "validation"}
 FITTED = {"preference_judge", *COMPARED}
 
 
-def check_labels(method: Method, task: Task, cfg: Any = None) -> None:
+def check_labels(
+    method: Method, task: Task, cfg: Any = None, *, given_reward: bool = False
+) -> None:
     """Refuse a method that learns from judgments which the task does not have.
 
     Args:
         method: the method.
         task: its data and judges.
         cfg: the method's settings, which may say who is asked.
+        given_reward: the user gave a reward, so nothing is fitted to judgments.
 
     Raises:
         DataError: nothing is compared; or, for KTO, all answers are good, all are bad, or all
@@ -52,7 +56,7 @@ def check_labels(method: Method, task: Task, cfg: Any = None) -> None:
     wanted = set(inspect.signature(method.recipe).parameters)
     if FITTED & wanted == {"validation"}:
         wanted -= {"validation"}  # a language model judges, and people only look on
-    if not COMPARED & wanted or task.compared:
+    if given_reward or not COMPARED & wanted or task.compared:
         return
     if method.name == "kto" and task.preferences is not None:
         require_both_marks(task.preferences)
@@ -65,11 +69,21 @@ def check_labels(method: Method, task: Task, cfg: Any = None) -> None:
         "two answers to one prompt must be judged: chosen and rejected, ranks or scores",
         "train on the marks: `tandem run kto`"
         if marked
+        else f"{_other_rewards(task)}; or give data with `chosen` and `rejected`"
+        if method.name in REWARDED
         else f"{TEACHERS}, or give data with `chosen` and `rejected`"
         if alone
         else "train on it with `tandem run sft`; or, where prompts have two answers each, have "
         "people judge them: `tandem label serve FILE`",
     )
+
+
+def _other_rewards(task: Task) -> str:
+    """Say which reward a method can learn from where nothing is compared."""
+    own = "a reward of your own: --reward FOLDER or URL, or one in Python "
+    own += "(examples/grpo_with_your_reward.py)"
+    keyed = has_truth(task.truth, task.prompts)
+    return f"learn from the answer key: --reward truth; or give {own}" if keyed else f"give {own}"
 
 
 def check_demonstrations(method: Method, task: Task, start: str) -> None:

@@ -43,7 +43,8 @@ def evaluate_quickly(inputs: Inputs, method: Method, result: Any) -> str:
         parts.append(read_exam_text(exam))
     else:
         parts += _policy_parts(inputs, result)
-    more = "" if fits == "solver" else "\nwin rates by reward models: --evaluate full"
+    judges = "reward models" if inputs.given_reward is None else "the reward"
+    more = "" if fits == "solver" else f"\nwin rates by {judges}: --evaluate full"
     return "\n\n".join([*parts, f"{cost_table(inputs.run)}{more}"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from tandem.judges import Judge
 from tandem.judges.open_preference import PairwiseJudge
 from tandem.judges.preference_model import PreferenceModel
 from tandem.judges.reward_model import RewardModel, reward_models
@@ -38,6 +39,7 @@ def run_method(
     *,
     start: Start = "sft",
     evaluation: Evaluation = "full",
+    given_reward: Judge | None = None,
 ) -> str:
     """Do one method and everything before it, and return the tables that say how good it is.
 
@@ -49,8 +51,9 @@ def run_method(
         start: whether SFT comes before the method, or the model is taken as it is.
         evaluation: `full` has win rates by reward models; `quick` fits no judge; `none` trains
             alone.
+        given_reward: what the method learns from in place of a reward fitted to comparisons.
     """
-    inputs = Inputs(run, task, configs, start)
+    inputs = Inputs(run, task, configs, start, given_reward)
     result, spent = inputs.run_recipe(method)
     if isinstance(policy := getattr(result, "policy", result), Checkpoint):
         run.keep_result(policy)
@@ -83,11 +86,10 @@ def evaluate_fully(inputs: Inputs, method: Method, result: Any, spent: float) ->
     if method.row.fits == "solver":
         parts.append(evaluate_solver(inputs, method, result))
     elif inputs.labelled:
-        r_phi = result if method.row.fits == "reward" else inputs.r_phi
         exam = run(
             "reward-exam",
             evaluate_reward,
-            RewardModel(r_phi),
+            RewardModel(result) if method.row.fits == "reward" else inputs.proxy,
             inputs.held_out,
             members=inputs.reward_ensemble,
         )
@@ -121,7 +123,7 @@ def find_result(run: Run, stage: str) -> dict[str, Any]:
 def compare_preference_models(inputs: Inputs, fitted: Checkpoint) -> str:
     """Lay a preference model beside the reward model that was fitted to the same comparisons."""
     run, people = inputs.run, inputs.humans
-    judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": RewardModel(inputs.r_phi)}
+    judges = {str(fitted): PreferenceModel(fitted), "Bradley-Terry": inputs.proxy}
     exam = run("preference-exam", evaluate_preferences, judges, inputs.held_out)
     asked = inputs.eval_prompts[:CIRCLE_PROMPTS]
     many = run("circles", sample, inputs.pi_sft, asked, n=CIRCLE_ANSWERS, sampling=inputs.sampling)

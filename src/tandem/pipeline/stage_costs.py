@@ -65,7 +65,13 @@ class PlannedStage:
 
 
 def plan_stages(
-    method: Method, task: Task, configs: Mapping[str, Any], start: str, evaluation: str
+    method: Method,
+    task: Task,
+    configs: Mapping[str, Any],
+    start: str,
+    evaluation: str,
+    *,
+    given_reward: bool = False,
 ) -> list[PlannedStage]:
     """List the stages that cost something, in order.
 
@@ -75,9 +81,12 @@ def plan_stages(
         configs: settings by name.
         start: `sft` or `model`.
         evaluation: `none`, `quick` or `full`.
+        given_reward: the user gave one, so none is fitted and no comparison is read.
     """
     sizes = _Lengths.of(task, configs)
     wanted = set(method.recipe.__annotations__)
+    if given_reward:
+        wanted -= {"D", "r_phi", "validation"}
     stages: list[PlannedStage] = []
     if "pi_sft" in wanted and start == "sft":
         stages.append(_sft("sft", configs["sft"], sizes))
@@ -90,7 +99,8 @@ def plan_stages(
     if rewards:
         stages.append(_rewards("reward", rewards, configs["reward"], sizes))
     stages.append(_method(method, configs, sizes))
-    stages += _evaluations(method, task, configs, sizes, evaluation, rewards)
+    members = 0 if given_reward else ENSEMBLE_SIZE + (not rewards and method.row.fits == "policy")
+    stages += _evaluations(method, task, configs, sizes, evaluation, members)
     return stages
 
 
@@ -235,7 +245,7 @@ def _evaluations(
     configs: Mapping[str, Any],
     sizes: _Lengths,
     evaluation: str,
-    rewards: int,
+    members: int,
 ) -> list[PlannedStage]:
     policy = method.row.fits == "policy"
     if evaluation == "none":
@@ -249,9 +259,8 @@ def _evaluations(
         return [PlannedStage("evaluate quick", work, read=read, drawn=drawn)]
     found: list[PlannedStage] = []
     if task.compared and method.row.fits in ("policy", "reward"):
-        n = ENSEMBLE_SIZE + (1 if not rewards and policy else 0)
-        n += task.gold_labels is not None or task.asked_gold is not None
-        found.append(_rewards("its rewards", n, configs["reward"], sizes))
+        n = members + (task.gold_labels is not None or task.asked_gold is not None)
+        found += [_rewards("its rewards", n, configs["reward"], sizes)] if n else []
     if method.row.fits == "reward":
         share = 2 * sum(1 / s for s in CURVE_SHARES)
         tokens = share * sizes.pairs * sizes.pair

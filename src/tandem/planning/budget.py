@@ -39,6 +39,10 @@ NEXT_LABELS = 100
 CURVE = (0.25, 0.5, 1.0, 2.0)
 """Shares of the budget at which the picture's curve has points."""
 FEWEST_WORLDS = 8
+MOST_PAIRS = 10_000
+"""Comparisons up to which plans are tried: the time of a design grows with their square."""
+MOST_DRAWN = 1_000_000
+"""Demonstrations, or evaluation comparisons: they are only drawn."""
 UNKNOWN_FLIPS = (0.05, 0.35, 0.15, 0.25)
 
 
@@ -95,7 +99,7 @@ class BudgetAdvice:
         bought: what it buys.
         runners_up: the next plans, on the same worlds.
         naive: what one would do without a plan.
-        more: [S] the winner's regret with `NEXT_LABELS` more comparisons.
+        more: [S] the winner's regret with `NEXT_LABELS` more comparisons in its last round.
         curve: share of the budget -> the regret of the winner and of the naive plans.
         tried: how many plans.
     """
@@ -114,8 +118,13 @@ class BudgetAdvice:
         return mean_over_seeds(self.naive[over].regret - self.best.regret)
 
     def gain_range(self, over: str) -> tuple[float, float]:
-        """Where the gain of one new world of this kind lies, 95 times in 100."""
+        """Where the gain of one new world of this kind lies, `range_share` of the time."""
         return prediction_range(self.naive[over].regret - self.best.regret)
+
+    @property
+    def range_share(self) -> float:
+        """How often a new world lies within `gain_range`: .95 from 39 worlds on."""
+        return prediction_share(len(self.best.regret))
 
     @property
     def next_labels(self) -> Estimate:
@@ -143,6 +152,7 @@ class BudgetAdvice:
                 name: {
                     **self.gain(name).as_dict(),
                     "one_world": list(self.gain_range(name)),
+                    "one_world_share": self.range_share,
                     "regret": self.naive[name].estimate.as_dict(),
                 }
                 for name in self.naive
@@ -163,6 +173,7 @@ class BudgetAdvice:
             for name, t in self.naive.items()
         ]
         worlds = len(self.best.regret)
+        one = f"one world, {100 * self.range_share:.0f} times in 100"
         return "\n\n".join(
             [
                 f"plan: {self.best.plan}\nbuys: {self.bought} of {self.total:g}",
@@ -171,7 +182,7 @@ class BudgetAdvice:
                 ),
                 str(
                     Table(
-                        ("instead of", "its regret", "gain, mean", "gain in one world"),
+                        ("instead of", "its regret", "gain, mean", f"gain in {one}"),
                         tuple(gains),
                     )
                 ),
@@ -186,14 +197,22 @@ def plan_fields(plan: LabelPlan) -> dict[str, Any]:
 
 
 def prediction_range(values: Floats) -> tuple[float, float]:
-    """Return where one new value lies 95 times in 100, by the order of those there are.
+    """Return where one new value lies, by the order of those there are; see `prediction_share`."""
+    ranked, k = np.sort(values), _cut_off(len(values))
+    return float(ranked[k - 1]), float(ranked[-k])
+
+
+def prediction_share(n: int) -> float:
+    """Return how often one new value lies within the `prediction_range` of n others.
 
     Of n exchangeable values a new one lies between the k-th and the k-th from above with
     probability 1 - 2 k / (n + 1); below 39 values these are the extremes, with less than 95 %.
     """
-    ranked = np.sort(values)
-    k = max(1, int(0.025 * (len(ranked) + 1)))
-    return float(ranked[k - 1]), float(ranked[-k])
+    return 1 - 2 * _cut_off(n) / (n + 1)
+
+
+def _cut_off(n: int) -> int:
+    return max(1, int(0.025 * (n + 1) + 1e-9))
 
 
 def candidate_plans(*, evaluation: float = 0.0, free: bool = False) -> list[LabelPlan]:
@@ -215,20 +234,20 @@ def candidate_plans(*, evaluation: float = 0.0, free: bool = False) -> list[Labe
         for share, (rounds, growth, source), rule in itertools.product(
             (0.0, 0.1, 0.3), shapes, ("random", "d_optimal", "variance")
         )
+        if share + evaluation <= 1
     ]  # fmt: skip
     return found + [replace(p, free_labels=True) for p in found if free and p.rounds > 1]
 
 
 def variants_of(plan: LabelPlan) -> list[LabelPlan]:
-    """Return plans that differ from one in a single choice."""
+    """Return plans that differ from one in a single choice; the share for evaluation stays."""
     rules = ("entropy", "moderate", "disagreement")
     changed = [
         *(replace(plan, acquisition=rule) for rule in rules),
         replace(plan, votes=3),
-        replace(plan, evaluation=0.0 if plan.evaluation else 0.1),
         replace(plan, uniform=0.1),
     ]
-    return [p for p in changed if p != plan and p.demonstrations + p.evaluation <= 1]
+    return [p for p in changed if p != plan]
 
 
 def plan_budget(
@@ -253,7 +272,8 @@ def plan_budget(
         report: told of plans done, and of how many there will be.
 
     Raises:
-        ConfigError: fewer than eight worlds, or a budget that buys nothing.
+        ConfigError: fewer than eight worlds, or a budget that buys nothing or more than can be
+            simulated.
     """
     if seeds < FEWEST_WORLDS:
         raise ConfigError(
@@ -267,6 +287,17 @@ def plan_budget(
             "it buys not one comparison",
             "give a budget for some hundred comparisons, or a lower cost",
         )
+    for name, cost, most in (
+        ("cost_pair", costs.cost_pair, MOST_PAIRS),
+        ("cost_demo", costs.cost_demo, MOST_DRAWN),
+        ("cost_eval", costs.evaluation, MOST_DRAWN),
+    ):
+        if not total <= most * cost:
+            raise ConfigError(
+                f"--total {total:g} with --{name} {cost:g}",
+                f"plans are simulated label by label, which takes hours above {most:,} of a kind",
+                f"give --total {most * cost:g}: its plan's shares and choices are those for more",
+            )
     lab = _Laboratory(total, costs, worlds, free)
     choosers = range(seeds, seeds + seeds // 2)
     plans = candidate_plans(evaluation=evaluation, free=free is not None)
@@ -290,22 +321,21 @@ class _Laboratory:
         self, total: float, costs: LabelCosts, worlds: WorldSource, free: FreeLabels | None
     ) -> None:
         self.total, self.costs, self.worlds, self.free = total, costs, worlds, free
-        self._kept: dict[tuple[LabelPlan, int, float], float] = {}
+        self._kept: dict[tuple[LabelPlan, int, float, int], float] = {}
 
-    def regret(self, plan: LabelPlan, number: int, total: float) -> float:
-        key = (plan, number, total)
+    def regret(self, plan: LabelPlan, number: int, total: float, more: int) -> float:
+        key = (plan, number, total, more)
         if key not in self._kept:
             rng = np.random.default_rng([number, 1])
             world = self.worlds(number)
-            done = simulate_plan(world, plan, total, self.costs, rng, free=self.free)
+            done = simulate_plan(world, plan, total, self.costs, rng, free=self.free, more=more)
             self._kept[key] = done.regret
         return self._kept[key]
 
     def regrets(
-        self, plan: LabelPlan, numbers: Sequence[int], total: float | None = None
+        self, plan: LabelPlan, numbers: Sequence[int], share: float = 1.0, more: int = 0
     ) -> Floats:
-        spent = self.total if total is None else total
-        return np.array([self.regret(plan, n, spent) for n in numbers])
+        return np.array([self.regret(plan, n, self.total * share, more) for n in numbers])
 
     def rank(self, plans: Sequence[LabelPlan], numbers: Sequence[int]) -> list[LabelPlan]:
         return sorted(plans, key=lambda p: float(self.regrets(p, numbers).mean()))
@@ -316,10 +346,7 @@ class _Laboratory:
         best = plans[0]
         shown = {"this plan": best, **NAIVE}
         curve = {
-            name: {
-                share: mean_over_seeds(self.regrets(plan, numbers, self.total * share))
-                for share in CURVE
-            }
+            name: {share: mean_over_seeds(self.regrets(plan, numbers, share)) for share in CURVE}
             for name, plan in shown.items()
         }
         return BudgetAdvice(
@@ -328,7 +355,7 @@ class _Laboratory:
             bought=best.purchases(self.total, self.costs),
             runners_up=tuple(TriedPlan(p, self.regrets(p, numbers)) for p in plans[1:4]),
             naive={name: TriedPlan(p, self.regrets(p, numbers)) for name, p in NAIVE.items()},
-            more=self.regrets(best, numbers, self.total + NEXT_LABELS * self.costs.cost_pair),
+            more=self.regrets(best, numbers, more=NEXT_LABELS),
             curve=curve,
             tried=tried + len(NAIVE),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,7 +30,7 @@ class LabelCosts:
     cost_eval: Positive | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, "budget")
+        check_ranges(self, "")
 
     @property
     def evaluation(self) -> float:
@@ -86,6 +87,8 @@ class LabelPlan:
             parts.append(f"{self.votes} votes a pair")
         if self.evaluation:
             parts.append(f"{self.evaluation:.0%} evaluation")
+        if self.uniform:
+            parts.append(f"{self.uniform:.0%} drawn at random")
         if self.free_labels:
             parts.append("free labels")
         return ", ".join(parts)
@@ -94,11 +97,13 @@ class LabelPlan:
         """Return what the plan buys for a budget; counts are rounded down, so it never exceeds it.
 
         Raises:
-            ConfigError: the budget is below 0.
+            ConfigError: the budget is below 0, or infinite.
         """
-        if not total >= 0:
+        if not 0 <= total < math.inf:
             raise ConfigError(
-                f"--total {total}", "a budget is 0 or more", "give what may be spent on labels"
+                f"--total {total}",
+                "a budget is 0 or more, and has an end",
+                "give what may be spent on labels",
             )
         demos = int(total * self.demonstrations / costs.cost_demo)
         checks = int(total * self.evaluation / costs.evaluation)

@@ -14,10 +14,12 @@ Shapes: N comparisons, P prompts, K answers, d features.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tandem.data.chat.transcripts import prompt_key
 from tandem.data.groups import Groups
 from tandem.errors import DataError
 from tandem.machine import Machine
@@ -28,8 +30,9 @@ from tandem.stages.pair_pool import main_directions, read_answers
 from tandem.statistics.numerics import Floats, logistic
 
 FEWEST = 30
-"""LabelledPairs below which a posterior says hardly more than the prior."""
+"""Comparisons below which a posterior says hardly more than the prior."""
 FOLDS = 5
+"""Parts of the prompts; each is predicted from the others, so there are as many prompts or more."""
 FLIPS = tuple(np.arange(0, 0.45, 0.05).tolist())
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)
 
@@ -43,7 +46,7 @@ class Pilot:
         weights: [d] the posterior mean of the linear reward.
         root: [d, d] a root of its covariance.
         flips: share of labels that nothing explains, by cross-validation.
-        accuracy: how often the reward is right on labels that it was not fitted to.
+        accuracy: how often the reward is right on labels of prompts that it was not fitted to.
         labels: N.
     """
 
@@ -69,7 +72,7 @@ class Pilot:
         prompts, answers, size = self.answers.shape
         return (
             f"pilot of {self.labels} comparisons: a linear reward on {size} features is right on "
-            f"{self.accuracy:.0%} of labels it was not fitted to; {self.flips:.0%} of the labels "
+            f"{self.accuracy:.0%} of labels of other prompts; {self.flips:.0%} of the labels "
             f"are noise; simulated on {answers} answers to each of {prompts} prompts"
         )
 
@@ -87,26 +90,27 @@ def read_pilot(
         size: d, features that are kept.
 
     Raises:
-        DataError: there are too few comparisons.
+        DataError: there are too few comparisons, or too few prompts.
     """
     require_comparisons(judged)
     seen, _ = read_answers(judged, model, machine)
     rows = [
-        (seen[g][p.i] - seen[g][p.j], p.p)
+        (seen[g][p.i] - seen[g][p.j], p.p, prompt_key(group.prompt))
         for g, group in enumerate(judged)
         for p in group.preferences
     ]
-    pairs, axes = main_directions(np.stack([d for d, _ in rows]), size)
-    labels = np.array([p for _, p in rows])
+    differences, labels, prompts = zip(*rows, strict=True)
+    pairs, axes = main_directions(np.stack(differences), size)
     told = np.stack(read_answers(answers, model, machine)[0]) @ axes
-    return fit_pilot(pairs, labels, told - told.mean(axis=1, keepdims=True))
+    centred = told - told.mean(axis=1, keepdims=True)
+    return fit_pilot(pairs, np.array(labels), prompts, centred)
 
 
 def require_comparisons(judged: Groups) -> None:
     """Refuse a pilot that says too little, before a model is asked.
 
     Raises:
-        DataError: there are too few comparisons.
+        DataError: there are too few comparisons, or too few prompts.
     """
     count = sum(len(group.preferences) for group in judged)
     if count < FEWEST:
@@ -115,17 +119,26 @@ def require_comparisons(judged: Groups) -> None:
             f"below {FEWEST} they say hardly more than nothing does",
             "label some more, or leave --pilot out and plan with a simulated world",
         )
+    prompts = len({prompt_key(group.prompt) for group in judged if group.preferences})
+    if prompts < FOLDS:
+        raise DataError(
+            f"the pilot's {count} comparisons are about {prompts} prompts",
+            f"a reward is tried on prompts it was not fitted to, so there are {FOLDS} or more",
+            "label answers to more prompts, or leave --pilot out and plan with a simulated world",
+        )
 
 
-def fit_pilot(pairs: Floats, labels: Floats, answers: Floats) -> Pilot:
+def fit_pilot(pairs: Floats, labels: Floats, prompts: Sequence[str], answers: Floats) -> Pilot:
     """Fit the reward, the prior and the noise to a pilot's comparisons.
 
     Args:
         pairs: [N, d] differences of features.
         labels: [N] P(first is better).
+        prompts: [N] which prompt each is about: comparisons of one prompt are in one fold.
         answers: [P, K, d] features of the answers that are simulated.
     """
-    fold = np.random.default_rng(0).permutation(len(labels)) % FOLDS
+    names, owner = np.unique(np.array(prompts), return_inverse=True)
+    fold = (np.random.default_rng(0).permutation(len(names)) % FOLDS)[owner]
     best = (np.inf, 1.0, 0.0, 0.5)
     for ridge, flips in itertools.product(RIDGES, FLIPS):
         z = np.empty(len(labels))

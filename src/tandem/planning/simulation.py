@@ -2,14 +2,16 @@
 
 In each round a pool of pairs is drawn from the source, some are chosen and labelled, and a linear
 reward is fitted anew to all labels so far. The policy is the exact optimum for it. So nothing but
-the plan, the labels and the reward's form decides the regret.
+the plan, the labels and the reward's form decides the regret. Free labels are added where they
+are right more often than that reward; how often it is right is read off the truth, as a large
+held-out set would tell.
 
 Shapes: P prompts, K answers, N pairs, M posterior draws.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,7 +20,6 @@ from tandem.planning.tabular_world import (
     TabularWorld,
     fit_demonstrations,
     fit_linear_reward,
-    softmax_rows,
 )
 from tandem.statistics.numerics import Floats, Ints, logistic
 from tandem.statistics.pair_selection import PairPool, choose_pairs
@@ -94,11 +95,12 @@ def simulate_plan(
     pool: int = 8,
     ridge: float = 1.0,
     free: FreeLabels | None = None,
+    more: int = 0,
 ) -> SimulatedPlan:
     """Spend a budget as planned, and return the regret of the policy that comes of it.
 
     Args:
-        world: where; its truth is read by annotators and by the regret alone.
+        world: where; annotators, the regret and the gate of free labels alone read its truth.
         plan: how.
         total: the budget.
         costs: of pairs, demonstrations and evaluation.
@@ -106,8 +108,11 @@ def simulate_plan(
         pool: pairs that are drawn for each that is chosen.
         ridge: prior precision of the reward's weights.
         free: labels that cost nothing, for plans that use them.
+        more: comparisons that are bought beyond the budget, in the last round.
     """
     bought = plan.purchases(total, costs)
+    *early, last = bought.rounds
+    bought = replace(bought, rounds=(*early, last + more // plan.votes))
     start = world.ref
     if bought.demonstrations:
         x, y = world.demonstrate(bought.demonstrations, rng)
@@ -117,15 +122,21 @@ def simulate_plan(
     for n in bought.rounds:
         if n:
             buy_pairs(world, known, start, policies[-1], plan, n, w, covariance, rng, pool, ridge)
+        w, covariance = fit_labels(world, known, ridge)
         if plan.free_labels and free is not None:
             add_free_labels(world, known, policies[-1], free, w, rng)
-        d = world.differences(known.x, known.a, known.b)
-        w, covariance = fit_linear_reward(d, known.p, known.weight, ridge)
+            w, covariance = fit_labels(world, known, ridge)
         policies.append(world.policy(world.features @ w, start))
     values = [world.best - world.value(pi) for pi in policies]
     chosen = choose_policy(world, policies[1:], bought.evaluation, rng)
     labels = sum(bought.rounds) * plan.votes + bought.evaluation
     return SimulatedPlan(values[1 + chosen], tuple(values), bought.cost, labels)
+
+
+def fit_labels(world: TabularWorld, known: LabelledPairs, ridge: float) -> tuple[Floats, Floats]:
+    """Fit a linear reward to all labels so far: [d] its weights, [d, d] their covariance."""
+    d = world.differences(known.x, known.a, known.b)
+    return fit_linear_reward(d, known.p, known.weight, ridge)
 
 
 def sources_of(
@@ -193,7 +204,7 @@ def choose_policy(
 ) -> int:
     """Return which round's policy wins most of the evaluation comparisons; the last without any.
 
-    LabelledPairs are shared out evenly over meetings of each policy with the last one; another has
+    Comparisons are shared out evenly over meetings of each policy with the last one; another has
     to win more than half by two standard errors.
     """
     last = len(policies) - 1
@@ -216,8 +227,3 @@ def label_accuracy(world: TabularWorld) -> float:
     right = world.flips + (1 - 2 * world.flips) * logistic(np.abs(gap))
     apart = both * (gap != 0)
     return float((apart * right).sum() / apart.sum())
-
-
-def uniform_policy(world: TabularWorld) -> Floats:
-    """[P, K] every answer equally likely."""
-    return softmax_rows(np.zeros_like(world.ref))

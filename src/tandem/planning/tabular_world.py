@@ -8,7 +8,7 @@ Shapes: P prompts, K answers, d features, N pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,8 @@ from tandem.statistics.numerics import Floats, Ints, logistic
 WorldKind = Literal["linear", "tail", "narrow"]
 LONGEST_STEP = 5.0
 """Of a weight in one step of a fit: further the curvature at hand means nothing."""
+NEVER = 1e-300
+"""A probability that only counts where all others are 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +74,17 @@ class TabularWorld:
     def draw_pairs(
         self, first: Floats, second: Floats, n: int, rng: np.random.Generator
     ) -> tuple[Ints, Ints, Ints]:
-        """Draw n prompts, and an answer of each of two policies to them: three of [n]."""
-        x = rng.integers(0, self.prompts, n)
-        return x, _draw_rows(first[x], rng), _draw_rows(second[x], rng)
+        """Draw n prompts, and an answer of each of two policies to them: three of [n].
+
+        The answers differ: the law is that of pairs which are drawn until they do, since nobody
+        is asked about one answer twice.
+        """
+        left = first * (1 - second) + NEVER
+        x = rng.choice(self.prompts, n, p=left.sum(axis=1) / left.sum())
+        a = _draw_rows(left[x], rng)
+        others = second[x] + NEVER
+        others[np.arange(n), a] = 0
+        return x, a, _draw_rows(others, rng)
 
     def differences(self, x: Ints, a: Ints, b: Ints) -> Floats:
         """[N, d] features of the first answers less those of the second."""
@@ -233,8 +243,3 @@ def fit_demonstrations(
         if np.abs(step).max() < 1e-9:
             break
     return softmax_rows(np.log(world.ref) + world.features @ v)
-
-
-def with_flips(world: TabularWorld, flips: float) -> TabularWorld:
-    """Return the same world with annotators who err more or less often."""
-    return replace(world, flips=flips)

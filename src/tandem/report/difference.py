@@ -13,12 +13,14 @@ from typing import Any
 
 from tandem.errors import DataError
 from tandem.report import views
-from tandem.report.numbers import NONE, spell_interval
+from tandem.report.numbers import NONE, spell_note
 from tandem.report.page import fill_template, save_page
 from tandem.report.results_file import BENCH, Results, read_results, refusing_what_is_none
 from tandem.report.verdict import OPEN, RESOLVED, WORSE, Sentence, listed_rows, open_estimate
 from tandem.statistics import Estimate, holm
-from tandem.statistics.numerics import normal_quantile, normal_tail
+from tandem.statistics.crossed import ALPHA
+from tandem.statistics.numerics import t_quantile, t_tails
+from tandem.statistics.power import degrees_of_freedom
 
 SIDES = ("A", "B")
 PLACES = ("title", "task", "command", "commit", "seeds", "prompts", "judge", "opponent", "budget")
@@ -43,7 +45,7 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
             "compare.html.jinja",
             "",
             paths=dict(zip(SIDES, map(str, (a, b)), strict=True)),
-            headline=comparison_headline(rows),
+            headline=comparison_headline(rows, judge_difference(results["A"], results["B"])),
             rows=[_shown(row, rows) for row in rows],
             settings=settings,
         )
@@ -60,15 +62,20 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
 def measured_changes(a: Results, b: Results) -> list[dict[str, Any]]:
     """Return B minus A of every number that both have, with Holm over all of them.
 
+    Wins and gains by different judges are different numbers.
+
     Raises:
         DataError: no policy is in both.
     """
     mine = {row["policy"]: row for row in a["policies"]}
+    columns = [
+        c for c in views.shown_columns(b) if not (judge_difference(a, b) and _of_a_judge(c.key, b))
+    ]
     rows: list[dict[str, Any]] = []
     for row in listed_rows(b):
         if (before := mine.get(row["policy"])) is None:
             continue
-        for column in views.shown_columns(b):
+        for column in columns:
             first, second = (
                 open_estimate(before.get(column.key)),
                 open_estimate(row.get(column.key)),
@@ -86,11 +93,15 @@ def measured_changes(a: Results, b: Results) -> list[dict[str, Any]]:
             "a change is one policy's number in B minus the same number in A",
             "compare two benches, or two runs, that share a policy and a judge",
         )
-    tested = [k for k, row in enumerate(rows) if math.isfinite(row["change"].p_value)]
-    adjusted = holm([rows[k]["change"].p_value for k in tested])
-    for k, p in zip(tested, adjusted.tolist(), strict=True):
-        rows[k]["p"] = p
+    adjusted = holm([row["change"].p_value for row in rows])
+    for row, p in zip(rows, adjusted.tolist(), strict=True):
+        row["p"] = p
     return rows
+
+
+def _of_a_judge(key: str, results: Results) -> bool:
+    """Say whether a column is what the deciding judge said."""
+    return key.startswith("win vs ") or key in ("lc_win", f"{results.get('judge')} gain")
 
 
 def _has_interval(found: Estimate) -> bool:
@@ -102,24 +113,40 @@ def independent_difference(a: Estimate, b: Estimate) -> Estimate:
 
     Each end is as far from the difference as the two intervals' own ends together, by their
     squares (Zou and Donner's MOVER). So few seeds stay as uncertain as they are in A and B, and
-    a difference of shares stays inside [-1, 1].
+    a difference of shares stays inside [-1, 1]. The p-value is below .05 where the interval leaves
+    out 0; further out its tail is that of Student's t with the fewer degrees of freedom of the two.
     """
     mean, se = b.mean - a.mean, math.hypot(a.se, b.se)
     below = math.hypot(b.mean - b.low, a.high - a.mean)
     above = math.hypot(b.high - b.mean, a.mean - a.low)
     toward = below if mean > 0 else above
-    z = normal_quantile(0.025) * abs(mean) / toward if toward > 0 else float("nan")
+    df = min(degrees_of_freedom(a), degrees_of_freedom(b))
+    t = t_quantile(ALPHA / 2, df) * abs(mean) / toward if toward > 0 else float("nan")
     return Estimate(
-        mean, mean - below, mean + above, min(a.n, b.n), 2 * normal_tail(z),
+        mean, mean - below, mean + above, min(a.n, b.n), float(2 * t_tails(t, df)),
         "difference of independent estimates", se, min(a.seeds, b.seeds),
     )  # fmt: skip
 
 
-def comparison_headline(rows: list[dict[str, Any]]) -> Sentence:
-    """Return the headline: how many of the compared numbers changed beyond their intervals."""
+def judge_difference(a: Results, b: Results) -> str:
+    """Say who judges the two, where it is not the same judge; else nothing."""
+    if a.get("judge") == b.get("judge"):
+        return ""
+    first, second = (side.get("judge") or "nobody" for side in (a, b))
+    return f"Wins and gains are not compared: A is judged by {first}, B by {second}."
+
+
+def comparison_headline(rows: list[dict[str, Any]], judges: str = "") -> Sentence:
+    """Return the headline: how many of the compared numbers changed beyond their intervals.
+
+    Args:
+        rows: what was compared.
+        judges: a sentence about what was not.
+    """
     moved = [row for row in rows if _standing(row) != OPEN]
     names = list(dict.fromkeys(f"{row['policy']} ({row['column'].title})" for row in moved))
-    told = f"{len(rows)} numbers were compared, with Holm's adjustment over all of them."
+    told = f"{len(rows)} numbers were compared, with Holm's adjustment over all of them. {judges}"
+    told = told.strip()
     if not moved:
         return Sentence(OPEN, "Nothing is shown to have changed.", told)
     return Sentence(RESOLVED, f"{len(moved)} of {len(rows)} numbers changed.",
@@ -163,11 +190,11 @@ def _shown(row: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]
     how = _standing(row)
     change = views.Cell(
         spell(found.mean) if found.mean <= 0 else f"+{spell(found.mean).lstrip('+')}",
-        spell_interval(found, spell),
+        spell_note(found, spell),
         views.interval_bar(found, scale, how),
         {RESOLVED: "rose", WORSE: "fell", OPEN: OPEN}[how],
     )
-    sides = [views.Cell(spell(row[s].mean), spell_interval(row[s], spell)) for s in ("a", "b")]
+    sides = [views.Cell(spell(row[s].mean), spell_note(row[s], spell)) for s in ("a", "b")]
     return {"policy": row["policy"], "measure": row["column"].title, "sides": sides,
             "change": change}  # fmt: skip
 

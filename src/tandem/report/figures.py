@@ -217,7 +217,8 @@ class Drawer:
         for kl, gain in zip(point["each_kl"], point["each_gain"], strict=False):
             axes.plot(kl, gain, marker, color=colour, markersize=3.5, alpha=0.45, mew=0)
         x, y, low, high = (point[k] for k in ("kl", "gain", "low", "high"))
-        axes.plot([x, x], [low, high], color=colour, linewidth=1.4)
+        if low is not None:
+            axes.plot([x, x], [low, high], color=colour, linewidth=1.4)
         axes.plot(x, y, marker, color=colour, markersize=8, mec=PAPER, mew=1.0)
 
 
@@ -319,8 +320,8 @@ def _frontier(results: Mapping[str, Any], judge: str) -> list[dict[str, Any]]:
                     "policy": row["policy"],
                     "kl": max(kl.mean, 0.0),
                     "gain": gain.mean,
-                    "low": gain.mean if np.isnan(gain.low) else gain.low,
-                    "high": gain.mean if np.isnan(gain.high) else gain.high,
+                    "low": None if np.isnan(gain.low) else gain.low,
+                    "high": None if np.isnan(gain.high) else gain.high,
                     "each_kl": each.get("kl", []),
                     "each_gain": each.get(f"{judge} gain", []),
                 }

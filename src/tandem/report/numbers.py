@@ -37,6 +37,11 @@ def spell_interval(found: Estimate, spell: Callable[[float], str]) -> str:
     return f"[{spell(found.low)}, {spell(found.high)}]"
 
 
+def spell_note(found: Estimate, spell: Callable[[float], str]) -> str:
+    """Spell what stands below a number: its interval, or why there is none."""
+    return spell_interval(found, spell) or found.method
+
+
 def spell_p_value(p: float | None) -> str:
     """Spell `p = 0.031` or `p < 0.001`."""
     if p is None or not math.isfinite(p):

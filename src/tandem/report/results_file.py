@@ -32,7 +32,7 @@ from tandem.runs.records import Record, read_records
 Results = dict[str, Any]
 BENCH = "results.json"
 DRAWN = ("answers-", "samples-")
-"""What stages of answers are called: of a full evaluation, and of a quick look."""
+"""How names of stages with answers begin: of a full evaluation, and of a quick look."""
 SAMPLED = 60
 """Prompts whose answers are shown of a single run."""
 STANDING = ("base", "reference")
@@ -118,12 +118,8 @@ def results_from_run(folder: Path, done: list[Record]) -> Results:
     made = {str(c): r for r in done if isinstance(c := _checkpoint(r), Checkpoint)}
     snapshot, config = read_json(folder / "run.json") or {}, _config(folder)
     exam = _numbers(stages, "policy-evaluation") or _numbers(stages, "policy-exam")
-    whole = any(n.startswith(DRAWN[0]) for n in stages)  # a quick look shows fewer prompts
-    kinds = DRAWN[:1] if whole else DRAWN
-    answers = {n: r.load() for n, r in stages.items() if n.startswith(kinds)}
-    names = {folder_name(n): n for n in (row["policy"] for row in exam.get("policies", []))}
-    short = {n: n.partition("-")[2] for n in answers}
-    drawn = {names.get(short[n], short[n]): groups for n, groups in answers.items()}
+    names = [*made, *(row["policy"] for row in exam.get("policies", []))]
+    drawn = _answers(stages, {folder_name(n): n for n in names})
     seed = snapshot.get("seed", 0)
     found: Results = {
         "title": _title(config, folder),
@@ -246,6 +242,24 @@ def _curves(folder: Path, policies: Mapping[str, str], seed: int) -> list[dict[s
     ]
 
 
+def _answers(stages: Mapping[str, Record], names: Mapping[str, str]) -> dict[str, Groups]:
+    """Return what each policy answered, of the full evaluation where there is one.
+
+    Stages of training may be called alike; an evaluation's give one answer to what the base did.
+    """
+    kind = next((k for k in DRAWN if f"{k}base" in stages), None)
+    if kind is None:
+        return {}
+    asked = _asked(stages[f"{kind}base"])
+    found = {n: r for n, r in stages.items() if n.startswith(kind) and _asked(r) == asked}
+    short = {n: n.removeprefix(kind) for n in found}
+    return {names.get(short[n], short[n]): record.load() for n, record in found.items()}
+
+
+def _asked(record: Record) -> tuple[Any, Any]:
+    return record.arguments.get("prompts"), record.arguments.get("n")
+
+
 def _samples(
     drawn: Mapping[str, Groups], evaluation: Record | None, seed: Seed
 ) -> list[dict[str, Any]]:
@@ -257,20 +271,23 @@ def _samples(
         references = {g.id: g.completions[0].text for g in evaluation.load() if len(g)}
     asked = next(iter(drawn.values()))
     order = seed.at("report", "samples").rng().permutation(len(asked))[:SAMPLED]
+    shown = [asked[int(k)] for k in order]
+    answered = {name: {g.id: g for g in groups} for name, groups in drawn.items()}
     return [
         {
-            "prompt": _spoken(asked[int(k)].prompt),
-            "reference": references.get(asked[int(k)].id),
+            "prompt": _spoken(group.prompt),
+            "reference": references.get(group.id),
             "answers": [
                 {
                     "policy": name,
-                    "text": (answer := groups[int(k)].completions[0]).text,
+                    "text": (answer := groups[group.id].completions[0]).text,
                     "length": len(answer.tokens),
                 }
-                for name, groups in drawn.items()
+                for name, groups in answered.items()
+                if group.id in groups
             ],
         }
-        for k in order
+        for group in shown
     ]
 
 

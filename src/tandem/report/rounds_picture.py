@@ -10,6 +10,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 PAPER, INK, MUTED, RULE, LINE = "#fcfbf8", "#1c1b19", "#5d5951", "#d8d3c8", "#0b5fa5"
 PANELS = {"right": "reward right on the newest", "gold": "gold", "proxy": "proxy", "KL": "KL, nats",
           "Elo": "Elo above the start"}  # fmt: skip
@@ -37,8 +39,8 @@ def draw_rounds(rows: Sequence[Mapping[str, Any]]) -> str:
         grid = figure.subplots(1, max(1, len(series)), squeeze=False)[0]
         for axes, (name, points) in zip(grid, series.items(), strict=False):
             x, y = [p[0] for p in points], [p[1] for p in points]
-            below = [max(0.0, p[1] - p[2]) for p in points]
-            above = [max(0.0, p[3] - p[1]) for p in points]
+            below = [np.maximum(0.0, p[1] - p[2]) for p in points]
+            above = [np.maximum(0.0, p[3] - p[1]) for p in points]
             axes.errorbar(x, y, [below, above], color=LINE, marker="o", capsize=2, linewidth=1.2)
             axes.set(title=PANELS[name], xlabel="labels")
         raw = io.StringIO()
@@ -50,15 +52,18 @@ def draw_rounds(rows: Sequence[Mapping[str, Any]]) -> str:
 def points_of(
     rows: Sequence[Mapping[str, Any]], name: str
 ) -> list[tuple[float, float, float, float]]:
-    """Return (labels, mean, low, high) of the rounds in which a quantity was measured."""
+    """Return (labels, mean, low, high) of the rounds in which a quantity was measured.
+
+    Without an interval its ends are nan, and a mark alone is drawn.
+    """
     found: list[tuple[float, float, float, float]] = []
     for row in rows:
         cell = row.get(name) if name != "right" else _newest_accuracy(row)
         if not isinstance(cell, Mapping) or cell.get("mean") is None:
             continue
-        mean = float(cell["mean"])
-        low, high = (mean if cell.get(k) is None else float(cell[k]) for k in ("low", "high"))
-        found.append((float(row["labels"]), mean, low, high))
+        nan = float("nan")
+        low, high = (nan if cell.get(k) is None else float(cell[k]) for k in ("low", "high"))
+        found.append((float(row["labels"]), float(cell["mean"]), low, high))
     return found
 
 

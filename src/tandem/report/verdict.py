@@ -19,6 +19,7 @@ from tandem.report.numbers import (
 )
 from tandem.report.results_file import trained_policies
 from tandem.statistics import Estimate, comparisons_needed
+from tandem.statistics.confidence_sequence import METHOD as ANYTIME
 
 RESOLVED, OPEN, WORSE, NOTE = "resolved", "not resolved", "worse", "note"
 ONE_SEED = "This is about these weights; several seeds show what another training would give."
@@ -133,11 +134,12 @@ def _against_opponent(best: Mapping[str, Any], results: Mapping[str, Any]) -> Se
 
 
 def _higher_but_open(row: Mapping[str, Any], results: Mapping[str, Any]) -> Sentence:
-    """Say of the highest mean that it is not the winner, because it may be luck."""
-    found = open_estimate(row.get(f"win vs {results.get('opponent')}"))
-    evidence = "" if found is None else f"{_wins(row, found, results)} {_needs(found, OPEN)}"
-    claim = f"{row['policy']} has the highest mean, but is not shown to beat "
-    return Sentence(OPEN, f"{claim}{results.get('opponent')}.", evidence.strip())
+    """Say of the highest mean that it is not the winner: it may be luck, or a few large gains."""
+    name, opponent, how = row["policy"], results.get("opponent"), _beats(row, results) or OPEN
+    found = open_estimate(row.get(f"win vs {opponent}"))
+    evidence = "" if found is None else f"{_wins(row, found, results)} {_needs(found, how)}"
+    but = "wins less often than" if how == WORSE else "is not shown to beat"
+    return Sentence(how, f"{name} has the highest mean, but {but} {opponent}.", evidence.strip())
 
 
 def _wins(row: Mapping[str, Any], found: Estimate, results: Mapping[str, Any]) -> str:
@@ -167,15 +169,24 @@ def _needs(found: Estimate, how: str) -> str:
     if math.isnan(found.low):
         return f"Not resolved: {found.method}."
     if found.resolved:
-        return "The interval alone would say yes; over all comparisons made here it does not hold."
-    more = comparisons_still_needed(found)
-    if more is None:
+        alone = "it wins more often" if found.mean > found.null else "it loses more often"
+        rest = "over all comparisons made here it does not hold"
+        return f"The interval alone would say that {alone}; {rest}."
+    if found.mean == found.null:
         return "The two are exactly even here."
-    return f"Not resolved: about {round_up(more)} more comparisons needed."
+    more = comparisons_still_needed(found)
+    many = "" if more is None else f": about {round_up(more)} more comparisons needed"
+    return f"Not resolved{many}."
 
 
 def comparisons_still_needed(found: Estimate) -> int | None:
-    """Return about how many more comparisons would resolve it; None where none ever would."""
+    """Return about how many more comparisons would resolve it.
+
+    None where none ever would, and of an interval that holds whenever one stops: the power of
+    further seeds is another there.
+    """
+    if found.method.startswith(ANYTIME):
+        return None
     try:
         return comparisons_needed(found)
     except DataError:

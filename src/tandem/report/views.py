@@ -16,8 +16,8 @@ from tandem.report.numbers import (
     NONE,
     round_up,
     spell_decimal,
-    spell_interval,
     spell_memory,
+    spell_note,
     spell_p_value,
     spell_percent,
     spell_seconds,
@@ -47,11 +47,11 @@ SAMPLE_BYTES = 420_000
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """An interval as places on a line of WIDTH units."""
+    """An interval as places on a line of WIDTH units; without ends there is none."""
 
-    low: float
+    low: float | None
     mean: float
-    high: float
+    high: float | None
     null: float
     standing: str
 
@@ -156,7 +156,7 @@ def _cell(
     found = open_estimate(row.get(column.key))
     if found is None:
         return Cell(NONE)
-    text, note = column.spell(found.mean), spell_interval(found, column.spell)
+    text, note = column.spell(found.mean), spell_note(found, column.spell)
     if line is None:
         return Cell(text, note)
     if not column.key.startswith("win"):
@@ -177,13 +177,14 @@ def interval_scale(values: Iterable[object]) -> tuple[float, float]:
 
 
 def interval_bar(found: Estimate, line: tuple[float, float], how: str) -> Bar:
-    """Place an interval on a scale."""
+    """Place an interval on a scale; a number that has none is a mark alone."""
 
     def place(x: float) -> float:
-        inside = x if np.isfinite(x) else found.mean
-        return round(WIDTH * (inside - line[0]) / (line[1] - line[0]), 1)
+        return round(WIDTH * (x - line[0]) / (line[1] - line[0]), 1)
 
-    return Bar(place(found.low), place(found.mean), place(found.high), place(found.null), how)
+    known = np.isfinite(found.low) and np.isfinite(found.high)
+    low, high = (place(x) if known else None for x in (found.low, found.high))
+    return Bar(low, place(found.mean), high, place(found.null), how)
 
 
 def claims_view(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -193,16 +194,16 @@ def claims_view(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for claim in claims:
         gain, more = open_estimate(claim.get("gain")), claim.get("needs")
-        if gain is None:
-            continue
         how = claim.get("verdict") or OPEN
-        drawn = interval_bar(gain, line, how)
+        cell = Cell(NONE, standing=how)
+        if gain is not None:
+            drawn = interval_bar(gain, line, how)
+            text, note = spell_signed(gain.mean), spell_note(gain, spell_signed)
+            cell = Cell(text, note, drawn, how)
         rows.append(
             {
                 "claim": claim.get("claim") or f"{claim['a']} < {claim['b']}",
-                "gain": Cell(
-                    spell_signed(gain.mean), spell_interval(gain, spell_signed), drawn, how
-                ),
+                "gain": cell,
                 "p": spell_p_value(claim.get("holm_p")),
                 "verdict": how,
                 "needs": f"about {round_up(more)} more" if more else NONE,
@@ -246,7 +247,7 @@ def reward_view(results: Mapping[str, Any]) -> dict[str, Any] | None:
     if not found.get("measures"):
         return None
     measures = [
-        (name, Cell(spell_decimal(e.mean, 3), spell_interval(e, lambda x: spell_decimal(x, 3))))
+        (name, Cell(spell_decimal(e.mean, 3), spell_note(e, lambda x: spell_decimal(x, 3))))
         if (e := open_estimate(value))
         else (name, Cell(spell_decimal(value, 3) if isinstance(value, int | float) else NONE))
         for name, value in found["measures"].items()
@@ -257,7 +258,7 @@ def reward_view(results: Mapping[str, Any]) -> dict[str, Any] | None:
     for part in found.get("slices", []):
         if (e := open_estimate(part["accuracy"])) is not None:
             drawn = interval_bar(e, line, difference_standing(e, None, 0.05))
-            cell = Cell(spell_percent(e.mean), spell_interval(e, spell_percent), drawn)
+            cell = Cell(spell_percent(e.mean), spell_note(e, spell_percent), drawn)
             row = {"part": part["part"], "n": f"{part['n']:,}", "accuracy": cell}
             slices.setdefault(part["slice"], []).append(row)
     return {
@@ -273,7 +274,7 @@ def length_view(slices: Sequence[Mapping[str, Any]]) -> str | None:
     """Say so where the reward is right about longer answers and wrong about shorter ones."""
     right = {p["part"]: open_estimate(p["accuracy"]) for p in slices if p["slice"] == "length"}
     longer, shorter = right.get("longer answer wins"), right.get("shorter answer wins")
-    if longer is None or shorter is None or longer.low <= shorter.high:
+    if longer is None or shorter is None or not longer.low > shorter.high:
         return None
     return (
         f"It follows length: right in {spell_percent(longer.mean)} of the judgments where the "
@@ -303,7 +304,7 @@ def length_buckets(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             "n": part.get("n", NONE),
             "win": Cell(
                 spell_percent(e.mean),
-                spell_interval(e, spell_percent),
+                spell_note(e, spell_percent),
                 interval_bar(e, line, difference_standing(e, None, 1)),
             ),
         }
@@ -321,9 +322,12 @@ def samples_view(results: Mapping[str, Any]) -> dict[str, Any]:
     room = SAMPLE_BYTES
     gaps = _disagreements(given, gold, opponent)
     for k, sample in enumerate(given):
-        room -= len(json.dumps(sample, ensure_ascii=False).encode()) + 400
-        if room < 0:
+        size = len(json.dumps(sample, ensure_ascii=False).encode()) + 400
+        if size > SAMPLE_BYTES:  # alone too long for the page
+            continue
+        if size > room:
             break
+        room -= size
         shown.append(_sample(k, sample, gaps[k], gold, opponent))
     orders = [("random", "random (the default, so that nobody picks)")]
     if gold is not None and _anywhere(given, "proxy"):

@@ -235,9 +235,10 @@ def _number(x: Any) -> Any:
 
 
 def win_credit(mine: Groups, theirs: Groups, who: Judge, machine: Machine) -> np.ndarray:
-    """Return [P] how much of each prompt's first comparison goes to `mine`: 1, .5 or 0.
+    """Return [P] how much of each prompt's first comparison goes to `mine`.
 
-    nan where the judge gave no label: its verdict could not be read, or the question failed.
+    It is the judge's label, from 0 to 1; of a judge that scores 1, .5 or 0. It is nan where there
+    is no label: the verdict could not be read, or the question failed.
     """
     first = (Groups.of(_first(g) for g in groups) for groups in (mine, theirs))
     both = Groups.of(merge(*first))

@@ -10,6 +10,7 @@ import numpy as np
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Sampling
+from tandem.engines.cut_answers import log_cut_answers
 from tandem.engines.open_engine import open_engine
 from tandem.errors import ConfigError
 from tandem.judges import Judge, open_judge
@@ -97,13 +98,15 @@ def sample(
     tokenizer = load_tokenizer(policy.path)
     engine = open_engine(trunk, tokenizer, machine)
     own = tokenise((Group(g.prompt) for g in prompts), tokenizer)
-    unknown = UnknownTokens(tokenizer)
+    unknown, cut = UnknownTokens(tokenizer), 0
     for done, group in enumerate(engine.sample(own, n, sampling, seed), 1):
         for completion in group.completions:
             unknown.count_in(completion.tokens)
+            cut += not completion.stopped
         yield _by(policy)(group)
         if done % 64 == 0 or done == len(prompts):
             events.progress(done, len(prompts), "prompts")
+    log_cut_answers(events, cut, n * len(prompts), sampling.max_tokens)
     if unknown.found:
         text = (
             f"{unknown.found:,} of {unknown.seen:,} drawn tokens have no name in the tokenizer: "

@@ -65,11 +65,6 @@ def normal_quantile(tail: float) -> float:
     return -float(special.ndtri(tail))
 
 
-def normal_tail(z: float) -> float:
-    """Return P(Z > z) of a standard normal variable."""
-    return float(special.ndtr(-z))
-
-
 def normal_tails(z: Numbers) -> Floats:
     """Return P(Z > z) for each z."""
     return np.asarray(special.ndtr(-z), np.float64)

@@ -20,7 +20,7 @@ from tandem.statistics.numerics import (
     spread_points,
     t_quantile,
 )
-from tandem.statistics.rates import FEWEST_PROMPTS
+from tandem.statistics.rates import FEWEST_PROMPTS, WILSON
 
 POINTS = 512
 """Runs over which the power of a plan is averaged."""
@@ -147,9 +147,9 @@ def comparisons_needed(estimate: Estimate, *, power: float = 0.8) -> int:
     """
     if estimate.resolved:
         return 0
-    if math.isnan(estimate.se):
+    if math.isnan(estimate.se) or math.isnan(estimate.null):
         raise DataError(
-            f"the estimate {estimate} has no standard error",
+            f"the estimate {estimate} has no standard error, or nothing to differ from",
             "how many comparisons would resolve it follows from how much they vary",
             "compare on more prompts first",
         )
@@ -161,7 +161,7 @@ def comparisons_needed(estimate: Estimate, *, power: float = 0.8) -> int:
             "say which difference would matter and ask `minimum_detectable` for the size",
         )
     have = estimate.n * estimate.seeds
-    seen, df = distance / estimate.se, _degrees_of_freedom(estimate)
+    seen, df = distance / _test_scale(estimate)[0], degrees_of_freedom(estimate)
 
     def missing(growth: float) -> float:
         """How far the mean is from where a design that grew by a factor would resolve it."""
@@ -169,17 +169,40 @@ def comparisons_needed(estimate: Estimate, *, power: float = 0.8) -> int:
         known = min(larger, MOST_DF)
         return noncentral_t(power, known, t_quantile(ALPHA / 2, known)) - seen * math.sqrt(growth)
 
+    if missing(1.0) <= 0:  # the interval is wider than its degrees of freedom make it
+        return 1
     enough = 2.0
     while missing(enough) > 0:
         enough *= 2
     return max(1, math.ceil(have * (find_root(missing, enough / 2, enough) - 1)))
 
 
-def _degrees_of_freedom(estimate: Estimate) -> float:
-    """Return what is behind an interval: n - 1 with one seed, else what its width tells."""
+def _test_scale(estimate: Estimate) -> tuple[float, float]:
+    """Return the standard error that the test divides by, and what its ratio has to exceed.
+
+    The interval of a share is Wilson's: a truth supposed brings its own standard error, so that
+    the one at the null decides, and the ends are `critical` of their own away.
+    """
+    low, mean, high = estimate.low, estimate.mean, estimate.high
+    if not estimate.method.startswith(WILSON):
+        return estimate.se, (high - low) / 2 / estimate.se
+    seen = estimate.se > 0
+    n = mean * (1 - mean) / estimate.se**2 if seen else float(estimate.n)
+    end = low if low > 0 else high
+    critical = abs(mean - end) / math.sqrt(end * (1 - end) / n)
+    return math.sqrt(estimate.null * (1 - estimate.null) / n), critical
+
+
+def degrees_of_freedom(estimate: Estimate) -> float:
+    """Return what is behind an interval: n - 1 with one seed, else what its width tells.
+
+    Without a standard error it is one fewer than the seeds.
+    """
     if estimate.seeds == 1:
         return max(1.0, estimate.n - 1.0)
-    critical = (estimate.high - estimate.low) / 2 / estimate.se
+    if math.isnan(estimate.se):
+        return estimate.seeds - 1.0
+    critical = _test_scale(estimate)[1]
 
     def wider(log_df: float) -> float:
         return t_quantile(ALPHA / 2, math.exp(log_df)) - critical

@@ -9,7 +9,7 @@ Shapes: S seeds, P prompts, N rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,8 @@ from tandem.statistics.intervals import (
 )
 from tandem.statistics.numerics import Floats, normal_quantile, normal_tails
 
+WILSON = "Wilson"
+"""What the method of an interval begins with whose standard error is that of a truth supposed."""
 FEWEST_PROMPTS = 12
 """Below this a share of 90 % has no interval that holds it in 93 to 98 % of draws. Of ten prompts
 the outcomes 8 to 10 hold 92.98 % of draws, and 7 to 10 already 98.7 %."""
@@ -56,7 +58,7 @@ def wilson(wins: float, n: float, *, null: float = 0.5) -> Estimate:
     low, high = wilson_ends(rate, n, normal_quantile(ALPHA / 2))
     score = abs(rate - null) * math.sqrt(n / (null * (1 - null)))
     p_value, se = float(2 * normal_tails(np.float64(score))), math.sqrt(rate * (1 - rate) / n)
-    return Estimate(rate, low, high, round(n), p_value, "Wilson", se, 1, null)
+    return Estimate(rate, low, high, round(n), p_value, WILSON, se, 1, null)
 
 
 def wilson_ends(rate: float, n: float, z: float) -> tuple[float, float]:
@@ -109,7 +111,7 @@ def estimate_share(
     z = spread.half_width / math.sqrt(variance) if seen else normal_quantile(ALPHA / 2)
     low, high = wilson_ends(rate, n, z)
     tested = float("nan") if math.isnan(null) else float(share_p_value(rate, spread, null))
-    how = method or (f"Wilson, {describe_design(s)}" if seen else "Wilson over prompts")
+    how = method or (f"{WILSON}, {describe_design(s)}" if seen else f"{WILSON} over prompts")
     se = math.sqrt(rate * (1 - rate) / n)
     return Estimate(rate, low, high, p, tested, how, se, s, null)
 
@@ -150,7 +152,9 @@ def win_rate(outcomes: npt.ArrayLike) -> Estimate:
     return _share(outcomes, "outcomes", 0.5)
 
 
-def bounded_win_rate(outcomes: npt.ArrayLike) -> Estimate:
+def bounded_win_rate(
+    outcomes: npt.ArrayLike, estimate: Callable[[Floats], Estimate] = win_rate
+) -> Estimate:
     """Estimate a win rate where some verdicts could not be read: nan.
 
     They count half in the rate. The interval reaches from that of losing all of them to that of
@@ -158,6 +162,7 @@ def bounded_win_rate(outcomes: npt.ArrayLike) -> Estimate:
 
     Args:
         outcomes: [P] or [S, P] in [0, 1], or nan.
+        estimate: how a win rate without nan is estimated.
 
     Raises:
         DataError: as `win_rate`.
@@ -165,8 +170,8 @@ def bounded_win_rate(outcomes: npt.ArrayLike) -> Estimate:
     values = np.asarray(outcomes, np.float64)
     unread = np.isnan(values)
     if not unread.any():
-        return win_rate(values)
-    lost, half, won = (win_rate(np.where(unread, filled, values)) for filled in (0.0, 0.5, 1.0))
+        return estimate(values)
+    lost, half, won = (estimate(np.where(unread, filled, values)) for filled in (0.0, 0.5, 1.0))
     p_value = max(lost.p_value, won.p_value) if (lost.mean - 0.5) * (won.mean - 0.5) > 0 else 1.0
     return replace(
         half,

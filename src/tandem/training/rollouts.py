@@ -13,6 +13,7 @@ one is trained on, by the policy of this round's beginning.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from tandem.batching.batch import Batch, Outputs, Terms
@@ -30,7 +32,9 @@ from tandem.batching.ragged import Ragged
 from tandem.data.groups import Groups
 from tandem.data.record import Group
 from tandem.engines import Engine, Sampling
-from tandem.errors import ConfigError
+from tandem.engines.cut_answers import log_cut_answers
+from tandem.errors import ConfigError, RunError
+from tandem.machine import world_size
 from tandem.models.sharded_weights import whole_weights
 from tandem.runs.context import StageContext
 from tandem.training.prompt_draws import PromptDraws
@@ -40,6 +44,9 @@ from tandem.training.validation import Validation
 
 MISMATCH_CAP = 2.0
 """Largest weight of a token that another engine than ours drew, or an older policy."""
+
+SAME_SCORE = 0.01
+"""How far two processes' scores of one answer may be apart: rounding, and not another opinion."""
 
 ValidationFunction = Callable[[int, nn.Module], bool]
 DRAWS = 10
@@ -248,7 +255,12 @@ class RolloutSource:
             found = self.algorithm.experience(groups)
             if self.corrects:
                 found = correct_mismatch(found)
-        tokens = sum(len(c.tokens) for g in drawn for c in g.completions)
+            check_same_samples(found)
+        answers = [c for g in drawn for c in g.completions]
+        if self.step == 0:
+            cut = sum(not c.stopped for c in answers)
+            log_cut_answers(self.events, cut, len(answers), self.sampling.max_tokens)
+        tokens = sum(len(c.tokens) for c in answers)
         times = {
             "sample_s": round(waited, 4),
             "score_s": round(time.monotonic() - start - waited, 4),
@@ -333,6 +345,35 @@ class RolloutSource:
         for name, part in {**self.algorithm.controllers, **_stateful(self.validator)}.items():
             part.load_state_dict(state["controllers"][name])
         self.buffer = _restored(state["buffer"]) if "buffer" in state else None
+
+
+def check_same_samples(found: Experience) -> None:
+    """Refuse to go on where the processes of a launch drew other samples, or judged them otherwise.
+
+    Each draws and judges the round itself, and takes its share of the steps. Were the rounds not
+    the same, gradients of unrelated batches would be averaged.
+
+    Raises:
+        RunError: they are not the same.
+    """
+    if world_size() == 1 or not dist.is_initialized():
+        return
+    digest, scores = hashlib.blake2b(digest_size=16), list[float]()
+    for group in found.groups:
+        for completion in group.completions:
+            digest.update(completion.tokens.tobytes())
+        scores += [] if group.scores is None else group.scores.tolist()
+    every: list[Any] = [None] * world_size()
+    dist.all_gather_object(every, (digest.digest(), scores))
+    near = all(np.allclose(scores, theirs, atol=SAME_SCORE) for told, theirs in every
+               if told == digest.digest())  # fmt: skip
+    if not near or len({told for told, _ in every}) > 1:
+        raise RunError(
+            f"the {world_size()} processes of this launch drew or judged other samples",
+            "each draws the round itself, and a GPU of another kind or a judge that answers twice "
+            "otherwise makes another round of it",
+            "use processors of one kind and a judge that answers the same, or train in one process",
+        )
 
 
 def correct_mismatch(found: Experience, cap: float = MISMATCH_CAP) -> Experience:

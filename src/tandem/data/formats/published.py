@@ -94,6 +94,15 @@ def read_instruction_thumb(row: DataRow) -> Group:
     return replace(group, scores=np.array([float(row.label("kto_tag"))]))
 
 
+def read_question(row: DataRow) -> Group:
+    """`turns: [question]`: what is asked, and nobody's answer."""
+    asked = row.items("turns")
+    if len(asked) != 1:
+        row.wrong("turns", asked, "a second turn is asked after an answer, which is not here")
+    prompt = [{"role": "user", "content": asked[0]}]
+    return conversations.read_prompt(replace(row, values={**row.values, "prompt": prompt}))
+
+
 def read_openai(row: DataRow) -> Group:
     """`input` with `messages` and `tools`, `preferred_output`, `non_preferred_output`."""
     asked = row.values["input"]

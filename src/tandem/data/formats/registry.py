@@ -91,6 +91,11 @@ def _ranked_answers(rows: Sequence[DataRow]) -> bool:
     return bool(entries) and all(isinstance(x, dict) and "rank" in x for x in entries)
 
 
+def _one_turn(rows: Sequence[DataRow]) -> bool:
+    turns = [row.values.get("turns") for row in rows]
+    return all(isinstance(t, list) and len(cast("list[Any]", t)) == 1 for t in turns)
+
+
 def _sides(rows: Sequence[DataRow]) -> bool:
     return any(label_studio.side_column(row) for row in rows)
 
@@ -339,6 +344,12 @@ FORMATS: dict[str, Format] = {
         "a prompt with several answers that nobody has judged: to be labelled, or by a judge",
         judged.read_unjudged,
         fits=_lists_of_answers,
+    ),
+    "question-turns": Format(
+        ("question_id", "turns"),
+        "prompts alone: questions as MT-Bench and Vicuna's bench write them, of one turn each",
+        published.read_question,
+        fits=_one_turn,
     ),
     "prompt": Format(("prompt",), "prompts alone", conversations.read_prompt),
     "text": Format(

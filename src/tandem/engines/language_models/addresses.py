@@ -43,5 +43,6 @@ def check_address(url: str, setting: str) -> None:
     raise ConfigError(
         f"{setting} = {place}/... holds {what}",
         "addresses are written into run.toml, logs and reports, and a secret would be with them",
-        f"give {place} without it, and put the key into the environment variable OPENAI_API_KEY",
+        f"give {place} without it, and the key in an environment variable: OPENAI_API_KEY for "
+        "language models, and for rewards the one that --reward.key or --judge_key names",
     )

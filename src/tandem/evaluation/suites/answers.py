@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,16 +18,21 @@ def outcome_table(
 ) -> Table:
     """Lay out a policy's win rate, plain and at equal length.
 
-    Length is counted in characters, as AlpacaEval does.
+    Length is counted in characters, as AlpacaEval does; an answer that is cut at the longest
+    length allowed is shorter than it would be.
 
     Args:
         title: of the table.
-        credit: [P] 1 won, 0 lost, .5 tied, nan unreadable.
+        credit: [P] 1 won, 0 lost, .5 tied, or between; nan unreadable.
         answers: the policy's, one a prompt.
         against: the opponent's, in the same order.
         part: the field of the prompt's meta by which parts are shown, or "".
     """
     gap = np.array([_length(a) - _length(b) for a, b in zip(answers, against, strict=True)])
+    unended = [
+        np.array([not all(c.stopped for c in g.completions) for g in answered])
+        for answered in (answers, against)
+    ]
     names = [str(g.prompt.meta.get(part, "")) if part else "" for g in answers]
     rows: list[tuple[CellValue, ...]] = []
     for name in ("", *sorted({n for n in names if n})):
@@ -35,9 +41,19 @@ def outcome_table(
         read = ~np.isnan(mine)
         lc = length_controlled(mine[read], longer[read]) if read.sum() > 1 else None
         rows.append((name or "all", len(of), bounded_win_rate(mine), lc,
-                     int((~read).sum()), float(longer.mean())))  # fmt: skip
-    columns = ("part", "prompts", "win rate", "at equal length", "unreadable", "longer by")
+                     int((~read).sum()), float(longer.mean()),
+                     *(int(cut[of].sum()) for cut in unended)))  # fmt: skip
+    columns = (
+        "part", "prompts", "win rate", "at equal length", "unreadable", "longer by", "cut",
+        "opponent's cut",
+    )  # fmt: skip
     return Table(columns, tuple(rows), title)
+
+
+def scored_by_length(group: Group) -> Group:
+    """Return the group with each answer's length in characters for its score: the ruler."""
+    lengths = np.array([float(len(c.text)) for c in group.completions])
+    return replace(group, scores=lengths)
 
 
 def _length(group: Group) -> float:

@@ -18,6 +18,7 @@ import numpy as np
 from tandem.data.record import Group
 from tandem.errors import DataError
 from tandem.evaluation.suites import SuiteResult
+from tandem.evaluation.suites.answers import scored_by_length
 from tandem.evaluation.tables import CellValue, Table
 from tandem.statistics import bounded_win_rate
 from tandem.statistics.numerics import Floats
@@ -34,10 +35,11 @@ def score_labels(asked: Sequence[Group], judged: Sequence[Group]) -> SuiteResult
         judged: the same pairs with the judge's own preference, or its scores.
     """
     credit = label_credits(asked, judged)
-    ruler = label_credits(asked, [_by_length(g) for g in asked])
+    ruler = label_credits(asked, [scored_by_length(replace(g, preferences=())) for g in asked])
     names = [_part(group) for group in asked]
     rows: list[tuple[CellValue, ...]] = []
-    for name in (*dict.fromkeys(names), "all"):
+    parts = list(dict.fromkeys(names))
+    for name in (*parts, *["all"] * (len(parts) > 1)):
         of = [k for k, found in enumerate(names) if name in ("all", found)]
         mine = credit[of]
         rows.append((name, len(of), bounded_win_rate(mine), bounded_win_rate(ruler[of]),
@@ -81,8 +83,3 @@ def _said(group: Group, i: int, j: int) -> float:
 def _part(group: Group) -> str:
     named = str(group.prompt.meta.get("subset", group.prompt.meta.get("source", ""))).lower()
     return "all pairs" if not named else NATURAL if NATURAL in named else f"adversarial {named}"
-
-
-def _by_length(group: Group) -> Group:
-    lengths = np.array([float(len(c.text)) for c in group.completions])
-    return replace(group, scores=lengths, preferences=())

@@ -14,6 +14,9 @@ from tandem.statistics.games.cycles import Decomposition, decompose_flow
 from tandem.statistics.games.matrix import PreferenceMatrix, check_names
 from tandem.statistics.numerics import Floats, Ints
 
+MOST_COUNTED = 5_000
+"""Names above which votes are not counted: each table has the square of it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Votes:
@@ -151,7 +154,8 @@ def count_votes(votes: Iterable[tuple[str, str, str]]) -> Votes:
         votes: for each the two names and the winner: `a` the first, `b` the second, or `tie`.
 
     Raises:
-        DataError: there is none, a winner is unknown, or both sides are the same.
+        DataError: there is none, a winner is unknown, both sides are the same, or there are too
+            many names.
 
     Example:
         >>> count_votes([("x", "y", "a"), ("y", "x", "tie")]).matrix().preference("x", "y")
@@ -174,6 +178,12 @@ def count_votes(votes: Iterable[tuple[str, str, str]]) -> Votes:
             )
         names.setdefault(a, len(names))
         names.setdefault(b, len(names))
+        if len(names) > MOST_COUNTED:
+            raise DataError(
+                f"vote {k} brings the {len(names):,}th name, `{b}`",
+                f"a table has a cell for every two names, and is made of {MOST_COUNTED:,} at most",
+                "give the votes between those that you want to compare",
+            )
         tally[a, b, winner] = tally.get((a, b, winner), 0) + 1
     if not names:
         raise DataError("no votes", "a game is counted from votes", "give at least one")
