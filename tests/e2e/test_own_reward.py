@@ -79,6 +79,8 @@ def share_of_eight(run: Path) -> float:
 def test_an_answer_key_is_a_reward(model: Path, reward: Path, tmp_path: Path, capsys):
     data, out = write_rows(tmp_path / "sums.jsonl", keys=True), tmp_path / "run"
     words = ["run", "grpo", f"--model={model}", f"--data={data}", f"--out={out}", *FAST]
+    assert cli.main(["plan", *words[1:], "--reward", "truth"]) == 0
+    assert capsys.readouterr().out.split("\n")[0].split() == ["grpo"]  # no reward is fitted
     assert cli.main([*words, "--reward", "truth", "--evaluate=quick"]) == 0
     assert share_of_eight(out) > 0.6
     assert 'source = "truth"' in (out / "run.toml").read_text()

@@ -251,7 +251,9 @@ def _some(groups: Groups, task: Task) -> _Rows:
     chosen = Groups.of(groups[i] for i in range(0, len(groups), -(-len(groups) // ROWS)))
     tokenizer = load_tokenizer(task.base.path)
     limit = context_length(task.base.path)
-    found = [g for g in chat.encode_groups(chosen, tokenizer, max_length=limit).groups if len(g)]
+    alone = not any(len(group) for group in chosen)  # prompts to sample from
+    read = chat.encode_groups(chosen, tokenizer, max_length=limit).groups
+    found = [group for group in read if alone or len(group)]
     if not found:
         raise DataError(
             f"none of {len(chosen)} groups fits into {limit} tokens",
