@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +111,7 @@ def resolve_extent(
     before = _extent_before(options, method.name)
     evaluate = options.evaluate or before.get("evaluate") or ("quick" if own else "full")
     start = options.start or before.get("start")
-    needs_start = "pi_sft" in inspect.signature(method.recipe).parameters
+    needs_start = "pi_sft" in method.inputs
     if start is not None or not own or not needs_start:
         return Extent(start or "sft", evaluate, options.eval_data)
     asked = any(word.startswith("--sft.") for word in words)

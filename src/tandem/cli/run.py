@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,7 +255,7 @@ def adapter_rate_lines(
     """Yield a line for each learning rate that is meant for whole weights where adapters train."""
     if configs["machine"].lora is None:
         return
-    fits_reward = "r_phi" in signature(method.recipe).parameters and not given_reward
+    fits_reward = "r_phi" in method.read_inputs(configs[method.name]) and not given_reward
     before = ["reward"] if fits_reward else []
     named = [method.name, *all_shared_parts(configs[method.name]), *before]
     usual = {flag: lr for name in named for flag, lr in _rates(name, load_method(name).config())}

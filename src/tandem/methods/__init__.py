@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal
 
 from tandem.errors import ConfigError, nearest_name
@@ -237,6 +238,18 @@ class Method:
     row: MethodRow
     config: type[Any]
     recipe: Callable[..., Any]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what the recipe starts from: `pi_sft`, `D`, `r_phi`, ..."""
+        return tuple(p for p in signature(self.recipe).parameters if p not in ("run", "cfg"))
+
+    def read_inputs(self, cfg: Any) -> frozenset[str]:
+        """Return those that it reads with these settings; the others need not be made.
+
+        A config whose settings leave some unread names them in its property `unread`.
+        """
+        return frozenset(self.inputs) - getattr(cfg, "unread", frozenset[str]())
 
 
 def find_method(name: str) -> MethodRow:

@@ -77,6 +77,11 @@ class CAIConfig:
                 "give rlaif.learn = 'ppo' or 'dpo', or stop at SL-CAI with cai.learn = 'sl'",
             )
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """Validation, where no stage samples while it trains."""
+        return frozenset({"validation"}) if self.learn == "sl" else self.rlaif.unread
+
 
 def recipe(
     run: Run,

@@ -64,6 +64,11 @@ class RLAIFConfig:
     def __post_init__(self) -> None:
         check_ranges(self, "rlaif")
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """Validation is of policies that sample while they train; DPO does not."""
+        return frozenset({"validation"}) if self.learn == "dpo" else frozenset()
+
 
 def recipe(
     run: Run,

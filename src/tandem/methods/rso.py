@@ -100,6 +100,12 @@ class RSOConfig:
         return rejection(beta, self.keep, dedupe=self.dedupe, unit=self.unit)
 
     @property
+    def unread(self) -> frozenset[str]:
+        """The reward, where it does not rank."""
+        ranks = self.ranker == "reward" and self.source != "direct"
+        return frozenset() if ranks else frozenset({"r_phi"})
+
+    @property
     def candidates(self) -> int:
         """Answers drawn a prompt: `sft` needs more than it keeps only to find different ones."""
         return self.pool if self.source == "rso" or self.dedupe else self.keep
@@ -110,12 +116,13 @@ def open_ranker(
     pi_sft: Checkpoint,
     prompts: Groups,
     D: Groups | None,
-    r_phi: Checkpoint | Judge,
+    r_phi: Checkpoint | Judge | None,
     sampling: Sampling,
     cfg: RSOConfig,
 ) -> tuple[Judge, Judge | None]:
     """Return r_psi, the mean of logit rho_psi(x, y, y_b), and rho_psi; or the reward alone."""
     if cfg.ranker == "reward":
+        assert r_phi is not None, "read_inputs names it"
         return reward_judge(r_phi), None
     fitted = run("ranker", preference.fit, pi_sft, D, cfg.preference)
     y_b = run("baselines", sample, pi_sft, prompts, n=cfg.baselines, sampling=sampling)
@@ -127,7 +134,7 @@ def recipe(
     pi_sft: Checkpoint,
     prompts: Groups,
     D: Groups | None,
-    r_phi: Checkpoint | Judge,
+    r_phi: Checkpoint | Judge | None,
     sampling: Sampling,
     cfg: RSOConfig = RSOConfig(),
 ) -> Checkpoint:

@@ -81,7 +81,7 @@ def check_translation(path: Path, configs: Mapping[str, Any], seed: int = 0) -> 
         said = inputs.run(
             "translations", sample, inputs.pi_sft, asked, n=2, sampling=inputs.sampling
         )
-        scored = list(inputs.run("scored", judge, said, RewardModel(inputs.r_phi)))
+        scored = list(inputs.run("scored", judge, said, inputs.proxy))
     return translation_gates([np.asarray(g.scores, np.float64) for g in scored], scored)
 
 

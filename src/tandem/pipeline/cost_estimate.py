@@ -218,11 +218,11 @@ def _fits(
     if task.compared and preferences is not None and given_reward is None:
         pairs = _some(preferences, task)
         judged = evaluation == "full" or method.row.fits == "reward"
-        if judged or "r_phi" in _inputs(method):
+        if judged or "r_phi" in method.read_inputs(own):
             reward = _of_data("reward", configs["reward"], pairs)
             times = 1 + ENSEMBLE_SIZE * judged
             fits.append(replace(reward, times=times, head=False))
-        if "D" in _inputs(method) and method.name != "reward" and hasattr(own, "epochs"):
+        if "D" in method.inputs and method.name != "reward" and hasattr(own, "epochs"):
             reads = method.name in ("dpo", "kto")
             fits.append(replace(_of_data(method.name, own, pairs), reference=reads))
     if method.name in ON_POLICY:
@@ -236,12 +236,6 @@ def _fits(
             "run it with small --sizes first; every stage prints its time and memory",
         )
     return fits
-
-
-def _inputs(method: Method) -> set[str]:
-    import inspect
-
-    return set(inspect.signature(method.recipe).parameters)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -363,17 +362,11 @@ class Inputs:
 
     def run_recipe(self, method: Method) -> tuple[Any, float]:
         """Run a method's recipe on what it names; return the result and its stages' seconds."""
-        wanted = [p for p in inspect.signature(method.recipe).parameters if p not in ("run", "cfg")]
         cfg = with_shared_parts(self.configs[method.name], self.configs)
         given_reward = self.given_reward is not None
-        is_watched = (self.labelled or given_reward) and not _learns_offline(cfg)
-        unread = {"D": given_reward, "validation": not is_watched}
-        given = {name: None if unread.get(name) else getattr(self, name) for name in wanted}
+        missing = {"D": given_reward, "validation": not (self.labelled or given_reward)}
+        read = {name for name in method.read_inputs(cfg) if not missing.get(name)}
+        given = {name: getattr(self, name) if name in read else None for name in method.inputs}
         before = set(self.run.called)
         result = method.recipe(self.run, **given, cfg=cfg)
         return result, stage_seconds(self.run, set(self.run.called) - before)
-
-
-def _learns_offline(cfg: Any) -> bool:
-    """True where a recipe that may sample while it trains was told to fit pairs: no validation."""
-    return "dpo" in (getattr(part, "learn", None) for part in (cfg, getattr(cfg, "rlaif", None)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from tandem.data.chat.transcripts import is_whole_text
@@ -53,7 +52,7 @@ def check_labels(
         )
     if method.name == "kto" and task.preferences is not None:
         _require_two_prompts(task.preferences)
-    wanted = set(inspect.signature(method.recipe).parameters)
+    wanted = set(method.inputs)
     if FITTED & wanted == {"validation"}:
         wanted -= {"validation"}  # a language model judges, and people only look on
     if given_reward or not COMPARED & wanted or task.compared:
@@ -97,7 +96,7 @@ def check_demonstrations(method: Method, task: Task, start: str) -> None:
     Raises:
         DataError: there is no answer in the data.
     """
-    wanted = set(inspect.signature(method.recipe).parameters)
+    wanted = set(method.inputs)
     imitates = "demonstrations" in wanted or ("pi_sft" in wanted and start == "sft")
     if not imitates or task.rater is not None or len(task.demonstrations):
         return
@@ -120,7 +119,7 @@ def check_prompts(method: Method, task: Task) -> None:
         DataError: the method samples answers to prompts, and the data holds whole texts; or it
             needs questions with one checkable answer, and there are none.
     """
-    wanted = set(inspect.signature(method.recipe).parameters)
+    wanted = set(method.inputs)
     if "prompts" in wanted and any(is_whole_text(g.prompt) for g in task.prompts[:1]):
         raise DataError(
             f"{task.name} holds whole texts without a prompt, and {method.name} answers prompts",

@@ -18,7 +18,7 @@ from tandem.pipeline.costs import cost_table
 from tandem.pipeline.inputs import Inputs
 from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.names import folder_name
-from tandem.runs.records import read_exam_text
+from tandem.runs.records import read_exam_text, read_value
 from tandem.stages.evaluate_held_out import evaluate_held_out
 from tandem.stages.evaluate_marks import evaluate_marks
 from tandem.stages.evaluate_reward import evaluate_preferences, evaluate_reward
@@ -34,18 +34,45 @@ def evaluate_quickly(inputs: Inputs, method: Method, result: Any) -> str:
     parts: list[str] = []
     if fits == "reward":
         exam = inputs.run("reward-exam", evaluate_reward, RewardModel(result), inputs.held_out)
-        parts.append(
-            f"reward model on {len(inputs.held_out)} held-out comparisons\n" + read_exam_text(exam)
-        )
+        parts.append(_reward_text(inputs, exam))
     elif fits == "preference":
         judges = {str(result): PreferenceModel(result)}
         exam = inputs.run("preference-exam", evaluate_preferences, judges, inputs.held_out)
         parts.append(read_exam_text(exam))
     else:
+        if (exam := _examine_climbed_reward(inputs, method)) is not None:
+            parts.append(_reward_text(inputs, exam))
         parts += _policy_parts(inputs, result)
     judges = "reward models" if inputs.given_reward is None else "the reward"
     more = "" if fits == "solver" else f"\nwin rates by {judges}: --evaluate full"
     return "\n\n".join([*parts, f"{cost_table(inputs.run)}{more}"])
+
+
+def _reward_text(inputs: Inputs, exam: dict[str, Any]) -> str:
+    return f"reward model on {len(inputs.held_out)} held-out comparisons\n{read_exam_text(exam)}"
+
+
+def warn_of_weak_reward(inputs: Inputs, method: Method) -> None:
+    """Say, before a method climbs a fitted reward, where that reward knows nothing."""
+    exam = _examine_climbed_reward(inputs, method)
+    if exam is None:
+        return
+    low = read_value(exam, "numbers", "measures", "accuracy", "low")
+    if low is None or low <= 0.5:
+        text = (
+            "the reward is not seen to be better than a coin on held-out comparisons: what climbs "
+            "it climbs noise. Give more comparisons, or a larger --reward.optim.lr"
+        )
+        inputs.run.events.log("note", text=text)
+
+
+def _examine_climbed_reward(inputs: Inputs, method: Method) -> dict[str, Any] | None:
+    """Examine the reward that a method reads; None where it reads none that was fitted."""
+    read = method.read_inputs(inputs.configs[method.name])
+    fitted = inputs.given_reward is None and inputs.labelled
+    if method.row.fits != "policy" or not fitted or "r_phi" not in read:
+        return None
+    return inputs.run("reward-exam", evaluate_reward, inputs.proxy, inputs.held_out)
 
 
 def _policy_parts(inputs: Inputs, result: Policy) -> list[str]:

@@ -14,7 +14,7 @@ from tandem.methods import Method
 from tandem.pipeline.costs import cost_table
 from tandem.pipeline.evaluate_result import describe_gold, evaluate_against_start, evaluate_solver
 from tandem.pipeline.inputs import Inputs, Start
-from tandem.pipeline.quick import evaluate_quickly, known_policies
+from tandem.pipeline.quick import evaluate_quickly, known_policies, warn_of_weak_reward
 from tandem.report.rounds_picture import draw_rounds
 from tandem.runs.atomic_files import write_text
 from tandem.runs.checkpoint import Checkpoint
@@ -54,6 +54,8 @@ def run_method(
         given_reward: what the method learns from in place of a reward fitted to comparisons.
     """
     inputs = Inputs(run, task, configs, start, given_reward)
+    if evaluation == "quick":
+        warn_of_weak_reward(inputs, method)
     result, spent = inputs.run_recipe(method)
     if isinstance(policy := getattr(result, "policy", result), Checkpoint):
         run.keep_result(policy)

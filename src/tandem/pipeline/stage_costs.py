@@ -84,7 +84,7 @@ def plan_stages(
         given_reward: the user gave one, so none is fitted and no comparison is read.
     """
     sizes = _Lengths.of(task, configs)
-    wanted = set(method.recipe.__annotations__)
+    wanted = set(method.read_inputs(configs[method.name]))
     if given_reward:
         wanted -= {"D", "r_phi", "validation"}
     stages: list[PlannedStage] = []

@@ -5,7 +5,7 @@ Every function is pure: it takes prompts or answers, and returns numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def prompt_gates(splits: Mapping[str, Groups]) -> list[Gate]:
     ]
 
 
-def empty_shares(prompts: Sequence[Group]) -> dict[str, tuple[float, float, float]]:
+def empty_shares(prompts: Iterable[Group]) -> dict[str, tuple[float, float, float]]:
     """The share of evaluation's constraints that each of `EMPTY_ANSWERS` keeps.
 
     Returns:
@@ -76,7 +76,7 @@ def _kept(asked: Sequence[Sequence[Constraint]], text: str) -> float:
     return float(np.mean([share_kept(each, text) for each in asked if each]))
 
 
-def empty_answer_lines(prompts: Sequence[Group]) -> Iterator[str]:
+def empty_answer_lines(prompts: Iterable[Group]) -> Iterator[str]:
     """Yield a table of what answers that say nothing keep."""
     yield f"{'an answer that says nothing':32s} {'all':>7s} {'trained':>8s} {'new':>7s}"
     for name, (every, trained, new) in empty_shares(prompts).items():
