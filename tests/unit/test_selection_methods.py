@@ -305,8 +305,9 @@ def test_the_last_policy_is_kept_where_that_is_asked_for(
         monkeypatch.setattr(method, "run_validation", numbers)
     pi, x, r = Checkpoint(Path("pi_sft")), Groups.of([]), Checkpoint(Path("r"))
     validation = Validation(x, (("held_out", Any),), choose="held_out")  # type: ignore[arg-type]
-    given: Any = (Steps(), pi, x, r, Sampling(), validation)
+    run: Any = Steps()
     steps = ReSTConfig(grow=2, improve=2, keep=keep)
-    assert str(rest.recipe(*given, steps)) == rest_keeps
+    assert str(rest.recipe(run, pi, x, r, Sampling(), validation, steps)) == rest_keeps
     assert sampled["grown-2"] == grown_from
-    assert str(raft.recipe(*given, RAFTConfig(stages=3, keep=keep))) == raft_keeps
+    stages = RAFTConfig(stages=3, keep=keep)
+    assert str(raft.recipe(run, pi, x, r, Sampling(), validation, stages)) == raft_keeps
