@@ -7,8 +7,9 @@ See docs/theory/over_optimisation.md.
 
 Hypotheses, settings and how they were found: overoptimisation.md. Each seed is a run folder, so a
 killed command goes on where it stopped, and another process may do other seeds with `--only`. Once
-all seeds are done the numbers are written to OUT/overoptimisation.json, and the figure and the page
-are made from that file; `--page` makes them again without any run.
+all seeds are done what was measured is written to OUT/overoptimisation.parquet, prompt by prompt,
+and the numbers made of it to OUT/overoptimisation.json, from which the figure and the page are
+made; `--page` makes all of them again without any run.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 
 import levers
 import turnover
+from outcome_trees import read_outcomes, write_outcomes
 from pages import intervals_of, measured_today, not_again, with_interval
 from tandem.evaluation.reward_hacking import draw_panels
 from tandem.runs.environment import code_commit
@@ -69,9 +71,11 @@ def main(words: list[str] | None = None) -> int:
             print(f"no page yet: seeds {left} are not done", file=sys.stderr)
             return 0
         asked.out.mkdir(parents=True, exist_ok=True)
-        found = collected(asked.runs, asked.seeds, plan)
-        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        keep([_folder(asked.runs, seed) for seed in range(asked.seeds)], plan, file)
     found = json.loads(file.read_text(encoding="utf-8"))
+    if (outcomes := file.with_suffix(".parquet")).exists():
+        found |= turnover.numbers(**read_outcomes(outcomes))
+        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     draw(found, file.with_suffix(".svg"))
     file.with_suffix(".md").write_text(page(found), encoding="utf-8")
     print(file.with_suffix(".md"))
@@ -82,19 +86,24 @@ def _folder(runs: Path, seed: int) -> Path:
     return runs / f"seed-{seed}"
 
 
-def collected(runs: Path, seeds: int, plan: levers.Plan) -> dict[str, Any]:
-    """The result of all seeds as JSON."""
-    folders = [_folder(runs, seed) for seed in range(seeds)]
+def keep(folders: list[Path], plan: levers.Plan, file: Path) -> None:
+    """Write what all seeds have measured, and beside it how."""
+    climbs, pools = ([read(f) for f in folders] for read in (levers.climbs, levers.pools))
+    write_outcomes({"climbs": climbs, "pools": pools}, file.with_suffix(".parquet"))
+    file.write_text(json.dumps(collected(folders, plan), indent=1) + "\n", encoding="utf-8")
+
+
+def collected(folders: list[Path], plan: levers.Plan) -> dict[str, Any]:
+    """What the seeds were made with, as JSON."""
     base = json.loads((Micro().model() / "made.json").read_text(encoding="utf-8"))
     return {
-        "seeds": list(range(seeds)),
+        "seeds": list(range(len(folders))),
         "plan": asdict(plan),
         "levers": {name: asdict(lever) for name, lever in levers.LEVERS.items()},
         "base": base.get("sha256"),
         "commit": code_commit(),
         **measured_today(),
         "seconds": sum(r.seconds for f in folders for r in levers.read_records(f)),
-        **turnover.numbers([levers.climbs(f) for f in folders], [levers.pools(f) for f in folders]),
     }
 
 

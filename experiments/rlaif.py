@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from outcome_trees import read_outcomes, write_outcomes
 from pages import measured_today, not_again, with_interval
 from tandem.cli.run import default_configs
 from tandem.data.groups import Groups
@@ -210,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/rlaif-experiment"))
-    parser.add_argument("--results", type=Path, help="JSON, and a page of the same name beside it")
+    parser.add_argument("--results", type=Path, help="JSON; beside it a page, and the outcomes")
     parser.add_argument("--page", action="store_true", help="only the page, from the JSON")
     parser.add_argument("--pairs", type=int, default=Sizes().pairs)
     parser.add_argument("--held_out", type=int, default=1000)
@@ -221,28 +222,46 @@ def main() -> None:
     told = parser.parse_args()
     if told.page:
         results = json.loads(told.results.read_text(encoding="utf-8"))
-        told.results.with_suffix(".md").write_text(page(results))
+        if (outcomes := told.results.with_suffix(".parquet")).exists():
+            results["tasks"] = estimated(read_outcomes(outcomes))
+        write_results(results, told.results)
         return
     sizes = Sizes(told.demonstrations, told.pairs, told.held_out, told.prompts, told.evaluation)
-    results: dict[str, Any] = {"seeds": told.seeds, "sizes": sizes.amounts(task=True), "tasks": {}}
+    results: dict[str, Any] = {"seeds": told.seeds, "sizes": sizes.amounts(task=True)}
     results |= measured_today()
+    kept: dict[str, dict[str, Rows]] = {}
     with Run(told.out, 0, machine=Machine()) as work:
         for task in told.tasks:
             # one world a task: every seed meets the same evaluation prompts
             runs = [work.scope(f"{task}-{s}", s) for s in range(told.seeds)]
             courses = [inputs(run, task, sizes, 0) for run in runs]
             each = [labels(c) for c in courses]
-            ways = {way: [e[way] for e in each] for way in each[0]}
-            results["tasks"][task] = {"labels": measured(ways, ONE)}
+            kept[task] = {"labels": {way: [e[way] for e in each] for way in each[0]}}
             if task == "micro-dialogue":
                 found = [policies(c) for c in courses]
-                rows = {name: [f[name] for f in found] for name in found[0]}
-                results["tasks"][task]["policies"] = measured(rows, "SFT")
+                kept[task]["policies"] = {name: [f[name] for f in found] for name in found[0]}
+    results["tasks"] = estimated(kept)
     print(page(results))
     if told.results is not None:
         told.results.parent.mkdir(parents=True, exist_ok=True)
-        told.results.write_text(json.dumps(results, indent=1) + "\n")
-        told.results.with_suffix(".md").write_text(page(results))
+        outcomes = write_outcomes(kept, told.results.with_suffix(".parquet"))
+        results["tasks"] = estimated(read_outcomes(outcomes))
+        write_results(results, told.results)
+
+
+def estimated(kept: Mapping[str, Mapping[str, Rows]]) -> dict[str, Any]:
+    """Return the numbers of every task: of reward models by labels, and of policies."""
+    against = {"labels": ONE, "policies": "SFT"}
+    return {
+        task: {part: measured(rows, against[part]) for part, rows in parts.items()}
+        for task, parts in kept.items()
+    }
+
+
+def write_results(results: Mapping[str, Any], file: Path) -> None:
+    """Write the JSON, and the page of the same name beside it."""
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    file.with_suffix(".md").write_text(page(results))
 
 
 def _slug(way: str) -> str:

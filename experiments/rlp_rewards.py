@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from outcome_trees import read_outcomes, write_outcomes
 from pages import (
     FOLDER,
     intervals_of,
@@ -80,10 +81,15 @@ def main(words: list[str] | None = None) -> int:
         if asked.bench is None:
             parser.error("give the folder of a comparison, or --page")
         seeds = sorted(asked.bench.glob("seed-*"), key=_number)[: asked.seeds]
-        found = collected([_number(s) for s in seeds], [measured(s) for s in seeds])
         asked.out.mkdir(parents=True, exist_ok=True)
+        kept = [measured(s) for s in seeds]
+        write_outcomes(kept, file.with_suffix(".parquet"))
+        found = collected([_number(s) for s in seeds], kept)
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     found = json.loads(file.read_text(encoding="utf-8"))
+    if (outcomes := file.with_suffix(".parquet")).exists():
+        found |= numbers(read_outcomes(outcomes))
+        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     file.with_suffix(".md").write_text(page(found, asked.name), encoding="utf-8")
     print(file.with_suffix(".md"))
     return 0
@@ -178,20 +184,24 @@ def _number(seed: Path) -> int:
 
 
 def collected(seeds: Sequence[int], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was measured when, and its numbers."""
+    return {
+        "seeds": list(seeds),
+        "prompts": len(found[0]["prompts"]),
+        "commit": code_commit(),
+        **measured_today(),
+        **numbers(found),
+    }
+
+
+def numbers(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over seeds and prompts, of what each seed's exams said."""
     rewards = list(_rewards(found))
     compared = [row for row in rewards if row["gain"]]
     corrected = holm([row["gain"]["p_value"] for row in compared])
     for row, p in zip(compared, corrected, strict=True):
         row["holm_p"] = float(p)
-    return {
-        "seeds": list(seeds),
-        "prompts": len(found[0]["prompts"]),
-        "commit": code_commit(),
-        **measured_today(),
-        "rewards": rewards,
-        "labels": list(_labels(found)),
-    }
+    return {"rewards": rewards, "labels": list(_labels(found))}
 
 
 def _rewards(found: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

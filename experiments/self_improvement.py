@@ -46,6 +46,7 @@ from typing import Any
 import numpy as np
 
 import ways
+from outcome_trees import read_outcomes, write_outcomes
 from pages import measured_today, not_again
 from tandem.cli.run import default_configs
 from tandem.data.groups import Groups
@@ -83,6 +84,7 @@ CLAIMS = (
 SHIPPED = {"first": 1, "seeds": 5, "evaluation": 999, "out": Path("runs/self-improvement")}
 WAYS = {"first": 6, "seeds": 10, "evaluation": 2997, "out": Path("runs/self-improvement-ways")}
 """What is reported of either base."""
+TITLE = "Self-improvement on "
 CLAIMED = ("", "claim", "decoder", "where", "gain", "Holm p", "verdict")
 
 
@@ -179,27 +181,38 @@ def learned_from(run: Run, loops: int) -> dict[str, dict[str, list[int]]]:
     return found
 
 
-def numbers(found: Mapping[str, Any], told: argparse.Namespace, base: Checkpoint) -> dict[str, Any]:
-    """Return what the page needs: accuracies and gains with intervals, claims, and settings."""
-    solved = {n: {d: np.array(v) for d, v in by.items()} for n, by in found["solved"].items()}
-    parts = {name: np.array(inside) for name, inside in found["parts"].items()}
-    laid = {o: accuracy_evaluation(solved, parts, opponent=o) for o in OPPONENTS}
+def about(found: Mapping[str, Any], told: argparse.Namespace, base: Checkpoint) -> dict[str, Any]:
+    """Return how it was measured: the settings, and what was counted."""
     cfg = settings()
     return {
-        "title": f"Self-improvement on {world(told)}",
+        "title": f"{TITLE}{world(told)}",
         "command": "python experiments/self_improvement.py" + (" --ways" if told.ways else ""),
         "seeds": list(reported(told)),
         "training": told.prompts,
-        "sizes": {name: int(inside.sum()) for name, inside in parts.items()},
         "settings": {name: asdict(cfg[name]) for name in ("lmsi", "star", "direct")},
         "base": base.hash,
         "commit": code_commit(),
         **measured_today(),
+        "chains": found["chains"],
+    }
+
+
+def numbers(found: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return accuracies and gains with their intervals, and the claims.
+
+    Args:
+        found: `solved` and `parts`, as `collect` returns them.
+        where: it was measured.
+    """
+    solved = {n: {d: np.array(v) for d, v in by.items()} for n, by in found["solved"].items()}
+    parts = {name: np.array(inside, np.bool_) for name, inside in found["parts"].items()}
+    laid = {o: accuracy_evaluation(solved, parts, opponent=o) for o in OPPONENTS}
+    return {
+        "sizes": {name: int(inside.sum()) for name, inside in parts.items()},
         "claims": claims(solved, parts),
         "accuracy": rows(laid["base"].accuracy),
         "gains": {opponent: rows(each.gain) for opponent, each in laid.items()},
-        "chains": found["chains"],
-        "measured": measured(laid["base"], told),
+        "measured": measured(laid["base"], where, len(found["chains"])),
     }
 
 
@@ -213,16 +226,16 @@ def world(told: argparse.Namespace) -> str:
     return "micro arithmetic, several ways" if told.ways else "micro arithmetic"
 
 
-def measured(found: AccuracyEvaluation, told: argparse.Namespace) -> dict[str, str]:
+def measured(found: AccuracyEvaluation, where: str, seeds: int) -> dict[str, str]:
     """Say what the pages of the methods show."""
-    said, where = {}, world(told)
+    said = {}
     for name, who in {"lmsi": "LMSI", "star": "STaR", "direct": "direct"}.items():
         gains = [
             f"{decoder} {signed(spelled(e.scale_by(100)))}"
             for decoder in ("greedy", "sampled")
             if (e := found.gain[who, decoder]["all"])
         ]
-        said[name] = f"points over the base on {where}, {told.seeds} seeds: {', '.join(gains)}."
+        said[name] = f"points over the base on {where}, {seeds} seeds: {', '.join(gains)}."
     return said
 
 
@@ -350,7 +363,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="runs/self-improvement, with -ways; resumed")
     parser.add_argument("--page", type=Path, default=None, help="write the page and its JSON here")
     parser.add_argument("--quick", action="store_true", help="no votes of LMSI, no checked steps")
-    parser.add_argument("--again", action="store_true", help="only the page, from the JSON")
+    parser.add_argument("--again", action="store_true", help="only the page, from what is kept")
     told = parser.parse_args()
     for name, value in (WAYS if told.ways else SHIPPED).items():
         if getattr(told, name) is None:
@@ -359,12 +372,17 @@ def main() -> None:
         base = Checkpoint(TASK.model(), "base")
         with Run(told.out, 0) as run:
             base = ways.base(run, base) if told.ways else base
-            found = numbers(collect(run, base, told), told, base)
+            kept = collect(run, base, told)
+            found = about(kept, told, base)
         file = (told.page or told.out / "result.md").with_suffix(".json")
-        file.write_text(json.dumps(found, separators=(",", ":")) + "\n", encoding="utf-8")
+        write_outcomes(kept, file.with_suffix(".parquet"))
     else:
         file = told.page.with_suffix(".json")
-    text = page(json.loads(file.read_text(encoding="utf-8")), file.stem)
+        found = json.loads(file.read_text(encoding="utf-8"))
+    if (outcomes := file.with_suffix(".parquet")).exists():
+        found |= numbers(read_outcomes(outcomes), found["title"].removeprefix(TITLE))
+        file.write_text(json.dumps(found, separators=(",", ":")) + "\n", encoding="utf-8")
+    text = page(found, file.stem)
     file.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 

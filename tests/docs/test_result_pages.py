@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import iterated
+import outcome_trees
 import pages
 import remake
 import rlaif
@@ -70,6 +71,22 @@ def test_committed_pages_are_made_from_their_json():
 def test_a_command_names_no_folder_of_one_machine():
     said = portable("tandem bench /home/x/experiments/rso.toml --out /home/x/runs/a --workers 2")
     assert said == "tandem bench experiments/rso.toml --workers 2"
+
+
+def test_what_was_measured_comes_back_as_it_was(tmp_path: Path):
+    """Tables, lists of seeds, numbers of prompts, and what is neither."""
+    found = [
+        {
+            "climb": [{"round": 3, "truth": np.array([0.5, 2.0])}],
+            "ns": [1, 2],
+            "prompts": ["a", "b"],
+        },
+        {"parts": {"all": [True, False]}, "rows": [[0.5, float("nan")], [1.0, 0.25]], "no": {}},
+    ]
+    again = outcome_trees.read_outcomes(outcome_trees.write_outcomes(found, tmp_path / "x.parquet"))
+    plain = json.dumps(found, default=lambda x: x.tolist())
+    assert json.dumps(again) == plain
+    assert isinstance(again[0]["ns"][0], int)
 
 
 def test_prompts_of_a_seed_alone_are_not_paired_with_those_of_another():

@@ -123,7 +123,7 @@ def test_a_small_run_is_resumed_and_becomes_a_page(
     assert overoptimisation.main(words) == 0
     assert [r.seconds for r in levers.read_records(tmp_path / "runs" / "seed-0")] == seconds
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert names == {f"overoptimisation.{ext}" for ext in ("json", "md", "svg")}
+    assert names == {f"overoptimisation.{ext}" for ext in ("json", "md", "parquet", "svg")}
     told = json.loads((tmp_path / "out" / "overoptimisation.json").read_text())
     assert [row["lever"] for row in told["table"]] == ["SFT", *kept]
     assert np.shape(told["curves"]["free"]["truth"]) == (2, 4)

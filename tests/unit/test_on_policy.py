@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,12 +95,17 @@ def seed_of(k: int, accuracy: dict[str, float], prompts: int = 400) -> dict[str,
     return {"rewards": rows, "credits": credits, "labels": [label], "prompts": names}
 
 
-def test_the_page_says_which_reward_became_more_accurate():
+def test_the_page_says_which_reward_became_more_accurate(tmp_path: Path):
     seeds = [seed_of(k, {"r_phi": 0.6, "r_hat a": 0.8}) for k in range(4)]
     found = json.loads(json.dumps(rlp_rewards.collected(range(4), seeds)))
     at = {(r["policy"], r["reward"]): r for r in found["rewards"]}
     assert at["pi_theta", "r_hat a"]["gain"]["mean"] == pytest.approx(0.2, abs=0.05)
     assert at["pi_theta", "r_phi"]["gain"] is None
+    kept = rlp_rewards.read_outcomes(rlp_rewards.write_outcomes(seeds, tmp_path / "x.parquet"))
+    again = rlp_rewards.numbers(kept)["rewards"]
+    assert [r["accuracy"]["mean"] for r in again] == [
+        r["accuracy"]["mean"] for r in found["rewards"]
+    ]
     page = rlp_rewards.page(found, "name")
     assert "| r_hat a | yes | yes | not shown equal: +" in page
     assert "| SPG | 10 | 0.800 (no interval)" in page  # the same in all four seeds
