@@ -100,13 +100,15 @@ def _numbers(
 def policies(inputs: Inputs) -> dict[str, dict[str, list[float]]]:
     """Parts of the truth about the answers of base, SFT, SL-CAI and RL-CAI, prompt by prompt."""
     c = inputs
-    given = (c.base, c.pi_sft, c.D, c.x, c.formats, c.sampling, None, c.configs["cai"])
+    given = (c.base, c.pi_sft, c.D, c.prompts, c.formats, c.sampling, None, c.configs["cai"])
     rl_cai = cai.recipe(c.run, *given)
     sl_cai = next(r for r in c.run.records() if r.name == "sl-cai").load()
     who = {"base": c.base, "SFT": c.pi_sft, "SL-CAI": sl_cai, "RL-CAI": rl_cai}
     found: dict[str, dict[str, list[float]]] = {}
     for name, policy in who.items():
-        answers = c.run(f"answers-{name.lower()}", sample, policy, c.exam, n=1, sampling=c.sampling)
+        answers = c.run(
+            f"answers-{name.lower()}", sample, policy, c.eval_prompts, n=1, sampling=c.sampling
+        )
         rows = [(g.prompt.meta, truth_parts(g.prompt.meta, g.completions[0].text)) for g in answers]
         found[name] = {
             f"{kind} / {part}": [r[part] for meta, r in rows if meta["harmful"] == harmful]
