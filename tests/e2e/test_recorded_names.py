@@ -34,7 +34,8 @@ def old(tmp_path, monkeypatch):
 def test_a_folder_of_version_0_1_is_kept_whole(old, capsys):
     """Every stage is found again but the comparison of policies, whose gold is another judge now.
 
-    The old comparison stays where it is, and the new one has a name of its own.
+    The old comparison stays where it is, and the new one has a name of its own. The reward that
+    chose the policy is examined, which it was not then.
     """
     done = {p: p.stat().st_mtime_ns for p in Path("run").rglob("stage.json")}
     assert len(done) == 29
@@ -42,7 +43,9 @@ def test_a_folder_of_version_0_1_is_kept_whole(old, capsys):
     told = capsys.readouterr().err.splitlines()
     kept = {line.split()[0] for line in told if line.endswith("  kept")}
     assert {p.parent.relative_to("run").as_posix() for p in done} - kept == {"24-policy-exam"}
-    assert [line.split()[0] for line in told if "done in" in line] == ["25-policy-evaluation"]
+    assert [line.split()[0] for line in told if "done in" in line] == [
+        "25-reward-held-exam", "26-policy-evaluation",
+    ]  # fmt: skip
     after = {p: p.stat().st_mtime_ns for p in Path("run").rglob("stage.json")}
     assert {p: after[p] for p in done} == done
 

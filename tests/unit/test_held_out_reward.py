@@ -69,6 +69,13 @@ def test_a_held_out_reward_chooses_only_where_it_beats_a_coin(low, proven):
     assert any("the last policy is kept" in text for text in inputs.run.said) != proven  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("name", ["rlaif", "cai", "nash_md", "sppo", "self_play"])
+def test_methods_that_keep_their_last_policy_examine_no_reward_for_it(name):
+    assert not load_method(name).config.chooses_policy
+    assert opened(0.9).watch.choose is None
+    assert opened(0.9).validation.choose == "held_out"
+
+
 def test_a_test_set_never_chooses_what_is_tested_on_it():
     assert not opened(0.9, has_test_set=True).is_held_out_proven
 

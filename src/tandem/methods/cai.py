@@ -23,7 +23,7 @@ of epochs, 3 unless set, the paper 1.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
@@ -61,6 +61,9 @@ class CAIConfig:
         rlaif: who criticises, revises and compares, and the settings of stage 2: `pairs` counts
             red-team prompts; `learn` is ppo or dpo.
     """
+
+    chooses_policy: ClassVar[bool] = False
+    """No human label chooses, where none are supposed to be there: the last policy is kept."""
 
     K: Count = 4
     learn: Literal["rl", "sl"] = "rl"

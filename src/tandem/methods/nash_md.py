@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -72,6 +72,9 @@ class PlayConfig:
         preference: the settings of the model of two arguments.
         optim: optimiser and schedule.
     """
+
+    chooses_policy: ClassVar[bool] = False
+    """No score of single answers says which policy of a circle is best: the last one is kept."""
 
     prompts: Count = 64
     n: Count = 4

@@ -15,7 +15,7 @@ held-out human labels, because none are supposed to be there.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tandem.data.groups import Groups
 from tandem.engines import Sampling
@@ -53,6 +53,9 @@ class RLAIFConfig:
         ppo: PPO's settings; the paper has a KL coefficient of .05 and a learning rate of 1e-5.
         dpo: DPO's settings.
     """
+
+    chooses_policy: ClassVar[bool] = False
+    """No human label chooses, where none are supposed to be there: the last policy is kept."""
 
     asking: AIFeedback = field(default=AIFeedback())
     pairs: Count | None = None

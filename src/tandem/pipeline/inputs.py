@@ -288,11 +288,18 @@ class Inputs:
 
     @cached_property
     def validation(self) -> Validation:
-        """What a policy is validated with while it trains: never the evaluation prompts.
+        """What a policy is validated with while it trains, and who chooses the one that is kept."""
+        if self.given_reward is not None or not self.is_held_out_proven:
+            return self.watch
+        return replace(self.watch, choose="held_out")
+
+    @cached_property
+    def watch(self) -> Validation:
+        """Validation that chooses no policy: never on the evaluation prompts.
 
         Of data of your own all held-out prompts are for the evaluation. So a policy is watched on
         prompts that it trains on, by judges that have not seen its answers to them. Beside a reward
-        that was given, the truth alone is asked, and chooses no policy.
+        that was given, the truth alone is asked.
         """
         task, asked = self.task, self.task.asked_held_out
         if asked is None and any(r.name == "watched" for r in self.run.records()):
@@ -310,8 +317,7 @@ class Inputs:
             judges.append(("truth", task.truth))
         elif not given and self.gold_rm is not None:
             judges.append(("gold_rm", self.gold_rm))
-        chooses = "held_out" if not given and self.is_held_out_proven else None
-        return Validation(prompts[:VALIDATION_PROMPTS], tuple(judges), choose=chooses)
+        return Validation(prompts[:VALIDATION_PROMPTS], tuple(judges))
 
     @cached_property
     def is_held_out_proven(self) -> bool:
@@ -366,7 +372,11 @@ class Inputs:
         given_reward = self.given_reward is not None
         missing = {"D": given_reward, "validation": not (self.labelled or given_reward)}
         read = {name for name in method.read_inputs(cfg) if not missing.get(name)}
-        given = {name: getattr(self, name) if name in read else None for name in method.inputs}
+        chooses = getattr(cfg, "chooses_policy", True)
+        named = {name: name for name in method.inputs} | (
+            {} if chooses else {"validation": "watch"}
+        )
+        given = {n: getattr(self, named[n]) if n in read else None for n in method.inputs}
         before = set(self.run.called)
         result = method.recipe(self.run, **given, cfg=cfg)
         return result, stage_seconds(self.run, set(self.run.called) - before)
