@@ -6,6 +6,7 @@ import json
 import math
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from tandem.judges.position_bias import measure_position_bias
 from tandem.judges.templates import CompareFormat, FeedbackFormats
 from tandem.machine import Machine
 from tandem.rng import Seed
+from tandem.runs.checkpoint import Checkpoint
 from tandem.runs.events import Silent
 from tandem.stages.revise import revise
 
@@ -233,3 +235,19 @@ def test_one_refused_question_does_not_end_the_others(tmp_path, monkeypatch):
     assert told["failed"] == 1
     assert KEY not in told["text"]
     assert KEY.encode() not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
+
+
+def test_a_key_goes_to_its_own_house_and_is_never_a_setting(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "canary")
+    monkeypatch.setenv("MINE", "canary")
+    base = Checkpoint(Path("model"), "base")
+    keys = {
+        url: AIFeedback(model="m", server=url).lm(base).key  # type: ignore[attr-defined]
+        for url in ("https://api.openai.com/v1", "https://example.org/v1", "http://localhost/v1")
+    }
+    assert list(keys.values()) == ["OPENAI_API_KEY", None, None]
+    named = AIFeedback(model="m", server="https://example.org/v1", key="MINE")
+    assert named.lm(base).key == "MINE"  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="that the key is in is not set") as refused:
+        AIFeedback(model="m", server="https://example.org/v1", key="sk-canary")
+    assert "canary" not in str(refused.value)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
-from urllib.parse import urlsplit
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tandem.engines.language_models.addresses import KEY, KEY_HOST, usual_key
 from tandem.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ JudgeKind = Literal[
     "verdict", "letters", "rating", "rewards", "preferences", "classify", "pooling", "score"
 ]
 LANGUAGE = ("verdict", "letters", "rating")
-KEY, KEY_HOST = "OPENAI_API_KEY", "api.openai.com"
-"""A key's variable, and the only server to which it is sent without being asked for."""
 
 
 def add_judge_flags(parser: ArgumentParser) -> None:
@@ -142,7 +140,7 @@ def _language(options: Namespace, url: str, model: str) -> Judge:
             "a server may have several models",
             "give --judge_model, its name on the server",
         )
-    hosted = KEY if url.startswith("https://") and urlsplit(url).hostname == KEY_HOST else None
+    hosted = usual_key(url)
     lm = Server(model, url, options.judge_key or hosted)
     if options.judge_kind == "verdict":
         room = Sampling(temperature=0.0, max_tokens=options.judge_room)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
@@ -20,17 +19,15 @@ from typing import Any
 
 import httpx
 
-from tandem.engines.language_models.addresses import check_address
+from tandem.engines.language_models.addresses import check_address, check_key
 from tandem.engines.language_models.chat_answer import LARGEST_BODY
 from tandem.engines.language_models.response_cache import ResponseCache, request_key
 from tandem.engines.language_models.retry import Retrier, RetryPolicy, TransientError
-from tandem.errors import ConfigError, EngineError
+from tandem.errors import EngineError
 from tandem.errors.ranges import Count, check_ranges
 from tandem.machine import cache_folder
 
 Body = dict[str, Any]
-NAME = re.compile(r"[A-Z][A-Z0-9_]*")
-"""What is taken for the name of a variable, and repeated; anything else might be a key."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +54,7 @@ class JsonServer:
     def __post_init__(self) -> None:
         check_ranges(self, "server")
         check_address(self.url, "server.url")
-        if self.key is not None and not os.environ.get(self.key):
-            name = self.key if NAME.fullmatch(self.key) else "that the key is in"
-            raise ConfigError(
-                f"the environment variable {name} is not set",
-                f"{self.url} is asked with the key that it holds",
-                "give the variable's NAME, never the key, and export it; none for a server that "
-                "wants none",
-            )
+        check_key(self.key, self.url)
 
     def open(self) -> JsonSession:
         """Connect; nothing is asked yet."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tandem.engines import Sampling
 from tandem.engines.language_models import LanguageModel
-from tandem.engines.language_models.addresses import check_address
+from tandem.engines.language_models.addresses import check_address, check_key, usual_key
 from tandem.engines.language_models.local import LocalModel
 from tandem.engines.language_models.openai import Server
 from tandem.errors import ConfigError
@@ -26,8 +26,9 @@ class AIFeedback:
 
     Attributes:
         model: a model's folder, or with a server its name there; None asks the base itself.
-        server: address of an OpenAI-compatible server, with its key in OPENAI_API_KEY (none is
-            needed but there), None for a folder of this machine.
+        server: address of an OpenAI-compatible server; None for a folder of this machine.
+        key: environment variable with the server's key; OPENAI_API_KEY for api.openai.com, none
+            for others.
         orders: both, or one, whose label has the position bias in it.
         average: of the orders' and principles' readings: probability (the paper) or logit.
         hard: round soft labels to clicks.
@@ -39,6 +40,7 @@ class AIFeedback:
 
     model: str | None = None
     server: str | None = None
+    key: str | None = field(default=None, compare=False, metadata={WHEN_CHANGED: True})
     orders: Orders = "both"
     average: Average = "probability"
     hard: bool = False
@@ -50,6 +52,7 @@ class AIFeedback:
         check_ranges(self, "asking")
         if self.server is not None:
             check_address(self.server, "asking.server")
+            check_key(self.key, self.server)
         if self.server is not None and self.model is None:
             raise ConfigError(
                 f"asking.server = {self.server} without a model",
@@ -60,8 +63,7 @@ class AIFeedback:
     def lm(self, base: Checkpoint) -> LanguageModel:
         """Return the handle on the language model."""
         if self.server is not None:
-            hosted = self.server.startswith("https://")
-            return Server(str(self.model), self.server, "OPENAI_API_KEY" if hosted else None)
+            return Server(str(self.model), self.server, self.key or usual_key(self.server))
         return LocalModel(base if self.model is None else Checkpoint(Path(self.model)))
 
     def labeller(

@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
+import os
+import re
 from urllib.parse import parse_qsl, urlsplit
 
 from tandem.data.remote_files import SECRETS
 from tandem.errors import ConfigError
+
+NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+"""What is taken for the name of a variable, and repeated; anything else might be a key."""
+KEY, KEY_HOST = "OPENAI_API_KEY", "api.openai.com"
+"""A key's variable, and the only server to which it is sent without being asked for."""
+
+
+def check_key(name: str | None, url: str) -> None:
+    """Refuse a variable that holds no key; what may be the key itself is not repeated.
+
+    Args:
+        name: of the environment variable; None where none is sent.
+        url: the server's address.
+
+    Raises:
+        ConfigError: it is not set.
+    """
+    if name is None or os.environ.get(name):
+        return
+    told = name if NAME.fullmatch(name) else "that the key is in"
+    raise ConfigError(
+        f"the environment variable {told} is not set",
+        f"{url} is asked with the key that it holds; a key is never a setting, which would be "
+        "written into run.toml",
+        "give the variable's NAME, never the key, and export it; none for a server that wants none",
+    )
+
+
+def usual_key(url: str) -> str | None:
+    """Return the environment variable with a server's key, where none was named.
+
+    >>> usual_key("https://api.openai.com/v1"), usual_key("https://example.org/v1")
+    ('OPENAI_API_KEY', None)
+    """
+    parts = urlsplit(url)
+    return KEY if parts.scheme == "https" and parts.hostname == KEY_HOST else None
 
 
 def check_address(url: str, setting: str) -> None:

@@ -29,7 +29,7 @@ import numpy as np
 from tandem.data.record import Completion, FloatArray, Prompt
 from tandem.engines import Sampling
 from tandem.engines.language_models import Labels, messages_of
-from tandem.engines.language_models.addresses import check_address
+from tandem.engines.language_models.addresses import check_address, check_key
 from tandem.engines.language_models.chat_answer import (
     InvalidAnswer,
     UnlabelledAnswer,
@@ -468,12 +468,6 @@ def _client(server: Server) -> Any:
             "Tandem speaks to servers through the official client, an optional extra",
             'pip install "tandem-rlhf[openai]"',
         ) from error
-    key = os.environ.get(server.key, "") if server.key else "none"
-    if not key:
-        raise ConfigError(
-            f"the environment variable {server.key} is not set",
-            f"{server.url} is asked with the key that it holds; a key is never a setting, which "
-            "would be written into run.toml",
-            f"export {server.key}=..., or key = None for a server that wants none",
-        )
+    check_key(server.key, server.url)
+    key = os.environ[server.key] if server.key else "none"
     return OpenAI(base_url=server.url, api_key=key, timeout=server.patience.timeout, max_retries=0)
