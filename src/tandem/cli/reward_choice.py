@@ -146,7 +146,7 @@ def _check_method(source: str, method: Method, cfg: Any) -> None:
             f"{name} does not learn from a reward that is there before it",
             f"leave --reward out, or run one of: {', '.join(REWARDED)}",
         )
-    if name == "rso" and (cfg.ranker != "reward" or cfg.source == "direct"):
+    if name == "rso" and "r_phi" not in method.read_inputs(cfg):
         raise ConfigError(
             f"--reward {source} with rso.ranker = {cfg.ranker} and rso.source = {cfg.source}",
             "a preference model ranks the answers then, or nobody does, and it is fitted to "
