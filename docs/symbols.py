@@ -88,6 +88,8 @@ def _inherited_first(module: str, config: str) -> Iterator[Knob]:
     said = _attributes(ast.get_docstring(node) or "")
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value:
+            if ast.unparse(line.annotation).startswith("ClassVar"):
+                continue
             name = line.target.id
             yield Knob(name, _default(line.value), said.get(name, ""))
 
