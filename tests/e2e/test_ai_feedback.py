@@ -235,6 +235,6 @@ def test_settings_name_a_folder_or_a_server() -> None:
     assert AIFeedback().lm(BASE) == LocalModel(BASE)
     served = AIFeedback("m", "http://127.0.0.1:1/v1").lm(BASE)
     assert (served.name, served.key) == ("m", None)
-    assert AIFeedback("m", "https://a.example/v1").lm(BASE).key == "OPENAI_API_KEY"
+    assert AIFeedback("m", "https://api.openai.com/v1").lm(BASE).key == "OPENAI_API_KEY"
     with pytest.raises(ConfigError, match="without a model"):
         AIFeedback(server="http://127.0.0.1:1/v1")
