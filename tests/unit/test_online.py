@@ -6,6 +6,7 @@ test_engine and test_loop); Adam's epsilon and linear decay are settings, tested
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -36,7 +37,13 @@ from tandem.objectives.shaped_rewards import kl_shaping
 from tandem.rng import Seed
 from tandem.runs.checkpoint import Checkpoint
 from tandem.training.rollout_models import RolloutModels
-from tandem.training.rollouts import Experience, RolloutConfig, RolloutShape, RolloutSource
+from tandem.training.rollouts import (
+    Experience,
+    RolloutConfig,
+    RolloutShape,
+    RolloutSource,
+    is_one_round,
+)
 from tandem.training.validation import Validation
 from tiny import close, folder, gradient, lm
 from worlds import letters
@@ -634,3 +641,16 @@ def test_a_climb_that_was_killed_at_any_step_ends_the_same(method: Any, init: Pa
         both = [line for part in parts for line in part.of("watch")]
         assert sorted({(x["round"], x["truth"], x["kl"]) for x in both}) == curve
         assert parts[1].of("round")[-1]["proxy"] == heard.of("round")[-1]["proxy"]
+
+
+@pytest.mark.parametrize(
+    ("told", "same"),
+    [
+        ([(b"a", [1.0, math.nan]), (b"a", [1.001, math.nan])], True),
+        ([(b"a", [1.0]), (b"b", [1.0])], False),
+        ([(b"a", [1.0]), (b"a", [1.2])], False),
+        ([(b"a", [1.0]), (b"a", [1.008]), (b"a", [1.016])], False),
+    ],
+)
+def test_processes_have_one_round_or_none_goes_on(told, same):
+    assert is_one_round(told) == same

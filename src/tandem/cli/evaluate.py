@@ -23,22 +23,7 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
     """Compare a reward with human judgements: accuracy, calibration, slices."""
     from tandem.machine import Machine
 
-    parser = make_parser("eval reward", "Compare a reward model with human judgements.")
-    parser.add_argument(
-        "model", type=str, help="folder of a reward or preference model, or of a DPO policy"
-    )
-    parser.add_argument(
-        "--data", type=str, default="", help="judgements that it was not trained on"
-    )
-    parser.add_argument(
-        "--reference", type=str, default="", help="the policy's reference: implicit"
-    )
-    parser.add_argument("--beta", type=float, default=0.1, help="beta of the implicit reward")
-    parser.add_argument(
-        "--data.time", dest="time", type=str, default="", help="column of dates: accuracy by month"
-    )
-    add_reading_flags(parser)
-    options = _parsed(parser, words, {"machine": Machine()})
+    options = _parsed(_reward_parser(), words, {"machine": Machine()})
     machine = with_parsed_values(Machine(), options.machine, "machine")
 
     from tandem.evaluation.best_of_accuracy import best_of_table, is_best_of
@@ -86,6 +71,25 @@ def evaluate_reward_command(words: Sequence[str]) -> int:
         numbers = {**exam["numbers"], "by_month": dated.as_dicts()}
         exam = {"text": f"{exam['text']}\n\n{dated}", "numbers": numbers}
     return _tell(options, [*notes, f"{len(found.groups) - len(judged)} groups left out"], exam)
+
+
+def _reward_parser() -> ArgumentParser:
+    parser = make_parser("eval reward", "Compare a reward model with human judgements.")
+    parser.add_argument(
+        "model", type=str, help="folder of a reward or preference model, or of a DPO policy"
+    )
+    parser.add_argument(
+        "--data", type=str, default="", help="judgements that it was not trained on"
+    )
+    parser.add_argument(
+        "--reference", type=str, default="", help="the policy's reference: implicit"
+    )
+    parser.add_argument("--beta", type=float, default=0.1, help="beta of the implicit reward")
+    parser.add_argument(
+        "--data.time", dest="time", type=str, default="", help="column of dates: accuracy by month"
+    )
+    add_reading_flags(parser)
+    return parser
 
 
 def evaluate_policy_command(words: Sequence[str]) -> int:

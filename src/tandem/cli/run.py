@@ -80,16 +80,7 @@ def run_command_line(words: Sequence[str]) -> int:
             "`tandem run --help` lists the methods; some are settings of another",
             f"write tandem run {NEAREST_METHODS[words[0]]}",
         )
-    find_method(words[0])
-    method = load_method(words[0])
-    files = [Path(given) for given in _given(words[1:], "--config")]
-    configs = default_configs(method, _named_task(words[1:], files))
-    parser = make_run_parser(method.name, configs)
-    options = parse_words(parser, words[1:], *files)
-    configs = {
-        name: with_parsed_values(config, options[name], name) for name, config in configs.items()
-    }
-    with_shared_parts(configs[method.name], configs)  # refuses parts that do not go together
+    method, options, configs, files = read_method_words(words)
     for name in options.tracker:
         check_known(name)
     check_given(options)
@@ -134,6 +125,30 @@ def run_command_line(words: Sequence[str]) -> int:
         return _run_and_print(
             method, options, configs, task, resolved, rules, extent, warning, given
         )
+
+
+def read_method_words(
+    words: Sequence[str],
+) -> tuple[Method, Namespace, dict[str, Any], list[Path]]:
+    """Read a method's name and its flags.
+
+    Returns:
+        the method, what was given, the settings by name, and the files of settings.
+
+    Raises:
+        ConfigError: there is no such method, or flags or settings that are none, or that do not
+            go together.
+    """
+    find_method(words[0])
+    method = load_method(words[0])
+    files = [Path(given) for given in _given(words[1:], "--config")]
+    configs = default_configs(method, _named_task(words[1:], files))
+    options = parse_words(make_run_parser(method.name, configs), words[1:], *files)
+    configs = {
+        name: with_parsed_values(config, options[name], name) for name, config in configs.items()
+    }
+    with_shared_parts(configs[method.name], configs)  # refuses parts that do not go together
+    return method, options, configs, files
 
 
 def iterate_command(words: Sequence[str]) -> int:

@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING
 from tandem.cli import run as run_command
 from tandem.cli.extent import resolve_extent
 from tandem.cli.reward_choice import check_reward_choice, open_reward_choice
-from tandem.cli.settings import parse_words, with_parsed_values
 from tandem.machine import GIB, Machine
-from tandem.methods import METHODS, find_method, load_method
-from tandem.methods.configs import with_shared_parts
+from tandem.methods import METHODS
 from tandem.runs.display import spell_duration
 
 if TYPE_CHECKING:
@@ -52,14 +50,7 @@ def plan_command(words: Sequence[str]) -> int:
         from tandem.cli.cluster_plan import cluster_command
 
         return cluster_command(words)
-    find_method(words[0])
-    method = load_method(words[0])
-    files = [Path(given) for given in run_command._given(words[1:], "--config")]
-    configs = run_command.default_configs(method, run_command._named_task(words[1:], files))
-    parser = run_command.make_run_parser(method.name, configs)
-    options = parse_words(parser, words[1:], *files)
-    configs = {n: with_parsed_values(c, options[n], n) for n, c in configs.items()}
-    with_shared_parts(configs[method.name], configs)
+    method, options, configs, files = run_command.read_method_words(words)
     machine: Machine = configs["machine"]
     run_command.check_given(options)
     check_reward_choice(options, method, configs[method.name])

@@ -21,6 +21,6 @@ def log_cut_answers(events: Events, cut: int, drawn: int, limit: int) -> None:
         return
     text = (
         f"{cut / drawn:.0%} of {drawn:,} answers were cut after {limit} tokens. They are judged, "
-        "and may be learned from, as if they ended there: give more with --sampling.max_tokens"
+        "and may be learned from, as if they ended there: give a larger sampling.max_tokens"
     )
     events.log("cut-answers", text=text, cut=cut, drawn=drawn)

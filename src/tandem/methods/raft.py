@@ -74,6 +74,11 @@ class RAFTConfig:
         """What is kept of a stage's answers."""
         return best() if self.ranking == "local" else top_share(1 / self.k)
 
+    @property
+    def chooses_policy(self) -> bool:
+        """False where the last policy is kept, whatever a judge says."""
+        return self.keep == "best"
+
     def reward(self, r: Judge, pi: Checkpoint, pi_0: Checkpoint, sampling: Sampling) -> Judge:
         """The reward that ranks the answers of pi, drawn with this sampling.
 
@@ -113,7 +118,7 @@ def recipe(
     """Sample, rank by a reward, fine-tune on the best, repeat; return the best validated policy."""
     pi, r, shuffle = pi_sft, reward_judge(r_phi), run.seed.at("portions")
     cfg.reward(r, pi, pi_sft, sampling)  # refuses a price that could not be read
-    if cfg.keep == "last":
+    if not cfg.chooses_policy:
         validation = keep_last_policy(validation)
     history = [run_validation(run, "watch-0", pi, validation, sampling)]
     for t in range(1, cfg.stages + 1):

@@ -94,6 +94,11 @@ class ReSTConfig:
                 "give rising numbers, 0 <= tau < 1",
             )
 
+    @property
+    def chooses_policy(self) -> bool:
+        """False where the last policy is kept, whatever a judge says."""
+        return self.keep == "best"
+
     def filter(self, i: int) -> above:
         """1[R > tau_i]; i from 1."""
         tau = self.thresholds[i - 1]
@@ -117,7 +122,7 @@ def recipe(
     cfg: ReSTConfig = ReSTConfig(),
 ) -> Checkpoint:
     """Sample (Grow), fit on answers above rising thresholds (Improve); return the best policy."""
-    if cfg.keep == "last":
+    if not cfg.chooses_policy:
         validation = keep_last_policy(validation)
     R = reward_judge(r_phi)
     D = run("original", encode, demonstrations, pi_sft, room=sampling.max_tokens)

@@ -372,11 +372,11 @@ class Inputs:
         given_reward = self.given_reward is not None
         missing = {"D": given_reward, "validation": not (self.labelled or given_reward)}
         read = {name for name in method.read_inputs(cfg) if not missing.get(name)}
-        chooses = getattr(cfg, "chooses_policy", True)
-        named = {name: name for name in method.inputs} | (
-            {} if chooses else {"validation": "watch"}
-        )
-        given = {n: getattr(self, named[n]) if n in read else None for n in method.inputs}
+        instead = {} if getattr(cfg, "chooses_policy", True) else {"validation": "watch"}
+        given = {
+            name: getattr(self, instead.get(name, name)) if name in read else None
+            for name in method.inputs
+        }
         before = set(self.run.called)
         result = method.recipe(self.run, **given, cfg=cfg)
         return result, stage_seconds(self.run, set(self.run.called) - before)

@@ -275,6 +275,24 @@ def plan_budget(
         ConfigError: fewer than eight worlds, or a budget that buys nothing or more than can be
             simulated.
     """
+    _check_budget(total, costs, seeds)
+    lab = _Laboratory(total, costs, worlds, free)
+    choosers = range(seeds, seeds + seeds // 2)
+    plans = candidate_plans(evaluation=evaluation, free=free is not None)
+    tried = len(plans)
+    steps = (seeds // 6, seeds // 3, seeds // 2)
+    for k, many in enumerate(steps):
+        if report is not None:
+            report(k, len(steps) + 1)
+        plans = lab.rank(plans, choosers[: max(2, many)])
+        plans = plans[: max(3, len(plans) // 4)]
+        if k == 0:
+            more = variants_of(plans[0])
+            plans, tried = [*plans, *more], tried + len(more)
+    return lab.advise(plans, range(seeds), tried)
+
+
+def _check_budget(total: float, costs: LabelCosts, seeds: int) -> None:
     if seeds < FEWEST_WORLDS:
         raise ConfigError(
             f"--seeds {seeds}",
@@ -298,20 +316,6 @@ def plan_budget(
                 f"plans are simulated label by label, which takes hours above {most:,} of a kind",
                 f"give --total {most * cost:g}: its plan's shares and choices are those for more",
             )
-    lab = _Laboratory(total, costs, worlds, free)
-    choosers = range(seeds, seeds + seeds // 2)
-    plans = candidate_plans(evaluation=evaluation, free=free is not None)
-    tried = len(plans)
-    steps = (seeds // 6, seeds // 3, seeds // 2)
-    for k, many in enumerate(steps):
-        if report is not None:
-            report(k, len(steps) + 1)
-        plans = lab.rank(plans, choosers[: max(2, many)])
-        plans = plans[: max(3, len(plans) // 4)]
-        if k == 0:
-            more = variants_of(plans[0])
-            plans, tried = [*plans, *more], tried + len(more)
-    return lab.advise(plans, range(seeds), tried)
 
 
 class _Laboratory:

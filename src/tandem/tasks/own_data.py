@@ -63,11 +63,7 @@ def task_from_files(
     if few := explain_few_prompts(len(distinct_prompts(held_out))):
         notes.append(few)
     wording = gsm8k.GSM8K_WORDING if "gsm8k" in formats else None
-    judged = any(g.preferences or g.scores is not None for g in train)
-    if not judged and (several := sum(len(g) > 1 for g in train)):
-        notes.append(
-            f"nobody judged the answers to {several} prompts: the first is the demonstration"
-        )
+    judged = _is_judged(train, notes)
     return Task(
         name=Path(data).name.partition(".")[0],
         base=base,
@@ -85,6 +81,16 @@ def task_from_files(
         wording=wording,
         notes=tuple(notes),
     )
+
+
+def _is_judged(train: Groups, notes: list[str]) -> bool:
+    """Say whether anybody judged answers; where nobody did, note what is then imitated."""
+    judged = any(g.preferences or g.scores is not None for g in train)
+    if not judged and (several := sum(len(g) > 1 for g in train)):
+        notes.append(
+            f"nobody judged the answers to {several} prompts: the first is the demonstration"
+        )
+    return judged
 
 
 def _read_test_set(reading: ReadingOptions, path: Path | str, notes: list[str]) -> DataRead:

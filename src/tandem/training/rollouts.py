@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -365,15 +365,29 @@ def check_same_samples(found: Experience) -> None:
         scores += [] if group.scores is None else group.scores.tolist()
     every: list[Any] = [None] * world_size()
     dist.all_gather_object(every, (digest.digest(), scores))
-    near = all(np.allclose(scores, theirs, atol=SAME_SCORE) for told, theirs in every
-               if told == digest.digest())  # fmt: skip
-    if not near or len({told for told, _ in every}) > 1:
+    if not is_one_round(every):  # the same answer in every process
         raise RunError(
             f"the {world_size()} processes of this launch drew or judged other samples",
             "each draws the round itself, and a GPU of another kind or a judge that answers twice "
             "otherwise makes another round of it",
             "use processors of one kind and a judge that answers the same, or train in one process",
         )
+
+
+def is_one_round(told: Sequence[tuple[bytes, Sequence[float]]]) -> bool:
+    """Say whether processes have the same samples, and scores that differ by rounding alone.
+
+    >>> is_one_round([(b"a", [1.0]), (b"a", [1.0001])]), is_one_round([(b"a", []), (b"b", [])])
+    (True, False)
+
+    Args:
+        told: of every process, a digest of its samples, and their scores.
+    """
+    samples, scores = told[0]
+    return all(
+        theirs == samples and np.allclose(own, scores, atol=SAME_SCORE, equal_nan=True)
+        for theirs, own in told
+    )
 
 
 def correct_mismatch(found: Experience, cap: float = MISMATCH_CAP) -> Experience:
